@@ -1,0 +1,20 @@
+FROM python:3.13-slim AS build
+WORKDIR /src
+# .dockerignore lets in what the wheel is made of, and the examples.
+COPY . .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+ && python -m venv /venv \
+ && /venv/bin/pip install --no-cache-dir -c constraints.txt /wheels/*.whl
+
+FROM python:3.13-slim
+ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+# Without settings, the SQLite files are made in the working directory.
+RUN useradd --system --uid 10001 --home-dir /data --create-home outbox
+COPY --from=build /venv /venv
+COPY examples /app/examples
+USER 10001
+WORKDIR /data
+CMD ["relay", "run"]

@@ -1,0 +1,121 @@
+"""
+The command `consumer`.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consumer import assembly
+from consumer.consumer import Consumer
+from consumer.dedup import Dedup, Statistics
+from consumer.settings import ConsumerSettings
+from outbox.errors import ConfigurationError
+from outbox.runtime import commands, migrate, service
+from outbox.runtime.commands import EXIT_CODES, console
+
+app = typer.Typer(
+    name="consumer",
+    help="Handles events, each once in effect.",
+    epilog="Settings are environment variables that begin with MQ_; see docs/running.md. "
+    + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:NAME", help="The consumer, such as myapp.etl:etl.")
+]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.command()
+def run(target: Target) -> None:
+    """Handle events until SIGTERM or SIGINT; a second signal ends it at once."""
+    settings, consumer = _start(target)
+    code = service.run(lambda stop: assembly.serve(consumer, settings, stop), drain=settings.drain)
+    raise SystemExit(code)
+
+
+@app.command()
+def topology(target: Target) -> None:
+    """Declare the consumer's queues and bindings."""
+    settings, consumer = _start(target)
+    declared = assembly.declared(consumer, settings)
+    commands.once(lambda: assembly.broker(consumer, settings).declare(declared))
+    for queue in declared.queues:
+        console.print(f"queue {queue.name}")
+
+
+@app.command()
+def check(target: Target) -> None:
+    """Check settings, schema and topology without changing anything."""
+    settings, consumer = _start(target)
+
+    async def checks() -> None:
+        async with assembly.database(consumer, settings) as engine:
+            await migrate.verify(engine)
+        await assembly.broker(consumer, settings).verify(assembly.declared(consumer, settings))
+
+    commands.once(checks)
+    console.print("settings, schema and topology are good")
+
+
+@app.command()
+def status(target: Target) -> None:
+    """Show what the consumer has done and what waits for it."""
+    settings, consumer = _start(target)
+    queues = assembly.queues(consumer, settings)
+
+    async def look() -> tuple[Statistics, dict[str, object]]:
+        async with assembly.database(consumer, settings) as engine:
+            await migrate.verify(engine)
+            async with engine.connect() as connection:
+                statistics = await Dedup(consumer.name).statistics(connection)
+        broker = assembly.broker(consumer, settings)
+        depths: dict[str, object] = {}
+        for name in (queues.name, *queues.retry_queues.values(), queues.dead):
+            depth = await broker.depth(name)
+            depths[name] = "missing" if depth is None else depth.messages
+        return statistics, depths
+
+    statistics, depths = commands.once(look)
+    commands.show("messages by status", dict(statistics.by_status))
+    commands.show("completed in 24 hours, by type", dict(statistics.completed_by_type))
+    commands.show("messages in queues", depths)
+
+
+def _start(target: str) -> tuple[ConsumerSettings, Consumer]:
+    settings = commands.settings(ConsumerSettings, process="consumer")
+    try:
+        return settings, _load(target)
+    except ConfigurationError as error:
+        commands.fail(error)
+
+
+def _load(target: str) -> Consumer:
+    """The consumer that *target* names, searched from the working directory too."""
+    module_name, _, attribute = target.partition(":")
+    if not attribute:
+        raise ConfigurationError("MODULE:NAME: a colon is missing, as in myapp.etl:etl")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"MODULE:NAME: there is no module {error.name}") from None
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Consumer):
+        raise ConfigurationError(f"MODULE:NAME: {target} is not a Consumer")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""
+The loop of a consumer: deliveries in, attempts side by side, settlements out.
+
+A delivery is acked only after its effects are committed, and never when that is in doubt. While
+the database is away a worker keeps its delivery and tries again: handing it back would use up the
+delivery limit of the queue, and dead-letter healthy messages.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import assert_never
+
+from consumer.attempt import Attempts
+from consumer.telemetry import Telemetry
+from consumer.verdict import Done, GiveUp, Retry, Verdict
+from outbox.backoff import Exponential
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable
+from outbox.runtime.probes import Health
+from outbox.runtime.service import pause
+from outbox.topology import ConsumerQueues
+from outbox.transports.base import Delivery, Outcome, Subscription, Transport
+
+
+class Workers:
+    """*concurrency* workers that share one subscription of *queues*."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        queues: ConsumerQueues,
+        attempts: Attempts,
+        concurrency: int,
+        prefetch: int,
+        reconnect: Exponential,
+        telemetry: Telemetry,
+        health: Health,
+        chance: Callable[[], float],
+    ) -> None:
+        self._transport = transport
+        self._queues = queues
+        self._attempts = attempts
+        self._concurrency = concurrency
+        self._prefetch = prefetch
+        self._reconnect = reconnect
+        self._telemetry = telemetry
+        self._health = health
+        self._chance = chance
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set; deliveries in flight are finished first."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with self._transport.subscribe(
+                    self._queues, prefetch=self._prefetch
+                ) as subscription:
+                    self._health.up("broker")
+                    self._telemetry.available()
+                    failures = 0
+                    await self._consume(subscription, stop)
+                if stop.is_set():
+                    return
+                raise BrokerUnavailable("the connection was lost")
+            except BrokerUnavailable as error:
+                failures += 1
+                wait = self._wait(failures)
+                self._health.down("broker")
+                self._telemetry.unavailable(error, pause=wait)
+                await pause(stop, wait)
+
+    async def _consume(self, subscription: Subscription, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            stopper = group.create_task(_stop_when(stop, subscription))
+            workers = [
+                group.create_task(self._work(subscription, stop)) for _ in range(self._concurrency)
+            ]
+            await asyncio.wait(workers)
+            stopper.cancel()
+
+    async def _work(self, subscription: Subscription, stop: asyncio.Event) -> None:
+        """Handle deliveries until the subscription ends or its connection is lost."""
+        try:
+            while (delivery := await subscription.next()) is not None:
+                verdict = await self._attempt(delivery, stop)
+                if verdict is None:
+                    return
+                await self._settle(subscription, delivery, verdict, stop)
+        except BrokerUnavailable:
+            # What was not acked comes again, here or elsewhere; what was committed is dropped then.
+            return
+
+    async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> Verdict | None:
+        """The verdict on *delivery*, or None if the process stops before there is one."""
+        failures = 0
+        while True:
+            try:
+                verdict = await self._attempts.make(delivery)
+            except DatabaseUnavailable as error:
+                failures += 1
+                self._health.down("database")
+                self._telemetry.unavailable(error, pause=self._wait(failures))
+                if stop.is_set():
+                    return None
+                await pause(stop, self._wait(failures))
+            else:
+                if failures:
+                    self._telemetry.available()
+                self._health.up("database")
+                return verdict
+
+    async def _settle(
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        verdict: Verdict,
+        stop: asyncio.Event,
+    ) -> None:
+        match verdict:
+            case Done() | GiveUp():
+                await subscription.ack(delivery)
+            case Retry(attempt=attempt, delay=delay):
+                outcome = await subscription.retry(delivery, attempt=attempt, delay=delay)
+                if outcome is not Outcome.ACKED:
+                    # No copy waits anywhere for sure, so the original must not be acked.
+                    await pause(stop, self._wait(1))
+                    await subscription.release(delivery)
+                    return
+            case _:
+                assert_never(verdict)
+        self._telemetry.settled(
+            delivery.message.type, verdict, source=self._attempts.consumer.name
+        )
+
+    def _wait(self, failures: int) -> timedelta:
+        return self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
+
+
+async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
+    await stop.wait()
+    try:
+        await subscription.stop()
+    except BrokerUnavailable:
+        return

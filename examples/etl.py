@@ -1,0 +1,53 @@
+"""
+A consumer that records each upload once: `consumer run examples.etl:etl`.
+
+Its table is its own affair. A service would create it in its own migrations; here
+`python -m examples.etl` does, in the database that MQ_DATABASE_URL names.
+"""
+
+import asyncio
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from consumer import Consumer, Message
+from outbox import HealthDataMessage, settings
+from outbox.runtime.engine import create_engine
+
+metadata = sa.MetaData()
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("message_id", sa.Uuid(), primary_key=True),
+    sa.Column("object_key", sa.Text, nullable=False),
+    sa.Column("record_type", sa.Text, nullable=False),
+    sa.Column("record_count", sa.Integer),
+)
+
+etl = Consumer("etl", bindings=["health.processing.#"])
+
+
+@etl.on("health.data.uploaded", model=HealthDataMessage)
+async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
+    """Commits together with the record that this message was processed, or not at all."""
+    upload = message.payload
+    await session.execute(
+        sa.insert(uploads).values(
+            message_id=message.id,
+            object_key=f"{upload.bucket}/{upload.key}",
+            record_type=upload.record_type,
+            record_count=upload.record_count,
+        )
+    )
+
+
+async def create_table() -> None:
+    database = settings.load(settings.SharedSettings).database
+    engine = create_engine(database, pool_size=2, application_name="examples.etl")
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(create_table())

@@ -1,0 +1,259 @@
+"""
+From an event to its row, from a row to its envelope, from an envelope to the wire and back.
+
+This module owns every header name. The wire format is version 1:
+
+    AMQP property       what it holds
+    message_id          the event's id, the same on every republish
+    type                the event's type
+    correlation_id      as given, or absent
+    timestamp           when it occurred, in whole seconds
+    content_type        application/json unless the payload was bytes
+    content_encoding    absent, or gzip
+    priority            0 low, 4 normal, 9 high (RabbitMQ 4 quorum queues: above 4 is high)
+    delivery_mode       2, persistent
+    app_id              outbox-relay
+
+    header                      what it holds
+    x-outbox-version            1
+    x-outbox-idempotency-key    what consumers deduplicate by
+    x-outbox-occurred-at        when it occurred, ISO 8601 in UTC, with microseconds
+    x-outbox-attempt            on a retried copy: failed attempts so far
+    x-outbox-exchange           on a retried copy: where it was first published
+    x-outbox-routing-key        on a retried copy: likewise
+
+Headers of the event itself keep their names. The AMQP property `user_id` is never set: the broker
+compares it with the connection's user and closes the channel.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from outbox.errors import InvalidEvent, UnreadableMessage
+from outbox.event import MAX_BODY_BYTES, Envelope, Event, Priority, check
+
+APP_ID = "outbox-relay"
+VERSION = 1
+
+VERSION_HEADER = "x-outbox-version"
+IDEMPOTENCY_KEY_HEADER = "x-outbox-idempotency-key"
+OCCURRED_AT_HEADER = "x-outbox-occurred-at"
+ATTEMPT_HEADER = "x-outbox-attempt"
+EXCHANGE_HEADER = "x-outbox-exchange"
+ROUTING_KEY_HEADER = "x-outbox-routing-key"
+
+_WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
+_GZIP_WINDOW = 31
+_MAX_ATTEMPT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireMessage:
+    """A message as a broker holds it: what AMQP 0-9-1 calls properties, headers and body."""
+
+    exchange: str
+    routing_key: str
+    body: bytes = field(repr=False)
+    message_id: str | None = None
+    type: str | None = None
+    correlation_id: str | None = None
+    timestamp: datetime | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    priority: int | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_row(event: Event) -> dict[str, Any]:
+    """The values that the producer writes into the `outbox` table."""
+    return {
+        "event_id": event.id,
+        "type": event.type,
+        "routing_key": event.routing_key,
+        "ordering_key": event.ordering_key,
+        "idempotency_key": event.idempotency_key,
+        "correlation_id": event.correlation_id,
+        "priority": event.priority.value,
+        "headers": dict(event.headers),
+        "content_type": event.content_type,
+        "body": event.body,
+        "occurred_at": event.occurred_at,
+        "not_before": event.not_before,
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Envelope:
+    """
+    The envelope of an outbox row, checked again because any program may write rows.
+
+    Raises UnreadableMessage with the code `malformed`; its detail names the column.
+    """
+    try:
+        envelope = Envelope(
+            id=row["event_id"],
+            type=row["type"],
+            body=row["body"],
+            exchange=row["exchange"],
+            routing_key=row["routing_key"],
+            ordering_key=row["ordering_key"],
+            idempotency_key=row["idempotency_key"],
+            correlation_id=row["correlation_id"],
+            priority=Priority(row["priority"]),
+            headers=_mapping(row["headers"]),
+            content_type=row["content_type"],
+            content_encoding=row["content_encoding"],
+            occurred_at=row["occurred_at"],
+        )
+        check(envelope)
+    except InvalidEvent as error:
+        raise UnreadableMessage("malformed", error.field) from None
+    return envelope
+
+
+def to_wire(envelope: Envelope, *, exchange: str) -> WireMessage:
+    """The message for *envelope*; *exchange* is the configured one, for envelopes without."""
+    return WireMessage(
+        exchange=exchange if envelope.exchange is None else envelope.exchange,
+        routing_key=envelope.routing_key,
+        body=envelope.body,
+        message_id=str(envelope.id),
+        type=envelope.type,
+        correlation_id=envelope.correlation_id,
+        timestamp=envelope.occurred_at,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        priority=_WIRE_PRIORITY[envelope.priority],
+        headers={
+            **envelope.headers,
+            VERSION_HEADER: VERSION,
+            IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
+            OCCURRED_AT_HEADER: envelope.occurred_at.astimezone(UTC).isoformat(),
+        },
+    )
+
+
+def from_wire(message: WireMessage) -> Envelope:
+    """
+    The envelope of a delivered *message*, its body decompressed.
+
+    Messages of other publishers are read too, as long as they have an id and a type; without the
+    header their idempotency key is the message id.
+
+    Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
+    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`.
+    """
+    headers = message.headers
+    if headers.get(VERSION_HEADER, VERSION) != VERSION:
+        raise UnreadableMessage("schema_unsupported")
+    identity = _identity(message.message_id)
+    try:
+        envelope = Envelope(
+            id=identity,
+            type=message.type or "",
+            body=_decompress(message.body, message.content_encoding),
+            exchange=_text(headers.get(EXCHANGE_HEADER), message.exchange),
+            routing_key=_text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
+            idempotency_key=_text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
+            correlation_id=message.correlation_id,
+            priority=_priority(message.priority),
+            headers=_event_headers(headers),
+            content_type=message.content_type or "application/octet-stream",
+            occurred_at=_occurred_at(message),
+        )
+        # Headers of other publishers are not ours to refuse.
+        check(replace(envelope, headers={}))
+    except InvalidEvent as error:
+        raise UnreadableMessage("malformed", error.field) from None
+    return envelope
+
+
+def attempt_of(message: WireMessage) -> int:
+    """How often *message* has failed before; 0 if its header is absent or nonsense."""
+    value = message.headers.get(ATTEMPT_HEADER, 0)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return min(max(value, 0), _MAX_ATTEMPT)
+
+
+def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
+    """
+    The copy of *message* that waits in the retry *queue* after failed attempt number *attempt*.
+
+    Headers that the broker adds are left out: a republished x-death closes channels on some
+    versions, and CC or BCC would route the copy elsewhere.
+    """
+    ours = {
+        name: value
+        for name, value in message.headers.items()
+        if not name.startswith(("x-death", "x-first-death", "x-last-death", "x-delivery"))
+        and name not in {"CC", "BCC"}
+    }
+    origin = {EXCHANGE_HEADER: message.exchange, ROUTING_KEY_HEADER: message.routing_key}
+    return replace(
+        message,
+        exchange="",
+        routing_key=queue,
+        headers={**origin, **ours, ATTEMPT_HEADER: attempt},
+    )
+
+
+def _identity(message_id: str | None) -> UUID:
+    try:
+        return UUID(message_id or "")
+    except ValueError:
+        raise UnreadableMessage("no_identity") from None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidEvent("headers", "must be an object")
+    return value
+
+
+def _text(value: Any, default: str) -> str:
+    return value if isinstance(value, str) else default
+
+
+def _priority(value: int | None) -> Priority:
+    normal = _WIRE_PRIORITY[Priority.NORMAL]
+    if value is None or value == normal:
+        return Priority.NORMAL
+    return Priority.LOW if value < normal else Priority.HIGH
+
+
+def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in headers.items()
+        if not name.startswith("x-") and isinstance(value, str | int | bool)
+    }
+
+
+def _occurred_at(message: WireMessage) -> datetime:
+    try:
+        exact = datetime.fromisoformat(_text(message.headers.get(OCCURRED_AT_HEADER), ""))
+    except ValueError:
+        exact = message.timestamp or datetime.now(UTC)
+    return exact if exact.tzinfo is not None else exact.replace(tzinfo=UTC)
+
+
+def _decompress(body: bytes, encoding: str | None) -> bytes:
+    """The plain body; reads at most one byte more than is allowed, so that bombs stay small."""
+    if not encoding or encoding == "identity":
+        return body
+    if encoding != "gzip":
+        raise UnreadableMessage("content_encoding_unknown")
+    reader = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        plain = reader.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        raise UnreadableMessage("malformed", "body") from None
+    if len(plain) > MAX_BODY_BYTES:
+        raise UnreadableMessage("decompress_limit")
+    if not reader.eof:
+        raise UnreadableMessage("malformed", "body")
+    return plain

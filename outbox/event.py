@@ -1,0 +1,268 @@
+"""
+What happened, and what travels.
+
+An `Event` is made by the producer and checked when it is made, so that an error reaches its
+developer inside the transaction. An `Envelope` is the same event on its way: the relay reads it
+from the outbox, the consumer from the broker. Both are frozen, and nothing here does I/O.
+
+Everything outside the body can be seen by operators of the database and the broker.
+Health data, names and user ids belong in the body alone; `ordering_key` stays in the database.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID
+
+from pydantic import BaseModel
+from uuid_utils.compat import uuid7
+
+from outbox.errors import InvalidEvent
+
+MAX_BODY_BYTES = 1_048_576
+"""Largest body in bytes; brokers refuse 16 MiB (RabbitMQ 4), and one large row stalls a batch."""
+
+MAX_KEY_BYTES = 255
+"""AMQP 0-9-1 short strings hold at most 255 bytes (specification, section 4.2.5.3)."""
+
+JSON_CONTENT_TYPE = "application/json"
+
+HeaderValue: TypeAlias = str | int | bool
+
+_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*")
+_CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
+_MAX_HEADER_BYTES = 1_024
+_MAX_INTEGER = 2**63
+
+_allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
+
+
+class Priority(StrEnum):
+    """How urgent an event is; the broker may deliver higher ones first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+def allow_headers(*names: str) -> None:
+    """
+    Allow these header *names* in this process, besides traceparent, tracestate, source and
+    schema-version.
+
+    The relay and consumers take the same names from `MQ_ALLOWED_HEADERS`.
+
+    Raises InvalidEvent if a name is not lower-case words joined by dashes, or is reserved.
+    """
+    for name in names:
+        reserved = name.startswith(("x-", "amq")) or name in {"cc", "bcc"}
+        if reserved or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 64:  # noqa: PLR2004
+            raise InvalidEvent("headers", "an allowed name is reserved or not lower-case words")
+    _allowed_headers.update(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    Something that happened, to be published once the transaction that records it has committed.
+
+    Args:
+        type: Words joined by dots, such as `health.data.uploaded`.
+        payload: A JSON value, a pydantic model, or bytes together with a *content_type*.
+        routing_key: Default is the type. At most 255 bytes.
+        ordering_key: Events of one key are published in insertion order. At most 255 bytes.
+        idempotency_key: What a consumer deduplicates by. Default is the id.
+        headers: Only allowed names (see `allow_headers`), with strings, integers or booleans.
+        not_before: Publish no earlier than this. Default is at once.
+
+    Raises InvalidEvent, which names the field and never its value.
+
+    """
+
+    type: str
+    payload: Any
+    id: UUID = field(default_factory=uuid7, kw_only=True)
+    routing_key: str = field(default="", kw_only=True)
+    ordering_key: str | None = field(default=None, kw_only=True)
+    idempotency_key: str = field(default="", kw_only=True)
+    priority: Priority = field(default=Priority.NORMAL, kw_only=True)
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict, kw_only=True)
+    occurred_at: datetime = field(default_factory=lambda: datetime.now(UTC), kw_only=True)
+    correlation_id: str | None = field(default=None, kw_only=True)
+    not_before: datetime | None = field(default=None, kw_only=True)
+    content_type: str = field(default="", kw_only=True)
+    body: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        body, content_type = _encode(self.payload, self.content_type)
+        put(self, "body", body)
+        put(self, "content_type", content_type)
+        put(self, "routing_key", self.routing_key or self.type)
+        put(self, "idempotency_key", self.idempotency_key or str(self.id))
+        put(self, "priority", _priority(self.priority))
+        put(self, "headers", MappingProxyType(dict(self.headers)))
+        if not isinstance(self.id, UUID):
+            raise InvalidEvent("id", "must be a UUID")
+        _check_time("occurred_at", self.occurred_at)
+        if self.not_before is not None:
+            _check_time("not_before", self.not_before)
+        check(self)
+
+    def __repr__(self) -> str:
+        return f"Event(type={self.type!r}, id={self.id!s})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """
+    An event on its way, with its body as bytes.
+
+    *exchange* is None for the configured main exchange.
+    *ordering_key* is None on the consumer's side: it never leaves the database.
+    """
+
+    id: UUID
+    type: str
+    body: bytes = field(repr=False)
+    routing_key: str
+    idempotency_key: str
+    occurred_at: datetime
+    exchange: str | None = None
+    ordering_key: str | None = None
+    correlation_id: str | None = None
+    priority: Priority = Priority.NORMAL
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    content_type: str = JSON_CONTENT_TYPE
+    content_encoding: str | None = None
+
+
+class SupportsEvent(Protocol):
+    """Anything that can say itself as an `Event`, such as `HealthDataMessage`."""
+
+    def to_event(self) -> Event: ...
+
+
+def check(event: Event | Envelope) -> None:
+    """
+    Check everything about *event* that the broker and its consumers rely on.
+
+    Raises InvalidEvent, which names the field and never its value.
+    """
+    check_type(event.type)
+    _check_key("routing_key", event.routing_key)
+    _check_key("idempotency_key", event.idempotency_key)
+    if event.ordering_key is not None:
+        _check_key("ordering_key", event.ordering_key)
+    if event.correlation_id is not None:
+        _check_key("correlation_id", event.correlation_id)
+    if not _CONTENT_TYPE.fullmatch(event.content_type) or len(event.content_type) > MAX_KEY_BYTES:
+        raise InvalidEvent("content_type", "must be a media type such as application/json")
+    if len(event.body) > MAX_BODY_BYTES:
+        raise InvalidEvent("payload", f"is larger than {MAX_BODY_BYTES} bytes")
+    for name, value in event.headers.items():
+        _check_header(name, value)
+
+
+def check_type(value: str) -> None:
+    """Raises InvalidEvent unless *value* is words joined by dots, at most 128 characters."""
+    if not _is_text(value) or not _TYPE.fullmatch(value) or len(value) > 128:  # noqa: PLR2004
+        raise InvalidEvent("type", "must be words joined by dots, at most 128 characters")
+
+
+def _is_text(value: object) -> bool:
+    """Callers without a type checker pass anything."""
+    return isinstance(value, str)
+
+
+def _check_key(name: str, value: str) -> None:
+    if not _is_text(value) or not value:
+        raise InvalidEvent(name, "must be a string that is not empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent(name, "is not valid Unicode") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidEvent(name, f"is longer than {MAX_KEY_BYTES} bytes")
+    if _CONTROL_OR_SPACE.search(value):
+        raise InvalidEvent(name, "must have no white space or control characters")
+
+
+def _check_header(name: str, value: HeaderValue) -> None:
+    if name not in _allowed_headers:
+        raise InvalidEvent("headers", "has a name that is not allowed (see outbox.allow_headers)")
+    match value:
+        case bool():
+            return
+        case int():
+            if not -_MAX_INTEGER <= value < _MAX_INTEGER:
+                raise InvalidEvent(f"headers.{name}", "does not fit in 64 bits")
+        case str():
+            try:
+                size = len(value.encode())
+            except UnicodeEncodeError:
+                raise InvalidEvent(f"headers.{name}", "is not valid Unicode") from None
+            if size > _MAX_HEADER_BYTES or re.search(r"[\x00-\x1f\x7f]", value):
+                raise InvalidEvent(
+                    f"headers.{name}", f"is longer than {_MAX_HEADER_BYTES} bytes or has controls"
+                )
+        case _:
+            raise InvalidEvent(f"headers.{name}", "must be a string, an integer or a boolean")
+
+
+def _check_time(name: str, value: datetime) -> None:
+    if getattr(value, "tzinfo", None) is None or value.utcoffset() is None:
+        raise InvalidEvent(name, "must be a datetime with a time zone")
+
+
+def _priority(value: str) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise InvalidEvent("priority", "must be low, normal or high") from None
+
+
+def _encode(payload: Any, content_type: str) -> tuple[bytes, str]:
+    if isinstance(payload, bytes):
+        if not content_type:
+            raise InvalidEvent("content_type", "is needed when the payload is bytes")
+        return payload, content_type
+    if content_type not in {"", JSON_CONTENT_TYPE}:
+        raise InvalidEvent("content_type", "must be left out unless the payload is bytes")
+    if isinstance(payload, BaseModel):
+        payload = payload.model_dump(mode="json")
+    return _json(payload), JSON_CONTENT_TYPE
+
+
+def _json(payload: Any) -> bytes:
+    try:
+        text = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        return text.encode()
+    except (TypeError, ValueError):
+        # The errors of json and of the encoder quote the value; the path alone is safe to show.
+        raise InvalidEvent(_path_of_fault(payload), "cannot be written as JSON") from None
+    except RecursionError:
+        raise InvalidEvent("payload", "is nested too deeply") from None
+
+
+def _path_of_fault(value: Any, path: str = "payload") -> str:
+    """Where in *value* JSON fails; keys of objects are field names, so they may be shown."""
+    children: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            return path
+        children = [(f"{path}.{key}", child) for key, child in value.items()]
+    elif isinstance(value, (list, tuple)):
+        children = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
+    for child_path, child in children:
+        try:
+            json.dumps(child, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            return _path_of_fault(child, child_path)
+    return path

@@ -1,0 +1,97 @@
+"""
+The health-upload event of the field: a file of health records has been stored in a bucket.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
+from uuid_utils.compat import uuid7
+
+from outbox.errors import InvalidEvent
+from outbox.event import Event, Priority
+
+HEALTH_DATA_UPLOADED = "health.data.uploaded"
+
+_UtcTime = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC))]
+
+
+class HealthDataMessage(BaseModel):
+    """
+    A stored upload of health records.
+
+    The idempotency key is derived from user, content and upload time, so that the same upload
+    announced twice has one effect. The whole message is the body of its event: the user's id
+    appears nowhere else.
+
+    Args:
+        content_hash: SHA-256 of the file, 64 hexadecimal digits.
+        record_type: One word, such as `BloodGlucoseRecord`; part of the routing key.
+        upload_timestamp_utc: With a time zone; kept in UTC.
+        file_size_bytes: Size of the stored file in bytes.
+
+    Raises InvalidEvent, which names the field and never its value.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bucket: str = Field(min_length=1, max_length=255)
+    key: str = Field(min_length=1, max_length=1024)
+    user_id: str = Field(min_length=1, max_length=255)
+    upload_timestamp_utc: _UtcTime
+    record_type: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)
+    correlation_id: str = Field(
+        default_factory=lambda: str(uuid7()), min_length=1, max_length=255, pattern=r"^\S+$"
+    )
+    message_id: UUID = Field(default_factory=uuid7)
+    content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    idempotency_key: str = Field(
+        default_factory=lambda data: _idempotency_key(data), max_length=255, pattern=r"^\S+$"
+    )
+    processing_priority: Literal["low", "normal", "high"] = "normal"
+    file_size_bytes: int = Field(ge=0)
+    record_count: int | None = Field(default=None, ge=0)
+    health_metadata: dict[str, JsonValue] | None = None
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "event"
+            # The cause is dropped: a ValidationError holds the values.
+            raise InvalidEvent(field, first["msg"]) from None
+
+    def to_event(self) -> Event:
+        """This upload as an event, routed by record type and priority."""
+        return Event(
+            HEALTH_DATA_UPLOADED,
+            self,
+            id=self.message_id,
+            routing_key=f"health.processing.{self.record_type.lower()}.{self.processing_priority}",
+            idempotency_key=self.idempotency_key,
+            correlation_id=self.correlation_id,
+            priority=Priority(self.processing_priority),
+            occurred_at=self.upload_timestamp_utc,
+        )
+
+
+def _idempotency_key(data: dict[str, Any]) -> str:
+    """SHA-256 over type, user, content and upload time; "" if one of them is invalid itself."""
+    try:
+        uploaded: datetime = data["upload_timestamp_utc"]
+        parts = (HEALTH_DATA_UPLOADED, data["user_id"], data["content_hash"], uploaded.isoformat())
+    except KeyError:
+        return ""
+    return hashlib.sha256(":".join(parts).encode()).hexdigest()

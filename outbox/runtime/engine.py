@@ -1,0 +1,177 @@
+"""
+The database engine of a process, made from `MQ_DATABASE_URL`.
+
+Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED.
+SQLite: WAL, synchronous FULL, and transactions that begin IMMEDIATE, so that two writers wait for
+each other instead of failing when they upgrade.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from outbox.errors import DatabaseUnavailable
+
+CONNECT_SECONDS = 10
+BUSY_SECONDS = 30
+"""How long a SQLite writer waits for another one."""
+
+DEFERRED = {"sqlite_begin": "DEFERRED"}
+"""Execution options for transactions that only read: on SQLite they then wait for no writer."""
+
+# Serialization failure, deadlock, lock not available, and what the server does when it shuts down,
+# starts up, or has no room: the same work succeeds when it is done again later.
+_TRANSIENT_STATES = ("40001", "40P01", "55P03", "57P0", "53", "08", "25P03")
+
+
+def create_engine(url: URL, *, pool_size: int, application_name: str) -> AsyncEngine:
+    """
+    An engine for *url*, which may name any driver of Postgres or SQLite; asyncio's is used.
+
+    *application_name* is what `pg_stat_activity` shows.
+    """
+    if url.drivername.split("+")[0] == "sqlite":
+        return _sqlite(url, pool_size)
+    return _postgres(url, pool_size, application_name)
+
+
+def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
+    query = dict(url.query)
+    arguments: dict[str, Any] = {
+        "timeout": CONNECT_SECONDS,
+        "server_settings": {"application_name": application_name},
+    }
+    mode = query.pop("sslmode", None)
+    root = query.pop("sslrootcert", None)
+    if mode == "verify-full":
+        arguments["ssl"] = ssl.create_default_context(cafile=str(root) if root else None)
+    elif mode is not None:
+        arguments["ssl"] = mode
+    if query.pop("pgbouncer", None) is not None:
+        # A pooler in transaction mode gives each transaction another server connection.
+        arguments["statement_cache_size"] = 0
+        query["prepared_statement_cache_size"] = "0"
+    return create_async_engine(
+        url.set(drivername="postgresql+asyncpg", query=query),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=False,
+        isolation_level="READ COMMITTED",
+        connect_args=arguments,
+        hide_parameters=True,
+    )
+
+
+def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"timeout": BUSY_SECONDS},
+        hide_parameters=True,
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # Otherwise the driver begins transactions by itself, and too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """
+    Turn what drivers raise for a lost or busy server into DatabaseUnavailable.
+
+    The cause is dropped: drivers quote rows in their messages. Everything else passes.
+    """
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+        if not is_transient(error):
+            raise
+        raise DatabaseUnavailable(reason_of(error)) from None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed when it is done again later."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith(_TRANSIENT_STATES)
+    busy = "locked" in str(error.orig) or "busy" in str(error.orig)
+    lost = error.connection_invalidated or isinstance(error, InterfaceError)
+    return (
+        lost or (isinstance(error, OperationalError) and busy) or _is_connection_loss(error.orig)
+    )
+
+
+def _is_connection_loss(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (OSError, TimeoutError)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of a database *error*, if its driver tells one."""
+    orig = getattr(error, "orig", None)
+    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return str(state) if state else None
+
+
+def reason_of(error: BaseException) -> str:
+    """What may be shown of a database *error*: its class and SQLSTATE, never its text."""
+    state = sqlstate(error)
+    name = type(getattr(error, "orig", None) or error).__name__
+    return f"{name} {state}" if state else name
+
+
+async def commit(connection: AsyncConnection) -> None:
+    """
+    Commit, and let no cancellation come in between: its outcome would be unknown.
+
+    There is no timeout either. A client that stops waiting for a COMMIT does not undo it.
+    """
+    await uninterrupted(connection.commit())
+
+
+async def uninterrupted(work: Any) -> None:
+    """Wait for the coroutine *work* to its end; a cancellation is raised only after it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:  # noqa: BLE001, S110 - raised by task.result() below
+            pass
+    task.result()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,72 @@
+"""
+Logs that hold no health data.
+
+What this project logs has names, ids, counts and codes. Of exceptions only the class, the SQLSTATE
+and the place are shown, and of other libraries' log records only where they came from: drivers
+quote rows, and AMQP clients whole messages, in their texts.
+"""
+
+import logging
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from outbox.runtime.engine import reason_of
+from outbox.settings import SharedSettings, console_wanted
+
+
+def configure(settings: SharedSettings, *, process: str) -> None:
+    """Send everything to standard error: JSON lines, or coloured text for people."""
+    level = getattr(logging, settings.log_level.upper())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if console_wanted(settings.log_format)
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    root = logging.getLogger()
+    root.handlers = [_Foreign()]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def get(component: str) -> Any:
+    """A logger whose lines say that they come from *component*."""
+    return structlog.get_logger(component=component)
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """What may be logged of *error*: class, SQLSTATE and where it was raised."""
+    return {"error": reason_of(error), "at": _place(error.__traceback__)}
+
+
+def _place(trace: TracebackType | None) -> str:
+    frames = traceback.extract_tb(trace)
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+
+
+class _Foreign(logging.Handler):
+    """Repeats records of other libraries without their text and arguments."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        get(record.name).log(
+            record.levelno,
+            "library_message",
+            function=record.funcName,
+            line=record.lineno,
+            **({"error": type(error).__name__} if error else {}),
+        )

@@ -1,0 +1,78 @@
+"""
+The schema: upgrading it, and telling whether it is the one that this version works with.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.errors import SchemaMismatch
+from outbox.runtime.engine import DEFERRED, translated
+
+VERSION_TABLE = "outbox_relay_version"
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Migrate the database up to *revision*. Not to be called inside a running event loop."""
+    command.upgrade(_config(database_url), revision)
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Migrate the database down to *revision*; `base` removes the tables with all their rows."""
+    command.downgrade(_config(database_url), revision)
+
+
+def head() -> str:
+    """The revision that this version works with."""
+    return str(ScriptDirectory.from_config(_config(None)).get_current_head())
+
+
+async def verify(engine: AsyncEngine) -> None:
+    """
+    Check that the schema is at `head`.
+
+    Raises SchemaMismatch, which says what to run, and DatabaseUnavailable.
+    """
+    expected = head()
+    found = await _revision(engine)
+    if found is None:
+        raise SchemaMismatch("the tables are missing: run `relay migrate`")
+    if found != expected:
+        raise SchemaMismatch(
+            f"the schema is at revision {found}, this version needs {expected}: run `relay migrate`"
+        )
+
+
+async def _revision(engine: AsyncEngine) -> str | None:
+    with translated():
+        async with engine.connect() as connection:
+            await connection.execution_options(**DEFERRED)
+            if not await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE)):
+                return None
+            try:
+                row = await connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+            except DBAPIError:
+                raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
+            found = row.scalar_one_or_none()
+            return None if found is None else str(found)
+
+
+def _config(database_url: str | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    if database_url is not None:
+        config.attributes["database_url"] = database_url
+    return config
+
+
+def _migrations() -> Path:
+    """In a checkout beside the packages, in an installed wheel inside `outbox`."""
+    package = Path(outbox.__file__).parent
+    installed = package / "_migrations"
+    return installed if installed.exists() else package.parent / "migrations"

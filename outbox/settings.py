@@ -1,0 +1,223 @@
+"""
+Settings that both processes share, read from the environment and `.env`, all beginning with MQ_.
+"""
+
+import os
+import sys
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from yarl import URL as BrokerUrl  # noqa: N811 - what aio-pika itself reads URLs with
+
+from outbox.errors import ConfigurationError
+
+DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
+DEFAULT_BROKER_URL = "sqlite:///broker.db"
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
+_ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
+
+
+def _comma_separated(value: Any) -> Any:
+    """*value* split at commas, unless it is a list already or written as a JSON list."""
+    if isinstance(value, str) and not value.strip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+EntityName = Annotated[str, Field(min_length=1, max_length=200, pattern=_ENTITY_NAME)]
+
+
+class SharedSettings(BaseSettings):
+    """
+    Where the servers are, what things are called there, and how the process shows itself.
+
+    URL schemes choose the adapters: `postgresql://` or `sqlite:///` for the database,
+    `amqps://`, `amqp://` or `sqlite:///` for the broker.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MQ_", env_file=".env", extra="ignore", hide_input_in_errors=True, frozen=True
+    )
+
+    database_url: SecretStr = Field(
+        default=SecretStr(DEFAULT_DATABASE_URL),
+        description="The database with the outbox, or the consumer's database.",
+    )
+    broker_url: SecretStr = Field(
+        default=SecretStr(DEFAULT_BROKER_URL),
+        description="The broker; several URLs of one cluster, separated by commas, are a failover "
+        "list.",
+    )
+    allow_insecure: bool = Field(
+        default=False,
+        description="Allow plaintext, unverified TLS and guest credentials beyond loopback.",
+    )
+    main_exchange: EntityName = Field(
+        default="health_data_exchange", description="Topic exchange that events are published to."
+    )
+    dlx_exchange: EntityName = Field(
+        default="health_data_dlx",
+        description="Direct exchange that queues dead-letter to.",
+    )
+    allowed_headers: tuple[str, ...] = Field(
+        default=(), description="JSON list of further header names that events may carry."
+    )
+    declare_topology: bool = Field(
+        default=True,
+        description="Declare exchanges and queues at start; otherwise only check that they exist.",
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto` is console on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+    enable_metrics: bool = Field(
+        default=True, description="Serve /metrics, /livez and /readyz over HTTP."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address of that server."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Its port. Unset: the process's usual port (relay 8001, consumer 8002), or "
+        "any free one if that is taken. 0: any free one.",
+    )
+    drain_seconds: float = Field(
+        default=25.0,
+        gt=0,
+        le=3600,
+        description="After SIGTERM, time to finish what is in flight; below the 30 seconds that "
+        "Kubernetes grants.",
+    )
+    database_pool_size: int = Field(
+        default=10, ge=2, le=1000, description="Most connections to the database per process."
+    )
+    heartbeat_seconds: int = Field(
+        default=10,
+        ge=1,
+        le=600,
+        description="AMQP heartbeat; a dead peer is noticed within three.",
+    )
+    reconnect_max_seconds: float = Field(
+        default=15.0, gt=0, le=600, description="Longest pause between attempts to reconnect."
+    )
+
+    @model_validator(mode="after")
+    def _check_urls(self) -> Self:
+        _check_database(self.database, allow_insecure=self.allow_insecure)
+        for url in self.brokers:
+            _check_broker(url, allow_insecure=self.allow_insecure)
+        if len({url.scheme for url in self.brokers}) > 1:
+            raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
+        return self
+
+    @property
+    def database(self) -> URL:
+        """MQ_DATABASE_URL, parsed."""
+        try:
+            return make_url(self.database_url.get_secret_value())
+        except ArgumentError:
+            raise ValueError("MQ_DATABASE_URL: is not a URL") from None
+
+    @property
+    def brokers(self) -> list[BrokerUrl]:
+        """The URLs in MQ_BROKER_URL, parsed."""
+        try:
+            urls = [
+                BrokerUrl(part.strip())
+                for part in self.broker_url.get_secret_value().split(",")
+                if part.strip()
+            ]
+        except ValueError:
+            raise ValueError("MQ_BROKER_URL: is not a URL") from None
+        if not urls:
+            raise ValueError("MQ_BROKER_URL: is empty")
+        return urls
+
+    @property
+    def drain(self) -> timedelta:
+        """`drain_seconds` as a timedelta."""
+        return timedelta(seconds=self.drain_seconds)
+
+
+Settings = TypeVar("Settings", bound=SharedSettings)
+
+
+def load(kind: type[Settings], **overrides: Any) -> Settings:
+    """
+    Read settings of this *kind* from the environment.
+
+    Raises ConfigurationError with one line for each bad value, naming the variable and never its
+    value.
+    """
+    try:
+        return kind(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(
+            "\n".join(map(_line, error.errors(include_input=False)))
+        ) from None
+
+
+def _line(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    return f"MQ_{str(error['loc'][0]).upper()}: {message}"
+
+
+def _check_database(url: URL, *, allow_insecure: bool) -> None:
+    scheme = url.drivername.split("+")[0]
+    if scheme == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise ValueError("MQ_DATABASE_URL: SQLite needs a file, as in sqlite:///outbox.db")
+        return
+    if scheme not in {"postgresql", "postgres"}:
+        raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
+    hosts = [url.host, *_as_list(url.query.get("host", ()))]
+    local = all(host is None or _is_local(host) for host in hosts)
+    if not local and not allow_insecure and url.query.get("sslmode") != "verify-full":
+        raise ValueError(
+            "MQ_DATABASE_URL: beyond loopback add ?sslmode=verify-full, "
+            "or set MQ_ALLOW_INSECURE=true"
+        )
+
+
+def _check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
+    if url.scheme == "sqlite":
+        if len(url.path) <= 1:
+            raise ValueError("MQ_BROKER_URL: SQLite needs a file, as in sqlite:///broker.db")
+        return
+    if url.scheme not in {"amqp", "amqps"}:
+        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp or sqlite")
+    if allow_insecure or url.host in _LOOPBACK:
+        return
+    if url.scheme == "amqp":
+        raise ValueError("MQ_BROKER_URL: beyond loopback use amqps, or set MQ_ALLOW_INSECURE=true")
+    if url.query.get("no_verify_ssl", "0") not in {"0", "false"}:
+        raise ValueError("MQ_BROKER_URL: no_verify_ssl needs MQ_ALLOW_INSECURE=true")
+    if url.user in {None, "guest"}:
+        raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")
+
+
+def _as_list(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _is_local(host: str) -> bool:
+    # "host:port" as in SQLAlchemy's multihost form; a path is a Unix socket.
+    return host.startswith("/") or host.rsplit(":", 1)[0] in _LOOPBACK or host in _LOOPBACK
+
+
+def console_wanted(log_format: str) -> bool:
+    """Whether logs are for people."""
+    return log_format == "console" or (
+        log_format == "auto" and sys.stderr.isatty() and "CI" not in os.environ
+    )

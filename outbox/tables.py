@@ -1,0 +1,168 @@
+"""
+The tables `outbox` and `dead_letters`: one definition for producer, relay, consumer, migrations.
+
+Times come from the database's clock, so that no two machines need to agree on one.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time: timestamptz on Postgres, ISO text in UTC with microseconds on SQLite."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        del dialect
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function it is
+    """The database's clock, at the moment of evaluation rather than of the transaction's start."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _now_on_postgres(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(database_now, "sqlite")
+def _now_on_sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
+    # Six digits, as SQLAlchemy stores them: times are compared as text.
+    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+class now_plus(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock plus a number of seconds, given as its one argument."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(now_plus, "postgresql")
+def _later_on_postgres(element: Any, compiler: Any, **options: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(now_plus, "sqlite")
+def _later_on_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"
+
+
+# SQLite gives out row ids by itself only for the type INTEGER.
+Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("event_id", sa.Uuid(), nullable=False, unique=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("exchange", sa.Text),
+    sa.Column("routing_key", sa.Text, nullable=False),
+    sa.Column("ordering_key", sa.Text),
+    sa.Column("idempotency_key", sa.Text, nullable=False),
+    sa.Column("correlation_id", sa.Text),
+    sa.Column("priority", sa.Text, nullable=False, server_default="normal"),
+    sa.Column("headers", Json, nullable=False, server_default="{}"),
+    sa.Column("content_type", sa.Text, nullable=False, server_default="application/json"),
+    sa.Column("content_encoding", sa.Text),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("occurred_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("created_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("not_before", UtcDateTime),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.Text),
+    sa.CheckConstraint("priority IN ('low', 'normal', 'high')", name="priority"),
+    sa.CheckConstraint("attempts >= 0", name="attempts"),
+    sqlite_autoincrement=True,
+)
+"""
+Events that the broker has not yet confirmed, in claim order.
+
+A row is ready when `not_before` is null; the relay clears it when its time has come, so that the
+predicates of the indexes below are constant and waiting rows cost a claim nothing.
+`last_error` holds a reason code, never a driver's text.
+"""
+
+
+def _partial(name: str, *columns: sa.Column[Any], where: sa.ColumnElement[bool]) -> sa.Index:
+    return sa.Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
+
+ready_index = _partial(
+    "outbox_ready",
+    outbox.c.id,
+    where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_(None),
+)
+ready_keyed_index = _partial(
+    "outbox_ready_keyed",
+    outbox.c.id,
+    where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_not(None),
+)
+key_index = _partial(
+    "outbox_ordering_key",
+    outbox.c.ordering_key,
+    outbox.c.id,
+    where=outbox.c.ordering_key.is_not(None),
+)
+due_index = _partial("outbox_due", outbox.c.not_before, where=outbox.c.not_before.is_not(None))
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("queue", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("message_id", sa.Text),
+    sa.Column("type", sa.Text),
+    sa.Column("exchange", sa.Text),
+    sa.Column("routing_key", sa.Text),
+    sa.Column("ordering_key", sa.Text),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("correlation_id", sa.Text),
+    sa.Column("priority", sa.Text),
+    sa.Column("headers", Json, nullable=False, server_default="{}"),
+    sa.Column("content_type", sa.Text),
+    sa.Column("content_encoding", sa.Text),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("occurred_at", UtcDateTime),
+    sa.Column("first_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Index("dead_letters_source", "source", "reason", "last_at"),
+    sqlite_autoincrement=True,
+)
+"""
+Messages that were given up, with everything needed to show, repair and replay them.
+
+`source` is `relay` or the name of a consumer; `reason` is a reason code. The columns of the
+envelope may be null or odd: what is unreadable is kept as it came.
+"""

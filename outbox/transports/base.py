@@ -1,0 +1,132 @@
+"""
+What a broker is to this project. Implementations: `rabbitmq.py`, `sqlite.py`.
+
+To add one, implement these protocols and run `tests/contracts/test_transport.py` on it.
+
+Every method raises BrokerUnavailable when the broker cannot be reached, and only that.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from outbox.codec import WireMessage
+from outbox.topology import ConsumerQueues, Topology
+
+
+class Outcome(StrEnum):
+    """What became of one published message; the value is its reason code."""
+
+    ACKED = "acked"
+    """The broker has it on disk, in at least one queue."""
+    RETURNED = "unroutable"
+    """No queue is bound to its routing key, or the exchange is missing: nobody has it."""
+    NACKED = "refused"
+    """The broker refused it for now: a queue is full, or a permission is missing."""
+    REJECTED = "rejected"
+    """It closes the channel even when published alone; trying again changes nothing."""
+    MALFORMED = "malformed"
+    """It is no message at all, so it was not even tried."""
+    UNKNOWN = "unknown"
+    """No answer came: the broker may have it. Publish it again with the same message id."""
+
+
+class Publisher(Protocol):
+    """A connection that publishes."""
+
+    async def ready(self) -> None:
+        """
+        Return once the broker takes publishes.
+
+        Raises BrokerUnavailable when it does not after one attempt to connect.
+        """
+
+    async def publish(
+        self, messages: Sequence[WireMessage], *, within: timedelta
+    ) -> list[Outcome]:
+        """
+        Publish *messages* persistent, mandatory and confirmed; one outcome for each.
+
+        Never raises for what the broker does, and returns when *within* is over at the latest.
+        The message ids must be distinct: brokers attribute returned messages by them.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that was handed to this process and is not yet settled."""
+
+    message: WireMessage
+    tag: int
+    redelivered: bool
+
+
+class Subscription(Protocol):
+    """
+    Deliveries from one queue.
+
+    What is not settled when the subscription ends, in whatever way, is delivered again.
+    """
+
+    async def next(self) -> Delivery | None:
+        """
+        The next delivery, or None after `stop`.
+
+        Raises BrokerUnavailable when the connection is lost.
+        """
+
+    async def stop(self) -> None:
+        """Take no more deliveries; those that `next` has not given out go back to the queue."""
+
+    async def ack(self, delivery: Delivery) -> None:
+        """The message is done with. If this is lost, the message comes again."""
+
+    async def retry(self, delivery: Delivery, *, attempt: int, delay: timedelta) -> Outcome:
+        """
+        Deliver the message again after *delay*, which must be one of the queue's delays.
+
+        The delivery is settled only if the outcome is ACKED.
+        """
+
+    async def release(self, delivery: Delivery) -> None:
+        """Put the message back into the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many messages a queue holds and how many of them are with consumers, if known."""
+
+    messages: int
+    consumers: int
+
+
+class Transport(Protocol):
+    """A broker that can be published to and consumed from."""
+
+    def publisher(self) -> AbstractAsyncContextManager[Publisher]:
+        """A publisher; connecting is left to `Publisher.ready`."""
+
+    def subscribe(
+        self, queues: ConsumerQueues, *, prefetch: int
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Deliveries of the work queue, at most *prefetch* unsettled at a time."""
+
+    async def declare(self, topology: Topology) -> None:
+        """
+        Make *topology* exist. Safe to repeat.
+
+        Raises TopologyMismatch if something exists with other arguments.
+        """
+
+    async def verify(self, topology: Topology) -> None:
+        """
+        Check that exchanges and queues exist, without changing anything.
+
+        Raises TopologyMismatch, which names the first that does not.
+        """
+
+    async def depth(self, queue: str) -> QueueDepth | None:
+        """What *queue* holds, or None if it does not exist."""

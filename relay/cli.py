@@ -1,0 +1,113 @@
+"""
+The command `relay`.
+"""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from outbox.errors import ConfigurationError
+from outbox.runtime import commands, migrate, service
+from outbox.runtime.commands import EXIT_CODES, console
+from outbox.settings import SharedSettings
+from relay import assembly
+from relay.settings import RelaySettings
+from relay.storage.base import Backlog
+
+app = typer.Typer(
+    name="relay",
+    help="Publishes what applications have committed to the outbox.",
+    epilog="Settings are environment variables that begin with MQ_; see docs/running.md. "
+    + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.command()
+def run() -> None:
+    """Publish until SIGTERM or SIGINT; a second signal ends it at once."""
+    settings = commands.settings(RelaySettings, process="relay")
+    code = service.run(lambda stop: assembly.serve(settings, stop), drain=settings.drain)
+    raise SystemExit(code)
+
+
+@app.command("migrate")
+def migrate_command(
+    revision: Annotated[str, typer.Argument(help="Revision to migrate up to.")] = "head",
+) -> None:
+    """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
+    settings = commands.settings(SharedSettings, process="relay")
+    try:
+        migrate.upgrade(settings.database_url.get_secret_value(), revision)
+    except ConfigurationError as error:
+        commands.fail(error)
+    console.print(f"schema is at revision {revision}")
+
+
+@app.command()
+def topology() -> None:
+    """Declare the exchanges that the relay publishes to. Consumers declare their own queues."""
+    settings = commands.settings(RelaySettings, process="relay")
+    declared = assembly.declared(settings)
+    commands.once(lambda: assembly.broker(settings).declare(declared))
+    for exchange in declared.exchanges:
+        console.print(f"exchange {exchange.name} ({exchange.kind})")
+
+
+@app.command()
+def check() -> None:
+    """Check settings, schema and topology without changing anything."""
+    settings = commands.settings(RelaySettings, process="relay")
+
+    async def checks() -> None:
+        async with assembly.database(settings) as engine:
+            await migrate.verify(engine)
+        await assembly.broker(settings).verify(assembly.declared(settings))
+
+    commands.once(checks)
+    console.print("settings, schema and topology are good")
+
+
+@app.command()
+def status() -> None:
+    """Show what is in the outbox."""
+    settings = commands.settings(RelaySettings, process="relay")
+
+    async def look() -> Backlog:
+        async with assembly.database(settings) as engine:
+            await migrate.verify(engine)
+            return await assembly.store(engine, settings).backlog()
+
+    backlog = commands.once(look)
+    rows: dict[str, object] = {
+        "rows": backlog.rows,
+        "age of the oldest ready row": backlog.oldest_ready_age,
+    }
+    if backlog.dead_tuples is not None:
+        rows["rows to vacuum"] = backlog.dead_tuples
+        rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
+    commands.show("outbox", rows)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def demo(context: typer.Context) -> None:
+    """Run the main job with real processes, kill some, and count. `relay demo --help` says more."""
+    # A program of its own: the relay does not stand on the consumer, which the demo needs too.
+    command = [sys.executable, "-m", "outbox_demo", *context.args]
+    raise SystemExit(subprocess.call(command))  # noqa: S603 - our own module
+
+
+if __name__ == "__main__":
+    main()

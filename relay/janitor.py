@@ -1,0 +1,51 @@
+"""
+Housekeeping beside the relay: rows whose time has come are made ready, the backlog is looked at.
+"""
+
+import asyncio
+from datetime import timedelta
+
+from outbox.errors import Unavailable
+from outbox.runtime.service import pause
+from relay.storage.base import OutboxStore
+from relay.telemetry import Telemetry
+
+PROMOTE_EVERY = timedelta(milliseconds=250)
+SAMPLE_EVERY = timedelta(seconds=15)
+
+
+class Janitor:
+    """
+    Keeps the outbox of *store* in order.
+
+    Any number of them may run; what one does, the others find done. A database that is away is
+    the relay's to report.
+    """
+
+    def __init__(self, *, store: OutboxStore, telemetry: Telemetry) -> None:
+        self._store = store
+        self._telemetry = telemetry
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._promote(stop))
+            group.create_task(self._sample(stop))
+
+    async def _promote(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            promoted = 0
+            try:
+                promoted = await self._store.promote()
+            except Unavailable:
+                await pause(stop, SAMPLE_EVERY)
+            if not promoted:
+                await pause(stop, PROMOTE_EVERY)
+
+    async def _sample(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                self._telemetry.sampled(await self._store.backlog())
+            except Unavailable:
+                pass
+            await pause(stop, SAMPLE_EVERY)

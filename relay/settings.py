@@ -1,0 +1,64 @@
+"""
+Settings of the relay, besides the shared ones.
+"""
+
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from outbox.backoff import Exponential
+from outbox.settings import SharedSettings
+
+
+class RelaySettings(SharedSettings):
+    """How much the relay takes at once, how often it looks, and how long it waits."""
+
+    batch_size: int = Field(
+        default=500, ge=1, le=10_000, description="Most rows that are claimed at once."
+    )
+    poll_min_seconds: float = Field(
+        default=0.05, gt=0, le=60, description="Pause after a batch that was not full."
+    )
+    poll_max_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="Pause between looks at an empty outbox."
+    )
+    publish_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="Deadline for the confirms of one batch."
+    )
+    publish_max_attempts: int | None = Field(
+        default=None,
+        ge=1,
+        description="Attempts after which an unroutable or refused event goes to dead_letters. "
+        "Unset: never.",
+    )
+    publish_retry_first_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="Wait after the first such attempt; it doubles."
+    )
+    publish_retry_max_seconds: float = Field(
+        default=300.0, gt=0, le=86_400, description="Longest such wait."
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.poll_min_seconds > self.poll_max_seconds:
+            raise ValueError("MQ_POLL_MIN_SECONDS: must not be above MQ_POLL_MAX_SECONDS")
+        if self.publish_retry_first_seconds > self.publish_retry_max_seconds:
+            raise ValueError(
+                "MQ_PUBLISH_RETRY_FIRST_SECONDS: must not be above MQ_PUBLISH_RETRY_MAX_SECONDS"
+            )
+        return self
+
+    @property
+    def publish_timeout(self) -> timedelta:
+        """`publish_timeout_seconds` as a timedelta."""
+        return timedelta(seconds=self.publish_timeout_seconds)
+
+    @property
+    def retry_policy(self) -> Exponential:
+        """When events that could not be published are tried again."""
+        return Exponential(
+            first=timedelta(seconds=self.publish_retry_first_seconds),
+            cap=timedelta(seconds=self.publish_retry_max_seconds),
+            max_attempts=self.publish_max_attempts,
+        )

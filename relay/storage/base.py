@@ -1,0 +1,83 @@
+"""
+What the relay needs of a database. Implementations: `postgres.py`, `sqlite.py`.
+
+To add one, implement `OutboxStore` and run `tests/contracts/test_outbox_store.py` on it.
+
+Every method raises DatabaseUnavailable when the database cannot be reached, and only that.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from relay.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A claimed row of the outbox: its *values* as they were read, and what the relay looks at."""
+
+    id: int
+    ordering_key: str | None
+    attempts: int
+    created_at: datetime
+    values: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    Rows that no other relay publishes until the claim ends.
+
+    A claim that ends without being settled leaves no trace.
+    """
+
+    rows: Sequence[Row]
+    _settle: Callable[[Sequence["Verdict"]], Awaitable[None]] = field(repr=False)
+
+    async def settle(self, verdicts: Sequence["Verdict"]) -> None:
+        """Carry out all *verdicts* in one transaction, or none of them. At most once a claim."""
+        await self._settle(verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """
+    What is in the outbox.
+
+    Args:
+        rows: Rows in all, counted up to `COUNTED_ROWS`.
+        oldest_ready_age: How long ago the oldest ready row was inserted.
+        dead_tuples: Deleted rows that vacuum has not yet removed; None where there is no such thing.
+        oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None likewise.
+
+    """
+
+    rows: int
+    oldest_ready_age: timedelta
+    dead_tuples: int | None = None
+    oldest_snapshot_age: timedelta | None = None
+
+
+COUNTED_ROWS = 1_000_000
+
+
+class OutboxStore(Protocol):
+    """The `outbox` table as the relay sees it."""
+
+    def claim(self, *, limit: int) -> AbstractAsyncContextManager[Claim]:
+        """
+        Claim at most *limit* ready rows, in order of insertion.
+
+        The rows of an ordering key are claimed from its first row on, without gaps, and by one
+        relay only.
+        """
+
+    async def promote(self) -> int:
+        """Make rows ready whose `not_before` has come, at most 1,000; returns how many."""
+
+    async def backlog(self) -> Backlog:
+        """Look at the table without holding anything up."""

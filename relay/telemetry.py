@@ -1,0 +1,117 @@
+"""
+The events of the relay, and what logs and metrics say of them.
+
+Only this module knows log keys and metric names. Labels are bounded: exchanges, outcomes and
+reason codes, never ids, keys or users.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from outbox.errors import Unavailable
+from outbox.runtime import logs
+from relay.storage.base import Backlog
+from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+
+class Telemetry:
+    """What happened in this relay."""
+
+    def __init__(self, registry: CollectorRegistry, *, exchange: str) -> None:
+        self._log = logs.get("relay")
+        self._exchange = exchange
+        self._available = True
+        self._published = Counter(
+            "mq_messages_published",
+            "Events by what became of a publish.",
+            ["exchange", "status"],
+            registry=registry,
+        )
+        self._publish_seconds = Histogram(
+            "mq_publish_duration_seconds",
+            "From a claimed batch to its last confirm.",
+            ["exchange"],
+            registry=registry,
+        )
+        self._latency = Histogram(
+            "mq_commit_to_confirm_seconds",
+            "From the insertion of an event to its confirm, by the clocks of database and relay.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._dead = Counter(
+            "mq_dead_letters", "Events given up.", ["source", "reason"], registry=registry
+        )
+        self._backlog = Gauge("mq_outbox_backlog", "Rows in the outbox.", registry=registry)
+        self._age = Gauge(
+            "mq_outbox_oldest_ready_age_seconds", "Age of the oldest ready row.", registry=registry
+        )
+        self._dead_tuples = Gauge(
+            "mq_outbox_dead_tuples", "Deleted rows that vacuum has not removed.", registry=registry
+        )
+        self._snapshot = Gauge(
+            "mq_oldest_snapshot_age_seconds",
+            "Age of the oldest open snapshot, which keeps dead rows.",
+            registry=registry,
+        )
+        self._connections = Gauge(
+            "mq_active_connections", "Connections to the broker.", registry=registry
+        )
+
+    def settled(self, verdicts: Sequence[Verdict], *, took: timedelta) -> None:
+        """A batch was published and settled."""
+        now = datetime.now(UTC)
+        statuses: Tally[str] = Tally()
+        for verdict in verdicts:
+            match verdict:
+                case Delete(row):
+                    statuses["success"] += 1
+                    self._latency.observe(max((now - row.created_at).total_seconds(), 0))
+                case Retry(code=code):
+                    statuses[code] += 1
+                case GiveUp(code=code):
+                    statuses[code] += 1
+                    self._dead.labels("relay", code).inc()
+                case Leave():
+                    statuses["unknown"] += 1
+        for status, count in statuses.items():
+            self._published.labels(self._exchange, status).inc(count)
+        self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
+        failed = {status: count for status, count in statuses.items() if status != "success"}
+        if failed:
+            self._log.warning("batch_partly_failed", sent=statuses["success"], **failed)
+        else:
+            self._log.debug("batch_published", sent=statuses["success"])
+
+    def unavailable(self, error: Unavailable, *, pause: timedelta) -> None:
+        """A server could not be reached; logged once until it is back."""
+        if self._available:
+            self._log.warning("server_unavailable", problem=str(error))
+        self._available = False
+        self._connections.set(0)
+        self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
+
+    def available(self) -> None:
+        """Both servers can be reached."""
+        if not self._available:
+            self._log.info("server_available")
+        self._available = True
+        self._connections.set(1)
+
+    def sampled(self, backlog: Backlog) -> None:
+        """The outbox was looked at."""
+        self._backlog.set(backlog.rows)
+        self._age.set(backlog.oldest_ready_age.total_seconds())
+        if backlog.dead_tuples is not None:
+            self._dead_tuples.set(backlog.dead_tuples)
+        if backlog.oldest_snapshot_age is not None:
+            self._snapshot.set(backlog.oldest_snapshot_age.total_seconds())
+
+    def started(self, **facts: str | int) -> None:
+        """The relay works."""
+        self._log.info("relay_started", **facts)

@@ -1,0 +1,147 @@
+import os
+
+import aio_pika
+import asyncpg
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.servers import Depth, PostgresServer, RabbitmqServer
+from tests.support.servers.binaries import rabbitmq_binaries
+from tests.support.servers.private_rabbitmq import PrivateRabbitmq
+
+
+def driver_url(url: str) -> str:
+    return url.replace("+asyncpg", "")
+
+
+async def create_note(url: str, text: str) -> None:
+    connection = await asyncpg.connect(driver_url(url))
+    await connection.execute("CREATE TABLE IF NOT EXISTS note (text text)")
+    await connection.execute("INSERT INTO note VALUES ($1)", text)
+    await connection.close()
+
+
+async def notes(url: str) -> list[str]:
+    connection = await asyncpg.connect(driver_url(url))
+    rows = await connection.fetch("SELECT text FROM note")
+    await connection.close()
+    return [row["text"] for row in rows]
+
+
+async def test_postgres_confirms_only_what_is_on_disk(postgres_server: PostgresServer):
+    async with postgres_server.connection() as connection:
+        assert await connection.fetchval("SHOW fsync") == "on"
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+
+
+async def test_copies_of_a_database_are_independent(postgres_server: PostgresServer):
+    async with postgres_server.database() as original:
+        await create_note(original, "in both")
+        name = original.rpartition("/")[2]
+
+        async with postgres_server.database(template=name) as copy:
+            await create_note(copy, "in the copy")
+
+            assert await notes(copy) == ["in both", "in the copy"]
+            assert await notes(original) == ["in both"]
+
+
+async def test_databases_do_not_outlive_their_test(postgres_server: PostgresServer):
+    async with postgres_server.database() as url:
+        left_open = await asyncpg.connect(driver_url(url))
+
+    await eventually(left_open.is_closed)
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await asyncpg.connect(driver_url(url))
+
+
+async def test_a_migrated_database_and_an_empty_one_differ(
+    postgres_url: str, empty_postgres_url: str
+):
+    async def tables(url: str) -> int:
+        connection = await asyncpg.connect(driver_url(url))
+        count = await connection.fetchval(
+            "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', "
+            "'information_schema')"
+        )
+        await connection.close()
+        return count
+
+    assert await tables(postgres_url) > 0
+    assert await tables(empty_postgres_url) == 0
+
+
+async def test_a_crashed_postgres_comes_back_with_what_it_confirmed(
+    postgres_server: PostgresServer, empty_postgres_url: str
+):
+    if not postgres_server.stoppable:
+        pytest.skip("a given server is not stopped")
+    await create_note(empty_postgres_url, "confirmed")
+
+    await postgres_server.kill()
+    assert not postgres_server.running
+    await postgres_server.start()
+
+    assert await notes(empty_postgres_url) == ["confirmed"]
+
+
+async def test_a_virtual_host_is_private_to_its_test(
+    rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
+):
+    async with rabbitmq_server.vhost() as other:
+        connection = await aio_pika.connect(rabbitmq_url)
+        async with connection:
+            channel = await connection.channel()
+            await channel.declare_queue("work", durable=True)
+
+            assert await rabbitmq_server.http.queues(rabbitmq_vhost) == {"work": Depth(0, 0)}
+            assert await rabbitmq_server.http.queues(other) == {}
+
+    assert other not in await rabbitmq_server.http.vhosts()
+
+
+async def test_waiting_and_unanswered_messages_are_counted(
+    rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
+):
+    connection = await aio_pika.connect(rabbitmq_url)
+    async with connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue("work", durable=True)
+        for _ in range(3):
+            await channel.default_exchange.publish(aio_pika.Message(b""), routing_key="work")
+        await queue.get()
+
+        async def counted() -> bool:
+            return await rabbitmq_server.http.queues(rabbitmq_vhost) == {"work": Depth(2, 1)}
+
+        await eventually(counted)
+
+
+async def test_the_broker_closes_connections_on_demand(
+    rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
+):
+    connection = await aio_pika.connect(rabbitmq_url)
+
+    async def one_closed() -> bool:
+        return await rabbitmq_server.http.close_connections(rabbitmq_vhost) == 1
+
+    await eventually(one_closed)
+    await eventually(lambda: connection.is_closed)
+    await connection.close()
+
+
+async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
+    binaries = rabbitmq_binaries()
+    if binaries is None:
+        pytest.skip("the broker of this run does not come from programs of this machine")
+    instance = PrivateRabbitmq(binaries)
+    server = RabbitmqServer(instance.url, instance.management_url, instance)
+    await server.start()
+    directory, pids = instance.directory, instance.pids
+    assert directory.exists()
+
+    server.close()
+
+    assert not directory.exists()
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not await server.http.answers()

@@ -1,0 +1,116 @@
+"""
+Decide where a test server comes from.
+
+Invariant: nothing is started or installed here, so that the header of a run can ask as well.
+The order is: what the environment names, a Docker engine, a program of this machine, a package.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+from tests.support.servers.containers import engine_answers
+from tests.support.servers.packages import packages_installable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A server that tests need, and the names under which it can be had."""
+
+    name: str
+    variable: str
+    image: str
+    package: str
+    binaries: Callable[[], Path | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    binaries: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Installable:
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    pass
+
+
+Choice: TypeAlias = Given | Contained | Private | Installable | Missing
+
+
+class ServerMissingError(Exception):
+    """A server that the tests need can be had from nowhere."""
+
+    def __init__(self, product: Product, reason: str = "") -> None:
+        super().__init__(
+            f"The tests need {product.name} and found none.{reason and f' {reason}'}\n"
+            f"Set {product.variable} to the URL of a server made for tests, or start a Docker "
+            f"engine (the image is {product.image}), or install {product.name} on this machine, "
+            f"for instance by `apt-get install {product.package}`."
+        )
+
+
+def choose(
+    product: Product,
+    *,
+    environment: Mapping[str, str],
+    engine: bool,
+    binaries: Path | None,
+    packages: bool,
+) -> Choice:
+    """Return the first source of *product* in the order that the module names."""
+    if url := environment.get(product.variable):
+        return Given(url)
+    if engine:
+        return Contained(product.image)
+    if binaries:
+        return Private(binaries)
+    if packages:
+        return Installable(product.package)
+    return Missing()
+
+
+def choice_here(product: Product, *, docker: bool = True) -> Choice:
+    """Return where *product* comes from on this machine, leaving out Docker if it failed us."""
+    return choose(
+        product,
+        environment=os.environ,
+        engine=docker and engine_answers(),
+        binaries=product.binaries(),
+        packages=packages_installable(),
+    )
+
+
+def described(product: Product, choice: Choice) -> str:
+    """Return *choice* in a few words, without the password that a URL may hold."""
+    match choice:
+        case Given():
+            origin = f"given by {product.variable}"
+        case Contained(image):
+            origin = f"Docker image {image}"
+        case Private(binaries):
+            origin = f"a private one out of {binaries}"
+        case Installable(package):
+            origin = f"a private one, after `apt-get install {package}`"
+        case Missing():
+            origin = "MISSING"
+        case _:
+            assert_never(choice)
+
+    return f"{product.name}: {origin}"

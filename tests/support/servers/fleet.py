@@ -1,0 +1,131 @@
+"""
+The servers of one test run.
+
+Invariants:
+
+- A server is launched when it is first asked for, and once.
+- `close` ends all that was launched, whether or not a test ever used it.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.support.servers.binaries import postgres_binaries, rabbitmq_binaries
+from tests.support.servers.choice import Product
+from tests.support.servers.containers import ContainerInstance
+from tests.support.servers.instance import GivenInstance
+from tests.support.servers.ports import free_ports
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.private_postgres import PrivatePostgres
+from tests.support.servers.private_rabbitmq import PrivateRabbitmq
+from tests.support.servers.rabbitmq import RabbitmqServer
+from tests.support.servers.sources import Sources
+
+DATABASE_VARIABLE = "MQ_TEST_DATABASE_URL"
+BROKER_VARIABLE = "MQ_TEST_BROKER_URL"
+MANAGEMENT_VARIABLE = "MQ_TEST_BROKER_MANAGEMENT_URL"
+USER = "tests"
+
+
+class Fleet:
+    """Postgres and RabbitMQ, each launched when first asked for."""
+
+    def __init__(self) -> None:
+        self._postgres: PostgresServer | None = None
+        self._rabbitmq: RabbitmqServer | None = None
+
+    def postgres(self) -> PostgresServer:
+        """Return the Postgres server, which may not answer yet."""
+        if self._postgres is None:
+            self._postgres = POSTGRES.launched()
+        return self._postgres
+
+    def rabbitmq(self) -> RabbitmqServer:
+        """Return the RabbitMQ server, which may not answer yet."""
+        if self._rabbitmq is None:
+            self._rabbitmq = RABBITMQ.launched()
+        return self._rabbitmq
+
+    def close(self) -> None:
+        """End all servers."""
+        for server in (self._postgres, self._rabbitmq):
+            if server is not None:
+                server.close()
+
+
+def _given_postgres(url: str) -> PostgresServer:
+    return PostgresServer(url, GivenInstance(DATABASE_VARIABLE))
+
+
+def _private_postgres(binaries: Path) -> PostgresServer:
+    instance = PrivatePostgres(binaries)
+    return PostgresServer(instance.url, instance)
+
+
+def _contained_postgres(image: str) -> PostgresServer:
+    password, [port] = secrets.token_hex(16), free_ports(1)
+    instance = ContainerInstance(
+        image,
+        ports={5432: port},
+        env={"POSTGRES_USER": USER, "POSTGRES_PASSWORD": password},
+        command=["-c", "max_connections=200", "-c", "max_prepared_transactions=10"],
+    )
+    return PostgresServer(
+        f"postgresql://{USER}:{password}@{instance.host}:{port}/postgres", instance
+    )
+
+
+def _given_rabbitmq(url: str) -> RabbitmqServer:
+    parts = urlsplit(url)
+    account, at, _ = parts.netloc.rpartition("@")
+    usual = f"http://{account}{at}{parts.hostname}:15672"
+    management_url = os.environ.get(MANAGEMENT_VARIABLE, usual)
+    return RabbitmqServer(url, management_url, GivenInstance(BROKER_VARIABLE))
+
+
+def _private_rabbitmq(binaries: Path) -> RabbitmqServer:
+    instance = PrivateRabbitmq(binaries)
+    return RabbitmqServer(instance.url, instance.management_url, instance)
+
+
+def _contained_rabbitmq(image: str) -> RabbitmqServer:
+    password, [amqp, http] = secrets.token_hex(16), free_ports(2)
+    instance = ContainerInstance(
+        image,
+        ports={5672: amqp, 15672: http},
+        env={
+            "RABBITMQ_DEFAULT_USER": USER,
+            "RABBITMQ_DEFAULT_PASS": password,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit collect_statistics_interval 250",
+        },
+    )
+    place = f"{USER}:{password}@{instance.host}"
+    return RabbitmqServer(f"amqp://{place}:{amqp}", f"http://{place}:{http}", instance)
+
+
+POSTGRES = Sources(
+    product=Product(
+        name="Postgres",
+        variable=DATABASE_VARIABLE,
+        image="postgres:17",
+        package="postgresql",
+        binaries=postgres_binaries,
+    ),
+    given=_given_postgres,
+    contained=_contained_postgres,
+    private=_private_postgres,
+)
+RABBITMQ = Sources(
+    product=Product(
+        name="RabbitMQ",
+        variable=BROKER_VARIABLE,
+        image="rabbitmq:4-management",
+        package="rabbitmq-server",
+        binaries=rabbitmq_binaries,
+    ),
+    given=_given_rabbitmq,
+    contained=_contained_rabbitmq,
+    private=_private_rabbitmq,
+)

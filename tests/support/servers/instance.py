@@ -1,0 +1,64 @@
+"""
+What keeps a server program running: this machine, a container, or somebody else.
+
+Invariants:
+
+- `launch` returns without waiting for the server to answer, and changes nothing if it runs.
+- After `close` nothing is left: no process, no file.
+- Ports and data survive `stop`, `kill` and the next `launch`.
+"""
+
+from typing import Protocol
+
+
+class Instance(Protocol):
+    @property
+    def stoppable(self) -> bool:
+        """Whether tests may stop it."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the program is alive; it may not answer yet."""
+
+    @property
+    def tail(self) -> str:
+        """The last lines of its log."""
+
+    def launch(self) -> None:
+        """Start the program."""
+
+    async def stop(self) -> None:
+        """Let the program end in good order."""
+
+    async def kill(self) -> None:
+        """End the program as a crash would: nothing is written or said any more."""
+
+    def close(self) -> None:
+        """End the program for good, at once."""
+
+
+class NotOursError(Exception):
+    """A server that the environment names is not stopped by tests."""
+
+
+class GivenInstance:
+    """A server that was there before the tests and stays when they are over."""
+
+    stoppable = False
+    running = True
+    tail = "(the log of a given server is not known to the tests)"
+
+    def __init__(self, variable: str) -> None:
+        self._variable = variable
+
+    def launch(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        raise NotOursError(f"the server named by {self._variable} is not stopped by tests")
+
+    async def kill(self) -> None:
+        await self.stop()
+
+    def close(self) -> None:
+        pass

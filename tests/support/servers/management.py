@@ -1,0 +1,119 @@
+"""
+RabbitMQ's management API, as far as tests need it.
+
+Invariant: a request takes milliseconds, where `rabbitmqctl` starts a virtual machine each time.
+Mind that the broker counts messages in intervals (250 ms on a private server, 5 s by default):
+wait with `eventually` for a depth, and never conclude from a single look that nothing happened.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+TIMEOUT_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages of a queue wait, and how many are out without an answer."""
+
+    ready: int
+    unacked: int
+
+
+class ManagementError(Exception):
+    """The management API refused a request."""
+
+
+class Management:
+    """The API at *url*, which holds user and password: `http://user:password@host:15672`."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        self._connection = HTTPSConnection if secure else HTTPConnection
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port or (15671 if secure else 15672)
+        self._prefix = parts.path.rstrip("/")
+        self.user = unquote(parts.username or "guest")
+        word = f"{self.user}:{unquote(parts.password or 'guest')}"
+        self._authorization = f"Basic {base64.b64encode(word.encode()).decode()}"
+
+    async def answers(self) -> bool:
+        """Whether the API is up."""
+        try:
+            return bool(await self.request("GET", "whoami"))
+        except (OSError, HTTPException):
+            return False
+
+    async def create_vhost(self, name: str) -> None:
+        """Create a virtual host in which our user may do everything."""
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        await self.request("PUT", "vhosts", name)
+        await self.request("PUT", "permissions", name, self.user, body=everything)
+
+    async def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with its queues; its connections are closed."""
+        await self.request("DELETE", "vhosts", name)
+
+    async def vhosts(self) -> list[str]:
+        """Return the names of all virtual hosts."""
+        return [vhost["name"] for vhost in await self.request("GET", "vhosts")]
+
+    async def queues(self, vhost: str) -> dict[str, Depth]:
+        """Return the depth of each queue; zero where the broker has not counted yet."""
+        return {
+            queue["name"]: Depth(
+                ready=queue.get("messages_ready", 0),
+                unacked=queue.get("messages_unacknowledged", 0),
+            )
+            for queue in await self.request("GET", "queues", vhost)
+        }
+
+    async def connections(self, vhost: str) -> list[str]:
+        """Return the names of the connections to *vhost*."""
+        return [
+            connection["name"]
+            for connection in await self.request("GET", "vhosts", vhost, "connections")
+            if "name" in connection
+        ]
+
+    async def close_connection(self, name: str) -> None:
+        """Let the broker close a connection, which its client hears as CONNECTION_FORCED."""
+        await self.request("DELETE", "connections", name)
+
+    async def close_connections(self, vhost: str) -> int:
+        """Let the broker close all connections to *vhost* and return how many there were."""
+        names = await self.connections(vhost)
+        for name in names:
+            await self.close_connection(name)
+
+        return len(names)
+
+    async def request(self, method: str, *path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Send one request to `/api/` and the quoted parts of *path*; return the answer."""
+        target = "/".join(quote(part, safe="") for part in path)
+        return await asyncio.to_thread(self._exchange, method, target, body)
+
+    def _exchange(self, method: str, target: str, body: Mapping[str, Any] | None) -> Any:
+        connection = self._connection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
+        try:
+            connection.request(
+                method, f"{self._prefix}/api/{target}", json.dumps(body or {}), headers
+            )
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+
+        gone = method == "DELETE" and response.status == HTTPStatus.NOT_FOUND
+        if response.status >= HTTPStatus.BAD_REQUEST and not gone:
+            raise ManagementError(f"{method} {target}: {response.status} {answer.decode()}")
+        return json.loads(answer) if answer and not gone else None

@@ -1,0 +1,124 @@
+"""
+A Postgres of the tests' own, out of the programs of this machine.
+
+Invariants:
+
+- It listens on the loopback only, asks for a password there too, and never runs as root.
+- It writes to disk before it confirms, because fault tests take it at its word.
+- Its postmaster gets SIGQUIT instead of SIGKILL: the effect on the data is the same, that of a
+  crash, but the processes of the clients' sessions end along with it.
+"""
+
+import secrets
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from tests.support.processes import ChildProcess
+from tests.support.servers.ground import (
+    group_of,
+    plain_environment,
+    private_directory,
+    unprivileged_account,
+)
+from tests.support.servers.ports import free_ports
+from tests.support.servers.server import ServerError
+
+USER = "tests"
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "max_prepared_transactions": "10",
+    "fsync": "on",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_line_prefix": "%m [%p] %d ",
+}
+
+
+class PrivatePostgres:
+    """One cluster of databases and its server; *binaries* holds `initdb` and `postgres`."""
+
+    stoppable = True
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._account = unprivileged_account()
+        self._password = secrets.token_hex(16)
+        self._port = free_ports(1)[0]
+        self._directory = private_directory(owner=self._account)
+        self._process = ChildProcess(
+            [
+                binaries / "postgres",
+                *("-D", self._directory / "data", "-p", str(self._port)),
+                *("-c", f"unix_socket_directories={self._directory}"),
+                *(word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")),
+            ],
+            log=self._directory / "postgres.log",
+            env=plain_environment(),
+            inherit=False,
+            cwd=self._directory,
+            user=self._account,
+            abrupt=signal.SIGQUIT,
+        )
+
+    @property
+    def url(self) -> URL:
+        """The superuser's URL."""
+        return URL.create(
+            "postgresql", USER, self._password, "127.0.0.1", self._port, database="postgres"
+        )
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
+
+    @property
+    def tail(self) -> str:
+        return self._process.tail
+
+    def launch(self) -> None:
+        if self.running:
+            return
+        if not (self._directory / "data").exists():
+            self._create_cluster()
+        self._process.start()
+
+    async def stop(self) -> None:
+        await self._process.terminate(by=signal.SIGINT)
+
+    async def kill(self) -> None:
+        await self._process.terminate(by=signal.SIGQUIT)
+
+    def close(self) -> None:
+        self._process.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _create_cluster(self) -> None:
+        password_file = self._directory / "password"
+        password_file.write_text(self._password)
+        if self._account:
+            shutil.chown(password_file, self._account)
+        made = subprocess.run(
+            [
+                *(self._binaries / "initdb", "-D", self._directory / "data", "-U", USER),
+                *("-A", "scram-sha-256", f"--pwfile={password_file}"),
+                *("-E", "UTF8", "--locale=C", "--no-sync"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=plain_environment(),
+            cwd=self._directory,
+            user=self._account,
+            group=group_of(self._account),
+            extra_groups=[] if self._account else None,
+            text=True,
+            check=False,
+        )
+        password_file.unlink()
+        if made.returncode != 0:
+            raise ServerError(f"initdb failed:\n{made.stdout}")

@@ -1,0 +1,85 @@
+"""
+The RabbitMQ server of the tests.
+
+Invariants:
+
+- Every test has a virtual host of its own; the names are chance, so runs may share a server.
+- `http` looks at the broker from outside: what it sees does not depend on the product's client.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote, urlsplit
+
+from tests.support.servers.instance import Instance
+from tests.support.servers.management import Management
+from tests.support.servers.server import Server
+
+HELLO = b"AMQP\x00\x00\x09\x01"
+METHOD_FRAME = b"\x01"
+
+
+class RabbitmqServer(Server):
+    """
+    A broker of which the tests are administrator.
+
+    Args:
+        url: `amqp://user:password@host:port`; a virtual host in it is left out.
+        management_url: the same for the management API, `http://user:password@host:port`.
+    """
+
+    def __init__(self, url: str, management_url: str, instance: Instance) -> None:
+        super().__init__(instance)
+        parts = urlsplit(url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        self.http = Management(management_url)
+
+    def __str__(self) -> str:
+        return f"RabbitMQ at {self._host}:{self._port}"
+
+    def url(self, vhost: str) -> str:
+        """Return the URL of *vhost*."""
+        return f"{self._origin}/{quote(vhost, safe='')}"
+
+    @asynccontextmanager
+    async def vhost(self) -> AsyncIterator[str]:
+        """Lend the name of a new virtual host, which is deleted in the end."""
+        await self.revive()
+        name = await self.create_vhost()
+        try:
+            yield name
+        finally:
+            await self.revive()
+            await self.http.delete_vhost(name)
+
+    async def create_vhost(self) -> str:
+        """Create a virtual host and return its name."""
+        name = f"test-{secrets.token_hex(8)}"
+        await self.http.create_vhost(name)
+
+        return name
+
+    async def _answers(self) -> bool:
+        return await self._greets() and await self.http.answers()
+
+    async def _greets(self) -> bool:
+        """Whether the broker answers the first bytes of the protocol, beyond accepting us."""
+        if self._origin.startswith("amqps"):
+            return True  # given, thus up; the management API is asked anyway
+        try:
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection(self._host, self._port)
+        except (OSError, TimeoutError):
+            return False
+        try:
+            async with asyncio.timeout(2):
+                writer.write(HELLO)
+                return await reader.read(1) == METHOD_FRAME
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            writer.close()

@@ -1,0 +1,78 @@
+"""
+Turn the choice of a source into a server that has begun to start.
+
+Invariant: an engine that answers, but cannot run our image, counts as no engine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar, assert_never
+
+from tests.support.servers.choice import (
+    Choice,
+    Contained,
+    Given,
+    Installable,
+    Missing,
+    Private,
+    Product,
+    ServerMissingError,
+    choice_here,
+    described,
+)
+from tests.support.servers.containers import ContainerError
+from tests.support.servers.packages import PackageError, install
+from tests.support.servers.server import Server
+
+S = TypeVar("S", bound=Server)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources(Generic[S]):
+    """How to make a server of *product* for each kind of choice."""
+
+    product: Product
+    given: Callable[[str], S]
+    contained: Callable[[str], S]
+    private: Callable[[Path], S]
+
+    def __str__(self) -> str:
+        return described(self.product, choice_here(self.product))
+
+    def launched(self) -> S:
+        """Return a server that has begun to start; `ServerMissingError` if there is none."""
+        try:
+            server = self._built(choice_here(self.product))
+            server.launch()
+        except ContainerError:
+            server = self._built(choice_here(self.product, docker=False))
+            server.launch()
+
+        return server
+
+    def _built(self, choice: Choice) -> S:
+        match choice:
+            case Given(url):
+                return self.given(url)
+            case Contained(image):
+                return self.contained(image)
+            case Private(binaries):
+                return self.private(binaries)
+            case Installable(package):
+                return self.private(self._installed(package))
+            case Missing():
+                raise ServerMissingError(self.product)
+            case _:
+                assert_never(choice)
+
+    def _installed(self, package: str) -> Path:
+        try:
+            install(package)
+        except PackageError as failed:
+            raise ServerMissingError(self.product, f"apt-get failed:\n{failed}") from failed
+        binaries = self.product.binaries()
+        if binaries is None:
+            raise ServerMissingError(self.product, f"The package {package} brought no server.")
+
+        return binaries

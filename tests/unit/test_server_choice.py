@@ -1,0 +1,64 @@
+from pathlib import Path
+
+from tests.support.servers.choice import (
+    Contained,
+    Given,
+    Installable,
+    Missing,
+    Private,
+    Product,
+    ServerMissingError,
+    choose,
+    described,
+)
+
+BINARIES = Path("/opt/broker/bin")
+URL = "amqp://user:secret@host"
+PRODUCT = Product(
+    name="Broker",
+    variable="BROKER_URL",
+    image="broker:4",
+    package="broker-server",
+    binaries=lambda: BINARIES,
+)
+
+
+def choice(
+    *, url: str = "", engine: bool = True, binaries: Path | None = BINARIES, packages: bool = True
+):
+    environment = {PRODUCT.variable: url} if url else {}
+    return choose(
+        PRODUCT, environment=environment, engine=engine, binaries=binaries, packages=packages
+    )
+
+
+def test_a_server_named_by_the_environment_goes_before_all_others():
+    assert choice(url=URL) == Given(URL)
+
+
+def test_docker_goes_before_a_program_of_the_machine():
+    assert choice() == Contained("broker:4")
+
+
+def test_a_program_of_the_machine_goes_before_a_package():
+    assert choice(engine=False) == Private(BINARIES)
+
+
+def test_a_package_is_installed_only_if_nothing_else_is_there():
+    assert choice(engine=False, binaries=None) == Installable("broker-server")
+
+
+def test_a_server_that_is_nowhere_is_missing():
+    assert choice(engine=False, binaries=None, packages=False) == Missing()
+
+
+def test_a_missing_server_is_reported_with_every_remedy():
+    message = str(ServerMissingError(PRODUCT))
+
+    assert "The tests need Broker and found none." in message
+    for remedy in ("BROKER_URL", "broker:4", "apt-get install broker-server"):
+        assert remedy in message
+
+
+def test_the_header_of_a_run_does_not_show_passwords():
+    assert described(PRODUCT, Given(URL)) == "Broker: given by BROKER_URL"
