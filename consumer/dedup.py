@@ -97,7 +97,7 @@ class Dedup:
             rows = await connection.execute(
                 sa.select(column, sa.func.count()).where(mine, *where).group_by(column)
             )
-            return dict(rows.tuples().all())
+            return {key: count for key, count in rows}
 
         return Statistics(
             by_status=await tally(table.c.status),

@@ -3,6 +3,7 @@ Housekeeping beside the workers: what is older than the retention is forgotten, 
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,11 +32,9 @@ class Janitor:
         """Work until *stop* is set."""
         while not stop.is_set():
             rows = 0
-            try:
+            # A database that is away is the workers' to report.
+            with suppress(DatabaseUnavailable):
                 rows = await self._purge()
-            except DatabaseUnavailable:
-                # The workers report it.
-                pass
             if rows:
                 self._telemetry.purged(rows)
             if rows < PURGE_LIMIT:

@@ -60,15 +60,16 @@ class Workers:
                     self._telemetry.available()
                     failures = 0
                     await self._consume(subscription, stop)
-                if stop.is_set():
-                    return
-                raise BrokerUnavailable("the connection was lost")
-            except BrokerUnavailable as error:
-                failures += 1
-                wait = self._wait(failures)
-                self._health.down("broker")
-                self._telemetry.unavailable(error, pause=wait)
-                await pause(stop, wait)
+                error = BrokerUnavailable("the connection was lost")
+            except BrokerUnavailable as unavailable:
+                error = unavailable
+            if stop.is_set():
+                return
+            failures += 1
+            wait = self._wait(failures)
+            self._health.down("broker")
+            self._telemetry.unavailable(error, pause=wait)
+            await pause(stop, wait)
 
     async def _consume(self, subscription: Subscription, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -88,7 +89,7 @@ class Workers:
                     return
                 await self._settle(subscription, delivery, verdict, stop)
         except BrokerUnavailable:
-            # What was not acked comes again, here or elsewhere; what was committed is dropped then.
+            # What was not acked comes again; of that, what was committed is dropped as duplicate.
             return
 
     async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> Verdict | None:

@@ -29,7 +29,7 @@ etl = Consumer("etl", bindings=["health.processing.#"])
 
 @etl.on("health.data.uploaded", model=HealthDataMessage)
 async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
-    """Commits together with the record that this message was processed, or not at all."""
+    """Write one row, which commits together with the record that the message was processed."""
     upload = message.payload
     await session.execute(
         sa.insert(uploads).values(

@@ -13,7 +13,7 @@ class RetryPolicy(Protocol):
 
     def delay(self, attempt: int, *, chance: float = 1.0) -> timedelta | None:
         """
-        How long to wait after failed attempt number *attempt* (1 is the first), or None to give up.
+        How long to wait after failed attempt number *attempt*, from 1 on, or None to give up.
 
         *chance* in [0, 1) spreads the waits of many rows; policies with fixed delays ignore it.
         """

@@ -57,7 +57,8 @@ class HealthDataMessage(BaseModel):
     message_id: UUID = Field(default_factory=uuid7)
     content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     idempotency_key: str = Field(
-        default_factory=lambda data: _idempotency_key(data), max_length=255, pattern=r"^\S+$"
+        default_factory=lambda data: _idempotency_key(data),  # noqa: PLW0108 - defined below
+        max_length=255, pattern=r"^\S+$"
     )
     processing_priority: Literal["low", "normal", "high"] = "normal"
     file_size_bytes: int = Field(ge=0)
@@ -74,7 +75,7 @@ class HealthDataMessage(BaseModel):
             raise InvalidEvent(field, first["msg"]) from None
 
     def to_event(self) -> Event:
-        """This upload as an event, routed by record type and priority."""
+        """The upload as an event, routed by record type and priority."""
         return Event(
             HEALTH_DATA_UPLOADED,
             self,

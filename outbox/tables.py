@@ -65,7 +65,8 @@ class now_plus(FunctionElement[datetime]):  # noqa: N801
 
 @compiles(now_plus, "postgresql")
 def _later_on_postgres(element: Any, compiler: Any, **options: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    seconds = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + make_interval(secs => {seconds}))"
 
 
 @compiles(now_plus, "sqlite")

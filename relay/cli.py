@@ -103,7 +103,7 @@ def status() -> None:
     add_help_option=False,
 )
 def demo(context: typer.Context) -> None:
-    """Run the main job with real processes, kill some, and count. `relay demo --help` says more."""
+    """Run the main job with real processes, kill some, and count; see `relay demo --help`."""
     # A program of its own: the relay does not stand on the consumer, which the demo needs too.
     command = [sys.executable, "-m", "outbox_demo", *context.args]
     raise SystemExit(subprocess.call(command))  # noqa: S603 - our own module

@@ -3,6 +3,7 @@ Housekeeping beside the relay: rows whose time has come are made ready, the back
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from outbox.errors import Unavailable
@@ -44,8 +45,6 @@ class Janitor:
 
     async def _sample(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
+            with suppress(Unavailable):
                 self._telemetry.sampled(await self._store.backlog())
-            except Unavailable:
-                pass
             await pause(stop, SAMPLE_EVERY)

@@ -1,8 +1,8 @@
 """
 In which order the rows of a batch may be published: pure.
 
-Rows of one ordering key go one after another, each after its predecessor was acked; different keys,
-and rows without a key, go side by side.
+Rows of one ordering key go one after another, each after its predecessor was acked.
+Different keys, and rows without a key, go side by side.
 """
 
 from collections import defaultdict

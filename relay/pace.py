@@ -14,7 +14,7 @@ class Pace:
     longest: timedelta
 
     def after(self, claimed: int, *, limit: int, previous: timedelta) -> timedelta:
-        """The pause after *claimed* of at most *limit* rows, when the *previous* one was so long."""
+        """The pause after *claimed* of at most *limit* rows; the *previous* one was so long."""
         if claimed >= limit:
             return timedelta(0)
         if claimed:

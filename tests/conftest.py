@@ -19,7 +19,10 @@ from typing import TypeVar
 
 import pytest
 import pytest_asyncio
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.runtime.engine import create_engine
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
 
@@ -55,7 +58,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if "rabbitmq_server" in wanted:
         _or_exit(fleet.rabbitmq)
-    if "postgres_server" in wanted:
+    if {"postgres_server", "database_url"} & wanted:
         _or_exit(fleet.postgres)
 
 
@@ -132,6 +135,21 @@ def sqlite_url(migrated_sqlite_file: Path, tmp_path: Path) -> str:
     ):
         source.backup(target)
     return f"sqlite+aiosqlite:///{file}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Name a migrated database of the test's own, of each kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """Offer that database as the processes use it."""
+    engine = create_engine(make_url(database_url), pool_size=20, application_name="test")
+    yield engine
+    await engine.dispose()
 
 
 @pytest.fixture

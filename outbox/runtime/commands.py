@@ -26,7 +26,7 @@ EXIT_CODES = (
 
 
 def settings(kind: type[Settings], *, process: str) -> Settings:
-    """Settings of this *kind*, with logs set up; ends the process with status 2 if they are bad."""
+    """Settings of this *kind*, with logs set up; bad ones end the process with status 2."""
     try:
         loaded = load(kind)
     except ConfigurationError as error:

@@ -45,7 +45,7 @@ async def verify(engine: AsyncEngine) -> None:
         raise SchemaMismatch("the tables are missing: run `relay migrate`")
     if found != expected:
         raise SchemaMismatch(
-            f"the schema is at revision {found}, this version needs {expected}: run `relay migrate`"
+            f"the schema is at revision {found} instead of {expected}: run `relay migrate`"
         )
 
 

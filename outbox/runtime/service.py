@@ -41,13 +41,13 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
     try:
         return asyncio.run(_run(service, drain))
     except ConfigurationError as error:
-        log.error("configuration_refused", problem=str(error))
+        log.error("configuration_refused", problem=str(error))  # noqa: TRY400
         return ExitCode.BAD_CONFIGURATION
     except Unavailable as error:
-        log.error("server_unreachable", problem=str(error))
+        log.error("server_unreachable", problem=str(error))  # noqa: TRY400
         return ExitCode.UNREACHABLE
     except Exception as error:  # noqa: BLE001 - the outermost line of defence
-        log.error("crashed", **logs.describe(error))
+        log.error("crashed", **logs.describe(error))  # noqa: TRY400 - a traceback quotes values
         return ExitCode.CRASHED
 
 

@@ -1,21 +1,24 @@
 """
-The transport that the scheme of `MQ_BROKER_URL` names.
+The transport that the scheme of `MQ_BROKER_URL` names; only that one is imported.
 """
 
 from pathlib import Path
 
 from outbox.settings import SharedSettings
 from outbox.transports.base import Transport
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.sqlite import SqliteTransport
 
 
 def transport(settings: SharedSettings, *, name: str) -> Transport:
     """The configured broker; *name* is what the broker shows as the connection's name."""
     first = settings.brokers[0]
     if first.scheme == "sqlite":
+        from outbox.transports.sqlite import SqliteTransport  # noqa: PLC0415
+
         # As in SQLAlchemy: three slashes are a relative path, four an absolute one.
-        return SqliteTransport(Path(first.path[1:]))
+        return SqliteTransport(Path(first.path[1:]), main_exchange=settings.main_exchange)
+
+    from outbox.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415
+
     return RabbitMQTransport(
         settings.brokers, heartbeat_seconds=settings.heartbeat_seconds, name=name
     )

@@ -51,7 +51,7 @@ class Backlog:
     Args:
         rows: Rows in all, counted up to `COUNTED_ROWS`.
         oldest_ready_age: How long ago the oldest ready row was inserted.
-        dead_tuples: Deleted rows that vacuum has not yet removed; None where there is no such thing.
+        dead_tuples: Deleted rows that vacuum has not yet removed; None where there are none.
         oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None likewise.
 
     """

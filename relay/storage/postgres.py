@@ -29,7 +29,7 @@ _MARGIN = timedelta(seconds=5)
 
 # One index range per claimed key, however many rows the key has. It must be a statement of its
 # own: only a snapshot taken after the heads are locked shows what the previous holder left.
-_keys = sa.func.unnest(sa.bindparam("keys", type_=ARRAY(sa.Text))).table_valued("key")
+_keys = sa.func.unnest(sa.bindparam("keys", type_=ARRAY(sa.Text))).table_valued("key").render_derived()
 _of_key = (
     sa.select(outbox)
     .where(outbox.c.ordering_key == _keys.c.key)
@@ -64,8 +64,8 @@ class PostgresStore(SqlStore):
     server ends the transaction of a relay that takes longer, or that it has lost sight of.
     """
 
-    # SKIP LOCKED: what another relay holds is not waited for. The index has the order of the claim,
-    # so nothing is sorted before it is locked, and LIMIT ends the scan.
+    # SKIP LOCKED: what another relay holds is not waited for. The index has the order of the
+    # claim, so nothing is sorted before it is locked, and LIMIT ends the scan.
     ready_heads = READY_HEADS.with_for_update(skip_locked=True, of=outbox)
     ready_unkeyed = READY_UNKEYED.with_for_update(skip_locked=True)
     rows_of_keys = _ROWS_OF_KEYS

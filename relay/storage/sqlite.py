@@ -9,10 +9,11 @@ operating system releases however the relay ends. Other relays stand by.
 
 import fcntl
 import json
+import os
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -79,17 +80,18 @@ class _FileLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._held = False
 
     def acquire(self) -> bool:
         """Whether the lock is ours, now or since earlier."""
-        if self._file is not None:
+        if self._held:
             return True
-        file = self._path.open("w")
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()
+            os.close(file)
             return False
-        self._file = file
+        weakref.finalize(self, os.close, file)
+        self._held = True
         return True

@@ -1,10 +1,14 @@
-import os
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import aio_pika
 import asyncpg
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.guardian import process_exists
 from tests.support.servers import Depth, PostgresServer, RabbitmqServer
 from tests.support.servers.binaries import rabbitmq_binaries
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
@@ -85,6 +89,18 @@ async def test_a_crashed_postgres_comes_back_with_what_it_confirmed(
     assert await notes(empty_postgres_url) == ["confirmed"]
 
 
+def test_a_migrated_sqlite_file_is_a_copy(sqlite_url: str, migrated_sqlite_file: Path):
+    file = Path(sqlite_url.removeprefix("sqlite+aiosqlite:///"))
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE note (text)")
+
+    with closing(sqlite3.connect(migrated_sqlite_file)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    assert file != migrated_sqlite_file
+    assert tables
+    assert "note" not in tables
+
+
 async def test_a_virtual_host_is_private_to_its_test(
     rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
 ):
@@ -100,19 +116,20 @@ async def test_a_virtual_host_is_private_to_its_test(
     assert other not in await rabbitmq_server.http.vhosts()
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
 async def test_waiting_and_unanswered_messages_are_counted(
-    rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
+    rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str, kind: str
 ):
+    async def counted() -> bool:
+        return await rabbitmq_server.http.queues(rabbitmq_vhost) == {"work": Depth(2, 1)}
+
     connection = await aio_pika.connect(rabbitmq_url)
     async with connection:
         channel = await connection.channel()
-        queue = await channel.declare_queue("work", durable=True)
+        queue = await channel.declare_queue("work", durable=True, arguments={"x-queue-type": kind})
         for _ in range(3):
             await channel.default_exchange.publish(aio_pika.Message(b""), routing_key="work")
         await queue.get()
-
-        async def counted() -> bool:
-            return await rabbitmq_server.http.queues(rabbitmq_vhost) == {"work": Depth(2, 1)}
 
         await eventually(counted)
 
@@ -121,12 +138,14 @@ async def test_the_broker_closes_connections_on_demand(
     rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
 ):
     connection = await aio_pika.connect(rabbitmq_url)
+    told = asyncio.Event()
+    connection.close_callbacks.add(lambda *_: told.set())
 
     async def one_closed() -> bool:
         return await rabbitmq_server.http.close_connections(rabbitmq_vhost) == 1
 
     await eventually(one_closed)
-    await eventually(lambda: connection.is_closed)
+    await eventually(told.is_set)
     await connection.close()
 
 
@@ -143,5 +162,5 @@ async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
     server.close()
 
     assert not directory.exists()
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not [pid for pid in pids if process_exists(pid)]
     assert not await server.http.answers()

@@ -89,23 +89,34 @@ def keep_watch(lines: Iterable[str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def process_exists(pid: int) -> bool:
+    """
+    Whether *pid* is a process that can still do something.
+
+    One that has ended, but that nobody has collected yet, does not count: in a container without
+    an init process orphans stay like that for ever.
+    """
+    asked = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return bool(asked.stdout.strip()) and not asked.stdout.startswith("Z")
+
+
 def _await_end(pids: Iterable[int]) -> None:
     deadline = time.monotonic() + GRACE_SECONDS
-    left = list(pids)
+    left = [pid for pid in pids if process_exists(pid)]
     while left and time.monotonic() < deadline:
         time.sleep(0.02)
-        left = [pid for pid in left if _signal(pid, 0)]
+        left = [pid for pid in left if process_exists(pid)]
     for pid in left:
         _signal(pid, signal.SIGKILL)
 
 
-def _signal(pid: int, number: int) -> bool:
-    """Tell whether *pid*, which leads a process group, could be signalled."""
+def _signal(pid: int, number: int) -> None:
+    # All these processes lead a group; SIGKILL gives them no chance to end it themselves.
     deliver = os.killpg if number == signal.SIGKILL else os.kill
     with suppress(ProcessLookupError):
         deliver(pid, number)
-        return True
-    return False
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def test_a_composed_process_accepts_its_environment(name, services, clean_enviro
 
 
 def test_the_compose_file_has_no_password_and_no_guest(services):
-    texts = [str(value) for service in services.values() for value in service["environment"].items()]
+    texts = [
+        str(value) for service in services.values() for value in service["environment"].items()
+    ]
 
     assert "guest" not in read("docker-compose.yml")
     for text in texts:

@@ -16,6 +16,7 @@ from tests.support.servers.binaries import postgres_binaries, rabbitmq_binaries
 from tests.support.servers.choice import Product
 from tests.support.servers.containers import ContainerInstance
 from tests.support.servers.instance import GivenInstance
+from tests.support.servers.management import QUICK_FIGURES
 from tests.support.servers.ports import free_ports
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.private_postgres import PrivatePostgres
@@ -98,7 +99,7 @@ def _contained_rabbitmq(image: str) -> RabbitmqServer:
         env={
             "RABBITMQ_DEFAULT_USER": USER,
             "RABBITMQ_DEFAULT_PASS": password,
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit collect_statistics_interval 250",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": QUICK_FIGURES,
         },
     )
     place = f"{USER}:{password}@{instance.host}"

@@ -1,0 +1,225 @@
+"""
+What every outbox store does. A new store is added to `store` and has to pass.
+"""
+
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.backoff import Exponential
+from outbox.tables import dead_letters
+from outbox.tables import outbox as table
+from outbox.transports.base import Outcome
+from relay.storage.base import OutboxStore
+from relay.storage.postgres import PostgresStore
+from relay.storage.sqlite import SqliteStore
+from relay.verdict import Delete, GiveUp, Leave, Retry, decide
+from tests.support.builders import an_event
+from tests.support.eventually import eventually
+
+AT_ONCE = timedelta(milliseconds=1)
+LATER = timedelta(hours=1)
+
+
+def new_store(engine: AsyncEngine) -> OutboxStore:
+    if engine.dialect.name == "sqlite":
+        return SqliteStore(engine)
+    return PostgresStore(engine, publish_timeout=timedelta(seconds=10))
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> OutboxStore:
+    return new_store(engine)
+
+
+async def record(engine: AsyncEngine, *events: outbox.Event) -> None:
+    async with engine.begin() as connection:
+        for event in events:
+            await connection.execute(outbox.insert(event))
+
+
+async def claimed_types(store: OutboxStore, *, limit: int = 100) -> list[str]:
+    async with store.claim(limit=limit) as claim:
+        return [row.values["type"] for row in claim.rows]
+
+
+async def settle_first(store: OutboxStore, verdict, *arguments) -> None:
+    async with store.claim(limit=1) as claim:
+        await claim.settle([verdict(claim.rows[0], *arguments)])
+
+
+async def count(engine: AsyncEngine, of: sa.Table = table) -> int:
+    async with engine.connect() as connection:
+        return await connection.scalar(sa.select(sa.func.count()).select_from(of)) or 0
+
+
+async def test_rows_are_claimed_in_order_of_insertion(engine, store):
+    await record(engine, *(an_event(type=f"n.{i}") for i in range(5)))
+
+    assert await claimed_types(store, limit=3) == ["n.0", "n.1", "n.2"]
+
+
+async def test_a_claim_that_is_not_settled_leaves_no_trace(engine, store):
+    await record(engine, an_event(type="a"))
+
+    await claimed_types(store)
+
+    assert await claimed_types(store) == ["a"]
+
+
+async def test_a_claim_holds_the_whole_event(engine, store):
+    event = an_event(
+        headers={"source": "s"}, correlation_id="c", priority="high", ordering_key="k"
+    )
+    await record(engine, event)
+
+    async with store.claim(limit=1) as claim:
+        values = claim.rows[0].values
+
+    assert values["event_id"] == event.id
+    assert values["body"] == event.body
+    assert values["headers"] == {"source": "s"}
+    assert values["occurred_at"] == event.occurred_at
+    assert values["priority"] == "high"
+    assert abs(datetime.now(UTC) - claim.rows[0].created_at) < timedelta(seconds=30)
+
+
+async def test_each_verdict_is_carried_out(engine, store):
+    await record(engine, *(an_event(type=t) for t in ("sent", "later", "hopeless", "unknown")))
+
+    async with store.claim(limit=10) as claim:
+        sent, later, hopeless, unknown = claim.rows
+        await claim.settle(
+            [
+                Delete(sent),
+                Retry(later, LATER, "unroutable"),
+                GiveUp(hopeless, "rejected"),
+                Leave(unknown),
+            ]
+        )
+
+    assert await claimed_types(store) == ["unknown"]
+    async with engine.connect() as connection:
+        rows = (await connection.execute(sa.select(table).order_by(table.c.id))).all()
+        dead = (await connection.execute(sa.select(dead_letters))).one()
+    assert [(row.type, row.attempts, row.last_error) for row in rows] == [
+        ("later", 1, "unroutable"),
+        ("unknown", 0, None),
+    ]
+    assert rows[0].not_before - datetime.now(UTC) > LATER - timedelta(minutes=5)
+    assert (dead.source, dead.reason, dead.attempts) == ("relay", "rejected", 1)
+    assert (dead.type, dead.body) == ("hopeless", hopeless.values["body"])
+    assert dead.message_id == str(hopeless.values["event_id"])
+
+
+async def test_settling_is_all_or_nothing(engine, store):
+    await record(engine, an_event(type="a"), an_event(type="b"))
+
+    async with store.claim(limit=10) as claim:
+        a, b = claim.rows
+        broken = GiveUp(b, None)
+        with pytest.raises(sa.exc.IntegrityError):
+            await claim.settle([Delete(a), broken])
+
+    assert await claimed_types(store) == ["a", "b"]
+    assert await count(engine, dead_letters) == 0
+
+
+async def test_a_row_waits_until_its_time_and_is_then_promoted(engine, store):
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    await record(engine, an_event(type="soon", not_before=soon))
+    assert await store.promote() == 0
+    assert await claimed_types(store) == []
+
+    assert await eventually(store.promote, within=5) == 1
+
+    assert await claimed_types(store) == ["soon"]
+    assert datetime.now(UTC) >= soon
+
+
+async def test_rows_of_one_key_are_claimed_from_the_first_on(engine, store):
+    await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(6)))
+
+    assert await claimed_types(store, limit=4) == ["k.0", "k.1"]
+
+
+async def test_a_key_whose_first_row_waits_is_held_back_and_others_flow(engine, store):
+    await record(
+        engine,
+        an_event(type="k.0", ordering_key="k"),
+        an_event(type="k.1", ordering_key="k"),
+        an_event(type="other.0", ordering_key="other"),
+        an_event(type="free"),
+    )
+    await settle_first(store, Retry, LATER, "refused")
+
+    assert await claimed_types(store) == ["other.0", "free"]
+
+
+async def test_a_key_goes_on_behind_a_row_that_was_given_up(engine, store):
+    await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(2)))
+    await settle_first(store, GiveUp, "malformed")
+
+    assert await claimed_types(store) == ["k.1"]
+
+
+async def test_a_key_ends_before_a_later_row_that_waits(engine, store):
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    await record(
+        engine,
+        an_event(type="k.0", ordering_key="k"),
+        an_event(type="k.1", ordering_key="k", not_before=tomorrow),
+        an_event(type="k.2", ordering_key="k"),
+    )
+
+    assert await claimed_types(store) == ["k.0"]
+
+
+async def test_keys_leave_room_for_rows_without_one(engine, store):
+    await record(engine, *(an_event(type="keyed", ordering_key=f"k{i}") for i in range(20)))
+    await record(engine, *(an_event(type="free") for _ in range(20)))
+
+    types = await claimed_types(store, limit=10)
+
+    assert (types.count("keyed"), types.count("free")) == (5, 5)
+
+
+async def test_a_due_retry_is_counted_again(engine, store):
+    await record(engine, an_event())
+    await settle_first(store, Retry, AT_ONCE, "refused")
+    await eventually(store.promote, within=5)
+
+    async with store.claim(limit=1) as claim:
+        assert claim.rows[0].attempts == 1
+        verdict = decide(claim.rows[0], Outcome.NACKED, Exponential(max_attempts=2))
+
+    assert verdict == GiveUp(claim.rows[0], "refused")
+
+
+async def test_the_backlog_is_counted_with_the_age_of_its_oldest_row(engine, store):
+    assert (await store.backlog()).rows == 0
+    await record(engine, an_event(), an_event())
+
+    backlog = await store.backlog()
+
+    assert backlog.rows == 2
+    assert timedelta(0) <= backlog.oldest_ready_age < timedelta(minutes=1)
+
+
+async def test_a_second_relay_never_holds_a_row_of_the_first(engine, store):
+    await record(engine, *(an_event(type=f"n.{i}") for i in range(6)))
+    await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(3)))
+    second = new_store(engine)
+
+    async with AsyncExitStack() as stack:
+        first_claim = await stack.enter_async_context(store.claim(limit=5))
+        second_claim = await stack.enter_async_context(second.claim(limit=50))
+
+        first = {row.id for row in first_claim.rows}
+        assert first
+        assert first.isdisjoint(row.id for row in second_claim.rows)
+        assert not any(row.ordering_key for row in second_claim.rows)

@@ -1,0 +1,184 @@
+"""
+The main job, end to end, with real processes on real servers.
+"""
+
+import asyncio
+import signal
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+
+import outbox
+from outbox.tables import outbox as outbox_table
+from tests.support.builders import CANARY, an_event, an_upload
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+
+BROKERS = ["rabbitmq_url", "embedded_broker_url"]
+DATABASES = ["postgres_url", "sqlite_url"]
+
+
+@pytest.fixture(
+    params=[("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
+    ids=["servers", "embedded"],
+)
+def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
+    database, broker = request.param
+    return request.getfixturevalue(database), request.getfixturevalue(broker)
+
+
+@pytest.fixture
+async def deployment(urls, tmp_path):
+    async with Deployment(*urls, tmp_path) as deployment:
+        yield deployment
+
+
+async def commit(deployment: Deployment, *events) -> None:
+    async with deployment.engine.begin() as connection:
+        await connection.execute(outbox.insert(*events))
+
+
+async def test_a_committed_event_is_applied_once_and_a_rolled_back_one_never(deployment):
+    await deployment.relay()
+    await deployment.consumer()
+    upload, ghost = an_upload(), an_upload()
+    async with deployment.engine.connect() as connection:
+        await connection.execute(outbox.insert(ghost))
+        await connection.rollback()
+    await commit(deployment, upload)
+
+    await deployment.applies(1)
+
+    assert await deployment.applied() == [upload.message_id]
+    assert await eventually(async_not(deployment.waiting))
+
+
+async def test_a_failed_attempt_leaves_nothing_and_the_retry_applies_the_event(deployment):
+    await deployment.relay()
+    await deployment.consumer()
+    event = an_event(type="test.fails.once")
+    await commit(deployment, event)
+
+    await deployment.applies(1)
+
+    rows = await deployment.rows(sa.table("effects", sa.column("event_id"), sa.column("attempt")))
+    assert [row["attempt"] for row in rows] == [2]
+    assert await deployment.dead() == []
+
+
+async def test_an_event_that_always_fails_ends_in_dead_letters_with_its_whole_body(deployment):
+    await deployment.relay()
+    await deployment.consumer()
+    event = an_event(type="test.fails.always", payload={"note": CANARY})
+    await commit(deployment, event)
+
+    dead = (await eventually(deployment.dead, within=20))[0]
+
+    assert (dead["source"], dead["reason"], dead["attempts"]) == (
+        "effects",
+        "retries_exhausted",
+        4,
+    )
+    assert (dead["message_id"], dead["body"]) == (str(event.id), event.body)
+    assert dead["headers"]["x-outbox-routing-key"] == "test.fails.always"
+    assert await deployment.applied() == []
+
+
+async def test_events_that_a_handler_adds_are_published_in_turn(deployment):
+    await deployment.relay()
+    await deployment.consumer()
+    first, second = an_event(type="test.leads.on", payload={"next": str(uuid4())}), None
+    second = UUID(first.payload["next"])
+    await commit(deployment, first)
+
+    await deployment.applies(2)
+
+    assert set(await deployment.applied()) == {first.id, second}
+
+
+async def test_no_health_data_shows_in_logs_headers_or_error_columns(deployment):
+    await deployment.relay()
+    await deployment.consumer()
+    await commit(
+        deployment,
+        an_upload(record_type="Canary"),
+        an_event(type="test.fails.always", payload=CANARY),
+        an_event(type="test.unknown", payload=CANARY),
+    )
+
+    async def both_dead() -> bool:
+        return len(await deployment.dead()) == 2
+
+    await eventually(both_dead, within=20)
+    await deployment.applies(1)
+
+    assert CANARY not in deployment.logs()
+    for row in await deployment.dead():
+        shown = {name: value for name, value in row.items() if name != "body"}
+        assert CANARY not in str(shown)
+
+
+async def test_sigterm_drains_and_ends_with_status_0(deployment):
+    relay, consumer = await deployment.relay(), await deployment.consumer()
+    await commit(deployment, *(an_event() for _ in range(200)))
+    await deployment.applies(1)
+
+    assert await relay.terminate() == 0
+    assert await consumer.terminate() == 0
+
+
+async def test_ten_thousand_events_survive_a_sigkill_of_a_relay_and_of_a_consumer(
+    postgres_url, rabbitmq_url, rabbitmq_server, rabbitmq_vhost, tmp_path
+):
+    """
+    Given two relays and two consumers, when one of each is killed under load,
+    then the effects are exactly the committed events, once each, and nothing is left anywhere.
+    """
+    total, per_transaction = 10_000, 100
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        relays = [await deployment.relay() for _ in range(2)]
+        consumers = [await deployment.consumer() for _ in range(2)]
+        committed: set[UUID] = set()
+
+        async def produce() -> None:
+            for number in range(total // per_transaction):
+                uploads = [an_upload(key=f"{number}/{i}") for i in range(per_transaction)]
+                uploads = [one.model_copy(update={"idempotency_key": str(one.message_id)}) for one in uploads]
+                async with deployment.engine.connect() as connection:
+                    await connection.execute(outbox.insert(*uploads))
+                    await connection.execute(outbox.insert(an_upload()))
+                    await connection.rollback()
+                    await connection.execute(outbox.insert(*uploads))
+                    await connection.commit()
+                committed.update(upload.message_id for upload in uploads)
+
+        producing = asyncio.create_task(produce())
+        await deployment.applies(total // 10, within=60)
+        relays[0].kill()
+        await deployment.applies(total // 5, within=60)
+        consumers[0].kill()
+        await producing
+        await deployment.applies(total, within=100)
+
+        applied = await deployment.applied()
+        assert len(committed) == total
+        assert sorted(applied) == sorted(committed)
+        assert await deployment.rows(outbox_table) == []
+        assert await deployment.dead() == []
+
+        async def drained() -> bool:
+            depths = await rabbitmq_server.http.queues(rabbitmq_vhost)
+            return bool(depths) and not any(d.ready or d.unacked for d in depths.values())
+
+        await eventually(drained, within=30, message="messages are left in the queues")
+        assert await relays[1].terminate() == 0
+        assert await consumers[1].terminate() == 0
+    assert signal.SIGKILL
+
+
+def async_not(look):
+    async def no() -> bool:
+        return not await look()
+
+    return no

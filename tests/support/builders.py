@@ -1,0 +1,32 @@
+"""
+Readable defaults for what tests are about to change.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from outbox import Event, HealthDataMessage
+
+AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+CANARY = "canary-of-health-data"
+"""Planted in bodies and keys; must never show up outside of them."""
+
+
+def an_event(**changes: Any) -> Event:
+    values: dict[str, Any] = {"type": "test.happened", "payload": {"number": 1}}
+    return Event(**{**values, **changes})
+
+
+def an_upload(**changes: Any) -> HealthDataMessage:
+    values: dict[str, Any] = {
+        "bucket": "uploads",
+        "key": "2026/01/02/records.avro",
+        "user_id": CANARY,
+        "upload_timestamp_utc": AN_INSTANT,
+        "record_type": "BloodGlucoseRecord",
+        "content_hash": "0" * 64,
+        "file_size_bytes": 1024,
+        "record_count": 10,
+        "health_metadata": {"note": CANARY},
+    }
+    return HealthDataMessage(**{**values, **changes})

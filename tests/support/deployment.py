@@ -1,0 +1,108 @@
+"""
+The product as it is deployed: real `relay` and `consumer` processes on one database and broker.
+"""
+
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox.runtime.engine import create_engine
+from outbox.tables import dead_letters, outbox
+from tests.support import effects
+from tests.support.eventually import eventually
+from tests.support.processes import ChildProcess
+
+START_SECONDS = 30.0
+
+
+class Deployment:
+    """
+    Processes that end with the `async with`, and a look at what they do to the database.
+
+    Args:
+        settings: further environment variables of every process.
+    """
+
+    def __init__(
+        self, database_url: str, broker_url: str, directory: Path, **settings: str
+    ) -> None:
+        self.engine: AsyncEngine = create_engine(
+            make_url(database_url), pool_size=10, application_name="test"
+        )
+        self.directory = directory
+        self._env = {
+            "MQ_DATABASE_URL": database_url,
+            "MQ_BROKER_URL": broker_url,
+            "MQ_METRICS_PORT": "0",
+            "MQ_LOG_FORMAT": "json",
+            "MQ_RECONNECT_MAX_SECONDS": "1",
+            "MQ_RETRY_DELAYS": "[0.2]",
+            "MQ_POLL_MAX_SECONDS": "0.2",
+            **settings,
+        }
+        self._stack = AsyncExitStack()
+        self._started = 0
+
+    async def __aenter__(self) -> Self:
+        async with self.engine.begin() as connection:
+            await effects.create(connection)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+        await self.engine.dispose()
+
+    async def relay(self) -> ChildProcess:
+        return await self._start("relay", "run", announces="relay_started")
+
+    async def consumer(self) -> ChildProcess:
+        target = "tests.support.effects:consumer"
+        return await self._start("consumer", "run", target, announces="consumer_started")
+
+    async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
+        self._started += 1
+        child = ChildProcess(
+            [sys.executable, "-m", module, *arguments],
+            log=self.directory / f"{module}-{self._started}.log",
+            env=self._env,
+        )
+        await self._stack.enter_async_context(child)
+        await child.wait_for_line(announces, within=START_SECONDS)
+        return child
+
+    async def applied(self) -> list:
+        async with self.engine.connect() as connection:
+            return await effects.applied(connection)
+
+    async def rows(self, table: sa.Table) -> list[sa.RowMapping]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(sa.select(table))).mappings())
+
+    async def waiting(self) -> int:
+        return len(await self.rows(outbox))
+
+    async def dead(self) -> list[sa.RowMapping]:
+        return await self.rows(dead_letters)
+
+    async def applies(self, count: int, *, within: float = 20) -> None:
+        """Wait until at least *count* effects are there."""
+
+        async def enough() -> bool:
+            return len(await self.applied()) >= count
+
+        await eventually(enough, within=within, message=f"fewer than {count} effects")
+
+    def logs(self) -> str:
+        """What all processes have said."""
+        return "".join(path.read_text() for path in self.directory.glob("*.log"))

@@ -1,0 +1,64 @@
+"""
+A consumer whose effects can be counted, and the table that it writes.
+
+The table has no unique key: what is applied twice is there twice.
+"""
+
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from consumer import Consumer, Message
+from outbox import Event, HealthDataMessage, add
+
+metadata = sa.MetaData()
+effects = sa.Table(
+    "effects",
+    metadata,
+    sa.Column("event_id", sa.Uuid(), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("consumer", sa.Text, nullable=False, server_default="effects"),
+)
+
+consumer = Consumer("effects", bindings=["health.processing.#", "test.#"])
+
+
+@consumer.on("health.data.uploaded", model=HealthDataMessage)
+async def upload(message: Message[HealthDataMessage], session: AsyncSession) -> None:
+    assert message.payload.message_id == message.id
+    await apply(message, session)
+
+
+@consumer.on("test.happened")
+async def apply(message: Message[object], session: AsyncSession) -> None:
+    await session.execute(
+        sa.insert(effects).values(event_id=message.id, attempt=message.attempt)
+    )
+
+
+@consumer.on("test.fails.once")
+async def fail_once(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    if message.attempt == 1:
+        raise RuntimeError("canary-of-health-data")
+
+
+@consumer.on("test.fails.always")
+async def fail_always(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    raise RuntimeError("canary-of-health-data")
+
+
+@consumer.on("test.leads.on")
+async def lead_on(message: Message[dict[str, str]], session: AsyncSession) -> None:
+    await apply(message, session)
+    add(session, Event("test.happened", {}, id=UUID(message.payload["next"])))
+
+
+async def create(connection: AsyncConnection) -> None:
+    await connection.run_sync(metadata.create_all)
+
+
+async def applied(connection: AsyncConnection) -> list[UUID]:
+    return list(await connection.scalars(sa.select(effects.c.event_id)))
