@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from outbox.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
+from outbox.codec import IDEMPOTENCY_KEY_HEADER, WireMessage, priority_of
 from outbox.tables import dead_letters
 
 _MAX_TEXT = 1_024
@@ -35,7 +35,7 @@ async def bury(
             routing_key=_text(message.routing_key),
             idempotency_key=_text(message.headers.get(IDEMPOTENCY_KEY_HEADER)),
             correlation_id=_text(message.correlation_id),
-            priority=None if message.priority is None else str(message.priority),
+            priority=priority_of(message).value,
             headers={name: _plain(value) for name, value in message.headers.items()},
             content_type=_text(message.content_type),
             content_encoding=_text(message.content_encoding),

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from outbox.backoff import Levels
-from outbox.settings import EntityName, SharedSettings
+from outbox.settings import EntityName, Items, SharedSettings
 
 DelaySeconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -35,11 +35,11 @@ class ConsumerSettings(SharedSettings):
     max_retries: int = Field(
         default=3, ge=0, le=1_000, description="Retries before a message goes to dead_letters."
     )
-    retry_delays: tuple[DelaySeconds, ...] = Field(
+    retry_delays: Items[DelaySeconds] = Field(
         default=(30, 300, 900),
         min_length=1,
         max_length=16,
-        description="JSON list of the waits before each retry, in seconds; the last one repeats.",
+        description="List of the waits before each retry, in seconds; the last one repeats.",
     )
     message_ttl_seconds: float | None = Field(
         default=None,

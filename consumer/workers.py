@@ -78,7 +78,8 @@ class Workers:
                 group.create_task(self._work(subscription, stop)) for _ in range(self._concurrency)
             ]
             await asyncio.wait(workers)
-            stopper.cancel()
+            if not stop.is_set():
+                stopper.cancel()
 
     async def _work(self, subscription: Subscription, stop: asyncio.Event) -> None:
         """Handle deliveries until the subscription ends or its connection is lost."""

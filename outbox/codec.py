@@ -131,7 +131,9 @@ def to_wire(envelope: Envelope, *, exchange: str) -> WireMessage:
             **envelope.headers,
             VERSION_HEADER: VERSION,
             IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-            OCCURRED_AT_HEADER: envelope.occurred_at.astimezone(UTC).isoformat(),
+            OCCURRED_AT_HEADER: envelope.occurred_at.astimezone(UTC).isoformat(
+                timespec="microseconds"
+            ),
         },
     )
 
@@ -159,7 +161,7 @@ def from_wire(message: WireMessage) -> Envelope:
             routing_key=_text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
             idempotency_key=_text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
             correlation_id=message.correlation_id,
-            priority=_priority(message.priority),
+            priority=priority_of(message),
             headers=_event_headers(headers),
             content_type=message.content_type or "application/octet-stream",
             occurred_at=_occurred_at(message),
@@ -169,6 +171,14 @@ def from_wire(message: WireMessage) -> Envelope:
     except InvalidEvent as error:
         raise UnreadableMessage("malformed", error.field) from None
     return envelope
+
+
+def priority_of(message: WireMessage) -> Priority:
+    """The priority of *message*; other publishers may use any number, or none."""
+    normal = _WIRE_PRIORITY[Priority.NORMAL]
+    if message.priority is None or message.priority == normal:
+        return Priority.NORMAL
+    return Priority.LOW if message.priority < normal else Priority.HIGH
 
 
 def attempt_of(message: WireMessage) -> int:
@@ -218,11 +228,6 @@ def _text(value: Any, default: str) -> str:
     return value if isinstance(value, str) else default
 
 
-def _priority(value: int | None) -> Priority:
-    normal = _WIRE_PRIORITY[Priority.NORMAL]
-    if value is None or value == normal:
-        return Priority.NORMAL
-    return Priority.LOW if value < normal else Priority.HIGH
 
 
 def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

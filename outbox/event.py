@@ -39,6 +39,7 @@ _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*"
 _CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_HEADER_BYTES = 1_024
 _MAX_INTEGER = 2**63
+_MAX_PATH = 20
 
 _allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
 
@@ -251,8 +252,11 @@ def _json(payload: Any) -> bytes:
         raise InvalidEvent("payload", "is nested too deeply") from None
 
 
-def _path_of_fault(value: Any, path: str = "payload") -> str:
+def _path_of_fault(value: Any, path: str = "payload", *, depth: int = 0) -> str:
     """Where in *value* JSON fails; keys of objects are field names, so they may be shown."""
+    if depth == _MAX_PATH:
+        # Deep enough to find it; a value that contains itself has no end.
+        return path
     children: list[tuple[str, Any]] = []
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
@@ -264,5 +268,5 @@ def _path_of_fault(value: Any, path: str = "payload") -> str:
         try:
             json.dumps(child, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError):
-            return _path_of_fault(child, child_path)
+            return _path_of_fault(child, child_path, depth=depth + 1)
     return path

@@ -17,8 +17,9 @@ from outbox.tables import outbox
 
 Recordable: TypeAlias = Event | SupportsEvent
 
-_COLUMNS_SET = 14
-MAX_INSERT = 32_766 // _COLUMNS_SET
+_WRITTEN_COLUMNS = tuple(to_row(Event("example", None)))
+
+MAX_INSERT = 32_766 // len(_WRITTEN_COLUMNS)
 """Most events in one `insert`: SQLite and Postgres drivers bind about 32,766 parameters."""
 
 
@@ -36,15 +37,17 @@ class _Row:
             setattr(self, name, value)
 
 
-# Mapped by the event's id, which is known before the INSERT: the flush then needs no RETURNING,
-# and a producer needs no privilege but INSERT.
-registry().map_imperatively(
-    _Row,
-    outbox,
-    primary_key=[outbox.c.event_id],
-    exclude_properties=["id"],
-    eager_defaults=False,
+# The table as a producer sees it: identified by the event's id, which is known before the INSERT.
+# The flush then needs no RETURNING, and a producer needs no privilege but INSERT.
+_written = sa.Table(
+    outbox.name,
+    sa.MetaData(),
+    *(
+        sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
+        for name in _WRITTEN_COLUMNS
+    ),
 )
+registry().map_imperatively(_Row, _written, eager_defaults=False)
 
 
 def add(session: SupportsAdd, /, *events: Recordable) -> None:

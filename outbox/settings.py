@@ -2,13 +2,14 @@
 Settings that both processes share, read from the environment and `.env`, all beginning with MQ_.
 """
 
+import json
 import os
 import sys
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - what aio-pika itself reads URLs with
@@ -22,11 +23,20 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 _ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
 
 
-def _comma_separated(value: Any) -> Any:
-    """*value* split at commas, unless it is a list already or written as a JSON list."""
-    if isinstance(value, str) and not value.strip().startswith("["):
+def _items(value: Any) -> Any:
+    """The items of a list that is written in JSON, or separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip().startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("must be a JSON list, or items separated by commas") from None
+
+
+Item = TypeVar("Item")
+Items = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_items)]
 
 
 EntityName = Annotated[str, Field(min_length=1, max_length=200, pattern=_ENTITY_NAME)]
@@ -64,8 +74,8 @@ class SharedSettings(BaseSettings):
         default="health_data_dlx",
         description="Direct exchange that queues dead-letter to.",
     )
-    allowed_headers: tuple[str, ...] = Field(
-        default=(), description="JSON list of further header names that events may carry."
+    allowed_headers: Items[str] = Field(
+        default=(), description="List of further header names that events may carry."
     )
     declare_topology: bool = Field(
         default=True,
@@ -161,9 +171,8 @@ def load(kind: type[Settings], **overrides: Any) -> Settings:
     try:
         return kind(**overrides)
     except ValidationError as error:
-        raise ConfigurationError(
-            "\n".join(map(_line, error.errors(include_input=False)))
-        ) from None
+        lines = {problem["loc"][:1]: _line(problem) for problem in error.errors()}
+        raise ConfigurationError("\n".join(lines.values())) from None
 
 
 def _line(error: Any) -> str:

@@ -153,7 +153,9 @@ def matches(pattern: str, routing_key: str) -> bool:
 
     As AMQP 0-9-1 defines it (specification, section 3.1.3.3).
     """
-    return _compiled(pattern).fullmatch("." + routing_key) is not None
+    # An empty routing key has no words, rather than one that is empty.
+    words = f".{routing_key}" if routing_key else ""
+    return _compiled(pattern).fullmatch(words) is not None
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -56,17 +56,29 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     fleet = session.config.stash[FLEET]
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    if "rabbitmq_server" in wanted:
-        _or_exit(fleet.rabbitmq)
-    if {"postgres_server", "database_url"} & wanted:
-        _or_exit(fleet.postgres)
+    missing = []
+    for needed, launch in (
+        ("rabbitmq_server" in wanted, fleet.rabbitmq),
+        ({"postgres_server", "database_url"} & wanted, fleet.postgres),
+    ):
+        try:
+            if needed:
+                launch()
+        except ServerMissingError as error:
+            missing.append(error)
+    if missing:
+        _exit(*missing)
+
+
+def _exit(*missing: ServerMissingError) -> NoReturn:
+    pytest.exit("\n".join(map(str, missing)), returncode=EXIT_WITHOUT_SERVER)
 
 
 def _or_exit(launch: Callable[[], S]) -> S:
     try:
         return launch()
     except ServerMissingError as missing:
-        pytest.exit(str(missing), returncode=EXIT_WITHOUT_SERVER)
+        _exit(missing)
 
 
 async def _migrate(database_url: str) -> None:

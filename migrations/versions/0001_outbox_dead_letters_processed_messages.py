@@ -49,6 +49,11 @@ DECLARE
         FROM 1 FOR 6
     ), 6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112), 'hex')::uuid);
     encoded bytea := convert_to(outbox_add.payload::text, 'UTF8');
+    -- Uploads are routed by record type and priority, as HealthDataMessage does it.
+    derived text := CASE WHEN outbox_add.type = 'health.data.uploaded' THEN
+        'health.processing.' || lower(outbox_add.payload ->> 'record_type')
+        || '.' || coalesce(outbox_add.payload ->> 'processing_priority', 'normal')
+    END;
 BEGIN
     IF outbox_add.type IS NULL OR length(outbox_add.type) > 128
        OR outbox_add.type !~ '^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$' THEN
@@ -63,7 +68,8 @@ BEGIN
         event_id, type, routing_key, ordering_key, idempotency_key, correlation_id, priority,
         headers, body, not_before
     ) VALUES (
-        id, outbox_add.type, coalesce(outbox_add.routing_key, outbox_add.type),
+        id, outbox_add.type,
+        coalesce(outbox_add.routing_key, derived, outbox_add.type),
         outbox_add.ordering_key, coalesce(outbox_add.idempotency_key, id::text),
         outbox_add.correlation_id, outbox_add.priority, outbox_add.headers, encoded,
         outbox_add.not_before

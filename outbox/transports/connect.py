@@ -15,7 +15,7 @@ def transport(settings: SharedSettings, *, name: str) -> Transport:
         from outbox.transports.sqlite import SqliteTransport  # noqa: PLC0415
 
         # As in SQLAlchemy: three slashes are a relative path, four an absolute one.
-        return SqliteTransport(Path(first.path[1:]), main_exchange=settings.main_exchange)
+        return SqliteTransport(Path(first.path[1:]))
 
     from outbox.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415
 

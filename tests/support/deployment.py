@@ -89,8 +89,9 @@ class Deployment:
         async with self.engine.connect() as connection:
             return list((await connection.execute(sa.select(table))).mappings())
 
-    async def waiting(self) -> int:
-        return len(await self.rows(outbox))
+    async def is_drained(self) -> bool:
+        """Whether the outbox is empty."""
+        return not await self.rows(outbox)
 
     async def dead(self) -> list[sa.RowMapping]:
         return await self.rows(dead_letters)

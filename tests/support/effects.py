@@ -32,9 +32,7 @@ async def upload(message: Message[HealthDataMessage], session: AsyncSession) -> 
 
 @consumer.on("test.happened")
 async def apply(message: Message[object], session: AsyncSession) -> None:
-    await session.execute(
-        sa.insert(effects).values(event_id=message.id, attempt=message.attempt)
-    )
+    await session.execute(sa.insert(effects).values(event_id=message.id, attempt=message.attempt))
 
 
 @consumer.on("test.fails.once")

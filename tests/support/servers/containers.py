@@ -73,10 +73,11 @@ class ContainerInstance:
             self._container.with_command(list(command))
         self._created: Any = None
 
-    @property
-    def host(self) -> str:
-        """The host that the ports are published on."""
-        return self._container.get_container_host_ip()
+    def address(self, port: int) -> str:
+        """Return host and port at which *port* of the launched container is reached."""
+        return (
+            f"{self._container.get_container_host_ip()}:{self._container.get_exposed_port(port)}"
+        )
 
     @property
     def running(self) -> bool:

@@ -17,7 +17,7 @@ from tests.support.servers.choice import Product
 from tests.support.servers.containers import ContainerInstance
 from tests.support.servers.instance import GivenInstance
 from tests.support.servers.management import QUICK_FIGURES
-from tests.support.servers.ports import free_ports
+from tests.support.servers.ports import free_port
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.private_postgres import PrivatePostgres
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
@@ -66,16 +66,16 @@ def _private_postgres(binaries: Path) -> PostgresServer:
 
 
 def _contained_postgres(image: str) -> PostgresServer:
-    password, [port] = secrets.token_hex(16), free_ports(1)
+    password = secrets.token_hex(16)
     instance = ContainerInstance(
         image,
-        ports={5432: port},
+        ports={5432: free_port()},
         env={"POSTGRES_USER": USER, "POSTGRES_PASSWORD": password},
         command=["-c", "max_connections=200", "-c", "max_prepared_transactions=10"],
     )
-    return PostgresServer(
-        f"postgresql://{USER}:{password}@{instance.host}:{port}/postgres", instance
-    )
+    instance.launch()
+    address = instance.address(5432)
+    return PostgresServer(f"postgresql://{USER}:{password}@{address}/postgres", instance)
 
 
 def _given_rabbitmq(url: str) -> RabbitmqServer:
@@ -92,18 +92,21 @@ def _private_rabbitmq(binaries: Path) -> RabbitmqServer:
 
 
 def _contained_rabbitmq(image: str) -> RabbitmqServer:
-    password, [amqp, http] = secrets.token_hex(16), free_ports(2)
+    password = secrets.token_hex(16)
     instance = ContainerInstance(
         image,
-        ports={5672: amqp, 15672: http},
+        ports={5672: free_port(), 15672: free_port()},
         env={
             "RABBITMQ_DEFAULT_USER": USER,
             "RABBITMQ_DEFAULT_PASS": password,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": QUICK_FIGURES,
         },
     )
-    place = f"{USER}:{password}@{instance.host}"
-    return RabbitmqServer(f"amqp://{place}:{amqp}", f"http://{place}:{http}", instance)
+    instance.launch()
+    broker, management = instance.address(5672), instance.address(15672)
+    return RabbitmqServer(
+        f"amqp://{USER}:{password}@{broker}", f"http://{USER}:{password}@{management}", instance
+    )
 
 
 POSTGRES = Sources(

@@ -27,3 +27,8 @@ def free_ports(count: int) -> list[int]:
             ports.append(probe.getsockname()[1])
 
     return ports
+
+
+def free_port() -> int:
+    """Return one free port, see `free_ports`."""
+    return free_ports(1)[0]

@@ -24,7 +24,7 @@ from tests.support.servers.ground import (
     private_directory,
     unprivileged_account,
 )
-from tests.support.servers.ports import free_ports
+from tests.support.servers.ports import free_port
 from tests.support.servers.server import ServerError
 
 USER = "tests"
@@ -48,7 +48,7 @@ class PrivatePostgres:
         self._binaries = binaries
         self._account = unprivileged_account()
         self._password = secrets.token_hex(16)
-        self._port = free_ports(1)[0]
+        self._port = free_port()
         self._directory = private_directory(owner=self._account)
         self._process = ChildProcess(
             [

@@ -1,0 +1,222 @@
+"""
+A connection to the broker's SQLite file, with a thread of its own.
+
+- A transaction is one call into the thread, never one call per statement.
+- Operations that wait at the same time share a transaction: whoever comes first carries the rest.
+  An operation that was asked for is carried out even if its caller is cancelled meanwhile.
+- The time is read once per transaction, when it has its lock, so that no wait shortens a lease.
+- All writers and checkpoints of a file take turns, by `flock` on a file beside it. SQLite before
+  3.51.3 may corrupt a WAL file when one connection commits while another one checkpoints
+  (sqlite.org/wal.html#walresetbug); so they never do both at once. The lock is the kernel's, and
+  ends with its process.
+"""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from outbox.errors import BrokerUnavailable, SchemaMismatch
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for the others."""
+
+CLOSE_SECONDS = 5.0
+
+T = TypeVar("T")
+Operation: TypeAlias = Callable[[sqlite3.Connection, int], T]
+"""What is done with a connection at a time, given in milliseconds since 1970."""
+
+_LONGEST_PAUSE_SECONDS = 0.002
+# Locked by a program that does not know of our lock, or trouble of the disk: heals by itself or
+# by an operator. Any other error is a mistake of ours, and is not hidden.
+_TROUBLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    operation: Operation[Any]
+    wait: float
+    running: asyncio.Future[None] | None = None
+    result: Any = None
+
+
+def wall_clock() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class SqliteConnection:
+    """
+    The file at *path*, opened when it is first used and again after an error.
+
+    Args:
+        prepare: Called with each new connection; makes the schema if there is none.
+        clock: The time in milliseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        prepare: Callable[[sqlite3.Connection], None],
+        clock: Callable[[], int] = wall_clock,
+    ) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-broker")
+        self._turn = asyncio.Lock()
+        self._waiting: list[_Task] = []
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._lock: int | None = None
+
+    async def write(self, operation: Operation[T], *, wait: float = BUSY_SECONDS) -> T:
+        """
+        What *operation* returned, once its transaction is committed and on disk.
+
+        Raises BrokerUnavailable if other writers took longer than *wait* seconds.
+        """
+        task = _Task(operation, wait)
+        self._waiting.append(task)
+        async with self._turn:
+            if task.running is None:
+                batch, self._waiting = self._waiting, []
+                task.running = asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._commit, batch
+                )
+                for companion in batch:
+                    companion.running = task.running
+            await asyncio.shield(task.running)
+        result: T = task.result
+        return result
+
+    async def read(self, operation: Operation[T]) -> T:
+        """What *operation*, which only reads and waits for no writer, returned."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._query, operation
+        )
+
+    async def close(self) -> None:
+        """Close the file; waits a little for what the thread is doing."""
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._forget)
+        self._thread.shutdown(wait=False)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.shield(closing)
+
+    def _commit(self, batch: list[_Task]) -> None:
+        deadline = time.monotonic() + max(task.wait for task in batch)
+        with _translated(), self._locked(deadline):
+            connection = self._open()
+            left = max(deadline - time.monotonic(), 0)
+            connection.execute(f"PRAGMA busy_timeout = {int(left * 1000)}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                now = self._clock()
+                results = [task.operation(connection, now) for task in batch]
+                connection.execute("COMMIT")
+            except BaseException:
+                self._forget()
+                raise
+        for task, result in zip(batch, results, strict=True):
+            task.result = result
+
+    def _query(self, operation: Operation[T]) -> T:
+        with _translated():
+            if self._connection is None:
+                with self._locked(time.monotonic() + BUSY_SECONDS):
+                    self._open()
+            return operation(self._open(), self._clock())
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection to what is at the path now, not to a file that somebody has removed."""
+        if self._connection is None:
+            if not self._path.exists():
+                # Bodies hold health data. SQLite gives its side files the same mode.
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._inode = self._path.stat().st_ino
+            connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        elif self._path.stat().st_ino != self._inode:
+            self._forget()
+            raise BrokerUnavailable("the broker's file was replaced")
+        return self._connection
+
+    def _forget(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            connection.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    @contextmanager
+    def _locked(self, deadline: float) -> Iterator[None]:
+        if self._lock is None:
+            side_file = self._path.with_name(self._path.name + "-lock")
+            self._lock = os.open(side_file, os.O_CREAT | os.O_RDWR, 0o600)
+        pause = _LONGEST_PAUSE_SECONDS / 16
+        # Asked for again and again, because a call that waits cannot be given up.
+        while not _taken(self._lock):
+            if time.monotonic() >= deadline:
+                raise BrokerUnavailable("the broker's file is locked by another writer")
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        try:
+            yield
+        finally:
+            if self._lock is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn trouble with the file into BrokerUnavailable; its text has codes, no values."""
+    try:
+        yield
+    except OSError as error:
+        raise BrokerUnavailable(f"the broker's file: {type(error).__name__}") from error
+    except sqlite3.DatabaseError as error:
+        # Extended codes keep the primary one in their low byte. The module's own errors have none.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        if code == sqlite3.SQLITE_NOTADB:
+            raise SchemaMismatch("the broker's file is not a SQLite database") from error
+        if code not in _TROUBLE:
+            raise
+        raise BrokerUnavailable(f"the broker's file: {error.sqlite_errorname}") from error

@@ -1,0 +1,154 @@
+"""
+The command line of the demo: `python -m outbox_demo`, or `relay demo`.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from consumer.settings import ConsumerSettings
+from outbox import Event
+from outbox.errors import ConfigurationError, Unavailable
+from outbox.runtime import commands, migrate
+from outbox.settings import load
+from outbox_demo import sources, spool
+from outbox_demo.demo import ChildFailed, Plot, perform
+from outbox_demo.run import Run
+from outbox_demo.stage import Stage
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+EPILOG = (
+    "Exit status: 0 every committed event had its effect, once; 1 not so, or not in time; "
+    "2 bad options, events or settings; 3 database or broker unreachable."
+)
+
+Count = Annotated[int, typer.Option(min=1, help="How many uploads to invent.")]
+Events = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.ndjson",
+        help="Tell these events instead, one JSON object a line: the fields of "
+        'HealthDataMessage, or {"type": ..., "payload": ...}.',
+    ),
+]
+Files = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Announce each file below this directory instead, with its true size and SHA-256.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="What chance begins with.")]
+Deadline = Annotated[float, typer.Option(min=1, help="Seconds after which it has failed.")]
+Directory = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Work here, and leave it. Unset: a temporary directory."),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Remove nothing, and say where it is.")]
+
+
+@app.command(epilog=EPILOG)
+def demo(
+    *,
+    count: Count = 10_000,
+    events: Events = None,
+    files: Files = None,
+    seed: Seed = 4711,
+    deadline: Deadline = 300,
+    directory: Directory = None,
+    keep: Keep = False,
+) -> None:
+    """
+    Commit events, roll some back, kill the relay and the workers meanwhile, and count.
+
+    Everything happens in SQLite files of its own, or where MQ_DATABASE_URL and MQ_BROKER_URL are.
+    """
+    if events and files:
+        raise typer.BadParameter("give --events or --files, not both")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    if events:
+        source = sources.ndjson(events)
+    else:
+        source = sources.files(files) if files else sources.generated(count, seed=seed)
+    try:
+        with _work_directory(directory, keep=keep) as work:
+            happy = _perform(source, work, timedelta(seconds=deadline), seed=seed, keep=keep)
+    except (ConfigurationError, Unavailable) as error:
+        commands.fail(error)
+    except ChildFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0 if happy else 1)
+
+
+def _perform(
+    events: Iterable[Event], work: Path, deadline: timedelta, *, seed: int, keep: bool
+) -> bool:
+    """Whether all went well; what the run made on servers of others is removed unless *keep*."""
+    intended = spool.write(events, work / spool.FILE_NAME)
+    run = Run.new(intended.types)
+    theirs = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
+    os.environ.update(_environment(work) | run.environment())
+    settings = load(ConsumerSettings)
+    migrate.upgrade(settings.database_url.get_secret_value())
+    stage = Stage(run, settings)
+    try:
+        return asyncio.run(perform(Plot(run, intended, settings, work, deadline, seed), console))
+    finally:
+        if "MQ_DATABASE_URL" in theirs and not keep:
+            asyncio.run(stage.sweep_database())
+        if "MQ_BROKER_URL" in theirs and not keep:
+            asyncio.run(stage.sweep_broker())
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """What the children find in theirs, so that *work* holds whatever has no other place."""
+    return {
+        "MQ_DATABASE_URL": os.environ.get("MQ_DATABASE_URL") or f"sqlite:///{work}/outbox.db",
+        "MQ_BROKER_URL": os.environ.get("MQ_BROKER_URL") or f"sqlite:///{work}/broker.db",
+        "MQ_ENABLE_METRICS": "true",
+        "MQ_METRICS_HOST": "127.0.0.1",
+        "MQ_METRICS_PORT": "0",
+        "MQ_LOG_FORMAT": "json",
+        "MQ_LOG_LEVEL": "info",
+    }
+
+
+@contextmanager
+def _work_directory(directory: Path | None, *, keep: bool) -> Iterator[Path]:
+    """*directory*, or one that is gone afterwards unless *keep*."""
+    if directory is None and not keep:
+        with tempfile.TemporaryDirectory(prefix="outbox-demo-") as temporary:
+            yield Path(temporary).resolve()
+        return
+    work = Path(tempfile.mkdtemp(prefix="outbox-demo-")) if directory is None else directory
+    if set("?#%") & set(str(work.resolve())):
+        raise ConfigurationError("--directory: must have no ?, # or %, as it goes into URLs")
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        yield work.resolve()
+    finally:
+        console.print(f"everything is kept in {work.resolve()}", highlight=False, markup=False)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End by way of every `finally`, so that no child and no file is left."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    app(prog_name="relay demo")

@@ -1,0 +1,153 @@
+"""
+The child processes of a run: started, killed, started again, asked, and ended.
+
+They are signalled by their own ids, and only while they are ours: none outlives its `async with`.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+LEASH = "outbox_demo.leash"
+
+_TAIL_LINES = 12
+_ASK_SECONDS = 2.0
+_LEAVE_SECONDS = 10.0
+
+
+class Child:
+    """
+    One program: a Python module with its arguments.
+
+    Args:
+        name: What people call it.
+        log: The file that its output is added to.
+
+    """
+
+    def __init__(self, name: str, *program: str, log: Path) -> None:
+        self.name = name
+        self._program = program
+        self._log = log
+        self._log_start = 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, or start it again after it has ended."""
+        with self._log.open("ab") as output:
+            self._log_start = output.tell()
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", LEASH, str(os.getpid()), *self._program),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the parent, who ends the others
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs or before it was started."""
+        return None if self._process is None else self._process.returncode
+
+    async def kill(self) -> None:
+        """End it without a goodbye."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    async def stop(self, *, within: float) -> int:
+        """Ask it to end and return its exit code; after *within* seconds it is killed."""
+        if self._process is None:
+            return 0
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                return await self._process.wait()
+        await self.kill()
+        return self._process.returncode or -signal.SIGKILL
+
+    @property
+    def tail(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self._lines()[-_TAIL_LINES:])
+
+    async def ready(self) -> bool:
+        """Whether it says of itself that it can work."""
+        return (await self._ask("/readyz"))[0] == http.HTTPStatus.OK
+
+    async def metric(self, name: str) -> int:
+        """The value of its metric *name*, summed over labels; 0 if it has none."""
+        status, text = await self._ask("/metrics")
+        if status != http.HTTPStatus.OK:
+            return 0
+        samples = (
+            each for family in text_string_to_metric_families(text) for each in family.samples
+        )
+        return int(sum(sample.value for sample in samples if sample.name == name))
+
+    async def _ask(self, path: str) -> tuple[int, str]:
+        port = self._port()
+        if port is None or self.exit_code is not None:
+            return 0, ""
+        return await asyncio.to_thread(_get, port, path)
+
+    def _port(self) -> int | None:
+        """Where it answers, as its log says since the last start."""
+        for line in self._lines():
+            if '"probes_listening"' in line:
+                return int(json.loads(line)["port"])
+        return None
+
+    def _lines(self) -> list[str]:
+        if not self._log.exists():
+            return []
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace").splitlines()
+
+
+class Troupe:
+    """Children that are started and ended together."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self.children = children
+
+    async def __aenter__(self) -> Self:
+        try:
+            for child in self.children:
+                await child.start()
+        except BaseException:
+            await self.stop(within=0)
+            raise
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.stop(within=_LEAVE_SECONDS)
+
+    async def stop(self, *, within: float) -> dict[str, int]:
+        """The exit codes of all, by name, after asking them to end."""
+        codes = await asyncio.gather(*(child.stop(within=within) for child in self.children))
+        return {child.name: code for child, code in zip(self.children, codes, strict=True)}
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ASK_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()

@@ -1,0 +1,78 @@
+"""
+Where a run takes place: what it needs in database and broker, set up before and swept after.
+
+On servers of the user's only what bears the name of the run is made, and removed again.
+"""
+
+from dataclasses import dataclass
+
+import aio_pika
+import sqlalchemy as sa
+
+from consumer import assembly
+from consumer.settings import ConsumerSettings
+from consumer.tables import processed_messages
+from outbox.runtime.engine import create_engine, translated
+from outbox.tables import dead_letters, outbox
+from outbox_demo.etl import consumer_of
+from outbox_demo.run import Run
+from outbox_demo.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The servers that *settings* name, seen by *run*."""
+
+    run: Run
+    settings: ConsumerSettings
+
+    async def set_up(self) -> None:
+        """
+        Make the tables, the queues and their bindings; the schema is there already.
+
+        Raises Unavailable, and ConfigurationError for a broker that does not fit.
+        """
+        with translated():
+            engine = create_engine(self.settings.database, pool_size=2, application_name=_NAME)
+            async with engine.begin() as connection:
+                await connection.run_sync(Tables.of(self.run).metadata.create_all)
+            await engine.dispose()
+        # Before the relay begins: what no queue is bound for is put off by a second and more.
+        await assembly.prepare(consumer_of(self.run), self.settings)
+
+    async def left(self) -> int:
+        """How many messages wait in the queue, with or without those that a worker holds."""
+        consumer = consumer_of(self.run)
+        queue = assembly.queues(consumer, self.settings).name
+        depth = await assembly.broker(consumer, self.settings).depth(queue)
+        return 0 if depth is None else depth.messages
+
+    async def sweep_database(self) -> None:
+        """Remove what the run has left in the database."""
+        mine = outbox.c.routing_key.startswith(self.run.prefix, autoescape=True)
+        dead = dead_letters.c.routing_key.startswith(self.run.prefix, autoescape=True)
+        engine = create_engine(self.settings.database, pool_size=2, application_name=_NAME)
+        async with engine.begin() as connection:
+            await connection.execute(sa.delete(outbox).where(mine))
+            await connection.execute(sa.delete(dead_letters).where(dead))
+            await connection.execute(
+                sa.delete(processed_messages).where(
+                    processed_messages.c.consumer == self.run.consumer
+                )
+            )
+            await connection.run_sync(Tables.of(self.run).metadata.drop_all)
+        await engine.dispose()
+
+    async def sweep_broker(self) -> None:
+        """Remove the queues of the run; the embedded broker has no way to, and keeps them."""
+        if self.settings.brokers[0].scheme == "sqlite":
+            return
+        queues = assembly.declared(consumer_of(self.run), self.settings).queues
+        connection = await aio_pika.connect(self.settings.brokers[0])
+        async with connection:
+            channel = await connection.channel()
+            for queue in queues:
+                await channel.queue_delete(queue.name)
+
+
+_NAME = "outbox-demo"

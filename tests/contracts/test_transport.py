@@ -1,0 +1,455 @@
+"""
+What every transport promises, whatever the broker behind it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from yarl import URL
+
+from outbox.codec import (
+    ATTEMPT_HEADER,
+    EXCHANGE_HEADER,
+    ROUTING_KEY_HEADER,
+    WireMessage,
+    attempt_of,
+)
+from outbox.errors import TopologyMismatch
+from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
+from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
+from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.sqlite import SqliteTransport
+from tests.support.eventually import eventually
+
+EVENTS = "events"
+DEAD_LETTERS = "dead-letters"
+SOON = timedelta(seconds=10)
+DELAY = timedelta(milliseconds=200)
+WORK = ConsumerQueues("work", bindings=["health.#"], delays=[DELAY])
+OTHER = ConsumerQueues("other", bindings=["health.#"], delays=[DELAY])
+
+
+@pytest.fixture(params=["sqlite", "rabbitmq"])
+def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
+    if request.param == "sqlite":
+        return SqliteTransport(
+            tmp_path / "broker.db",
+            lease=timedelta(milliseconds=300),
+            poll=timedelta(milliseconds=10),
+        )
+    url = URL(request.getfixturevalue("rabbitmq_url"))
+    return RabbitMQTransport([url], heartbeat_seconds=5, name="test")
+
+
+@pytest.fixture
+async def declared(transport: Transport) -> AsyncIterator[Transport]:
+    """Offer the transport with both consumers' queues."""
+    for queues in (WORK, OTHER):
+        await transport.declare(topology_of(queues))
+    return transport
+
+
+def topology_of(queues: ConsumerQueues) -> Topology:
+    return queues.topology(main_exchange=EVENTS, dlx_exchange=DEAD_LETTERS)
+
+
+def a_message(body: bytes = b"{}", **changes) -> WireMessage:
+    values = {
+        "exchange": EVENTS,
+        "routing_key": "health.uploaded",
+        "message_id": str(uuid4()),
+        "type": "health.uploaded",
+    }
+    return WireMessage(body=body, **{**values, **changes})
+
+
+async def publish(transport: Transport, *messages: WireMessage) -> list[Outcome]:
+    async with transport.publisher() as publisher:
+        await publisher.ready()
+        return await publisher.publish(messages, within=SOON)
+
+
+async def receive(subscription: Subscription) -> Delivery:
+    async with asyncio.timeout(SOON.total_seconds()):
+        delivery = await subscription.next()
+    assert delivery is not None
+    return delivery
+
+
+async def receive_bodies(subscription: Subscription, count: int) -> list[bytes]:
+    bodies = []
+    for _ in range(count):
+        delivery = await receive(subscription)
+        bodies.append(delivery.message.body)
+        await subscription.ack(delivery)
+    return bodies
+
+
+async def wait_until_empty(transport: Transport, queue: str) -> None:
+    async def empty() -> bool:
+        return await transport.depth(queue) == QueueDepth(messages=0, consumers=0)
+
+    await eventually(empty, message=f"{queue} still holds something")
+
+
+async def test_a_confirmed_message_arrives_with_every_property_intact(declared):
+    message = a_message(
+        b"\x00\xff{}",
+        routing_key="health.größe",
+        type="health.größe",
+        correlation_id="Überweisung 7",
+        timestamp=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+        content_type="application/json",
+        content_encoding="gzip",
+        priority=9,
+        headers={"source": "läuft 🩺", "schema-version": 3, "flag": True, "large": 2**40},
+    )
+
+    outcomes = await publish(declared, message)
+
+    assert outcomes == [Outcome.ACKED]
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        delivery = await receive(subscription)
+        assert delivery.message == replace(
+            message, timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        )
+        assert delivery.message.headers["flag"] is True
+        assert not delivery.redelivered
+
+
+async def test_absent_properties_stay_absent(declared):
+    message = a_message(b"", type=None)
+
+    await publish(declared, message)
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        assert (await receive(subscription)).message == message
+
+
+async def test_each_outcome_belongs_to_its_message_and_neighbours_get_through(declared):
+    outcomes = await publish(
+        declared,
+        a_message(b"first"),
+        a_message(routing_key="nobody.listens"),
+        a_message(exchange="no-such-exchange"),
+        a_message(routing_key="k" * 256),
+        a_message(exchange="", routing_key="no-such-queue"),
+        a_message(b"last"),
+    )
+
+    assert outcomes == [
+        Outcome.ACKED,
+        Outcome.RETURNED,
+        Outcome.RETURNED,
+        Outcome.REJECTED,
+        Outcome.RETURNED,
+        Outcome.ACKED,
+    ]
+    async with declared.subscribe(WORK, prefetch=10) as subscription:
+        bodies = await receive_bodies(subscription, 2)
+    assert sorted(bodies) == [b"first", b"last"]
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_nothing_is_published_for_an_empty_batch(declared):
+    assert await publish(declared) == []
+
+
+async def test_the_default_exchange_leads_to_the_queue_of_that_name(declared):
+    message = a_message(exchange="", routing_key=WORK.name)
+
+    assert await publish(declared, message) == [Outcome.ACKED]
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        assert (await receive(subscription)).message == message
+
+
+async def test_the_same_message_published_twice_arrives_twice(declared):
+    message = a_message(b"twin")
+
+    await publish(declared, message)
+    await publish(declared, message)
+
+    async with declared.subscribe(WORK, prefetch=2) as subscription:
+        assert await receive_bodies(subscription, 2) == [b"twin", b"twin"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "routing_key", "outcome"),
+    [
+        ("health.processing.#", "health.processing", Outcome.ACKED),
+        ("health.processing.#", "health.processing.steps.walked", Outcome.ACKED),
+        ("health.processing.#", "health.uploaded", Outcome.RETURNED),
+        ("health.*", "health.uploaded", Outcome.ACKED),
+        ("health.*", "health", Outcome.RETURNED),
+        ("health.*", "health.processing.steps", Outcome.RETURNED),
+    ],
+)
+async def test_topic_patterns_choose_the_queue(transport, pattern, routing_key, outcome):
+    queues = ConsumerQueues("work", bindings=[pattern], delays=[])
+    await transport.declare(topology_of(queues))
+
+    assert await publish(transport, a_message(routing_key=routing_key)) == [outcome]
+
+
+async def test_a_direct_exchange_compares_the_whole_key(transport):
+    await transport.declare(
+        Topology(
+            [Exchange(DEAD_LETTERS, "direct")],
+            [Queue("direct", {"x-queue-type": "quorum"})],
+            [Binding(DEAD_LETTERS, "direct", "a.#")],
+        )
+    )
+
+    outcomes = await publish(
+        transport,
+        a_message(exchange=DEAD_LETTERS, routing_key="a.#"),
+        a_message(exchange=DEAD_LETTERS, routing_key="a.b"),
+    )
+
+    assert outcomes == [Outcome.ACKED, Outcome.RETURNED]
+
+
+async def test_each_bound_queue_gets_its_own_copy(declared):
+    await publish(declared, a_message(b"copied"))
+
+    for queues in (WORK, OTHER):
+        async with declared.subscribe(queues, prefetch=1) as subscription:
+            assert await receive_bodies(subscription, 1) == [b"copied"]
+
+
+async def test_a_queue_with_two_fitting_patterns_gets_one_copy(transport):
+    queues = ConsumerQueues("work", bindings=["health.#", "#.uploaded"], delays=[])
+    await transport.declare(topology_of(queues))
+
+    await publish(transport, a_message(b"only one"), a_message(b"next"))
+
+    async with transport.subscribe(queues, prefetch=1) as subscription:
+        assert sorted(await receive_bodies(subscription, 2)) == [b"next", b"only one"]
+
+
+async def test_what_a_subscription_leaves_unsettled_comes_again(declared):
+    await publish(declared, a_message(b"unsettled"))
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        assert not (await receive(subscription)).redelivered
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        delivery = await receive(subscription)
+
+        assert delivery.message.body == b"unsettled"
+        assert delivery.redelivered
+
+
+async def test_what_is_acked_does_not_come_again(declared):
+    await publish(declared, a_message(b"acked"))
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        await receive_bodies(subscription, 1)
+
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_the_block_of_a_subscription_raises_its_own_errors(declared):
+    with pytest.raises(ZeroDivisionError):
+        async with declared.subscribe(WORK, prefetch=1):
+            raise ZeroDivisionError
+
+
+async def test_a_released_message_comes_again(declared):
+    message = a_message()
+    await publish(declared, message)
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        await subscription.release(await receive(subscription))
+        again = await receive(subscription)
+
+        assert again.message.message_id == message.message_id
+        assert again.redelivered
+
+
+async def test_a_retry_comes_back_after_its_delay_with_attempt_and_origin(declared):
+    message = a_message(b"again", headers={"source": "phone"}, correlation_id="c", priority=4)
+    await publish(declared, message)
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        started = time.monotonic()
+        outcome = await subscription.retry(await receive(subscription), attempt=1, delay=DELAY)
+        first = await receive(subscription)
+        waited = time.monotonic() - started
+        await subscription.retry(first, attempt=2, delay=DELAY)
+        second = await receive(subscription)
+
+    assert outcome is Outcome.ACKED
+    assert waited >= DELAY.total_seconds()
+    assert [attempt_of(delivery.message) for delivery in (first, second)] == [1, 2]
+    for delivery in (first, second):
+        ours = {k: v for k, v in delivery.message.headers.items() if "death" not in k}
+        ours.pop(ATTEMPT_HEADER)
+        assert ours == {
+            "source": "phone",
+            EXCHANGE_HEADER: EVENTS,
+            ROUTING_KEY_HEADER: "health.uploaded",
+        }
+        assert not delivery.redelivered
+        assert replace(delivery.message, headers={}) == replace(
+            message, exchange="", routing_key=WORK.name, headers={}
+        )
+
+
+async def test_a_retry_replaces_the_message_and_reaches_no_other_consumer(declared):
+    await publish(declared, a_message(b"retried"))
+
+    async with (
+        declared.subscribe(WORK, prefetch=10) as work,
+        declared.subscribe(OTHER, prefetch=10) as other,
+    ):
+        await work.retry(await receive(work), attempt=1, delay=DELAY)
+        assert await receive_bodies(other, 1) == [b"retried"]
+        assert await receive_bodies(work, 1) == [b"retried"]
+        await publish(declared, a_message(b"later"))
+
+        assert await receive_bodies(other, 1) == [b"later"]
+        assert await receive_bodies(work, 1) == [b"later"]
+    for queue in (WORK.name, OTHER.name, WORK.retry(DELAY)):
+        await wait_until_empty(declared, queue)
+
+
+async def test_a_delay_without_a_queue_is_refused_and_settles_nothing(declared):
+    await publish(declared, a_message())
+
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        delivery = await receive(subscription)
+        with pytest.raises(ValueError, match="delay"):
+            await subscription.retry(delivery, attempt=1, delay=timedelta(hours=1))
+        await subscription.ack(delivery)
+
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_prefetch_limits_what_is_unsettled(declared):
+    async with declared.subscribe(WORK, prefetch=2) as greedy:
+        await publish(declared, a_message(b"1"), a_message(b"2"))
+        held = [await receive(greedy), await receive(greedy)]
+        await publish(declared, a_message(b"3"))
+        async with declared.subscribe(WORK, prefetch=1) as modest:
+            third = await receive(modest)
+            assert third.message.body == b"3"
+            await publish(declared, a_message(b"4"))
+
+            await greedy.ack(held[0])
+
+            assert (await receive(greedy)).message.body == b"4"
+
+
+async def test_two_subscriptions_share_a_queue_without_doubles(declared):
+    expected = [str(number).encode() for number in range(40)]
+    received: list[bytes] = []
+
+    async def consume(subscription: Subscription) -> None:
+        while (delivery := await subscription.next()) is not None:
+            received.append(delivery.message.body)
+            await subscription.ack(delivery)
+
+    async with (
+        declared.subscribe(WORK, prefetch=3) as first,
+        declared.subscribe(WORK, prefetch=3) as second,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(consume(first))
+        tasks.create_task(consume(second))
+        await publish(declared, *(a_message(body) for body in expected))
+        await eventually(lambda: len(received) >= len(expected))
+        await first.stop()
+        await second.stop()
+
+    assert sorted(received) == sorted(expected)
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_stop_ends_next_and_gives_prefetched_messages_back(declared):
+    bodies = [b"1", b"2", b"3"]
+    await publish(declared, *map(a_message, bodies))
+
+    async with declared.subscribe(WORK, prefetch=3) as stopped:
+        held = await receive(stopped)
+        await stopped.stop()
+
+        assert await stopped.next() is None
+        async with declared.subscribe(WORK, prefetch=3) as successor:
+            others = await receive_bodies(successor, 2)
+        await stopped.ack(held)
+
+    assert sorted([held.message.body, *others]) == bodies
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_stop_wakes_everybody_who_waits(declared):
+    async with declared.subscribe(WORK, prefetch=1) as subscription:
+        waiting = [asyncio.create_task(subscription.next()) for _ in range(3)]
+        await subscription.stop()
+        await subscription.stop()
+
+        async with asyncio.timeout(SOON.total_seconds()):
+            assert await asyncio.gather(*waiting) == [None, None, None]
+
+
+async def test_concurrent_acks_all_arrive(declared):
+    await publish(declared, *(a_message() for _ in range(30)))
+
+    async with declared.subscribe(WORK, prefetch=30) as subscription:
+        deliveries = [await receive(subscription) for _ in range(30)]
+        await asyncio.gather(*map(subscription.ack, deliveries))
+
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_declare_can_be_repeated(declared):
+    await declared.declare(topology_of(WORK))
+
+    await declared.verify(topology_of(WORK))
+
+
+async def test_a_queue_with_other_arguments_is_a_mismatch_that_names_it(declared):
+    changed = replace(WORK, message_ttl=timedelta(minutes=1))
+
+    with pytest.raises(TopologyMismatch, match="queue work "):
+        await declared.declare(topology_of(changed))
+
+
+async def test_an_exchange_of_another_kind_is_a_mismatch_that_names_it(declared):
+    with pytest.raises(TopologyMismatch, match=f"exchange {EVENTS} "):
+        await declared.declare(Topology([Exchange(EVENTS, "direct")]))
+
+
+async def test_verify_names_what_is_missing(declared):
+    with pytest.raises(TopologyMismatch, match="exchange nowhere "):
+        await declared.verify(Topology([Exchange("nowhere", "topic")]))
+    with pytest.raises(TopologyMismatch, match="queue nothing "):
+        await declared.verify(Topology([Exchange(EVENTS, "topic")], [Queue("nothing")]))
+    await declared.verify(topology_of(WORK))
+
+
+async def test_subscribing_to_a_missing_queue_names_it(transport):
+    with pytest.raises(TopologyMismatch, match="queue work "):
+        async with transport.subscribe(WORK, prefetch=1):
+            pytest.fail("subscribed to nothing")
+
+
+async def test_depth_counts_messages_and_consumers(declared):
+    async def depth_is(messages: int, consumers: int) -> None:
+        async def reached() -> bool:
+            return await declared.depth(WORK.name) == QueueDepth(messages, consumers)
+
+        await eventually(reached, message=f"depth is not {messages}, {consumers}")
+
+    assert await declared.depth("no-such-queue") is None
+    await depth_is(0, 0)
+    async with declared.subscribe(WORK, prefetch=1):
+        await depth_is(0, 1)
+    await publish(declared, a_message(), a_message())
+    await depth_is(2, 0)

@@ -1,0 +1,130 @@
+import asyncio
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.engine import make_url
+
+import outbox
+from consumer.tables import processed_messages
+from outbox.errors import SchemaMismatch
+from outbox.runtime import migrate
+from outbox.runtime.engine import create_engine
+from tests.support.builders import an_upload
+
+assert processed_messages.metadata is outbox.metadata
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path) -> str:
+    return f"sqlite:///{tmp_path / 'new.db'}"
+
+
+@pytest.fixture(params=["empty_sqlite_url", "empty_postgres_url"])
+def empty_url(request) -> str:
+    return request.getfixturevalue(request.param)
+
+
+async def tables(url: str) -> set[str]:
+    engine = create_engine(make_url(url), pool_size=2, application_name="test")
+    try:
+        async with engine.connect() as connection:
+            return set(await connection.run_sync(lambda c: sa.inspect(c).get_table_names()))
+    finally:
+        await engine.dispose()
+
+
+async def test_the_schema_goes_up_down_and_up_again(empty_url):
+    names = {"outbox", "dead_letters", "processed_messages", "outbox_relay_version"}
+
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+    assert await tables(empty_url) == names
+    await asyncio.to_thread(migrate.downgrade, empty_url, "base")
+    assert await tables(empty_url) == {"outbox_relay_version"}
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+    assert await tables(empty_url) == names
+
+
+async def test_the_migrated_schema_is_the_declared_one(engine):
+    def differences(connection: sa.Connection) -> list:
+        context = MigrationContext.configure(
+            connection,
+            opts={"compare_type": True, "include_name": lambda name, *_: name != VERSION_TABLE},
+        )
+        return compare_metadata(context, outbox.metadata)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+VERSION_TABLE = migrate.VERSION_TABLE
+
+
+async def test_a_migrated_database_is_accepted(engine):
+    await migrate.verify(engine)
+
+
+async def test_a_database_without_tables_is_refused_with_the_remedy(empty_url):
+    engine = create_engine(make_url(empty_url), pool_size=2, application_name="test")
+
+    with pytest.raises(SchemaMismatch, match="relay migrate"):
+        await migrate.verify(engine)
+    await engine.dispose()
+
+
+async def test_a_schema_of_another_version_is_refused(engine):
+    async with engine.begin() as connection:
+        await connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+
+    with pytest.raises(SchemaMismatch, match="9999"):
+        await migrate.verify(engine)
+
+
+async def test_the_sql_function_records_an_event_with_defaults(postgres_url):
+    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
+    async with engine.begin() as connection:
+        event_id = await connection.scalar(
+            sa.text("""select outbox_add('health.data.uploaded', '{"bucket": "b"}')""")
+        )
+        row = (await connection.execute(sa.select(outbox.tables.outbox))).one()
+    await engine.dispose()
+
+    assert isinstance(event_id, UUID)
+    assert event_id.version == 7
+    assert row.event_id == event_id
+    assert (row.type, row.routing_key) == ("health.data.uploaded", "health.data.uploaded")
+    assert (row.idempotency_key, row.body) == (str(event_id), b'{"bucket": "b"}')
+
+
+async def test_the_sql_function_routes_uploads_as_python_does(postgres_url):
+    upload = an_upload(record_type="HeartRate", processing_priority="high")
+    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.text("select outbox_add('health.data.uploaded', cast(:body as jsonb))"),
+            {"body": upload.model_dump_json()},
+        )
+        row = (await connection.execute(sa.select(outbox.tables.outbox))).one()
+    await engine.dispose()
+
+    assert row.routing_key == upload.to_event().routing_key
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        ("outbox_add('two words', '{}')", "type"),
+        ("outbox_add(NULL, '{}')", "type"),
+        ("outbox_add('a', NULL)", "payload"),
+        ("outbox_add('a', to_jsonb(repeat('x', 1048576)))", "payload"),
+        ("outbox_add('a', '{}', priority => 'urgent')", "priority"),
+    ],
+)
+async def test_the_sql_function_refuses_what_python_refuses(postgres_url, call, field):
+    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
+    async with engine.connect() as connection:
+        with pytest.raises(sa.exc.IntegrityError, match=field):
+            await connection.execute(sa.text(f"select {call}"))
+    await engine.dispose()

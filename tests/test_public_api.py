@@ -1,0 +1,27 @@
+import pytest
+
+import consumer
+import outbox
+
+
+@pytest.mark.parametrize("package", [outbox, consumer])
+def test_the_public_names_exist(package):
+    assert len(package.__all__) == len(set(package.__all__))
+    for name in package.__all__:
+        assert hasattr(package, name)
+
+
+def test_the_public_names_are_these():
+    assert outbox.__all__ == [
+        "HEALTH_DATA_UPLOADED",
+        "Event",
+        "HealthDataMessage",
+        "InvalidEvent",
+        "OutboxError",
+        "Priority",
+        "add",
+        "allow_headers",
+        "insert",
+        "metadata",
+    ]
+    assert consumer.__all__ == ["Consumer", "Message"]

@@ -1,0 +1,182 @@
+import gzip
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox import codec
+from outbox.codec import WireMessage
+from outbox.errors import UnreadableMessage
+from outbox.event import MAX_BODY_BYTES, Envelope, Priority
+from tests.support.builders import AN_INSTANT, an_event
+
+SQL_ONLY = {"exchange": None, "content_encoding": None}
+
+keys = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=50)
+envelopes = st.builds(
+    Envelope,
+    id=st.uuids(),
+    type=st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8}){0,3}", fullmatch=True),
+    body=st.binary(max_size=200),
+    exchange=keys,
+    routing_key=keys,
+    idempotency_key=keys,
+    correlation_id=st.none() | keys,
+    priority=st.sampled_from(Priority),
+    headers=st.dictionaries(
+        st.sampled_from(["source", "traceparent", "schema-version"]),
+        keys | st.integers(-(2**63), 2**63 - 1) | st.booleans(),
+    ),
+    content_type=st.just("application/json"),
+    content_encoding=st.none(),
+    occurred_at=st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1)),  # noqa: DTZ001
+)
+
+
+def a_row(**changes):
+    return {**codec.to_row(an_event()), **SQL_ONLY, **changes}
+
+
+def a_message(**changes) -> WireMessage:
+    return replace(codec.to_wire(codec.from_row(a_row()), exchange="main"), **changes)
+
+
+@given(envelopes)
+def test_what_is_written_to_the_wire_is_read_back(envelope):
+    assert codec.from_wire(codec.to_wire(envelope, exchange="main")) == envelope
+
+
+def test_what_the_producer_records_is_what_the_relay_reads():
+    event = an_event(ordering_key="k", correlation_id="c", headers={"source": "s"})
+
+    envelope = codec.from_row({**codec.to_row(event), **SQL_ONLY})
+
+    for name in ("id", "type", "body", "routing_key", "ordering_key", "headers", "occurred_at"):
+        assert getattr(envelope, name) == getattr(event, name)
+
+
+def test_the_wire_format_is_version_1():
+    """Golden: consumers in other languages read this. Never change it, only add to it."""
+    event = an_event(
+        type="health.data.uploaded",
+        payload={"bucket": "b"},
+        id=UUID("01890000-0000-7000-8000-000000000001"),
+        routing_key="health.processing.x.high",
+        ordering_key="never-on-the-wire",
+        idempotency_key="i",
+        correlation_id="c",
+        priority="high",
+        occurred_at=AN_INSTANT,
+        headers={"source": "s"},
+    )
+
+    assert codec.to_wire(codec.from_row({**codec.to_row(event), **SQL_ONLY}), exchange="main") == (
+        WireMessage(
+            exchange="main",
+            routing_key="health.processing.x.high",
+            body=b'{"bucket":"b"}',
+            message_id="01890000-0000-7000-8000-000000000001",
+            type="health.data.uploaded",
+            correlation_id="c",
+            timestamp=AN_INSTANT,
+            content_type="application/json",
+            content_encoding=None,
+            priority=9,
+            headers={
+                "source": "s",
+                "x-outbox-version": 1,
+                "x-outbox-idempotency-key": "i",
+                "x-outbox-occurred-at": "2026-01-02T03:04:05.678901+00:00",
+            },
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("type", "with space"),
+        ("routing_key", ""),
+        ("routing_key", "k" * 256),
+        ("idempotency_key", "line\nbreak"),
+        ("headers", {"not-allowed-here": 1}),
+        ("headers", ["not", "an", "object"]),
+        ("headers", {"source": {"nested": 1}}),
+        ("content_type", "nonsense"),
+    ],
+)
+def test_a_row_written_by_hand_is_checked_again(column, value):
+    with pytest.raises(UnreadableMessage, match=column) as caught:
+        codec.from_row(a_row(**{column: value}))
+
+    assert caught.value.code == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("no_identity", {"message_id": None}),
+        ("no_identity", {"message_id": "17"}),
+        ("malformed", {"type": None}),
+        ("malformed", {"content_encoding": "gzip", "body": b"no gzip"}),
+        ("malformed", {"content_encoding": "gzip", "body": gzip.compress(b"x" * 100)[:-10]}),
+        ("decompress_limit", {"content_encoding": "gzip", "body": gzip.compress(bytes(9**8))}),
+        ("content_encoding_unknown", {"content_encoding": "br"}),
+        ("schema_unsupported", {"headers": {"x-outbox-version": 2}}),
+        ("malformed", {"body": bytes(MAX_BODY_BYTES + 1)}),
+    ],
+)
+def test_an_unreadable_message_has_a_reason_code(code, changes):
+    with pytest.raises(UnreadableMessage) as caught:
+        codec.from_wire(a_message(**changes))
+
+    assert caught.value.code == code
+
+
+def test_a_compressed_body_is_read():
+    message = a_message(content_encoding="gzip", body=gzip.compress(b'{"a":1}'))
+
+    assert codec.from_wire(message).body == b'{"a":1}'
+
+
+def test_a_message_of_another_publisher_is_deduplicated_by_its_id():
+    message = a_message(headers={"theirs": 1.5, "x-theirs": "x"}, priority=None, timestamp=None)
+
+    envelope = codec.from_wire(message)
+
+    assert envelope.idempotency_key == str(envelope.id)
+    assert envelope.priority is Priority.NORMAL
+    assert envelope.headers == {}
+
+
+def test_a_retried_copy_remembers_where_it_came_from_and_counts():
+    first = codec.retried(a_message(routing_key="a.b"), queue="q.retry.1s", attempt=1)
+    second = codec.retried(replace(first, routing_key="q"), queue="q.retry.5s", attempt=2)
+
+    assert (second.exchange, second.routing_key) == ("", "q.retry.5s")
+    assert codec.attempt_of(second) == 2
+    assert codec.from_wire(second).routing_key == "a.b"
+    assert codec.from_wire(second).exchange == "main"
+
+
+def test_a_retried_copy_carries_no_header_of_the_broker():
+    message = a_message(headers={"x-death": [], "x-first-death-queue": "q", "CC": [], "source": 1})
+
+    copied = codec.retried(message, queue="q", attempt=1).headers
+
+    assert set(copied) == {
+        "source",
+        "x-outbox-attempt",
+        "x-outbox-exchange",
+        "x-outbox-routing-key",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "attempt"), [(3, 3), (-1, 0), (10**12, 10**6), ("7", 0), (True, 0), (None, 0)]
+)
+def test_a_forged_attempt_counts_within_bounds(value, attempt):
+    assert codec.attempt_of(a_message(headers={"x-outbox-attempt": value})) == attempt

@@ -1,0 +1,117 @@
+import math
+from datetime import datetime
+
+import pytest
+
+from outbox import Event, InvalidEvent, allow_headers
+from outbox.event import MAX_BODY_BYTES
+from tests.support.builders import CANARY, an_event
+
+
+def test_routing_key_and_idempotency_key_have_defaults():
+    event = an_event(type="a.b")
+
+    assert event.routing_key == "a.b"
+    assert event.idempotency_key == str(event.id)
+    assert event.id.version == 7
+
+
+def test_json_is_compact_utf_8():
+    assert an_event(payload={"ä": [1, None, True]}).body == '{"ä":[1,null,true]}'.encode()
+
+
+def test_bytes_travel_as_they_are():
+    event = an_event(payload=b"\x00\xff", content_type="application/avro")
+
+    assert (event.body, event.content_type) == (b"\x00\xff", "application/avro")
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("type", {"type": ""}),
+        ("type", {"type": CANARY + " with space"}),
+        ("type", {"type": "x" * 129}),
+        ("type", {"type": None}),
+        ("routing_key", {"routing_key": "é" * 128}),
+        ("routing_key", {"routing_key": CANARY + "\r\n"}),
+        ("routing_key", {"routing_key": "\ud800"}),
+        ("ordering_key", {"ordering_key": ""}),
+        ("ordering_key", {"ordering_key": "k" * 256}),
+        ("idempotency_key", {"idempotency_key": "k" * 256}),
+        ("correlation_id", {"correlation_id": 7}),
+        ("priority", {"priority": "urgent"}),
+        ("id", {"id": "not-a-uuid"}),
+        ("occurred_at", {"occurred_at": datetime(2026, 1, 1)}),  # noqa: DTZ001
+        ("not_before", {"not_before": datetime(2026, 1, 1)}),  # noqa: DTZ001
+        ("content_type", {"payload": b"x"}),
+        ("content_type", {"payload": {}, "content_type": "text/plain"}),
+        ("content_type", {"payload": b"x", "content_type": "nonsense"}),
+        ("payload", {"payload": "x" * MAX_BODY_BYTES}),
+        ("payload", {"payload": {CANARY, 1}}),
+        ("payload.a[1]", {"payload": {"a": [1, math.nan]}}),
+        ("payload.a.b", {"payload": {"a": {"b": object()}}}),
+        ("payload.text", {"payload": {"text": CANARY + "\ud800"}}),
+        ("headers", {"headers": {CANARY: "x"}}),
+        ("headers", {"headers": {"x-death": "x"}}),
+        ("headers.source", {"headers": {"source": None}}),
+        ("headers.source", {"headers": {"source": 2**63}}),
+        ("headers.source", {"headers": {"source": CANARY * 100}}),
+        ("headers.source", {"headers": {"source": "\ud800"}}),
+    ],
+)
+def test_an_invalid_event_names_the_field_and_never_its_value(field, changes):
+    with pytest.raises(InvalidEvent) as caught:
+        an_event(**changes)
+
+    assert caught.value.field == field
+    assert CANARY not in str(caught.value)
+
+
+def test_a_payload_that_contains_itself_is_refused():
+    payload: list = []
+    payload.append(payload)
+
+    with pytest.raises(InvalidEvent, match="payload"):
+        an_event(payload=payload)
+
+
+def test_a_bottomless_payload_is_refused():
+    payload: list = []
+    for _ in range(100_000):
+        payload = [payload]
+
+    with pytest.raises(InvalidEvent, match="nested too deeply"):
+        an_event(payload=payload)
+
+
+def test_an_event_does_not_show_its_payload():
+    assert CANARY not in repr(an_event(payload=CANARY))
+
+
+def test_an_event_cannot_be_changed():
+    event = an_event(headers={"source": "a"})
+
+    with pytest.raises(AttributeError):
+        event.type = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        event.headers["source"] = "b"  # type: ignore[index]
+
+
+def test_further_headers_must_be_allowed_first():
+    with pytest.raises(InvalidEvent):
+        an_event(headers={"tenant-of-test": 1})
+
+    allow_headers("tenant-of-test")
+
+    assert an_event(headers={"tenant-of-test": 1}).headers == {"tenant-of-test": 1}
+
+
+@pytest.mark.parametrize("name", ["x-mine", "cc", "Upper", "a b", "", "amq-thing", "a" * 65])
+def test_reserved_and_odd_header_names_cannot_be_allowed(name):
+    with pytest.raises(InvalidEvent):
+        allow_headers(name)
+
+
+def test_type_and_payload_may_be_given_by_position():
+    assert Event("a", 1).body == b"1"

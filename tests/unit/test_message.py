@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import pytest
+
+from consumer import Consumer
+from consumer.message import open_message
+from outbox import HealthDataMessage, codec
+from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.event import Envelope
+from tests.support.builders import CANARY, an_event, an_upload
+
+SQL_ONLY = {"exchange": None, "content_encoding": None}
+
+
+def an_envelope(body: bytes = b"{}", content_type: str = "application/json") -> Envelope:
+    envelope = codec.from_row({**codec.to_row(an_event()), **SQL_ONLY})
+    return replace(envelope, body=body, content_type=content_type)
+
+
+def payload_of(envelope: Envelope, model=None):
+    return open_message(envelope, model, attempt=1, redelivered=False).payload
+
+
+def test_a_payload_is_read_as_the_registered_model():
+    upload = an_upload()
+
+    assert payload_of(an_envelope(upload.to_event().body), HealthDataMessage) == upload
+
+
+def test_without_a_model_json_is_a_value_and_other_content_is_bytes():
+    assert payload_of(an_envelope(b'{"a":[1]}')) == {"a": [1]}
+    assert payload_of(an_envelope(b"{}", "application/json; charset=utf-8")) == {}
+    assert payload_of(an_envelope(b"\xff", "application/avro")) == b"\xff"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", b"{", b'{"a":1,"a":2}', b"NaN", b"[" * 100_000, b"[1] [2]"],
+    ids=["empty", "not utf-8", "cut", "key twice", "nan", "bottomless", "trailing"],
+)
+def test_what_is_not_json_is_malformed(body):
+    with pytest.raises(UnreadableMessage) as caught:
+        payload_of(an_envelope(body))
+
+    assert caught.value.code == "malformed"
+
+
+def test_what_does_not_fit_the_model_names_fields_and_never_values():
+    body = an_upload().to_event().body.replace(b'"bucket":"uploads"', b'"bucket":7')
+
+    with pytest.raises(UnreadableMessage) as caught:
+        payload_of(an_envelope(body), HealthDataMessage)
+
+    assert caught.value.code == "schema_unsupported"
+    assert CANARY not in str(caught.value)
+
+
+def test_a_message_does_not_show_its_payload():
+    message = open_message(
+        an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False
+    )
+
+    assert CANARY not in repr(message)
+
+
+def test_a_type_has_one_handler():
+    consumer = Consumer("etl", bindings=["#"])
+    consumer.on("a.b")(lambda message, session: None)
+
+    with pytest.raises(ConfigurationError, match=r"a\.b has a handler already"):
+        consumer.on("a.b")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "two words", "bindings": ["#"]},
+        {"name": "etl", "bindings": []},
+        {"name": "etl", "bindings": "health.#"},
+    ],
+)
+def test_a_consumer_that_cannot_work_is_refused(arguments):
+    with pytest.raises(ConfigurationError):
+        Consumer(arguments["name"], bindings=arguments["bindings"])

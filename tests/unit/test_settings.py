@@ -1,0 +1,131 @@
+import os
+
+import pytest
+
+from consumer.settings import ConsumerSettings
+from outbox.errors import ConfigurationError
+from outbox.settings import SharedSettings, load
+from relay.settings import RelaySettings
+
+SECRET = "hunter2-of-the-test"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("MQ_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_with_nothing_set_everything_is_in_sqlite_files_of_the_working_directory():
+    settings = load(SharedSettings)
+
+    assert settings.database.drivername == "sqlite"
+    assert settings.brokers[0].scheme == "sqlite"
+
+
+def test_settings_come_from_the_environment_and_from_dotenv(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("MQ_BATCH_SIZE=7\nMQ_MAIN_EXCHANGE=from_file\n")
+    monkeypatch.setenv("MQ_BATCH_SIZE", "8")
+
+    settings = load(RelaySettings)
+
+    assert (settings.batch_size, settings.main_exchange) == (8, "from_file")
+
+
+@pytest.mark.parametrize("written", ["[1, 2.5]", "1, 2.5", "1,2.5,"])
+def test_retry_delays_are_a_list(monkeypatch, written):
+    monkeypatch.setenv("MQ_RETRY_DELAYS", written)
+
+    assert load(ConsumerSettings).retry_delays == (1, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MQ_BATCH_SIZE", "0"),
+        ("MQ_BATCH_SIZE", "1000000000"),
+        ("MQ_BATCH_SIZE", "ten"),
+        ("MQ_PREFETCH", "0"),
+        ("MQ_PREFETCH", "1"),
+        ("MQ_CONCURRENCY", "-1"),
+        ("MQ_HEARTBEAT_SECONDS", "0"),
+        ("MQ_RETRY_DELAYS", "[]"),
+        ("MQ_RETRY_DELAYS", "[0]"),
+        ("MQ_RETRY_DELAYS", "[30, 300"),
+        ("MQ_RETRY_DELAYS", "soon"),
+        ("MQ_METRICS_PORT", "65536"),
+        ("MQ_MAIN_EXCHANGE", ""),
+        ("MQ_MAIN_EXCHANGE", "with space"),
+        ("MQ_POLL_MIN_SECONDS", "2"),
+        ("MQ_PUBLISH_RETRY_FIRST_SECONDS", "400"),
+        ("MQ_DATABASE_POOL_SIZE", "2"),
+        ("MQ_DEDUPLICATION_RETENTION_HOURS", "0.1"),
+        ("MQ_LOG_LEVEL", "loud"),
+        ("MQ_DATABASE_URL", "nonsense"),
+        ("MQ_DATABASE_URL", "mysql://db"),
+        ("MQ_DATABASE_URL", "sqlite://"),
+        ("MQ_DATABASE_URL", "sqlite:///:memory:"),
+        ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@db.example/x"),
+        ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@db.example/x?sslmode=require"),
+        ("MQ_BROKER_URL", ""),
+        ("MQ_BROKER_URL", "http://broker"),
+        ("MQ_BROKER_URL", f"amqp://u:{SECRET}@broker.example/"),
+        ("MQ_BROKER_URL", f"amqps://guest:{SECRET}@broker.example/"),
+        ("MQ_BROKER_URL", f"amqps://u:{SECRET}@broker.example/?no_verify_ssl=1"),
+        ("MQ_BROKER_URL", "amqp://localhost,sqlite:///x.db"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable_and_no_secret(monkeypatch, name, value):
+    of_consumers = name.removeprefix("MQ_").lower() in ConsumerSettings.model_fields
+    kind = ConsumerSettings if of_consumers else RelaySettings
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(kind)
+
+    assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert SECRET not in str(caught.value)
+
+
+def test_every_bad_value_has_its_line(monkeypatch):
+    monkeypatch.setenv("MQ_BATCH_SIZE", "0")
+    monkeypatch.setenv("MQ_LOG_LEVEL", "loud")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(RelaySettings)
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MQ_DATABASE_URL", "postgresql://u:p@db.example/x?sslmode=verify-full"),
+        ("MQ_DATABASE_URL", "postgresql+asyncpg://u:p@127.0.0.1:5432/x"),
+        ("MQ_DATABASE_URL", "postgresql:///x?host=/run/postgresql"),
+        ("MQ_BROKER_URL", "amqps://u:p@broker.example/vhost"),
+        ("MQ_BROKER_URL", "amqp://guest:guest@localhost/"),
+        ("MQ_BROKER_URL", "amqps://u:p@one.example/,amqps://u:p@two.example/"),
+    ],
+)
+def test_secure_and_local_addresses_are_taken(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    load(SharedSettings)
+
+
+def test_insecure_addresses_are_taken_when_that_is_said(monkeypatch):
+    monkeypatch.setenv("MQ_BROKER_URL", "amqp://guest:guest@broker.example/")
+    monkeypatch.setenv("MQ_DATABASE_URL", "postgresql://u:p@db.example/x")
+    monkeypatch.setenv("MQ_ALLOW_INSECURE", "true")
+
+    load(SharedSettings)
+
+
+def test_settings_do_not_show_passwords(monkeypatch):
+    monkeypatch.setenv("MQ_BROKER_URL", f"amqp://u:{SECRET}@localhost/")
+
+    assert SECRET not in repr(load(SharedSettings))
