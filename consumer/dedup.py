@@ -97,7 +97,7 @@ class Dedup:
             rows = await connection.execute(
                 sa.select(column, sa.func.count()).where(mine, *where).group_by(column)
             )
-            return {key: count for key, count in rows}
+            return dict(rows.all())
 
         return Statistics(
             by_status=await tally(table.c.status),

@@ -228,8 +228,6 @@ def _text(value: Any, default: str) -> str:
     return value if isinstance(value, str) else default
 
 
-
-
 def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value

@@ -58,7 +58,8 @@ class HealthDataMessage(BaseModel):
     content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     idempotency_key: str = Field(
         default_factory=lambda data: _idempotency_key(data),  # noqa: PLW0108 - defined below
-        max_length=255, pattern=r"^\S+$"
+        max_length=255,
+        pattern=r"^\S+$",
     )
     processing_priority: Literal["low", "normal", "high"] = "normal"
     file_size_bytes: int = Field(ge=0)

@@ -6,9 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +19,9 @@ from outbox import Event
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import commands, migrate
 from outbox.settings import load
-from outbox_demo import sources, spool
-from outbox_demo.demo import ChildFailed, Plot, perform
+from outbox_demo import lines, sources, spool, workplace
+from outbox_demo.demo import Plot, perform
+from outbox_demo.processes import ChildFailed
 from outbox_demo.run import Run
 from outbox_demo.stage import Stage
 
@@ -55,7 +54,9 @@ Seed = Annotated[int, typer.Option(help="What chance begins with.")]
 Deadline = Annotated[float, typer.Option(min=1, help="Seconds after which it has failed.")]
 Directory = Annotated[
     Path | None,
-    typer.Option(file_okay=False, help="Work here, and leave it. Unset: a temporary directory."),
+    typer.Option(
+        file_okay=False, help="Where to work: an empty directory. Unset: a temporary one."
+    ),
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="Remove nothing, and say where it is.")]
 
@@ -81,11 +82,11 @@ def demo(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     if events:
-        source = sources.ndjson(events)
+        source = lines.read(events)
     else:
         source = sources.files(files) if files else sources.generated(count, seed=seed)
     try:
-        with _work_directory(directory, keep=keep) as work:
+        with workplace.directory(directory, keep=keep) as work:
             happy = _perform(source, work, timedelta(seconds=deadline), seed=seed, keep=keep)
     except (ConfigurationError, Unavailable) as error:
         commands.fail(error)
@@ -102,7 +103,7 @@ def _perform(
     intended = spool.write(events, work / spool.FILE_NAME)
     run = Run.new(intended.types)
     theirs = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
-    os.environ.update(_environment(work) | run.environment())
+    os.environ.update(workplace.environment(work) | run.environment())
     settings = load(ConsumerSettings)
     migrate.upgrade(settings.database_url.get_secret_value())
     stage = Stage(run, settings)
@@ -113,36 +114,6 @@ def _perform(
             asyncio.run(stage.sweep_database())
         if "MQ_BROKER_URL" in theirs and not keep:
             asyncio.run(stage.sweep_broker())
-
-
-def _environment(work: Path) -> dict[str, str]:
-    """What the children find in theirs, so that *work* holds whatever has no other place."""
-    return {
-        "MQ_DATABASE_URL": os.environ.get("MQ_DATABASE_URL") or f"sqlite:///{work}/outbox.db",
-        "MQ_BROKER_URL": os.environ.get("MQ_BROKER_URL") or f"sqlite:///{work}/broker.db",
-        "MQ_ENABLE_METRICS": "true",
-        "MQ_METRICS_HOST": "127.0.0.1",
-        "MQ_METRICS_PORT": "0",
-        "MQ_LOG_FORMAT": "json",
-        "MQ_LOG_LEVEL": "info",
-    }
-
-
-@contextmanager
-def _work_directory(directory: Path | None, *, keep: bool) -> Iterator[Path]:
-    """*directory*, or one that is gone afterwards unless *keep*."""
-    if directory is None and not keep:
-        with tempfile.TemporaryDirectory(prefix="outbox-demo-") as temporary:
-            yield Path(temporary).resolve()
-        return
-    work = Path(tempfile.mkdtemp(prefix="outbox-demo-")) if directory is None else directory
-    if set("?#%") & set(str(work.resolve())):
-        raise ConfigurationError("--directory: must have no ?, # or %, as it goes into URLs")
-    work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        yield work.resolve()
-    finally:
-        console.print(f"everything is kept in {work.resolve()}", highlight=False, markup=False)
 
 
 def _leave(number: int, _frame: object) -> None:

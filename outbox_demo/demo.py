@@ -4,7 +4,6 @@ The story: everything is started, some of it is killed, and in the end all is co
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,22 +14,16 @@ from rich.console import Console
 from consumer.settings import ConsumerSettings
 from outbox_demo import history
 from outbox_demo.display import Display, Ending, final_table
-from outbox_demo.processes import Child, Troupe
+from outbox_demo.processes import Child, ChildFailed, Troupe
 from outbox_demo.reckoning import reckon
 from outbox_demo.run import Run
 from outbox_demo.scoreboard import Counts, Scoreboard, scoreboard
 from outbox_demo.spool import Intended
 from outbox_demo.stage import Stage
+from outbox_demo.villain import Shares, Villain
 
 LOOK_SECONDS = 0.2
 DRAIN_SECONDS = 30.0
-
-
-class ChildFailed(Exception):  # noqa: N818 - it names a thing
-    """A child ended by itself; the message has its exit code and its last words."""
-
-    def __init__(self, child: Child) -> None:
-        super().__init__(f"{child.name} ended with exit code {child.exit_code}:\n{child.tail}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +36,6 @@ class Plot:
     directory: Path
     deadline: timedelta
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Murder:
-    """*victim* dies once *progress*, from 0 to 1, has come to *at*."""
-
-    victim: Child
-    at: float
-    progress: Callable[[Counts], float]
 
 
 class Story:
@@ -67,8 +51,7 @@ class Story:
         self._producer = self._child(
             *("producer", "outbox_demo.producer", str(plot.directory), str(plot.seed))
         )
-        self._murders = self._planned()
-        self._killed = 0
+        self._villain = Villain(self._relay, self._workers, self._between_publish_and_settle)
 
     async def tell(self) -> Ending:
         """
@@ -87,9 +70,8 @@ class Story:
                     in_time = True
             if not in_time:
                 took = time.monotonic() - began
-            duplicates = sum(
-                [await worker.metric("mq_duplicate_messages_total") for worker in self._workers]
-            )
+            for worker in self._workers:
+                await self._villain.count_duplicates(worker)
             self._display.say("all are asked to end")
             exit_codes = await troupe.stop(within=DRAIN_SECONDS)
         counts = await self._look()
@@ -97,8 +79,8 @@ class Story:
         return Ending(
             reckon(await self._board.uploads(), await self._board.effects(), past),
             counts,
-            duplicates=duplicates,
-            killed=self._killed,
+            duplicates=self._villain.duplicates,
+            killed=self._villain.killed,
             took=timedelta(seconds=took),
             exit_codes=exit_codes,
             in_time=in_time,
@@ -107,16 +89,15 @@ class Story:
     async def _all_applied(self) -> None:
         """Watch until there is nothing left to do, and kill who has to die by then."""
         counts, told = Counts(), False
-        while self._murders or not (told and self._done(counts)):
+        while self._villain.plans or not (told and self._done(counts)):
             await asyncio.sleep(LOOK_SECONDS)
             counts = await self._look()
             self._check()
             if not told and self._producer.exit_code == 0:
                 told = True
                 self._display.say("the application has committed its last event")
-            for murder in [each for each in self._murders if each.progress(counts) >= each.at]:
-                self._murders.remove(murder)
-                await self._kill(murder)
+            for deed in await self._villain.strike(self._shares(counts)):
+                self._display.say(deed)
 
     async def _quiet(self) -> None:
         """Wait until nothing is left in the queue either, and all are up again."""
@@ -146,26 +127,16 @@ class Story:
         if self._producer.exit_code not in {None, 0}:
             raise ChildFailed(self._producer)
 
-    async def _kill(self, murder: Murder) -> None:
-        victim = murder.victim
-        await victim.kill()
-        await victim.start()
-        self._killed += 1
-        self._display.say(f"killed {victim.name} without a warning, and started it again")
+    def _shares(self, counts: Counts) -> Shares:
+        intended = self._plot.intended
+        return Shares(counts.published / intended.events, counts.applied / intended.effects)
 
-    def _planned(self) -> list[Murder]:
-        def published(counts: Counts) -> float:
-            return counts.published / self._plot.intended.events
-
-        def applied(counts: Counts) -> float:
-            return counts.applied / self._plot.intended.effects
-
-        return [
-            Murder(self._relay, 1 / 3, published),
-            Murder(self._workers[0], 1 / 3, applied),
-            Murder(self._relay, 2 / 3, published),
-            Murder(self._workers[1], 2 / 3, applied),
-        ]
+    async def _between_publish_and_settle(self) -> bool | None:
+        """Whether the broker has what is still in the outbox; None if nothing will be there."""
+        counts = await self._look()
+        if not counts.waiting:
+            return None if self._producer.exit_code == 0 else False
+        return await self._stage.left() + counts.applied > counts.published
 
     def _consumer(self, number: int) -> Child:
         return self._child(f"worker {number}", "consumer", "run", "outbox_demo.etl:etl")

@@ -49,7 +49,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A phase begins, or something has happened."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, counts: Counts) -> None:
         """Move the bars."""
@@ -60,7 +60,7 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended, besides the *reckoning*; *duplicates* are those of the living workers."""
+    """How a run ended, besides the *reckoning*; *duplicates* are those that workers told of."""
 
     reckoning: Reckoning
     counts: Counts
@@ -89,7 +89,9 @@ def final_table(ending: Ending) -> Table:
     if facts.announced_again:
         table.add_row("announced again", f"{facts.announced_again:,}")
     table.add_row("processes killed", f"{ending.killed}")
-    table.add_row("duplicates dropped, seen by the living workers", f"{ending.duplicates:,}")
+    table.add_row(
+        "duplicates dropped, as far as the workers lived to tell", f"{ending.duplicates:,}"
+    )
     table.add_section()
     table.add_row("lost", _wanted_zero(facts.lost))
     table.add_row("applied twice", _wanted_zero(facts.applied_twice))

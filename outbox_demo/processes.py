@@ -5,7 +5,6 @@ They are signalled by their own ids, and only while they are ours: none outlives
 """
 
 import asyncio
-import http.client
 import json
 import os
 import signal
@@ -15,12 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from prometheus_client.parser import text_string_to_metric_families
+from outbox_demo import probe
 
 LEASH = "outbox_demo.leash"
 
 _TAIL_LINES = 12
-_ASK_SECONDS = 2.0
 _LEAVE_SECONDS = 10.0
 
 
@@ -84,23 +82,20 @@ class Child:
 
     async def ready(self) -> bool:
         """Whether it says of itself that it can work."""
-        return (await self._ask("/readyz"))[0] == http.HTTPStatus.OK
+        return (await self._ask("/readyz"))[0] == probe.OK
 
     async def metric(self, name: str) -> int:
         """The value of its metric *name*, summed over labels; 0 if it has none."""
         status, text = await self._ask("/metrics")
-        if status != http.HTTPStatus.OK:
+        if status != probe.OK:
             return 0
-        samples = (
-            each for family in text_string_to_metric_families(text) for each in family.samples
-        )
-        return int(sum(sample.value for sample in samples if sample.name == name))
+        return probe.total(text, name)
 
     async def _ask(self, path: str) -> tuple[int, str]:
         port = self._port()
         if port is None or self.exit_code is not None:
             return 0, ""
-        return await asyncio.to_thread(_get, port, path)
+        return await asyncio.to_thread(probe.ask, port, path)
 
     def _port(self) -> int | None:
         """Where it answers, as its log says since the last start."""
@@ -115,6 +110,13 @@ class Child:
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace").splitlines()
+
+
+class ChildFailed(Exception):  # noqa: N818 - it names a thing
+    """A child ended by itself; the message has its exit code and its last words."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(f"{child.name} ended with exit code {child.exit_code}:\n{child.tail}")
 
 
 class Troupe:
@@ -139,15 +141,3 @@ class Troupe:
         """The exit codes of all, by name, after asking them to end."""
         codes = await asyncio.gather(*(child.stop(within=within) for child in self.children))
         return {child.name: code for child, code in zip(self.children, codes, strict=True)}
-
-
-def _get(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ASK_SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    finally:
-        connection.close()

@@ -23,7 +23,7 @@ import outbox
 from outbox import Event
 from outbox.runtime.engine import create_engine
 from outbox.settings import SharedSettings, load
-from outbox_demo import history, sources, spool
+from outbox_demo import history, lines, sources, spool
 from outbox_demo.etl import record
 from outbox_demo.run import Run
 from outbox_demo.tables import Tables
@@ -92,7 +92,7 @@ async def main(directory: Path, seed: int) -> None:
     )
     with (directory / history.FILE_NAME).open("a", encoding="utf-8") as past:
         producer = Producer(engine=engine, run=Run.from_environment(), past=past, seed=seed)
-        await producer.tell(sources.ndjson(directory / spool.FILE_NAME))
+        await producer.tell(lines.read(directory / spool.FILE_NAME))
     await engine.dispose()
 
 

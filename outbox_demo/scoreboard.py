@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, create_engine
+from outbox.runtime.engine import DEFERRED, create_engine, translated
 from outbox.settings import SharedSettings
 from outbox.tables import outbox
 from outbox_demo.run import Run
@@ -71,9 +71,10 @@ class Scoreboard:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            await connection.execution_options(**DEFERRED)
-            yield connection
+        with translated():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(**DEFERRED)
+                yield connection
 
 
 @asynccontextmanager

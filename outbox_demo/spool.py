@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outbox import HEALTH_DATA_UPLOADED, Event
-from outbox_demo.sources import BadSource, line_of
+from outbox_demo.lines import line_of
+from outbox_demo.sources import BadSource
 
 FILE_NAME = "events.ndjson"
 

@@ -4,14 +4,19 @@ Where a run takes place: what it needs in database and broker, set up before and
 On servers of the user's only what bears the name of the run is made, and removed again.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aio_pika
 import sqlalchemy as sa
+from aio_pika.exceptions import AMQPError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.settings import ConsumerSettings
 from consumer.tables import processed_messages
+from outbox.errors import BrokerUnavailable
 from outbox.runtime.engine import create_engine, translated
 from outbox.tables import dead_letters, outbox
 from outbox_demo.etl import consumer_of
@@ -32,11 +37,8 @@ class Stage:
 
         Raises Unavailable, and ConfigurationError for a broker that does not fit.
         """
-        with translated():
-            engine = create_engine(self.settings.database, pool_size=2, application_name=_NAME)
-            async with engine.begin() as connection:
-                await connection.run_sync(Tables.of(self.run).metadata.create_all)
-            await engine.dispose()
+        async with self._database() as connection:
+            await connection.run_sync(Tables.of(self.run).metadata.create_all)
         # Before the relay begins: what no queue is bound for is put off by a second and more.
         await assembly.prepare(consumer_of(self.run), self.settings)
 
@@ -48,31 +50,44 @@ class Stage:
         return 0 if depth is None else depth.messages
 
     async def sweep_database(self) -> None:
-        """Remove what the run has left in the database."""
+        """
+        Remove what the run has left in the database.
+
+        Raises DatabaseUnavailable.
+        """
         mine = outbox.c.routing_key.startswith(self.run.prefix, autoescape=True)
         dead = dead_letters.c.routing_key.startswith(self.run.prefix, autoescape=True)
-        engine = create_engine(self.settings.database, pool_size=2, application_name=_NAME)
-        async with engine.begin() as connection:
+        done = processed_messages.c.consumer == self.run.consumer
+        async with self._database() as connection:
             await connection.execute(sa.delete(outbox).where(mine))
             await connection.execute(sa.delete(dead_letters).where(dead))
-            await connection.execute(
-                sa.delete(processed_messages).where(
-                    processed_messages.c.consumer == self.run.consumer
-                )
-            )
+            await connection.execute(sa.delete(processed_messages).where(done))
             await connection.run_sync(Tables.of(self.run).metadata.drop_all)
-        await engine.dispose()
 
     async def sweep_broker(self) -> None:
-        """Remove the queues of the run; the embedded broker has no way to, and keeps them."""
+        """
+        Remove the queues of the run; the embedded broker has no way to, and keeps them.
+
+        Raises BrokerUnavailable.
+        """
         if self.settings.brokers[0].scheme == "sqlite":
             return
         queues = assembly.declared(consumer_of(self.run), self.settings).queues
-        connection = await aio_pika.connect(self.settings.brokers[0])
-        async with connection:
-            channel = await connection.channel()
-            for queue in queues:
-                await channel.queue_delete(queue.name)
+        try:
+            async with await aio_pika.connect(self.settings.brokers[0]) as connection:
+                channel = await connection.channel()
+                for queue in queues:
+                    await channel.queue_delete(queue.name)
+        except (AMQPError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"queues were not removed: {type(error).__name__}") from None
 
-
-_NAME = "outbox-demo"
+    @asynccontextmanager
+    async def _database(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of its own."""
+        engine = create_engine(self.settings.database, pool_size=2, application_name="outbox-demo")
+        try:
+            with translated():
+                async with engine.begin() as connection:
+                    yield connection
+        finally:
+            await engine.dispose()

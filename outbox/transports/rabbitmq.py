@@ -45,6 +45,24 @@ _PERSISTENT = 2
 _Answer: TypeAlias = Basic.Ack | Basic.Nack | Basic.Reject | BaseException | None
 
 
+# What says that a message, and not the network, ended the channel. Publishes that are written to a
+# channel after the broker has closed it end the connection too, as an error of the protocol.
+_CULPRIT_SHOWN = (
+    aiormq.exceptions.ChannelClosed,
+    aiormq.exceptions.ConnectionChannelError,
+    aiormq.exceptions.ConnectionUnexpectedFrame,
+)
+_ANSWERED = (
+    Basic.Ack,
+    Basic.Nack,
+    Basic.Reject,
+    aiormq.exceptions.PublishError,
+    aiormq.exceptions.DeliveryError,
+    TypeError,
+    ValueError,
+)
+
+
 class RabbitMQTransport:
     """
     The broker behind one of *urls*, tried in their order.
@@ -157,11 +175,12 @@ class RabbitMQPublisher:
     ) -> list[Outcome]:
         deadline = asyncio.get_running_loop().time() + within.total_seconds()
         answers = await self._publish_together(messages, deadline)
-        if len(messages) > 1 and any(map(_closed_channel, answers)):
-            # One message closed the channel and took its neighbours with it.
-            # Alone, each shows what is the matter with it.
+        if len(messages) > 1 and any(isinstance(answer, _CULPRIT_SHOWN) for answer in answers):
+            # One message closed the channel and took its neighbours with it, perhaps with the
+            # whole connection. Alone, each shows what is the matter with it.
+            await self.close()
             for index, answer in enumerate(answers):
-                if _closed_channel(answer):
+                if not isinstance(answer, _ANSWERED):
                     alone = await self._publish_together([messages[index]], deadline)
                     answers[index] = alone[0]
         return [_outcome(answer) for answer in answers]
@@ -296,10 +315,6 @@ async def _publish_one(channel: Any, message: WireMessage, deadline: float) -> _
             mandatory=True,
         )
         return answer
-
-
-def _closed_channel(answer: _Answer) -> bool:
-    return isinstance(answer, aiormq.exceptions.ChannelClosed)
 
 
 def _outcome(answer: _Answer) -> Outcome:

@@ -50,6 +50,7 @@ class SqliteTransport:
     Args:
         lease: How long after its death the messages of a process come again.
         poll: How often a subscription without messages looks for new ones.
+
     """
 
     def __init__(self, path: Path, *, lease: timedelta = LEASE, poll: timedelta = POLL) -> None:

@@ -71,6 +71,7 @@ class SqliteConnection:
     Args:
         prepare: Called with each new connection; makes the schema if there is none.
         clock: The time in milliseconds since 1970.
+
     """
 
     def __init__(

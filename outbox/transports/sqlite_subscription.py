@@ -86,7 +86,7 @@ class SqliteSubscription:
         self._empty_inbox()
         await _cancelled(self._tasks[:1])
         with suppress(BrokerUnavailable):
-            await self._connection.write(self._hand_back)
+            await self._connection.write(self._hand_back, wait=CLOSE_SECONDS)
 
     async def close(self) -> None:
         """End the subscription: everything unsettled is ready again."""

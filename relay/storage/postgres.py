@@ -29,7 +29,9 @@ _MARGIN = timedelta(seconds=5)
 
 # One index range per claimed key, however many rows the key has. It must be a statement of its
 # own: only a snapshot taken after the heads are locked shows what the previous holder left.
-_keys = sa.func.unnest(sa.bindparam("keys", type_=ARRAY(sa.Text))).table_valued("key").render_derived()
+_keys = (
+    sa.func.unnest(sa.bindparam("keys", type_=ARRAY(sa.Text))).table_valued("key").render_derived()
+)
 _of_key = (
     sa.select(outbox)
     .where(outbox.c.ordering_key == _keys.c.key)

@@ -38,11 +38,7 @@ OTHER = ConsumerQueues("other", bindings=["health.#"], delays=[DELAY])
 @pytest.fixture(params=["sqlite", "rabbitmq"])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "sqlite":
-        return SqliteTransport(
-            tmp_path / "broker.db",
-            lease=timedelta(milliseconds=300),
-            poll=timedelta(milliseconds=10),
-        )
+        return SqliteTransport(tmp_path / "broker.db", poll=timedelta(milliseconds=10))
     url = URL(request.getfixturevalue("rabbitmq_url"))
     return RabbitMQTransport([url], heartbeat_seconds=5, name="test")
 
@@ -133,15 +129,15 @@ async def test_absent_properties_stay_absent(declared):
 
 
 async def test_each_outcome_belongs_to_its_message_and_neighbours_get_through(declared):
-    outcomes = await publish(
-        declared,
-        a_message(b"first"),
+    neighbours = [a_message(str(number).encode()) for number in range(30)]
+    strangers = [
         a_message(routing_key="nobody.listens"),
         a_message(exchange="no-such-exchange"),
         a_message(routing_key="k" * 256),
         a_message(exchange="", routing_key="no-such-queue"),
-        a_message(b"last"),
-    )
+    ]
+
+    outcomes = await publish(declared, neighbours[0], *strangers, *neighbours[1:])
 
     assert outcomes == [
         Outcome.ACKED,
@@ -149,12 +145,14 @@ async def test_each_outcome_belongs_to_its_message_and_neighbours_get_through(de
         Outcome.RETURNED,
         Outcome.REJECTED,
         Outcome.RETURNED,
-        Outcome.ACKED,
+        *[Outcome.ACKED] * 29,
     ]
+    arrived = set()
     async with declared.subscribe(WORK, prefetch=10) as subscription:
-        bodies = await receive_bodies(subscription, 2)
-    assert sorted(bodies) == [b"first", b"last"]
-    await wait_until_empty(declared, WORK.name)
+        # A broker may have a neighbour twice, if its first answer went down with the channel.
+        while len(arrived) < len(neighbours):
+            arrived.update(await receive_bodies(subscription, 1))
+    assert arrived == {neighbour.body for neighbour in neighbours}
 
 
 async def test_nothing_is_published_for_an_empty_batch(declared):

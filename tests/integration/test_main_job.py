@@ -14,6 +14,7 @@ from tests.support.deployment import Deployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
 
+
 @pytest.fixture(
     params=[("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
     ids=["servers", "embedded"],
@@ -138,9 +139,7 @@ async def test_ten_thousand_events_survive_a_sigkill_of_a_relay_and_of_a_consume
 
         async def produce() -> None:
             for number in range(total // per_transaction):
-                uploads = [
-                    an_upload(user_id=f"{number}-{i}") for i in range(per_transaction)
-                ]
+                uploads = [an_upload(user_id=f"{number}-{i}") for i in range(per_transaction)]
                 async with deployment.engine.connect() as connection:
                     await connection.execute(outbox.insert(*uploads))
                     await connection.execute(outbox.insert(an_upload()))

@@ -26,7 +26,8 @@ class Deployment:
     Processes that end with the `async with`, and a look at what they do to the database.
 
     Args:
-        settings: further environment variables of every process.
+        settings: further environment variables of every process; MQ_DATABASE_URL may lead them
+            to the same database by another way.
     """
 
     def __init__(
@@ -62,6 +63,10 @@ class Deployment:
     ) -> None:
         await self._stack.aclose()
         await self.engine.dispose()
+
+    def unset(self, setting: str) -> None:
+        """Start further processes without *setting*."""
+        del self._env[setting]
 
     async def relay(self) -> ChildProcess:
         return await self._start("relay", "run", announces="relay_started")

@@ -4,6 +4,8 @@ A consumer whose effects can be counted, and the table that it writes.
 The table has no unique key: what is applied twice is there twice.
 """
 
+import asyncio
+import sys
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -52,6 +54,28 @@ async def fail_always(message: Message[object], session: AsyncSession) -> None:
 async def lead_on(message: Message[dict[str, str]], session: AsyncSession) -> None:
     await apply(message, session)
     add(session, Event("test.happened", {}, id=UUID(message.payload["next"])))
+
+
+@consumer.on("test.waits")
+async def wait_for_another(message: Message[object], session: AsyncSession) -> None:
+    """Hang in the first process that gets it; the next one has it redelivered."""
+    await apply(message, session)
+    print("handler_waits", file=sys.stderr, flush=True)  # noqa: T201
+    if not message.redelivered:
+        await asyncio.Event().wait()
+
+
+@consumer.on("test.takes.a.second")
+async def take_a_second(message: Message[object], session: AsyncSession) -> None:
+    print("handler_works", file=sys.stderr, flush=True)  # noqa: T201
+    await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=1)
+    await apply(message, session)
+
+
+@consumer.on("test.is.cancelled.by.itself")
+async def cancel_itself(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    raise asyncio.CancelledError
 
 
 async def create(connection: AsyncConnection) -> None:

@@ -15,7 +15,9 @@ from tests.support.builders import AN_INSTANT, an_event
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}
 
-keys = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=50)
+keys = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=50
+)
 envelopes = st.builds(
     Envelope,
     id=st.uuids(),

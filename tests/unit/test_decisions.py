@@ -21,7 +21,9 @@ from relay.verdict import Delete, GiveUp, Leave, Retry, decide
 SECOND = timedelta(seconds=1)
 
 
-def a_row(row_id: int = 1, key: str | None = None, *, attempts: int = 0, waits: bool = False) -> Row:
+def a_row(
+    row_id: int = 1, key: str | None = None, *, attempts: int = 0, waits: bool = False
+) -> Row:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     return Row(row_id, key, attempts, moment, {"not_before": moment if waits else None})
 

@@ -56,16 +56,14 @@ def test_what_does_not_fit_the_model_names_fields_and_never_values():
 
 
 def test_a_message_does_not_show_its_payload():
-    message = open_message(
-        an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False
-    )
+    message = open_message(an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False)
 
     assert CANARY not in repr(message)
 
 
 def test_a_type_has_one_handler():
     consumer = Consumer("etl", bindings=["#"])
-    consumer.on("a.b")(lambda message, session: None)
+    consumer.on("a.b")(lambda *_: None)
 
     with pytest.raises(ConfigurationError, match=r"a\.b has a handler already"):
         consumer.on("a.b")

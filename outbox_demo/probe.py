@@ -1,0 +1,35 @@
+"""
+Asking a process on this host how it is.
+"""
+
+import http.client
+from http import HTTPStatus
+
+from prometheus_client.parser import text_string_to_metric_families
+
+OK = HTTPStatus.OK
+_SECONDS = 2.0
+
+
+def ask(port: int, path: str) -> tuple[int, str]:
+    """The status and text of its answer; 0 if there is none."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def total(metrics: str, name: str) -> int:
+    """The value of the metric *name* in Prometheus text, summed over labels; 0 if it has none."""
+    samples = (
+        sample
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == name
+    )
+    return int(sum(sample.value for sample in samples))

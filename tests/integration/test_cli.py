@@ -1,0 +1,159 @@
+"""
+The command lines: what they print, and the status that they end with.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from yarl import URL
+
+from tests.support.servers.ports import free_ports
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECRET = "hunter2-of-the-test"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty directory and return the finished process."""
+
+    def run(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env={"PATH": "", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+TARGET = "tests.support.effects:consumer"
+
+
+def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
+    before = run("relay", "check")
+    assert (before.returncode, before.stderr.strip()) == (
+        2,
+        "error: the tables are missing: run `relay migrate`",
+    )
+
+    assert run("relay", "migrate").returncode == 0
+    assert run("relay", "check").returncode == 2
+    assert "exchange health_data_exchange (topic)" in run("relay", "topology").stdout
+    assert run("relay", "check").returncode == 0
+    assert run("consumer", "check", TARGET).returncode == 2
+    assert (
+        "queue health_data_processing.effects.dead" in run("consumer", "topology", TARGET).stdout
+    )
+    assert run("consumer", "check", TARGET).returncode == 0
+    assert "health_data_processing.effects.retry.30s" in run("consumer", "status", TARGET).stdout
+    assert "rows" in run("relay", "status").stdout
+    assert {path.name for path in tmp_path.glob("*.db")} == {"outbox.db", "broker.db"}
+
+
+def test_alembic_upgrades_from_a_checkout(run, tmp_path):
+    alembic = run(
+        "alembic",
+        "-c",
+        str(REPOSITORY / "alembic.ini"),
+        "upgrade",
+        "head",
+    )
+
+    assert alembic.returncode == 0, alembic.stderr
+    assert (tmp_path / "outbox.db").exists()
+    assert run("relay", "topology").returncode == 0
+    assert run("relay", "check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "verb", [["relay", "run"], ["relay", "status"], ["consumer", "run", TARGET]]
+)
+def test_bad_settings_are_a_line_each_and_status_2(run, verb):
+    done = run(
+        *verb,
+        MQ_METRICS_PORT="70000",
+        MQ_DATABASE_URL=f"postgresql://u:{SECRET}@db.example/x",
+        MQ_LOG_LEVEL="loud",
+    )
+
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("error: MQ_") for line in lines)
+    assert {line.split()[1] for line in lines} >= {"MQ_METRICS_PORT:", "MQ_LOG_LEVEL:"}
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [["relay", "check"], ["relay", "run"], ["consumer", "run", TARGET]]
+)
+def test_an_unreachable_server_at_start_is_status_3(run, verb):
+    url = f"postgresql://u:{SECRET}@127.0.0.1:{free_ports(1)[0]}/x"
+
+    done = run(*verb, MQ_DATABASE_URL=url, MQ_METRICS_PORT="0")
+
+    assert done.returncode == 3
+    assert SECRET not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_broker_at_start_is_status_3(run):
+    run("relay", "migrate")
+
+    done = run("relay", "run", MQ_BROKER_URL=f"amqp://u:{SECRET}@127.0.0.1:{free_ports(1)[0]}/")
+
+    assert done.returncode == 3
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_wrong_credentials_at_start_are_status_3_and_not_shown(run, rabbitmq_url):
+    run("relay", "migrate")
+    url = str(URL(rabbitmq_url).with_password(SECRET))
+
+    done = run("relay", "run", MQ_BROKER_URL=url)
+
+    assert done.returncode == 3
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("no-colon", "a colon is missing"),
+        ("no.such.module:etl", "there is no module no"),
+        ("outbox:metadata", "outbox:metadata is not a Consumer"),
+        ("outbox:nothing", "outbox:nothing is not a Consumer"),
+    ],
+)
+def test_a_consumer_that_cannot_be_loaded_is_a_line_and_status_2(run, target, problem):
+    done = run("consumer", "run", target)
+
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_metrics_port_is_a_line_and_status_2(run):
+    run("relay", "migrate")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("relay", "run", MQ_METRICS_PORT=str(port))
+
+    assert done.returncode == 2
+    assert f"MQ_METRICS_PORT: port {port} is taken" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["relay", "consumer"])
+def test_help_names_the_verbs_and_the_exit_codes(run, command):
+    done = run(command, "--help")
+
+    assert done.returncode == 0
+    for word in ("run", "topology", "check", "status", "drain deadline passed"):
+        assert word in done.stdout

@@ -1,0 +1,243 @@
+"""
+What the consumer process does when the world is not as it should be.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import aio_pika
+import pytest
+from yarl import URL
+
+from consumer.tables import processed_messages
+from outbox import codec
+from outbox.codec import WireMessage
+from outbox.transports.base import Outcome
+from outbox.transports.rabbitmq import RabbitMQTransport, _properties
+from tests.support.builders import CANARY, an_event, an_upload
+from tests.support.deployment import Deployment
+from tests.support.effects import effects
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+QUEUE = "health_data_processing.effects"
+EXCHANGE = "health_data_exchange"
+TEN_SECONDS = timedelta(seconds=10)
+
+
+def a_message(**changes) -> WireMessage:
+    row = {**codec.to_row(an_event(**changes)), "exchange": None, "content_encoding": None}
+    return codec.to_wire(codec.from_row(row), exchange=EXCHANGE)
+
+
+async def publish(url: str, *messages: WireMessage) -> None:
+    transport = RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
+    async with transport.publisher() as publisher:
+        for message in messages:
+            outcomes = await publisher.publish([message], within=TEN_SECONDS)
+            assert outcomes == [Outcome.ACKED]
+
+
+@pytest.fixture
+async def deployment(postgres_url, rabbitmq_url, tmp_path):
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        yield deployment
+
+
+async def queue_is_empty(rabbitmq_url: str) -> bool:
+    transport = RabbitMQTransport([URL(rabbitmq_url)], heartbeat_seconds=5, name="test")
+    depth = await transport.depth(QUEUE)
+    return depth is not None and depth.messages == 0
+
+
+async def test_a_message_delivered_twice_is_applied_once(deployment, rabbitmq_url):
+    await deployment.consumer()
+    twice = a_message()
+
+    await publish(rabbitmq_url, twice, twice, a_message(type="test.happened"))
+
+    await deployment.applies(2)
+    await eventually(lambda: queue_is_empty(rabbitmq_url))
+    assert len(await deployment.applied()) == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("malformed", {"body": b"{" + CANARY.encode()}),
+        ("malformed", {"content_type": "text/plain"}),
+        ("schema_unsupported", {"body": b'{"user_id": "' + CANARY.encode() + b'"}'}),
+        ("schema_unsupported", {"headers": {"x-outbox-version": 99}}),
+        ("no_identity", {"message_id": "17"}),
+        ("no_identity", {"message_id": None}),
+        ("malformed", {"type": None}),
+        ("no_handler", {"type": "test.nobody.handles"}),
+        ("content_encoding_unknown", {"content_encoding": "zstd"}),
+    ],
+)
+async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
+    deployment, rabbitmq_url, reason, changes
+):
+    await deployment.consumer()
+    upload = an_upload()
+    row = {**codec.to_row(upload.to_event()), "exchange": None, "content_encoding": None}
+    good = codec.to_wire(codec.from_row(row), exchange=EXCHANGE)
+
+    bad = replace(good, **changes)
+    if bad.message_id is None:
+        await publish_without_id(rabbitmq_url, bad)
+    else:
+        await publish(rabbitmq_url, bad)
+    await publish(rabbitmq_url, good)
+
+    await deployment.applies(1)
+    (dead,) = await eventually(deployment.dead)
+    assert (dead["source"], dead["queue"], dead["reason"]) == ("effects", QUEUE, reason)
+    assert (dead["message_id"], dead["body"]) == (bad.message_id, bad.body)
+    assert CANARY not in deployment.logs()
+    await eventually(lambda: queue_is_empty(rabbitmq_url))
+
+
+async def publish_without_id(url: str, message: WireMessage) -> None:
+    """Publish as a program that knows nothing of ids; our own client library would add one."""
+    connection = await aio_pika.connect(url)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=False)
+        underlay = await channel.get_underlay_channel()
+        properties = _properties(message)
+        await underlay.basic_publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            properties=properties,
+        )
+
+
+async def test_a_consumer_killed_in_its_handler_leaves_the_message_to_another(
+    deployment, rabbitmq_url
+):
+    doomed = await deployment.consumer()
+    await publish(rabbitmq_url, a_message(type="test.waits"))
+    await doomed.wait_for_line("handler_waits")
+
+    doomed.kill()
+    await deployment.consumer()
+
+    await deployment.applies(1)
+    await eventually(lambda: queue_is_empty(rabbitmq_url))
+    assert len(await deployment.applied()) == 1
+    assert await deployment.dead() == []
+
+
+async def test_sigterm_lets_a_handler_finish(deployment, rabbitmq_url):
+    consumer = await deployment.consumer()
+    await publish(rabbitmq_url, a_message(type="test.takes.a.second"))
+    await consumer.wait_for_line("handler_works")
+
+    assert await consumer.terminate() == 0
+
+    assert len(await deployment.applied()) == 1
+    assert await queue_is_empty(rabbitmq_url)
+
+
+async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    async with Deployment(
+        postgres_url, rabbitmq_url, tmp_path, MQ_DRAIN_SECONDS="0.3"
+    ) as deployment:
+        consumer = await deployment.consumer()
+        await publish(rabbitmq_url, a_message(type="test.waits"))
+        await consumer.wait_for_line("handler_waits")
+
+        assert await consumer.terminate() == 4
+
+        assert await deployment.applied() == []
+        assert not await queue_is_empty(rabbitmq_url)
+
+
+async def test_a_handler_that_is_cancelled_by_itself_has_failed(deployment, rabbitmq_url):
+    await deployment.consumer()
+    await publish(rabbitmq_url, a_message(type="test.is.cancelled.by.itself"))
+
+    (dead,) = await eventually(deployment.dead)
+
+    assert dead["reason"] == "retries_exhausted"
+    assert await deployment.applied() == []
+
+
+async def test_while_the_database_is_away_messages_wait_and_no_attempt_is_counted(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    async with (
+        Proxy(postgres_url) as proxy,
+        Deployment(postgres_url, rabbitmq_url, tmp_path, MQ_DATABASE_URL=proxy.url) as deployment,
+    ):
+        consumer = await deployment.consumer()
+        await proxy.cut()
+        await publish(rabbitmq_url, *(a_message() for _ in range(20)))
+        await consumer.wait_for_line("server_unavailable")
+
+        await proxy.restore()
+
+        await deployment.applies(20)
+        rows = await deployment.rows(effects)
+        assert {row["attempt"] for row in rows} == {1}
+        assert len(rows) == 20
+        assert await deployment.dead() == []
+
+
+async def test_a_lost_broker_connection_is_replaced(postgres_url, rabbitmq_url, tmp_path):
+    async with (
+        Proxy(rabbitmq_url) as proxy,
+        Deployment(postgres_url, proxy.url, tmp_path) as deployment,
+    ):
+        consumer = await deployment.consumer()
+        await publish(rabbitmq_url, a_message())
+        await deployment.applies(1)
+
+        await proxy.cut()
+        await publish(rabbitmq_url, a_message())
+        await consumer.wait_for_line("server_unavailable")
+        await proxy.restore()
+
+        await deployment.applies(2)
+        assert await consumer.terminate() == 0
+
+
+async def test_a_queue_with_other_arguments_is_a_clear_error(deployment, rabbitmq_url):
+    connection = await aio_pika.connect(rabbitmq_url)
+    async with connection:
+        channel = await connection.channel()
+        await channel.declare_queue(QUEUE, durable=True)
+
+    with pytest.raises(AssertionError, match="exit code 2") as caught:
+        await deployment.consumer()
+
+    assert f"queue {QUEUE} exists with other arguments" in str(caught.value)
+
+
+async def test_a_queue_that_is_deleted_while_running_ends_in_a_clear_error(
+    deployment, rabbitmq_url
+):
+    consumer = await deployment.consumer()
+    connection = await aio_pika.connect(rabbitmq_url)
+    async with connection:
+        channel = await connection.channel()
+        underlay = await channel.get_underlay_channel()
+        await underlay.queue_delete(QUEUE)
+
+    assert await consumer.wait(within=30) == 2
+    assert f"queue {QUEUE} does not exist" in consumer.output
+
+
+async def test_the_dedup_row_says_how_long_the_handler_took(deployment, rabbitmq_url):
+    await deployment.consumer()
+    await publish(rabbitmq_url, a_message(correlation_id="c"))
+    await deployment.applies(1)
+
+    (row,) = await deployment.rows(processed_messages)
+
+    assert (row["consumer"], row["status"], row["attempts"]) == ("effects", "completed", 1)
+    assert row["correlation_id"] == "c"
+    assert 0 <= row["processing_duration_seconds"] < 10

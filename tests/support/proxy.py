@@ -1,0 +1,82 @@
+"""
+A server that can go away: a TCP proxy in front of a real one, for one test.
+"""
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from yarl import URL
+
+_CHUNK = 65_536
+
+
+class Proxy:
+    """
+    Forwards connections to the server of *url* until it is told not to.
+
+    `url` is the same address, as seen through the proxy.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = URL(url)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return str(self._target.with_host("127.0.0.1").with_port(self._port))
+
+    async def __aenter__(self) -> Self:
+        await self.restore()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.cut()
+
+    async def restore(self) -> None:
+        """Accept connections, on the same port as ever."""
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Refuse new connections and drop those that are open."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            there_reader, there_writer = await asyncio.open_connection(
+                self._target.host, self._target.port
+            )
+            ends = {writer, there_writer}
+            self._writers |= ends
+            try:
+                await asyncio.wait(
+                    {
+                        asyncio.ensure_future(_copy(reader, there_writer)),
+                        asyncio.ensure_future(_copy(there_reader, writer)),
+                    },
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                self._writers -= ends
+                for end in ends:
+                    end.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while chunk := await reader.read(_CHUNK):
+            writer.write(chunk)
+            await writer.drain()
