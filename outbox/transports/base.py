@@ -3,7 +3,8 @@ What a broker is to this project. Implementations: `rabbitmq.py`, `sqlite.py`.
 
 To add one, implement these protocols and run `tests/contracts/test_transport.py` on it.
 
-Every method raises BrokerUnavailable when the broker cannot be reached, and only that.
+Every method raises BrokerUnavailable when the broker cannot be reached. What is missing there, or
+is not what was declared, is a TopologyMismatch.
 """
 
 from collections.abc import Sequence
@@ -97,7 +98,13 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """How many messages a queue holds and how many of them are with consumers, if known."""
+    """
+    What a queue holds.
+
+    Args:
+        messages: Those that wait for a consumer; some brokers also count those that are with one.
+        consumers: Subscriptions of the queue.
+    """
 
     messages: int
     consumers: int

@@ -214,9 +214,10 @@ class RabbitMQPublisher:
                 self._channel = await self._connection.channel(
                     publisher_confirms=True, on_return_raises=True
                 )
-            except (OSError, TimeoutError, aiormq.AMQPError) as error:
+            except (OSError, TimeoutError, aiormq.AMQPError, RuntimeError) as error:
+                # RuntimeError: aio-pika finds out only now that the connection was closed.
                 await self.close()
-                raise BrokerUnavailable(f"channel refused: {type(error).__name__}") from None
+                raise BrokerUnavailable(f"no channel: {type(error).__name__}") from None
         return self._channel
 
 
@@ -250,7 +251,9 @@ class RabbitMQSubscription:
         try:
             channel = await self._connection.channel(publisher_confirms=False)
             self._channel = await channel.get_underlay_channel()
-            self._channel.closing.add_done_callback(self._on_close)
+            self._channel.closing.add_done_callback(self._on_end)
+            # The broker cancels a consumer whose queue is deleted, or has another leader.
+            self._channel.on_consumer_cancel_callbacks.add(self._on_end)
             await self._channel.basic_qos(prefetch_count=prefetch)
             consuming = await self._channel.basic_consume(name, self._on_delivery)
         except aiormq.exceptions.ChannelNotFoundEntity:
@@ -300,7 +303,7 @@ class RabbitMQSubscription:
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
         self._inbox.put_nowait(_to_delivery(delivered))
 
-    def _on_close(self, _future: Any) -> None:
+    def _on_end(self, _cause: Any) -> None:
         self._lost = True
         self._inbox.put_nowait(None)
 

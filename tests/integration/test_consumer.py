@@ -7,6 +7,10 @@ from datetime import timedelta
 
 import aio_pika
 import pytest
+from aiormq.abc import ChannelFrame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 from yarl import URL
 
 from consumer.tables import processed_messages
@@ -104,13 +108,14 @@ async def publish_without_id(url: str, message: WireMessage) -> None:
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
         underlay = await channel.get_underlay_channel()
-        properties = _properties(message)
-        await underlay.basic_publish(
-            message.body,
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            properties=properties,
-        )
+        frames = [
+            Basic.Publish(exchange=message.exchange, routing_key=message.routing_key),
+            ContentHeader(properties=_properties(message), body_size=len(message.body)),
+            ContentBody(message.body),
+        ]
+        marshalled = ChannelFrame.marshall(channel_number=underlay.number, frames=frames)
+        await underlay.write_queue.put(marshalled)
+        await channel.declare_exchange(EXCHANGE, passive=True)  # answered after the publish
 
 
 async def test_a_consumer_killed_in_its_handler_leaves_the_message_to_another(

@@ -59,6 +59,8 @@ def test_a_pattern_fits(pattern, routing_key):
         ("h.alth", "hxalth"),
         ("health.+", "health.steps"),
         ("Health", "health"),
+        ("*", ""),
+        ("#.*", ""),
     ],
 )
 def test_a_pattern_does_not_fit(pattern, routing_key):
