@@ -3,10 +3,11 @@ The command line of the demo: `python -m outbox_demo`, or `relay demo`.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,11 @@ from consumer.settings import ConsumerSettings
 from outbox import Event
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import commands, migrate
+from outbox.runtime.engine import translated
 from outbox.settings import load
 from outbox_demo import lines, sources, spool, workplace
-from outbox_demo.demo import Plot, perform
+from outbox_demo.demo import perform
+from outbox_demo.plot import Plot
 from outbox_demo.processes import ChildFailed
 from outbox_demo.run import Run
 from outbox_demo.stage import Stage
@@ -81,6 +84,7 @@ def demo(
         raise typer.BadParameter("give --events or --files, not both")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    logging.disable()  # other libraries quote messages in theirs
     if events:
         source = lines.read(events)
     else:
@@ -105,15 +109,23 @@ def _perform(
     theirs = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
     os.environ.update(workplace.environment(work) | run.environment())
     settings = load(ConsumerSettings)
-    migrate.upgrade(settings.database_url.get_secret_value())
-    stage = Stage(run, settings)
+    with translated():
+        migrate.upgrade(settings.database_url.get_secret_value())
     try:
         return asyncio.run(perform(Plot(run, intended, settings, work, deadline, seed), console))
     finally:
-        if "MQ_DATABASE_URL" in theirs and not keep:
-            asyncio.run(stage.sweep_database())
-        if "MQ_BROKER_URL" in theirs and not keep:
-            asyncio.run(stage.sweep_broker())
+        if not keep:
+            _sweep(Stage(run, settings), theirs)
+
+
+def _sweep(stage: Stage, theirs: Collection[str]) -> None:
+    """Remove from servers of others what the run has left there, as far as they can be reached."""
+    sweeps = {"MQ_DATABASE_URL": stage.sweep_database, "MQ_BROKER_URL": stage.sweep_broker}
+    for name in theirs:
+        try:
+            asyncio.run(sweeps[name]())
+        except Unavailable as error:
+            print(f"{name}: what begins with demo was left there ({error})", file=sys.stderr)
 
 
 def _leave(number: int, _frame: object) -> None:

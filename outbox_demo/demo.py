@@ -5,37 +5,21 @@ The story: everything is started, some of it is killed, and in the end all is co
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from rich.console import Console
 
-from consumer.settings import ConsumerSettings
 from outbox_demo import history
 from outbox_demo.display import Display, Ending, final_table
+from outbox_demo.plot import Plot
 from outbox_demo.processes import Child, ChildFailed, Troupe
 from outbox_demo.reckoning import reckon
-from outbox_demo.run import Run
 from outbox_demo.scoreboard import Counts, Scoreboard, scoreboard
-from outbox_demo.spool import Intended
 from outbox_demo.stage import Stage
 from outbox_demo.villain import Shares, Villain
 
 LOOK_SECONDS = 0.2
 DRAIN_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """What shall happen, where, and within which *deadline*."""
-
-    run: Run
-    intended: Intended
-    settings: ConsumerSettings
-    directory: Path
-    deadline: timedelta
-    seed: int
 
 
 class Story:

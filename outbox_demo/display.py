@@ -93,7 +93,7 @@ def final_table(ending: Ending) -> Table:
         "duplicates dropped, as far as the workers lived to tell", f"{ending.duplicates:,}"
     )
     table.add_section()
-    table.add_row("lost", _wanted_zero(facts.lost))
+    table.add_row("lost" if ending.in_time else "not yet applied", _wanted_zero(facts.lost))
     table.add_row("applied twice", _wanted_zero(facts.applied_twice))
     table.add_row("effects of rolled back events", _wanted_zero(facts.ghosts))
     table.add_row("changed on the way", _wanted_zero(facts.changed))
@@ -120,10 +120,14 @@ def _headline(ending: Ending) -> str:
     events = f"{ending.reckoning.committed:,} events"
     if ending.happy:
         return f"{events}, {ending.killed} murders, no casualties"
+    if not ending.in_time:
+        return f"{events}, {ending.killed} murders, and the deadline came first"
     return f"{events}, {ending.killed} murders, and something is wrong"
 
 
 def _moral(ending: Ending) -> str:
     if ending.happy:
         return "What was committed has happened, once. The rest is silence."
+    if not ending.in_time:
+        return "What is not yet applied is not lost: give it more time with --deadline."
     return "Please report this, with the logs: run it again with --keep."

@@ -79,7 +79,7 @@ class Stage:
                 for queue in queues:
                     await channel.queue_delete(queue.name)
         except (AMQPError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"queues were not removed: {type(error).__name__}") from None
+            raise BrokerUnavailable(type(error).__name__) from None
 
     @asynccontextmanager
     async def _database(self) -> AsyncIterator[AsyncConnection]:

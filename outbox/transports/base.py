@@ -104,6 +104,7 @@ class QueueDepth:
     Args:
         messages: Those that wait for a consumer; some brokers also count those that are with one.
         consumers: Subscriptions of the queue.
+
     """
 
     messages: int

@@ -1,7 +1,7 @@
 """
 RabbitMQ through aio-pika.
 
-Connections are plain, not aio-pika's robust ones: those re-declare what they remember, and
+Connections are plain, not aio-pika's robust ones: those declare again what they remember, and
 reconnect for ever when it does not fit. Here a lost connection is an error that the caller sees,
 and the next call connects anew.
 
