@@ -29,6 +29,7 @@ lint: $(VENV)/.dev ## Check style and spelling
 
 types: $(VENV)/.dev ## Check types
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 arrows: $(VENV)/.dev ## Check which package may import which
 	$(BIN)/lint-imports

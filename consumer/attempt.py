@@ -14,6 +14,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import dead_letters
@@ -26,7 +27,7 @@ from outbox import codec
 from outbox.backoff import RetryPolicy
 from outbox.errors import DatabaseUnavailable, UnreadableMessage
 from outbox.event import Envelope
-from outbox.runtime.engine import is_transient, reason_of, translated, uninterrupted
+from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
 from outbox.transports.base import Delivery
 
 
@@ -126,5 +127,6 @@ def _raise_unless_failure(error: BaseException) -> None:
         if task is not None and task.cancelling():
             raise error
         return
-    if is_transient(error) and hasattr(error, "orig"):
+    # Errors of other servers, which the handler may have asked, are failures.
+    if isinstance(error, SQLAlchemyError) and is_away(error):
         raise DatabaseUnavailable(reason_of(error)) from None

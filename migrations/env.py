@@ -12,6 +12,7 @@ from outbox.settings import SharedSettings, load
 from outbox.tables import metadata
 
 VERSION_TABLE = "outbox_relay_version"
+MIGRATION_LOCK = 7_206_814_771  # any number, the same for all
 
 assert consumer.tables.processed_messages.metadata is metadata  # noqa: S101
 
@@ -24,6 +25,9 @@ def database() -> URL:
 def configure(connection: sa.Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table=VERSION_TABLE)
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            # Of several processes that migrate at once, one does it and the others find it done.
+            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         context.run_migrations()
 
 

@@ -27,9 +27,10 @@ BUSY_SECONDS = 30
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read: on SQLite they then wait for no writer."""
 
-# Serialization failure, deadlock, lock not available, and what the server does when it shuts down,
-# starts up, or has no room: the same work succeeds when it is done again later.
-_TRANSIENT_STATES = ("40001", "40P01", "55P03", "57P0", "53", "08", "25P03")
+# The server shuts down, starts up, has no room, or has ended the session.
+_AWAY_STATES = ("08", "53", "57P0", "25P03")
+# Serialization failure, deadlock, lock not available.
+_CONTENTION_STATES = ("40001", "40P01", "55P03")
 
 
 def create_engine(url: URL, *, pool_size: int, application_name: str) -> AsyncEngine:
@@ -115,12 +116,18 @@ def translated() -> Iterator[None]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed when it is done again later."""
+    """Whether the same work may succeed when it is done again later, whoever held it up."""
+    state = sqlstate(error)
+    return is_away(error) or (state is not None and state.startswith(_CONTENTION_STATES))
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether *error* comes from a database that cannot be reached, or has no room."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
     state = sqlstate(error)
     if state is not None:
-        return state.startswith(_TRANSIENT_STATES)
+        return state.startswith(_AWAY_STATES)
     busy = "locked" in str(error.orig) or "busy" in str(error.orig)
     lost = error.connection_invalidated or isinstance(error, InterfaceError)
     return (

@@ -304,7 +304,10 @@ class RabbitMQSubscription:
         self._inbox.put_nowait(_to_delivery(delivered))
 
     def _on_end(self, _cause: Any) -> None:
+        # What is still here will come again; nobody could ack it now.
         self._lost = True
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
         self._inbox.put_nowait(None)
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import sys
 from uuid import UUID
 
 import pytest
@@ -128,3 +130,19 @@ async def test_the_sql_function_refuses_what_python_refuses(postgres_url, call, 
         with pytest.raises(sa.exc.IntegrityError, match=field):
             await connection.execute(sa.text(f"select {call}"))
     await engine.dispose()
+
+
+async def test_processes_that_migrate_at_once_do_not_get_in_each_others_way(empty_postgres_url):
+    children = [
+        await asyncio.create_subprocess_exec(*MIGRATE, env=at(empty_postgres_url))
+        for _ in range(3)
+    ]
+
+    assert [await child.wait() for child in children] == [0, 0, 0]
+
+
+MIGRATE = (sys.executable, "-m", "relay", "migrate")
+
+
+def at(url: str) -> dict[str, str]:
+    return {**os.environ, "MQ_DATABASE_URL": url}
