@@ -3,11 +3,8 @@ The composition root of a consumer: the only place that names concrete adapters.
 """
 
 import asyncio
-import os
 import random
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -22,8 +19,7 @@ from consumer.telemetry import Telemetry
 from consumer.workers import Workers
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
-from outbox.runtime import migrate, probes
-from outbox.runtime.engine import create_engine
+from outbox.runtime import migrate, probes, process
 from outbox.topology import ConsumerQueues, Topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
@@ -31,9 +27,9 @@ from outbox.transports.connect import transport
 USUAL_METRICS_PORT = 8002
 
 
-def process_name(consumer: Consumer) -> str:
-    """What databases and brokers show for this process."""
-    return f"consumer {consumer.name} {socket.gethostname()}:{os.getpid()}"
+def role(consumer: Consumer) -> str:
+    """What the process calls itself."""
+    return f"consumer {consumer.name}"
 
 
 def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
@@ -56,21 +52,14 @@ def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
 
 def broker(consumer: Consumer, settings: ConsumerSettings) -> Transport:
     """The configured broker."""
-    return transport(settings, name=process_name(consumer))
+    return transport(settings, name=process.name(role(consumer)))
 
 
-@asynccontextmanager
-async def database(consumer: Consumer, settings: ConsumerSettings) -> AsyncIterator[AsyncEngine]:
+def database(
+    consumer: Consumer, settings: ConsumerSettings
+) -> AbstractAsyncContextManager[AsyncEngine]:
     """The database of the consumer's effects."""
-    engine = create_engine(
-        settings.database,
-        pool_size=settings.database_pool_size,
-        application_name=process_name(consumer),
-    )
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+    return process.database(settings, role=role(consumer))
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
@@ -123,8 +112,4 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
 
 async def prepare(consumer: Consumer, settings: ConsumerSettings) -> None:
     """Declare the consumer's topology, or only check that it exists."""
-    to, wanted = broker(consumer, settings), declared(consumer, settings)
-    if settings.declare_topology:
-        await to.declare(wanted)
-    else:
-        await to.verify(wanted)
+    await process.prepare(broker(consumer, settings), declared(consumer, settings), settings)

@@ -66,6 +66,7 @@ def check(target: Target) -> None:
         await assembly.broker(consumer, settings).verify(assembly.declared(consumer, settings))
 
     commands.once(checks)
+    commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 
 

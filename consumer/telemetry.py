@@ -8,11 +8,11 @@ types, reason codes, configured delays.
 from collections.abc import Collection
 from datetime import timedelta
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.verdict import Done, GiveUp, Retry, Verdict
-from outbox.errors import Unavailable
 from outbox.runtime import logs
+from outbox.runtime.process import Availability
 
 OTHER = "other"
 
@@ -24,7 +24,6 @@ class Telemetry:
         self._log = logs.get("consumer")
         self._queue = queue
         self._known = frozenset(known)
-        self._available = True
         self._processed = Counter(
             "mq_messages_processed",
             "Deliveries by what became of them.",
@@ -61,9 +60,7 @@ class Telemetry:
             ["source", "reason"],
             registry=registry,
         )
-        self._connections = Gauge(
-            "mq_active_connections", "Connections to the broker.", registry=registry
-        )
+        self.availability = Availability(self._log, registry)
 
     def handled(self, event_type: str, *, took: timedelta) -> None:
         """A handler succeeded and its effects are committed."""
@@ -98,21 +95,6 @@ class Telemetry:
                 self._log.error("message_given_up", type=label, reason=code, attempt=attempt)
         self._processed.labels(self._queue, label, status).inc()
         self._log.debug("message_settled", type=label, status=status)
-
-    def unavailable(self, error: Unavailable, *, pause: timedelta) -> None:
-        """A server could not be reached; logged once until it is back."""
-        if self._available:
-            self._log.warning("server_unavailable", problem=str(error))
-        self._available = False
-        self._connections.set(0)
-        self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
-
-    def available(self) -> None:
-        """Deliveries come in."""
-        if not self._available:
-            self._log.info("server_available")
-        self._available = True
-        self._connections.set(1)
 
     def started(self, **facts: str | int) -> None:
         """The consumer works."""

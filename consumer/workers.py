@@ -57,7 +57,7 @@ class Workers:
                     self._queues, prefetch=self._prefetch
                 ) as subscription:
                     self._health.up("broker")
-                    self._telemetry.available()
+                    self._telemetry.availability.up()
                     failures = 0
                     await self._consume(subscription, stop)
                 error = BrokerUnavailable("the connection was lost")
@@ -68,7 +68,7 @@ class Workers:
             failures += 1
             wait = self._wait(failures)
             self._health.down("broker")
-            self._telemetry.unavailable(error, pause=wait)
+            self._telemetry.availability.down(error, pause=wait)
             await pause(stop, wait)
 
     async def _consume(self, subscription: Subscription, stop: asyncio.Event) -> None:
@@ -101,14 +101,15 @@ class Workers:
                 verdict = await self._attempts.make(delivery)
             except DatabaseUnavailable as error:
                 failures += 1
+                wait = self._wait(failures)
                 self._health.down("database")
-                self._telemetry.unavailable(error, pause=self._wait(failures))
+                self._telemetry.availability.down(error, pause=wait)
                 if stop.is_set():
                     return None
-                await pause(stop, self._wait(failures))
+                await pause(stop, wait)
             else:
                 if failures:
-                    self._telemetry.available()
+                    self._telemetry.availability.up()
                 self._health.up("database")
                 return verdict
 

@@ -72,8 +72,11 @@ class HealthDataMessage(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "event"
-            # The cause is dropped: a ValidationError holds the values.
-            raise InvalidEvent(field, first["msg"]) from None
+            # Behind the comma of a parsing error are characters of the value, and the cause, which
+            # is dropped, holds it whole.
+            parsing = first["type"].endswith("_parsing")
+            problem = first["msg"].partition(",")[0] if parsing else first["msg"]
+            raise InvalidEvent(field, problem) from None
 
     def to_event(self) -> Event:
         """The upload as an event, routed by record type and priority."""

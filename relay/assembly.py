@@ -3,11 +3,8 @@ The composition root of the relay: the only place that names concrete adapters.
 """
 
 import asyncio
-import os
 import random
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -16,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from outbox import topology
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
-from outbox.runtime import migrate, probes
-from outbox.runtime.engine import create_engine
+from outbox.runtime import migrate, probes, process
 from outbox.topology import Topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
@@ -30,12 +26,8 @@ from relay.storage.postgres import PostgresStore
 from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
 
+ROLE = "relay"
 USUAL_METRICS_PORT = 8001
-
-
-def process_name() -> str:
-    """What databases and brokers show for this process."""
-    return f"relay {socket.gethostname()}:{os.getpid()}"
 
 
 def declared(settings: RelaySettings) -> Topology:
@@ -47,21 +39,12 @@ def declared(settings: RelaySettings) -> Topology:
 
 def broker(settings: RelaySettings) -> Transport:
     """The configured broker."""
-    return transport(settings, name=process_name())
+    return transport(settings, name=process.name(ROLE))
 
 
-@asynccontextmanager
-async def database(settings: RelaySettings) -> AsyncIterator[AsyncEngine]:
+def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
     """The configured database."""
-    engine = create_engine(
-        settings.database,
-        pool_size=settings.database_pool_size,
-        application_name=process_name(),
-    )
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+    return process.database(settings, role=ROLE)
 
 
 def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
@@ -86,7 +69,7 @@ async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
         database(settings) as engine,
     ):
         await migrate.verify(engine)
-        await prepare(broker(settings), declared(settings), declare=settings.declare_topology)
+        await process.prepare(broker(settings), declared(settings), settings)
         outbox_store = store(engine, settings)
         async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
             group.create_task(Janitor(store=outbox_store, telemetry=telemetry).run(stop))
@@ -111,11 +94,3 @@ async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
             )
             telemetry.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)
-
-
-async def prepare(to: Transport, wanted: Topology, *, declare: bool) -> None:
-    """Declare the *wanted* topology, or only check that it exists."""
-    if declare:
-        await to.declare(wanted)
-    else:
-        await to.verify(wanted)

@@ -2,15 +2,17 @@
 The command `relay`.
 """
 
-import subprocess
+import os
 import sys
 from typing import Annotated
 
 import typer
+from alembic.util import CommandError
 
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import commands, migrate, service
 from outbox.runtime.commands import EXIT_CODES, console
+from outbox.runtime.engine import translated
 from outbox.settings import SharedSettings
 from relay import assembly
 from relay.settings import RelaySettings
@@ -47,8 +49,11 @@ def migrate_command(
     """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
     settings = commands.settings(SharedSettings, process="relay")
     try:
-        migrate.upgrade(settings.database_url.get_secret_value(), revision)
-    except ConfigurationError as error:
+        with translated():
+            migrate.upgrade(settings.database_url.get_secret_value(), revision)
+    except CommandError:
+        commands.fail(ConfigurationError("REVISION: there is no such revision"))
+    except (ConfigurationError, Unavailable) as error:
         commands.fail(error)
     console.print(f"schema is at revision {revision}")
 
@@ -74,6 +79,7 @@ def check() -> None:
         await assembly.broker(settings).verify(assembly.declared(settings))
 
     commands.once(checks)
+    commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 
 
@@ -105,8 +111,9 @@ def status() -> None:
 def demo(context: typer.Context) -> None:
     """Run the main job with real processes, kill some, and count; see `relay demo --help`."""
     # A program of its own: the relay does not stand on the consumer, which the demo needs too.
+    # It takes the place of this process, so that signals reach it.
     command = [sys.executable, "-m", "outbox_demo", *context.args]
-    raise SystemExit(subprocess.call(command))  # noqa: S603 - our own module
+    os.execv(sys.executable, command)  # noqa: S606 - our own module
 
 
 if __name__ == "__main__":

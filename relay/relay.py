@@ -72,12 +72,12 @@ class Relay:
                 failures += 1
                 wait = self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
                 self._health.down("servers")
-                self._telemetry.unavailable(error, pause=wait)
+                self._telemetry.availability.down(error, pause=wait)
             else:
                 wait = self._pace.after(claimed, limit=self._limit, previous=wait)
                 failures = 0
                 self._health.up("servers")
-                self._telemetry.available()
+                self._telemetry.availability.up()
             if wait:
                 await pause(stop, wait)
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from outbox.errors import Unavailable
 from outbox.runtime import logs
+from outbox.runtime.process import Availability
 from relay.storage.base import Backlog
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
@@ -25,7 +25,6 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry, *, exchange: str) -> None:
         self._log = logs.get("relay")
         self._exchange = exchange
-        self._available = True
         self._published = Counter(
             "mq_messages_published",
             "Events by what became of a publish.",
@@ -59,9 +58,7 @@ class Telemetry:
             "Age of the oldest open snapshot, which keeps dead rows.",
             registry=registry,
         )
-        self._connections = Gauge(
-            "mq_active_connections", "Connections to the broker.", registry=registry
-        )
+        self.availability = Availability(self._log, registry)
 
     def settled(self, verdicts: Sequence[Verdict], *, took: timedelta) -> None:
         """A batch was published and settled."""
@@ -87,21 +84,6 @@ class Telemetry:
             self._log.warning("batch_partly_failed", sent=statuses["success"], **failed)
         else:
             self._log.debug("batch_published", sent=statuses["success"])
-
-    def unavailable(self, error: Unavailable, *, pause: timedelta) -> None:
-        """A server could not be reached; logged once until it is back."""
-        if self._available:
-            self._log.warning("server_unavailable", problem=str(error))
-        self._available = False
-        self._connections.set(0)
-        self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
-
-    def available(self) -> None:
-        """Both servers can be reached."""
-        if not self._available:
-            self._log.info("server_available")
-        self._available = True
-        self._connections.set(1)
 
     def sampled(self, backlog: Backlog) -> None:
         """The outbox was looked at."""

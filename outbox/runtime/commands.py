@@ -3,6 +3,7 @@ What the command lines of both processes share.
 """
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
@@ -13,11 +14,14 @@ from rich.table import Table
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import logs
 from outbox.runtime.service import ExitCode
-from outbox.settings import Settings, load
+from outbox.settings import Settings, SharedSettings, load
 
 Result = TypeVar("Result")
 
 console = Console()
+
+SAFE_SQLITE = (3, 51, 3)
+"""Older ones, from 3.7.0 on, may corrupt a WAL file that two connections write and checkpoint."""
 
 EXIT_CODES = (
     "Exit status: 0 stopped cleanly, 1 crashed, 2 bad configuration, "
@@ -53,6 +57,18 @@ def fail(error: ConfigurationError | Unavailable) -> NoReturn:
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
     unreachable = isinstance(error, Unavailable)
     raise SystemExit(ExitCode.UNREACHABLE if unreachable else ExitCode.BAD_CONFIGURATION)
+
+
+def warn_of_sqlite(settings: SharedSettings) -> None:
+    """Say so if the database is SQLite, of a version that may corrupt a file with many writers."""
+    is_sqlite = settings.database.get_backend_name() == "sqlite"
+    if is_sqlite and sqlite3.sqlite_version_info < SAFE_SQLITE:
+        version = ".".join(map(str, SAFE_SQLITE))
+        print(  # noqa: T201
+            f"warning: SQLite {sqlite3.sqlite_version} has the WAL-reset bug, which may corrupt a "
+            f"file that several processes write to; it is mended in {version}",
+            file=sys.stderr,
+        )
 
 
 def show(title: str, rows: dict[str, object]) -> None:

@@ -7,9 +7,10 @@ each other instead of failing when they upgrade.
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,6 +74,10 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
 
 
 def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
+    if url.database:
+        # The file holds health data; SQLite gives its -wal and -shm the same permissions.
+        with suppress(OSError):
+            os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_async_engine(
         url.set(drivername="sqlite+aiosqlite"),
         pool_size=pool_size,

@@ -58,6 +58,21 @@ def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
     assert {path.name for path in tmp_path.glob("*.db")} == {"outbox.db", "broker.db"}
 
 
+def test_the_database_file_is_for_its_owner_alone(run, tmp_path):
+    run("relay", "migrate")
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.db")} == {0o600}
+
+
+def test_an_unknown_revision_is_a_line_and_status_2(run):
+    done = run("relay", "migrate", "9999")
+
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        ["error: REVISION: there is no such revision"],
+    )
+
+
 def test_alembic_upgrades_from_a_checkout(run, tmp_path):
     alembic = run(
         "alembic",
@@ -92,7 +107,8 @@ def test_bad_settings_are_a_line_each_and_status_2(run, verb):
 
 
 @pytest.mark.parametrize(
-    "verb", [["relay", "check"], ["relay", "run"], ["consumer", "run", TARGET]]
+    "verb",
+    [["relay", "check"], ["relay", "migrate"], ["relay", "run"], ["consumer", "run", TARGET]],
 )
 def test_an_unreachable_server_at_start_is_status_3(run, verb):
     url = f"postgresql://u:{SECRET}@127.0.0.1:{free_ports(1)[0]}/x"

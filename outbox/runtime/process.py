@@ -1,0 +1,74 @@
+"""
+What both processes are made of: a name, a database, a prepared broker, and knowing what is away.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox.errors import Unavailable
+from outbox.runtime.engine import create_engine
+from outbox.settings import SharedSettings
+from outbox.topology import Topology
+from outbox.transports.base import Transport
+
+
+def name(role: str) -> str:
+    """What databases and brokers show for this process."""
+    return f"{role} {socket.gethostname()}:{os.getpid()}"
+
+
+@asynccontextmanager
+async def database(settings: SharedSettings, *, role: str) -> AsyncIterator[AsyncEngine]:
+    """The configured database."""
+    engine = create_engine(
+        settings.database, pool_size=settings.database_pool_size, application_name=name(role)
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings) -> None:
+    """
+    Declare the *wanted* topology, or only check that it exists, as `MQ_DECLARE_TOPOLOGY` says.
+
+    Raises TopologyMismatch and BrokerUnavailable.
+    """
+    if settings.declare_topology:
+        await broker.declare(wanted)
+    else:
+        await broker.verify(wanted)
+
+
+class Availability:
+    """Tells once that a server is away, and once that it is back."""
+
+    def __init__(self, log: Any, registry: CollectorRegistry) -> None:
+        self._log = log
+        self._available = True
+        self._connections = Gauge(
+            "mq_active_connections", "Connections to the broker.", registry=registry
+        )
+
+    def down(self, error: Unavailable, *, pause: timedelta) -> None:
+        """A server could not be reached; the next attempt is after *pause*."""
+        if self._available:
+            self._log.warning("server_unavailable", problem=str(error))
+        self._available = False
+        self._connections.set(0)
+        self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
+
+    def up(self) -> None:
+        """All servers can be reached."""
+        if not self._available:
+            self._log.info("server_available")
+        self._available = True
+        self._connections.set(1)
