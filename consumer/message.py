@@ -12,7 +12,8 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from outbox.errors import InvalidEvent, UnreadableMessage
-from outbox.event import JSON_CONTENT_TYPE, Envelope
+from outbox.event import Envelope
+from outbox.payload import JSON_CONTENT_TYPE
 
 Payload = TypeVar("Payload")
 

@@ -9,7 +9,6 @@ Everything outside the body can be seen by operators of the database and the bro
 Health data, names and user ids belong in the body alone; `ordering_key` stays in the database.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,18 +18,16 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
+from outbox.payload import JSON_CONTENT_TYPE, encode
 
 MAX_BODY_BYTES = 1_048_576
 """Largest body in bytes; brokers refuse 16 MiB (RabbitMQ 4), and one large row stalls a batch."""
 
 MAX_KEY_BYTES = 255
 """AMQP 0-9-1 short strings hold at most 255 bytes (specification, section 4.2.5.3)."""
-
-JSON_CONTENT_TYPE = "application/json"
 
 HeaderValue: TypeAlias = str | int | bool
 
@@ -39,7 +36,6 @@ _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*"
 _CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_HEADER_BYTES = 1_024
 _MAX_INTEGER = 2**63
-_MAX_PATH = 20
 
 _allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
 
@@ -102,7 +98,7 @@ class Event:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        body, content_type = _encode(self.payload, self.content_type)
+        body, content_type = encode(self.payload, self.content_type)
         put(self, "body", body)
         put(self, "content_type", content_type)
         put(self, "routing_key", self.routing_key or self.type)
@@ -227,46 +223,3 @@ def _priority(value: str) -> Priority:
         return Priority(value)
     except ValueError:
         raise InvalidEvent("priority", "must be low, normal or high") from None
-
-
-def _encode(payload: Any, content_type: str) -> tuple[bytes, str]:
-    if isinstance(payload, bytes):
-        if not content_type:
-            raise InvalidEvent("content_type", "is needed when the payload is bytes")
-        return payload, content_type
-    if content_type not in {"", JSON_CONTENT_TYPE}:
-        raise InvalidEvent("content_type", "must be left out unless the payload is bytes")
-    if isinstance(payload, BaseModel):
-        payload = payload.model_dump(mode="json")
-    return _json(payload), JSON_CONTENT_TYPE
-
-
-def _json(payload: Any) -> bytes:
-    try:
-        text = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        return text.encode()
-    except (TypeError, ValueError):
-        # The errors of json and of the encoder quote the value; the path alone is safe to show.
-        raise InvalidEvent(_path_of_fault(payload), "cannot be written as JSON") from None
-    except RecursionError:
-        raise InvalidEvent("payload", "is nested too deeply") from None
-
-
-def _path_of_fault(value: Any, path: str = "payload", *, depth: int = 0) -> str:
-    """Where in *value* JSON fails; keys of objects are field names, so they may be shown."""
-    if depth == _MAX_PATH:
-        # Deep enough to find it; a value that contains itself has no end.
-        return path
-    children: list[tuple[str, Any]] = []
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            return path
-        children = [(f"{path}.{key}", child) for key, child in value.items()]
-    elif isinstance(value, (list, tuple)):
-        children = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
-    for child_path, child in children:
-        try:
-            json.dumps(child, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError):
-            return _path_of_fault(child, child_path, depth=depth + 1)
-    return path

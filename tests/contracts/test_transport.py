@@ -451,3 +451,15 @@ async def test_depth_counts_messages_and_consumers(declared):
         await depth_is(0, 1)
     await publish(declared, a_message(), a_message())
     await depth_is(2, 0)
+
+
+async def test_publishers_may_be_called_at_once_even_with_one_message_id(declared):
+    """A broker's client that tells returned messages by their id must not mix these up."""
+    routable = a_message()
+    stranger = replace(routable, routing_key="nobody.listens")
+    async with declared.publisher() as publisher:
+        outcomes = await asyncio.gather(
+            *(publisher.publish([message], within=SOON) for message in [routable, stranger] * 20)
+        )
+
+    assert outcomes == [[Outcome.ACKED], [Outcome.RETURNED]] * 20

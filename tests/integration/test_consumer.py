@@ -17,7 +17,8 @@ from consumer.tables import processed_messages
 from outbox import codec
 from outbox.codec import WireMessage
 from outbox.transports.base import Outcome
-from outbox.transports.rabbitmq import RabbitMQTransport, _properties
+from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq_publisher import properties
 from tests.support.builders import CANARY, an_event, an_upload
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
@@ -110,7 +111,7 @@ async def publish_without_id(url: str, message: WireMessage) -> None:
         underlay = await channel.get_underlay_channel()
         frames = [
             Basic.Publish(exchange=message.exchange, routing_key=message.routing_key),
-            ContentHeader(properties=_properties(message), body_size=len(message.body)),
+            ContentHeader(properties=properties(message), body_size=len(message.body)),
             ContentBody(message.body),
         ]
         marshalled = ChannelFrame.marshall(channel_number=underlay.number, frames=frames)
