@@ -458,6 +458,7 @@ async def test_publishers_may_be_called_at_once_even_with_one_message_id(declare
     routable = a_message()
     stranger = replace(routable, routing_key="nobody.listens")
     async with declared.publisher() as publisher:
+        await publisher.ready()
         outcomes = await asyncio.gather(
             *(publisher.publish([message], within=SOON) for message in [routable, stranger] * 20)
         )
