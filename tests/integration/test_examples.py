@@ -51,7 +51,7 @@ def rows(database: Path) -> list[tuple[str, int]]:
 
 
 def test_the_python_of_the_readme_is_python():
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 
     assert len(blocks) == 2
     for block in blocks:
