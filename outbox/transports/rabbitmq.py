@@ -24,10 +24,10 @@ import aiormq
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
-from outbox.errors import BrokerUnavailable, TopologyMismatch
+from outbox.errors import TopologyMismatch
 from outbox.topology import ConsumerQueues, Topology
 from outbox.transports.base import QueueDepth
-from outbox.transports.rabbitmq_connection import CONNECTION_ERRORS, close, connect
+from outbox.transports.rabbitmq_connection import close, connect, connection_errors
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq_subscription import RabbitMQSubscription
 
@@ -115,15 +115,15 @@ class RabbitMQTransport:
 @asynccontextmanager
 async def _declaring(connection: AbstractConnection, kind: str, name: str) -> AsyncIterator[Any]:
     """A channel for one declaration: a refused one closes it."""
-    try:
-        channel = await connection.channel(publisher_confirms=False)
-        yield await channel.get_underlay_channel()
-        await channel.close()
-    except aiormq.exceptions.ChannelNotFoundEntity:
-        raise TopologyMismatch(f"{kind} {name} does not exist") from None
-    except aiormq.exceptions.ChannelAccessRefused:
-        raise TopologyMismatch(f"{kind} {name}: the broker's user has no permission") from None
-    except aiormq.exceptions.ChannelClosed:
-        raise TopologyMismatch(f"{kind} {name} exists with other arguments") from None
-    except CONNECTION_ERRORS as error:
-        raise BrokerUnavailable(f"{kind} {name}: {type(error).__name__}") from None
+    errors = aiormq.exceptions
+    with connection_errors(f"{kind} {name}"):
+        try:
+            channel = await connection.channel(publisher_confirms=False)
+            yield await channel.get_underlay_channel()
+            await channel.close()
+        except errors.ChannelNotFoundEntity:
+            raise TopologyMismatch(f"{kind} {name} does not exist") from None
+        except errors.ChannelAccessRefused:
+            raise TopologyMismatch(f"{kind} {name}: the broker's user has no permission") from None
+        except errors.ChannelClosed:
+            raise TopologyMismatch(f"{kind} {name} exists with other arguments") from None

@@ -28,48 +28,45 @@ async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
 
     Raises BrokerUnavailable if none does.
     """
-    problem = "no address"
+    problem = BrokerUnavailable("no address")
     for url in urls:
         try:
-            return await aio_pika.connect(
-                url,
-                timeout=CONNECT_SECONDS,
-                client_properties={"connection_name": name},
-                ssl_context=ssl.create_default_context() if _verified(url) else None,
-            )
-        except CONNECTION_ERRORS as error:
-            # Their texts may quote the URL with its password.
-            problem = type(error).__name__
-        except asyncio.CancelledError:
-            raise_if_cancelled()
-            problem = "ConnectionLost"
-    raise BrokerUnavailable(f"cannot connect to the broker: {problem}")
+            with connection_errors("cannot connect to the broker"):
+                return await aio_pika.connect(
+                    url,
+                    timeout=CONNECT_SECONDS,
+                    client_properties={"connection_name": name},
+                    ssl_context=ssl.create_default_context() if _verified(url) else None,
+                )
+        except BrokerUnavailable as error:
+            problem = error
+    raise problem
 
 
 async def close(connection: AbstractConnection) -> None:
     """Close *connection*, in whatever state it is."""
-    with suppress(*CONNECTION_ERRORS):
+    with suppress(BrokerUnavailable), connection_errors():
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
 
 
 @contextmanager
-def connection_errors() -> Iterator[None]:
-    """Turn errors of the connection into BrokerUnavailable."""
+def connection_errors(problem: str = "the connection was lost") -> Iterator[None]:
+    """
+    Turn errors of the connection into BrokerUnavailable, which says *problem*.
+
+    Their texts are dropped: they may quote the URL with its password. A cancellation that is not
+    meant for this task comes from aiormq, when the peer has fallen silent.
+    """
     try:
         yield
-    except CONNECTION_ERRORS:
-        raise BrokerUnavailable("the connection was lost") from None
+    except CONNECTION_ERRORS as error:
+        raise BrokerUnavailable(f"{problem}: {type(error).__name__}") from None
     except asyncio.CancelledError:
-        raise_if_cancelled()
-        raise BrokerUnavailable("the connection was lost") from None
-
-
-def raise_if_cancelled() -> None:
-    """Raise again a cancellation that is meant for this task; others come from a dead peer."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise BrokerUnavailable(f"{problem}: the peer is silent") from None
 
 
 def _verified(url: URL) -> bool:

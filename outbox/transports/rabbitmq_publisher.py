@@ -14,7 +14,7 @@ from pamqp.commands import Basic
 from outbox.codec import APP_ID, WireMessage
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
-from outbox.transports.rabbitmq_connection import CONNECTION_ERRORS, close
+from outbox.transports.rabbitmq_connection import CONNECTION_ERRORS, close, connection_errors
 
 _PERSISTENT = 2
 
@@ -107,12 +107,13 @@ class RabbitMQPublisher:
             self._connection = await self._connect()
         if self._channel is None or self._channel.is_closed:
             try:
-                self._channel = await self._connection.channel(
-                    publisher_confirms=True, on_return_raises=True
-                )
-            except CONNECTION_ERRORS as error:
+                with connection_errors():
+                    self._channel = await self._connection.channel(
+                        publisher_confirms=True, on_return_raises=True
+                    )
+            except BrokerUnavailable:
                 await self.close()
-                raise BrokerUnavailable(f"no channel: {type(error).__name__}") from None
+                raise
         return self._channel
 
 

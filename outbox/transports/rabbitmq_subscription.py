@@ -18,7 +18,6 @@ from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome
 from outbox.transports.rabbitmq_connection import (
     CLOSE_SECONDS,
-    CONNECTION_ERRORS,
     connection_errors,
 )
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
@@ -51,18 +50,17 @@ class RabbitMQSubscription:
         Raises TopologyMismatch if the queue does not exist.
         """
         name = self._queues.name
-        try:
+        with connection_errors("cannot consume"):
             channel = await self._connection.channel(publisher_confirms=False)
             self._channel = await channel.get_underlay_channel()
             self._channel.closing.add_done_callback(self._on_end)
             # The broker cancels a consumer whose queue is deleted, or has another leader.
             self._channel.on_consumer_cancel_callbacks.add(self._on_end)
             await self._channel.basic_qos(prefetch_count=prefetch)
-            consuming = await self._channel.basic_consume(name, self._on_delivery)
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            raise TopologyMismatch(f"queue {name} does not exist") from None
-        except CONNECTION_ERRORS as error:
-            raise BrokerUnavailable(f"cannot consume: {type(error).__name__}") from None
+            try:
+                consuming = await self._channel.basic_consume(name, self._on_delivery)
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                raise TopologyMismatch(f"queue {name} does not exist") from None
         self._consumer_tag = consuming.consumer_tag
 
     async def next(self) -> Delivery | None:
@@ -78,7 +76,7 @@ class RabbitMQSubscription:
         if self._stopped:
             return
         self._stopped = True
-        with suppress(*CONNECTION_ERRORS):
+        with suppress(BrokerUnavailable), connection_errors():
             await self._channel.basic_cancel(self._consumer_tag, timeout=CLOSE_SECONDS)
         while not self._inbox.empty():
             delivery = self._inbox.get_nowait()

@@ -211,6 +211,27 @@ async def test_a_lost_broker_connection_is_replaced(postgres_url, rabbitmq_url, 
         assert await consumer.terminate() == 0
 
 
+async def test_a_broker_that_falls_silent_is_noticed_and_nothing_is_lost(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    async with (
+        Proxy(rabbitmq_url) as proxy,
+        Deployment(postgres_url, proxy.url, tmp_path, MQ_HEARTBEAT_SECONDS="1") as deployment,
+    ):
+        consumer = await deployment.consumer()
+        await publish(rabbitmq_url, a_message(type="test.takes.a.second"))
+        await consumer.wait_for_line("handler_works")
+        await proxy.swallow()
+        await consumer.wait_for_line("server_unavailable", within=20)
+
+        await proxy.speak()
+        await publish(rabbitmq_url, a_message())
+
+        await deployment.applies(2)
+        assert len(await deployment.applied()) == 2
+        assert await consumer.terminate() == 0
+
+
 async def test_a_queue_with_other_arguments_is_a_clear_error(deployment, rabbitmq_url):
     connection = await aio_pika.connect(rabbitmq_url)
     async with connection:

@@ -126,6 +126,29 @@ async def test_while_the_broker_is_away_no_attempt_is_burned_and_no_transaction_
     assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
 
 
+async def test_a_broker_that_falls_silent_is_noticed_and_nothing_is_lost(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """aiormq then cancels what waits for confirms, in tasks that nobody has cancelled."""
+    await a_queue(rabbitmq_url)
+    async with (
+        Proxy(rabbitmq_url) as proxy,
+        Deployment(postgres_url, proxy.url, tmp_path, MQ_HEARTBEAT_SECONDS="1") as deployment,
+    ):
+        relay = await deployment.relay()
+        await proxy.swallow()
+        event = an_event()
+        await commit(deployment, event)
+        await relay.wait_for_line("server_unavailable", within=20)
+
+        await proxy.speak()
+        await eventually(deployment.is_drained, within=20)
+
+        assert await deployment.dead() == []
+        assert await relay.terminate() == 0
+    assert {m.message_id for m in await messages_in(rabbitmq_url)} == {str(event.id)}
+
+
 async def test_a_lost_database_session_is_replaced(
     postgres_url, postgres_server, rabbitmq_url, tmp_path
 ):

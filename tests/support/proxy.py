@@ -24,6 +24,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     @property
     def url(self) -> str:
@@ -54,6 +56,14 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    async def swallow(self) -> None:
+        """Keep connections open, and pass nothing on: the peer has fallen silent."""
+        self._flowing.clear()
+
+    async def speak(self) -> None:
+        """Pass on again what comes in from now on."""
+        self._flowing.set()
+
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             there_reader, there_writer = await asyncio.open_connection(
@@ -64,8 +74,8 @@ class Proxy:
             try:
                 await asyncio.wait(
                     {
-                        asyncio.ensure_future(_copy(reader, there_writer)),
-                        asyncio.ensure_future(_copy(there_reader, writer)),
+                        asyncio.ensure_future(self._copy(reader, there_writer)),
+                        asyncio.ensure_future(self._copy(there_reader, writer)),
                     },
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -74,9 +84,9 @@ class Proxy:
                 for end in ends:
                     end.transport.abort()
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                if self._flowing.is_set():
+                    writer.write(chunk)
+                    await writer.drain()
