@@ -25,7 +25,7 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import NO_HANDLER, Done, GiveUp, Verdict, after_failure
 from outbox import codec
 from outbox.backoff import RetryPolicy
-from outbox.errors import DatabaseUnavailable, UnreadableMessage
+from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler, UnreadableMessage
 from outbox.event import Envelope
 from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
 from outbox.transports.base import Delivery
@@ -73,27 +73,36 @@ class Attempts:
     async def _handle(
         self, handler: Handler, message: Message[object], envelope: Envelope
     ) -> Verdict:
-        clock = asyncio.get_running_loop().time
         async with self.sessions() as session:
             with translated():
                 first = await self.dedup.first_time(session, envelope, attempt=message.attempt)
             if not first:
                 return Done(duplicate=True)
-            began = clock()
             try:
-                await handler.function(message, session)
-                with translated():
-                    await session.flush()
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the user's code
+                took = await self._carry_out(handler, message, session, envelope)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the user's code
                 _raise_unless_failure(error)
                 self.telemetry.handler_failed(handler.event_type, error, attempt=message.attempt)
                 return after_failure(message.attempt, self.policy)
-            took = timedelta(seconds=clock() - began)
-            with translated():
-                await self.dedup.took(session, envelope, took)
-                await uninterrupted(session.commit())
         self.telemetry.handled(handler.event_type, took=took)
         return Done()
+
+    async def _carry_out(
+        self,
+        handler: Handler,
+        message: Message[object],
+        session: AsyncSession,
+        envelope: Envelope,
+    ) -> timedelta:
+        """Call the handler and commit; returns how long it worked."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await handler.function(message, session)
+        took = timedelta(seconds=clock() - began)
+        if not await self.dedup.took(session, envelope, took):
+            raise TransactionEndedByHandler
+        await uninterrupted(session.commit())
+        return took
 
     async def _give_up(
         self, delivery: Delivery, envelope: Envelope | None, verdict: GiveUp

@@ -36,7 +36,7 @@ async def bury(
             idempotency_key=_text(message.headers.get(IDEMPOTENCY_KEY_HEADER)),
             correlation_id=_text(message.correlation_id),
             priority=priority_of(message).value,
-            headers={name: _plain(value) for name, value in message.headers.items()},
+            headers={_text(name): _plain(value) for name, value in message.headers.items()},
             content_type=_text(message.content_type),
             content_encoding=_text(message.content_encoding),
             body=message.body,

@@ -54,13 +54,19 @@ class Dedup:
         upsert = self._upsert(session, envelope, attempt=attempt, status=COMPLETED)
         return (await session.execute(upsert)).first() is not None
 
-    async def took(self, session: AsyncSession, envelope: Envelope, duration: timedelta) -> None:
-        """Add how long the handler worked on *envelope*."""
-        await session.execute(
+    async def took(self, session: AsyncSession, envelope: Envelope, duration: timedelta) -> bool:
+        """
+        Add how long the handler worked on *envelope*.
+
+        Returns False if the record is not there, because the handler has rolled it back.
+        """
+        result = await session.execute(
             sa.update(processed_messages)
             .where(self._is(envelope))
             .values(processing_duration_seconds=duration.total_seconds())
+            .returning(processed_messages.c.attempts)
         )
+        return result.first() is not None
 
     async def failed(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> None:
         """Record that *envelope* was given up, unless it has been completed."""

@@ -4,6 +4,7 @@ Every exception that this project raises on purpose.
     OutboxError
     ├── InvalidEvent (ValueError)      an event that must not enter the outbox
     ├── UnreadableMessage              a row or a message that is not what it should be
+    ├── TransactionEndedByHandler      a handler rolled back what it must not
     ├── ConfigurationError             settings that cannot work; exit status 2
     │   ├── SchemaMismatch             the database is not migrated to this version
     │   └── TopologyMismatch           the broker's queues are not the ones declared here
@@ -40,6 +41,10 @@ class UnreadableMessage(OutboxError):  # noqa: N818
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+
+
+class TransactionEndedByHandler(OutboxError):  # noqa: N818
+    """A handler has rolled back its transaction, and with it the record that it was called."""
 
 
 class ConfigurationError(OutboxError):

@@ -133,9 +133,11 @@ class SharedSettings(BaseSettings):
     def database(self) -> URL:
         """MQ_DATABASE_URL, parsed."""
         try:
-            return make_url(self.database_url.get_secret_value())
+            url = make_url(self.database_url.get_secret_value())
         except ArgumentError:
             raise ValueError("MQ_DATABASE_URL: is not a URL") from None
+        # The scheme of libpq that SQLAlchemy does not know.
+        return url.set(drivername="postgresql") if url.drivername == "postgres" else url
 
     @property
     def brokers(self) -> list[BrokerUrl]:
@@ -188,7 +190,7 @@ def _check_database(url: URL, *, allow_insecure: bool) -> None:
         if not url.database or url.database == ":memory:":
             raise ValueError("MQ_DATABASE_URL: SQLite needs a file, as in sqlite:///outbox.db")
         return
-    if scheme not in {"postgresql", "postgres"}:
+    if scheme != "postgresql":
         raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
     hosts = [url.host, *_as_list(url.query.get("host", ()))]
     local = all(host is None or _is_local(host) for host in hosts)

@@ -78,6 +78,7 @@ async def test_a_message_delivered_twice_is_applied_once(deployment, rabbitmq_ur
         ("malformed", {"type": None}),
         ("no_handler", {"type": "test.nobody.handles"}),
         ("content_encoding_unknown", {"content_encoding": "zstd"}),
+        ("no_handler", {"type": "test.nobody.handles", "headers": {"a\0b": "c\0d", "e": 1.5}}),
     ],
 )
 async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
@@ -162,9 +163,15 @@ async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
         assert not await queue_is_empty(rabbitmq_url)
 
 
-async def test_a_handler_that_is_cancelled_by_itself_has_failed(deployment, rabbitmq_url):
+@pytest.mark.parametrize(
+    "misdeed",
+    ["is.cancelled.by.itself", "breaks.its.transaction", "rolls.back", "fails.at.commit"],
+)
+async def test_a_handler_that_spoils_its_own_transaction_has_failed(
+    deployment, rabbitmq_url, misdeed
+):
     await deployment.consumer()
-    await publish(rabbitmq_url, a_message(type="test.is.cancelled.by.itself"))
+    await publish(rabbitmq_url, a_message(type=f"test.{misdeed}"))
 
     (dead,) = await eventually(deployment.dead)
 

@@ -6,9 +6,11 @@ The table has no unique key: what is applied twice is there twice.
 
 import asyncio
 import sys
+from contextlib import suppress
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from consumer import Consumer, Message
@@ -69,6 +71,28 @@ async def wait_for_another(message: Message[object], session: AsyncSession) -> N
 async def take_a_second(message: Message[object], session: AsyncSession) -> None:
     print("handler_works", file=sys.stderr, flush=True)  # noqa: T201
     await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=1)
+    await apply(message, session)
+
+
+@consumer.on("test.breaks.its.transaction")
+async def break_transaction(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    with suppress(DBAPIError):
+        await session.execute(sa.text("SELECT no_such_column FROM effects"))
+
+
+@consumer.on("test.rolls.back")
+async def roll_back(message: Message[object], session: AsyncSession) -> None:
+    await session.rollback()
+    await apply(message, session)
+
+
+@consumer.on("test.fails.at.commit")
+async def fail_at_commit(message: Message[object], session: AsyncSession) -> None:
+    await session.execute(
+        sa.text("CREATE TABLE deferred (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    )
+    await session.execute(sa.text("INSERT INTO deferred VALUES (1), (1)"))
     await apply(message, session)
 
 

@@ -106,6 +106,7 @@ def test_every_bad_value_has_its_line(monkeypatch):
         ("MQ_DATABASE_URL", "postgresql://u:p@db.example/x?sslmode=verify-full"),
         ("MQ_DATABASE_URL", "postgresql+asyncpg://u:p@127.0.0.1:5432/x"),
         ("MQ_DATABASE_URL", "postgresql:///x?host=/run/postgresql"),
+        ("MQ_DATABASE_URL", "postgres://u:p%40ss@localhost/x"),
         ("MQ_BROKER_URL", "amqps://u:p@broker.example/vhost"),
         ("MQ_BROKER_URL", "amqp://guest:guest@localhost/"),
         ("MQ_BROKER_URL", "amqps://u:p@one.example/,amqps://u:p@two.example/"),
