@@ -15,7 +15,10 @@ class RelaySettings(SharedSettings):
     """How much the relay takes at once, how often it looks, and how long it waits."""
 
     batch_size: int = Field(
-        default=500, ge=1, le=10_000, description="Most rows that are claimed at once."
+        default=500,
+        ge=2,
+        le=10_000,
+        description="Most rows that are claimed at once; half of them may have an ordering key.",
     )
     poll_min_seconds: float = Field(
         default=0.05, gt=0, le=60, description="Pause after a batch that was not full."

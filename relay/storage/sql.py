@@ -5,6 +5,7 @@ Every statement has its home here or in the file of its database, and all are bu
 definition of the tables.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -72,7 +73,7 @@ _ENVELOPE_COLUMNS = (
 )
 
 
-class SqlStore:
+class SqlStore(ABC):
     """The outbox in a SQL database; subclasses say how a claim is held."""
 
     ready_heads = READY_HEADS
@@ -114,9 +115,10 @@ class SqlStore:
     async def select(self, connection: AsyncConnection, limit: int) -> list[Row]:
         """The rows of a claim, in order of insertion."""
         # At most half of a batch has keys, so that neither kind starves the other.
-        keyed = await self._keyed(connection, max(limit // 2, 1))
-        rest = await connection.execute(self.ready_unkeyed, {"rows": max(limit - len(keyed), 1)})
-        rows = keyed + [_to_row(values) for values in rest.mappings()]
+        rows = await self._keyed(connection, max(limit // 2, 1))
+        if rest := limit - len(rows):
+            unkeyed = await connection.execute(self.ready_unkeyed, {"rows": rest})
+            rows += [_to_row(values) for values in unkeyed.mappings()]
         return sorted(rows, key=lambda row: row.id)
 
     async def _keyed(self, connection: AsyncConnection, limit: int) -> list[Row]:
@@ -151,9 +153,9 @@ class SqlStore:
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return self._due().limit(PROMOTE_LIMIT)
 
+    @abstractmethod
     def _keys(self, keys: Sequence[str]) -> Any:
         """*keys* as the parameter of `rows_of_keys`."""
-        raise NotImplementedError
 
     def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         return outbox.c.id.in_(ids)

@@ -179,6 +179,16 @@ async def test_a_key_ends_before_a_later_row_that_waits(engine, store):
     assert await claimed_types(store) == ["k.0"]
 
 
+async def test_a_claim_is_never_larger_than_asked(engine, store):
+    await record(engine, *(an_event(ordering_key=f"k{i}") for i in range(5)))
+    await record(engine, *(an_event() for _ in range(5)))
+
+    for limit in range(1, 12):
+        assert len(await claimed_types(store, limit=limit)) == min(
+            limit, 5 + min(limit // 2 or 1, 5)
+        )
+
+
 async def test_keys_leave_room_for_rows_without_one(engine, store):
     await record(engine, *(an_event(type="keyed", ordering_key=f"k{i}") for i in range(20)))
     await record(engine, *(an_event(type="free") for _ in range(20)))
