@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.runtime.engine import create_engine
+from outbox.runtime.engine import create_engine, is_away
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
 from tests.support.eventually import eventually
@@ -86,13 +88,25 @@ class Deployment:
         await child.wait_for_line(announces, within=START_SECONDS)
         return child
 
-    async def applied(self) -> list:
-        async with self.engine.connect() as connection:
-            return await effects.applied(connection)
+    async def applied(self) -> list[UUID]:
+        return [row["event_id"] for row in await self.rows(effects.effects)]
 
     async def rows(self, table: sa.Table) -> list[sa.RowMapping]:
-        async with self.engine.connect() as connection:
-            return list((await connection.execute(sa.select(table))).mappings())
+        """All rows of *table*, as soon as the database answers."""
+        found: list[sa.RowMapping] = []
+
+        async def answered() -> bool:
+            try:
+                async with self.engine.connect() as connection:
+                    found[:] = (await connection.execute(sa.select(table))).mappings()
+            except (DBAPIError, OSError) as error:
+                if is_away(error):
+                    return False
+                raise
+            return True
+
+        await eventually(answered, within=20)
+        return found
 
     async def is_drained(self) -> bool:
         """Whether the outbox is empty."""

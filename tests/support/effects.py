@@ -104,7 +104,3 @@ async def cancel_itself(message: Message[object], session: AsyncSession) -> None
 
 async def create(connection: AsyncConnection) -> None:
     await connection.run_sync(metadata.create_all)
-
-
-async def applied(connection: AsyncConnection) -> list[UUID]:
-    return list(await connection.scalars(sa.select(effects.c.event_id)))
