@@ -58,10 +58,10 @@ class Attempts:
                 envelope, handler.model, attempt=attempt, redelivered=delivery.redelivered
             )
         except UnreadableMessage as error:
-            return await self._give_up(delivery, None, GiveUp(attempt, error.code))
+            return await self.give_up(delivery, GiveUp(attempt, error.code))
         verdict = await self._handle(handler, message, envelope)
         if isinstance(verdict, GiveUp):
-            return await self._give_up(delivery, envelope, verdict)
+            return await self.give_up(delivery, verdict, envelope)
         return verdict
 
     def _handler(self, envelope: Envelope) -> Handler:
@@ -104,9 +104,10 @@ class Attempts:
         await uninterrupted(session.commit())
         return took
 
-    async def _give_up(
-        self, delivery: Delivery, envelope: Envelope | None, verdict: GiveUp
+    async def give_up(
+        self, delivery: Delivery, verdict: GiveUp, envelope: Envelope | None = None
     ) -> Verdict:
+        """Bury *delivery*, and record that its *envelope* has failed, if it could be read."""
         with translated():
             async with self.sessions() as session:
                 await dead_letters.bury(

@@ -80,6 +80,9 @@ def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
         raise UnreadableMessage("schema_unsupported", ", ".join(sorted(fields))) from None
     except InvalidEvent as error:
         raise UnreadableMessage("schema_unsupported", error.field) from None
+    except Exception as error:  # noqa: BLE001
+        # A validator of the user's may raise anything, and what it says may quote the body.
+        raise UnreadableMessage("schema_unsupported", type(error).__name__) from None
 
 
 def _json(body: bytes) -> Any:

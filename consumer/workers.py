@@ -123,18 +123,40 @@ class Workers:
         match verdict:
             case Done() | GiveUp():
                 await subscription.ack(delivery)
-            case Retry(attempt=attempt, delay=delay):
-                outcome = await subscription.retry(delivery, attempt=attempt, delay=delay)
-                if outcome is not Outcome.ACKED:
-                    # No copy waits anywhere for sure, so the original must not be acked.
-                    await pause(stop, self._wait(1))
-                    await subscription.release(delivery)
+            case Retry():
+                settled = await self._retry(subscription, delivery, verdict, stop)
+                if settled is None:
                     return
+                verdict = settled
             case _:
                 assert_never(verdict)
         self._telemetry.settled(
             delivery.message.type, verdict, source=self._attempts.consumer.name
         )
+
+    async def _retry(
+        self, subscription: Subscription, delivery: Delivery, retry: Retry, stop: asyncio.Event
+    ) -> Verdict | None:
+        """
+        Put a copy into the retry queue, however long that takes; handing the original back would
+        call the handler again at once, and use up the delivery limit.
+
+        Returns what became of it, or None if the process stops before that is known.
+        """
+        failures = 0
+        while True:
+            outcome = await subscription.retry(delivery, attempt=retry.attempt, delay=retry.delay)
+            if outcome is Outcome.ACKED:
+                return retry
+            if outcome is Outcome.REJECTED:
+                given_up = GiveUp(retry.attempt, outcome.value)
+                await self._attempts.give_up(delivery, given_up)
+                await subscription.ack(delivery)
+                return given_up
+            if stop.is_set():
+                return None
+            failures += 1
+            await pause(stop, self._wait(failures))
 
     def _wait(self, failures: int) -> timedelta:
         return self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)

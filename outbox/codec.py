@@ -111,6 +111,8 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
         check(envelope)
     except InvalidEvent as error:
         raise UnreadableMessage("malformed", error.field) from None
+    except (TypeError, ValueError, OverflowError):
+        raise UnreadableMessage("malformed") from None
     return envelope
 
 
@@ -194,13 +196,15 @@ def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
     The copy of *message* that waits in the retry *queue* after failed attempt number *attempt*.
 
     Headers that the broker adds are left out: a republished x-death closes channels on some
-    versions, and CC or BCC would route the copy elsewhere.
+    versions, and CC or BCC would route the copy elsewhere. So are values of other publishers that
+    can be read but not written.
     """
     ours = {
         name: value
         for name, value in message.headers.items()
         if not name.startswith(("x-death", "x-first-death", "x-last-death", "x-delivery"))
         and name not in {"CC", "BCC"}
+        and _can_be_sent(value)
     }
     origin = {EXCHANGE_HEADER: message.exchange, ROUTING_KEY_HEADER: message.routing_key}
     return replace(
@@ -209,6 +213,12 @@ def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
         routing_key=queue,
         headers={**origin, **ours, ATTEMPT_HEADER: attempt},
     )
+
+
+def _can_be_sent(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, str)
 
 
 def _identity(message_id: str | None) -> UUID:

@@ -36,6 +36,8 @@ _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*"
 _CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_HEADER_BYTES = 1_024
 _MAX_INTEGER = 2**63
+_FIRST_TIME = datetime(1970, 1, 2, tzinfo=UTC)
+_LAST_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
 _allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
 
@@ -107,7 +109,6 @@ class Event:
         put(self, "headers", MappingProxyType(dict(self.headers)))
         if not isinstance(self.id, UUID):
             raise InvalidEvent("id", "must be a UUID")
-        _check_time("occurred_at", self.occurred_at)
         if self.not_before is not None:
             _check_time("not_before", self.not_before)
         check(self)
@@ -153,6 +154,7 @@ def check(event: Event | Envelope) -> None:
     Raises InvalidEvent, which names the field and never its value.
     """
     check_type(event.type)
+    _check_time("occurred_at", event.occurred_at)
     _check_key("routing_key", event.routing_key)
     _check_key("idempotency_key", event.idempotency_key)
     if event.ordering_key is not None:
@@ -214,8 +216,11 @@ def _check_header(name: str, value: HeaderValue) -> None:
 
 
 def _check_time(name: str, value: datetime) -> None:
+    """AMQP has no time before 1970; the margin of a day is for time zones."""
     if getattr(value, "tzinfo", None) is None or value.utcoffset() is None:
         raise InvalidEvent(name, "must be a datetime with a time zone")
+    if not _FIRST_TIME <= value < _LAST_TIME:
+        raise InvalidEvent(name, "must be after 1970 and before 9999")
 
 
 def _priority(value: str) -> Priority:

@@ -23,7 +23,15 @@ from outbox.event import Event, Priority
 
 HEALTH_DATA_UPLOADED = "health.data.uploaded"
 
-_UtcTime = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC))]
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
+_UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class HealthDataMessage(BaseModel):

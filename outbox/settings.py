@@ -20,6 +20,15 @@ DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
 DEFAULT_BROKER_URL = "sqlite:///broker.db"
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
+_DATABASE_PARAMETERS = {
+    "host",
+    "port",
+    "sslmode",
+    "sslrootcert",
+    "pgbouncer",
+    "target_session_attrs",
+    "prepared_statement_cache_size",
+}
 _ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
 
 
@@ -134,7 +143,8 @@ class SharedSettings(BaseSettings):
         """MQ_DATABASE_URL, parsed."""
         try:
             url = make_url(self.database_url.get_secret_value())
-        except ArgumentError:
+        except (ArgumentError, ValueError):
+            # The text of a ValueError quotes what stands for the port: often a password.
             raise ValueError("MQ_DATABASE_URL: is not a URL") from None
         # The scheme of libpq that SQLAlchemy does not know.
         return url.set(drivername="postgresql") if url.drivername == "postgres" else url
@@ -192,6 +202,9 @@ def _check_database(url: URL, *, allow_insecure: bool) -> None:
         return
     if scheme != "postgresql":
         raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
+    unknown = set(url.query) - _DATABASE_PARAMETERS
+    if unknown:
+        raise ValueError(f"MQ_DATABASE_URL: unknown parameter {min(unknown)}")
     hosts = [url.host, *_as_list(url.query.get("host", ()))]
     local = all(host is None or _is_local(host) for host in hosts)
     if not local and not allow_insecure and url.query.get("sslmode") != "verify-full":
@@ -212,7 +225,7 @@ def _check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
         return
     if url.scheme == "amqp":
         raise ValueError("MQ_BROKER_URL: beyond loopback use amqps, or set MQ_ALLOW_INSECURE=true")
-    if url.query.get("no_verify_ssl", "0") not in {"0", "false"}:
+    if url.query.get("no_verify_ssl", "0") != "0":
         raise ValueError("MQ_BROKER_URL: no_verify_ssl needs MQ_ALLOW_INSECURE=true")
     if url.user in {None, "guest"}:
         raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")

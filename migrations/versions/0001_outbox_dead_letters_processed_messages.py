@@ -36,7 +36,7 @@ CREATE FUNCTION outbox_add(
     ordering_key text DEFAULT NULL,
     idempotency_key text DEFAULT NULL,
     correlation_id text DEFAULT NULL,
-    priority text DEFAULT 'normal',
+    priority text DEFAULT NULL,
     headers jsonb DEFAULT '{}',
     not_before timestamptz DEFAULT NULL,
     event_id uuid DEFAULT NULL
@@ -54,6 +54,14 @@ DECLARE
         'health.processing.' || lower(outbox_add.payload ->> 'record_type')
         || '.' || coalesce(outbox_add.payload ->> 'processing_priority', 'normal')
     END;
+    urgency text := coalesce(
+        outbox_add.priority,
+        CASE WHEN outbox_add.type = 'health.data.uploaded'
+            THEN outbox_add.payload ->> 'processing_priority' END,
+        'normal'
+    );
+    field text;
+    value text;
 BEGIN
     IF outbox_add.type IS NULL OR length(outbox_add.type) > 128
        OR outbox_add.type !~ '^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$' THEN
@@ -64,6 +72,27 @@ BEGIN
         RAISE EXCEPTION 'payload: must be JSON of at most 1048576 bytes'
             USING ERRCODE = 'check_violation';
     END IF;
+    IF urgency NOT IN ('low', 'normal', 'high') THEN
+        RAISE EXCEPTION 'priority: must be low, normal or high' USING ERRCODE = 'check_violation';
+    END IF;
+    IF jsonb_typeof(coalesce(outbox_add.headers, '{}')) <> 'object' THEN
+        RAISE EXCEPTION 'headers: must be an object' USING ERRCODE = 'check_violation';
+    END IF;
+    IF outbox_add.not_before NOT BETWEEN '1970-01-02 00:00:00+00' AND '9998-12-31 00:00:00+00' THEN
+        RAISE EXCEPTION 'not_before: must be after 1970 and before 9999'
+            USING ERRCODE = 'check_violation';
+    END IF;
+    FOR field, value IN VALUES
+        ('routing_key', coalesce(outbox_add.routing_key, derived)),
+        ('ordering_key', outbox_add.ordering_key),
+        ('idempotency_key', outbox_add.idempotency_key),
+        ('correlation_id', outbox_add.correlation_id)
+    LOOP
+        IF octet_length(value) NOT BETWEEN 1 AND 255 OR value ~ '[[:space:][:cntrl:]]' THEN
+            RAISE EXCEPTION '%: must be 1 to 255 bytes without white space', field
+                USING ERRCODE = 'check_violation';
+        END IF;
+    END LOOP;
     INSERT INTO outbox AS o (
         event_id, type, routing_key, ordering_key, idempotency_key, correlation_id, priority,
         headers, body, not_before
@@ -71,7 +100,7 @@ BEGIN
         id, outbox_add.type,
         coalesce(outbox_add.routing_key, derived, outbox_add.type),
         outbox_add.ordering_key, coalesce(outbox_add.idempotency_key, id::text),
-        outbox_add.correlation_id, outbox_add.priority, outbox_add.headers, encoded,
+        outbox_add.correlation_id, urgency, coalesce(outbox_add.headers, '{}'), encoded,
         outbox_add.not_before
     );
     RETURN id;
@@ -80,10 +109,39 @@ $$
 """
 
 
+# Whatever search_path the caller has, and even beside a temporary table of the same name, the
+# function writes to the table that was migrated with it.
+PIN_SEARCH_PATH = """
+DO $do$ BEGIN
+    EXECUTE format('ALTER FUNCTION outbox_add SET search_path = %I, pg_temp', current_schema());
+END $do$
+"""
+
+
 def now() -> sa.TextClause:
     if op.get_context().dialect.name == "sqlite":
         return sa.text("(strftime('%Y-%m-%d %H:%M:%f000', 'now'))")
     return sa.text("clock_timestamp()")
+
+
+def readable() -> list[sa.CheckConstraint]:
+    """What the relay must be able to read, whoever writes it: a driver fails on the rest."""
+    if op.get_context().dialect.name == "sqlite":
+        time = "{0} GLOB '[1-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:*'"
+        others = [
+            sa.CheckConstraint("json_valid(headers)", name="headers"),
+            sa.CheckConstraint(
+                "length(event_id) = 32 AND event_id NOT GLOB '*[^0-9a-f]*'", name="event_id"
+            ),
+            sa.CheckConstraint("typeof(body) = 'blob'", name="body"),
+        ]
+    else:
+        time = "{0} BETWEEN '1970-01-02 00:00:00+00' AND '9998-12-31 00:00:00+00'"
+        others = []
+    return others + [
+        sa.CheckConstraint(time.format(column), name=column)
+        for column in ("occurred_at", "not_before")
+    ]
 
 
 def partial(name: str, table: str, columns: list[str], where: str) -> None:
@@ -99,6 +157,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         op.execute(VACUUM.format(table="outbox"))
         op.execute(OUTBOX_ADD)
+        op.execute(PIN_SEARCH_PATH)
 
 
 def downgrade() -> None:
@@ -134,6 +193,7 @@ def create_outbox() -> None:
         sa.UniqueConstraint("event_id", name="outbox_event_id_key"),
         sa.CheckConstraint("priority IN ('low', 'normal', 'high')", name="priority"),
         sa.CheckConstraint("attempts >= 0", name="attempts"),
+        *readable(),
         sqlite_autoincrement=True,
     )
     partial("outbox_ready", "outbox", ["id"], "not_before IS NULL AND ordering_key IS NULL")

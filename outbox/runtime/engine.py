@@ -28,10 +28,10 @@ BUSY_SECONDS = 30
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read: on SQLite they then wait for no writer."""
 
-# The server shuts down, starts up, has no room, or has ended the session.
-_AWAY_STATES = ("08", "53", "57P0", "25P03")
-# Serialization failure, deadlock, lock not available.
-_CONTENTION_STATES = ("40001", "40P01", "55P03")
+# The server shuts down, starts up, has no room, has ended the session, or is a standby.
+_AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
+# Serialization failure, deadlock, lock not available, statement timeout.
+_CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
 
 
 def create_engine(url: URL, *, pool_size: int, application_name: str) -> AsyncEngine:

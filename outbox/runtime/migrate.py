@@ -2,6 +2,8 @@
 The schema: upgrading it, and telling whether it is the one that this version works with.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.errors import SchemaMismatch
-from outbox.runtime.engine import DEFERRED, translated
+from outbox.errors import ConfigurationError, SchemaMismatch
+from outbox.runtime.engine import DEFERRED, sqlstate, translated
 
 VERSION_TABLE = "outbox_relay_version"
 
@@ -50,7 +52,7 @@ async def verify(engine: AsyncEngine) -> None:
 
 
 async def _revision(engine: AsyncEngine) -> str | None:
-    with translated():
+    with translated(), _refusals():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             if not await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE)):
@@ -61,6 +63,20 @@ async def _revision(engine: AsyncEngine) -> str | None:
                 raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
             found = row.scalar_one_or_none()
             return None if found is None else str(found)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Wrong credentials and databases that are not there do not heal by themselves."""
+    try:
+        yield
+    except DBAPIError as error:
+        state = sqlstate(error) or ""
+        if not state.startswith(("28", "3D")):
+            raise
+        raise ConfigurationError(
+            f"MQ_DATABASE_URL: the server refuses user, password or database ({state})"
+        ) from None
 
 
 def _config(database_url: str | None) -> Config:

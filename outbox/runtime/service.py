@@ -7,6 +7,7 @@ is done again by the next process.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -18,6 +19,10 @@ from outbox.runtime import logs
 
 Service: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 """Works until the event is set, then drains and returns."""
+
+
+ABORT_SECONDS = 5.0
+"""How long cancelled work may take to roll back and to close its connections."""
 
 
 class ExitCode(IntEnum):
@@ -76,9 +81,11 @@ async def _run(service: Service, drain: timedelta) -> ExitCode:
             )
         if not work.done():
             work.cancel()
-            await asyncio.wait({work})
+            await asyncio.wait({work}, timeout=ABORT_SECONDS)
             log.error("drain_deadline_passed", drain_seconds=drain.total_seconds())
-            return ExitCode.DRAIN_DEADLINE
+            # A COMMIT that hangs is not interrupted and a thread can not be: leave them behind.
+            # The next process finds out what became of them.
+            os._exit(ExitCode.DRAIN_DEADLINE)
         await _raise_first(work)
     finally:
         stopping.cancel()

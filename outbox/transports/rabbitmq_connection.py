@@ -36,7 +36,7 @@ async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
                     url,
                     timeout=CONNECT_SECONDS,
                     client_properties={"connection_name": name},
-                    ssl_context=ssl.create_default_context() if _verified(url) else None,
+                    ssl_context=_verifying(url),
                 )
         except BrokerUnavailable as error:
             problem = error
@@ -69,9 +69,16 @@ def connection_errors(problem: str = "the connection was lost") -> Iterator[None
         raise BrokerUnavailable(f"{problem}: the peer is silent") from None
 
 
-def _verified(url: URL) -> bool:
-    return (
-        url.scheme == "amqps"
-        and not url.query.get("cafile")
-        and (url.query.get("no_verify_ssl", "0") in {"0", "false"})
-    )
+def _verifying(url: URL) -> ssl.SSLContext | None:
+    """
+    A context that verifies the broker at *url*, with the files that its query names.
+
+    None for plaintext, and for `no_verify_ssl`, which the settings allow only when told to.
+    """
+    query = url.query
+    if url.scheme != "amqps" or query.get("no_verify_ssl", "0") != "0":
+        return None
+    context = ssl.create_default_context(cafile=query.get("cafile"), capath=query.get("capath"))
+    if certificate := query.get("certfile"):
+        context.load_cert_chain(certificate, query.get("keyfile"))
+    return context

@@ -3,6 +3,7 @@ Publishing to RabbitMQ, and what its answers mean.
 """
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq_connection import CONNECTION_ERRORS, close, connection_errors
 
+UNBLOCKED_SECONDS = 1.0
+
 _PERSISTENT = 2
 
 _Answer: TypeAlias = Basic.Ack | Basic.Nack | Basic.Reject | BaseException | None
@@ -27,14 +30,15 @@ _CULPRIT_SHOWN = (
     aiormq.exceptions.ConnectionChannelError,
     aiormq.exceptions.ConnectionUnexpectedFrame,
 )
+# What the client raises for a message that it cannot put into frames.
+_CANNOT_BE_WRITTEN = (TypeError, ValueError, ArithmeticError, struct.error)
 _ANSWERED = (
     Basic.Ack,
     Basic.Nack,
     Basic.Reject,
     aiormq.exceptions.PublishError,
     aiormq.exceptions.DeliveryError,
-    TypeError,
-    ValueError,
+    *_CANNOT_BE_WRITTEN,
 )
 
 
@@ -54,6 +58,7 @@ class RabbitMQPublisher:
     async def ready(self) -> None:
         async with self._turn:
             await self._open()
+            await self._unblocked()
 
     async def publish(
         self, messages: Sequence[WireMessage], *, within: timedelta
@@ -101,6 +106,19 @@ class RabbitMQPublisher:
         )
         return list(answers)
 
+    async def _unblocked(self) -> None:
+        """
+        Raises BrokerUnavailable while the broker blocks publishers, for want of memory or disk.
+
+        aiormq keeps what is published meanwhile, and sends it when the alarm has ended: of each
+        batch that is published again by then, there would be one copy more.
+        """
+        if self._connection is None or self._connection.transport is None:
+            raise BrokerUnavailable("not connected")
+        with connection_errors("the broker blocks publishers"):
+            async with asyncio.timeout(UNBLOCKED_SECONDS):
+                await self._connection.transport.connection.ready()
+
     async def _open(self) -> AbstractChannel:
         if self._connection is None or self._connection.is_closed:
             await self.close()
@@ -142,7 +160,13 @@ def _outcome(answer: _Answer) -> Outcome:
             Basic.Nack() | Basic.Reject() | errors.DeliveryError() | errors.ChannelAccessRefused()
         ):
             return Outcome.NACKED
-        case errors.ChannelClosed() | TypeError() | ValueError():
+        case (
+            errors.ChannelClosed()
+            | TypeError()
+            | ValueError()
+            | ArithmeticError()
+            | struct.error()
+        ):
             # The broker refuses it for good, or the client cannot write it.
             return Outcome.REJECTED
         case _:

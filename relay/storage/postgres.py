@@ -47,7 +47,7 @@ _ROWS_OF_KEYS = (
 
 _DEADLINES = sa.select(
     sa.func.set_config("statement_timeout", sa.bindparam("limit"), sa.true()),
-    sa.func.set_config("lock_timeout", sa.bindparam("limit"), sa.true()),
+    sa.func.set_config("lock_timeout", sa.bindparam("lock"), sa.true()),
     sa.func.set_config("idle_in_transaction_session_timeout", sa.bindparam("idle"), sa.true()),
 )
 
@@ -76,6 +76,8 @@ class PostgresStore(SqlStore):
         super().__init__(engine)
         self._deadlines = {
             "limit": _milliseconds(publish_timeout),
+            # Below the other, which would otherwise always be first and hide what was waited for.
+            "lock": _milliseconds(publish_timeout / 2),
             "idle": _milliseconds(publish_timeout + _MARGIN),
         }
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 from yarl import URL
 
 from tests.support.servers.ports import free_ports
@@ -127,6 +128,17 @@ def test_an_unreachable_broker_at_start_is_status_3(run):
 
     assert done.returncode == 3
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgres_url):
+    url = make_url(postgres_url).set(password=SECRET).render_as_string(hide_password=False)
+
+    for verb in (["relay", "run"], ["relay", "check"], ["consumer", "run", TARGET]):
+        done = run(*verb, MQ_DATABASE_URL=url, MQ_METRICS_PORT="0")
+
+        assert done.returncode == 2
+        assert "the server refuses user, password or database (28P01)" in done.stderr
+        assert SECRET not in done.stderr
 
 
 def test_wrong_credentials_at_start_are_status_3_and_not_shown(run, rabbitmq_url):

@@ -147,14 +147,15 @@ async def test_sigterm_lets_a_handler_finish(deployment, rabbitmq_url):
     assert await queue_is_empty(rabbitmq_url)
 
 
+@pytest.mark.parametrize("event_type", ["test.waits", "test.blocks.a.thread"])
 async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
-    postgres_url, rabbitmq_url, tmp_path
+    postgres_url, rabbitmq_url, tmp_path, event_type
 ):
     async with Deployment(
         postgres_url, rabbitmq_url, tmp_path, MQ_DRAIN_SECONDS="0.3"
     ) as deployment:
         consumer = await deployment.consumer()
-        await publish(rabbitmq_url, a_message(type="test.waits"))
+        await publish(rabbitmq_url, a_message(type=event_type))
         await consumer.wait_for_line("handler_waits")
 
         assert await consumer.terminate() == 4

@@ -166,6 +166,21 @@ async def test_a_lost_database_session_is_replaced(
     assert len(await messages_in(rabbitmq_url)) == 2
 
 
+async def test_a_table_that_is_locked_for_long_is_waited_for(postgres_url, rabbitmq_url, tmp_path):
+    await a_queue(rabbitmq_url)
+    settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "0.5"}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        relay = await deployment.relay()
+        async with deployment.engine.connect() as connection:
+            await connection.execute(sa.text("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"))
+            await relay.wait_for_line("server_unavailable")
+            await connection.execute(outbox.insert(an_event()))
+            await connection.commit()
+
+        await eventually(deployment.is_drained)
+        assert await relay.terminate() == 0
+
+
 async def test_a_bad_row_among_good_ones_is_set_aside(postgres_url, rabbitmq_url, tmp_path):
     await a_queue(rabbitmq_url)
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:

@@ -6,6 +6,7 @@ The table has no unique key: what is applied twice is there twice.
 
 import asyncio
 import sys
+import threading
 from contextlib import suppress
 from uuid import UUID
 
@@ -72,6 +73,13 @@ async def take_a_second(message: Message[object], session: AsyncSession) -> None
     print("handler_works", file=sys.stderr, flush=True)  # noqa: T201
     await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=1)
     await apply(message, session)
+
+
+@consumer.on("test.blocks.a.thread")
+async def block_thread(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    print("handler_waits", file=sys.stderr, flush=True)  # noqa: T201
+    await asyncio.to_thread(threading.Event().wait)
 
 
 @consumer.on("test.breaks.its.transaction")

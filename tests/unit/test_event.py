@@ -1,11 +1,13 @@
 import math
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from outbox import Event, InvalidEvent, allow_headers
 from outbox.event import MAX_BODY_BYTES
 from tests.support.builders import CANARY, an_event
+
+EAST = timezone(timedelta(hours=5))
 
 
 def test_routing_key_and_idempotency_key_have_defaults():
@@ -44,6 +46,13 @@ def test_bytes_travel_as_they_are():
         ("id", {"id": "not-a-uuid"}),
         ("occurred_at", {"occurred_at": datetime(2026, 1, 1)}),  # noqa: DTZ001
         ("not_before", {"not_before": datetime(2026, 1, 1)}),  # noqa: DTZ001
+        ("occurred_at", {"occurred_at": datetime(1969, 12, 31, tzinfo=UTC)}),
+        ("occurred_at", {"occurred_at": datetime.max.replace(tzinfo=UTC)}),
+        (
+            "occurred_at",
+            {"occurred_at": datetime.min.replace(tzinfo=EAST)},
+        ),
+        ("not_before", {"not_before": datetime.max.replace(tzinfo=UTC)}),
         ("content_type", {"payload": b"x"}),
         ("content_type", {"payload": {}, "content_type": "text/plain"}),
         ("content_type", {"payload": b"x", "content_type": "nonsense"}),

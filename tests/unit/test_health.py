@@ -65,6 +65,7 @@ def test_times_are_kept_in_utc():
         ("key", "k" * 1025),
         ("upload_timestamp_utc", "2026-01-02T03:04:05"),
         ("upload_timestamp_utc", CANARY),
+        ("upload_timestamp_utc", "0001-01-01T00:00:00+14:00"),
         ("record_type", "two words"),
         ("record_type", "a.b"),
         ("content_hash", CANARY),
