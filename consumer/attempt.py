@@ -61,7 +61,7 @@ class Attempts:
             return await self.give_up(delivery, GiveUp(attempt, error.code))
         verdict = await self._handle(handler, message, envelope)
         if isinstance(verdict, GiveUp):
-            return await self.give_up(delivery, verdict, envelope)
+            return await self.give_up(delivery, verdict)
         return verdict
 
     def _handler(self, envelope: Envelope) -> Handler:
@@ -104,10 +104,16 @@ class Attempts:
         await uninterrupted(session.commit())
         return took
 
-    async def give_up(
-        self, delivery: Delivery, verdict: GiveUp, envelope: Envelope | None = None
-    ) -> Verdict:
-        """Bury *delivery*, and record that its *envelope* has failed, if it could be read."""
+    async def give_up(self, delivery: Delivery, verdict: GiveUp) -> Verdict:
+        """
+        Bury *delivery*, and record that it has failed, if its envelope can be read.
+
+        Raises DatabaseUnavailable if nothing of this was done.
+        """
+        try:
+            envelope = codec.from_wire(delivery.message)
+        except UnreadableMessage:
+            envelope = None
         with translated():
             async with self.sessions() as session:
                 await dead_letters.bury(

@@ -7,8 +7,9 @@ delivery limit of the queue, and dead-letter healthy messages.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import assert_never
 
 from consumer.attempt import Attempts
@@ -85,7 +86,8 @@ class Workers:
         """Handle deliveries until the subscription ends or its connection is lost."""
         try:
             while (delivery := await subscription.next()) is not None:
-                verdict = await self._attempt(delivery, stop)
+                attempt = partial(self._attempts.make, delivery)
+                verdict = await self._until_done(attempt, stop)
                 if verdict is None:
                     return
                 await self._settle(subscription, delivery, verdict, stop)
@@ -93,12 +95,14 @@ class Workers:
             # What was not acked comes again; of that, what was committed is dropped as duplicate.
             return
 
-    async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> Verdict | None:
-        """The verdict on *delivery*, or None if the process stops before there is one."""
+    async def _until_done(
+        self, work: Callable[[], Awaitable[Verdict]], stop: asyncio.Event
+    ) -> Verdict | None:
+        """The result of *work*, or None if the process stops while the database is away."""
         failures = 0
         while True:
             try:
-                verdict = await self._attempts.make(delivery)
+                verdict = await work()
             except DatabaseUnavailable as error:
                 failures += 1
                 wait = self._wait(failures)
@@ -150,9 +154,11 @@ class Workers:
                 return retry
             if outcome is Outcome.REJECTED:
                 given_up = GiveUp(retry.attempt, outcome.value)
-                await self._attempts.give_up(delivery, given_up)
-                await subscription.ack(delivery)
-                return given_up
+                burial = partial(self._attempts.give_up, delivery, given_up)
+                buried = await self._until_done(burial, stop)
+                if buried is not None:
+                    await subscription.ack(delivery)
+                return buried
             if stop.is_set():
                 return None
             failures += 1

@@ -26,7 +26,6 @@ Headers of the event itself keep their names. The AMQP property `user_id` is nev
 compares it with the connection's user and closes the channel.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,7 +33,8 @@ from typing import Any
 from uuid import UUID
 
 from outbox.errors import InvalidEvent, UnreadableMessage
-from outbox.event import MAX_BODY_BYTES, Envelope, Event, Priority, check
+from outbox.event import Envelope, Event, Priority, check
+from outbox.payload import decompress
 
 APP_ID = "outbox-relay"
 VERSION = 1
@@ -47,7 +47,6 @@ EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
 
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
-_GZIP_WINDOW = 31
 _MAX_ATTEMPT = 1_000_000
 
 
@@ -158,7 +157,7 @@ def from_wire(message: WireMessage) -> Envelope:
         envelope = Envelope(
             id=identity,
             type=message.type or "",
-            body=_decompress(message.body, message.content_encoding),
+            body=decompress(message.body, message.content_encoding),
             exchange=_text(headers.get(EXCHANGE_HEADER), message.exchange),
             routing_key=_text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
             idempotency_key=_text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
@@ -252,21 +251,3 @@ def _occurred_at(message: WireMessage) -> datetime:
     except ValueError:
         exact = message.timestamp or datetime.now(UTC)
     return exact if exact.tzinfo is not None else exact.replace(tzinfo=UTC)
-
-
-def _decompress(body: bytes, encoding: str | None) -> bytes:
-    """The plain body; reads at most one byte more than is allowed, so that bombs stay small."""
-    if not encoding or encoding == "identity":
-        return body
-    if encoding != "gzip":
-        raise UnreadableMessage("content_encoding_unknown")
-    reader = zlib.decompressobj(_GZIP_WINDOW)
-    try:
-        plain = reader.decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error:
-        raise UnreadableMessage("malformed", "body") from None
-    if len(plain) > MAX_BODY_BYTES:
-        raise UnreadableMessage("decompress_limit")
-    if not reader.eof:
-        raise UnreadableMessage("malformed", "body")
-    return plain

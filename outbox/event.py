@@ -21,10 +21,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
-from outbox.payload import JSON_CONTENT_TYPE, encode
-
-MAX_BODY_BYTES = 1_048_576
-"""Largest body in bytes; brokers refuse 16 MiB (RabbitMQ 4), and one large row stalls a batch."""
+from outbox.payload import JSON_CONTENT_TYPE, MAX_BODY_BYTES, encode
 
 MAX_KEY_BYTES = 255
 """AMQP 0-9-1 short strings hold at most 255 bytes (specification, section 4.2.5.3)."""

@@ -41,7 +41,11 @@ class ExitCode(IntEnum):
 
 
 def run(service: Service, *, drain: timedelta) -> ExitCode:
-    """Run *service* until it returns or a signal ends it; never raises."""
+    """
+    Run *service* until it returns or a signal ends it; never raises.
+
+    Does not return once the drain deadline has passed: it ends the process with DRAIN_DEADLINE.
+    """
     log = logs.get("service")
     try:
         return asyncio.run(_run(service, drain))

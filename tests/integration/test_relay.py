@@ -62,6 +62,14 @@ async def commit(deployment: Deployment, *events) -> None:
         await connection.execute(outbox.insert(*events))
 
 
+async def change(deployment: Deployment, event: outbox.Event, **values: str) -> None:
+    """Write into the row of *event* what no producer of ours would."""
+    async with deployment.engine.begin() as connection:
+        await connection.execute(
+            sa.update(table).where(table.c.event_id == event.id).values(**values)
+        )
+
+
 async def test_an_unroutable_event_waits_and_is_sent_when_a_queue_appears(
     postgres_url, rabbitmq_url, tmp_path
 ):
@@ -186,10 +194,7 @@ async def test_a_bad_row_among_good_ones_is_set_aside(postgres_url, rabbitmq_url
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         bad, good = an_event(), [an_event() for _ in range(20)]
         await commit(deployment, *good[:10], bad, *good[10:])
-        async with deployment.engine.begin() as connection:
-            await connection.execute(
-                sa.update(table).where(table.c.event_id == bad.id).values(routing_key="a b")
-            )
+        await change(deployment, bad, routing_key="a b")
         await deployment.relay()
 
         dead = (await eventually(deployment.dead))[0]
@@ -207,10 +212,7 @@ async def test_a_message_that_the_broker_refuses_alone_does_not_hold_up_its_neig
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         lost, good = an_event(), [an_event() for _ in range(300)]
         await commit(deployment, *good[:10], lost, *good[10:])
-        async with deployment.engine.begin() as connection:
-            await connection.execute(
-                sa.update(table).where(table.c.event_id == lost.id).values(exchange="missing")
-            )
+        await change(deployment, lost, exchange="missing")
         await deployment.relay()
 
         async def only_the_lost_one_is_left() -> bool:

@@ -5,7 +5,6 @@ The product as it is deployed: real `relay` and `consumer` processes on one data
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -57,12 +56,7 @@ class Deployment:
             await effects.create(connection)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_failure: object) -> None:
         await self._stack.aclose()
         await self.engine.dispose()
 

@@ -4,7 +4,6 @@ A server that can go away: a TCP proxy in front of a real one, for one test.
 
 import asyncio
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from yarl import URL
@@ -35,12 +34,7 @@ class Proxy:
         await self.restore()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_failure: object) -> None:
         await self.cut()
 
     async def restore(self) -> None:

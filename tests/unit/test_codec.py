@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from outbox import codec
 from outbox.codec import WireMessage
 from outbox.errors import UnreadableMessage
-from outbox.event import MAX_BODY_BYTES, Envelope, Priority
+from outbox.event import Envelope, Priority
+from outbox.payload import MAX_BODY_BYTES
 from tests.support.builders import AN_INSTANT, an_event
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from outbox import Event, InvalidEvent, allow_headers
-from outbox.event import MAX_BODY_BYTES
+from outbox.payload import MAX_BODY_BYTES
 from tests.support.builders import CANARY, an_event
 
 EAST = timezone(timedelta(hours=5))
