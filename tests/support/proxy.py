@@ -64,6 +64,11 @@ class Proxy:
                 self._target.host, self._target.port
             )
             ends = {writer, there_writer}
+            if self._server is None:
+                # Cut while it was being made, when there was nothing to drop yet.
+                for end in ends:
+                    end.transport.abort()
+                return
             self._writers |= ends
             try:
                 await asyncio.wait(
