@@ -4,6 +4,7 @@ The composition root of the relay: the only place that names concrete adapters.
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
@@ -19,12 +20,14 @@ from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 from relay.janitor import Janitor
 from relay.pace import Pace
-from relay.relay import Relay
+from relay.relay import Limits, Relay
 from relay.settings import RelaySettings
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
+from relay.storage.postgres_wakeup import PostgresWakeup
 from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
+from relay.wakeup import Doorbell, Polling, Wakeup
 
 ROLE = "relay"
 USUAL_METRICS_PORT = 8001
@@ -54,7 +57,17 @@ def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
     return PostgresStore(engine, publish_timeout=settings.publish_timeout)
 
 
-async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
+def wakeup(engine: AsyncEngine, settings: RelaySettings, doorbell: Doorbell) -> Wakeup:
+    """What rings the *doorbell* of an idle relay."""
+    return PostgresWakeup(engine, ring=doorbell.ring) if settings.is_woken else Polling()
+
+
+async def serve(
+    settings: RelaySettings,
+    stop: asyncio.Event,
+    *,
+    telemetry: Callable[..., Telemetry] = Telemetry,
+) -> None:
     """
     Run the relay until *stop* is set.
 
@@ -63,7 +76,8 @@ async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
     allow_headers(*settings.allowed_headers)
     registry = CollectorRegistry()
     health = probes.Health("servers")
-    telemetry = Telemetry(registry, exchange=settings.main_exchange)
+    told = telemetry(registry, exchange=settings.main_exchange)
+    doorbell = Doorbell()
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(settings) as engine,
@@ -72,13 +86,19 @@ async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
         await process.prepare(broker(settings), declared(settings), settings)
         outbox_store = store(engine, settings)
         async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
-            group.create_task(Janitor(store=outbox_store, telemetry=telemetry).run(stop))
+            janitor = Janitor(store=outbox_store, doorbell=doorbell, telemetry=told)
+            group.create_task(janitor.run(stop))
             relay = Relay(
                 store=outbox_store,
                 publisher=publisher,
+                wakeup=wakeup(engine, settings, doorbell),
+                doorbell=doorbell,
                 exchange=settings.main_exchange,
-                limit=settings.batch_size,
-                publish_timeout=settings.publish_timeout,
+                limits=Limits(
+                    rows=settings.batch_size,
+                    bytes=settings.batch_bytes,
+                    publishing=settings.publish_timeout,
+                ),
                 policy=settings.retry_policy,
                 pace=Pace(
                     timedelta(seconds=settings.poll_min_seconds),
@@ -88,9 +108,9 @@ async def serve(settings: RelaySettings, stop: asyncio.Event) -> None:
                     first=timedelta(milliseconds=200),
                     cap=timedelta(seconds=settings.reconnect_max_seconds),
                 ),
-                telemetry=telemetry,
+                telemetry=told,
                 health=health,
                 chance=random.random,
             )
-            telemetry.started(batch_size=settings.batch_size, database=engine.dialect.name)
+            told.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)

@@ -10,6 +10,7 @@ from outbox.errors import Unavailable
 from outbox.runtime.service import pause
 from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
+from relay.wakeup import Doorbell
 
 PROMOTE_EVERY = timedelta(milliseconds=250)
 SAMPLE_EVERY = timedelta(seconds=15)
@@ -23,8 +24,9 @@ class Janitor:
     the relay's to report.
     """
 
-    def __init__(self, *, store: OutboxStore, telemetry: Telemetry) -> None:
+    def __init__(self, *, store: OutboxStore, doorbell: Doorbell, telemetry: Telemetry) -> None:
         self._store = store
+        self._doorbell = doorbell
         self._telemetry = telemetry
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -40,7 +42,9 @@ class Janitor:
                 promoted = await self._store.promote()
             except Unavailable:
                 await pause(stop, SAMPLE_EVERY)
-            if not promoted:
+            if promoted:
+                self._doorbell.ring()
+            else:
                 await pause(stop, PROMOTE_EVERY)
 
     async def _sample(self, stop: asyncio.Event) -> None:

@@ -10,12 +10,19 @@ from collections.abc import Sequence
 
 from relay.storage.base import Row
 
+SMALLEST_SHARE = 8
+"""A wave goes out if it has at least one row for so many of the first."""
+
 
 def waves(rows: Sequence[Row]) -> list[list[Row]]:
     """
     Split *rows*, which are in claim order, so that no wave holds two rows of one key.
 
     The k-th row of a key is in wave k; rows without a key are in the first.
+
+    The batch is settled when its last wave is confirmed. So that a few keys with many rows do not
+    hold up all the others, waves that are small beside the first are left out: their rows are
+    claimed again.
     """
     result: list[list[Row]] = [[]] if rows else []
     seen: dict[str, int] = defaultdict(int)
@@ -27,4 +34,4 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
         if wave == len(result):
             result.append([])
         result[wave].append(row)
-    return result
+    return [wave for wave in result if len(wave) * SMALLEST_SHARE >= len(result[0])]

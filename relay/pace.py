@@ -1,9 +1,24 @@
 """
-How long to wait before the next look at the outbox: pure.
+How long to wait before the next look at the outbox, and when there is much to do: pure.
 """
 
 from dataclasses import dataclass
 from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    What a claim has found.
+
+    Args:
+        rows: How many.
+        more: Whether there may be more right now.
+
+    """
+
+    rows: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +28,40 @@ class Pace:
     shortest: timedelta
     longest: timedelta
 
-    def after(self, claimed: int, *, limit: int, previous: timedelta) -> timedelta:
-        """The pause after *claimed* of at most *limit* rows; the *previous* one was so long."""
-        if claimed >= limit:
-            return timedelta(0)
-        if claimed:
+    def after(self, found: Found, *, woken: bool, previous: timedelta) -> timedelta:
+        """
+        The pause after what was *found*; the *previous* one was so long.
+
+        *woken* says that the database tells of new rows, so that nothing is missed meanwhile.
+        """
+        if found.more:
+            return timedelta(0) if found.rows else self.shortest
+        if woken:
+            return self.longest
+        if found.rows:
             return self.shortest
         return min(max(previous * 2, self.shortest), self.longest)
+
+
+@dataclass(slots=True)
+class Load:
+    """
+    Whether rows come so fast that to look for them often costs less than to be told of each.
+
+    Args:
+        rows: So many are many,
+        within_seconds: in this time.
+
+    """
+
+    rows: int = 64
+    within_seconds: float = 0.1
+    _since: float = 0.0
+    _count: int = 0
+
+    def is_high(self, rows: int, *, now: float) -> bool:
+        """Take note of *rows* more at *now*, in seconds, and answer."""
+        if now - self._since > self.within_seconds:
+            self._since, self._count = now, 0
+        self._count += rows
+        return self._count >= self.rows

@@ -11,6 +11,8 @@ While a server is away nothing is claimed, no transaction is open, and no attemp
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 from outbox import codec
@@ -20,10 +22,28 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
 from relay.lanes import waves
-from relay.pace import Pace
+from relay.pace import Found, Load, Pace
 from relay.storage.base import OutboxStore, Row
 from relay.telemetry import Telemetry
 from relay.verdict import decide
+from relay.wakeup import Doorbell, Wakeup
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    Bounds of one batch.
+
+    Args:
+        rows: Most rows.
+        bytes: Most bytes of their bodies.
+        publishing: How long the broker may take to confirm it.
+
+    """
+
+    rows: int
+    bytes: int
+    publishing: timedelta
 
 
 class Relay:
@@ -32,6 +52,9 @@ class Relay:
 
     Every event is published at least once, and the events of one ordering key in the order in
     which they were inserted.
+
+    There are two shifts. While the batch of one waits for its confirms or is settled, the other
+    one claims and publishes the next: whoever finds that there is more to do rings for the other.
     """
 
     def __init__(
@@ -39,9 +62,10 @@ class Relay:
         *,
         store: OutboxStore,
         publisher: Publisher,
+        wakeup: Wakeup,
+        doorbell: Doorbell,
         exchange: str,
-        limit: int,
-        publish_timeout: timedelta,
+        limits: Limits,
         policy: RetryPolicy,
         pace: Pace,
         reconnect: Exponential,
@@ -51,59 +75,87 @@ class Relay:
     ) -> None:
         self._store = store
         self._publisher = publisher
+        self._wakeup = wakeup
+        self._doorbell = doorbell
         self._exchange = exchange
-        self._limit = limit
-        self._publish_timeout = publish_timeout
+        self._limits = limits
         self._policy = policy
         self._pace = pace
         self._reconnect = reconnect
         self._telemetry = telemetry
         self._health = health
         self._chance = chance
+        self._load = Load()
+        self._is_away = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until *stop* is set; the batch in flight is finished first."""
+        """Work until *stop* is set; the batches in flight are finished first."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._first_shift(stop))
+            group.create_task(self._second_shift(stop))
+            await stop.wait()
+            self._doorbell.silence(waiting=2)
+        await self._wakeup.close()
+
+    async def _first_shift(self, stop: asyncio.Event) -> None:
+        """Work, look again from time to time, and wait for servers that are away."""
         wait, failures = timedelta(0), 0
         while not stop.is_set():
             try:
-                await self._publisher.ready()
-                claimed = await self.run_once()
+                found = await self.run_once()
+                if not found.rows and not found.more and await self._wakeup.arm():
+                    found = await self.run_once()
             except Unavailable as error:
                 failures += 1
                 wait = self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
+                self._is_away = True
                 self._health.down("servers")
                 self._telemetry.availability.down(error, pause=wait)
+                await pause(stop, wait)
             else:
-                wait = self._pace.after(claimed, limit=self._limit, previous=wait)
+                wait = self._pace.after(found, woken=self._wakeup.armed, previous=wait)
                 failures = 0
+                self._is_away = False
                 self._health.up("servers")
                 self._telemetry.availability.up()
-            if wait:
-                await pause(stop, wait)
+                if wait:
+                    await self._doorbell.wait(wait)
 
-    async def run_once(self) -> int:
+    async def _second_shift(self, stop: asyncio.Event) -> None:
+        """Work when the bell rings; servers that are away are left to the first shift."""
+        while not stop.is_set():
+            await self._doorbell.wait()
+            if not stop.is_set() and not self._is_away:
+                with suppress(Unavailable):
+                    await self.run_once()
+
+    async def run_once(self) -> Found:
         """
         Claim one batch, publish it, settle every row.
 
-        Returns the number of rows claimed, from which `run` derives its pace.
-        Raises BrokerUnavailable if the broker gave no answer for some of them, after settling the
+        Returns what was found, from which the pace is derived.
+        Raises BrokerUnavailable if the broker gave no answer for some rows, after settling the
         others, and DatabaseUnavailable.
         """
-        clock = asyncio.get_running_loop().time
-        async with self._store.claim(limit=self._limit) as claim:
-            if not claim.rows:
-                return 0
-            began = clock()
+        await self._publisher.ready()
+        async with self._store.claim(limit=self._limits.rows, size=self._limits.bytes) as claim:
+            found = Found(len(claim.rows), claim.more)
+            if not found.rows:
+                return found
+            if found.more:
+                self._doorbell.ring()
             outcomes = await self._publish(claim.rows)
             verdicts = [
                 decide(row, outcomes.get(row.id), self._policy, chance=self._chance())
                 for row in claim.rows
             ]
             await claim.settle(verdicts)
-        self._telemetry.settled(verdicts, took=timedelta(seconds=clock() - began))
+        self._telemetry.settled(verdicts)
         if Outcome.UNKNOWN in outcomes.values():
             raise BrokerUnavailable("no answer to a publish")
-        return len(claim.rows)
+        if self._load.is_high(found.rows, now=self._clock()):
+            await self._wakeup.disarm()
+        return found
 
     async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
         """
@@ -111,19 +163,20 @@ class Relay:
 
         Returns outcomes by row id; a row without one was not published.
         """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._publish_timeout.total_seconds()
+        began = self._clock()
+        deadline = began + self._limits.publishing.total_seconds()
         outcomes: dict[int, Outcome] = {}
         stopped: set[str] = set()
         for wave in waves(rows):
             going = [row for row in wave if row.ordering_key not in stopped]
-            within = timedelta(seconds=max(deadline - clock(), 0))
+            within = timedelta(seconds=max(deadline - self._clock(), 0))
             outcomes |= await self._publish_wave(going, within)
             stopped |= {
                 row.ordering_key
                 for row in going
                 if row.ordering_key is not None and outcomes[row.id] is not Outcome.ACKED
             }
+        self._telemetry.published(rows, outcomes, took=timedelta(seconds=self._clock() - began))
         return outcomes
 
     async def _publish_wave(self, rows: Sequence[Row], within: timedelta) -> dict[int, Outcome]:
@@ -140,3 +193,8 @@ class Relay:
             answers = await self._publisher.publish(list(messages.values()), within=within)
             outcomes |= zip(messages, answers, strict=True)
         return outcomes
+
+    @staticmethod
+    def _clock() -> float:
+        """Seconds that never go back."""
+        return asyncio.get_running_loop().time()

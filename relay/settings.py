@@ -3,7 +3,7 @@ Settings of the relay, besides the shared ones.
 """
 
 from datetime import timedelta
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,8 +20,19 @@ class RelaySettings(SharedSettings):
         le=10_000,
         description="Most rows that are claimed at once; half of them may have an ordering key.",
     )
+    batch_bytes: int = Field(
+        default=4_194_304,
+        ge=1_024,
+        le=268_435_456,
+        description="Most bytes of bodies that are claimed at once; a larger row goes alone.",
+    )
+    wakeup: Literal["notify", "poll"] = Field(
+        default="notify",
+        description="`notify`: an idle relay is woken by LISTEN and NOTIFY, on Postgres without a "
+        "pooler; `poll`: it only looks from time to time.",
+    )
     poll_min_seconds: float = Field(
-        default=0.05, gt=0, le=60, description="Pause after a batch that was not full."
+        default=0.02, gt=0, le=60, description="Pause after a batch that was not full."
     )
     poll_max_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="Pause between looks at an empty outbox."
@@ -51,6 +62,13 @@ class RelaySettings(SharedSettings):
                 "MQ_PUBLISH_RETRY_FIRST_SECONDS: must not be above MQ_PUBLISH_RETRY_MAX_SECONDS"
             )
         return self
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether the database can tell of new rows, and shall."""
+        url = self.database
+        session = url.get_backend_name() == "postgresql" and "pgbouncer" not in url.query
+        return session and self.wakeup == "notify"
 
     @property
     def publish_timeout(self) -> timedelta:

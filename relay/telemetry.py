@@ -6,14 +6,15 @@ reason codes, never ids, keys or users.
 """
 
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
-from relay.storage.base import Backlog
+from outbox.transports.base import Outcome
+from relay.storage.base import Backlog, Row
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
@@ -60,15 +61,23 @@ class Telemetry:
         )
         self.availability = Availability(self._log, registry)
 
-    def settled(self, verdicts: Sequence[Verdict], *, took: timedelta) -> None:
-        """A batch was published and settled."""
+    def published(
+        self, rows: Sequence[Row], outcomes: Mapping[int, Outcome], *, took: timedelta
+    ) -> None:
+        """A batch was published; *outcomes* are by row id, and may lack some of the *rows*."""
         now = datetime.now(UTC)
+        self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
+        for row in rows:
+            if outcomes.get(row.id) is Outcome.ACKED:
+                self._latency.observe(max((now - row.created_at).total_seconds(), 0))
+
+    def settled(self, verdicts: Sequence[Verdict]) -> None:
+        """A batch was settled."""
         statuses: Tally[str] = Tally()
         for verdict in verdicts:
             match verdict:
-                case Delete(row):
+                case Delete():
                     statuses["success"] += 1
-                    self._latency.observe(max((now - row.created_at).total_seconds(), 0))
                 case Retry(code=code):
                     statuses[code] += 1
                 case GiveUp(code=code):
@@ -78,7 +87,6 @@ class Telemetry:
                     statuses["unknown"] += 1
         for status, count in statuses.items():
             self._published.labels(self._exchange, status).inc(count)
-        self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
         failed = {status: count for status, count in statuses.items() if status != "success"}
         if failed:
             self._log.warning("batch_partly_failed", sent=statuses["success"], **failed)

@@ -30,12 +30,18 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    Rows that no other relay publishes until the claim ends.
+    Rows that no other claim holds until this one ends.
 
     A claim that ends without being settled leaves no trace.
+
+    Args:
+        rows: What to publish, in order of insertion.
+        more: Whether another claim may find something right now.
+
     """
 
     rows: Sequence[Row]
+    more: bool
     _settle: Callable[[Sequence["Verdict"]], Awaitable[None]] = field(repr=False)
 
     async def settle(self, verdicts: Sequence["Verdict"]) -> None:
@@ -49,7 +55,7 @@ class Backlog:
     What is in the outbox.
 
     Args:
-        rows: Rows in all, counted up to `COUNTED_ROWS`.
+        rows: Rows in all; from `COUNTED_ROWS` on it may be an estimate.
         oldest_ready_age: How long ago the oldest ready row was inserted.
         dead_tuples: Deleted rows that vacuum has not yet removed; None where there are none.
         oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None likewise.
@@ -62,18 +68,21 @@ class Backlog:
     oldest_snapshot_age: timedelta | None = None
 
 
-COUNTED_ROWS = 1_000_000
+COUNTED_ROWS = 10_000
 
 
 class OutboxStore(Protocol):
     """The `outbox` table as the relay sees it."""
 
-    def claim(self, *, limit: int) -> AbstractAsyncContextManager[Claim]:
+    def claim(self, *, limit: int, size: int) -> AbstractAsyncContextManager[Claim]:
         """
         Claim at most *limit* ready rows, in order of insertion.
 
+        Their bodies have at most *size* bytes, but for one row of each kind, with and without a
+        key: otherwise a large row would never be claimed.
+
         The rows of an ordering key are claimed from its first row on, without gaps, and by one
-        relay only.
+        claim only. Under load a row may be passed over for a few seconds.
         """
 
     async def promote(self) -> int:

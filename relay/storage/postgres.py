@@ -10,9 +10,10 @@ next statement of the other relay has a snapshot in which another row is first. 
 advisory lock on the key would do, without collisions of hashes, and it works through poolers.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -21,41 +22,55 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.runtime.engine import commit, translated
 from outbox.tables import outbox
-from relay.storage.base import Claim
-from relay.storage.sql import READY_HEADS, READY_UNKEYED, SqlStore, changes_something
+from relay.storage.base import COUNTED_ROWS, Claim
+from relay.storage.ready import READY, SIZE, UNKEYED_CANDIDATES, measured
+from relay.storage.sql import SqlStore, changes_something, lets_go
 from relay.verdict import Verdict
 
 _MARGIN = timedelta(seconds=5)
 
-# One index range per claimed key, however many rows the key has. It must be a statement of its
+_IDS = sa.any_(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
+
+# What has changed since the visit is seen here: a locked row is looked at again.
+_HOLD = (
+    sa.select(outbox.c.ordering_key, outbox.c.id)
+    .where(outbox.c.id == _IDS, READY)
+    .with_for_update(skip_locked=True)
+)
+
+# One index range per held key, however many rows the key has or had. It must be a statement of its
 # own: only a snapshot taken after the heads are locked shows what the previous holder left.
-_keys = (
-    sa.func.unnest(sa.bindparam("keys", type_=ARRAY(sa.Text))).table_valued("key").render_derived()
+_held = (
+    sa.func.unnest(
+        sa.bindparam("keys", type_=ARRAY(sa.Text)),
+        sa.bindparam("heads", type_=ARRAY(sa.BigInteger)),
+    )
+    .table_valued("key", "head")
+    .render_derived()
 )
 _of_key = (
-    sa.select(outbox)
-    .where(outbox.c.ordering_key == _keys.c.key)
+    sa.select(outbox.c.id, SIZE)
+    .where(outbox.c.ordering_key == _held.c.key, outbox.c.id >= _held.c.head)
     .order_by(outbox.c.id)
     .limit(sa.bindparam("rows"))
     .lateral("of_key")
 )
-_ROWS_OF_KEYS = (
-    sa.select(_of_key)
-    .select_from(_keys.join(_of_key, sa.true()))
-    .order_by(_of_key.c.ordering_key, _of_key.c.id)
-)
+_OF_KEYS = measured(sa.select(_of_key).select_from(_held.join(_of_key, sa.true())))
 
-_DEADLINES = sa.select(
-    sa.func.set_config("statement_timeout", sa.bindparam("limit"), sa.true()),
-    sa.func.set_config("lock_timeout", sa.bindparam("lock"), sa.true()),
-    sa.func.set_config("idle_in_transaction_session_timeout", sa.bindparam("idle"), sa.true()),
-)
+# The plans of a claim are known, and must not depend on statistics that are older than the rows.
+_LOCAL = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
 
 _DEBRIS = sa.text(
     "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass),"
     " (SELECT max(clock_timestamp() - xact_start) FROM pg_stat_activity"
     "  WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid())"
 )
+_ESTIMATE = sa.text("SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass")
 
 
 class PostgresStore(SqlStore):
@@ -66,45 +81,59 @@ class PostgresStore(SqlStore):
     server ends the transaction of a relay that takes longer, or that it has lost sight of.
     """
 
-    # SKIP LOCKED: what another relay holds is not waited for. The index has the order of the
+    # SKIP LOCKED: what another claim holds is not waited for. The index has the order of the
     # claim, so nothing is sorted before it is locked, and LIMIT ends the scan.
-    ready_heads = READY_HEADS.with_for_update(skip_locked=True, of=outbox)
-    ready_unkeyed = READY_UNKEYED.with_for_update(skip_locked=True)
-    rows_of_keys = _ROWS_OF_KEYS
+    unkeyed = measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True))
+    of_keys = _OF_KEYS
 
     def __init__(self, engine: AsyncEngine, *, publish_timeout: timedelta) -> None:
         super().__init__(engine)
-        self._deadlines = {
-            "limit": _milliseconds(publish_timeout),
+        limits = {
+            "statement_timeout": _milliseconds(publish_timeout),
             # Below the other, which would otherwise always be first and hide what was waited for.
-            "lock": _milliseconds(publish_timeout / 2),
-            "idle": _milliseconds(publish_timeout + _MARGIN),
+            "lock_timeout": _milliseconds(publish_timeout / 2),
+            "idle_in_transaction_session_timeout": _milliseconds(publish_timeout + _MARGIN),
         }
+        self._prepare = sa.select(
+            *(sa.func.set_config(name, value, sa.true()) for name, value in limits.items()),
+            *(sa.func.set_config(name, value, sa.true()) for name, value in _LOCAL.items()),
+        )
 
     @asynccontextmanager
-    async def claim(self, *, limit: int) -> AsyncIterator[Claim]:
+    async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
+        released = True
         with translated():
             connection = await self._engine.connect()
         try:
             with translated():
-                await connection.execute(_DEADLINES, self._deadlines)
-                rows = await self.select(connection, limit)
+                await connection.execute(self._prepare)
+                found = await self.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
-                if not changes_something(verdicts):
-                    return
-                with translated():
-                    await self.settle(connection, verdicts)
-                    await commit(connection)
+                nonlocal released
+                if changes_something(verdicts):
+                    with translated():
+                        await self.settle(connection, verdicts)
+                        await commit(connection)
+                    released = found.cut or lets_go(verdicts)
 
-            yield Claim(rows, settle)
+            yield Claim(found.rows, found.more, settle)
+            released = released and bool(found.rows)
         finally:
+            if released:
+                self._low_water.released()
             # Rolls back what was not committed; a session that is gone has done so already.
             with suppress(SQLAlchemyError, OSError):
                 await connection.close()
 
-    def _keys(self, keys: Sequence[str]) -> list[str]:
-        return list(keys)
+    async def _hold(
+        self, connection: AsyncConnection, heads: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        held = await connection.execute(_HOLD, {"ids": list(heads.values())})
+        return {row.ordering_key: row.id for row in held}
+
+    def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
+        return {"keys": list(heads), "heads": list(heads.values())}
 
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return super()._due_to_promote().with_for_update(skip_locked=True)
@@ -112,6 +141,12 @@ class PostgresStore(SqlStore):
     def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         # One parameter for any number of rows: the statement is prepared once.
         return outbox.c.id == sa.any_(sa.bindparam(None, ids, type_=ARRAY(sa.BigInteger)))
+
+    async def _count(self, connection: AsyncConnection) -> int:
+        exact = await super()._count(connection)
+        if exact < COUNTED_ROWS:
+            return exact
+        return max(await connection.scalar(_ESTIMATE) or 0, exact)
 
     async def _debris(self, connection: AsyncConnection) -> tuple[int | None, timedelta | None]:
         dead, age = (await connection.execute(_DEBRIS)).one()

@@ -1,12 +1,16 @@
 """
-What both databases share: settling a claim, promoting due rows, looking at the backlog.
+What both databases share: selecting what to claim, settling it, promoting due rows, looking at the
+backlog.
 
-Every statement has its home here or in the file of its database, and all are built on the one
-definition of the tables.
+Every statement has its home here, in `ready.py`, or in the file of its database, and all are built
+on the one definition of the tables.
 """
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,36 +20,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.runtime.engine import DEFERRED, translated
 from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.storage.base import COUNTED_ROWS, Backlog, Row
+from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
+from relay.storage.ready import (
+    MOST_ROWS_OF_A_KEY,
+    READY,
+    UNKEYED_CANDIDATES,
+    VISIT,
+    VISIT_AFTER,
+    Heads,
+    choose_heads,
+    measured,
+    ready_prefixes,
+)
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
 PROMOTE_LIMIT = 1_000
 SOURCE = "relay"
-
-READY = outbox.c.not_before.is_(None)
-UNKEYED = outbox.c.ordering_key.is_(None)
-
-_earlier = outbox.alias("earlier")
-
-# The first row of each key, if it is ready. A key whose first row waits is not here, so its later
-# rows do not overtake. Served by outbox_ready_keyed, with a probe of outbox_ordering_key each.
-READY_HEADS = (
-    sa.select(outbox.c.id, outbox.c.ordering_key)
-    .where(READY, outbox.c.ordering_key.is_not(None))
-    .where(
-        ~sa.exists(
-            sa.select(1).where(
-                _earlier.c.ordering_key == outbox.c.ordering_key, _earlier.c.id < outbox.c.id
-            )
-        )
-    )
-    .order_by(outbox.c.id)
-    .limit(sa.bindparam("heads"))
-)
-
-# Served by outbox_ready: rows that wait and rows with a key are not in that index.
-READY_UNKEYED = (
-    sa.select(outbox).where(READY, UNKEYED).order_by(outbox.c.id).limit(sa.bindparam("rows"))
-)
 
 _RETRY = (
     sa.update(outbox)
@@ -73,15 +63,34 @@ _ENVELOPE_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    What a claim has found.
+
+    Args:
+        rows: In order of insertion.
+        more: Whether there may be more right now.
+        cut: Whether rows were found that do not fit.
+
+    """
+
+    rows: list[Row]
+    more: bool = False
+    cut: bool = False
+
+
 class SqlStore(ABC):
     """The outbox in a SQL database; subclasses say how a claim is held."""
 
-    ready_heads = READY_HEADS
-    ready_unkeyed = READY_UNKEYED
-    rows_of_keys: sa.Select[Any]
+    unkeyed = measured(UNKEYED_CANDIDATES)
+    of_keys: sa.Select[Any]
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._low_water = LowWater(time.monotonic)
+        self._visited_until: str | None = None
+        self._unkeyed_are_many = True
 
     async def promote(self) -> int:
         due = self._due()
@@ -97,39 +106,95 @@ class SqlStore(ABC):
                     .where(outbox.c.id.in_(self._due_to_promote()))
                     .values(not_before=None)
                 )
-                return result.rowcount
+        self._low_water.released()
+        return result.rowcount
 
     async def backlog(self) -> Backlog:
-        counted = sa.select(sa.literal(1)).select_from(outbox).limit(COUNTED_ROWS).subquery()
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
         with translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**DEFERRED)
-                rows = await connection.scalar(sa.select(sa.func.count()).select_from(counted))
+                rows = await self._count(connection)
                 now = await connection.scalar(sa.select(database_now()))
                 first = await connection.scalar(oldest)
                 age = now - first if now is not None and first is not None else timedelta(0)
                 dead, snapshot = await self._debris(connection)
-        return Backlog(rows or 0, max(age, timedelta(0)), dead, snapshot)
+        return Backlog(rows, max(age, timedelta(0)), dead, snapshot)
 
-    async def select(self, connection: AsyncConnection, limit: int) -> list[Row]:
-        """The rows of a claim, in order of insertion."""
-        # At most half of a batch has keys, so that neither kind starves the other.
-        rows = await self._keyed(connection, max(limit // 2, 1))
-        if rest := limit - len(rows):
-            unkeyed = await connection.execute(self.ready_unkeyed, {"rows": rest})
-            rows += [_to_row(values) for values in unkeyed.mappings()]
-        return sorted(rows, key=lambda row: row.id)
-
-    async def _keyed(self, connection: AsyncConnection, limit: int) -> list[Row]:
-        found = await connection.execute(self.ready_heads, {"heads": limit})
-        heads = {key: row_id for row_id, key in found}
-        if not heads:
-            return []
-        rows = await connection.execute(
-            self.rows_of_keys, {"keys": self._keys(list(heads)), "rows": limit // len(heads)}
+    async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+        """The rows of a claim."""
+        room = max(limit - self._reserved(limit), 1)
+        keyed = await self._keyed(connection, limit=room, size=max(size // 2, 1))
+        used = sum(len(row.values["body"]) for row in keyed.rows)
+        unkeyed = await self._unkeyed(
+            connection, limit=limit - len(keyed.rows), size=max(size - used, 1)
         )
-        return ready_prefixes([_to_row(values) for values in rows.mappings()], heads)
+        return Selection(
+            sorted(keyed.rows + unkeyed.rows, key=lambda row: row.id),
+            more=keyed.more or unkeyed.more,
+            cut=keyed.cut or unkeyed.cut,
+        )
+
+    def _reserved(self, limit: int) -> int:
+        """How many of *limit* are kept for rows without a key: neither kind starves the other."""
+        return limit // 2 if self._unkeyed_are_many else max(limit // 8, 1)
+
+    async def _unkeyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+        if not limit:
+            return Selection([], more=True)
+        above = self._low_water.begin()
+        found = await self._read_unkeyed(connection, above, limit, size)
+        if not found.rows and above != FROM_THE_BEGINNING:
+            found = await self._read_unkeyed(connection, FROM_THE_BEGINNING, limit, size)
+        self._unkeyed_are_many = found.more
+        return found
+
+    async def _read_unkeyed(
+        self, connection: AsyncConnection, above: int, limit: int, size: int
+    ) -> Selection:
+        began = self._low_water.clock()
+        rows, candidates = await self._read(
+            connection, self.unkeyed, {"above": above, "rows": limit, "bytes": size}
+        )
+        cut = candidates > len(rows)
+        full = cut or candidates == limit
+        last = rows[-1].id if rows else None
+        self._low_water.scanned(above, last=last, full=full, began=began)
+        return Selection(rows, more=full, cut=cut)
+
+    async def _keyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+        after = self._visited_until
+        heads = await self._visit(connection, limit, after)
+        if not heads.ids and after is not None:
+            after = None
+            heads = await self._visit(connection, limit, after)
+        self._visited_until = heads.last
+        # Until a visit has gone from the first key to the last, there may be others.
+        more = heads.last is not None or after is not None
+        held = await self._hold(connection, heads.ids) if heads.ids else {}
+        if not held:
+            return Selection([], more=more)
+        each = min(max(limit // len(held), 1), MOST_ROWS_OF_A_KEY)
+        rows, candidates = await self._read(
+            connection, self.of_keys, {**self._parameters(held), "rows": each, "bytes": size}
+        )
+        cut = candidates > len(rows)
+        longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
+        return Selection(ready_prefixes(rows, held), more=more or cut or longest == each, cut=cut)
+
+    async def _visit(self, connection: AsyncConnection, limit: int, after: str | None) -> Heads:
+        visits = 2 * limit
+        visited = await connection.execute(
+            VISIT if after is None else VISIT_AFTER, {"visits": visits, "after": after}
+        )
+        return choose_heads(visited, limit=limit, visits=visits)
+
+    async def _read(
+        self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
+    ) -> tuple[list[Row], int]:
+        """The rows of a `measured` *statement*, and how many candidates there were."""
+        found = (await connection.execute(statement, parameters)).mappings().all()
+        return [_to_row(values) for values in found], found[0]["found"] if found else 0
 
     async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
         """Carry out *verdicts* in the open transaction of *connection*."""
@@ -154,8 +219,19 @@ class SqlStore(ABC):
         return self._due().limit(PROMOTE_LIMIT)
 
     @abstractmethod
-    def _keys(self, keys: Sequence[str]) -> Any:
-        """*keys* as the parameter of `rows_of_keys`."""
+    async def _hold(
+        self, connection: AsyncConnection, heads: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Of *heads*, ids by key, those that are now ours until the claim ends."""
+
+    @abstractmethod
+    def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
+        """*heads* as parameters of `of_keys`."""
+
+    async def _count(self, connection: AsyncConnection) -> int:
+        """How many rows there are; exactly, up to `COUNTED_ROWS`."""
+        counted = sa.select(sa.literal(1)).select_from(outbox).limit(COUNTED_ROWS).subquery()
+        return await connection.scalar(sa.select(sa.func.count()).select_from(counted)) or 0
 
     def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         return outbox.c.id.in_(ids)
@@ -170,6 +246,13 @@ def changes_something(verdicts: Iterable[Verdict]) -> bool:
     return not all(isinstance(verdict, Leave) for verdict in verdicts)
 
 
+def lets_go(verdicts: Iterable[Verdict]) -> bool:
+    """Whether rows without a key are ready again, behind those of the next claim."""
+    return any(
+        isinstance(verdict, Leave) and verdict.row.ordering_key is None for verdict in verdicts
+    )
+
+
 def _to_row(values: Any) -> Row:
     """A claimed row out of a database row."""
     return Row(
@@ -179,26 +262,6 @@ def _to_row(values: Any) -> Row:
         created_at=values["created_at"],
         values=dict(values),
     )
-
-
-def ready_prefixes(rows: Sequence[Row], heads: dict[str, int]) -> list[Row]:
-    """
-    Of *rows*, sorted by key and id, those that may be published now.
-
-    That is, for each key, the rows from its claimed head up to the first that waits. A key that
-    no longer begins with the claimed row is left out.
-    """
-    result: list[Row] = []
-    key: str | None = None
-    going = False
-    for row in rows:
-        if row.ordering_key != key:
-            key = row.ordering_key
-            going = key is not None and heads.get(key) == row.id
-        going = going and row.values["not_before"] is None
-        if going:
-            result.append(row)
-    return result
 
 
 def _retry(verdict: Retry) -> dict[str, Any]:

@@ -7,72 +7,85 @@ safe because a single relay works on the file: a lock on a side file sees to it,
 operating system releases however the relay ends. Other relays stand by.
 """
 
+import asyncio
 import fcntl
 import json
 import os
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.runtime.engine import DEFERRED, commit, translated
 from outbox.tables import outbox
-from relay.storage.base import Claim, Row
-from relay.storage.sql import SqlStore, changes_something
+from relay.storage.base import Claim
+from relay.storage.ready import SIZE, measured
+from relay.storage.sql import Selection, SqlStore, changes_something
 from relay.verdict import Verdict
 
-_key = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value")
+_held = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value")
 _first = outbox.alias("first")
-_ROWS_OF_KEYS = (
-    sa.select(outbox)
-    .select_from(_key.join(outbox, sa.true()))
+_OF_KEYS = measured(
+    sa.select(outbox.c.id, SIZE)
+    .select_from(_held.join(outbox, sa.true()))
     .where(
         outbox.c.id.in_(
             sa.select(_first.c.id)
-            .where(_first.c.ordering_key == _key.c.value)
+            .where(_first.c.ordering_key == _held.c.value)
             .order_by(_first.c.id)
             .limit(sa.bindparam("rows"))
-            .correlate(_key)
+            .correlate(_held)
         )
     )
-    .order_by(outbox.c.ordering_key, outbox.c.id)
 )
 
 
 class SqliteStore(SqlStore):
     """The outbox in the SQLite file of *engine*."""
 
-    rows_of_keys = _ROWS_OF_KEYS
+    of_keys = _OF_KEYS
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
         self._lock = _FileLock(Path(f"{engine.url.database}.relay.lock"))
+        self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def claim(self, *, limit: int) -> AsyncIterator[Claim]:
-        rows = await self._read(limit) if self._lock.acquire() else []
+    async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
+        # Claims of this process take turns: nothing but that keeps their rows apart.
+        async with self._turn:
+            mine = self._lock.acquire()
+            found = await self._look(limit, size) if mine else Selection([])
 
-        async def settle(verdicts: Sequence[Verdict]) -> None:
-            if not changes_something(verdicts):
-                return
-            with translated():
-                async with self._engine.connect() as connection:
-                    await self.settle(connection, verdicts)
-                    await commit(connection)
+            async def settle(verdicts: Sequence[Verdict]) -> None:
+                if changes_something(verdicts):
+                    with translated():
+                        async with self._engine.connect() as connection:
+                            await self.settle(connection, verdicts)
+                            await commit(connection)
 
-        yield Claim(rows, settle)
+            yield Claim(found.rows, found.more, settle)
 
-    async def _read(self, limit: int) -> list[Row]:
+    async def _look(self, limit: int, size: int) -> Selection:
+        # There are no dead rows to walk over, so nothing is passed over either.
+        self._low_water.released()
         with translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**DEFERRED)
-                return await self.select(connection, limit)
+                return await self.select(connection, limit=limit, size=size)
 
-    def _keys(self, keys: Sequence[str]) -> str:
-        return json.dumps(list(keys))
+    async def _hold(
+        self, connection: AsyncConnection, heads: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        del connection
+        return heads
+
+    def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
+        return {"keys": json.dumps(list(heads))}
 
 
 class _FileLock:

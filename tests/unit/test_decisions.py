@@ -3,7 +3,6 @@ The pure decisions of both processes: when to try again, in which order, and wha
 """
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,9 +12,10 @@ from consumer import verdict as consumer_verdict
 from outbox.backoff import Exponential, Levels
 from outbox.transports.base import Outcome
 from relay.lanes import waves
-from relay.pace import Pace
+from relay.pace import Found, Load, Pace
 from relay.storage.base import Row
-from relay.storage.sql import ready_prefixes
+from relay.storage.lowwater import LowWater
+from relay.storage.ready import Heads, choose_heads, ready_prefixes
 from relay.verdict import Delete, GiveUp, Leave, Retry, decide
 
 SECOND = timedelta(seconds=1)
@@ -64,22 +64,36 @@ def test_levels_repeat_the_last_delay_until_the_retries_are_used_up():
 
 
 @given(rows)
-def test_waves_hold_every_row_once_and_no_key_twice(drawn):
+def test_no_wave_holds_a_key_or_a_row_twice(drawn):
     result = waves(drawn)
 
-    assert sorted(row.id for wave in result for row in wave) == [row.id for row in drawn]
+    ids = [row.id for wave in result for row in wave]
+    assert len(ids) == len(set(ids))
     for wave in result:
         keys = [row.ordering_key for row in wave if row.ordering_key is not None]
         assert len(keys) == len(set(keys))
 
 
 @given(rows)
-def test_waves_keep_the_order_of_a_key(drawn):
-    position = {row.id: number for number, wave in enumerate(waves(drawn)) for row in wave}
+def test_waves_hold_all_rows_without_a_key_and_of_each_key_the_first_ones_in_order(drawn):
+    result = waves(drawn)
 
-    for key in ("a", "b", "c"):
-        of_key = [position[row.id] for row in drawn if row.ordering_key == key]
-        assert all(before < after for before, after in pairwise(of_key))
+    of_key = {
+        key: [row for row in drawn if row.ordering_key == key] for key in (None, "a", "b", "c")
+    }
+    sent = {key: [r for wave in result for r in wave if r.ordering_key == key] for key in of_key}
+    assert sent[None] == of_key[None]
+    for key, rows in sent.items():
+        assert rows == of_key[key][: len(rows)]
+        assert rows or not of_key[key]
+
+
+def test_a_wave_that_is_small_beside_the_first_is_left_for_later():
+    crowd = [a_row(number) for number in range(7)]
+    key = [a_row(number, "a") for number in range(10, 13)]
+
+    assert len(waves([*crowd, *key])) == 3
+    assert len(waves([*crowd, a_row(8), *key])) == 1
 
 
 def test_a_key_is_claimed_up_to_its_first_row_that_waits():
@@ -94,14 +108,91 @@ def test_a_key_that_no_longer_begins_with_the_claimed_row_is_left_out():
     assert [row.id for row in ready_prefixes(of_keys, {"a": 2, "b": 5})] == [5]
 
 
-def test_a_full_batch_is_followed_at_once_and_an_empty_one_ever_more_rarely():
+@pytest.mark.parametrize(
+    ("rows", "more", "woken", "previous", "pause"),
+    [
+        (10, True, False, 5, 0),
+        (10, True, True, 5, 0),
+        (0, True, True, 5, 1),
+        (3, False, False, 5, 1),
+        (3, False, True, 0, 5),
+        (0, False, True, 0, 5),
+        (0, False, False, 0, 1),
+        (0, False, False, 2, 4),
+        (0, False, False, 4, 5),
+    ],
+)
+def test_more_is_followed_at_once_and_an_empty_outbox_is_looked_at_ever_more_rarely(
+    rows, more, woken, previous, pause
+):
     pace = Pace(SECOND, 5 * SECOND)
 
-    assert pace.after(10, limit=10, previous=5 * SECOND) == timedelta(0)
-    assert pace.after(3, limit=10, previous=5 * SECOND) == SECOND
-    assert pace.after(0, limit=10, previous=timedelta(0)) == SECOND
-    assert pace.after(0, limit=10, previous=2 * SECOND) == 4 * SECOND
-    assert pace.after(0, limit=10, previous=4 * SECOND) == 5 * SECOND
+    assert pace.after(Found(rows, more), woken=woken, previous=previous * SECOND) == pause * SECOND
+
+
+def test_the_load_is_high_when_many_rows_come_in_a_short_time():
+    load = Load(rows=10, within_seconds=1.0)
+
+    assert not load.is_high(9, now=100.0)
+    assert load.is_high(1, now=100.9)
+    assert not load.is_high(9, now=102.0)
+    assert not load.is_high(9, now=103.1)
+    assert load.is_high(10, now=103.2)
+
+
+def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
+    now = [0.0]
+    hint = LowWater(lambda: now[0])
+    assert hint.begin() == 0
+
+    hint.scanned(0, last=500, full=True, began=0.0)
+    assert hint.begin() == 500
+    now[0] = 0.9
+    assert hint.begin() == 500
+    now[0] = 1.0
+    assert hint.begin() == 0
+
+
+def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
+    now = [0.0]
+    hint = LowWater(lambda: now[0])
+
+    now[0] = 0.2
+    hint.scanned(0, last=500, full=True, began=0.0)
+
+    now[0] = 4.1
+    assert hint.begin() == 500
+    now[0] = 4.2
+    assert hint.begin() == 0
+
+
+def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
+    hint = LowWater(lambda: 0.0)
+    hint.scanned(0, last=500, full=True, began=0.0)
+
+    hint.released()
+
+    assert hint.begin() == 0
+
+
+def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back():
+    hint = LowWater(lambda: 0.0)
+    hint.scanned(0, last=500, full=True, began=0.0)
+
+    hint.scanned(0, last=3, full=False, began=0.0)
+    assert hint.begin() == 500
+
+    hint.scanned(0, last=3, full=True, began=0.0)
+    assert hint.begin() == 3
+
+
+def test_a_visit_that_was_cut_short_is_continued_behind_its_last_key():
+    visited = [("a", 1, True), ("b", 2, False), ("c", 3, True), ("d", 4, True)]
+
+    assert choose_heads(visited, limit=9, visits=9) == Heads({"a": 1, "c": 3, "d": 4}, None)
+    assert choose_heads(visited, limit=2, visits=9) == Heads({"a": 1, "c": 3}, "c")
+    assert choose_heads(visited, limit=9, visits=4) == Heads({"a": 1, "c": 3, "d": 4}, "d")
+    assert choose_heads([], limit=9, visits=9) == Heads({}, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""
+Where a claim begins: a hint that spares it the rows that are gone.
+
+Deleted rows stay in the index until vacuum removes them, and while an old snapshot is open it
+cannot. A claim that starts at the beginning walks over all of them; one that starts behind the
+rows of the last claim does not.
+
+The hint may pass over rows: transactions that commit late have lower ids than others before them,
+and a relay that fails lets go of rows that are behind. So a claim starts at the beginning again
+each second, when nothing was found, and when rows were let go of. Under load that takes at most a
+twentieth of the time, however long the way has become.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FROM_THE_BEGINNING = 0
+FULL_SCAN_EVERY_SECONDS = 1.0
+FULL_SCAN_SHARE = 20
+"""A full scan is followed by this many times its duration without one."""
+
+
+@dataclass(slots=True)
+class LowWater:
+    """
+    The id above which ready rows are looked for.
+
+    Args:
+        clock: Seconds of any origin that never go back.
+
+    """
+
+    clock: Callable[[], float]
+    _above: int = FROM_THE_BEGINNING
+    _full_scan_due: float = float("-inf")
+
+    def begin(self) -> int:
+        """The id above which to look now."""
+        return FROM_THE_BEGINNING if self.clock() >= self._full_scan_due else self._above
+
+    def scanned(self, above: int, *, last: int | None, full: bool, began: float) -> None:
+        """
+        A look above *above* that began at *began* ended with the row *last*, if any.
+
+        *full* says that it took as many as it might, so that there may be more behind.
+        """
+        if above == FROM_THE_BEGINNING:
+            took = self.clock() - began
+            self._full_scan_due = self.clock() + max(
+                FULL_SCAN_EVERY_SECONDS, FULL_SCAN_SHARE * took
+            )
+        if last is not None:
+            self._above = last if full else max(self._above, last)
+
+    def released(self) -> None:
+        """Rows below may be ready again."""
+        self._full_scan_due = float("-inf")

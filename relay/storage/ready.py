@@ -1,0 +1,151 @@
+"""
+What a claim reads: the ready rows, never more of the table than it takes.
+
+Rows without a key are read in order of insertion from an index that holds only them.
+
+Of rows with a key only the first of the key may go, and the rows behind it follow it. A key may
+have any number of rows, so keys are not found by reading rows: each step of `visit` asks the
+index for the next greater key. A visit costs two probes a key, whether the key has one row or a
+hundred thousand, and whether they wait or not. A claim visits a bounded number of keys and the
+next one goes on where it ended, so that every key has its turn.
+
+Bodies are summed up before they are read, so that a batch is bounded in bytes too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from outbox.tables import outbox
+from relay.storage.base import Row
+
+READY = outbox.c.not_before.is_(None)
+UNKEYED = outbox.c.ordering_key.is_(None)
+SIZE = sa.func.length(outbox.c.body).label("size")
+
+MOST_ROWS_OF_A_KEY = 16
+"""They are published one after another, and the rest of the batch waits to be settled."""
+
+
+# Served by outbox_ready: rows that wait and rows with a key are not in that index.
+UNKEYED_CANDIDATES = (
+    sa.select(outbox.c.id, SIZE)
+    .where(READY, UNKEYED, outbox.c.id > sa.bindparam("above"))
+    .order_by(outbox.c.id)
+    .limit(sa.bindparam("rows"))
+)
+
+
+def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
+    """
+    The rows of *candidates* (id, size) in order of insertion, until they have `bytes` bytes.
+
+    The first row always comes, and the last one may go beyond. The column `found` says how many
+    candidates there were.
+    """
+    candidate = candidates.cte("candidate")
+    before = sa.func.sum(candidate.c.size).over(order_by=candidate.c.id) - candidate.c.size
+    sized = sa.select(
+        candidate.c.id, before.label("before"), sa.func.count().over().label("found")
+    ).subquery("sized")
+    return (
+        sa.select(outbox, sized.c.found)
+        .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
+        .where(sized.c.before < sa.bindparam("bytes"))
+        .order_by(outbox.c.id)
+    )
+
+
+def _visit(*, after: bool) -> sa.Select[Any]:
+    """
+    At most `visits` keys with ready rows, in the index's order, and the first row of each.
+
+    The first row decides: when it waits, the ready ones behind it wait with it. Served by
+    outbox_ready_key (the keys) and outbox_ordering_key (their first rows).
+    """
+    ready, earliest, head = (outbox.alias(name) for name in ("ready", "earliest", "head"))
+    keys_in_order = (
+        sa.select(ready.c.ordering_key)
+        .where(ready.c.not_before.is_(None), ready.c.ordering_key.is_not(None))
+        .order_by(ready.c.ordering_key)
+        .limit(1)
+    )
+    start = keys_in_order
+    if after:
+        start = keys_in_order.where(ready.c.ordering_key > sa.bindparam("after"))
+    key = sa.select(sa.literal(1).label("number"), start.scalar_subquery().label("key")).cte(
+        "key", recursive=True
+    )
+    following = keys_in_order.where(ready.c.ordering_key > key.c.key).scalar_subquery()
+    key = key.union_all(
+        sa.select(key.c.number + 1, following).where(
+            key.c.key.is_not(None), key.c.number < sa.bindparam("visits")
+        )
+    )
+    first = (
+        sa.select(sa.func.min(earliest.c.id))
+        .where(earliest.c.ordering_key == key.c.key)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(key.c.key, head.c.id, head.c.not_before.is_(None).label("ready"))
+        .select_from(key.join(head, head.c.id == first))
+        .order_by(key.c.number)
+    )
+
+
+VISIT = _visit(after=False)
+VISIT_AFTER = _visit(after=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """
+    First rows of keys that are ready.
+
+    Args:
+        ids: Their ids, by key.
+        last: The key behind which the next visit begins, or None for the beginning.
+
+    """
+
+    ids: Mapping[str, int]
+    last: str | None
+
+
+def choose_heads(visited: Iterable[Sequence[Any]], *, limit: int, visits: int) -> Heads:
+    """
+    The heads among the keys that were *visited*, at most *limit*; pure.
+
+    *visits* is how many the visit was allowed: fewer mean that there were no more.
+    """
+    ids: dict[str, int] = {}
+    number = 0
+    for number, (key, row_id, ready) in enumerate(visited, start=1):
+        if ready:
+            ids[key] = row_id
+        if len(ids) == limit or number == visits:
+            return Heads(ids, key)
+    return Heads(ids, None)
+
+
+def ready_prefixes(rows: Sequence[Row], heads: Mapping[str, int]) -> list[Row]:
+    """
+    Of *rows*, in order of insertion, those that may be published now; pure.
+
+    That is, for each key, the rows from its claimed head up to the first that waits. A key that
+    no longer begins with the claimed row is left out.
+    """
+    result = []
+    going: dict[str, bool] = {}
+    for row in rows:
+        key = row.ordering_key
+        if key is None:
+            continue
+        begun = going.get(key, heads.get(key) == row.id)
+        going[key] = begun and row.values["not_before"] is None
+        if going[key]:
+            result.append(row)
+    return result
