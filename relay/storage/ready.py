@@ -115,20 +115,20 @@ class Heads:
     last: str | None
 
 
-def choose_heads(visited: Iterable[Sequence[Any]], *, limit: int, visits: int) -> Heads:
+NONE_LEFT = Heads({}, None)
+
+
+def choose_heads(visited: Iterable[Sequence[Any]], *, visits: int) -> Heads:
     """
-    The heads among the keys that were *visited*, at most *limit*; pure.
+    The heads among the keys that were *visited*, as (key, id of its first row, ready); pure.
 
     *visits* is how many the visit was allowed: fewer mean that there were no more.
     """
-    ids: dict[str, int] = {}
-    number = 0
-    for number, (key, row_id, ready) in enumerate(visited, start=1):
-        if ready:
-            ids[key] = row_id
-        if len(ids) == limit or number == visits:
-            return Heads(ids, key)
-    return Heads(ids, None)
+    keys = list(visited)
+    return Heads(
+        {key: row_id for key, row_id, ready in keys if ready},
+        keys[-1][0] if len(keys) == visits else None,
+    )
 
 
 def ready_prefixes(rows: Sequence[Row], heads: Mapping[str, int]) -> list[Row]:

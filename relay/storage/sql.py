@@ -23,6 +23,7 @@ from relay.storage.base import COUNTED_ROWS, Backlog, Row
 from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
 from relay.storage.ready import (
     MOST_ROWS_OF_A_KEY,
+    NONE_LEFT,
     READY,
     UNKEYED_CANDIDATES,
     VISIT,
@@ -165,7 +166,7 @@ class SqlStore(ABC):
     async def _keyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
         after = self._visited_until
         heads = await self._visit(connection, limit, after)
-        if not heads.ids and after is not None:
+        if after is not None and heads == NONE_LEFT:
             after = None
             heads = await self._visit(connection, limit, after)
         self._visited_until = heads.last
@@ -183,11 +184,10 @@ class SqlStore(ABC):
         return Selection(ready_prefixes(rows, held), more=more or cut or longest == each, cut=cut)
 
     async def _visit(self, connection: AsyncConnection, limit: int, after: str | None) -> Heads:
-        visits = 2 * limit
         visited = await connection.execute(
-            VISIT if after is None else VISIT_AFTER, {"visits": visits, "after": after}
+            VISIT if after is None else VISIT_AFTER, {"visits": limit, "after": after}
         )
-        return choose_heads(visited, limit=limit, visits=visits)
+        return choose_heads(visited, visits=limit)
 
     async def _read(
         self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]

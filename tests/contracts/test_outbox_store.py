@@ -2,6 +2,7 @@
 What every outbox store does. A new store is added to `store` and has to pass.
 """
 
+import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
@@ -197,6 +198,131 @@ async def test_keys_leave_room_for_rows_without_one(engine, store):
     types = await claimed_types(store, limit=10)
 
     assert (types.count("keyed"), types.count("free")) == (5, 5)
+
+
+async def test_a_claim_is_bounded_in_bytes_too(engine, store):
+    body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
+    await record(engine, *(an_event(type=f"n.{i}", **body) for i in range(9)))
+    await record(engine, *(an_event(type=f"k.{i}", ordering_key="k", **body) for i in range(9)))
+
+    async with store.claim(limit=100, size=5_000) as claim:
+        types = [row.values["type"] for row in claim.rows]
+        assert claim.more
+
+    assert types == ["n.0", "n.1", "k.0", "k.1", "k.2"]
+
+
+async def test_a_row_that_is_larger_than_a_batch_may_be_goes_alone(engine, store):
+    body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
+    await record(engine, *(an_event(type=f"n.{i}", **body) for i in range(2)))
+
+    for number in range(2):
+        async with store.claim(limit=100, size=10) as claim:
+            assert [row.values["type"] for row in claim.rows] == [f"n.{number}"]
+            assert claim.more is (number == 0)
+            await claim.settle([Delete(claim.rows[0])])
+    async with store.claim(limit=100, size=10) as claim:
+        assert (claim.rows, claim.more) == ([], False)
+
+
+async def test_every_key_has_its_turn_however_many_there_are(engine, store):
+    await record(engine, *(an_event(type=f"k.{i}", ordering_key=f"k{i:02}") for i in range(50)))
+    await record(engine, *(an_event(type=f"n.{i}") for i in range(50)))
+
+    seen: set[str] = set()
+    for _ in range(10):
+        seen.update(await claimed_types(store, limit=10))
+
+    assert {f"k.{i}" for i in range(50)} <= seen
+
+
+async def test_a_key_is_found_behind_many_that_wait(engine, store):
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    for number in range(50):
+        await record(
+            engine,
+            an_event(ordering_key=f"k{number:02}", not_before=tomorrow),
+            an_event(ordering_key=f"k{number:02}"),
+        )
+    await record(engine, an_event(type="last", ordering_key="z"))
+
+    async def found() -> bool:
+        async with store.claim(limit=4, size=SIZE) as claim:
+            assert claim.more
+            return [row.values["type"] for row in claim.rows] == ["last"]
+
+    for _ in range(50):
+        if await found():
+            return
+    pytest.fail("never found")
+
+
+async def test_a_claim_says_whether_there_may_be_more(engine, store):
+    await record(engine, *(an_event() for _ in range(5)))
+
+    async with store.claim(limit=4, size=SIZE) as claim:
+        assert claim.more
+    async with store.claim(limit=6, size=SIZE) as claim:
+        assert not claim.more
+
+
+async def test_a_row_that_was_committed_late_is_found_though_later_ones_are_gone(engine, store):
+    """Its id is lower than those that the relay has seen."""
+    await record(engine, an_event(type="late"), an_event(type="early"))
+    async with engine.begin() as connection:
+        late = (await connection.execute(sa.select(table).where(table.c.type == "late"))).one()
+        await connection.execute(sa.delete(table).where(table.c.id == late.id))
+    await settle_first(store, Delete)
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(table).values(**late._asdict()))
+
+    assert await claimed_types(store) == ["late"]
+
+
+async def test_a_row_that_was_let_go_of_is_found_though_later_ones_are_gone(engine, store):
+    await record(engine, *(an_event(type=f"n.{i}") for i in range(4)))
+
+    async with store.claim(limit=2, size=SIZE) as claim:
+        left, sent = claim.rows
+        await claim.settle([Leave(left), Delete(sent)])
+
+    assert await claimed_types(store) == ["n.0", "n.2", "n.3"]
+
+
+async def test_a_row_whose_time_has_come_is_found_though_later_ones_are_gone(engine, store):
+    await record(engine, *(an_event(type=f"n.{i}") for i in range(4)))
+    async with store.claim(limit=2, size=SIZE) as claim:
+        later, sent = claim.rows
+        await claim.settle([Retry(later, AT_ONCE, "refused"), Delete(sent)])
+
+    await eventually(store.promote, within=5)
+
+    assert await claimed_types(store) == ["n.0", "n.2", "n.3"]
+
+
+async def test_two_claims_of_one_relay_never_hold_the_same_row(engine, store):
+    await record(engine, *(an_event() for _ in range(40)))
+    await record(engine, *(an_event(ordering_key=f"k{i % 5}") for i in range(40)))
+    held: set[int] = set()
+    done: list[int] = []
+
+    async def shift() -> None:
+        while True:
+            async with store.claim(limit=6, size=SIZE) as claim:
+                ids = {row.id for row in claim.rows}
+                assert held.isdisjoint(ids)
+                held.update(ids)
+                await claim.settle([Delete(row) for row in claim.rows])
+                held.difference_update(ids)
+                done.extend(ids)
+                if not claim.rows and not claim.more:
+                    return
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(shift())
+        group.create_task(shift())
+
+    assert len(done) == len(set(done)) == 80
 
 
 async def test_a_due_retry_is_counted_again(engine, store):

@@ -189,10 +189,9 @@ def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back(
 def test_a_visit_that_was_cut_short_is_continued_behind_its_last_key():
     visited = [("a", 1, True), ("b", 2, False), ("c", 3, True), ("d", 4, True)]
 
-    assert choose_heads(visited, limit=9, visits=9) == Heads({"a": 1, "c": 3, "d": 4}, None)
-    assert choose_heads(visited, limit=2, visits=9) == Heads({"a": 1, "c": 3}, "c")
-    assert choose_heads(visited, limit=9, visits=4) == Heads({"a": 1, "c": 3, "d": 4}, "d")
-    assert choose_heads([], limit=9, visits=9) == Heads({}, None)
+    assert choose_heads(visited, visits=9) == Heads({"a": 1, "c": 3, "d": 4}, None)
+    assert choose_heads(visited, visits=4) == Heads({"a": 1, "c": 3, "d": 4}, "d")
+    assert choose_heads([], visits=9) == Heads({}, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""
+What rings the doorbell of an idle relay, and what does not.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.runtime.engine import create_engine
+from relay.storage.postgres_wakeup import PostgresWakeup
+from tests.support.builders import an_event
+from tests.support.eventually import eventually
+
+SESSIONS = sa.text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+class Rings:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=20, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def rings() -> Rings:
+    return Rings()
+
+
+@pytest.fixture
+async def wakeup(engine: AsyncEngine, rings: Rings) -> AsyncIterator[PostgresWakeup]:
+    wakeup = PostgresWakeup(engine, ring=rings)
+    yield wakeup
+    await wakeup.close()
+
+
+@pytest.fixture
+async def witness(postgres_url: str) -> AsyncIterator[list[str]]:
+    """List what anybody is notified of, in the order in which it is sent."""
+    heard: list[str] = []
+    connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+    await connection.add_listener("outbox", lambda *_: heard.append("notified"))
+    await connection.add_listener("mark", lambda *_: heard.append("mark"))
+    yield heard
+    await connection.close()
+
+
+async def record(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
+
+
+async def mark(engine: AsyncEngine, witness: list[str]) -> None:
+    """Return when what was sent before has been heard."""
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("NOTIFY mark"))
+    await eventually(lambda: "mark" in witness)
+    witness.remove("mark")
+
+
+async def test_a_committed_row_rings_when_the_wakeup_is_armed(engine, wakeup, rings):
+    assert await wakeup.arm()
+    assert wakeup.armed
+
+    await record(engine)
+
+    await eventually(lambda: rings.count == 1)
+
+
+async def test_a_row_that_is_rolled_back_does_not_ring(engine, wakeup, rings, witness):
+    await wakeup.arm()
+
+    async with engine.connect() as connection:
+        await connection.execute(outbox.insert(an_event()))
+        await connection.rollback()
+
+    await mark(engine, witness)
+    assert witness == []
+    assert rings.count == 0
+
+
+async def test_nobody_notifies_while_no_relay_is_idle(engine, wakeup, rings, witness):
+    await record(engine)
+    await wakeup.arm()
+    await wakeup.disarm()
+    assert not wakeup.armed
+    await record(engine)
+
+    await mark(engine, witness)
+    assert witness == []
+    assert rings.count == 0
+
+
+async def test_arming_again_is_no_news(engine, wakeup, rings):
+    assert await wakeup.arm()
+    assert not await wakeup.arm()
+    await wakeup.disarm()
+    await wakeup.disarm()
+    assert await wakeup.arm()
+
+    await record(engine)
+
+    await eventually(lambda: rings.count == 1)
+
+
+async def test_a_transaction_that_did_not_notify_keeps_the_wakeup_from_being_armed(engine, wakeup):
+    """So a relay that is armed has seen, or will be told of, every row."""
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
+        assert not await wakeup.arm()
+        assert not wakeup.armed
+
+    assert await wakeup.arm()
+
+
+async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_ends(
+    engine, wakeup, rings
+):
+    other_rings = Rings()
+    other = PostgresWakeup(engine, ring=other_rings)
+    await wakeup.arm()
+    assert not await other.arm()
+
+    await record(engine)
+    await eventually(lambda: rings.count == 1)
+    assert other_rings.count == 0
+
+    await wakeup.close()
+    await eventually(other.arm)
+    await record(engine)
+    await eventually(lambda: other_rings.count == 1)
+    assert rings.count == 1
+    await other.close()
+
+
+async def test_a_lost_session_rings_and_can_be_armed_again(
+    engine, wakeup, rings, postgres_url, postgres_server
+):
+    await wakeup.arm()
+
+    await postgres_server.disconnect_clients(postgres_url.rsplit("/", 1)[1])
+
+    await eventually(lambda: rings.count == 1)
+    assert not wakeup.armed
+    await engine.dispose()
+    await eventually(wakeup.arm)
+    await record(engine)
+    await eventually(lambda: rings.count == 2)
+
+
+async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory, rings):
+    url = make_url(f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none")
+    engine = create_engine(url, pool_size=2, application_name="test")
+    wakeup = PostgresWakeup(engine, ring=rings)
+
+    assert not await wakeup.arm()
+
+    assert not wakeup.armed
+    await wakeup.disarm()
+    await wakeup.close()
+    await engine.dispose()
+
+
+async def test_nothing_is_held_after_it_was_closed(engine, wakeup):
+    async def held() -> int:
+        async with engine.connect() as connection:
+            return await connection.scalar(SESSIONS) or 0
+
+    await wakeup.arm()
+    assert await held() == 1
+
+    await wakeup.close()
+
+    await eventually(lambda: _is_zero(held))
+
+
+async def _is_zero(count) -> bool:
+    return await count() == 0
+
+
+async def test_producers_that_prepare_their_transaction_can_be_served_by_polling(engine, wakeup):
+    """A transaction that has notified cannot be prepared (two-phase commit)."""
+    async with engine.connect() as connection:
+        await connection.execute(outbox.insert(an_event()))
+        await connection.execute(sa.text("PREPARE TRANSACTION 'test_wakeup'"))
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert not await asyncio.wait_for(wakeup.arm(), 5)
+        await connection.execute(sa.text("COMMIT PREPARED 'test_wakeup'"))
+        assert await wakeup.arm()

@@ -1,0 +1,152 @@
+"""
+What a claim costs, counted and not timed: statements, and rows that Postgres looks at.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox.runtime.engine import create_engine
+from relay.storage.base import Row
+from relay.storage.postgres import PostgresStore
+from relay.verdict import Delete
+from tests.support.plans import Statement, recorded, rows_read
+
+LIMIT, MANY = 200, 100_000
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
+    async with engine.begin() as connection:
+        # Neither statistics nor vacuum: the claim must not depend on their being up to date.
+        await connection.execute(sa.text("ALTER TABLE outbox SET (autovacuum_enabled = false)"))
+    yield engine
+    await engine.dispose()
+
+
+def a_store(engine: AsyncEngine) -> PostgresStore:
+    return PostgresStore(engine, publish_timeout=timedelta(seconds=10))
+
+
+async def fill(engine: AsyncEngine, count: int, *, key: str = "NULL", later: str = "false"):
+    """Insert *count* rows; *key* and *later* are SQL and may use the row's number `n`."""
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO outbox (event_id, type, routing_key, ordering_key, idempotency_key, body,"
+            f" not_before) SELECT gen_random_uuid(), 't', 't', {key}, n::text, '{{}}',"
+            f" CASE WHEN {later} THEN clock_timestamp() + '1 day'::interval END"
+            f" FROM generate_series(1, {count}) n"
+        )
+
+
+async def claim(
+    engine: AsyncEngine, store: PostgresStore
+) -> tuple[Sequence[Row], list[Statement]]:
+    with recorded(engine) as statements:
+        async with store.claim(limit=LIMIT, size=1_000_000) as claim:
+            pass
+    return claim.rows, statements
+
+
+async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
+    async with engine.connect() as connection:
+        return sum([await rows_read(connection, statement) for statement in statements])
+
+
+async def rows_and_cost(engine: AsyncEngine) -> tuple[int, int]:
+    rows, statements = await claim(engine, a_store(engine))
+    return len(rows), await cost(engine, statements)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"key": "'one'", "later": "n = 1"}, id="a key that waits"),
+        pytest.param({"later": "true"}, id="events for tomorrow"),
+        pytest.param({"key": "n::text", "later": "true"}, id="keys that wait"),
+    ],
+)
+async def test_a_hundred_thousand_rows_that_wait_cost_a_claim_nothing(engine, others):
+    await fill(engine, 2 * LIMIT)
+    await fill(engine, 50, key="'key-' || n")
+    before = await rows_and_cost(engine)
+
+    await fill(engine, MANY, **others)
+    await fill(engine, 50, key="'new-' || n")
+    rows, looked_at = await rows_and_cost(engine)
+
+    assert rows == LIMIT
+    assert looked_at < 5 * LIMIT
+    assert looked_at <= 1.2 * before[1] + 4 * 50
+
+
+async def test_a_hot_key_of_a_hundred_thousand_rows_costs_what_is_claimed_of_it(engine):
+    await fill(engine, 2 * LIMIT)
+    await fill(engine, MANY, key="'hot'")
+    await fill(engine, 50, key="'key-' || n")
+
+    rows, statements = await claim(engine, a_store(engine))
+
+    assert {row.ordering_key for row in rows} >= {None, "hot", "key-1", "key-50"}
+    assert await cost(engine, statements) < 5 * LIMIT
+
+
+async def test_a_claim_reads_no_more_of_a_backlog_than_it_takes(engine):
+    await fill(engine, MANY)
+    await fill(engine, MANY, key="'key-' || n")
+
+    rows, looked_at = await rows_and_cost(engine)
+
+    assert rows == LIMIT
+    assert looked_at < 5 * LIMIT
+
+
+async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapshot_is_open(engine):
+    await fill(engine, MANY)
+    store = a_store(engine)
+    async with engine.connect() as old:
+        await old.execution_options(isolation_level="REPEATABLE READ")
+        await old.execute(sa.text("SELECT count(*) FROM outbox"))
+        first = await buffers_of_a_claim(engine, store)
+        for _ in range(100):
+            async with store.claim(limit=500, size=1_000_000) as claim:
+                await claim.settle([Delete(row) for row in claim.rows])
+
+        store._low_water.scanned(1, last=None, full=True, began=0)
+        assert await buffers_of_a_claim(engine, store) < 2 * first
+
+
+async def buffers_of_a_claim(engine: AsyncEngine, store: PostgresStore) -> int:
+    """Pages that the statement for rows without a key has touched."""
+    _, statements = await claim(engine, store)
+    text, parameters = statements[-1]
+    async with engine.connect() as connection:
+        result = await connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
+        )
+        plan = result.scalar_one()[0]["Plan"]
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+
+async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:
+    store = a_store(engine)
+    with recorded(engine) as statements:
+        async with store.claim(limit=LIMIT, size=1_000_000) as claim:
+            assert claim.rows
+            await claim.settle([Delete(row) for row in claim.rows])
+    return [text.split()[0] for text, _ in statements]
+
+
+async def test_a_batch_takes_four_statements_and_two_more_if_it_has_keys(engine):
+    await fill(engine, 10)
+    assert await statements_of_a_batch(engine) == ["SELECT", "WITH", "WITH", "DELETE"]
+
+    await fill(engine, 10, key="'key-' || n")
+    assert await statements_of_a_batch(engine) == [
+        *("SELECT", "WITH", "SELECT", "WITH", "WITH", "DELETE"),
+    ]

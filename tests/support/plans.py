@@ -1,0 +1,54 @@
+"""
+What Postgres reads to answer a statement.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def recorded(engine: AsyncEngine) -> Iterator[list[Statement]]:
+    """Collect the statements that are sent through *engine*, with their parameters."""
+    statements: list[Statement] = []
+
+    def record(_connection, _cursor, statement, parameters, _context, _many) -> None:
+        statements.append((statement, parameters))
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", record)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine.sync_engine, "before_cursor_execute", record)
+
+
+async def rows_read(connection: AsyncConnection, statement: Statement) -> int:
+    """Execute *statement* and count what was looked at, in tables and in indexes."""
+    text, parameters = statement
+    # An index only scan counts what it returns, not what it walks over: those are buffers.
+    result = await connection.exec_driver_sql(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
+    )
+    return sum(_looked_at(node) for node in _nodes(result.scalar_one()[0]["Plan"]))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _looked_at(node: dict[str, Any]) -> int:
+    if not re.search(r"(Seq|Index|Index Only|Heap) Scan", node["Node Type"]):
+        return 0
+    rows = sum(
+        node.get(name, 0)
+        for name in ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    )
+    return int(rows * node["Actual Loops"])
