@@ -87,7 +87,7 @@ async def serve(
         outbox_store = store(engine, settings)
         async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
             janitor = Janitor(store=outbox_store, doorbell=doorbell, telemetry=told)
-            group.create_task(janitor.run(stop))
+            keeping = group.create_task(janitor.run(stop))
             relay = Relay(
                 store=outbox_store,
                 publisher=publisher,
@@ -114,3 +114,5 @@ async def serve(
             )
             told.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)
+            # Nothing of it has to be finished.
+            keeping.cancel()

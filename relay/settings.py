@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from outbox.backoff import Exponential
 from outbox.settings import SharedSettings
 
+FEWEST_CONNECTIONS = 5
+"""Two claims, what wakes an idle relay, rows whose time has come, and the look at the backlog."""
+
 
 class RelaySettings(SharedSettings):
     """How much the relay takes at once, how often it looks, and how long it waits."""
@@ -61,14 +64,21 @@ class RelaySettings(SharedSettings):
             raise ValueError(
                 "MQ_PUBLISH_RETRY_FIRST_SECONDS: must not be above MQ_PUBLISH_RETRY_MAX_SECONDS"
             )
+        if self._database_is_postgres and self.database_pool_size < FEWEST_CONNECTIONS:
+            raise ValueError(
+                f"MQ_DATABASE_POOL_SIZE: the relay needs {FEWEST_CONNECTIONS} on Postgres"
+            )
         return self
+
+    @property
+    def _database_is_postgres(self) -> bool:
+        return self.database.get_backend_name() == "postgresql"
 
     @property
     def is_woken(self) -> bool:
         """Whether the database can tell of new rows, and shall."""
-        url = self.database
-        session = url.get_backend_name() == "postgresql" and "pgbouncer" not in url.query
-        return session and self.wakeup == "notify"
+        has_sessions = self._database_is_postgres and "pgbouncer" not in self.database.query
+        return has_sessions and self.wakeup == "notify"
 
     @property
     def publish_timeout(self) -> timedelta:

@@ -8,9 +8,11 @@ each other instead of failing when they upgrade.
 
 import asyncio
 import os
+import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +26,14 @@ from outbox.errors import DatabaseUnavailable
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 30
 """How long a SQLite writer waits for another one."""
+
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 10,  # seconds of silence after which the kernel asks
+    "TCP_KEEPINTVL": 5,  # seconds between its questions
+    "TCP_KEEPCNT": 3,  # questions without an answer that end the connection
+    "TCP_USER_TIMEOUT": 25_000,  # milliseconds for the peer's kernel to acknowledge what was sent
+}
+"""How a Postgres that has vanished without a word is noticed, within 25 seconds."""
 
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read: on SQLite they then wait for no writer."""
@@ -61,7 +71,7 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
         # A pooler in transaction mode gives each transaction another server connection.
         arguments["statement_cache_size"] = 0
         query["prepared_statement_cache_size"] = "0"
-    return create_async_engine(
+    engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg", query=query),
         pool_size=pool_size,
         max_overflow=0,
@@ -71,6 +81,20 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
         connect_args=arguments,
         hide_parameters=True,
     )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def _keep_alive(connection: Any, _record: Any) -> None:
+        # asyncpg has no option for it, and keeps its transport to itself.
+        transport = connection.driver_connection._transport  # noqa: SLF001
+        peer = transport.get_extra_info("socket")
+        if peer is None or peer.family == socket.AF_UNIX:
+            return
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):  # not every platform has all of them
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    return engine
 
 
 def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
@@ -118,6 +142,18 @@ def translated() -> Iterator[None]:
         if not is_transient(error):
             raise
         raise DatabaseUnavailable(reason_of(error)) from None
+
+
+@asynccontextmanager
+async def answering(within: timedelta) -> AsyncIterator[None]:
+    """
+    `translated`, and a database that does not answer *within* a time counts as away.
+
+    Not for COMMIT: whoever stops waiting for it does not undo it.
+    """
+    with translated():
+        async with asyncio.timeout(within.total_seconds()):
+            yield
 
 
 def is_transient(error: BaseException) -> bool:

@@ -48,7 +48,8 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
     """
     log = logs.get("service")
     try:
-        return asyncio.run(_run(service, drain))
+        with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+            return runner.run(_run(service, drain))
     except ConfigurationError as error:
         log.error("configuration_refused", problem=str(error))  # noqa: TRY400
         return ExitCode.BAD_CONFIGURATION
@@ -58,6 +59,15 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
     except Exception as error:  # noqa: BLE001 - the outermost line of defence
         log.error("crashed", **logs.describe(error))  # noqa: TRY400 - a traceback quotes values
         return ExitCode.CRASHED
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed; None is asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _run(service: Service, drain: timedelta) -> ExitCode:

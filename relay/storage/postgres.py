@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import commit, translated
+from outbox.runtime.engine import answering, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import COUNTED_ROWS, Claim
 from relay.storage.ready import READY, SIZE, UNKEYED_CANDIDATES, measured
@@ -28,6 +28,7 @@ from relay.storage.sql import SqlStore, changes_something, lets_go
 from relay.verdict import Verdict
 
 _MARGIN = timedelta(seconds=5)
+"""The server's own timeouts come first; what is beyond them is silence."""
 
 _IDS = sa.any_(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
 
@@ -87,7 +88,7 @@ class PostgresStore(SqlStore):
     of_keys = _OF_KEYS
 
     def __init__(self, engine: AsyncEngine, *, publish_timeout: timedelta) -> None:
-        super().__init__(engine)
+        super().__init__(engine, patience=publish_timeout + _MARGIN)
         limits = {
             "statement_timeout": _milliseconds(publish_timeout),
             # Below the other, which would otherwise always be first and hide what was waited for.
@@ -102,18 +103,19 @@ class PostgresStore(SqlStore):
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
         released = True
-        with translated():
+        async with answering(self._patience):
             connection = await self._engine.connect()
         try:
-            with translated():
+            async with answering(self._patience):
                 await connection.execute(self._prepare)
                 found = await self.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
                 nonlocal released
                 if changes_something(verdicts):
-                    with translated():
+                    async with answering(self._patience):
                         await self.settle(connection, verdicts)
+                    with translated():
                         await commit(connection)
                     released = found.cut or lets_go(verdicts)
 

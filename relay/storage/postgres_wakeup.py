@@ -11,6 +11,7 @@ that hands out another session for each transaction this can not work.
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,9 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.engine import translated
+from outbox.runtime.engine import answering
 
 CHANNEL = "outbox"
+PATIENCE = timedelta(seconds=5)
+"""How long the server may take for an answer; none of these statements waits for anything."""
 
 # The trigger computes the same number.
 _LOCK = "((1870033506::bigint << 32) + 'outbox'::regclass::oid::bigint)"
@@ -49,7 +52,7 @@ class PostgresWakeup:
         if self._armed:
             return False
         try:
-            with translated():
+            async with answering(PATIENCE):
                 connection = await self._listening()
                 self._armed = bool(await connection.scalar(_TRY_LOCK))
         except DatabaseUnavailable:
@@ -61,7 +64,7 @@ class PostgresWakeup:
             return
         self._armed = False
         try:
-            with translated():
+            async with answering(PATIENCE):
                 await self._connection.execute(_UNLOCK)
         except DatabaseUnavailable:
             await self.close()
@@ -78,12 +81,11 @@ class PostgresWakeup:
 
     async def _listening(self) -> AsyncConnection:
         if self._connection is None:
-            connection = await self._engine.connect()
+            self._connection = connection = await self._engine.connect()
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             driver: Any = (await connection.get_raw_connection()).driver_connection
             driver.add_termination_listener(self._on_end)
             await driver.add_listener(CHANNEL, self._on_notification)
-            self._connection = connection
         return self._connection
 
     def _on_notification(self, *_notification: object) -> None:

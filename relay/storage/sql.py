@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, translated
+from outbox.runtime.engine import DEFERRED, answering
 from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.storage.base import COUNTED_ROWS, Backlog, Row
 from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
@@ -82,20 +82,25 @@ class Selection:
 
 
 class SqlStore(ABC):
-    """The outbox in a SQL database; subclasses say how a claim is held."""
+    """
+    The outbox in a SQL database; subclasses say how a claim is held.
+
+    *patience* is how long the database may take for an answer; it comes on top of its own limits.
+    """
 
     unkeyed = measured(UNKEYED_CANDIDATES)
     of_keys: sa.Select[Any]
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
         self._engine = engine
+        self._patience = patience
         self._low_water = LowWater(time.monotonic)
         self._visited_until: str | None = None
         self._unkeyed_are_many = True
 
     async def promote(self) -> int:
         due = self._due()
-        with translated():
+        async with answering(self._patience):
             async with self._engine.connect() as connection:
                 await connection.execution_options(**DEFERRED)
                 # Mostly nothing is due, and a look takes no lock.
@@ -112,14 +117,13 @@ class SqlStore(ABC):
 
     async def backlog(self) -> Backlog:
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
-        with translated():
-            async with self._engine.connect() as connection:
-                await connection.execution_options(**DEFERRED)
-                rows = await self._count(connection)
-                now = await connection.scalar(sa.select(database_now()))
-                first = await connection.scalar(oldest)
-                age = now - first if now is not None and first is not None else timedelta(0)
-                dead, snapshot = await self._debris(connection)
+        async with answering(self._patience), self._engine.connect() as connection:
+            await connection.execution_options(**DEFERRED)
+            rows = await self._count(connection)
+            now = await connection.scalar(sa.select(database_now()))
+            first = await connection.scalar(oldest)
+            age = now - first if now is not None and first is not None else timedelta(0)
+            dead, snapshot = await self._debris(connection)
         return Backlog(rows, max(age, timedelta(0)), dead, snapshot)
 
     async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:

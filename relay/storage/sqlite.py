@@ -14,13 +14,14 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, commit, translated
+from outbox.runtime.engine import BUSY_SECONDS, DEFERRED, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.ready import SIZE, measured
@@ -50,7 +51,7 @@ class SqliteStore(SqlStore):
     of_keys = _OF_KEYS
 
     def __init__(self, engine: AsyncEngine) -> None:
-        super().__init__(engine)
+        super().__init__(engine, patience=timedelta(seconds=2 * BUSY_SECONDS))
         self._lock = _FileLock(Path(f"{engine.url.database}.relay.lock"))
         self._turn = asyncio.Lock()
 
