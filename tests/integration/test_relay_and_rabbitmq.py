@@ -1,0 +1,194 @@
+"""
+What the relay process does when the broker, or what is declared there, changes while it runs.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+
+import aio_pika
+
+from outbox.tables import outbox as table
+from outbox.topology import Binding, Exchange, Queue, Topology
+from tests.integration.test_relay import EXCHANGE, a_queue, a_transport, commit, messages_in
+from tests.support.builders import an_event
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+SOON = {"MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.1", "MQ_PUBLISH_RETRY_MAX_SECONDS": "0.2"}
+
+
+async def attempts(deployment: Deployment) -> dict[str, tuple[int, str | None]]:
+    """How often each event that is still there was tried, and why it failed, by type."""
+    rows = await deployment.rows(table)
+    return {row["type"]: (row["attempts"], row["last_error"]) for row in rows}
+
+
+async def a_small_queue(url: str) -> None:
+    """Declare a queue that takes one message and refuses the next."""
+    arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+    await a_transport(url).declare(
+        Topology(
+            [Exchange(EXCHANGE, "topic")],
+            [Queue("small", arguments)],
+            [Binding(EXCHANGE, "small", "small.#")],
+        )
+    )
+
+
+async def test_what_a_full_queue_refuses_waits_until_there_is_room(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    await a_small_queue(rabbitmq_url)
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **SOON) as deployment:
+        await deployment.relay()
+        events = [an_event(type="small.n", ordering_key="k", payload=n) for n in range(20)]
+        await commit(deployment, *events, *(an_event() for _ in range(20)))
+
+        async def refused() -> bool:
+            return any(error == "refused" for _, error in (await attempts(deployment)).values())
+
+        await eventually(refused, within=20)
+        # Only the first of the key was tried, and those without a key went through.
+        rows = await deployment.rows(table)
+        assert {row["ordering_key"] for row in rows} == {"k"}
+        assert len([row for row in rows if row["attempts"]]) == 1
+        received = []
+        while len({m.message_id for m in received}) < len(events):
+            received += await messages_in(rabbitmq_url, "small")
+            await asyncio.wait_for(deployment.is_drained(), 5)
+    order = list(dict.fromkeys(json.loads(message.body) for message in received))
+    assert order == list(range(20))
+    assert len(await messages_in(rabbitmq_url)) == 20
+
+
+async def test_a_queue_and_an_exchange_may_be_deleted_and_made_again_while_it_runs(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **SOON) as deployment:
+        await deployment.relay()
+        await commit(deployment, an_event())
+        await eventually(deployment.is_drained)
+
+        for kind in ("queue", "exchange"):
+            await delete(rabbitmq_url, kind)
+            event = an_event()
+            await commit(deployment, event)
+
+            async def unroutable() -> bool:
+                return {error for _, error in (await attempts(deployment)).values()} == {
+                    "unroutable"
+                }
+
+            await eventually(unroutable)
+            await a_queue(rabbitmq_url)
+            await eventually(deployment.is_drained, within=20)
+
+            assert str(event.id) in {m.message_id for m in await messages_in(rabbitmq_url)}
+        assert await deployment.dead() == []
+
+
+async def delete(url: str, kind: str) -> None:
+    connection = await aio_pika.connect(url)
+    async with connection:
+        channel = await connection.channel()
+        if kind == "queue":
+            await channel.queue_delete("seen")
+        else:
+            await channel.exchange_delete(EXCHANGE)
+
+
+async def test_the_next_node_of_the_list_is_used_when_one_is_gone(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    async with Proxy(rabbitmq_url) as one, Proxy(rabbitmq_url) as other:
+        nodes = f"{one.url},{other.url}"
+        async with Deployment(postgres_url, nodes, tmp_path) as deployment:
+            await deployment.relay()
+            await one.cut()
+            await commit(deployment, an_event())
+            await eventually(deployment.is_drained, within=20)
+
+            await one.restore()
+            await other.cut()
+            await commit(deployment, an_event())
+            await eventually(deployment.is_drained, within=20)
+    assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 2
+
+
+async def test_a_restarted_broker_is_waited_for(
+    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        relay = await deployment.relay()
+        await rabbitmq_server.stop()
+        await relay.wait_for_line("server_unavailable", within=20)
+        event = an_event()
+        await commit(deployment, event)
+        assert await attempts(deployment) == {"test.happened": (0, None)}
+
+        await rabbitmq_server.start()
+        await eventually(deployment.is_drained, within=30)
+
+        assert await relay.terminate() == 0
+    assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
+
+
+async def test_several_relays_try_an_unroutable_event_no_more_often_than_one(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """Each wait is at least half of the setting, whoever tries next."""
+    settings = {
+        "MQ_PUBLISH_RETRY_FIRST_SECONDS": "1",
+        "MQ_PUBLISH_RETRY_MAX_SECONDS": "1",
+    }
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        for _ in range(3):
+            await deployment.relay()
+        clock = asyncio.get_running_loop().time
+        await commit(deployment, an_event())
+
+        async def tried(times: int) -> bool:
+            return (await attempts(deployment))["test.happened"][0] >= times
+
+        await eventually(lambda: tried(1))
+        first = clock()
+        await eventually(lambda: tried(5))
+
+        assert clock() - first >= 4 * 0.5 - 0.25
+
+
+async def test_four_relays_keep_the_order_of_every_key_through_kills_and_retries(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    keys, each = 12, 40
+    settings = {"MQ_BATCH_SIZE": "16", **SOON}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        relays = [await deployment.relay() for _ in range(4)]
+        for number in range(each):
+            await commit(
+                deployment,
+                *(
+                    an_event(payload=[key, number], ordering_key=f"key-{key}")
+                    for key in range(keys)
+                ),
+            )
+            if number == each // 4:
+                # Until now nothing was routed; from here on all is, and some have waited.
+                await a_queue(rabbitmq_url)
+            if number in (each // 3, each // 2):
+                relays.pop().kill()
+                await deployment.relay()
+        await eventually(deployment.is_drained, within=60)
+
+    sequences: dict[int, list[int]] = defaultdict(list)
+    for message in await messages_in(rabbitmq_url):
+        key, number = json.loads(message.body)
+        if number not in sequences[key]:  # a killed relay's batch is published again
+            sequences[key].append(number)
+    assert sequences == {key: list(range(each)) for key in range(keys)}
