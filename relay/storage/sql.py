@@ -197,8 +197,10 @@ class SqlStore(ABC):
         self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
     ) -> tuple[list[Row], int]:
         """The rows of a `measured` *statement*, and how many candidates there were."""
-        found = (await connection.execute(statement, parameters)).mappings().all()
-        return [_to_row(values) for values in found], found[0]["found"] if found else 0
+        result = await connection.execute(statement, parameters)
+        columns = tuple(result.keys())
+        rows = [_to_row(dict(zip(columns, values, strict=True))) for values in result]
+        return rows, rows[0].values["found"] if rows else 0
 
     async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
         """Carry out *verdicts* in the open transaction of *connection*."""
@@ -257,14 +259,14 @@ def lets_go(verdicts: Iterable[Verdict]) -> bool:
     )
 
 
-def _to_row(values: Any) -> Row:
+def _to_row(values: Mapping[str, Any]) -> Row:
     """A claimed row out of a database row."""
     return Row(
         id=values["id"],
         ordering_key=values["ordering_key"],
         attempts=values["attempts"],
         created_at=values["created_at"],
-        values=dict(values),
+        values=values,
     )
 
 
