@@ -55,7 +55,7 @@ class Backlog:
     What is in the outbox.
 
     Args:
-        rows: Rows in all; from `COUNTED_ROWS` on it may be an estimate.
+        rows: Rows in all; where counting many takes long, many are an estimate.
         oldest_ready_age: How long ago the oldest ready row was inserted.
         dead_tuples: Deleted rows that vacuum has not yet removed; None where there are none.
         oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None likewise.
@@ -66,9 +66,6 @@ class Backlog:
     oldest_ready_age: timedelta
     dead_tuples: int | None = None
     oldest_snapshot_age: timedelta | None = None
-
-
-COUNTED_ROWS = 10_000
 
 
 class OutboxStore(Protocol):

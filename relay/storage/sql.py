@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.runtime.engine import DEFERRED, answering
 from outbox.tables import database_now, dead_letters, now_plus, outbox
-from relay.storage.base import COUNTED_ROWS, Backlog, Row
+from relay.storage.base import Backlog, Row
 from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
 from relay.storage.ready import (
     MOST_ROWS_OF_A_KEY,
@@ -235,9 +235,8 @@ class SqlStore(ABC):
         """*heads* as parameters of `of_keys`."""
 
     async def _count(self, connection: AsyncConnection) -> int:
-        """How many rows there are; exactly, up to `COUNTED_ROWS`."""
-        counted = sa.select(sa.literal(1)).select_from(outbox).limit(COUNTED_ROWS).subquery()
-        return await connection.scalar(sa.select(sa.func.count()).select_from(counted)) or 0
+        """How many rows there are."""
+        return await connection.scalar(sa.select(sa.func.count()).select_from(outbox)) or 0
 
     def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         return outbox.c.id.in_(ids)
