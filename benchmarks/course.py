@@ -1,0 +1,56 @@
+"""
+How a table emptied over time: pure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """At the time *at*, in seconds of the monotonic clock, so many rows were *gone*."""
+
+    at: float
+    gone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Samples in order; the first is the commit that made the rows appear, with none gone."""
+
+    samples: Sequence[Sample]
+
+    @property
+    def began(self) -> float:
+        """When the rows appeared."""
+        return self.samples[0].at
+
+    @property
+    def gone(self) -> int:
+        """How many rows were gone in the end."""
+        return self.samples[-1].gone
+
+    @property
+    def seconds(self) -> float:
+        """From the first sample to the last."""
+        return self.samples[-1].at - self.samples[0].at
+
+    def passed(self, gone: float) -> float:
+        """When *gone* rows were gone, with a straight line between two samples."""
+        for before, after in pairwise(self.samples):
+            if before.gone <= gone <= after.gone and after.gone > before.gone:
+                share = (gone - before.gone) / (after.gone - before.gone)
+                return before.at + share * (after.at - before.at)
+        return self.samples[-1].at
+
+    def rate(self, first: float = 0, last: float | None = None) -> float:
+        """Rows per second between the *first* and the *last*; 0 if there was no time between."""
+        end = self.gone if last is None else min(last, self.gone)
+        seconds = self.passed(end) - self.passed(first)
+        return (end - first) / seconds if seconds > 0 else 0.0
+
+    def under_way(self) -> "Course":
+        """The same without the time until the first rows were gone."""
+        first = next((i for i, sample in enumerate(self.samples) if sample.gone), 0)
+        return Course(self.samples[first:])

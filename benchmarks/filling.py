@@ -1,0 +1,114 @@
+"""
+What is put into the outbox before it is emptied.
+
+Bodies are JSON of 1,024 bytes of chance, out of a stock of a thousand, so that neither
+compression nor the making of chance matters. Everything else is as a producer leaves it, down to
+event ids that grow with time.
+"""
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+BODY_BYTES = 1_024
+STOCK = 1_000
+EVENT_TYPE = "benchmark.row"
+
+_CREATE_STOCK = "CREATE TABLE benchmark_bodies (n int PRIMARY KEY, body bytea NOT NULL)"
+
+# UUIDv7: 48 bits of time, which go on by one a row, then the version and chance.
+_INSERT = """
+INSERT INTO outbox (
+    event_id, type, routing_key, ordering_key, idempotency_key, body, not_before
+)
+SELECT made.event_id, $2, $2, $3, made.event_id::text, stock.body,
+       CASE WHEN $4 THEN clock_timestamp() + interval '1 day' END
+  FROM (
+    SELECT n, overlay(
+        gen_random_uuid()::text
+        PLACING overlay(lpad(to_hex(began.milliseconds + n), 12, '0') PLACING '-' FROM 9 FOR 0)
+            || '-7'
+        FROM 1 FOR 15
+    )::uuid AS event_id
+      FROM generate_series(1, $1::int) AS n,
+           (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS milliseconds) AS began
+  ) AS made
+  JOIN benchmark_bodies AS stock ON stock.n = made.n % 1000
+"""
+_FIRST = "SELECT min(id) FROM outbox WHERE ordering_key IS NULL AND not_before IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    Some rows of one kind.
+
+    Args:
+        ordering_key: The key that all of them have, or None.
+        waiting: Those that may not be published before tomorrow.
+
+    """
+
+    count: int
+    ordering_key: str | None = None
+    waiting: Literal["none", "first", "all"] = "none"
+
+
+def body(chance: random.Random, *, number: int = 0) -> bytes:
+    """A JSON body of `BODY_BYTES`."""
+    frame = len(json.dumps({"number": f"{number:06}", "data": ""}))
+    data = base64.b64encode(chance.randbytes(BODY_BYTES)).decode()[: BODY_BYTES - frame]
+    return json.dumps({"number": f"{number:06}", "data": data}).encode()
+
+
+async def stock_up(connection: Any) -> None:
+    """Make the bodies that `fill` uses."""
+    chance = random.Random(1)
+    await connection.execute(_CREATE_STOCK)
+    await connection.copy_records_to_table(
+        "benchmark_bodies",
+        records=[(number, body(chance, number=number)) for number in range(STOCK)],
+    )
+    await connection.execute("ANALYZE benchmark_bodies")
+
+
+async def empty(connection: Any) -> None:
+    """Remove all rows, and the traces of those that were there before."""
+    await connection.execute("TRUNCATE outbox")
+
+
+async def fill(connection: Any, rows: Sequence[Rows]) -> int:
+    """
+    Insert *rows* in one transaction, in this order.
+
+    Returns the id of the first row that is ready and has no key; the others of its kind follow it
+    without a gap.
+    """
+    async with connection.transaction():
+        for some in rows:
+            first = 1 if some.waiting == "first" else 0
+            for count, waiting in ((first, True), (some.count - first, some.waiting == "all")):
+                if count:
+                    await connection.execute(
+                        _INSERT, count, EVENT_TYPE, some.ordering_key, waiting
+                    )
+        return await first_ready(connection)
+
+
+async def first_ready(connection: Any) -> int:
+    """The id of the first row that is ready and has no key."""
+    found: int = await connection.fetchval(_FIRST)
+    return found
+
+
+async def settle_down(connection: Any) -> None:
+    """
+    Leave nothing to do for the server's own housekeeping.
+
+    Otherwise autovacuum and a checkpoint would come in the middle of the run with more rows.
+    """
+    await connection.execute("VACUUM (ANALYZE) outbox")
+    await connection.execute("CHECKPOINT")

@@ -1,0 +1,92 @@
+"""
+Programs that are measured from outside: what they say, and what they use of the machine.
+
+Linux only: usage is read from /proc, where it costs the measured program nothing.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.processes import ChildProcess
+
+START_SECONDS = 60.0
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Fields of /proc/<pid>/stat, counted from the one after the name in parentheses.
+_USER, _SYSTEM, _RESIDENT = 11, 12, 21
+
+
+class Program:
+    """
+    A child process that is ready when it says so, and ends with the block.
+
+    Args:
+        ready: What the line contains by which it says that it waits for work.
+
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        directory: Path,
+        ready: str,
+    ) -> None:
+        self._child = ChildProcess(command, log=log, env=environment, inherit=False, cwd=directory)
+        self._ready = ready
+
+    async def __aenter__(self) -> Self:
+        self._child.start()
+        await self.said(self._ready, within=START_SECONDS)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._child.close()
+
+    async def said(self, words: str, *, within: float) -> str:
+        """The first line with *words*; fails if the program ends or *within* seconds pass."""
+        return await self._child.wait_for_line(words, within=within)
+
+    async def ended(self, *, within: float) -> str:
+        """All that the program has written, once it has ended by itself."""
+        code = await self._child.wait(within=within)
+        if code:
+            raise ProgramFailedError(self._child.command, self._child.tail)
+        return self._child.output
+
+    def check(self) -> None:
+        """Raises ProgramFailedError if the program has ended."""
+        if not self._child.running:
+            raise ProgramFailedError(self._child.command, self._child.tail)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time so far, of all threads, in steps of 10 ms."""
+        stat = self._stat()
+        return (int(stat[_USER]) + int(stat[_SYSTEM])) / _TICKS_PER_SECOND
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the program holds."""
+        return int(self._stat()[_RESIDENT]) * _PAGE_BYTES
+
+    def _stat(self) -> list[str]:
+        return Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+
+
+class ProgramFailedError(Exception):
+    """A program that is measured has ended too early, or badly."""
+
+    def __init__(self, command: Sequence[str], tail: str) -> None:
+        super().__init__(f"{' '.join(command[1:])} ended; it wrote last:\n{tail}")

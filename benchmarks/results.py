@@ -1,0 +1,170 @@
+"""
+Figures, the goals they are held against, and the forms in which they are written down: pure.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.table import Table
+
+_PERCENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure is *at least* or *at most* the *bound*."""
+
+    sense: Literal["at least", "at most"]
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.sense == 'at least' else '≤'} {self.bound:g}"
+
+    def met(self, value: float) -> bool:
+        """Whether *value* is good enough."""
+        return value >= self.bound if self.sense == "at least" else value <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """
+    One figure.
+
+    Args:
+        value: None if it does not apply, for the reason that *note* gives.
+        goal: None for absolute values, which stand beside the ratios to explain them.
+
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    goal: Goal | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without goal or value."""
+        if self.goal is None or self.value is None:
+            return None
+        return self.goal.met(self.value)
+
+    @property
+    def verdict(self) -> str:
+        """The same in a word."""
+        if self.goal is None:
+            return ""
+        return {True: "yes", False: "NO", None: "not applicable"}[self.met]
+
+    @property
+    def shown(self) -> str:
+        """The value as people read it."""
+        return "–" if self.value is None else f"{significant(self.value)} {self.unit}".strip()
+
+
+Conditions = Mapping[str, str]
+"""Under what circumstances figures were taken: versions, cores, counts."""
+
+
+def at_least(bound: float) -> Goal:
+    """The goal of reaching *bound*."""
+    return Goal("at least", bound)
+
+
+def at_most(bound: float) -> Goal:
+    """The goal of not exceeding *bound*."""
+    return Goal("at most", bound)
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one of *values*, which the odd run that was disturbed does not move."""
+    return statistics.median(values)
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """
+    The median of the ratios round by round.
+
+    The two values of a round were measured right after each other, so that what slows the whole
+    machine down for a while slows both.
+    """
+    return median(ratio(a, b) for a, b in zip(over, under, strict=True))
+
+
+def ratio(over: float, under: float) -> float:
+    """*over* by *under*; infinite, rather than an error, if a contender did nothing at all."""
+    return over / under if under else float("inf")
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of *values* that at least *percent* of them do not exceed."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // _PERCENT)  # rounded up
+    return ordered[max(int(rank), 1) - 1]
+
+
+def significant(value: float) -> str:
+    """*value* with three digits that matter, and all those before the point."""
+    hundreds, tens = 100, 10
+    size = abs(value)
+    if size >= hundreds:
+        return f"{value:,.0f}"
+    if size >= tens:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 1 else f"{value:.3f}"
+
+
+def as_json(results: Sequence[Result], conditions: Conditions) -> str:
+    """*results* for programs."""
+    document = {
+        "results": [_plain(result) for result in results],
+        "conditions": dict(conditions),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "value": None if result.value is None else round(result.value, 6),
+        "unit": result.unit,
+        "goal": None if result.goal is None else str(result.goal),
+        "met": result.met,
+        "note": result.note,
+    }
+
+
+def as_markdown(results: Sequence[Result], conditions: Conditions) -> str:
+    """*results* for people, with the conditions below."""
+    lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
+    lines += [
+        f"| {f'`{r.name}`' if r.goal else r.name} | {r.shown} | {r.goal or ''} | {r.verdict} "
+        f"| {r.note} |"
+        for r in results
+    ]
+    lines += ["", *(f"- {name}: {value}" for name, value in conditions.items())]
+    return "\n".join(lines) + "\n"
+
+
+def as_table(results: Sequence[Result]) -> Table:
+    """*results* for a terminal."""
+    table = Table(title=headline(results))
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("goal", justify="right", no_wrap=True)
+    table.add_column("met")
+    table.add_column("note", style="dim")
+    for result in results:
+        colour = {True: "green", False: "bold red", None: ""}[result.met]
+        verdict = f"[{colour}]{result.verdict}[/]" if colour else result.verdict
+        table.add_row(result.name, result.shown, str(result.goal or ""), verdict, result.note)
+    return table
+
+
+def headline(results: Sequence[Result]) -> str:
+    """How many goals are met."""
+    judged = [result.met for result in results if result.met is not None]
+    return f"{sum(judged)} of {len(judged)} goals met"

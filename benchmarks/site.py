@@ -1,0 +1,157 @@
+"""
+Where everything takes place: a database and a virtual host of the benchmark's own.
+
+The servers come from where those of the tests come from: private ones that end with the run, or
+those that MQ_TEST_DATABASE_URL and MQ_TEST_BROKER_URL name.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import asyncpg  # type: ignore[import-untyped]
+from aio_pika.abc import AbstractChannel
+from yarl import URL
+
+from benchmarks import filling
+from benchmarks.programs import Program
+from outbox.runtime import migrate
+from outbox.topology import Binding, Queue, Topology, publishing
+from outbox.transports.rabbitmq import RabbitMQTransport
+from tests.support.processes import REPOSITORY
+from tests.support.servers import Fleet
+from tests.support.servers.ground import private_directory
+
+EXCHANGE = "health_data_exchange"
+QUEUE = "benchmark"
+PURGE_EVERY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """
+    Connections of the driver, and what programs need to find the servers.
+
+    Args:
+        database: Fills and empties the table.
+        eye: Looks at it meanwhile.
+
+    """
+
+    database_url: str
+    broker_url: str
+    directory: Path
+    database: Any
+    eye: Any
+    channel: AbstractChannel
+    broker_version: str
+
+    def program(self, module: str, *arguments: str, ready: str) -> Program:
+        """`python -m` *module*, which says *ready* when it waits for rows."""
+        return Program(
+            [sys.executable, "-m", module, *arguments],
+            log=self.directory / f"{module}.log",
+            environment=self._environment(),
+            directory=self.directory,
+            ready=ready,
+        )
+
+    def relay(self) -> Program:
+        """The product's relay, with its default settings."""
+        return self.program("relay", "run", ready="relay_started")
+
+    def contender(self, name: str, *arguments: str) -> Program:
+        """One of `contenders.py`."""
+        return self.program("benchmarks.contenders", name, *arguments, ready="ready")
+
+    async def purge(self) -> int:
+        """Empty the queue; returns how many messages were in it."""
+        queue = await self.channel.get_queue(QUEUE, ensure=False)
+        answer = await queue.purge()
+        return answer.message_count or 0
+
+    def _environment(self) -> dict[str, str]:
+        # Nothing that a developer has set for the product comes in between, nor a file `.env`:
+        # programs run in a directory of the benchmark's own.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MQ_")}
+        return {
+            **inherited,
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONUNBUFFERED": "1",
+            "MQ_DATABASE_URL": self.database_url,
+            "MQ_BROKER_URL": self.broker_url,
+            "MQ_ALLOW_INSECURE": "true",
+            "MQ_METRICS_PORT": "0",
+            "MQ_LOG_FORMAT": "json",
+        }
+
+
+@asynccontextmanager
+async def lend() -> AsyncIterator[Site]:
+    """A migrated database, a bound quorum queue, and a purge of it every two seconds."""
+    fleet = Fleet()
+    directory = private_directory()
+    try:
+        rabbitmq, postgres = fleet.rabbitmq(), fleet.postgres()
+        await postgres.start()
+        await rabbitmq.start()
+        async with postgres.database() as database_url, rabbitmq.vhost() as vhost:
+            await asyncio.to_thread(migrate.upgrade, database_url)
+            broker_url = rabbitmq.url(vhost)
+            await _declare(broker_url)
+            async with _connected(database_url, broker_url, directory) as site:
+                await filling.stock_up(site.database)
+                purging = asyncio.ensure_future(_keep_empty(site))
+                try:
+                    yield site
+                finally:
+                    purging.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await purging
+    finally:
+        fleet.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _declare(broker_url: str) -> None:
+    base = publishing(main_exchange=EXCHANGE, dlx_exchange="health_data_dlx")
+    transport = RabbitMQTransport([URL(broker_url)], heartbeat_seconds=60, name="benchmark")
+    await transport.declare(
+        Topology(
+            base.exchanges,
+            [Queue(QUEUE, {"x-queue-type": "quorum"})],
+            [Binding(EXCHANGE, QUEUE, "#")],
+        )
+    )
+
+
+@asynccontextmanager
+async def _connected(database_url: str, broker_url: str, directory: Path) -> AsyncIterator[Site]:
+    dsn = database_url.replace("+asyncpg", "")
+    database, eye = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    # The looks must stay cheap whatever the statistics say in the middle of a run.
+    await eye.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    broker = await aio_pika.connect(broker_url)
+    try:
+        channel = await broker.channel(publisher_confirms=False)
+        assert broker.transport is not None
+        version = broker.transport.connection.server_properties["version"]
+        yield Site(database_url, broker_url, directory, database, eye, channel, str(version))
+    finally:
+        await broker.close()
+        await eye.close()
+        await database.close()
+
+
+async def _keep_empty(site: Site) -> None:
+    """Purge now and then, so that the broker's memory stays flat and the same for all."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_SECONDS)
+        await site.purge()
