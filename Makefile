@@ -1,6 +1,6 @@
 # GNU make 4.3 and any Python from 3.11. `make` lists the commands.
 PYTHON ?= python3
-# What `make demo` and `make test` hand on, as in: make test ARGS="-k lanes"
+# What `make demo`, `make test` and `make bench` hand on, as in: make test ARGS="-k lanes"
 ARGS ?=
 
 VENV := .venv
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test install lint types arrows check up down clean
+.PHONY: help demo test bench install lint types arrows check up down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/.dev ## Measure the relay beside ones written by hand; 12 minutes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv
 

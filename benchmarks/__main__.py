@@ -15,7 +15,7 @@ from benchmarks import flatness, keys, latency, presence, results, throughput
 from benchmarks.conditions import conditions
 from benchmarks.plan import Plan
 from benchmarks.results import Result
-from benchmarks.site import Site, lend
+from benchmarks.servers import Site, lend
 
 Group: TypeAlias = Callable[[Site, Plan], Awaitable[list[Result]]]
 
@@ -68,8 +68,9 @@ async def _run(chosen: Sequence[str], plan: Plan, directory: Path) -> None:
         for name in chosen:
             _say(f"{name} ({time.monotonic() - began:.0f} s since the start)")
             found += await GROUPS[name](site, plan)
-    circumstances["took"] = f"{time.monotonic() - began:.0f} s"
-    _write(found, circumstances, directory)
+            circumstances["took"] = f"{time.monotonic() - began:.0f} s"
+            # After each group, so that one that fails does not take the others with it.
+            _write(found, circumstances, directory)
     console.print(results.as_table(found))
     for name, value in circumstances.items():
         console.print(f"{name}: {value}", highlight=False, style="dim")

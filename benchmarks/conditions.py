@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from benchmarks.plan import Plan
 from benchmarks.results import Conditions
-from benchmarks.site import Site
+from benchmarks.servers import Site
 from tests.support.processes import REPOSITORY
 
 _LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")

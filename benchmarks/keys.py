@@ -9,7 +9,7 @@ from benchmarks import filling
 from benchmarks.filling import Rows
 from benchmarks.plan import Plan
 from benchmarks.results import Result, at_least, median, median_ratio
-from benchmarks.site import Site
+from benchmarks.servers import Site
 from benchmarks.watching import watch
 
 FREE_ROWS, OTHER_ROWS = 40_000, 100_000

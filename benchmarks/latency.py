@@ -2,7 +2,6 @@
 From commit to confirm, beside the least that this can take on the same machine.
 """
 
-import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from benchmarks import filling
 from benchmarks.plan import Plan
 from benchmarks.producers import PER_SECOND
 from benchmarks.results import Result, at_most, median, percentile, ratio
-from benchmarks.site import Site
+from benchmarks.servers import Site
+from tests.support.eventually import eventually
 
 SECONDS, WARM_UP_SECONDS, GRACE_SECONDS = 10.0, 2.0, 10.0
 _MILLISECONDS = 1_000
@@ -63,7 +63,8 @@ def figures(floors: Sequence[Delays], relays: Sequence[Delays]) -> list[Result]:
 async def _delays(site: Site, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
     committed, confirmed = (site.directory / f"{run}.{what}" for what in ("commits", "confirms"))
-    seconds = str(plan.seconds(SECONDS) + WARM_UP_SECONDS)
+    warm_up = plan.seconds(WARM_UP_SECONDS)
+    seconds = str(plan.seconds(SECONDS) + warm_up)
     if name == "floor":
         program = site.program("benchmarks.floor", str(confirmed), ready="ready")
         source = ("notifications", str(committed), seconds)
@@ -72,8 +73,14 @@ async def _delays(site: Site, plan: Plan, name: str) -> Delays:
         source = ("events", str(committed), seconds)
     async with program, site.program("benchmarks.producers", *source, ready="ready") as producer:
         await producer.ended(within=float(seconds) + GRACE_SECONDS)
-        commits, confirms = await _all_of(committed, confirmed)
-    return evaluate(commits, confirms, skip=int(WARM_UP_SECONDS * PER_SECOND))
+        commits = _times(committed)
+        await eventually(
+            lambda: commits.keys() <= _times(confirmed).keys(),
+            within=GRACE_SECONDS,
+            message="not everything was confirmed",
+        )
+        confirms = _times(confirmed)
+    return evaluate(commits, confirms, skip=int(warm_up * PER_SECOND))
 
 
 def evaluate(commits: Mapping[str, float], confirms: Mapping[str, float], *, skip: int) -> Delays:
@@ -82,17 +89,6 @@ def evaluate(commits: Mapping[str, float], confirms: Mapping[str, float], *, ski
         (confirms[identity] - at) * _MILLISECONDS for identity, at in list(commits.items())[skip:]
     ]
     return Delays(percentile(delays, 50), percentile(delays, 99))
-
-
-async def _all_of(
-    committed: Path, confirmed: Path
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Both records, as soon as nothing is missing in the second."""
-    commits = _times(committed)
-    async with asyncio.timeout(GRACE_SECONDS):
-        while not commits.keys() <= (confirms := _times(confirmed)).keys():
-            await asyncio.sleep(0.1)
-    return commits, confirms
 
 
 def _times(file: Path) -> dict[str, float]:

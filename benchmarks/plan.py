@@ -5,7 +5,7 @@ How much is measured, and what is said meanwhile.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LEAST_ROWS = 1_000
+LEAST_ROWS = 500
 LEAST_SECONDS = 1.0
 
 

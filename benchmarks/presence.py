@@ -4,22 +4,23 @@ What a relay costs others by being there: an idle machine, and busy producers.
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 
 from benchmarks import filling
 from benchmarks.filling import Rows
 from benchmarks.plan import Plan
 from benchmarks.results import Result, at_least, at_most, median, median_ratio
-from benchmarks.site import Site
+from benchmarks.servers import Site
 from benchmarks.throughput import last_line
 
 IDLE_SECONDS, IDLE_AFTER_SECONDS = 15.0, 3.0
 PRODUCERS, LOAD_SECONDS, BACKLOG = 8, 5.0, 80_000
 GRACE_SECONDS = 20.0
 _PERCENT = 100
-_TRIGGERS = (
-    "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND NOT tgisinternal"
-)
+_TRIGGERS = """
+SELECT count(*) FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND NOT tgisinternal
+"""
 
 
 async def idle(site: Site, plan: Plan) -> list[Result]:
@@ -29,10 +30,10 @@ async def idle(site: Site, plan: Plan) -> list[Result]:
     async with site.relay() as relay:
         await asyncio.sleep(IDLE_AFTER_SECONDS)
         for number in range(1, plan.rounds + 1):
-            before = relay.cpu_seconds
-            seconds = plan.seconds(IDLE_SECONDS) / plan.rounds
-            await asyncio.sleep(seconds)
-            shares.append((relay.cpu_seconds - before) / seconds * _PERCENT)
+            began, before = time.monotonic(), relay.cpu_seconds
+            await asyncio.sleep(plan.seconds(IDLE_SECONDS) / plan.rounds)
+            used, took = relay.cpu_seconds - before, time.monotonic() - began
+            shares.append(used / took * _PERCENT)
             plan.say(f"  idle {number}/{plan.rounds}: {shares[-1]:.2f} % of a core")
         memory = relay.resident_bytes / 1_000_000
     whole = sum(shares) / len(shares)

@@ -12,6 +12,9 @@ from rich.table import Table
 
 _PERCENT = 100
 
+DIGITS = 6
+"""Digits behind the point that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -25,7 +28,8 @@ class Goal:
 
     def met(self, value: float) -> bool:
         """Whether *value* is good enough."""
-        return value >= self.bound if self.sense == "at least" else value <= self.bound
+        exact = round(value, DIGITS)  # 1.0000000000001 is not above 1
+        return exact >= self.bound if self.sense == "at least" else exact <= self.bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def as_json(results: Sequence[Result], conditions: Conditions) -> str:
 def _plain(result: Result) -> dict[str, Any]:
     return {
         "name": result.name,
-        "value": None if result.value is None else round(result.value, 6),
+        "value": None if result.value is None else round(result.value, DIGITS),
         "unit": result.unit,
         "goal": None if result.goal is None else str(result.goal),
         "met": result.met,

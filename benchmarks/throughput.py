@@ -13,7 +13,7 @@ from benchmarks.filling import Rows
 from benchmarks.plan import Plan
 from benchmarks.programs import Program
 from benchmarks.results import Result, at_least, at_most, median, median_ratio
-from benchmarks.site import Site
+from benchmarks.servers import Site
 from benchmarks.watching import watch
 
 NAIVE_ROWS, GATHER_ROWS, RELAY_ROWS = 3_000, 20_000, 60_000
@@ -88,7 +88,9 @@ async def _emptied(site: Site, program: Program, rows: int) -> Turn:
 async def _published(site: Site, rows: int) -> Turn:
     async with site.contender("publisher", str(rows)) as program:
         said = json.loads(last_line(await program.ended(within=2 * LONGEST_SECONDS)))
-    return Turn(rows / said["seconds"], said["cpu_seconds"] / rows * _THOUSAND)
+    return Turn(
+        rate=said["rows"] / said["seconds"], cpu=said["cpu_seconds"] / said["rows"] * _THOUSAND
+    )
 
 
 def last_line(output: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from benchmarks.course import Course, Sample
 from benchmarks.programs import Program
-from benchmarks.site import Site
+from benchmarks.servers import Site
 
 LOOK_EVERY_SECONDS = 0.02
 

@@ -141,9 +141,9 @@ async def _connected(database_url: str, broker_url: str, directory: Path) -> Asy
     broker = await aio_pika.connect(broker_url)
     try:
         channel = await broker.channel(publisher_confirms=False)
-        assert broker.transport is not None
-        version = broker.transport.connection.server_properties["version"]
-        yield Site(database_url, broker_url, directory, database, eye, channel, str(version))
+        told = broker.transport.connection.server_properties if broker.transport else {}
+        version = str(told.get("version", "unknown"))
+        yield Site(database_url, broker_url, directory, database, eye, channel, version)
     finally:
         await broker.close()
         await eye.close()
