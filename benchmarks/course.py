@@ -31,18 +31,13 @@ class Course:
         """How many rows were gone in the end."""
         return self.samples[-1].gone
 
-    @property
-    def seconds(self) -> float:
-        """From the first sample to the last."""
-        return self.samples[-1].at - self.samples[0].at
-
     def passed(self, gone: float) -> float:
-        """When *gone* rows were gone, with a straight line between two samples."""
+        """When *gone* rows were gone for the first time, on a straight line between samples."""
         for before, after in pairwise(self.samples):
-            if before.gone <= gone <= after.gone and after.gone > before.gone:
+            if before.gone < gone <= after.gone:
                 share = (gone - before.gone) / (after.gone - before.gone)
                 return before.at + share * (after.at - before.at)
-        return self.samples[-1].at
+        return self.began if gone <= self.samples[0].gone else self.samples[-1].at
 
     def rate(self, first: float = 0, last: float | None = None) -> float:
         """Rows per second between the *first* and the *last*; 0 if there was no time between."""

@@ -1,0 +1,229 @@
+import io
+import json
+import random
+
+import pytest
+from rich.console import Console
+
+from benchmarks import filling, flatness, latency, throughput
+from benchmarks.course import Course, Sample
+from benchmarks.flatness import Memory
+from benchmarks.plan import Plan
+from benchmarks.results import (
+    Result,
+    as_json,
+    as_markdown,
+    as_table,
+    at_least,
+    at_most,
+    headline,
+    median_ratio,
+    percentile,
+    ratio,
+    significant,
+)
+from benchmarks.throughput import Turn
+
+FOUND = [
+    Result("speed", 3.14159, "×", at_least(3)),
+    Result("waste", 2.0, "%", at_most(1), "too much"),
+    Result("missing", None, "×", at_least(1), "no trigger"),
+    Result("relay: rate", 12_345.6, "rows/s"),
+]
+CONDITIONS = {"cores": "2", "commit": "abc"}
+
+
+def course(*samples: tuple[float, int]) -> Course:
+    return Course([Sample(at, gone) for at, gone in samples])
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "met"),
+    [
+        (at_least(2), 2.0, True),
+        (at_least(2), 1.99, False),
+        (at_most(2), 2.0, True),
+        (at_most(2), 2.01, False),
+        (at_most(1), 0.03 / 0.03000000000000001 + 2e-16, True),
+    ],
+)
+def test_a_goal_is_met_at_its_bound(goal, value, met):
+    assert goal.met(value) is met
+
+
+def test_what_has_no_goal_or_no_value_is_neither_met_nor_missed():
+    assert [result.met for result in FOUND] == [True, False, None, None]
+    assert [result.verdict for result in FOUND] == ["yes", "NO", "not applicable", ""]
+    assert headline(FOUND) == "1 of 2 goals met"
+
+
+def test_ratios_are_taken_round_by_round():
+    """In the last round the machine was slow for both: that changes nothing."""
+    assert median_ratio([20, 21, 2], [10, 10, 1]) == 2
+
+
+def test_a_contender_that_did_nothing_is_no_error():
+    assert ratio(1, 0) == float("inf")
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (100, 100), (0, 1)])
+def test_a_percentile_is_one_of_the_values(percent, expected):
+    values = list(range(1, 101))
+    random.Random(1).shuffle(values)
+
+    assert percentile(values, percent) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(12_345.6, "12,346"), (99.94, "99.9"), (3.14159, "3.14"), (0.0123, "0.012"), (-4.0, "-4.00")],
+)
+def test_three_digits_matter(value, shown):
+    assert significant(value) == shown
+
+
+def test_the_json_holds_every_figure_and_the_conditions():
+    document = json.loads(as_json(FOUND, CONDITIONS))
+
+    assert document["results"][0] == {
+        "name": "speed",
+        "value": 3.14159,
+        "unit": "×",
+        "goal": "≥ 3",
+        "met": True,
+        "note": "",
+    }
+    assert [result["met"] for result in document["results"]] == [True, False, None, None]
+    assert document["conditions"] == CONDITIONS
+
+
+def test_the_markdown_is_one_table_with_the_conditions_under_it():
+    lines = as_markdown(FOUND, CONDITIONS).splitlines()
+
+    assert lines[2] == "| `speed` | 3.14 × | ≥ 3 | yes |  |"
+    assert lines[3] == "| `waste` | 2.00 % | ≤ 1 | NO | too much |"
+    assert lines[5] == "| relay: rate | 12,346 rows/s |  |  |  |"
+    assert {line.count("|") for line in lines[:6]} == {6}
+    assert lines[-2:] == ["- cores: 2", "- commit: abc"]
+
+
+def test_the_terminal_says_what_was_missed():
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(as_table(FOUND))
+
+    text = captured.get()
+    assert "1 of 2 goals met" in text
+    assert "NO" in text
+    assert "not applicable" in text
+
+
+def test_a_rate_begins_with_the_commit():
+    waiting = course((0, 0), (1, 0), (2, 500), (3, 1_000))
+
+    assert waiting.rate() == pytest.approx(1_000 / 3)
+
+
+def test_a_rate_between_samples_is_on_the_line():
+    even = course((0, 0), (1, 1_000), (3, 5_000))
+
+    assert even.passed(500) == pytest.approx(0.5)
+    assert even.rate(500, 3_000) == pytest.approx(2_500 / 1.5)
+
+
+def test_a_course_under_way_leaves_out_the_wait():
+    going = course((0, 0), (5, 0), (6, 100), (7, 1_100)).under_way()
+
+    assert going.began == 6
+    assert going.rate(100) == pytest.approx(1_000)
+
+
+def test_a_course_without_any_progress_has_no_rate():
+    stuck = course((0, 0), (5, 0))
+
+    assert stuck.rate() == 0
+    assert stuck.under_way().rate(0, 60_000) == 0
+
+
+def test_a_course_that_was_cut_is_rated_for_what_it_did():
+    assert course((0, 0), (10, 2_000)).rate(0, 60_000) == pytest.approx(200)
+
+
+def test_tenths_are_the_first_and_the_last_of_the_same_size():
+    slowing = course((0, 0), (1, 10), (1.9, 100), (5.5, 900), (7.5, 1_000))
+
+    first, last = flatness.tenths(slowing, 1_000)
+
+    assert first == pytest.approx(100)
+    assert last == pytest.approx(50)
+
+
+def test_memory_is_counted_from_the_settled_state_on():
+    memory = Memory()
+    for gone, megabytes in ((0, 50), (60, 80), (100, 85)):
+        memory.saw(gone, megabytes * 1_000_000)
+
+    assert memory.result(100, after=50).value == pytest.approx(5)
+    assert memory.result(100, after=50).note == "to 85 MB"
+    assert "cut" in memory.result(200, after=50).note
+    assert memory.result(100, after=500).value is None
+
+
+def test_the_contenders_are_compared_within_each_round():
+    turns = {
+        "naive": [Turn(500, 0.6), Turn(250, 0.6)],
+        "gather": [Turn(3_000, 0.4), Turn(1_500, 0.4)],
+        "relay": [Turn(12_000, 0.1), Turn(6_000, 0.1)],
+        "publisher": [Turn(15_000, 0.05), Turn(7_500, 0.05)],
+    }
+
+    found = {result.name: result for result in throughput.figures(turns)}
+
+    assert found["relay_vs_naive"].value == pytest.approx(24)
+    assert found["relay_vs_gather"].value == pytest.approx(4)
+    assert found["relay_cpu_vs_gather"].value == pytest.approx(0.25)
+    assert found["relay_vs_publish_limit"].value == pytest.approx(0.8)
+    assert all(result.met for result in found.values() if result.goal)
+    assert found["relay: rate"].value == 9_000
+
+
+def test_delays_leave_out_the_warm_up():
+    commits = {"a": 1.0, "b": 2.0, "c": 3.0}
+    confirms = {"c": 3.004, "b": 2.002, "a": 9.0}
+
+    delays = latency.evaluate(commits, confirms, skip=1)
+
+    assert delays.p50 == pytest.approx(2)
+    assert delays.p99 == pytest.approx(4)
+
+
+def test_a_missing_confirm_is_an_error():
+    with pytest.raises(KeyError):
+        latency.evaluate({"a": 1.0}, {}, skip=0)
+
+
+def test_both_percentiles_are_held_against_the_median_of_the_floor():
+    floor, relay = latency.Delays(2, 20), latency.Delays(3, 10)
+
+    p50, p99, *_ = latency.figures([floor], [relay])
+
+    assert (p50.value, p99.value) == (1.5, 5)
+
+
+def test_a_scaled_plan_keeps_enough_to_measure():
+    plan = Plan(rounds=1, scale=0.01, say=print)
+
+    assert plan.rows(60_000) == 600
+    assert plan.rows(3_000) == 500
+    assert plan.rows(100) == 100
+    assert plan.seconds(20) == 1
+    assert plan.seconds(200) == 2
+
+
+def test_bodies_are_json_of_one_kilobyte():
+    chance = random.Random(1)
+    bodies = [filling.body(chance, number=number) for number in (0, 999)]
+
+    assert [len(body) for body in bodies] == [filling.BODY_BYTES] * 2
+    assert json.loads(bodies[1])["number"] == "000999"
+    assert bodies[0] != bodies[1]
