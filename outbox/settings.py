@@ -123,7 +123,12 @@ class SharedSettings(BaseSettings):
         default=10,
         ge=1,
         le=600,
-        description="AMQP heartbeat; a dead peer is noticed within three.",
+        description="AMQP heartbeat; from 3 on, a dead peer is noticed within three of them.",
+    )
+    publish_method: Literal["batch", "gather"] = Field(
+        default="batch",
+        description="How RabbitMQ is published to: `batch` writes many messages at once, `gather` "
+        "is slower and uses only documented calls of the client library.",
     )
     reconnect_max_seconds: float = Field(
         default=15.0, gt=0, le=600, description="Longest pause between attempts to reconnect."

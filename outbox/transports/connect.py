@@ -20,5 +20,8 @@ def transport(settings: SharedSettings, *, name: str) -> Transport:
     from outbox.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415
 
     return RabbitMQTransport(
-        settings.brokers, heartbeat_seconds=settings.heartbeat_seconds, name=name
+        settings.brokers,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        name=name,
+        publish_method=settings.publish_method,
     )

@@ -27,7 +27,13 @@ from yarl import URL
 from outbox.errors import TopologyMismatch
 from outbox.topology import ConsumerQueues, Topology
 from outbox.transports.base import QueueDepth
-from outbox.transports.rabbitmq_connection import close, connect, connection_errors
+from outbox.transports.rabbitmq_connection import (
+    close,
+    connect,
+    connection_errors,
+    heartbeat_to_ask_for,
+)
+from outbox.transports.rabbitmq_link import MethodName
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq_subscription import RabbitMQSubscription
 
@@ -37,17 +43,28 @@ class RabbitMQTransport:
     The broker behind one of *urls*, tried in their order.
 
     Args:
+        heartbeat_seconds: A silent peer is noticed within three of these.
         name: What the management interface shows as the connection's name.
+        publish_method: How several messages are published at once.
 
     """
 
-    def __init__(self, urls: Sequence[URL], *, heartbeat_seconds: int, name: str) -> None:
-        self._urls = [url.update_query(heartbeat=str(heartbeat_seconds)) for url in urls]
+    def __init__(
+        self,
+        urls: Sequence[URL],
+        *,
+        heartbeat_seconds: int,
+        name: str,
+        publish_method: MethodName = "batch",
+    ) -> None:
+        heartbeat = str(heartbeat_to_ask_for(heartbeat_seconds))
+        self._urls = [url.update_query(heartbeat=heartbeat) for url in urls]
         self._name = name
+        self._publish_method = publish_method
 
     @asynccontextmanager
     async def publisher(self) -> AsyncIterator["RabbitMQPublisher"]:
-        publisher = RabbitMQPublisher(self._connect)
+        publisher = RabbitMQPublisher(self._connect, method=self._publish_method)
         try:
             yield publisher
         finally:

@@ -22,6 +22,16 @@ CONNECTION_ERRORS = (OSError, TimeoutError, aiormq.AMQPError, RuntimeError)
 """What a lost connection raises; RuntimeError is how aio-pika says that it was closed before."""
 
 
+def heartbeat_to_ask_for(noticed_within: int) -> int:
+    """
+    The heartbeat for which a dead peer is noticed within three times *noticed_within* seconds.
+
+    aiormq takes a peer for dead once it has heard nothing for 3 * (heartbeat + 1) seconds, and
+    looks every half heartbeat: 3.5 * heartbeat + 3 at worst. Below 3 there is none that short.
+    """
+    return max(1, (6 * noticed_within - 6) // 7)
+
+
 async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
     """
     A new connection to the first of *urls* that answers, shown by the broker as *name*.

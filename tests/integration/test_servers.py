@@ -166,3 +166,19 @@ async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
     assert not directory.exists()
     assert not [pid for pid in pids if process_exists(pid)]
     assert not await server.http.answers()
+
+
+async def test_a_memory_alarm_ends_whatever_happens_in_it(rabbitmq_server: RabbitmqServer):
+    async def fail_during_the_alarm() -> None:
+        async with rabbitmq_server.memory_alarm():
+            assert await rabbitmq_server._alarmed()
+            raise ZeroDivisionError
+
+    if not rabbitmq_server.stoppable:  # it was given, and others may use it
+        with pytest.raises(NotOursError):
+            await fail_during_the_alarm()
+        return
+    with pytest.raises(ZeroDivisionError):
+        await fail_during_the_alarm()
+
+    assert not await rabbitmq_server._alarmed()

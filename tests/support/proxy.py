@@ -71,17 +71,21 @@ class Proxy:
                 return
             self._writers |= ends
             try:
-                await asyncio.wait(
-                    {
-                        asyncio.ensure_future(self._copy(reader, there_writer)),
-                        asyncio.ensure_future(self._copy(there_reader, writer)),
-                    },
-                    return_when=asyncio.FIRST_COMPLETED,
+                await self._over(
+                    asyncio.ensure_future(self._copy(reader, there_writer)),
+                    asyncio.ensure_future(self._copy(there_reader, writer)),
                 )
             finally:
                 self._writers -= ends
                 for end in ends:
                     end.transport.abort()
+
+    async def _over(self, *copies: "asyncio.Task[None]") -> None:
+        """Return when one end has gone; while all is swallowed the other does not hear of it."""
+        _, left = await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        flowing = asyncio.ensure_future(self._flowing.wait())
+        await asyncio.wait({flowing, *left}, return_when=asyncio.FIRST_COMPLETED)
+        flowing.cancel()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.servers.instance import AdministrationError
+
 SIGNS_OF_AN_ENGINE = (
     Path("/var/run/docker.sock"),
     Path.home() / ".docker" / "run" / "docker.sock",
@@ -111,6 +113,11 @@ class ContainerInstance:
 
     async def kill(self) -> None:
         await asyncio.to_thread(self._created.kill)
+
+    async def administer(self, program: str, *arguments: str) -> None:
+        code, output = await asyncio.to_thread(self._created.exec_run, [program, *arguments])
+        if code:
+            raise AdministrationError(f"{program}: {output.decode(errors='replace')}")
 
     def close(self) -> None:
         self._container.stop()

@@ -37,8 +37,19 @@ class Instance(Protocol):
         """End the program for good, at once."""
 
 
+class AdministeredInstance(Instance, Protocol):
+    """One that also has programs to administer it with."""
+
+    async def administer(self, program: str, *arguments: str) -> None:
+        """Run one of these programs to its end; `AdministrationError` holds what went wrong."""
+
+
+class AdministrationError(Exception):
+    """A program that administers the server has failed."""
+
+
 class NotOursError(Exception):
-    """A server that the environment names is not stopped by tests."""
+    """A server that the environment names is neither stopped nor administered by tests."""
 
 
 class GivenInstance:
@@ -59,6 +70,11 @@ class GivenInstance:
 
     async def kill(self) -> None:
         await self.stop()
+
+    async def administer(self, program: str, *_arguments: str) -> None:
+        raise NotOursError(
+            f"tests run no {program} on the server that is named by {self._variable}"
+        )
 
     def close(self) -> None:
         pass

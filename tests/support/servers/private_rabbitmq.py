@@ -14,17 +14,21 @@ Invariants:
 To stop in good order takes 6 s, 5 of which the management plugin waits in vain; to start, 5 s.
 """
 
+import asyncio
 import secrets
 import shutil
+import subprocess
 from pathlib import Path
 
 from tests.support.processes import ChildProcess
 from tests.support.servers.ground import plain_environment, private_directory
+from tests.support.servers.instance import AdministrationError
 from tests.support.servers.management import QUICK_FIGURES
 from tests.support.servers.ports import free_ports
 
 USER = "tests"
 STOP_SECONDS = 30.0
+ADMINISTER_SECONDS = 60.0
 CONFIGURATION = """
 listeners.tcp.local = 127.0.0.1:{amqp}
 management.tcp.ip = 127.0.0.1
@@ -35,7 +39,8 @@ default_user_tags.administrator = true
 disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.relative = 0.9
 """
-ERLANG = "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}"
+LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
+ERLANG = f"+S 2:2 {LOOPBACK_ONLY}"
 NAMES = '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
 
 
@@ -47,6 +52,7 @@ class PrivateRabbitmq:
     def __init__(self, binaries: Path) -> None:
         self._amqp, self._http, self._distribution, self._epmd = free_ports(4)
         self._password = secrets.token_hex(16)
+        self._binaries = binaries
         self.directory = private_directory()
         self._write_files()
         environment = self._environment()
@@ -103,6 +109,18 @@ class PrivateRabbitmq:
         self._node.kill()
         self._port_mapper.close()
 
+    async def administer(self, program: str, *arguments: str) -> None:
+        running = asyncio.create_task(asyncio.to_thread(self._run, program, *arguments))
+        try:
+            done = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # Or else it would take effect after what is done to undo it.
+            await running
+            raise
+        if done.returncode:
+            output = (done.stdout + done.stderr).decode(errors="replace")
+            raise AdministrationError(f"{program}: {output}")
+
     def close(self) -> None:
         self._node.close()
         self._port_mapper.close()
@@ -120,6 +138,22 @@ class PrivateRabbitmq:
         cookie = self.directory / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [self._binaries / program, *arguments],
+            env=self._visitor_environment(),
+            cwd=self.directory,
+            timeout=ADMINISTER_SECONDS,
+            capture_output=True,
+            check=False,
+        )
+
+    def _visitor_environment(self) -> dict[str, str]:
+        """For a second virtual machine that speaks to the node: it needs a port of its own."""
+        environment = {**self._environment(), "ERL_FLAGS": LOOPBACK_ONLY}
+        del environment["RABBITMQ_DIST_PORT"]
+        return environment
 
     def _environment(self) -> dict[str, str]:
         here = self.directory

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit
 
-from tests.support.servers.instance import Instance
+from tests.support.eventually import eventually
+from tests.support.servers.instance import AdministeredInstance
 from tests.support.servers.management import Management
 from tests.support.servers.server import Server
 
 HELLO = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = b"\x01"
+WATERMARK = "0.9"
 
 
 class RabbitmqServer(Server):
@@ -30,7 +32,9 @@ class RabbitmqServer(Server):
         management_url: the same for the management API, `http://user:password@host:port`.
     """
 
-    def __init__(self, url: str, management_url: str, instance: Instance) -> None:
+    _instance: AdministeredInstance
+
+    def __init__(self, url: str, management_url: str, instance: AdministeredInstance) -> None:
         super().__init__(instance)
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
@@ -62,6 +66,30 @@ class RabbitmqServer(Server):
         await self.http.create_vhost(name)
 
         return name
+
+    @asynccontextmanager
+    async def memory_alarm(self) -> AsyncIterator[None]:
+        """
+        Let the broker believe that it has no memory left: it blocks all that publish.
+
+        Raises `NotOursError` for a server that the environment names.
+        """
+        try:
+            await self._set_watermark("0")
+            await eventually(self._alarmed, message="no memory alarm")
+            yield
+        finally:
+            await self._set_watermark(WATERMARK)
+            await eventually(self._calm, message="the memory alarm did not end")
+
+    async def _set_watermark(self, relative: str) -> None:
+        await self._instance.administer("rabbitmqctl", "set_vm_memory_high_watermark", relative)
+
+    async def _alarmed(self) -> bool:
+        return any(node.get("mem_alarm") for node in await self.http.request("GET", "nodes"))
+
+    async def _calm(self) -> bool:
+        return not await self._alarmed()
 
     async def _answers(self) -> bool:
         return await self._greets() and await self.http.answers()

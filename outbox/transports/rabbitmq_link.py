@@ -1,0 +1,169 @@
+"""
+A channel that is published on, and who opens the next one when it is lost.
+
+Invariants:
+
+- A channel with publishes that nobody waits for any more is never published on again: its late
+  answers would be taken for those to the same messages published anew.
+- A connection that the broker has blocked is kept until it is not. A new one would not be told
+  until it has published, which would be one more copy of each message.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import structlog
+from aio_pika.abc import AbstractConnection
+
+from outbox.codec import WireMessage
+from outbox.errors import BrokerUnavailable
+from outbox.transports.rabbitmq_answers import Answer, answered
+from outbox.transports.rabbitmq_batch import publish_batch, unfit
+from outbox.transports.rabbitmq_connection import close, connection_errors
+from outbox.transports.rabbitmq_gather import publish_gathered
+from outbox.transports.rabbitmq_in_flight import InFlight, is_blocked
+
+UNBLOCKED_SECONDS = 1.0
+
+Connect: TypeAlias = Callable[[], Awaitable[AbstractConnection]]
+MethodName: TypeAlias = Literal["batch", "gather"]
+
+
+class Method(Protocol):
+    """A way to publish several messages on a channel."""
+
+    async def __call__(
+        self,
+        channel: Any,
+        messages: Sequence[WireMessage],
+        *,
+        in_flight: InFlight,
+        deadline: float,
+    ) -> list[Answer]:
+        """
+        Publish *messages*, each mandatory, persistent and confirmed; one answer for each.
+
+        Raises TimeoutError if *in_flight* has no room by *deadline*, when nothing was sent.
+        """
+
+
+_METHODS: dict[MethodName, Method] = {"batch": publish_batch, "gather": publish_gathered}
+
+
+class Link:
+    """One channel, alone on *connection*, from its opening to its loss."""
+
+    def __init__(self, connection: AbstractConnection, *, method: MethodName) -> None:
+        self.method = method
+        self._connection = connection
+        self._channel: Any = None
+        self._in_flight = InFlight()
+        self._spent = False
+
+    async def open(self) -> None:
+        """
+        Open the channel, and fall back to `gather` if it is not fit for batches.
+
+        Raises BrokerUnavailable.
+        """
+        with connection_errors():
+            wrapped = await self._connection.channel(
+                publisher_confirms=True, on_return_raises=True
+            )
+            channel = await wrapped.get_underlay_channel()
+        if self.method == "batch" and (flaw := await unfit(channel)) is not None:
+            structlog.get_logger(component="rabbitmq").warning(
+                "batch_publishing_unavailable", missing=flaw, method="gather"
+            )
+            self.method = "gather"
+        self._channel = channel
+
+    async def close(self) -> None:
+        await close(self._connection)
+
+    @property
+    def lost(self) -> bool:
+        return (
+            self._channel is None or self._channel.is_closed or self._channel.connection.is_closed
+        )
+
+    async def worn(self) -> bool:
+        """Whether the next publish needs another one."""
+        return self.lost or (self._spent and not await is_blocked(self._channel.connection))
+
+    async def unblocked(self) -> None:
+        """
+        Return once the broker reads what is published.
+
+        aiormq keeps what is published while it does not, and sends it later: of each batch that
+        is published again by then, there would be one copy more.
+        Raises BrokerUnavailable if it goes on.
+        """
+        with connection_errors("the broker blocks publishers"):
+            async with asyncio.timeout(UNBLOCKED_SECONDS):
+                await self._channel.connection.ready()
+
+    async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Answer]:
+        """One answer for each of *messages*; never raises for what the broker does."""
+        if await is_blocked(self._channel.connection):
+            return [BrokerUnavailable("the broker blocks publishers")] * len(messages)
+        publish = _METHODS[self.method]
+        try:
+            answers = await publish(
+                self._channel, messages, in_flight=self._in_flight, deadline=deadline
+            )
+        except TimeoutError as error:
+            return [error] * len(messages)
+        except asyncio.CancelledError:
+            self._spent = True
+            raise
+        self._spent = self._spent or not all(map(answered, answers))
+        return answers
+
+
+class Dialer:
+    """Keeps one link open. Used by one task at a time."""
+
+    def __init__(self, connect: Connect, *, method: MethodName) -> None:
+        self._connect = connect
+        self._method = method
+        self._link: Link | None = None
+
+    def another(self) -> "Dialer":
+        """One for a link of its own."""
+        return Dialer(self._connect, method=self._method)
+
+    async def link(self) -> Link:
+        """
+        The open link, or else a new one.
+
+        Raises BrokerUnavailable.
+        """
+        if self._link is None or await self._link.worn():
+            await self.close()
+            # Kept even if there will be no channel, so that `close` finds it.
+            self._link = Link(await self._connect(), method=self._method)
+            await self._link.open()
+            self._method = self._link.method
+        return self._link
+
+    def release(self) -> Link | None:
+        """Hand out the link, if there is one, and have none."""
+        link, self._link = self._link, None
+        return link
+
+    async def adopt(self, link: Link | None) -> None:
+        """Keep *link*, or close it if one is open already."""
+        if link is None:
+            return
+        if self._link is not None and not self._link.lost:
+            await link.close()
+            return
+        await self.close()
+        self._link = link
+
+    async def close(self) -> None:
+        """Close the link; safe to call at any time."""
+        if (link := self.release()) is not None:
+            await link.close()

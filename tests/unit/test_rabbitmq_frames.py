@@ -1,0 +1,132 @@
+"""
+The frames that are assembled here are pamqp's, byte by byte.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pamqp.frame
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from outbox.codec import WireMessage
+from outbox.transports.rabbitmq_answers import CANNOT_BE_WRITTEN
+from outbox.transports.rabbitmq_frames import publish_frames
+from outbox.transports.rabbitmq_gather import properties
+
+BODY_MAX = 64
+
+short_text = st.text(max_size=60)
+optional_text = st.none() | short_text
+integers = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(
+    [sign * 2**bits + step for bits in (7, 8, 15, 16, 31, 32) for sign in (-1, 1) for step in
+     (-1, 0, 1)]
+)  # fmt: skip
+plain_values = st.booleans() | integers | st.text()
+foreign_values = (
+    st.none()
+    | st.floats(width=32)
+    | st.datetimes(min_value=datetime(1970, 1, 2), timezones=st.just(UTC))  # noqa: DTZ001
+    | st.decimals(-(2**20), 2**20, places=2)
+    | st.lists(plain_values, max_size=3)
+    | st.dictionaries(short_text, plain_values, max_size=3)
+    | st.binary().map(bytearray)
+)
+messages = st.builds(
+    WireMessage,
+    exchange=st.from_regex(r"[a-zA-Z0-9_.:-]{0,127}", fullmatch=True),
+    routing_key=short_text,
+    body=st.binary(max_size=3 * BODY_MAX),
+    message_id=optional_text,
+    type=optional_text,
+    correlation_id=optional_text,
+    timestamp=st.none()
+    | st.datetimes(min_value=datetime(1970, 1, 2))  # noqa: DTZ001
+    | st.datetimes(min_value=datetime(1970, 1, 2), timezones=st.timezones()),  # noqa: DTZ001
+    content_type=optional_text,
+    content_encoding=optional_text,
+    priority=st.none() | st.integers(0, 255),
+    headers=st.dictionaries(short_text, plain_values | foreign_values, max_size=6),
+)
+
+
+def a_message(**changes: object) -> WireMessage:
+    values = {"exchange": "events", "routing_key": "health.uploaded", "body": b"{}"}
+    return WireMessage(**{**values, **changes})
+
+
+def by_pamqp(message: WireMessage, channel: int) -> bytes:
+    body = message.body
+    pieces = [body[at : at + BODY_MAX] for at in range(0, len(body), BODY_MAX)]
+    frames = [
+        Basic.Publish(
+            exchange=message.exchange, routing_key=message.routing_key, mandatory=True
+        ),
+        ContentHeader(body_size=len(body), properties=properties(message)),
+        *map(ContentBody, pieces),
+    ]  # fmt: skip
+    return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
+
+
+@given(messages, st.integers(1, 65_535))
+@example(a_message(body=b""), 1)
+@example(a_message(body=b"x" * BODY_MAX), 1)
+@example(a_message(body=b"x" * (BODY_MAX + 1)), 1)
+@example(a_message(headers={"ü" * 100: 1}), 1)
+@example(a_message(headers={"flag": True, "one": 1, "none": None, "dec": Decimal("1.5")}), 1)
+def test_the_frames_are_those_of_pamqp(message, channel):
+    ours = publish_frames(message, channel=channel, body_max=BODY_MAX)
+
+    assert ours == by_pamqp(message, channel)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"routing_key": "k" * 256},
+        {"routing_key": "ü" * 128},
+        {"routing_key": None},
+        {"exchange": "e" * 128},
+        {"exchange": "no spaces?"},
+        {"exchange": None},
+        {"message_id": "i" * 256},
+        {"message_id": "\ud800"},
+        {"message_id": 7},
+        {"type": "t" * 256},
+        {"type": b"bytes"},
+        {"correlation_id": "ü" * 128},
+        {"priority": 256},
+        {"priority": -1},
+        {"priority": "high"},
+        {"timestamp": "now"},
+        {"timestamp": datetime(1900, 1, 1, tzinfo=UTC)},
+        {"headers": {"large": 2**63}},
+        {"headers": {"set": {1}}},
+        {"headers": {"lone": "\ud800"}},
+        {"headers": {"\ud800": 1}},
+        {"headers": {1: 1}},
+        {"headers": {1: 1, "one": 1}},
+        {"headers": {"decimal": Decimal("NaN")}},
+        {"body": "text"},
+        {"body": None},
+    ],
+)
+def test_what_pamqp_cannot_write_is_refused_in_the_same_way(changes):
+    message = a_message(**changes)
+
+    with pytest.raises((*CANNOT_BE_WRITTEN, AttributeError)):
+        by_pamqp(message, 1)
+    with pytest.raises(CANNOT_BE_WRITTEN):
+        publish_frames(message, channel=1, body_max=BODY_MAX)
+
+
+def test_text_that_must_be_empty_is_as_good_as_absent():
+    empty = a_message(message_id="", type="", correlation_id="", content_type="")
+
+    assert publish_frames(empty, channel=1, body_max=BODY_MAX) == publish_frames(
+        a_message(), channel=1, body_max=BODY_MAX
+    )
