@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import structlog
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
@@ -57,6 +57,8 @@ class Link:
     def __init__(self, connection: AbstractConnection, *, method: MethodName) -> None:
         self.method = method
         self._connection = connection
+        # aio-pika's channel is held only to keep it, and published on is aiormq's beneath it.
+        self._wrapper: AbstractChannel | None = None
         self._channel: Any = None
         self._in_flight = InFlight()
         self._spent = False
@@ -68,10 +70,10 @@ class Link:
         Raises BrokerUnavailable.
         """
         with connection_errors():
-            wrapped = await self._connection.channel(
+            self._wrapper = await self._connection.channel(
                 publisher_confirms=True, on_return_raises=True
             )
-            channel = await wrapped.get_underlay_channel()
+            channel = await self._wrapper.get_underlay_channel()
         if self.method == "batch" and (flaw := await unfit(channel)) is not None:
             structlog.get_logger(component="rabbitmq").warning(
                 "batch_publishing_unavailable", missing=flaw, method="gather"
@@ -106,6 +108,8 @@ class Link:
 
     async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Answer]:
         """One answer for each of *messages*; never raises for what the broker does."""
+        if asyncio.get_running_loop().time() >= deadline:
+            return [TimeoutError()] * len(messages)
         if await is_blocked(self._channel.connection):
             return [BrokerUnavailable("the broker blocks publishers")] * len(messages)
         publish = _METHODS[self.method]

@@ -186,6 +186,31 @@ async def test_a_lost_connection_makes_what_is_in_flight_unknown_at_once(url, me
         assert await publisher.publish(messages, within=LONG) == [Outcome.ACKED] * 200
 
 
+async def test_closing_the_publisher_makes_what_is_in_flight_unknown(url, method):
+    async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
+        await proxy.swallow()
+        publishing = asyncio.create_task(publisher.publish(some_messages(3), within=LONG))
+        await until_in_flight(channel_of(publisher), 3)
+
+        await publisher.close()
+
+        async with asyncio.timeout(5):
+            assert await publishing == [Outcome.UNKNOWN] * 3
+
+
+async def test_nothing_is_sent_when_there_is_no_time_left(publisher):
+    assert await publisher.publish([a_message()], within=timedelta(0)) == [Outcome.UNKNOWN]
+
+    assert channel_of(publisher).delivery_tag == 0
+
+
+async def test_a_batch_of_unwritable_messages_sends_nothing(publisher):
+    messages = [a_message(routing_key="k" * 256) for _ in range(3)]
+
+    assert await publisher.publish(messages, within=LONG) == [Outcome.REJECTED] * 3
+    assert channel_of(publisher).delivery_tag == 0
+
+
 async def test_what_was_answered_before_the_connection_was_lost_counts(url, method):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.swallow()

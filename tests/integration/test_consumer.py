@@ -18,7 +18,7 @@ from outbox import codec
 from outbox.codec import WireMessage
 from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.rabbitmq_publisher import properties
+from outbox.transports.rabbitmq_gather import properties
 from tests.support.builders import CANARY, an_event, an_upload
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
