@@ -52,7 +52,8 @@ class Publisher(Protocol):
         Publish *messages* persistent, mandatory and confirmed; one outcome for each.
 
         Never raises for what the broker does, and returns when *within* is over at the latest.
-        The message ids must be distinct: brokers attribute returned messages by them.
+        May be called by several tasks at once. The message ids of a call should be distinct:
+        brokers attribute returned messages by them, so one waits for another of the same id.
         """
 
 
