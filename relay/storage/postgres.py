@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.runtime.engine import answering, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.ready import READY, SIZE, UNKEYED_CANDIDATES, measured
+from relay.storage.ready import READY, SIZE, UNKEYED_CANDIDATES, measured, with_news_of_keys
 from relay.storage.sql import SqlStore, changes_something, lets_go
 from relay.verdict import Verdict
 
@@ -87,7 +87,7 @@ class PostgresStore(SqlStore):
 
     # SKIP LOCKED: what another claim holds is not waited for. The index has the order of the
     # claim, so nothing is sorted before it is locked, and LIMIT ends the scan.
-    unkeyed = measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True))
+    unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True)))
     of_keys = _OF_KEYS
 
     def __init__(self, engine: AsyncEngine, *, publish_timeout: timedelta) -> None:

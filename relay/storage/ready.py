@@ -58,6 +58,19 @@ def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
     )
 
 
+def with_news_of_keys(rows: sa.Select[Any]) -> sa.Select[Any]:
+    """*rows*, and in the column `keyed` whether a visit is worth while; one row at least."""
+    other = outbox.alias("other")
+    keyed = sa.exists().where(other.c.not_before.is_(None), other.c.ordering_key.is_not(None))
+    news = sa.select(keyed.label("keyed")).subquery("news")
+    claimed = rows.subquery("claimed")
+    return (
+        sa.select(claimed, news.c.keyed)
+        .select_from(news.outerjoin(claimed, sa.true()))
+        .order_by(claimed.c.id)
+    )
+
+
 def _visit(*, after: bool) -> sa.Select[Any]:
     """
     At most `visits` keys with ready rows, in the index's order, and the first row of each.

@@ -32,6 +32,7 @@ from relay.storage.ready import (
     choose_heads,
     measured,
     ready_prefixes,
+    with_news_of_keys,
 )
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
@@ -88,7 +89,7 @@ class SqlStore(ABC):
     *patience* is how long the database may take for an answer; it comes on top of its own limits.
     """
 
-    unkeyed = measured(UNKEYED_CANDIDATES)
+    unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES))
     of_keys: sa.Select[Any]
 
     def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
@@ -96,7 +97,7 @@ class SqlStore(ABC):
         self._patience = patience
         self._low_water = LowWater(time.monotonic)
         self._visited_until: str | None = None
-        self._unkeyed_are_many = True
+        self._keyed_of_last = 0
 
     async def promote(self) -> int:
         due = self._due()
@@ -128,46 +129,55 @@ class SqlStore(ABC):
 
     async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
         """The rows of a claim."""
-        room = max(limit - self._reserved(limit), 1)
-        keyed = await self._keyed(connection, limit=room, size=max(size // 2, 1))
-        used = sum(len(row.values["body"]) for row in keyed.rows)
-        unkeyed = await self._unkeyed(
-            connection, limit=limit - len(keyed.rows), size=max(size - used, 1)
+        # Neither kind starves the other: as many rows as there were with keys may come again.
+        reserved = min(limit // 2, 2 * self._keyed_of_last)
+        unkeyed, there_are_keys = await self._unkeyed(
+            connection, limit=limit - reserved, size=size if not reserved else max(size // 2, 1)
         )
+        if not there_are_keys:
+            self._keyed_of_last = 0
+            return unkeyed
+        used = sum(len(row.values["body"]) for row in unkeyed.rows)
+        keyed = await self._keyed(
+            connection, limit=limit - len(unkeyed.rows), size=max(size - used, 1)
+        )
+        self._keyed_of_last = max(len(keyed.rows), 1)
         return Selection(
-            sorted(keyed.rows + unkeyed.rows, key=lambda row: row.id),
-            more=keyed.more or unkeyed.more,
-            cut=keyed.cut or unkeyed.cut,
+            sorted(unkeyed.rows + keyed.rows, key=lambda row: row.id),
+            more=unkeyed.more or keyed.more,
+            cut=unkeyed.cut or keyed.cut,
         )
 
-    def _reserved(self, limit: int) -> int:
-        """How many of *limit* are kept for rows without a key: neither kind starves the other."""
-        return limit // 2 if self._unkeyed_are_many else max(limit // 8, 1)
-
-    async def _unkeyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
-        if not limit:
-            return Selection([], more=True)
+    async def _unkeyed(
+        self, connection: AsyncConnection, *, limit: int, size: int
+    ) -> tuple[Selection, bool]:
         above = self._low_water.begin()
-        found = await self._read_unkeyed(connection, above, limit, size)
+        found, there_are_keys = await self._read_unkeyed(connection, above, limit, size)
         if not found.rows and above != FROM_THE_BEGINNING:
-            found = await self._read_unkeyed(connection, FROM_THE_BEGINNING, limit, size)
-        self._unkeyed_are_many = found.more
-        return found
+            found, there_are_keys = await self._read_unkeyed(
+                connection, FROM_THE_BEGINNING, limit, size
+            )
+        return found, there_are_keys
 
     async def _read_unkeyed(
         self, connection: AsyncConnection, above: int, limit: int, size: int
-    ) -> Selection:
+    ) -> tuple[Selection, bool]:
         began = self._low_water.clock()
-        rows, candidates = await self._read(
+        values = await self._read(
             connection, self.unkeyed, {"above": above, "rows": limit, "bytes": size}
         )
+        there_are_keys = bool(values[0]["keyed"])
+        rows = [_to_row(row) for row in values if row["id"] is not None]
+        candidates = values[0]["found"] or 0
         cut = candidates > len(rows)
         full = cut or candidates == limit
         last = rows[-1].id if rows else None
         self._low_water.scanned(above, last=last, full=full, began=began)
-        return Selection(rows, more=full, cut=cut)
+        return Selection(rows, more=full, cut=cut), there_are_keys
 
     async def _keyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+        if not limit:
+            return Selection([], more=True)
         after = self._visited_until
         heads = await self._visit(connection, limit, after)
         if after is not None and heads == NONE_LEFT:
@@ -180,10 +190,11 @@ class SqlStore(ABC):
         if not held:
             return Selection([], more=more)
         each = min(max(limit // len(held), 1), MOST_ROWS_OF_A_KEY)
-        rows, candidates = await self._read(
+        values = await self._read(
             connection, self.of_keys, {**self._parameters(held), "rows": each, "bytes": size}
         )
-        cut = candidates > len(rows)
+        rows = [_to_row(row) for row in values]
+        cut = values[0]["found"] > len(rows) if values else False
         longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
         return Selection(ready_prefixes(rows, held), more=more or cut or longest == each, cut=cut)
 
@@ -195,12 +206,10 @@ class SqlStore(ABC):
 
     async def _read(
         self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
-    ) -> tuple[list[Row], int]:
-        """The rows of a `measured` *statement*, and how many candidates there were."""
+    ) -> list[dict[str, Any]]:
         result = await connection.execute(statement, parameters)
         columns = tuple(result.keys())
-        rows = [_to_row(dict(zip(columns, values, strict=True))) for values in result]
-        return rows, rows[0].values["found"] if rows else 0
+        return [dict(zip(columns, values, strict=True)) for values in result]
 
     async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
         """Carry out *verdicts* in the open transaction of *connection*."""
