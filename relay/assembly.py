@@ -54,7 +54,9 @@ def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
     """The outbox in the database of *engine*."""
     if engine.dialect.name == "sqlite":
         return SqliteStore(engine)
-    return PostgresStore(engine, publish_timeout=settings.publish_timeout)
+    return PostgresStore(
+        engine, publish_timeout=settings.publish_timeout, pooled=settings.is_pooled
+    )
 
 
 def wakeup(engine: AsyncEngine, settings: RelaySettings, doorbell: Doorbell) -> Wakeup:

@@ -75,10 +75,14 @@ class RelaySettings(SharedSettings):
         return self.database.get_backend_name() == "postgresql"
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler gives each transaction another session."""
+        return "pgbouncer" in self.database.query
+
+    @property
     def is_woken(self) -> bool:
         """Whether the database can tell of new rows, and shall."""
-        has_sessions = self._database_is_postgres and "pgbouncer" not in self.database.query
-        return has_sessions and self.wakeup == "notify"
+        return self._database_is_postgres and not self.is_pooled and self.wakeup == "notify"
 
     @property
     def publish_timeout(self) -> timedelta:

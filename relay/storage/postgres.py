@@ -62,12 +62,14 @@ _of_key = (
 _OF_KEYS = measured(sa.select(_of_key).select_from(_held.join(_of_key, sa.true())))
 
 # The plans of a claim are known, and must not depend on statistics that are older than the rows.
-_LOCAL = {
+_PLANNER = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+
+_PREPARED = "outbox-relay is prepared"
 
 _DEBRIS = sa.text(
     "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass),"
@@ -81,8 +83,11 @@ class PostgresStore(SqlStore):
     """
     The outbox in Postgres.
 
-    *publish_timeout* is how long the relay takes at most between claim and settlement; the
-    server ends the transaction of a relay that takes longer, or that it has lost sight of.
+    Args:
+        publish_timeout: How long the relay takes at most between claim and settlement; the server
+            ends the transaction of a relay that takes longer, or that it has lost sight of.
+        pooled: Whether each transaction may have another session of the server.
+
     """
 
     # SKIP LOCKED: what another claim holds is not waited for. The index has the order of the
@@ -90,17 +95,22 @@ class PostgresStore(SqlStore):
     unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True)))
     of_keys = _OF_KEYS
 
-    def __init__(self, engine: AsyncEngine, *, publish_timeout: timedelta) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, publish_timeout: timedelta, pooled: bool = False
+    ) -> None:
         super().__init__(engine, patience=publish_timeout + _MARGIN)
+        self._pooled = pooled
         limits = {
             "statement_timeout": _milliseconds(publish_timeout),
             # Below the other, which would otherwise always be first and hide what was waited for.
             "lock_timeout": _milliseconds(publish_timeout / 2),
             "idle_in_transaction_session_timeout": _milliseconds(publish_timeout + _MARGIN),
         }
-        self._prepare = sa.select(
-            *(sa.func.set_config(name, value, sa.true()) for name, value in limits.items()),
-            *(sa.func.set_config(name, value, sa.true()) for name, value in _LOCAL.items()),
+        self._settings = sa.select(
+            *(
+                sa.func.set_config(name, value, sa.true() if pooled else sa.false())
+                for name, value in {**limits, **_PLANNER}.items()
+            )
         )
 
     @asynccontextmanager
@@ -110,7 +120,7 @@ class PostgresStore(SqlStore):
             connection = await self._engine.connect()
         try:
             async with answering(self._patience):
-                await connection.execute(self._prepare)
+                await self._prepare(connection)
                 found = await self.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
@@ -130,6 +140,15 @@ class PostgresStore(SqlStore):
             # Rolls back what was not committed; a session that is gone has done so already.
             with suppress(SQLAlchemyError, OSError):
                 await connection.close()
+
+    async def _prepare(self, connection: AsyncConnection) -> None:
+        """Set what claims need: once in a session, and each time if sessions change."""
+        if self._pooled:
+            await connection.execute(self._settings)
+        elif _PREPARED not in connection.info:
+            await connection.execute(self._settings)
+            await connection.commit()
+            connection.info[_PREPARED] = True
 
     async def _hold(
         self, connection: AsyncConnection, heads: Mapping[str, int]

@@ -55,6 +55,7 @@ async def claim(
 
 
 async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
+    """What the *statements* of a claim look at, in a session that is prepared for claims."""
     async with engine.connect() as connection:
         return sum([await rows_read(connection, statement) for statement in statements])
 
@@ -99,7 +100,6 @@ async def test_a_hot_key_of_a_hundred_thousand_rows_costs_what_is_claimed_of_it(
         assert await cost(engine, statements) < 5 * LIMIT
 
     assert claimed.keys() == {None, "hot", *(f"key-{n}" for n in range(1, 51))}
-    assert claimed["hot"] > claimed["key-1"]
 
 
 async def test_a_claim_reads_no_more_of_a_backlog_than_it_takes(engine):
@@ -141,6 +141,8 @@ async def buffers_of_a_claim(engine: AsyncEngine, store: PostgresStore) -> int:
 
 async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:
     store = a_store(engine)
+    async with store.claim(limit=LIMIT, size=1_000_000):
+        pass  # prepares the session
     with recorded(engine) as statements:
         async with store.claim(limit=LIMIT, size=1_000_000) as claim:
             assert claim.rows
@@ -148,11 +150,11 @@ async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:
     return [text.split()[0] for text, _ in statements]
 
 
-async def test_a_batch_takes_three_statements_and_three_more_if_it_has_keys(engine):
+async def test_a_batch_takes_two_statements_and_three_more_if_it_has_keys(engine):
     await fill(engine, 10)
-    assert await statements_of_a_batch(engine) == ["SELECT", "WITH", "DELETE"]
+    assert await statements_of_a_batch(engine) == ["WITH", "DELETE"]
 
     await fill(engine, 10, key="'key-' || n")
     assert await statements_of_a_batch(engine) == [
-        *("SELECT", "WITH", "WITH", "SELECT", "WITH", "DELETE"),
+        *("WITH", "WITH", "SELECT", "WITH", "DELETE"),
     ]
