@@ -18,6 +18,9 @@ CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 """Every call at shutdown has a deadline: a silent broker must not hold the process."""
 
+# The event loop itself does not keep tasks alive.
+_CLOSING: set["asyncio.Task[None]"] = set()
+
 CONNECTION_ERRORS = (OSError, TimeoutError, aiormq.AMQPError, RuntimeError)
 """What a lost connection raises; RuntimeError is how aio-pika says that it was closed before."""
 
@@ -55,9 +58,24 @@ async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
 
 async def close(connection: AbstractConnection) -> None:
     """Close *connection*, in whatever state it is."""
+    await asyncio.wait({begin_to_close(connection)}, timeout=CLOSE_SECONDS)
+
+
+def begin_to_close(connection: AbstractConnection) -> "asyncio.Task[None]":
+    """
+    Close *connection*, for those who have no time to wait for it.
+
+    In a task of its own, because aio-pika does not let go of a caller who is cancelled.
+    """
+    task = asyncio.ensure_future(_close(connection))
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
+    return task
+
+
+async def _close(connection: AbstractConnection) -> None:
     with suppress(BrokerUnavailable), connection_errors():
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.close()
+        await connection.close()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
 from outbox.transports.rabbitmq_answers import Answer, answered
 from outbox.transports.rabbitmq_batch import publish_batch, unfit
-from outbox.transports.rabbitmq_connection import close, connection_errors
+from outbox.transports.rabbitmq_connection import begin_to_close, close, connection_errors
 from outbox.transports.rabbitmq_gather import publish_gathered
 from outbox.transports.rabbitmq_in_flight import InFlight, is_blocked
 
@@ -83,6 +83,10 @@ class Link:
 
     async def close(self) -> None:
         await close(self._connection)
+
+    def drop(self) -> None:
+        """Close it without waiting for that."""
+        begin_to_close(self._connection)
 
     @property
     def lost(self) -> bool:
@@ -157,15 +161,14 @@ class Dialer:
         link, self._link = self._link, None
         return link
 
-    async def adopt(self, link: Link | None) -> None:
-        """Keep *link*, or close it if one is open already."""
-        if link is None:
-            return
+    def adopt(self, link: Link | None) -> None:
+        """Keep *link*, or drop it if one is open already."""
+        kept, dropped = link, self._link
         if self._link is not None and not self._link.lost:
-            await link.close()
-            return
-        await self.close()
-        self._link = link
+            kept, dropped = self._link, link
+        if dropped is not None:
+            dropped.drop()
+        self._link = kept
 
     async def close(self) -> None:
         """Close the link; safe to call at any time."""

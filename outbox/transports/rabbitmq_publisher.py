@@ -101,7 +101,7 @@ class RabbitMQPublisher:
                         link = await alone.link()
                         answers += await link.publish([message], deadline=deadline)
                 finally:
-                    await self._dialer.adopt(alone.release())
+                    self._dialer.adopt(alone.release())
         except (BrokerUnavailable, TimeoutError) as error:
             answers += [error] * (len(messages) - len(answers))
         return answers

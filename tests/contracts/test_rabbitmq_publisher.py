@@ -421,6 +421,15 @@ async def test_a_channel_with_unanswered_publishes_is_not_used_again(url, method
         assert channel.is_closed
 
 
+async def test_replacing_a_silent_connection_takes_no_longer_than_the_deadline(url, method):
+    async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
+        await proxy.swallow()
+        assert await publisher.publish([a_message()], within=SHORT) == [Outcome.UNKNOWN]
+
+        async with asyncio.timeout(5 * SHORT.total_seconds()):
+            assert await publisher.publish([a_message()], within=SHORT) == [Outcome.UNKNOWN]
+
+
 async def test_a_channel_whose_publish_was_cancelled_is_not_used_again(url, method, caplog):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.swallow()

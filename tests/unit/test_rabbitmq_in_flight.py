@@ -1,6 +1,8 @@
 import asyncio
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from outbox.codec import WireMessage
 from outbox.transports.rabbitmq_connection import heartbeat_to_ask_for
@@ -102,7 +104,8 @@ async def _pass(in_flight: InFlight, ids: set[str]) -> None:
         pass
 
 
-@pytest.mark.parametrize("noticed_within", range(3, 601))
+@given(st.integers(3, 600))
+@example(3)
 def test_a_dead_peer_is_noticed_within_three_heartbeats(noticed_within):
     heartbeat = heartbeat_to_ask_for(noticed_within)
 
