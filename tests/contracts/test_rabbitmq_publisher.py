@@ -76,6 +76,7 @@ def a_transport(url: str, method: str, heartbeat_seconds: int = 10) -> RabbitMQT
 async def a_publisher(url: str, method: str, **changes: Any) -> AsyncIterator[RabbitMQPublisher]:
     async with a_transport(url, method, **changes).publisher() as publisher:
         await publisher.ready()
+        assert publisher._dialer._link.method == method
         yield publisher
 
 
@@ -168,6 +169,7 @@ async def test_one_ack_may_confirm_several_messages(url, method):
             *[Outcome.NACKED] * 3,
             Outcome.ACKED,
         ]
+        await proxy.cut()  # or closing would wait for an answer
 
 
 async def test_a_lost_connection_makes_what_is_in_flight_unknown_at_once(url, method):
@@ -308,6 +310,7 @@ async def test_two_batches_are_in_flight_at_once(url, method):
             [Outcome.ACKED] * 300,
             [Outcome.ACKED] * 400,
         ]
+        await proxy.cut()
 
 
 async def test_a_batch_waits_for_its_ids_to_come_back_but_not_for_ever(url, method):
@@ -328,6 +331,7 @@ async def test_a_batch_waits_for_its_ids_to_come_back_but_not_for_ever(url, meth
         await until_in_flight(channel, 5)
         await channel._on_confirm_frame(Basic.Ack(delivery_tag=15, multiple=True))
         assert await second == [Outcome.ACKED] * 5
+        await proxy.cut()
 
 
 async def test_answers_are_not_mixed_up_between_batches_with_common_ids(publisher):
@@ -494,6 +498,7 @@ async def test_a_broker_without_memory_is_noticed_and_gets_no_further_copies(
                 await publisher.ready()
         assert await publisher.publish(messages, within=LONG) == [Outcome.UNKNOWN] * 50
         assert channel_of(publisher) is channel
+        assert channel.delivery_tag == 50
 
     async def ready() -> bool:
         try:
@@ -520,7 +525,7 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
     messages, expected = mixed(100)
 
     with capture_logs() as logs:
-        async with a_publisher(url, "batch") as publisher:
+        async with a_transport(url, "batch").publisher() as publisher:
             culprit = a_message(headers={"CC": "not a list"})
             outcomes = await publisher.publish([*messages, culprit], within=LONG)
 
@@ -531,7 +536,6 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
 async def test_the_client_library_of_this_installation_is_fit_for_batches(url):
     with capture_logs() as logs:
         async with a_publisher(url, "batch") as publisher:
-            assert publisher._dialer._link.method == "batch"
             assert await publisher.publish([a_message()], within=LONG) == [Outcome.ACKED]
 
     assert logs == []
