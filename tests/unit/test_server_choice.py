@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from tests.support.servers import NotOursError, RabbitmqServer
 from tests.support.servers.choice import (
     Contained,
     Given,
@@ -11,6 +14,7 @@ from tests.support.servers.choice import (
     choose,
     described,
 )
+from tests.support.servers.instance import GivenInstance
 
 BINARIES = Path("/opt/broker/bin")
 URL = "amqp://user:secret@host"
@@ -62,3 +66,12 @@ def test_a_missing_server_is_reported_with_every_remedy():
 
 def test_the_header_of_a_run_does_not_show_passwords():
     assert described(PRODUCT, Given(URL)) == "Broker: given by BROKER_URL"
+
+
+async def test_no_alarm_is_raised_on_a_server_that_was_given():
+    given = GivenInstance("MQ_TEST_BROKER_URL")
+    server = RabbitmqServer("amqp://localhost", "http://localhost:15672", given)
+
+    with pytest.raises(NotOursError, match="rabbitmqctl .* MQ_TEST_BROKER_URL"):
+        async with server.memory_alarm():
+            pytest.fail("raised an alarm")
