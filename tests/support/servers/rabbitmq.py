@@ -40,6 +40,7 @@ class RabbitmqServer(Server):
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        self.management_url = management_url
         self.http = Management(management_url)
 
     def __str__(self) -> str:
