@@ -12,6 +12,7 @@ from importlib.metadata import version
 from benchmarks.plan import Plan
 from benchmarks.results import Conditions
 from benchmarks.servers import Site
+from benchmarks.throughput import GATHER_ROWS, NAIVE_ROWS, RELAY_ROWS
 from tests.support.processes import REPOSITORY
 
 _LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
@@ -31,9 +32,9 @@ async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Condition
         "commit": _commit(),
         "extent": f"{plan.rounds} rounds, scale {plan.scale:g}, {', '.join(groups)}",
         "messages": "1 KB bodies, persistent, mandatory, confirmed, one quorum queue, one node",
-        "rows": "naive {:,}, gather {:,}, relay and bare publisher {:,}".format(
-            *(plan.rows(count) for count in (3_000, 20_000, 60_000))
-        ),
+        "rows for throughput": f"naive {plan.rows(NAIVE_ROWS):,}, "
+        f"gather {plan.rows(GATHER_ROWS):,}, "
+        f"relay and bare publisher {plan.rows(RELAY_ROWS):,}",
     }
 
 

@@ -44,7 +44,7 @@ GATHER_BATCH = 500
 PUBLISHER_BATCH = 500
 IN_FLIGHT = 2
 IDLE_SECONDS = 0.01
-EXCHANGE = "health_data_exchange"
+EXCHANGE = "health_data_exchange"  # the default of MQ_MAIN_EXCHANGE
 WITHIN = timedelta(seconds=60)
 
 _CLAIM = """
@@ -77,7 +77,7 @@ async def gather() -> None:
     """
     Five hundred publishes at once, one DELETE and one commit for all of them.
 
-    In its favour: it fails as a whole if one publish does.
+    In its favour: one publish that fails undoes the whole batch, so nothing is kept account of.
     """
 
     async def batch(database: Any, exchange: AbstractExchange) -> int:

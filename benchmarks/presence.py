@@ -15,7 +15,7 @@ from benchmarks.servers import Site
 from benchmarks.throughput import last_line
 
 IDLE_SECONDS, IDLE_AFTER_SECONDS = 15.0, 3.0
-PRODUCERS, LOAD_SECONDS, BACKLOG = 8, 5.0, 80_000
+PRODUCERS, LOAD_SECONDS, BACKLOG = 8, 5.0, 120_000
 GRACE_SECONDS = 20.0
 _PERCENT = 100
 _TRIGGERS = """

@@ -21,6 +21,7 @@ from aio_pika.abc import AbstractChannel
 from yarl import URL
 
 from benchmarks import filling
+from benchmarks.contenders import EXCHANGE
 from benchmarks.programs import Program
 from outbox.runtime import migrate
 from outbox.topology import Binding, Queue, Topology, publishing
@@ -29,7 +30,6 @@ from tests.support.processes import REPOSITORY
 from tests.support.servers import Fleet
 from tests.support.servers.ground import private_directory
 
-EXCHANGE = "health_data_exchange"
 QUEUE = "benchmark"
 PURGE_EVERY_SECONDS = 2.0
 
