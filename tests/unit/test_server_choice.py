@@ -72,6 +72,6 @@ async def test_no_alarm_is_raised_on_a_server_that_was_given():
     given = GivenInstance("MQ_TEST_BROKER_URL")
     server = RabbitmqServer("amqp://localhost", "http://localhost:15672", given)
 
-    with pytest.raises(NotOursError, match="rabbitmqctl .* MQ_TEST_BROKER_URL"):
+    with pytest.raises(NotOursError, match=r"rabbitmqctl .* MQ_TEST_BROKER_URL"):
         async with server.memory_alarm():
             pytest.fail("raised an alarm")
