@@ -13,13 +13,18 @@ all there:
 - `confirmations` holds, for each delivery tag, something that `done`, `cancelled`, `set_result`
   and `set_exception` can be called on. It is taken out when the broker answers.
 - `message_id_delivery_tag` leads from a returned message to its delivery tag.
+- `_on_confirm_frame` is called with each confirmation, and `_confirm_delivery` for one delivery
+  tag. aiormq looks through all that is outstanding for each confirmation of several, and goes
+  through the event loop for each of them; `confirm_at_once` does neither.
 - Futures of `create_future` are rejected, with the reason, when the channel or its connection
   ends. Any other would be waited for in vain.
 - `write_queue` takes ChannelFrames, whose payload is written as it is.
 """
 
 import asyncio
+import inspect
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import aiormq
@@ -161,6 +166,25 @@ async def _send(channel: Any, ids: Sequence[str], payload: bytes) -> Batch:
     return batch
 
 
+def confirm_at_once(channel: Any) -> None:
+    """
+    Let *channel* hand on what is confirmed at once, however much is outstanding.
+
+    Delivery tags are registered in ascending order, so those that a confirmation of several is
+    for come first.
+    """
+
+    async def on_confirm_frame(frame: Basic.Ack | Basic.Nack) -> None:
+        last = frame.delivery_tag or 0
+        if frame.multiple:
+            for tag in list(takewhile(lambda tag: tag <= last, channel.confirmations)):
+                channel._confirm_delivery(tag, frame)  # noqa: SLF001 - see above
+        else:
+            channel._confirm_delivery(last, frame)  # noqa: SLF001
+
+    channel._on_confirm_frame = on_confirm_frame  # noqa: SLF001
+
+
 def _reason(complete: "asyncio.Future[None]") -> BaseException:
     """Why answers are missing."""
     if complete.done() and not complete.cancelled():
@@ -172,12 +196,15 @@ async def unfit(channel: Any) -> str | None:
     """
     What of aiormq's *channel*, not in use yet, is not as `publish_batch` needs it; None if all is.
 
-    Nothing is sent.
+    Nothing is sent. A channel that is fit confirms at once from now on.
     """
     try:
-        return await _first_flaw(channel)
+        flaw = await _first_flaw(channel)
     except Exception as error:  # noqa: BLE001 - whatever another version of aiormq may raise
-        return type(error).__name__
+        flaw = type(error).__name__
+    if flaw is not None:
+        vars(channel).pop("_on_confirm_frame", None)
+    return flaw
 
 
 async def _first_flaw(channel: Any) -> str | None:
@@ -193,6 +220,7 @@ async def _first_flaw(channel: Any) -> str | None:
         "write_queue": isinstance(channel.write_queue, asyncio.Queue),
         "ChannelFrame": ChannelFrame(payload=b"", should_close=False).should_drain is False,
         "Returning": issubclass(aiormq.channel.Returning, asyncio.Future),
+        "_on_confirm_frame": inspect.iscoroutinefunction(channel._on_confirm_frame),  # noqa: SLF001
         "publisher_confirms": channel.publisher_confirms is True,
         "on_return_raises": channel.on_return_raises is True,
     }
@@ -203,16 +231,17 @@ async def _first_flaw(channel: Any) -> str | None:
 
 
 async def _rehearsed(channel: Any) -> str | None:
-    """Answer two publishes that never were, as the broker would."""
-    frames = (Basic.Ack(delivery_tag=1), Basic.Nack(delivery_tag=2))
+    """Answer four publishes that never were, as the broker would."""
+    ids = {str(tag): tag for tag in range(1, 5)}
     loop = asyncio.get_running_loop()
-    batch = Batch(len(frames), complete=loop.create_future(), tags={"1": 1, "2": 2})
-    for position, frame in enumerate(frames):
-        tag = position + 1
-        channel.confirmations[tag] = Slot(batch, position, str(tag), tag)
+    batch = Batch(len(ids), complete=loop.create_future(), tags=ids)
+    for id_, tag in list(ids.items()):
+        channel.confirmations[tag] = Slot(batch, tag - 1, id_, tag)
+    confirm_at_once(channel)
+    for frame in (Basic.Nack(3), Basic.Ack(2, multiple=True), Basic.Ack(4, multiple=True)):
         await channel._on_confirm_frame(frame)  # noqa: SLF001 - see above
     match batch.answers:
-        case [Basic.Ack(), aiormq.exceptions.DeliveryError()]:
+        case [Basic.Ack(), Basic.Ack(), aiormq.exceptions.DeliveryError(), Basic.Ack()]:
             fine = batch.complete.done() and not batch.tags and not channel.confirmations
             return None if fine else "confirmations"
         case _:
