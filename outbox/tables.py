@@ -37,6 +37,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         del dialect
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        # Drivers of Postgres give what is wanted, and a relay reads many times.
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+
 
 class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function it is
     """The database's clock, at the moment of evaluation rather than of the transaction's start."""
