@@ -36,10 +36,12 @@ class Pace:
         """
         if found.more:
             return timedelta(0) if found.rows else self.shortest
+        if found.rows:
+            # Only a look that finds nothing ends in a long pause: what another claim held, or a
+            # batch had no room for, rings nobody.
+            return timedelta(0) if woken else self.shortest
         if woken:
             return self.longest
-        if found.rows:
-            return self.shortest
         return min(max(previous * 2, self.shortest), self.longest)
 
 

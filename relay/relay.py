@@ -11,7 +11,6 @@ While a server is away nothing is claimed, no transaction is open, and no attemp
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -86,16 +85,19 @@ class Relay:
         self._health = health
         self._chance = chance
         self._load = Load()
-        self._is_away = True
+        self._reachable = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set; the batches in flight are finished first."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._first_shift(stop))
-            group.create_task(self._second_shift(stop))
-            await stop.wait()
-            self._doorbell.silence(waiting=2)
-        await self._wakeup.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._first_shift(stop))
+                group.create_task(self._second_shift(stop))
+                await stop.wait()
+                self._reachable.set()
+                self._doorbell.silence(waiting=2)
+        finally:
+            await self._wakeup.close()
 
     async def _first_shift(self, stop: asyncio.Event) -> None:
         """Work, look again from time to time, and wait for servers that are away."""
@@ -108,26 +110,30 @@ class Relay:
             except Unavailable as error:
                 failures += 1
                 wait = self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
-                self._is_away = True
+                self._reachable.clear()
                 self._health.down("servers")
                 self._telemetry.availability.down(error, pause=wait)
                 await pause(stop, wait)
             else:
                 wait = self._pace.after(found, woken=self._wakeup.armed, previous=wait)
                 failures = 0
-                self._is_away = False
+                self._reachable.set()
                 self._health.up("servers")
                 self._telemetry.availability.up()
                 if wait:
                     await self._doorbell.wait(wait)
 
     async def _second_shift(self, stop: asyncio.Event) -> None:
-        """Work when the bell rings; servers that are away are left to the first shift."""
+        """Work when the bell rings, until nothing is found; servers are the first shift's care."""
         while not stop.is_set():
+            await self._reachable.wait()
             await self._doorbell.wait()
-            if not stop.is_set() and not self._is_away:
-                with suppress(Unavailable):
-                    await self.run_once()
+            try:
+                while not stop.is_set() and (await self.run_once()).rows:
+                    pass
+            except Unavailable:
+                self._reachable.clear()
+                self._doorbell.ring()
 
     async def run_once(self) -> Found:
         """
@@ -146,16 +152,23 @@ class Relay:
                 self._doorbell.ring()
             outcomes = await self._publish(claim.rows)
             verdicts = [
-                decide(row, outcomes.get(row.id), self._policy, chance=self._chance())
+                decide(row, outcomes[row.id], self._policy, chance=self._chance())
                 for row in claim.rows
+                if row.id in outcomes
             ]
             await claim.settle(verdicts)
         self._telemetry.settled(verdicts)
         if Outcome.UNKNOWN in outcomes.values():
             raise BrokerUnavailable("no answer to a publish")
         if self._load.is_high(found.rows, now=self._clock()):
-            await self._wakeup.disarm()
+            await self._look_instead_of_listening()
         return found
+
+    async def _look_instead_of_listening(self) -> None:
+        if self._wakeup.armed:
+            await self._wakeup.disarm()
+            # Whoever waits to be woken would wait in vain.
+            self._doorbell.ring()
 
     async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
         """

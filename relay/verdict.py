@@ -4,7 +4,7 @@ What becomes of a claimed row: a pure decision.
     acked                          Delete
     unroutable, refused            Retry, or GiveUp when the policy says so
     rejected, malformed            GiveUp: trying again changes nothing
-    unknown, or not published      Leave: as if it had never been claimed
+    unknown                        Leave: as if it had never been claimed
 """
 
 from dataclasses import dataclass
@@ -50,11 +50,9 @@ class Leave:
 Verdict: TypeAlias = Delete | Retry | GiveUp | Leave
 
 
-def decide(
-    row: Row, outcome: Outcome | None, policy: RetryPolicy, *, chance: float = 1.0
-) -> Verdict:
+def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, chance: float = 1.0) -> Verdict:
     """
-    What becomes of *row* after *outcome*; None means that it was not published.
+    What becomes of *row* after *outcome*.
 
     *chance* in [0, 1) is the policy's jitter.
     """
@@ -68,7 +66,7 @@ def decide(
             return Retry(row, delay, outcome.value)
         case Outcome.REJECTED | Outcome.MALFORMED:
             return GiveUp(row, outcome.value)
-        case Outcome.UNKNOWN | None:
+        case Outcome.UNKNOWN:
             return Leave(row)
         case _:
             assert_never(outcome)

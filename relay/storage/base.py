@@ -79,7 +79,7 @@ class OutboxStore(Protocol):
         key: otherwise a large row would never be claimed.
 
         The rows of an ordering key are claimed from its first row on, without gaps, and by one
-        claim only. Under load a row may be passed over for a few seconds.
+        claim only. Under load a row may be passed over for up to half a minute.
         """
 
     async def promote(self) -> int:

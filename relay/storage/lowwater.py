@@ -8,7 +8,7 @@ rows of the last claim does not.
 The hint may pass over rows: transactions that commit late have lower ids than others before them,
 and a relay that fails lets go of rows that are behind. So a claim starts at the beginning again
 each second, when nothing was found, and when rows were let go of. Under load that takes at most a
-twentieth of the time, however long the way has become.
+twentieth of the time, as long as the way takes less than a second and a half.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,9 @@ from dataclasses import dataclass
 FROM_THE_BEGINNING = 0
 FULL_SCAN_EVERY_SECONDS = 1.0
 FULL_SCAN_SHARE = 20
-"""A full scan is followed by this many times its duration without one."""
+"""A full scan is followed by this many times its duration without one,"""
+LONGEST_WITHOUT_SECONDS = 30.0
+"""but by no more than this."""
 
 
 @dataclass(slots=True)
@@ -46,9 +48,8 @@ class LowWater:
         """
         if above == FROM_THE_BEGINNING:
             took = self.clock() - began
-            self._full_scan_due = self.clock() + max(
-                FULL_SCAN_EVERY_SECONDS, FULL_SCAN_SHARE * took
-            )
+            without = min(FULL_SCAN_SHARE * took, LONGEST_WITHOUT_SECONDS)
+            self._full_scan_due = self.clock() + max(without, FULL_SCAN_EVERY_SECONDS)
         if last is not None:
             self._above = last if full else max(self._above, last)
 

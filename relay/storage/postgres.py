@@ -4,10 +4,10 @@ The outbox in Postgres: any number of relays, and a claim that lasts as long as 
 The row locks are held while the batch is published, and publishing has a deadline. A relay that
 dies, at whatever point, only lets go of its locks: the rows are published again by another.
 
-Rows without a key are locked one by one. Of a key only the first row is locked, and it stands for
-the key: while it is locked no other relay finds a first row to lock, and when it is gone the
-next statement of the other relay has a snapshot in which another row is first. This is what an
-advisory lock on the key would do, without collisions of hashes, and it works through poolers.
+Every row is locked, and a locked row is passed over. Of a key the rows are numbered before they
+are locked: if one is passed over, by whatever claim it is held, the numbers have a gap, and
+nothing behind the gap is taken. This is what an advisory lock on the key would do, without
+collisions of hashes, and it works through poolers.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,10 +20,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.errors import DatabaseUnavailable
 from outbox.runtime.engine import answering, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.ready import READY, SIZE, UNKEYED_CANDIDATES, measured, with_news_of_keys
+from relay.storage.ready import (
+    SIZE,
+    UNKEYED_CANDIDATES,
+    measured,
+    position_in_key,
+    with_news_of_keys,
+)
 from relay.storage.sql import SqlStore, changes_something, lets_go
 from relay.verdict import Verdict
 
@@ -33,33 +40,25 @@ _MARGIN = timedelta(seconds=5)
 COUNTED_ROWS = 10_000
 """To count more would read the whole table; beyond, the server's estimate is good enough."""
 
-_IDS = sa.any_(sa.bindparam("ids", type_=ARRAY(sa.BigInteger)))
-
-# What has changed since the visit is seen here: a locked row is looked at again.
-_HOLD = (
-    sa.select(outbox.c.ordering_key, outbox.c.id)
-    .where(outbox.c.id == _IDS, READY)
-    .with_for_update(skip_locked=True)
-)
-
-# One index range per held key, however many rows the key has or had. It must be a statement of its
-# own: only a snapshot taken after the heads are locked shows what the previous holder left.
-_held = (
+# One index range per key, however many rows the key has or had.
+_head = (
     sa.func.unnest(
         sa.bindparam("keys", type_=ARRAY(sa.Text)),
         sa.bindparam("heads", type_=ARRAY(sa.BigInteger)),
     )
-    .table_valued("key", "head")
+    .table_valued("key", "id")
     .render_derived()
 )
 _of_key = (
-    sa.select(outbox.c.id, SIZE)
-    .where(outbox.c.ordering_key == _held.c.key, outbox.c.id >= _held.c.head)
+    sa.select(outbox.c.id, SIZE, outbox.c.ordering_key)
+    .where(outbox.c.ordering_key == _head.c.key, outbox.c.id >= _head.c.id)
     .order_by(outbox.c.id)
     .limit(sa.bindparam("rows"))
     .lateral("of_key")
 )
-_OF_KEYS = measured(sa.select(_of_key).select_from(_held.join(_of_key, sa.true())))
+_KEYED_CANDIDATES = sa.select(_of_key.c.id, _of_key.c.size, position_in_key(_of_key)).select_from(
+    _head.join(_of_key, sa.true())
+)
 
 # The plans of a claim are known, and must not depend on statistics that are older than the rows.
 _PLANNER = {
@@ -93,7 +92,7 @@ class PostgresStore(SqlStore):
     # SKIP LOCKED: what another claim holds is not waited for. The index has the order of the
     # claim, so nothing is sorted before it is locked, and LIMIT ends the scan.
     unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True)))
-    of_keys = _OF_KEYS
+    of_keys = measured(_KEYED_CANDIDATES).with_for_update(skip_locked=True, of=outbox)
 
     def __init__(
         self, engine: AsyncEngine, *, publish_timeout: timedelta, pooled: bool = False
@@ -137,9 +136,16 @@ class PostgresStore(SqlStore):
         finally:
             if released:
                 self._low_water.released()
-            # Rolls back what was not committed; a session that is gone has done so already.
-            with suppress(SQLAlchemyError, OSError):
+            await self._let_go(connection)
+
+    async def _let_go(self, connection: AsyncConnection) -> None:
+        """Roll back what was not committed; a session that is gone has done so already."""
+        try:
+            async with answering(self._patience):
                 await connection.close()
+        except (DatabaseUnavailable, SQLAlchemyError, OSError):
+            with suppress(SQLAlchemyError, OSError):
+                await connection.invalidate()
 
     async def _prepare(self, connection: AsyncConnection) -> None:
         """Set what claims need: once in a session, and each time if sessions change."""
@@ -149,12 +155,6 @@ class PostgresStore(SqlStore):
             await connection.execute(self._settings)
             await connection.commit()
             connection.info[_PREPARED] = True
-
-    async def _hold(
-        self, connection: AsyncConnection, heads: Mapping[str, int]
-    ) -> Mapping[str, int]:
-        held = await connection.execute(_HOLD, {"ids": list(heads.values())})
-        return {row.ordering_key: row.id for row in held}
 
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"keys": list(heads), "heads": list(heads.values())}

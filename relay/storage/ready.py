@@ -9,9 +9,11 @@ index for the next greater key. A visit costs two probes a key, whether the key 
 hundred thousand, and whether they wait or not. A claim visits a bounded number of keys and the
 next one goes on where it ended, so that every key has its turn.
 
-Bodies are summed up before they are read, so that a batch is bounded in bytes too.
+Bodies are summed up before they are read, so that a batch is bounded in bytes too. Of keys the
+first rows count first, so that large rows of one key leave room for the others.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,27 +33,41 @@ MOST_ROWS_OF_A_KEY = 16
 
 # Served by outbox_ready: rows that wait and rows with a key are not in that index.
 UNKEYED_CANDIDATES = (
-    sa.select(outbox.c.id, SIZE)
+    sa.select(outbox.c.id, SIZE, sa.literal(1).label("position"))
     .where(READY, UNKEYED, outbox.c.id > sa.bindparam("above"))
     .order_by(outbox.c.id)
     .limit(sa.bindparam("rows"))
 )
 
 
+def position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
+    """The number of a row among those of its key, from 1 on."""
+    return (
+        sa.func.row_number()
+        .over(partition_by=rows.c.ordering_key, order_by=rows.c.id)
+        .label("position")
+    )
+
+
 def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
     """
-    The rows of *candidates* (id, size) in order of insertion, until they have `bytes` bytes.
+    The rows of *candidates* (id, size, position) in order of insertion, until they have `bytes`
+    bytes.
 
-    The first row always comes, and the last one may go beyond. The column `found` says how many
-    candidates there were.
+    Lower positions come first. The first row always comes, and the last one may go beyond. The
+    column `found` says how many candidates there were.
     """
     candidate = candidates.cte("candidate")
-    before = sa.func.sum(candidate.c.size).over(order_by=candidate.c.id) - candidate.c.size
+    order = (candidate.c.position, candidate.c.id)
+    before = sa.func.sum(candidate.c.size).over(order_by=order) - candidate.c.size
     sized = sa.select(
-        candidate.c.id, before.label("before"), sa.func.count().over().label("found")
+        candidate.c.id,
+        candidate.c.position,
+        before.label("before"),
+        sa.func.count().over().label("found"),
     ).subquery("sized")
     return (
-        sa.select(outbox, sized.c.found)
+        sa.select(outbox, sized.c.position, sized.c.found)
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
         .order_by(outbox.c.id)
@@ -144,21 +160,20 @@ def choose_heads(visited: Iterable[Sequence[Any]], *, visits: int) -> Heads:
     )
 
 
-def ready_prefixes(rows: Sequence[Row], heads: Mapping[str, int]) -> list[Row]:
+def ready_prefixes(rows: Sequence[Row]) -> list[Row]:
     """
     Of *rows*, in order of insertion, those that may be published now; pure.
 
-    That is, for each key, the rows from its claimed head up to the first that waits. A key that
-    no longer begins with the claimed row is left out.
+    That is, for each key, its rows from the first on, up to the first that waits or that another
+    claim holds: such a row is not here, and those behind it have a higher position.
     """
     result = []
-    going: dict[str, bool] = {}
+    taken: Counter[str] = Counter()
     for row in rows:
         key = row.ordering_key
-        if key is None:
+        if key is None or row.values["not_before"] is not None:
             continue
-        begun = going.get(key, heads.get(key) == row.id)
-        going[key] = begun and row.values["not_before"] is None
-        if going[key]:
+        if row.values["position"] == taken[key] + 1:
+            taken[key] += 1
             result.append(row)
     return result

@@ -73,7 +73,7 @@ class Selection:
     Args:
         rows: In order of insertion.
         more: Whether there may be more right now.
-        cut: Whether rows were found that do not fit.
+        cut: Whether rows without a key were found that do not fit.
 
     """
 
@@ -145,7 +145,7 @@ class SqlStore(ABC):
         return Selection(
             sorted(unkeyed.rows + keyed.rows, key=lambda row: row.id),
             more=unkeyed.more or keyed.more,
-            cut=unkeyed.cut or keyed.cut,
+            cut=unkeyed.cut,
         )
 
     async def _unkeyed(
@@ -186,17 +186,16 @@ class SqlStore(ABC):
         self._visited_until = heads.last
         # Until a visit has gone from the first key to the last, there may be others.
         more = heads.last is not None or after is not None
-        held = await self._hold(connection, heads.ids) if heads.ids else {}
-        if not held:
+        if not heads.ids:
             return Selection([], more=more)
-        each = min(max(limit // len(held), 1), MOST_ROWS_OF_A_KEY)
+        each = min(max(limit // len(heads.ids), 1), MOST_ROWS_OF_A_KEY)
         values = await self._read(
-            connection, self.of_keys, {**self._parameters(held), "rows": each, "bytes": size}
+            connection, self.of_keys, {**self._parameters(heads.ids), "rows": each, "bytes": size}
         )
         rows = [_to_row(row) for row in values]
         cut = values[0]["found"] > len(rows) if values else False
         longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
-        return Selection(ready_prefixes(rows, held), more=more or cut or longest == each, cut=cut)
+        return Selection(ready_prefixes(rows), more=more or cut or longest == each, cut=cut)
 
     async def _visit(self, connection: AsyncConnection, limit: int, after: str | None) -> Heads:
         visited = await connection.execute(
@@ -232,12 +231,6 @@ class SqlStore(ABC):
 
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return self._due().limit(PROMOTE_LIMIT)
-
-    @abstractmethod
-    async def _hold(
-        self, connection: AsyncConnection, heads: Mapping[str, int]
-    ) -> Mapping[str, int]:
-        """Of *heads*, ids by key, those that are now ours until the claim ends."""
 
     @abstractmethod
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:

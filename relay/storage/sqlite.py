@@ -19,27 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.runtime.engine import BUSY_SECONDS, DEFERRED, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.ready import SIZE, measured
+from relay.storage.ready import SIZE, measured, position_in_key
 from relay.storage.sql import Selection, SqlStore, changes_something
 from relay.verdict import Verdict
 
-_held = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value")
-_first = outbox.alias("first")
-_OF_KEYS = measured(
-    sa.select(outbox.c.id, SIZE)
-    .select_from(_held.join(outbox, sa.true()))
+_chosen = sa.func.json_each(sa.bindparam("heads", type_=sa.Text)).table_valued("value")
+_head, _first = outbox.alias("head"), outbox.alias("first")
+_KEYED_CANDIDATES = (
+    sa.select(outbox.c.id, SIZE, position_in_key(outbox))
+    .select_from(
+        _chosen.join(_head, _head.c.id == _chosen.c.value).join(outbox, sa.true()),
+    )
     .where(
         outbox.c.id.in_(
             sa.select(_first.c.id)
-            .where(_first.c.ordering_key == _held.c.value)
+            .where(_first.c.ordering_key == _head.c.ordering_key)
             .order_by(_first.c.id)
             .limit(sa.bindparam("rows"))
-            .correlate(_held)
+            .correlate(_head)
         )
     )
 )
@@ -48,7 +50,7 @@ _OF_KEYS = measured(
 class SqliteStore(SqlStore):
     """The outbox in the SQLite file of *engine*."""
 
-    of_keys = _OF_KEYS
+    of_keys = measured(_KEYED_CANDIDATES)
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine, patience=timedelta(seconds=2 * BUSY_SECONDS))
@@ -79,14 +81,8 @@ class SqliteStore(SqlStore):
                 await connection.execution_options(**DEFERRED)
                 return await self.select(connection, limit=limit, size=size)
 
-    async def _hold(
-        self, connection: AsyncConnection, heads: Mapping[str, int]
-    ) -> Mapping[str, int]:
-        del connection
-        return heads
-
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
-        return {"keys": json.dumps(list(heads))}
+        return {"heads": json.dumps(list(heads.values()))}
 
 
 class _FileLock:
