@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+WARM_UP_DIVISOR = 50
+"""A new process is slow at first: it connects, and prepares its statements."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -45,7 +48,8 @@ class Course:
         seconds = self.passed(end) - self.passed(first)
         return (end - first) / seconds if seconds > 0 else 0.0
 
-    def under_way(self) -> "Course":
-        """The same without the time until the first rows were gone."""
-        first = next((i for i, sample in enumerate(self.samples) if sample.gone), 0)
+    def under_way(self, rows: int) -> "Course":
+        """The same without the start: until a fiftieth of *rows* were gone."""
+        enough = max(rows // WARM_UP_DIVISOR, 1)
+        first = next((i for i, sample in enumerate(self.samples) if sample.gone >= enough), 0)
         return Course(self.samples[first:])

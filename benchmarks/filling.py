@@ -95,12 +95,15 @@ async def fill(connection: Any, rows: Sequence[Rows]) -> int:
                     await connection.execute(
                         _INSERT, count, EVENT_TYPE, some.ordering_key, waiting
                     )
-        return await first_ready(connection)
+        first_id = await first_ready(connection)
+    if first_id is None:
+        raise ValueError("none of the rows is ready and has no key")
+    return first_id
 
 
-async def first_ready(connection: Any) -> int:
-    """The id of the first row that is ready and has no key."""
-    found: int = await connection.fetchval(_FIRST)
+async def first_ready(connection: Any) -> int | None:
+    """The id of the first row that is ready and has no key, if there is one."""
+    found: int | None = await connection.fetchval(_FIRST)
     return found
 
 

@@ -31,10 +31,10 @@ async def pinned(site: Site, plan: Plan) -> list[Result]:
     courses: list[Course] = []
     for number in range(1, plan.rounds + 1):
         await filling.empty(site.database)
-        await filling.fill(site.database, [Rows(rows)])
+        first_id = await filling.fill(site.database, [Rows(rows)])
         await filling.settle_down(site.database)
         async with _old_snapshot(site):
-            courses.append(await _emptied(site, rows, within=LONGEST_SECONDS))
+            courses.append(await _emptied(site, first_id, rows, within=LONGEST_SECONDS))
         first, last = tenths(courses[-1], rows)
         plan.say(f"  old snapshot {number}/{plan.rounds}: {first:,.0f}/s, then {last:,.0f}/s")
     pairs = [tenths(course, rows) for course in courses]
@@ -53,10 +53,10 @@ async def pinned(site: Site, plan: Plan) -> list[Result]:
 
 
 def tenths(course: Course, rows: int) -> tuple[float, float]:
-    """The rate over the first tenth of *rows*, and over as many before the end."""
-    going = course.under_way()
+    """The rate over a tenth of *rows* from the start on, and over as many before the end."""
+    going = course.under_way(rows)
     begin, tenth = going.samples[0].gone, rows // 10
-    return going.rate(begin, max(tenth, begin)), going.rate(going.gone - tenth, going.gone)
+    return going.rate(begin, begin + tenth), going.rate(going.gone - tenth, going.gone)
 
 
 async def backlog(site: Site, plan: Plan) -> list[Result]:
@@ -70,16 +70,17 @@ async def backlog(site: Site, plan: Plan) -> list[Result]:
             rows = sizes[name]
             whole = name == "large" and number == plan.rounds
             await filling.empty(site.database)
-            await filling.fill(site.database, [Rows(rows)])
+            first_id = await filling.fill(site.database, [Rows(rows)])
             await filling.settle_down(site.database)
             course = await _emptied(
                 site,
+                first_id,
                 rows,
                 until=None if whole else plan.rows(LOOKED_AT),
                 within=LONGEST_DRAIN_SECONDS if whole else LONGEST_SECONDS,
                 memory=memory if whole else None,
             )
-            going = course.under_way()
+            going = course.under_way(plan.rows(LOOKED_AT))
             rate = going.rate(going.samples[0].gone, plan.rows(LOOKED_AT))
             plan.say(f"  backlog of {rows:,} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
@@ -117,6 +118,7 @@ class Memory:
 
 async def _emptied(
     site: Site,
+    first: int,
     rows: int,
     *,
     until: int | None = None,
@@ -125,7 +127,6 @@ async def _emptied(
 ) -> Course:
     """The relay starts when the rows are there, so that its first look finds them all."""
     await site.purge()
-    first = await filling.first_ready(site.database)
     began = time.monotonic()
     async with site.relay() as relay:
 

@@ -58,5 +58,5 @@ async def _rate(site: Site, others: list[Rows], free: int) -> float:
         course = await watch(
             site, relay, first=first, rows=free, began=began, within=LONGEST_SECONDS
         )
-    going = course.under_way()
+    going = course.under_way(free)
     return going.rate(going.samples[0].gone)

@@ -3,6 +3,7 @@ Figures, the goals they are held against, and the forms in which they are writte
 """
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,12 +134,17 @@ def as_json(results: Sequence[Result], conditions: Conditions) -> str:
 def _plain(result: Result) -> dict[str, Any]:
     return {
         "name": result.name,
-        "value": None if result.value is None else round(result.value, DIGITS),
+        "value": _number(result.value),
         "unit": result.unit,
         "goal": None if result.goal is None else str(result.goal),
         "met": result.met,
         "note": result.note,
     }
+
+
+def _number(value: float | None) -> float | None:
+    """*value* as JSON knows it, which has no infinity."""
+    return None if value is None or not math.isfinite(value) else round(value, DIGITS)
 
 
 def as_markdown(results: Sequence[Result], conditions: Conditions) -> str:

@@ -97,6 +97,12 @@ def test_the_json_holds_every_figure_and_the_conditions():
     assert document["conditions"] == CONDITIONS
 
 
+def test_an_infinite_ratio_is_still_json():
+    document = json.loads(as_json([Result("speed", ratio(1, 0), "×")], {}))
+
+    assert document["results"][0]["value"] is None
+
+
 def test_the_markdown_is_one_table_with_the_conditions_under_it():
     lines = as_markdown(FOUND, CONDITIONS).splitlines()
 
@@ -131,8 +137,8 @@ def test_a_rate_between_samples_is_on_the_line():
     assert even.rate(500, 3_000) == pytest.approx(2_500 / 1.5)
 
 
-def test_a_course_under_way_leaves_out_the_wait():
-    going = course((0, 0), (5, 0), (6, 100), (7, 1_100)).under_way()
+def test_a_course_under_way_leaves_out_the_start():
+    going = course((0, 0), (5, 10), (6, 100), (7, 1_100)).under_way(5_000)
 
     assert going.began == 6
     assert going.rate(100) == pytest.approx(1_000)
@@ -142,7 +148,7 @@ def test_a_course_without_any_progress_has_no_rate():
     stuck = course((0, 0), (5, 0))
 
     assert stuck.rate() == 0
-    assert stuck.under_way().rate(0, 60_000) == 0
+    assert stuck.under_way(60_000).rate(0, 60_000) == 0
 
 
 def test_a_course_that_was_cut_is_rated_for_what_it_did():
@@ -150,7 +156,7 @@ def test_a_course_that_was_cut_is_rated_for_what_it_did():
 
 
 def test_tenths_are_the_first_and_the_last_of_the_same_size():
-    slowing = course((0, 0), (1, 10), (1.9, 100), (5.5, 900), (7.5, 1_000))
+    slowing = course((0, 0), (1, 20), (2, 120), (5.5, 900), (7.5, 1_000))
 
     first, last = flatness.tenths(slowing, 1_000)
 
