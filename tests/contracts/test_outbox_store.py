@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.backoff import Exponential
+from outbox.runtime.engine import create_engine
 from outbox.tables import dead_letters
 from outbox.tables import outbox as table
 from outbox.transports.base import Outcome
@@ -367,3 +369,43 @@ async def test_a_second_relay_never_holds_a_row_of_the_first(engine, store):
         assert first
         assert first.isdisjoint(row.id for row in second_claim.rows)
         assert not any(row.ordering_key for row in second_claim.rows)
+
+
+async def test_a_late_commit_of_a_key_puts_no_row_into_two_claims(postgres_url):
+    """Its transactions did not serialise, so no order is promised; exclusion is."""
+    engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
+    async with engine.connect() as late:
+        await late.execute(outbox.insert(an_event(type="k.1", ordering_key="k")))
+        await record(engine, an_event(type="k.2", ordering_key="k"))
+        async with new_store(engine).claim(limit=10, size=SIZE) as claim:
+            assert [row.values["type"] for row in claim.rows] == ["k.2"]
+            await late.commit()
+
+            assert await claimed_types(new_store(engine)) == ["k.1"]
+    await engine.dispose()
+
+
+async def test_large_rows_of_one_key_leave_room_for_other_keys(engine, store):
+    body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
+    await record(engine, *(an_event(type="hot", ordering_key="hot", **body) for _ in range(50)))
+    await record(
+        engine, *(an_event(type=f"k.{i}", ordering_key=f"k{i}", **body) for i in range(3))
+    )
+
+    seen: set[str] = set()
+    for _ in range(3):
+        seen.update(await claimed_types(store, size=5_000))
+
+    assert seen == {"hot", "k.0", "k.1", "k.2"}
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", b"A"])
+async def test_a_key_that_no_producer_of_ours_would_write_is_claimed_too(sqlite_url, key):
+    """So that it ends in dead_letters, where somebody sees it."""
+    engine = create_engine(make_url(sqlite_url), pool_size=5, application_name="test")
+    await record(engine, an_event(ordering_key="k"))
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE outbox SET ordering_key = ?", (key,))
+
+    assert await claimed_types(SqliteStore(engine)) == ["test.happened"]
+    await engine.dispose()

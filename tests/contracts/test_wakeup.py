@@ -130,7 +130,7 @@ async def test_a_transaction_that_did_not_notify_keeps_the_wakeup_from_being_arm
 
 
 async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_ends(
-    engine, wakeup, rings
+    engine, wakeup, rings, witness
 ):
     other_rings = Rings()
     other = PostgresWakeup(engine, ring=other_rings)
@@ -138,6 +138,7 @@ async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_
     assert not await other.arm()
 
     await record(engine)
+    await mark(engine, witness)
     await eventually(lambda: rings.count == 1)
     assert other_rings.count == 0
 

@@ -1,0 +1,189 @@
+"""
+The relay's two shifts and its doorbell, on a real database, with a broker that takes its time.
+
+Pauses are long here: whoever sleeps although there is work misses the deadline by far.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.backoff import Exponential
+from outbox.codec import WireMessage
+from outbox.errors import BrokerUnavailable
+from outbox.runtime.engine import create_engine
+from outbox.runtime.probes import Health
+from outbox.transports.base import Outcome
+from relay.pace import Pace
+from relay.relay import Limits, Relay
+from relay.storage.postgres import PostgresStore
+from relay.storage.postgres_wakeup import PostgresWakeup
+from relay.telemetry import Telemetry
+from relay.wakeup import Doorbell
+from tests.support.builders import an_event
+from tests.support.eventually import eventually
+
+LONGEST = timedelta(seconds=60)
+LARGE = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
+
+
+class SlowBroker:
+    """A publisher that confirms after *seconds*, or when told to go on."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.sent: list[str] = []
+        self.under_way = 0
+        self.most_at_once = 0
+        self.fails = False
+        self.going = asyncio.Event()
+        self.going.set()
+
+    async def ready(self) -> None:
+        if self.fails:
+            raise BrokerUnavailable("away")
+
+    async def publish(
+        self, messages: Sequence[WireMessage], *, within: timedelta
+    ) -> list[Outcome]:
+        del within
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        await asyncio.sleep(self.seconds)
+        await self.going.wait()
+        self.under_way -= 1
+        if self.fails:
+            return [Outcome.UNKNOWN] * len(messages)
+        self.sent += [message.type or "" for message in messages]
+        return [Outcome.ACKED] * len(messages)
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=20, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def at_work(
+    engine: AsyncEngine, broker: SlowBroker, *, rows: int = 500, size: int = 1_000_000
+) -> AsyncIterator[PostgresWakeup]:
+    """Run a relay until the block ends; it is idle when the block begins."""
+    doorbell, stop = Doorbell(), asyncio.Event()
+    wakeup = PostgresWakeup(engine, ring=doorbell.ring)
+    relay = Relay(
+        store=PostgresStore(engine, publish_timeout=timedelta(seconds=10)),
+        publisher=broker,
+        wakeup=wakeup,
+        doorbell=doorbell,
+        exchange="x",
+        limits=Limits(rows=rows, bytes=size, publishing=timedelta(seconds=10)),
+        policy=Exponential(),
+        pace=Pace(timedelta(milliseconds=20), LONGEST),
+        reconnect=Exponential(first=timedelta(milliseconds=50), cap=timedelta(seconds=1)),
+        telemetry=Telemetry(CollectorRegistry(), exchange="x"),
+        health=Health("servers"),
+        chance=lambda: 0.5,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(relay.run(stop))
+        await eventually(lambda: wakeup.armed)
+        # One event through, so that both shifts have come to rest.
+        await add(engine, an_event(type="first"))
+        await eventually(lambda: broker.sent == ["first"])
+        broker.sent.clear()
+        yield wakeup
+        broker.going.set()
+        stop.set()
+
+
+async def add(engine: AsyncEngine, *events: outbox.Event) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(*events))
+
+
+async def sends(broker: SlowBroker, count: int) -> None:
+    await eventually(lambda: len(broker.sent) >= count, within=15)
+
+
+async def test_the_next_event_of_a_key_follows_though_it_came_while_the_first_was_held(engine):
+    broker = SlowBroker()
+    async with at_work(engine, broker):
+        broker.going.clear()
+        await add(engine, an_event(type="k.1", ordering_key="k"))
+        await eventually(lambda: broker.under_way)
+        await add(engine, an_event(type="k.2", ordering_key="k"))
+        # The other shift looks at it, in vain, and its claim has ended when this one is sent.
+        await add(engine, an_event(type="other"))
+        await eventually(lambda: broker.under_way == 2)
+        broker.going.set()
+
+        await sends(broker, 3)
+    assert broker.sent.index("k.1") < broker.sent.index("k.2")
+
+
+async def test_many_events_of_one_key_follow_each_other(engine):
+    broker = SlowBroker()
+    async with at_work(engine, broker):
+        await add(engine, *(an_event(type=f"k.{n}", ordering_key="k") for n in range(40)))
+
+        await sends(broker, 40)
+    assert broker.sent == [f"k.{n}" for n in range(40)]
+
+
+async def test_a_burst_that_ends_listening_leaves_nobody_asleep(engine):
+    broker = SlowBroker()
+    async with at_work(engine, broker) as wakeup:
+        await add(engine, *(an_event() for _ in range(100)))
+        await sends(broker, 100)
+        await add(engine, an_event())
+        await sends(broker, 101)
+        await eventually(lambda: wakeup.armed)
+
+
+async def test_waves_that_were_left_out_follow(engine):
+    broker = SlowBroker()
+    async with at_work(engine, broker):
+        crowd = [an_event() for _ in range(20)]
+        await add(engine, *crowd, *(an_event(ordering_key="k") for _ in range(5)))
+
+        await sends(broker, 25)
+
+
+async def test_rows_that_did_not_fit_follow(engine):
+    broker = SlowBroker(0.02)
+    async with at_work(engine, broker, size=1_500):
+        await add(engine, *(an_event(**LARGE) for _ in range(7)))
+
+        await sends(broker, 7)
+
+
+async def test_the_next_batch_is_published_while_one_waits_for_its_confirms(engine):
+    broker = SlowBroker(0.02)
+    async with at_work(engine, broker, rows=10):
+        await add(engine, *(an_event() for _ in range(100)))
+
+        await sends(broker, 100)
+    assert broker.most_at_once == 2
+
+
+async def test_after_an_outage_nobody_sleeps(engine):
+    broker = SlowBroker()
+    async with at_work(engine, broker):
+        broker.fails = True
+        await add(engine, *(an_event() for _ in range(10)))
+        await add(engine, an_event(ordering_key="k"))
+        broker.fails = False
+
+        await sends(broker, 11)
+        broker.sent.clear()
+        await add(engine, an_event())
+        await sends(broker, 1)
