@@ -47,10 +47,12 @@ EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
 
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
+_PRIORITIES = {priority.value: priority for priority in Priority}
 _MAX_ATTEMPT = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen for the reason that Envelope is not.
+@dataclass(slots=True, kw_only=True)
 class WireMessage:
     """A message as a broker holds it: what AMQP 0-9-1 calls properties, headers and body."""
 
@@ -101,7 +103,7 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
             ordering_key=row["ordering_key"],
             idempotency_key=row["idempotency_key"],
             correlation_id=row["correlation_id"],
-            priority=Priority(row["priority"]),
+            priority=_PRIORITIES[row["priority"]],
             headers=_mapping(row["headers"]),
             content_type=row["content_type"],
             content_encoding=row["content_encoding"],
@@ -110,7 +112,7 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
         check(envelope)
     except InvalidEvent as error:
         raise UnreadableMessage("malformed", error.field) from None
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise UnreadableMessage("malformed") from None
     return envelope
 
@@ -228,7 +230,7 @@ def _identity(message_id: str | None) -> UUID:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise InvalidEvent("headers", "must be an object")
     return value
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from relay.verdict import Verdict
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen for the reason that Envelope is not.
+@dataclass(slots=True)
 class Row:
     """A claimed row of the outbox: its *values* as they were read, and what the relay looks at."""
 
