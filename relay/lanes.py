@@ -14,6 +14,11 @@ SMALLEST_SHARE = 8
 """A wave goes out if it has at least one row for so many of the first."""
 
 
+def is_worth_while(rows: int, *, first: int) -> bool:
+    """Whether a wave of *rows* may follow one of *first* rows, which waits for it."""
+    return rows * SMALLEST_SHARE >= first
+
+
 def waves(rows: Sequence[Row]) -> list[list[Row]]:
     """
     Split *rows*, which are in claim order, so that no wave holds two rows of one key.
@@ -34,4 +39,4 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
         if wave == len(result):
             result.append([])
         result[wave].append(row)
-    return [wave for wave in result if len(wave) * SMALLEST_SHARE >= len(result[0])]
+    return [wave for wave in result if is_worth_while(len(wave), first=len(result[0]))]

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from outbox.tables import outbox
+from relay.lanes import is_worth_while
 from relay.storage.base import Row
 
 READY = outbox.c.not_before.is_(None)
@@ -142,6 +143,17 @@ class Heads:
 
     ids: Mapping[str, int]
     last: str | None
+
+
+def rows_of_a_key(keys: int, *, limit: int, beside: int) -> int:
+    """
+    How many rows of each of *keys* to read, for a batch with so many rows *beside* them; pure.
+
+    No more than can be published: each needs a wave of its own.
+    """
+    if not is_worth_while(keys, first=keys + beside):
+        return 1
+    return min(max(limit // keys, 1), MOST_ROWS_OF_A_KEY)
 
 
 NONE_LEFT = Heads({}, None)

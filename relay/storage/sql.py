@@ -12,17 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, answering
+from outbox.runtime.engine import answering
 from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.storage.base import Backlog, Row
 from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
 from relay.storage.ready import (
-    MOST_ROWS_OF_A_KEY,
     NONE_LEFT,
     READY,
     UNKEYED_CANDIDATES,
@@ -32,6 +31,7 @@ from relay.storage.ready import (
     choose_heads,
     measured,
     ready_prefixes,
+    rows_of_a_key,
     with_news_of_keys,
 )
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
@@ -91,6 +91,8 @@ class SqlStore(ABC):
 
     unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES))
     of_keys: sa.Select[Any]
+    only_reading: ClassVar[Mapping[str, Any]]
+    """Execution options for statements that belong to no transaction and take no lock."""
 
     def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
         self._engine = engine
@@ -103,7 +105,7 @@ class SqlStore(ABC):
         due = self._due()
         async with answering(self._patience):
             async with self._engine.connect() as connection:
-                await connection.execution_options(**DEFERRED)
+                await connection.execution_options(**self.only_reading)
                 # Mostly nothing is due, and a look takes no lock.
                 if (await connection.execute(due.limit(1))).first() is None:
                     return 0
@@ -119,7 +121,7 @@ class SqlStore(ABC):
     async def backlog(self) -> Backlog:
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
         async with answering(self._patience), self._engine.connect() as connection:
-            await connection.execution_options(**DEFERRED)
+            await connection.execution_options(**self.only_reading)
             rows = await self._count(connection)
             now = await connection.scalar(sa.select(database_now()))
             first = await connection.scalar(oldest)
@@ -139,7 +141,10 @@ class SqlStore(ABC):
             return unkeyed
         used = sum(len(row.values["body"]) for row in unkeyed.rows)
         keyed = await self._keyed(
-            connection, limit=limit - len(unkeyed.rows), size=max(size - used, 1)
+            connection,
+            limit=limit - len(unkeyed.rows),
+            size=max(size - used, 1),
+            beside=len(unkeyed.rows),
         )
         self._keyed_of_last = max(len(keyed.rows), 1)
         return Selection(
@@ -175,7 +180,10 @@ class SqlStore(ABC):
         self._low_water.scanned(above, last=last, full=full, began=began)
         return Selection(rows, more=full, cut=cut), there_are_keys
 
-    async def _keyed(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+    async def _keyed(
+        self, connection: AsyncConnection, *, limit: int, size: int, beside: int
+    ) -> Selection:
+        """Rows with a key, for a batch with so many others *beside* them."""
         if not limit:
             return Selection([], more=True)
         after = self._visited_until
@@ -188,7 +196,7 @@ class SqlStore(ABC):
         more = heads.last is not None or after is not None
         if not heads.ids:
             return Selection([], more=more)
-        each = min(max(limit // len(heads.ids), 1), MOST_ROWS_OF_A_KEY)
+        each = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
         values = await self._read(
             connection, self.of_keys, {**self._parameters(heads.ids), "rows": each, "bytes": size}
         )

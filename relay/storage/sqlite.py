@@ -51,6 +51,7 @@ class SqliteStore(SqlStore):
     """The outbox in the SQLite file of *engine*."""
 
     of_keys = measured(_KEYED_CANDIDATES)
+    only_reading = DEFERRED
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine, patience=timedelta(seconds=2 * BUSY_SECONDS))
@@ -78,7 +79,7 @@ class SqliteStore(SqlStore):
         self._low_water.released()
         with translated():
             async with self._engine.connect() as connection:
-                await connection.execution_options(**DEFERRED)
+                await connection.execution_options(**self.only_reading)
                 return await self.select(connection, limit=limit, size=size)
 
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:

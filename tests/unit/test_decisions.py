@@ -15,7 +15,7 @@ from relay.lanes import waves
 from relay.pace import Found, Load, Pace
 from relay.storage.base import Row
 from relay.storage.lowwater import LowWater
-from relay.storage.ready import Heads, choose_heads, ready_prefixes
+from relay.storage.ready import Heads, choose_heads, ready_prefixes, rows_of_a_key
 from relay.verdict import Delete, GiveUp, Leave, Retry, decide
 
 SECOND = timedelta(seconds=1)
@@ -195,6 +195,14 @@ def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back(
 
     hint.scanned(0, last=3, full=True, began=0.0)
     assert hint.begin() == 3
+
+
+def test_of_each_key_no_more_is_read_than_can_be_published():
+    assert rows_of_a_key(1, limit=500, beside=0) == 16
+    assert rows_of_a_key(100, limit=500, beside=0) == 5
+    assert rows_of_a_key(400, limit=500, beside=100) == 1
+    assert rows_of_a_key(1, limit=500, beside=7) == 16
+    assert rows_of_a_key(1, limit=500, beside=8) == 1
 
 
 def test_a_visit_that_was_cut_short_is_continued_behind_its_last_key():
