@@ -126,6 +126,11 @@ ready_index = _partial(
     outbox.c.id,
     where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_(None),
 )
+ready_keyed_index = _partial(
+    "outbox_ready_keyed",
+    outbox.c.id,
+    where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_not(None),
+)
 ready_key_index = _partial(
     "outbox_ready_key",
     outbox.c.ordering_key,

@@ -41,7 +41,6 @@ def index(name: str, columns: list[str]) -> None:
 
 
 def upgrade() -> None:
-    op.drop_index("outbox_ready_keyed", "outbox")
     index("outbox_ready_key", ["ordering_key", "id"])
     if op.get_context().dialect.name == "postgresql":
         op.execute(WAKE_RELAY)
@@ -53,4 +52,3 @@ def downgrade() -> None:
         op.execute("DROP TRIGGER outbox_wake_relay ON outbox")
         op.execute("DROP FUNCTION outbox_wake_relay")
     op.drop_index("outbox_ready_key", "outbox")
-    index("outbox_ready_keyed", ["id"])

@@ -7,7 +7,7 @@ rows of the last claim does not.
 
 The hint may pass over rows: transactions that commit late have lower ids than others before them,
 and a relay that fails lets go of rows that are behind. So a claim starts at the beginning again
-each second, when nothing was found, and when rows were let go of. Under load that takes at most a
+each second, when nothing was found, and when rows were let go of. All of that takes at most a
 twentieth of the time, as long as the way takes less than a second and a half.
 """
 
@@ -34,11 +34,20 @@ class LowWater:
 
     clock: Callable[[], float]
     _above: int = FROM_THE_BEGINNING
-    _full_scan_due: float = float("-inf")
+    _released: bool = True
+    _released_at: float = 0.0
+    _ended: float = 0.0
+    _rest: float = 0.0
 
     def begin(self) -> int:
         """The id above which to look now."""
-        return FROM_THE_BEGINNING if self.clock() >= self._full_scan_due else self._above
+        is_due = self.clock() >= self._ended + max(self._rest, FULL_SCAN_EVERY_SECONDS)
+        return FROM_THE_BEGINNING if self._released or is_due else self._above
+
+    @property
+    def has_rested(self) -> bool:
+        """Whether a full scan may follow a look that found nothing."""
+        return self.clock() >= self._ended + self._rest
 
     def scanned(self, above: int, *, last: int | None, full: bool, began: float) -> None:
         """
@@ -47,12 +56,14 @@ class LowWater:
         *full* says that it took as many as it might, so that there may be more behind.
         """
         if above == FROM_THE_BEGINNING:
-            took = self.clock() - began
-            without = min(FULL_SCAN_SHARE * took, LONGEST_WITHOUT_SECONDS)
-            self._full_scan_due = self.clock() + max(without, FULL_SCAN_EVERY_SECONDS)
+            # What was let go of meanwhile may have been passed over.
+            self._released = self._released and self._released_at > began
+            self._ended = self.clock()
+            took = self._ended - began
+            self._rest = min(FULL_SCAN_SHARE * took, LONGEST_WITHOUT_SECONDS)
         if last is not None:
             self._above = last if full else max(self._above, last)
 
     def released(self) -> None:
         """Rows below may be ready again."""
-        self._full_scan_due = float("-inf")
+        self._released, self._released_at = True, self.clock()

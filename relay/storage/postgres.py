@@ -122,7 +122,7 @@ class PostgresStore(SqlStore):
         try:
             async with answering(self._patience):
                 await self._prepare(connection)
-                found = await self.select(connection, limit=limit, size=size)
+                found = await self.selector.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
                 nonlocal released
@@ -131,13 +131,13 @@ class PostgresStore(SqlStore):
                         await self.settle(connection, verdicts)
                     with translated():
                         await commit(connection)
-                    released = found.cut or lets_go(verdicts)
+                    released = found.cut or lets_go(found.rows, verdicts)
 
             yield Claim(found.rows, found.more, settle)
             released = released and bool(found.rows)
         finally:
             if released:
-                self._low_water.released()
+                self.selector.released()
             await self._let_go(connection)
 
     async def _let_go(self, connection: AsyncConnection) -> None:

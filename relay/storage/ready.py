@@ -76,9 +76,17 @@ def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
 
 
 def with_news_of_keys(rows: sa.Select[Any]) -> sa.Select[Any]:
-    """*rows*, and in the column `keyed` whether a visit is worth while; one row at least."""
+    """
+    *rows*, and in the column `keyed` whether a visit is worth while; one row at least.
+
+    Served by outbox_ready_keyed.
+    """
     other = outbox.alias("other")
-    keyed = sa.exists().where(other.c.not_before.is_(None), other.c.ordering_key.is_not(None))
+    keyed = sa.exists().where(
+        other.c.not_before.is_(None),
+        other.c.ordering_key.is_not(None),
+        other.c.id > sa.bindparam("keyed_above"),
+    )
     news = sa.select(keyed.label("keyed")).subquery("news")
     claimed = rows.subquery("claimed")
     return (
@@ -90,15 +98,22 @@ def with_news_of_keys(rows: sa.Select[Any]) -> sa.Select[Any]:
 
 def _visit(*, after: bool) -> sa.Select[Any]:
     """
-    At most `visits` keys with ready rows, in the index's order, and the first row of each.
+    At most `visits` keys with ready rows above the hint, in the index's order, and the first row
+    of each.
 
-    The first row decides: when it waits, the ready ones behind it wait with it. Served by
-    outbox_ready_key (the keys) and outbox_ordering_key (their first rows).
+    The first row decides: when it waits, the ready ones behind it wait with it. So it is looked
+    for without the hint. Served by outbox_ready_key (the keys) and outbox_ordering_key (their
+    first rows).
     """
     ready, earliest, head = (outbox.alias(name) for name in ("ready", "earliest", "head"))
     keys_in_order = (
         sa.select(ready.c.ordering_key)
-        .where(ready.c.not_before.is_(None), ready.c.ordering_key.is_not(None))
+        .where(
+            ready.c.not_before.is_(None),
+            ready.c.ordering_key.is_not(None),
+            # Looked at in the index: dead rows below are passed over without a look at the table.
+            ready.c.id > sa.bindparam("keyed_above"),
+        )
         .order_by(ready.c.ordering_key)
         .limit(1)
     )

@@ -1,16 +1,12 @@
 """
-What both databases share: selecting what to claim, settling it, promoting due rows, looking at the
-backlog.
+What both databases share: settling a claim, promoting due rows, looking at the backlog.
 
 Every statement has its home here, in `ready.py`, or in the file of its database, and all are built
 on the one definition of the tables.
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -20,20 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.runtime.engine import answering
 from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.storage.base import Backlog, Row
-from relay.storage.lowwater import FROM_THE_BEGINNING, LowWater
-from relay.storage.ready import (
-    NONE_LEFT,
-    READY,
-    UNKEYED_CANDIDATES,
-    VISIT,
-    VISIT_AFTER,
-    Heads,
-    choose_heads,
-    measured,
-    ready_prefixes,
-    rows_of_a_key,
-    with_news_of_keys,
-)
+from relay.storage.ready import READY, UNKEYED_CANDIDATES, measured, with_news_of_keys
+from relay.storage.selection import Selector
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
 PROMOTE_LIMIT = 1_000
@@ -65,23 +49,6 @@ _ENVELOPE_COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """
-    What a claim has found.
-
-    Args:
-        rows: In order of insertion.
-        more: Whether there may be more right now.
-        cut: Whether rows without a key were found that do not fit.
-
-    """
-
-    rows: list[Row]
-    more: bool = False
-    cut: bool = False
-
-
 class SqlStore(ABC):
     """
     The outbox in a SQL database; subclasses say how a claim is held.
@@ -97,9 +64,9 @@ class SqlStore(ABC):
     def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
         self._engine = engine
         self._patience = patience
-        self._low_water = LowWater(time.monotonic)
-        self._visited_until: str | None = None
-        self._keyed_of_last = 0
+        self.selector = Selector(
+            unkeyed=self.unkeyed, of_keys=self.of_keys, parameters=self._parameters
+        )
 
     async def promote(self) -> int:
         due = self._due()
@@ -115,7 +82,7 @@ class SqlStore(ABC):
                     .where(outbox.c.id.in_(self._due_to_promote()))
                     .values(not_before=None)
                 )
-        self._low_water.released()
+        self.selector.released()
         return result.rowcount
 
     async def backlog(self) -> Backlog:
@@ -128,95 +95,6 @@ class SqlStore(ABC):
             age = now - first if now is not None and first is not None else timedelta(0)
             dead, snapshot = await self._debris(connection)
         return Backlog(rows, max(age, timedelta(0)), dead, snapshot)
-
-    async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
-        """The rows of a claim."""
-        # Neither kind starves the other: as many rows as there were with keys may come again.
-        reserved = min(limit // 2, 2 * self._keyed_of_last)
-        unkeyed, there_are_keys = await self._unkeyed(
-            connection, limit=limit - reserved, size=size if not reserved else max(size // 2, 1)
-        )
-        if not there_are_keys:
-            self._keyed_of_last = 0
-            return unkeyed
-        used = sum(len(row.values["body"]) for row in unkeyed.rows)
-        keyed = await self._keyed(
-            connection,
-            limit=limit - len(unkeyed.rows),
-            size=max(size - used, 1),
-            beside=len(unkeyed.rows),
-        )
-        self._keyed_of_last = max(len(keyed.rows), 1)
-        return Selection(
-            sorted(unkeyed.rows + keyed.rows, key=lambda row: row.id),
-            more=unkeyed.more or keyed.more,
-            cut=unkeyed.cut,
-        )
-
-    async def _unkeyed(
-        self, connection: AsyncConnection, *, limit: int, size: int
-    ) -> tuple[Selection, bool]:
-        above = self._low_water.begin()
-        found, there_are_keys = await self._read_unkeyed(connection, above, limit, size)
-        if not found.rows and above != FROM_THE_BEGINNING:
-            found, there_are_keys = await self._read_unkeyed(
-                connection, FROM_THE_BEGINNING, limit, size
-            )
-        return found, there_are_keys
-
-    async def _read_unkeyed(
-        self, connection: AsyncConnection, above: int, limit: int, size: int
-    ) -> tuple[Selection, bool]:
-        began = self._low_water.clock()
-        values = await self._read(
-            connection, self.unkeyed, {"above": above, "rows": limit, "bytes": size}
-        )
-        there_are_keys = bool(values[0]["keyed"])
-        rows = [_to_row(row) for row in values if row["id"] is not None]
-        candidates = values[0]["found"] or 0
-        cut = candidates > len(rows)
-        full = cut or candidates == limit
-        last = rows[-1].id if rows else None
-        self._low_water.scanned(above, last=last, full=full, began=began)
-        return Selection(rows, more=full, cut=cut), there_are_keys
-
-    async def _keyed(
-        self, connection: AsyncConnection, *, limit: int, size: int, beside: int
-    ) -> Selection:
-        """Rows with a key, for a batch with so many others *beside* them."""
-        if not limit:
-            return Selection([], more=True)
-        after = self._visited_until
-        heads = await self._visit(connection, limit, after)
-        if after is not None and heads == NONE_LEFT:
-            after = None
-            heads = await self._visit(connection, limit, after)
-        self._visited_until = heads.last
-        # Until a visit has gone from the first key to the last, there may be others.
-        more = heads.last is not None or after is not None
-        if not heads.ids:
-            return Selection([], more=more)
-        each = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
-        values = await self._read(
-            connection, self.of_keys, {**self._parameters(heads.ids), "rows": each, "bytes": size}
-        )
-        rows = [_to_row(row) for row in values]
-        cut = values[0]["found"] > len(rows) if values else False
-        longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
-        return Selection(ready_prefixes(rows), more=more or cut or longest == each, cut=cut)
-
-    async def _visit(self, connection: AsyncConnection, limit: int, after: str | None) -> Heads:
-        visited = await connection.execute(
-            VISIT if after is None else VISIT_AFTER, {"visits": limit, "after": after}
-        )
-        return choose_heads(visited, visits=limit)
-
-    async def _read(
-        self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        result = await connection.execute(statement, parameters)
-        columns = tuple(result.keys())
-        return [dict(zip(columns, values, strict=True)) for values in result]
 
     async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
         """Carry out *verdicts* in the open transaction of *connection*."""
@@ -261,22 +139,9 @@ def changes_something(verdicts: Iterable[Verdict]) -> bool:
     return not all(isinstance(verdict, Leave) for verdict in verdicts)
 
 
-def lets_go(verdicts: Iterable[Verdict]) -> bool:
-    """Whether rows without a key are ready again, behind those of the next claim."""
-    return any(
-        isinstance(verdict, Leave) and verdict.row.ordering_key is None for verdict in verdicts
-    )
-
-
-def _to_row(values: Mapping[str, Any]) -> Row:
-    """A claimed row out of a database row."""
-    return Row(
-        id=values["id"],
-        ordering_key=values["ordering_key"],
-        attempts=values["attempts"],
-        created_at=values["created_at"],
-        values=values,
-    )
+def lets_go(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> bool:
+    """Whether some of the claimed *rows* are ready again after *verdicts*."""
+    return len(verdicts) < len(rows) or any(isinstance(verdict, Leave) for verdict in verdicts)
 
 
 def _retry(verdict: Retry) -> dict[str, Any]:

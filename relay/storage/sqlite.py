@@ -25,7 +25,8 @@ from outbox.runtime.engine import BUSY_SECONDS, DEFERRED, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.ready import SIZE, measured, position_in_key
-from relay.storage.sql import Selection, SqlStore, changes_something
+from relay.storage.selection import Selection
+from relay.storage.sql import SqlStore, changes_something
 from relay.verdict import Verdict
 
 _chosen = sa.func.json_each(sa.bindparam("heads", type_=sa.Text)).table_valued("value")
@@ -76,11 +77,11 @@ class SqliteStore(SqlStore):
 
     async def _look(self, limit: int, size: int) -> Selection:
         # There are no dead rows to walk over, so nothing is passed over either.
-        self._low_water.released()
+        self.selector.released()
         with translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**self.only_reading)
-                return await self.select(connection, limit=limit, size=size)
+                return await self.selector.select(connection, limit=limit, size=size)
 
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"heads": json.dumps(list(heads.values()))}

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from outbox.runtime.engine import create_engine
 from relay.storage.base import Row
 from relay.storage.postgres import PostgresStore
+from relay.storage.selection import Selector
 from relay.verdict import Delete
 from tests.support.plans import Statement, recorded, rows_read
 
@@ -112,31 +113,53 @@ async def test_a_claim_reads_no_more_of_a_backlog_than_it_takes(engine):
     assert looked_at < 5 * LIMIT
 
 
-async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapshot_is_open(engine):
-    await fill(engine, MANY)
+@pytest.mark.parametrize("key", ["NULL", "'key-' || n", "'key-' || n % 50"])
+async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapshot_is_open(
+    engine, key
+):
+    """Only its full scans do, and the clock stands still between them."""
     store = a_store(engine)
+    store.selector = Selector(
+        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
+    )
+    await fill(engine, 10, key=key)
     async with engine.connect() as old:
         await old.execution_options(isolation_level="REPEATABLE READ")
         await old.execute(sa.text("SELECT count(*) FROM outbox"))
-        first = await buffers_of_a_claim(engine, store)
-        for _ in range(100):
-            async with store.claim(limit=500, size=1_000_000) as claim:
-                await claim.settle([Delete(row) for row in claim.rows])
+        await settle_all(store)
+        fresh = await pages_of_a_claim(engine, store, key)
+        await fill(engine, MANY // 5, key=key.replace("key", "old"))
+        await settle_all(store)
 
-        store._low_water.scanned(1, last=None, full=True, began=0)
-        assert await buffers_of_a_claim(engine, store) < 2 * first
+        assert await pages_of_a_claim(engine, store, key) < 3 * fresh + MANY // 200
 
 
-async def buffers_of_a_claim(engine: AsyncEngine, store: PostgresStore) -> int:
-    """Pages that the statement for rows without a key has touched."""
-    _, statements = await claim(engine, store)
-    text, parameters = statements[-1]
+async def settle_all(store: PostgresStore) -> None:
+    """Claim and delete what is there, and look once more in vain."""
+    found = True
+    while found:
+        async with store.claim(limit=1_000, size=1_000_000) as claim:
+            await claim.settle([Delete(row) for row in claim.rows])
+            found = bool(claim.rows)
+
+
+async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) -> int:
+    """Insert a few rows, claim and delete them; how many pages the claim has touched."""
+    await fill(engine, 10, key=key)
+    with recorded(engine) as statements:
+        async with store.claim(limit=LIMIT, size=1_000_000) as claim:
+            assert len(claim.rows) == 10
+    touched = 0
     async with engine.connect() as connection:
-        result = await connection.exec_driver_sql(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
-        )
-        plan = result.scalar_one()[0]["Plan"]
-    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        for text, parameters in statements:
+            result = await connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
+            )
+            plan = result.scalar_one()[0]["Plan"]
+            touched += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    store.selector._low_water._released = store.selector._keyed_low_water._released = False
+    await settle_all(store)
+    return touched
 
 
 async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:

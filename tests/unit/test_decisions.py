@@ -151,34 +151,63 @@ def test_the_load_is_high_when_many_rows_come_in_a_short_time():
     assert load.is_high(10, now=103.2)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
-    now = [0.0]
-    hint = LowWater(lambda: now[0])
+    clock = Clock()
+    hint = LowWater(clock)
     assert hint.begin() == 0
 
     hint.scanned(0, last=500, full=True, began=0.0)
     assert hint.begin() == 500
-    now[0] = 0.9
+    clock.now = 0.9
     assert hint.begin() == 500
-    now[0] = 1.0
+    clock.now = 1.0
     assert hint.begin() == 0
 
 
 def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
-    now = [0.0]
-    hint = LowWater(lambda: now[0])
+    clock = Clock()
+    hint = LowWater(clock)
 
-    now[0] = 0.2
+    clock.now = 0.2
     hint.scanned(0, last=500, full=True, began=0.0)
 
-    now[0] = 4.1
-    assert hint.begin() == 500
-    now[0] = 4.2
+    clock.now = 4.1
+    assert (hint.begin(), hint.has_rested) == (500, False)
+    clock.now = 4.2
+    assert (hint.begin(), hint.has_rested) == (0, True)
+
+
+def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
+    clock = Clock()
+    hint = LowWater(clock)
+
+    clock.now = 1000.0
+    hint.scanned(0, last=500, full=True, began=0.0)
+
+    clock.now = 1030.0
     assert hint.begin() == 0
 
 
+def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothing():
+    clock = Clock()
+    hint = LowWater(clock)
+    hint.scanned(0, last=500, full=True, began=-0.001)
+
+    clock.now = 0.02
+
+    assert (hint.begin(), hint.has_rested) == (500, True)
+
+
 def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
-    hint = LowWater(lambda: 0.0)
+    hint = LowWater(Clock())
     hint.scanned(0, last=500, full=True, began=0.0)
 
     hint.released()
@@ -186,8 +215,20 @@ def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
     assert hint.begin() == 0
 
 
+def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
+    clock = Clock()
+    hint = LowWater(clock)
+
+    clock.now = 1.0
+    hint.released()
+    clock.now = 2.0
+    hint.scanned(0, last=500, full=True, began=0.5)
+
+    assert hint.begin() == 0
+
+
 def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back():
-    hint = LowWater(lambda: 0.0)
+    hint = LowWater(Clock())
     hint.scanned(0, last=500, full=True, began=0.0)
 
     hint.scanned(0, last=3, full=False, began=0.0)
