@@ -4,8 +4,8 @@ How much may be in flight on one channel, and for how long an answer is waited f
 Invariants:
 
 - No two publishes in flight share a message id, because returned messages are attributed by it.
-- At most MAX_MESSAGES are in flight, unless a single batch is larger than that: whenever the
-  broker confirms several messages at once, aiormq looks through all that are in flight.
+- At most MAX_MESSAGES are in flight, unless a single batch is larger than that: all of them are
+  published again when the connection breaks, and with more nothing gets faster.
 """
 
 import asyncio

@@ -35,7 +35,7 @@ class LowWater:
     clock: Callable[[], float]
     _above: int = FROM_THE_BEGINNING
     _released: bool = True
-    _released_at: float = 0.0
+    _released_at: float = float("-inf")
     _ended: float = 0.0
     _rest: float = 0.0
 

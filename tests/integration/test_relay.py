@@ -62,6 +62,12 @@ async def commit(deployment: Deployment, *events) -> None:
         await connection.execute(outbox.insert(*events))
 
 
+async def no_transaction_is_open(deployment: Deployment) -> bool:
+    """Whether no relay holds one open without working in it."""
+    async with deployment.engine.connect() as connection:
+        return not await connection.scalar(_OPEN_TRANSACTIONS)
+
+
 async def change(deployment: Deployment, event: outbox.Event, **values: str) -> None:
     """Write into the row of *event* what no producer of ours would."""
     async with deployment.engine.begin() as connection:
@@ -119,12 +125,8 @@ async def test_while_the_broker_is_away_no_attempt_is_burned_and_no_transaction_
         event = an_event()
         await commit(deployment, event)
 
-        async def no_transaction_is_open() -> bool:
-            async with deployment.engine.connect() as connection:
-                return not await connection.scalar(_OPEN_TRANSACTIONS)
-
         # The janitor's look at what is due takes milliseconds.
-        await eventually(no_transaction_is_open, within=1)
+        await eventually(lambda: no_transaction_is_open(deployment), within=1)
         assert [row["attempts"] for row in await deployment.rows(table)] == [0]
 
         await proxy.restore()

@@ -10,7 +10,14 @@ import aio_pika
 
 from outbox.tables import outbox as table
 from outbox.topology import Binding, Exchange, Queue, Topology
-from tests.integration.test_relay import EXCHANGE, a_queue, a_transport, commit, messages_in
+from tests.integration.test_relay import (
+    EXCHANGE,
+    a_queue,
+    a_transport,
+    commit,
+    messages_in,
+    no_transaction_is_open,
+)
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -137,6 +144,28 @@ async def test_a_restarted_broker_is_waited_for(
 
         assert await relay.terminate() == 0
     assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
+
+
+async def test_a_broker_without_memory_is_waited_for_and_nothing_is_held_meanwhile(
+    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "60"}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        relay = await deployment.relay()
+        async with rabbitmq_server.memory_alarm():
+            events = [an_event() for _ in range(30)]
+            await commit(deployment, *events)
+            # Long before its deadline; it claims nothing more, and holds no transaction.
+            await relay.wait_for_line("server_unavailable", within=10)
+            await eventually(lambda: no_transaction_is_open(deployment), within=1)
+            assert {row["attempts"] for row in await deployment.rows(table)} == {0}
+
+        await eventually(deployment.is_drained, within=20)
+        await relay.wait_for_line("server_available")
+    received = [m.message_id for m in await messages_in(rabbitmq_url)]
+    assert set(received) == {str(event.id) for event in events}
+    assert len(received) <= 2 * len(events)
 
 
 async def test_several_relays_try_an_unroutable_event_no_more_often_than_one(
