@@ -129,11 +129,19 @@ class Relay:
             await self._reachable.wait()
             await self._doorbell.wait()
             try:
-                while not stop.is_set() and (await self.run_once()).rows:
-                    pass
+                await self._until_nothing_is_found(stop)
             except Unavailable:
                 self._reachable.clear()
                 self._doorbell.ring()
+
+    async def _until_nothing_is_found(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            found = await self.run_once()
+            if found.rows:
+                continue
+            if not found.more:
+                return
+            await self._doorbell.wait(self._pace.shortest)
 
     async def run_once(self) -> Found:
         """

@@ -21,13 +21,13 @@ class RelaySettings(SharedSettings):
         default=500,
         ge=2,
         le=10_000,
-        description="Most rows that are claimed at once; half of them may have an ordering key.",
+        description="Most rows that are claimed at once.",
     )
     batch_bytes: int = Field(
         default=4_194_304,
         ge=1_024,
         le=268_435_456,
-        description="Most bytes of bodies that are claimed at once; a larger row goes alone.",
+        description="Most bytes of bodies that are claimed at once; the last row may go beyond.",
     )
     wakeup: Literal["notify", "poll"] = Field(
         default="notify",
@@ -35,7 +35,7 @@ class RelaySettings(SharedSettings):
         "pooler; `poll`: it only looks from time to time.",
     )
     poll_min_seconds: float = Field(
-        default=0.02, gt=0, le=60, description="Pause after a batch that was not full."
+        default=0.02, gt=0, le=60, description="Pause between looks while events keep coming."
     )
     poll_max_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="Pause between looks at an empty outbox."

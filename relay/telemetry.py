@@ -8,6 +8,7 @@ reason codes, never ids, keys or users.
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -85,6 +86,8 @@ class Telemetry:
                     self._dead.labels("relay", code).inc()
                 case Leave():
                     statuses["unknown"] += 1
+                case _:
+                    assert_never(verdict)
         for status, count in statuses.items():
             self._published.labels(self._exchange, status).inc(count)
         failed = {status: count for status, count in statuses.items() if status != "success"}

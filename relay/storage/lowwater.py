@@ -7,8 +7,8 @@ rows of the last claim does not.
 
 The hint may pass over rows: transactions that commit late have lower ids than others before them,
 and a relay that fails lets go of rows that are behind. So a claim starts at the beginning again
-each second, when nothing was found, and when rows were let go of. All of that takes at most a
-twentieth of the time, as long as the way takes less than a second and a half.
+each second, when nothing was found, and when rows were let go of. Scans that nothing was let go
+for take at most a twentieth of the time, as long as one takes less than a second and a half.
 """
 
 from collections.abc import Callable
@@ -49,20 +49,26 @@ class LowWater:
         """Whether a full scan may follow a look that found nothing."""
         return self.clock() >= self._ended + self._rest
 
-    def scanned(self, above: int, *, last: int | None, full: bool, began: float) -> None:
-        """
-        A look above *above* that began at *began* ended with the row *last*, if any.
+    def left_some(self, above: int, *, behind: int, began: float) -> None:
+        """A look above *above* has left rows, but none of them up to *behind*."""
+        self._scanned(above, began)
+        # A look that began beyond the hint, before it was moved back, says nothing of it.
+        if above <= self._above:
+            self._above = behind
 
-        *full* says that it took as many as it might, so that there may be more behind.
-        """
+    def exhausted(self, above: int, *, last: int | None, began: float) -> None:
+        """A look above *above* has left nothing; the *last* row that was found may be unknown."""
+        self._scanned(above, began)
+        if last is not None and above <= self._above:
+            self._above = max(self._above, last)
+
+    def _scanned(self, above: int, began: float) -> None:
         if above == FROM_THE_BEGINNING:
             # What was let go of meanwhile may have been passed over.
             self._released = self._released and self._released_at > began
             self._ended = self.clock()
             took = self._ended - began
             self._rest = min(FULL_SCAN_SHARE * took, LONGEST_WITHOUT_SECONDS)
-        if last is not None:
-            self._above = last if full else max(self._above, last)
 
     def released(self) -> None:
         """Rows below may be ready again."""

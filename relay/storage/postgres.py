@@ -131,10 +131,10 @@ class PostgresStore(SqlStore):
                         await self.settle(connection, verdicts)
                     with translated():
                         await commit(connection)
-                    released = found.cut or lets_go(found.rows, verdicts)
+                    released = found.let_go or lets_go(found.rows, verdicts)
 
             yield Claim(found.rows, found.more, settle)
-            released = released and bool(found.rows)
+            released = released and (found.let_go or bool(found.rows))
         finally:
             if released:
                 self.selector.released()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -85,7 +86,11 @@ class PostgresWakeup:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             driver: Any = (await connection.get_raw_connection()).driver_connection
             driver.add_termination_listener(self._on_end)
-            await driver.add_listener(CHANNEL, self._on_notification)
+            try:
+                await driver.add_listener(CHANNEL, self._on_notification)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                # SQLAlchemy has no part in this, and so does not translate it.
+                raise DatabaseUnavailable(type(error).__name__) from None
         return self._connection
 
     def _on_notification(self, *_notification: object) -> None:

@@ -1,6 +1,6 @@
 """
-What a claim takes, in three reads at most: rows without a key, and if there are keys, which ones
-to visit and the rows of those.
+What a claim takes: rows without a key, and if there are keys, which ones to visit and the rows of
+those.
 
 What is remembered from one claim to the next is only a hint, or whose turn it is: a claim with no
 memory finds the same rows, later or at more cost.
@@ -9,7 +9,7 @@ memory finds the same rows, later or at more cost.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,13 +36,13 @@ class Selection:
     Args:
         rows: In order of insertion.
         more: Whether there may be more right now.
-        cut: Whether rows without a key were found that do not fit.
+        let_go: Whether rows are held that are not taken, and are ready again when the claim ends.
 
     """
 
     rows: list[Row]
     more: bool = False
-    cut: bool = False
+    let_go: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,26 @@ class Selector:
 
     async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
         """The rows of a claim."""
+        hints = Hints(self._low_water.begin(), self._keyed_low_water.begin())
+        found = await self._look(connection, hints, limit=limit, size=size)
+        if found.rows or hints == NO_HINTS:
+            return found
+        # Either everything is gone, or what is there was passed over.
+        if self._low_water.has_rested and self._keyed_low_water.has_rested:
+            return await self._look(connection, NO_HINTS, limit=limit, size=size)
+        return replace(found, more=True)
+
+    async def _look(
+        self, connection: AsyncConnection, hints: Hints, *, limit: int, size: int
+    ) -> Selection:
         # Neither kind starves the other: as many rows as there were with keys may come again.
         reserved = min(limit // 2, 2 * self._keyed_of_last)
-        hints = Hints(self._low_water.begin(), self._keyed_low_water.begin())
-        room, bytes_ = limit - reserved, size if not reserved else max(size // 2, 1)
-        unkeyed, there_are_keys = await self._unkeyed(connection, hints, limit=room, size=bytes_)
-        if not unkeyed.rows and not there_are_keys and hints != NO_HINTS:
-            # Either everything is gone, or what is there was passed over.
-            if not (self._low_water.has_rested and self._keyed_low_water.has_rested):
-                return Selection([], more=True)
-            hints = NO_HINTS
-            unkeyed, there_are_keys = await self._unkeyed(
-                connection, hints, limit=room, size=bytes_
-            )
+        unkeyed, there_are_keys = await self._unkeyed(
+            connection,
+            hints,
+            limit=limit - reserved,
+            size=max(size // 2, 1) if reserved else size,
+        )
         if not there_are_keys:
             self._keyed_of_last = 0
             return unkeyed
@@ -121,7 +128,7 @@ class Selector:
         return Selection(
             sorted(unkeyed.rows + keyed.rows, key=lambda row: row.id),
             more=unkeyed.more or keyed.more,
-            cut=unkeyed.cut,
+            let_go=unkeyed.let_go or keyed.let_go,
         )
 
     async def _unkeyed(
@@ -142,15 +149,16 @@ class Selector:
         there_are_keys = bool(values[0]["keyed"])
         rows = [_to_row(row) for row in values if row["id"] is not None]
         candidates = values[0]["found"] or 0
-        cut = candidates > len(rows)
-        full = cut or candidates == limit
-        last = rows[-1].id if rows else None
-        self._low_water.scanned(hints.unkeyed, last=last, full=full, began=began)
+        do_not_fit = candidates > len(rows)
+        more = do_not_fit or candidates == limit
+        if rows and more:
+            self._low_water.left_some(hints.unkeyed, behind=rows[-1].id, began=began)
+        else:
+            last = rows[-1].id if rows else None
+            self._low_water.exhausted(hints.unkeyed, last=last, began=began)
         if not there_are_keys:
-            self._keyed_low_water.scanned(
-                hints.keyed, last=self._last_keyed, full=False, began=began
-            )
-        return Selection(rows, more=full, cut=cut), there_are_keys
+            self._keyed_low_water.exhausted(hints.keyed, last=self._last_keyed, began=began)
+        return Selection(rows, more=more, let_go=do_not_fit), there_are_keys
 
     async def _keyed(
         self, connection: AsyncConnection, above: int, *, limit: int, size: int, beside: int
@@ -167,25 +175,31 @@ class Selector:
         self._visited_until = heads.last
         # Until a visit has gone from the first key to the last, there may be others.
         complete = heads.last is None and after is None
-        rows: list[Row] = []
-        more, cut = not complete, False
+        found = Selection([])
         if heads.ids:
-            each = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
-            values = await self._read(
-                connection,
-                self._rows_of_keys,
-                {**self._parameters(heads.ids), "rows": each, "bytes": size},
-            )
-            rows = [_to_row(row) for row in values]
-            self._last_keyed = max((row.id for row in rows), default=self._last_keyed)
-            cut = bool(values) and values[0]["found"] > len(rows)
-            longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
-            more = more or cut or longest == each
-        if complete:
-            # Only if nothing is left may the next claims begin behind what has been claimed.
-            last = None if more else self._last_keyed
-            self._keyed_low_water.scanned(above, last=last, full=False, began=began)
-        return Selection(ready_prefixes(rows), more=more, cut=cut)
+            found = await self._of_keys(connection, heads, limit=limit, size=size, beside=beside)
+        if complete and found.more:
+            self._keyed_low_water.left_some(above, behind=above, began=began)
+        elif complete:
+            self._keyed_low_water.exhausted(above, last=self._last_keyed, began=began)
+        return replace(found, more=found.more or not complete)
+
+    async def _of_keys(
+        self, connection: AsyncConnection, heads: Heads, *, limit: int, size: int, beside: int
+    ) -> Selection:
+        """The rows of the keys of *heads*, those that other claims hold left out."""
+        each = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
+        values = await self._read(
+            connection,
+            self._rows_of_keys,
+            {**self._parameters(heads.ids), "rows": each, "bytes": size},
+        )
+        rows = [_to_row(row) for row in values]
+        self._last_keyed = max((row.id for row in rows), default=self._last_keyed)
+        ready = ready_prefixes(rows)
+        longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
+        do_not_fit = len(rows) < len(heads.ids) or values[0]["found"] > len(rows)
+        return Selection(ready, more=do_not_fit or longest == each, let_go=len(ready) < len(rows))
 
     async def _visit(
         self, connection: AsyncConnection, above: int, limit: int, after: str | None

@@ -315,6 +315,77 @@ async def test_a_row_whose_time_has_come_is_found_though_later_ones_are_gone(eng
     assert await claimed_types(store) == ["n.0", "n.2", "n.3"]
 
 
+async def set_aside(engine: AsyncEngine, kind: str) -> None:
+    """Let the rows of this type wait for tomorrow."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.update(table).where(table.c.type == kind).values(not_before=tomorrow)
+        )
+
+
+async def take_back(engine: AsyncEngine, kind: str) -> None:
+    """Make them ready, as another relay would: unnoticed by the store."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.update(table).where(table.c.type == kind).values(not_before=None)
+        )
+
+
+async def take_all(store: OutboxStore) -> list[str]:
+    """Claim and delete what a claim finds."""
+    async with store.claim(limit=100, size=SIZE) as claim:
+        await claim.settle([Delete(row) for row in claim.rows])
+        return [row.values["type"] for row in claim.rows]
+
+
+async def test_rows_that_were_passed_over_are_found_though_a_key_waits_in_front(engine, store):
+    await record(engine, an_event(type="hidden"), an_event(type="key.1", ordering_key="k"))
+    await set_aside(engine, "hidden")
+    await set_aside(engine, "key.1")
+    await record(engine, an_event(type="seen"), an_event(type="other", ordering_key="o"))
+    assert await take_all(store) == ["seen", "other"]
+    await record(engine, an_event(type="key.2", ordering_key="k"))
+
+    await take_back(engine, "hidden")
+
+    assert await claimed_types(store) == ["hidden"]
+
+
+async def test_many_rows_of_a_key_that_were_passed_over_come_one_batch_after_the_other(
+    engine, store
+):
+    await record(engine, *(an_event(type="hidden", ordering_key="k") for _ in range(60)))
+    await set_aside(engine, "hidden")
+    await record(engine, an_event(type="seen", ordering_key="o"))
+    assert await take_all(store) == ["seen"]
+    await take_back(engine, "hidden")
+
+    async def found() -> bool:
+        return await take_all(store) != []
+
+    await eventually(found, within=5)
+    for _ in range(10):  # fewer would do, but for the rows in between
+        await record(engine, an_event(type="free"))
+        await take_all(store)
+
+    assert await count(engine) == 0
+
+
+async def test_a_claim_that_finds_only_keys_that_others_hold_says_that_there_is_more(postgres_url):
+    engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
+    body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
+    await record(
+        engine, *(an_event(type=f"k.{i}", ordering_key=f"k{i}", **body) for i in range(9))
+    )
+    first, second = new_store(engine), new_store(engine)
+    async with first.claim(limit=100, size=2_000) as claim:
+        assert claim.rows
+        async with second.claim(limit=100, size=2_000) as other:
+            assert (other.rows, other.more) == ([], True)
+    await engine.dispose()
+
+
 async def test_two_claims_of_one_relay_never_hold_the_same_row(engine, store):
     await record(engine, *(an_event() for _ in range(40)))
     await record(engine, *(an_event(ordering_key=f"k{i % 5}") for i in range(40)))

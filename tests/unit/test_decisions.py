@@ -164,7 +164,7 @@ def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
     hint = LowWater(clock)
     assert hint.begin() == 0
 
-    hint.scanned(0, last=500, full=True, began=0.0)
+    hint.left_some(0, behind=500, began=0.0)
     assert hint.begin() == 500
     clock.now = 0.9
     assert hint.begin() == 500
@@ -177,7 +177,7 @@ def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
     hint = LowWater(clock)
 
     clock.now = 0.2
-    hint.scanned(0, last=500, full=True, began=0.0)
+    hint.left_some(0, behind=500, began=0.0)
 
     clock.now = 4.1
     assert (hint.begin(), hint.has_rested) == (500, False)
@@ -190,7 +190,7 @@ def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
     hint = LowWater(clock)
 
     clock.now = 1000.0
-    hint.scanned(0, last=500, full=True, began=0.0)
+    hint.left_some(0, behind=500, began=0.0)
 
     clock.now = 1030.0
     assert hint.begin() == 0
@@ -199,7 +199,7 @@ def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
 def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothing():
     clock = Clock()
     hint = LowWater(clock)
-    hint.scanned(0, last=500, full=True, began=-0.001)
+    hint.left_some(0, behind=500, began=-0.001)
 
     clock.now = 0.02
 
@@ -208,7 +208,7 @@ def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothi
 
 def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
     hint = LowWater(Clock())
-    hint.scanned(0, last=500, full=True, began=0.0)
+    hint.left_some(0, behind=500, began=0.0)
 
     hint.released()
 
@@ -222,20 +222,30 @@ def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
     clock.now = 1.0
     hint.released()
     clock.now = 2.0
-    hint.scanned(0, last=500, full=True, began=0.5)
+    hint.left_some(0, behind=500, began=0.5)
 
     assert hint.begin() == 0
 
 
 def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back():
     hint = LowWater(Clock())
-    hint.scanned(0, last=500, full=True, began=0.0)
+    hint.left_some(0, behind=500, began=0.0)
 
-    hint.scanned(0, last=3, full=False, began=0.0)
+    hint.exhausted(0, last=3, began=0.0)
     assert hint.begin() == 500
 
-    hint.scanned(0, last=3, full=True, began=0.0)
+    hint.left_some(0, behind=3, began=0.0)
     assert hint.begin() == 3
+
+
+def test_a_look_that_began_beyond_the_hint_does_not_move_it():
+    hint = LowWater(Clock())
+    hint.left_some(0, behind=500, began=0.0)
+
+    hint.left_some(20_000, behind=20_010, began=0.0)
+    hint.exhausted(20_000, last=20_010, began=0.0)
+
+    assert hint.begin() == 500
 
 
 def test_of_each_key_no_more_is_read_than_can_be_published():
