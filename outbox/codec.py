@@ -134,9 +134,7 @@ def to_wire(envelope: Envelope, *, exchange: str) -> WireMessage:
             **envelope.headers,
             VERSION_HEADER: VERSION,
             IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-            OCCURRED_AT_HEADER: envelope.occurred_at.astimezone(UTC).isoformat(
-                timespec="microseconds"
-            ),
+            OCCURRED_AT_HEADER: _in_utc(envelope.occurred_at).isoformat(timespec="microseconds"),
         },
     )
 
@@ -214,6 +212,10 @@ def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
         routing_key=queue,
         headers={**origin, **ours, ATTEMPT_HEADER: attempt},
     )
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def _can_be_sent(value: Any) -> bool:

@@ -7,7 +7,6 @@ each other instead of failing when they upgrade.
 """
 
 import asyncio
-import json
 import os
 import socket
 import ssl
@@ -81,7 +80,6 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
         isolation_level="READ COMMITTED",
         connect_args=arguments,
         hide_parameters=True,
-        json_deserializer=_from_json,
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
@@ -97,11 +95,6 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     return engine
-
-
-def _from_json(text: str) -> Any:
-    # Most events have no headers, and a relay reads many events.
-    return {} if text == "{}" else json.loads(text)
 
 
 def _sqlite(url: URL, pool_size: int) -> AsyncEngine:

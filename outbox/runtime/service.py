@@ -72,7 +72,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -28,6 +28,12 @@ READY = outbox.c.not_before.is_(None)
 UNKEYED = outbox.c.ordering_key.is_(None)
 SIZE = sa.func.length(outbox.c.body).label("size")
 
+CLAIMED = (
+    *(column for column in outbox.c if column.name not in {"headers", "last_error"}),
+    # As text: most events have no headers, and to decode none costs as much as to decode some.
+    sa.cast(outbox.c.headers, sa.Text).label("headers"),
+)
+
 MOST_ROWS_OF_A_KEY = 16
 """They are published one after another, and the rest of the batch waits to be settled."""
 
@@ -68,7 +74,7 @@ def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
         sa.func.count().over().label("found"),
     ).subquery("sized")
     return (
-        sa.select(outbox, sized.c.position, sized.c.found)
+        sa.select(*CLAIMED, sized.c.position, sized.c.found)
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
         .order_by(outbox.c.id)

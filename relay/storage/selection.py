@@ -6,6 +6,7 @@ What is remembered from one claim to the next is only a hint, or whose turn it i
 memory finds the same rows, later or at more cost.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -218,8 +219,10 @@ class Selector:
         return [dict(zip(columns, values, strict=True)) for values in result]
 
 
-def _to_row(values: Mapping[str, Any]) -> Row:
+def _to_row(values: dict[str, Any]) -> Row:
     """A claimed row out of a database row."""
+    headers = values["headers"]
+    values["headers"] = json.loads(headers) if headers != "{}" else {}
     return Row(
         id=values["id"],
         ordering_key=values["ordering_key"],
