@@ -12,6 +12,7 @@ struct.error.
 
 import struct
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,9 @@ _END = b"\xce"
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HxxQH")
 _LONG = struct.Struct(">I")
+_LONG_LONG = struct.Struct(">Q")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_OF_A_DAY = 86_400
 _BASIC = Basic.frame_id
 _PERSISTENT = b"\x02"
 _SHORT_MAX = 255
@@ -94,7 +98,7 @@ def _properties(message: WireMessage) -> tuple[int, list[bytes]]:
     parts += (_table(message.headers), _PERSISTENT)
     if message.priority is not None:
         flags |= _PRIORITY
-        parts.append(encode.octet(message.priority))
+        parts.append(_octet(message.priority))
     if message.correlation_id:
         flags |= _CORRELATION_ID
         parts.append(_short(message.correlation_id))
@@ -103,7 +107,7 @@ def _properties(message: WireMessage) -> tuple[int, list[bytes]]:
         parts.append(_short(message.message_id))
     if message.timestamp is not None:
         flags |= _TIMESTAMP
-        parts.append(encode.timestamp(message.timestamp))
+        parts.append(_timestamp(message.timestamp))
     if message.type:
         flags |= _TYPE
         parts.append(_common(message.type))
@@ -129,6 +133,15 @@ def _table(headers: Mapping[str, Any]) -> bytes:
     return _LONG.pack(len(table)) + table
 
 
+def _timestamp(moment: datetime) -> bytes:
+    if type(moment) is not datetime or moment.tzinfo is None:
+        return encode.timestamp(moment)
+    since = moment - _EPOCH
+    return _LONG_LONG.pack(since.days * _SECONDS_OF_A_DAY + since.seconds)
+
+
+# The version of the format, mostly.
+@lru_cache(maxsize=256)
 def _integer(value: int) -> bytes:
     for low, high, layout, kind in _INTEGERS:
         if low <= value < high:
@@ -142,6 +155,8 @@ def _short(text: str) -> bytes:
         raise TypeError("text of more than 255 bytes")
     return len(data).to_bytes(1, "big") + data
 
+
+_octet = lru_cache(maxsize=256)(encode.octet)
 
 # Types and header names are few; whoever publishes many gets the uncached speed.
 _common = lru_cache(maxsize=1024)(_short)

@@ -2,6 +2,7 @@
 The pure decisions of both processes: when to try again, in which order, and what becomes of what.
 """
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -111,6 +112,27 @@ def test_a_key_is_claimed_up_to_its_first_row_that_waits():
     ]
 
     assert [row.id for row in ready_prefixes(of_key)] == [1, 2]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["free", "waits", "held"])), max_size=30
+    )
+)
+def test_of_each_key_the_rows_before_its_first_obstacle_are_taken(drawn):
+    positions: Counter[str] = Counter()
+    rows, expected, blocked = [], [], set()
+    for number, (key, state) in enumerate(drawn):
+        positions[key] += 1
+        if state != "held":
+            row = a_row(number, key, position=positions[key], waits=state == "waits")
+            rows.append(row)
+            if state == "free" and key not in blocked:
+                expected.append(row)
+        if state != "free":
+            blocked.add(key)
+
+    assert ready_prefixes(rows) == expected
 
 
 def test_a_key_is_claimed_up_to_its_first_row_that_another_claim_holds():
