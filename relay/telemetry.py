@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
+from relay.latencies import Latencies
 from relay.storage.base import Backlog, Row
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
@@ -39,10 +40,10 @@ class Telemetry:
             ["exchange"],
             registry=registry,
         )
-        self._latency = Histogram(
+        self._latency = Latencies(
             "mq_commit_to_confirm_seconds",
             "From the insertion of an event to its confirm, by the clocks of database and relay.",
-            buckets=_LATENCY_BUCKETS,
+            bounds=_LATENCY_BUCKETS,
             registry=registry,
         )
         self._dead = Counter(
@@ -68,9 +69,11 @@ class Telemetry:
         """A batch was published; *outcomes* are by row id, and may lack some of the *rows*."""
         now = datetime.now(UTC)
         self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
-        for row in rows:
-            if outcomes.get(row.id) is Outcome.ACKED:
-                self._latency.observe(max((now - row.created_at).total_seconds(), 0))
+        self._latency.observe(
+            max((now - row.created_at).total_seconds(), 0)
+            for row in rows
+            if outcomes.get(row.id) is Outcome.ACKED
+        )
 
     def settled(self, verdicts: Sequence[Verdict]) -> None:
         """A batch was settled."""

@@ -1,0 +1,52 @@
+"""
+A histogram that takes the values of a whole batch at once.
+
+The client library's own takes one value at a time, which was a twentieth of a busy relay's time.
+This one is a custom collector, as the library provides for.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+
+class Latencies(Collector):
+    """
+    Seconds, counted in buckets.
+
+    Args:
+        bounds: The upper bounds of the buckets, ascending; above the last is one more.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        *,
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, seconds: Iterable[float]) -> None:
+        """Count each of *seconds*."""
+        for value in seconds:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        labels = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(labels, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(
+            self._name, self._documentation, buckets=buckets, sum_value=self._sum
+        )
