@@ -189,7 +189,7 @@ class Relay:
         outcomes: dict[int, Outcome] = {}
         stopped: set[str] = set()
         for wave in waves(rows):
-            going = [row for row in wave if row.ordering_key not in stopped]
+            going = [row for row in wave if row.ordering_key not in stopped] if stopped else wave
             within = timedelta(seconds=max(deadline - self._clock(), 0))
             outcomes |= await self._publish_wave(going, within)
             stopped |= {
