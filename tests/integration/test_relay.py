@@ -18,6 +18,7 @@ from outbox.transports.rabbitmq import RabbitMQTransport
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.processes import ChildProcess
 from tests.support.proxy import Proxy
 
 EXCHANGE = "health_data_exchange"
@@ -66,6 +67,32 @@ async def no_transaction_is_open(deployment: Deployment) -> bool:
     """Whether no relay holds one open without working in it."""
     async with deployment.engine.connect() as connection:
         return not await connection.scalar(_OPEN_TRANSACTIONS)
+
+
+async def survives_the_loss_of_either(deployment: Deployment, one: Proxy, other: Proxy) -> None:
+    """Commit an event while *one* way to a server is cut, and another while *other* is."""
+    await one.cut()
+    await commit(deployment, an_event())
+    await eventually(deployment.is_drained, within=20)
+
+    await one.restore()
+    await other.cut()
+    await commit(deployment, an_event())
+    await eventually(deployment.is_drained, within=20)
+
+
+async def publishes_after_silence(
+    deployment: Deployment, relay: ChildProcess, proxy: Proxy
+) -> outbox.Event:
+    """Commit an event while the server behind *proxy* is silent; it leaves when that speaks."""
+    await proxy.swallow()
+    event = an_event()
+    await commit(deployment, event)
+    await relay.wait_for_line("server_unavailable", within=20)
+
+    await proxy.speak()
+    await eventually(deployment.is_drained, within=20)
+    return event
 
 
 async def change(deployment: Deployment, event: outbox.Event, **values: str) -> None:
@@ -146,13 +173,8 @@ async def test_a_broker_that_falls_silent_is_noticed_and_nothing_is_lost(
         Deployment(postgres_url, proxy.url, tmp_path, MQ_HEARTBEAT_SECONDS="1") as deployment,
     ):
         relay = await deployment.relay()
-        await proxy.swallow()
-        event = an_event()
-        await commit(deployment, event)
-        await relay.wait_for_line("server_unavailable", within=20)
 
-        await proxy.speak()
-        await eventually(deployment.is_drained, within=20)
+        event = await publishes_after_silence(deployment, relay, proxy)
 
         assert await deployment.dead() == []
         assert await relay.terminate() == 0

@@ -10,7 +10,13 @@ from yarl import URL
 
 import outbox
 from outbox.runtime.engine import KEEPALIVE, create_engine
-from tests.integration.test_relay import a_queue, commit, messages_in
+from tests.integration.test_relay import (
+    a_queue,
+    commit,
+    messages_in,
+    publishes_after_silence,
+    survives_the_loss_of_either,
+)
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -42,13 +48,8 @@ async def test_a_database_that_falls_silent_is_noticed_and_nothing_is_lost(
         ) as deployment,
     ):
         relay = await deployment.relay()
-        await proxy.swallow()
-        event = an_event()
-        await commit(deployment, event)
-        await relay.wait_for_line("server_unavailable", within=20)
 
-        await proxy.speak()
-        await eventually(deployment.is_drained, within=20)
+        event = await publishes_after_silence(deployment, relay, proxy)
 
         assert await relay.terminate(within=30) == 0
     assert {m.message_id for m in await messages_in(rabbitmq_url)} == {str(event.id)}
@@ -67,14 +68,7 @@ async def test_the_next_host_of_the_list_is_used_when_one_is_gone(
             await commit(deployment, an_event())
             await eventually(deployment.is_drained)
 
-            await one.cut()
-            await commit(deployment, an_event())
-            await eventually(deployment.is_drained, within=20)
-
-            await one.restore()
-            await other.cut()
-            await commit(deployment, an_event())
-            await eventually(deployment.is_drained, within=20)
+            await survives_the_loss_of_either(deployment, one, other)
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 3
 
 

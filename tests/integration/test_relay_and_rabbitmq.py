@@ -17,6 +17,7 @@ from tests.integration.test_relay import (
     commit,
     messages_in,
     no_transaction_is_open,
+    survives_the_loss_of_either,
 )
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
@@ -116,14 +117,7 @@ async def test_the_next_node_of_the_list_is_used_when_one_is_gone(
         nodes = f"{one.url},{other.url}"
         async with Deployment(postgres_url, nodes, tmp_path) as deployment:
             await deployment.relay()
-            await one.cut()
-            await commit(deployment, an_event())
-            await eventually(deployment.is_drained, within=20)
-
-            await one.restore()
-            await other.cut()
-            await commit(deployment, an_event())
-            await eventually(deployment.is_drained, within=20)
+            await survives_the_loss_of_either(deployment, one, other)
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 2
 
 

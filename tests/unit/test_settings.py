@@ -133,3 +133,30 @@ def test_settings_do_not_show_passwords(monkeypatch):
     monkeypatch.setenv("MQ_BROKER_URL", f"amqp://u:{SECRET}@localhost/")
 
     assert SECRET not in repr(load(SharedSettings))
+
+
+def test_a_relay_on_postgres_refuses_a_pool_that_is_too_small_for_it(monkeypatch):
+    monkeypatch.setenv("MQ_DATABASE_POOL_SIZE", "4")
+    load(RelaySettings)
+    monkeypatch.setenv("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@localhost/x")
+
+    with pytest.raises(ConfigurationError, match="MQ_DATABASE_POOL_SIZE") as caught:
+        load(RelaySettings)
+
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("database", "wakeup", "is_woken"),
+    [
+        ("postgresql://localhost/x", "notify", True),
+        ("postgresql://localhost/x", "poll", False),
+        ("postgresql://localhost/x?pgbouncer=1", "notify", False),
+        ("sqlite:///outbox.db", "notify", False),
+    ],
+)
+def test_a_relay_is_woken_where_the_database_can_do_so(monkeypatch, database, wakeup, is_woken):
+    monkeypatch.setenv("MQ_DATABASE_URL", database)
+    monkeypatch.setenv("MQ_WAKEUP", wakeup)
+
+    assert load(RelaySettings).is_woken is is_woken
