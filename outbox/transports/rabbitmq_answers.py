@@ -64,14 +64,10 @@ def outcome_of(answer: Answer) -> Outcome:
             Basic.Nack() | Basic.Reject() | errors.DeliveryError() | errors.ChannelAccessRefused()
         ):
             return Outcome.NACKED
-        case (
-            errors.ChannelClosed()
-            | TypeError()
-            | ValueError()
-            | ArithmeticError()
-            | struct.error()
-        ):
-            # The broker refuses it for good, or the client cannot write it.
+        case errors.ChannelClosed():
+            # The broker refuses it for good.
+            return Outcome.REJECTED
+        case _ if isinstance(answer, CANNOT_BE_WRITTEN):
             return Outcome.REJECTED
         case _:
             # No time left, connection lost, or the stray cancellation of a silent peer.
