@@ -1,10 +1,10 @@
 """
-The table `processed_messages`: what each consumer has done, in the database of its effects.
+The tables of consumers, in the database of their effects.
 """
 
 import sqlalchemy as sa
 
-from outbox.tables import UtcDateTime, database_now, metadata
+from outbox.tables import Identity, UtcDateTime, database_now, letter_columns, metadata
 
 processed_messages = sa.Table(
     "processed_messages",
@@ -28,3 +28,27 @@ effects it stands for, so that a crash can not separate the two.
 """
 
 retention_index = sa.Index("processed_messages_processed_at", processed_messages.c.processed_at)
+
+parked_messages = sa.Table(
+    "parked_messages",
+    metadata,
+    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("consumer", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False, server_default=database_now()),
+    *letter_columns(),
+    sa.Column("parked_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sqlite_autoincrement=True,
+)
+"""
+Messages of an ordered consumer that wait: the first of a lane for its next attempt, at `due_at`,
+and those behind it for their turn.
+"""
+
+lane_index = sa.Index(
+    "parked_messages_lane",
+    parked_messages.c.consumer,
+    parked_messages.c.lane,
+    parked_messages.c.id,
+)

@@ -182,6 +182,11 @@ def priority_of(message: WireMessage) -> Priority:
     return Priority.LOW if message.priority < normal else Priority.HIGH
 
 
+def wire_priority(priority: Priority) -> int:
+    """What the AMQP property says for *priority*."""
+    return _WIRE_PRIORITY[priority]
+
+
 def attempt_of(message: WireMessage) -> int:
     """How often *message* has failed before; 0 if its header is absent or nonsense."""
     value = message.headers.get(ATTEMPT_HEADER, 0)

@@ -145,6 +145,25 @@ key_index = _partial(
 )
 due_index = _partial("outbox_due", outbox.c.not_before, where=outbox.c.not_before.is_not(None))
 
+
+def letter_columns() -> list[sa.Column[Any]]:
+    """Columns for a message as it came; each may be null or odd. See `outbox.letters`."""
+    return [
+        sa.Column("message_id", sa.Text),
+        sa.Column("type", sa.Text),
+        sa.Column("exchange", sa.Text),
+        sa.Column("routing_key", sa.Text),
+        sa.Column("idempotency_key", sa.Text),
+        sa.Column("correlation_id", sa.Text),
+        sa.Column("priority", sa.Text),
+        sa.Column("headers", Json, nullable=False, server_default="{}"),
+        sa.Column("content_type", sa.Text),
+        sa.Column("content_encoding", sa.Text),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("occurred_at", UtcDateTime),
+    ]
+
+
 dead_letters = sa.Table(
     "dead_letters",
     metadata,
@@ -153,19 +172,8 @@ dead_letters = sa.Table(
     sa.Column("queue", sa.Text),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("message_id", sa.Text),
-    sa.Column("type", sa.Text),
-    sa.Column("exchange", sa.Text),
-    sa.Column("routing_key", sa.Text),
     sa.Column("ordering_key", sa.Text),
-    sa.Column("idempotency_key", sa.Text),
-    sa.Column("correlation_id", sa.Text),
-    sa.Column("priority", sa.Text),
-    sa.Column("headers", Json, nullable=False, server_default="{}"),
-    sa.Column("content_type", sa.Text),
-    sa.Column("content_encoding", sa.Text),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.Column("occurred_at", UtcDateTime),
+    *letter_columns(),
     sa.Column("first_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Index("dead_letters_source", "source", "reason", "last_at"),
@@ -176,4 +184,35 @@ Messages that were given up, with everything needed to show, repair and replay t
 
 `source` is `relay` or the name of a consumer; `reason` is a reason code. The columns of the
 envelope may be null or odd: what is unreadable is kept as it came.
+"""
+
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("run", sa.Uuid(), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("because", sa.Text, nullable=False),
+    sa.Column("selection", Json, nullable=False, server_default="{}"),
+    sa.Column("messages", sa.Integer, nullable=False),
+    sa.Index("audit_log_run", "run"),
+    sqlite_autoincrement=True,
+)
+"""
+Who did what to dead letters, when, why, and to how many. Append-only: triggers refuse the rest.
+
+One call of a command is a *run*; it adds a row in each of its transactions, so that the number is
+right even if it is interrupted. `selection` holds the filters, never a key or a body.
+"""
+
+ordering_salt = sa.Table(
+    "ordering_salt", metadata, sa.Column("salt", sa.LargeBinary, nullable=False)
+)
+"""
+One row with a random secret, made by the migration and known to all relays of the database.
+
+With it they turn an ordering key into what consumers may see of it.
 """

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import sys
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from consumer.tables import processed_messages
 from outbox.errors import SchemaMismatch
 from outbox.runtime import migrate
 from outbox.runtime.engine import create_engine
+from outbox.tables import audit_log, ordering_salt
 from tests.support.builders import an_upload
 
 assert processed_messages.metadata is outbox.metadata
@@ -39,7 +40,15 @@ async def tables(url: str) -> set[str]:
 
 
 async def test_the_schema_goes_up_down_and_up_again(empty_url):
-    names = {"outbox", "dead_letters", "processed_messages", "outbox_relay_version"}
+    names = {
+        "outbox",
+        "dead_letters",
+        "processed_messages",
+        "parked_messages",
+        "audit_log",
+        "ordering_salt",
+        "outbox_relay_version",
+    }
 
     await asyncio.to_thread(migrate.upgrade, empty_url)
     assert await tables(empty_url) == names
@@ -66,6 +75,24 @@ VERSION_TABLE = migrate.VERSION_TABLE
 
 async def test_a_migrated_database_is_accepted(engine):
     await migrate.verify(engine)
+
+
+@pytest.mark.parametrize("misdeed", ["UPDATE audit_log SET actor = 'me'", "DELETE FROM audit_log"])
+async def test_the_audit_log_is_append_only(engine, misdeed):
+    entry = {"run": uuid4(), "actor": "a", "action": "drop", "source": "etl", "because": "b"}
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(audit_log).values(messages=1, **entry))
+
+    with pytest.raises(sa.exc.DBAPIError, match="only added"):
+        async with engine.begin() as connection:
+            await connection.execute(sa.text(misdeed))
+
+
+async def test_each_database_has_a_salt_of_its_own(engine):
+    async with engine.connect() as connection:
+        (salt,) = await connection.scalars(sa.select(ordering_salt.c.salt))
+
+    assert len(salt) == 32
 
 
 async def test_a_database_without_tables_is_refused_with_the_remedy(empty_url):
