@@ -16,6 +16,7 @@ from consumer.attempt import Attempts
 from consumer.telemetry import Telemetry
 from consumer.verdict import Done, GiveUp, Retry, Verdict
 from outbox.backoff import Exponential
+from outbox.codec import retried
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
@@ -55,7 +56,7 @@ class Workers:
         while not stop.is_set():
             try:
                 async with self._transport.subscribe(
-                    self._queues, prefetch=self._prefetch
+                    self._queues.name, prefetch=self._prefetch
                 ) as subscription:
                     self._health.up("broker")
                     self._telemetry.availability.up()
@@ -85,7 +86,8 @@ class Workers:
     async def _work(self, subscription: Subscription, stop: asyncio.Event) -> None:
         """Handle deliveries until the subscription ends or its connection is lost."""
         try:
-            while (delivery := await subscription.next()) is not None:
+            while taken := await subscription.take(1):
+                delivery = taken[0]
                 attempt = partial(self._attempts.make, delivery)
                 verdict = await self._until_done(attempt, stop)
                 if verdict is None:
@@ -147,9 +149,11 @@ class Workers:
 
         Returns what became of it, or None if the process stops before that is known.
         """
+        queue = self._queues.retry_queues[retry.delay]
+        copy = retried(delivery.message, queue=queue, attempt=retry.attempt)
         failures = 0
         while True:
-            outcome = await subscription.retry(delivery, attempt=retry.attempt, delay=retry.delay)
+            outcome = await subscription.replace(delivery, copy)
             if outcome is Outcome.ACKED:
                 return retry
             if outcome is Outcome.REJECTED:

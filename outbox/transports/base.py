@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from outbox.codec import WireMessage
-from outbox.topology import ConsumerQueues, Topology
+from outbox.topology import Topology
 
 
 class Outcome(StrEnum):
@@ -57,13 +57,22 @@ class Publisher(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen for the reason that WireMessage is not: making one is part of what a delivery costs.
+@dataclass(slots=True)
 class Delivery:
-    """A message that was handed to this process and is not yet settled."""
+    """
+    A message that was handed to this process and is not yet settled.
+
+    Args:
+        flaw: A reason code if the broker's frames could be told apart but not read; then the body
+            and those properties that are readable are there.
+
+    """
 
     message: WireMessage
     tag: int
     redelivered: bool
+    flaw: str | None = None
 
 
 class Subscription(Protocol):
@@ -73,22 +82,29 @@ class Subscription(Protocol):
     What is not settled when the subscription ends, in whatever way, is delivered again.
     """
 
-    async def next(self) -> Delivery | None:
+    async def take(self, limit: int) -> list[Delivery]:
         """
-        The next delivery, or None after `stop`.
+        Up to *limit* deliveries, as soon as there is one; empty after `stop`.
 
         Raises BrokerUnavailable when the connection is lost.
         """
 
-    async def stop(self) -> None:
-        """Take no more deliveries; those that `next` has not given out go back to the queue."""
-
-    async def ack(self, delivery: Delivery) -> None:
-        """The message is done with. If this is lost, the message comes again."""
-
-    async def retry(self, delivery: Delivery, *, attempt: int, delay: timedelta) -> Outcome:
+    async def widen(self, prefetch: int) -> None:
         """
-        Deliver the message again after *delay*, which must be one of the queue's delays.
+        Have up to *prefetch* unsettled from now on, and never fewer than before.
+
+        Those that are unsettled now may come on top, until they are settled.
+        """
+
+    async def stop(self) -> None:
+        """Take no more deliveries; those that `take` has not given out go back to the queue."""
+
+    async def ack(self, *deliveries: Delivery) -> None:
+        """They are done with. If this is lost, they come again."""
+
+    async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
+        """
+        Publish *copy* and, once the broker has it, settle *delivery*.
 
         The delivery is settled only if the outcome is ACKED.
         """
@@ -118,10 +134,8 @@ class Transport(Protocol):
     def publisher(self) -> AbstractAsyncContextManager[Publisher]:
         """A publisher; connecting is left to `Publisher.ready`."""
 
-    def subscribe(
-        self, queues: ConsumerQueues, *, prefetch: int
-    ) -> AbstractAsyncContextManager[Subscription]:
-        """Deliveries of the work queue, at most *prefetch* unsettled at a time."""
+    def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Subscription]:
+        """Deliveries of *queue*, at most *prefetch* unsettled at a time."""
 
     async def declare(self, topology: Topology) -> None:
         """

@@ -25,7 +25,7 @@ from aio_pika.abc import AbstractConnection
 from yarl import URL
 
 from outbox.errors import TopologyMismatch
-from outbox.topology import ConsumerQueues, Topology
+from outbox.topology import Topology
 from outbox.transports.base import QueueDepth
 from outbox.transports.rabbitmq_connection import (
     close,
@@ -72,12 +72,12 @@ class RabbitMQTransport:
 
     @asynccontextmanager
     async def subscribe(
-        self, queues: ConsumerQueues, *, prefetch: int
+        self, queue: str, *, prefetch: int
     ) -> AsyncIterator["RabbitMQSubscription"]:
         connection = await self._connect()
         try:
             async with self.publisher() as publisher:
-                subscription = RabbitMQSubscription(connection, publisher, queues)
+                subscription = RabbitMQSubscription(connection, publisher, queue)
                 await subscription.start(prefetch)
                 yield subscription
         finally:

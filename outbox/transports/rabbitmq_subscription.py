@@ -2,7 +2,6 @@
 Deliveries from one queue of RabbitMQ.
 """
 
-import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -12,10 +11,10 @@ import aiormq
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import DeliveredMessage
 
-from outbox.codec import WireMessage, retried
+from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable, TopologyMismatch
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome
+from outbox.transports.inbox import Inbox
 from outbox.transports.rabbitmq_connection import (
     CLOSE_SECONDS,
     connection_errors,
@@ -24,24 +23,20 @@ from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
 
 
 class RabbitMQSubscription:
-    """Deliveries of one queue, on a connection of its own; retries go through *publisher*."""
+    """Deliveries of one queue, on a connection of its own; copies go through *publisher*."""
 
-    _RETRY_WITHIN = timedelta(seconds=10)
+    _REPLACE_WITHIN = timedelta(seconds=10)
 
     def __init__(
-        self,
-        connection: AbstractConnection,
-        publisher: RabbitMQPublisher,
-        queues: ConsumerQueues,
+        self, connection: AbstractConnection, publisher: RabbitMQPublisher, queue: str
     ) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._queues = queues
+        self._queue = queue
+        self._prefetch = 0
         self._channel: Any = None
         self._consumer_tag: str | None = None
-        self._inbox: asyncio.Queue[Delivery | None] = asyncio.Queue()
-        self._stopped = False
-        self._lost = False
+        self._inbox = Inbox()
 
     async def start(self, prefetch: int) -> None:
         """
@@ -49,50 +44,44 @@ class RabbitMQSubscription:
 
         Raises TopologyMismatch if the queue does not exist.
         """
-        name = self._queues.name
         with connection_errors("cannot consume"):
             channel = await self._connection.channel(publisher_confirms=False)
             self._channel = await channel.get_underlay_channel()
             self._channel.closing.add_done_callback(self._on_end)
             # The broker cancels a consumer whose queue is deleted, or has another leader.
             self._channel.on_consumer_cancel_callbacks.add(self._on_end)
-            await self._channel.basic_qos(prefetch_count=prefetch)
             try:
-                consuming = await self._channel.basic_consume(name, self._on_delivery)
+                await self._consume(prefetch)
             except aiormq.exceptions.ChannelNotFoundEntity:
-                raise TopologyMismatch(f"queue {name} does not exist") from None
-        self._consumer_tag = consuming.consumer_tag
+                raise TopologyMismatch(f"queue {self._queue} does not exist") from None
 
-    async def next(self) -> Delivery | None:
-        delivery = None if self._stopped else await self._inbox.get()
-        if delivery is not None and not self._stopped:
-            return delivery
-        self._inbox.put_nowait(None)
-        if self._lost:
-            raise BrokerUnavailable("the connection was lost")
-        return None
+    async def take(self, limit: int) -> list[Delivery]:
+        return await self._inbox.take(limit)
+
+    async def widen(self, prefetch: int) -> None:
+        if prefetch <= self._prefetch or self._inbox.ended:
+            return
+        old = self._consumer_tag
+        with connection_errors():
+            await self._consume(prefetch)
+            await self._channel.basic_cancel(old)
 
     async def stop(self) -> None:
-        if self._stopped:
+        if self._inbox.ended:
             return
-        self._stopped = True
+        left = self._inbox.end()
         with suppress(BrokerUnavailable), connection_errors():
             await self._channel.basic_cancel(self._consumer_tag, timeout=CLOSE_SECONDS)
-        while not self._inbox.empty():
-            delivery = self._inbox.get_nowait()
-            if delivery is not None:
-                await self.release(delivery)
-        self._inbox.put_nowait(None)
+        for delivery in left:
+            await self.release(delivery)
 
-    async def ack(self, delivery: Delivery) -> None:
+    async def ack(self, *deliveries: Delivery) -> None:
         with connection_errors():
-            await self._channel.basic_ack(delivery.tag)
+            for delivery in deliveries:
+                await self._channel.basic_ack(delivery.tag)
 
-    async def retry(self, delivery: Delivery, *, attempt: int, delay: timedelta) -> Outcome:
-        if delay not in self._queues.retry_queues:
-            raise ValueError("delay is not one of the queue's")
-        copy = retried(delivery.message, queue=self._queues.retry_queues[delay], attempt=attempt)
-        outcome = (await self._publisher.publish([copy], within=self._RETRY_WITHIN))[0]
+    async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
+        outcome = (await self._publisher.publish([copy], within=self._REPLACE_WITHIN))[0]
         if outcome is Outcome.ACKED:
             await self.ack(delivery)
         return outcome
@@ -101,15 +90,19 @@ class RabbitMQSubscription:
         with connection_errors():
             await self._channel.basic_nack(delivery.tag, requeue=True)
 
+    async def _consume(self, prefetch: int) -> None:
+        """Subscribe anew: a consumer's prefetch is the channel's at the time it subscribes."""
+        await self._channel.basic_qos(prefetch_count=prefetch)
+        consuming = await self._channel.basic_consume(self._queue, self._on_delivery)
+        self._consumer_tag = consuming.consumer_tag
+        self._prefetch = prefetch
+
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
-        self._inbox.put_nowait(_to_delivery(delivered))
+        self._inbox.put([_to_delivery(delivered)])
 
     def _on_end(self, _cause: Any) -> None:
         # What is still here will come again; nobody could ack it now.
-        self._lost = True
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(None)
+        self._inbox.lose("the connection was lost")
 
 
 def _to_delivery(delivered: DeliveredMessage) -> Delivery:

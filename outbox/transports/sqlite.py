@@ -33,7 +33,7 @@ from pathlib import Path
 
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import ConsumerQueues, Topology
+from outbox.topology import Topology
 from outbox.transports import sqlite_schema, sqlite_store
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.sqlite_connection import SqliteConnection
@@ -63,12 +63,10 @@ class SqliteTransport:
             yield SqlitePublisher(connection)
 
     @asynccontextmanager
-    async def subscribe(
-        self, queues: ConsumerQueues, *, prefetch: int
-    ) -> AsyncIterator["SqliteSubscription"]:
+    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator["SqliteSubscription"]:
         async with self._connection() as connection:
             subscription = SqliteSubscription(
-                connection, queues, prefetch=prefetch, pace=self._pace
+                connection, queue, prefetch=prefetch, pace=self._pace
             )
             try:
                 await subscription.start()

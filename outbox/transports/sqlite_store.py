@@ -10,10 +10,10 @@ Functions take a connection and the time in milliseconds; transactions are the c
 Rows are never lost for want of a place to go: a message that cannot be dead-lettered stays.
 """
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -144,10 +144,13 @@ def claim(
     return [_delivery(row) for row in sorted(rows, key=lambda row: (-row["rank"], row["seq"]))]
 
 
-def ack(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outcome | None:
-    """Delete the message; None if it was no longer *owner*'s."""
-    deleted = changed(db, "DELETE FROM messages WHERE seq = ? AND owner = ?", seq, owner)
-    return Outcome.ACKED if deleted else None
+def ack(db: sqlite3.Connection, _now: int, *, owner: int, seqs: Collection[int]) -> Outcome | None:
+    """Delete the messages; None if one was no longer *owner*'s."""
+    deleted = db.execute(
+        "DELETE FROM messages WHERE owner = ? AND seq IN (SELECT value FROM json_each(?))",
+        (owner, json.dumps(list(seqs))),
+    )
+    return Outcome.ACKED if deleted.rowcount == len(seqs) else None
 
 
 def release(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outcome | None:
@@ -156,7 +159,7 @@ def release(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outco
     return Outcome.ACKED if changed(db, statement, seq, owner) else None
 
 
-def retry(
+def replace(
     db: sqlite3.Connection, now: int, *, owner: int, seq: int, copy: WireMessage
 ) -> Outcome | None:
     """Put *copy* in place of the message; None if that was no longer *owner*'s."""
@@ -164,7 +167,7 @@ def retry(
         return None
     outcome = publish(db, now, messages=[copy])[0]
     if outcome is Outcome.ACKED:
-        ack(db, now, owner=owner, seq=seq)
+        ack(db, now, owner=owner, seqs=[seq])
     return outcome
 
 
@@ -211,7 +214,7 @@ def _letter(
         "x-first-death-reason": reason,
         "x-first-death-exchange": message.exchange,
     }
-    return replace(
+    return dataclasses.replace(
         message,
         exchange=arguments["x-dead-letter-exchange"],
         routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key),

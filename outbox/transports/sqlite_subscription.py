@@ -2,7 +2,7 @@
 Deliveries of one queue of the embedded broker.
 
 Two background tasks run while the subscription lives: one leases messages into memory, one extends
-the lease. When either fails the subscription is lost: `next` raises, as after a lost connection.
+the lease. When either fails the subscription is lost: `take` raises, as after a lost connection.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from outbox.codec import retried
+from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import ConsumerQueues
 from outbox.transports import sqlite_store as store
 from outbox.transports.base import Delivery, Outcome
+from outbox.transports.inbox import Inbox
 from outbox.transports.sqlite_connection import CLOSE_SECONDS, Operation, SqliteConnection
 
 _LEASE_LOST = "the lease was lost"
@@ -39,20 +39,18 @@ class SqliteSubscription:
     """Deliveries of one queue, leased to this subscription while its background tasks run."""
 
     def __init__(
-        self, connection: SqliteConnection, queues: ConsumerQueues, *, prefetch: int, pace: Pace
+        self, connection: SqliteConnection, queue: str, *, prefetch: int, pace: Pace
     ) -> None:
         self._connection = connection
-        self._queues = queues
+        self._queue = queue
         self._prefetch = prefetch
         self._pace = pace
         self._owner = 0
-        self._inbox: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        self._inbox = Inbox()
         self._given: set[int] = set()
         self._room = asyncio.Event()
         self._room.set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopped = False
-        self._lost = False
 
     async def start(self) -> None:
         """
@@ -61,7 +59,7 @@ class SqliteSubscription:
         Raises TopologyMismatch if the queue does not exist.
         """
         self._owner = await self._connection.write(
-            partial(store.join, queue=self._queues.name, lease=self._pace.lease_milliseconds)
+            partial(store.join, queue=self._queue, lease=self._pace.lease_milliseconds)
         )
         # No TaskGroup: it would wrap whatever the caller's block raises.
         self._tasks = [
@@ -69,28 +67,26 @@ class SqliteSubscription:
             for activity in (self._fetch, self._stay_alive)
         ]
 
-    async def next(self) -> Delivery | None:
-        delivery = None if self._stopped else await self._inbox.get()
-        if delivery is not None and not self._stopped:
-            self._given.add(delivery.tag)
-            return delivery
-        self._inbox.put_nowait(None)
-        if self._lost:
-            raise BrokerUnavailable(_LEASE_LOST)
-        return None
+    async def take(self, limit: int) -> list[Delivery]:
+        taken = await self._inbox.take(limit)
+        self._given.update(delivery.tag for delivery in taken)
+        return taken
+
+    async def widen(self, prefetch: int) -> None:
+        self._prefetch = max(self._prefetch, prefetch)
+        self._room.set()
 
     async def stop(self) -> None:
-        if self._stopped:
+        if self._inbox.ended:
             return
-        self._stopped = True
-        self._empty_inbox()
+        self._inbox.end()
         await _cancelled(self._tasks[:1])
         with suppress(BrokerUnavailable):
             await self._connection.write(self._hand_back, wait=CLOSE_SECONDS)
 
     async def close(self) -> None:
         """End the subscription: everything unsettled is ready again."""
-        self._stopped = True
+        self._inbox.end()
         await _cancelled(self._tasks)
         if not self._owner:
             return
@@ -98,21 +94,22 @@ class SqliteSubscription:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connection.write(self._leave, wait=CLOSE_SECONDS)
 
-    async def ack(self, delivery: Delivery) -> None:
-        await self._settle(delivery, partial(store.ack, owner=self._owner, seq=delivery.tag))
+    async def ack(self, *deliveries: Delivery) -> None:
+        seqs = [delivery.tag for delivery in deliveries]
+        if seqs:
+            await self._settle(seqs, partial(store.ack, owner=self._owner, seqs=seqs))
 
-    async def retry(self, delivery: Delivery, *, attempt: int, delay: timedelta) -> Outcome:
-        if delay not in self._queues.retry_queues:
-            raise ValueError("delay is not one of the queue's")
-        copy = retried(delivery.message, queue=self._queues.retry_queues[delay], attempt=attempt)
+    async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
+        seq = delivery.tag
         return await self._settle(
-            delivery, partial(store.retry, owner=self._owner, seq=delivery.tag, copy=copy)
+            [seq], partial(store.replace, owner=self._owner, seq=seq, copy=copy)
         )
 
     async def release(self, delivery: Delivery) -> None:
-        await self._settle(delivery, partial(store.release, owner=self._owner, seq=delivery.tag))
+        seq = delivery.tag
+        await self._settle([seq], partial(store.release, owner=self._owner, seq=seq))
 
-    async def _settle(self, delivery: Delivery, operation: Operation[Outcome | None]) -> Outcome:
+    async def _settle(self, seqs: Sequence[int], operation: Operation[Outcome | None]) -> Outcome:
         try:
             outcome = await self._connection.write(operation)
         except BrokerUnavailable:
@@ -120,17 +117,17 @@ class SqliteSubscription:
             raise
         except asyncio.CancelledError:
             # It is carried out all the same.
-            self._settled(delivery)
+            self._settled(seqs)
             raise
         if outcome is None:
             self._lose()
             raise BrokerUnavailable(_LEASE_LOST)
         if outcome is Outcome.ACKED:
-            self._settled(delivery)
+            self._settled(seqs)
         return outcome
 
-    def _settled(self, delivery: Delivery) -> None:
-        self._given.discard(delivery.tag)
+    def _settled(self, seqs: Sequence[int]) -> None:
+        self._given.difference_update(seqs)
         self._room.set()
 
     async def _fetch(self) -> None:
@@ -142,7 +139,7 @@ class SqliteSubscription:
                 await asyncio.sleep(self._pace.poll.total_seconds())
 
     async def _work_waits(self) -> bool:
-        return await self._connection.read(partial(store.work, queue=self._queues.name))
+        return await self._connection.read(partial(store.work, queue=self._queue))
 
     async def _claim(self) -> bool:
         """Whether there were messages, which are then in the inbox."""
@@ -150,21 +147,20 @@ class SqliteSubscription:
             partial(
                 store.claim,
                 owner=self._owner,
-                queue=self._queues.name,
+                queue=self._queue,
                 limit=self._free(),
                 lease=self._pace.lease_milliseconds,
             )
         )
         if deliveries is None:
             raise BrokerUnavailable(_LEASE_LOST)
-        for delivery in deliveries:
-            self._inbox.put_nowait(delivery)
+        self._inbox.put(deliveries)
         if self._free() <= 0:
             self._room.clear()
         return bool(deliveries)
 
     def _free(self) -> int:
-        return self._prefetch - self._inbox.qsize() - len(self._given)
+        return self._prefetch - len(self._inbox) - len(self._given)
 
     async def _stay_alive(self) -> None:
         while True:
@@ -179,17 +175,11 @@ class SqliteSubscription:
             with suppress(BrokerUnavailable):
                 await activity()
         finally:
-            if not self._stopped:
+            if not self._inbox.ended:
                 self._lose()
 
     def _lose(self) -> None:
-        self._lost = True
-        self._empty_inbox()
-
-    def _empty_inbox(self) -> None:
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(None)
+        self._inbox.lose(_LEASE_LOST)
 
     def _hand_back(self, db: sqlite3.Connection, now: int) -> None:
         store.hand_back(db, now, owner=self._owner, keep=self._given)

@@ -24,9 +24,9 @@ from yarl import URL
 
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
+from outbox.topology import Binding, Exchange, Queue, Topology
 from outbox.transports import rabbitmq_batch
-from outbox.transports.base import Outcome
+from outbox.transports.base import Delivery, Outcome
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.rabbitmq_in_flight import MAX_MESSAGES
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
@@ -397,9 +397,10 @@ async def test_bodies_of_any_size_arrive_intact(url, method, publisher):
     outcomes = await publisher.publish([a_message(body=body) for body in bodies], within=LONG)
 
     assert outcomes == [Outcome.ACKED] * len(bodies)
-    queues = ConsumerQueues(WORK, bindings=[], delays=[])
-    async with a_transport(url, method).subscribe(queues, prefetch=10) as subscription:
-        deliveries = [await subscription.next() for _ in bodies]
+    deliveries: list[Delivery] = []
+    async with a_transport(url, method).subscribe(WORK, prefetch=10) as subscription:
+        while len(deliveries) < len(bodies):
+            deliveries += await subscription.take(10)
     assert [delivery.message.body for delivery in deliveries] == bodies
 
 

@@ -19,6 +19,7 @@ from outbox.codec import (
     ROUTING_KEY_HEADER,
     WireMessage,
     attempt_of,
+    retried,
 )
 from outbox.errors import TopologyMismatch
 from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
@@ -73,9 +74,21 @@ async def publish(transport: Transport, *messages: WireMessage) -> list[Outcome]
 
 async def receive(subscription: Subscription) -> Delivery:
     async with asyncio.timeout(SOON.total_seconds()):
-        delivery = await subscription.next()
-    assert delivery is not None
+        [delivery] = await subscription.take(1)
     return delivery
+
+
+async def receive_many(subscription: Subscription, count: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    async with asyncio.timeout(SOON.total_seconds()):
+        while len(deliveries) < count:
+            deliveries += await subscription.take(count - len(deliveries))
+    return deliveries
+
+
+async def retry(subscription: Subscription, delivery: Delivery, *, attempt: int) -> Outcome:
+    copy = retried(delivery.message, queue=WORK.retry(DELAY), attempt=attempt)
+    return await subscription.replace(delivery, copy)
 
 
 async def receive_bodies(subscription: Subscription, count: int) -> list[bytes]:
@@ -110,7 +123,7 @@ async def test_a_confirmed_message_arrives_with_every_property_intact(declared):
     outcomes = await publish(declared, message)
 
     assert outcomes == [Outcome.ACKED]
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
         assert delivery.message == replace(
             message, timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -124,7 +137,7 @@ async def test_absent_properties_stay_absent(declared):
 
     await publish(declared, message)
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         assert (await receive(subscription)).message == message
 
 
@@ -148,7 +161,7 @@ async def test_each_outcome_belongs_to_its_message_and_neighbours_get_through(de
         *[Outcome.ACKED] * 29,
     ]
     arrived = set()
-    async with declared.subscribe(WORK, prefetch=10) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=10) as subscription:
         # A broker may have a neighbour twice, if its first answer went down with the channel.
         while len(arrived) < len(neighbours):
             arrived.update(await receive_bodies(subscription, 1))
@@ -164,7 +177,7 @@ async def test_the_default_exchange_leads_to_the_queue_of_that_name(declared):
 
     assert await publish(declared, message) == [Outcome.ACKED]
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         assert (await receive(subscription)).message == message
 
 
@@ -174,7 +187,7 @@ async def test_the_same_message_published_twice_arrives_twice(declared):
     await publish(declared, message)
     await publish(declared, message)
 
-    async with declared.subscribe(WORK, prefetch=2) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=2) as subscription:
         assert await receive_bodies(subscription, 2) == [b"twin", b"twin"]
 
 
@@ -218,7 +231,7 @@ async def test_each_bound_queue_gets_its_own_copy(declared):
     await publish(declared, a_message(b"copied"))
 
     for queues in (WORK, OTHER):
-        async with declared.subscribe(queues, prefetch=1) as subscription:
+        async with declared.subscribe(queues.name, prefetch=1) as subscription:
             assert await receive_bodies(subscription, 1) == [b"copied"]
 
 
@@ -228,16 +241,16 @@ async def test_a_queue_with_two_fitting_patterns_gets_one_copy(transport):
 
     await publish(transport, a_message(b"only one"), a_message(b"next"))
 
-    async with transport.subscribe(queues, prefetch=1) as subscription:
+    async with transport.subscribe(queues.name, prefetch=1) as subscription:
         assert sorted(await receive_bodies(subscription, 2)) == [b"next", b"only one"]
 
 
 async def test_what_a_subscription_leaves_unsettled_comes_again(declared):
     await publish(declared, a_message(b"unsettled"))
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         assert not (await receive(subscription)).redelivered
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
 
         assert delivery.message.body == b"unsettled"
@@ -246,7 +259,7 @@ async def test_what_a_subscription_leaves_unsettled_comes_again(declared):
 
 async def test_what_is_acked_does_not_come_again(declared):
     await publish(declared, a_message(b"acked"))
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         await receive_bodies(subscription, 1)
 
     await wait_until_empty(declared, WORK.name)
@@ -254,7 +267,7 @@ async def test_what_is_acked_does_not_come_again(declared):
 
 async def test_the_block_of_a_subscription_raises_its_own_errors(declared):
     with pytest.raises(ZeroDivisionError):
-        async with declared.subscribe(WORK, prefetch=1):
+        async with declared.subscribe(WORK.name, prefetch=1):
             raise ZeroDivisionError
 
 
@@ -262,7 +275,7 @@ async def test_a_released_message_comes_again(declared):
     message = a_message()
     await publish(declared, message)
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         await subscription.release(await receive(subscription))
         again = await receive(subscription)
 
@@ -274,12 +287,12 @@ async def test_a_retry_comes_back_after_its_delay_with_attempt_and_origin(declar
     message = a_message(b"again", headers={"source": "phone"}, correlation_id="c", priority=4)
     await publish(declared, message)
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         started = time.monotonic()
-        outcome = await subscription.retry(await receive(subscription), attempt=1, delay=DELAY)
+        outcome = await retry(subscription, await receive(subscription), attempt=1)
         first = await receive(subscription)
         waited = time.monotonic() - started
-        await subscription.retry(first, attempt=2, delay=DELAY)
+        await retry(subscription, first, attempt=2)
         second = await receive(subscription)
 
     assert outcome is Outcome.ACKED
@@ -303,10 +316,10 @@ async def test_a_retry_replaces_the_message_and_reaches_no_other_consumer(declar
     await publish(declared, a_message(b"retried"))
 
     async with (
-        declared.subscribe(WORK, prefetch=10) as work,
-        declared.subscribe(OTHER, prefetch=10) as other,
+        declared.subscribe(WORK.name, prefetch=10) as work,
+        declared.subscribe(OTHER.name, prefetch=10) as other,
     ):
-        await work.retry(await receive(work), attempt=1, delay=DELAY)
+        await retry(work, await receive(work), attempt=1)
         assert await receive_bodies(other, 1) == [b"retried"]
         assert await receive_bodies(work, 1) == [b"retried"]
         await publish(declared, a_message(b"later"))
@@ -317,24 +330,63 @@ async def test_a_retry_replaces_the_message_and_reaches_no_other_consumer(declar
         await wait_until_empty(declared, queue)
 
 
-async def test_a_delay_without_a_queue_is_refused_and_settles_nothing(declared):
-    await publish(declared, a_message())
+async def test_what_cannot_be_replaced_is_not_settled(declared):
+    await publish(declared, a_message(b"kept"))
 
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
-        with pytest.raises(ValueError, match="delay"):
-            await subscription.retry(delivery, attempt=1, delay=timedelta(hours=1))
-        await subscription.ack(delivery)
+        nowhere = retried(delivery.message, queue="no-such-queue", attempt=1)
+        assert await subscription.replace(delivery, nowhere) is Outcome.RETURNED
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
+        assert await receive_bodies(subscription, 1) == [b"kept"]
 
+
+async def test_several_copies_may_be_published_at_once(declared):
+    await publish(declared, *(a_message(str(number).encode()) for number in range(30)))
+
+    async with declared.subscribe(WORK.name, prefetch=30) as subscription:
+        deliveries = await receive_many(subscription, 30)
+        outcomes = await asyncio.gather(
+            *(retry(subscription, delivery, attempt=1) for delivery in deliveries)
+        )
+        bodies = await receive_bodies(subscription, 30)
+
+    assert outcomes == [Outcome.ACKED] * 30
+    assert sorted(bodies) == sorted(str(number).encode() for number in range(30))
     await wait_until_empty(declared, WORK.name)
 
 
+async def test_take_gives_no_more_than_its_limit_in_the_order_of_the_queue(declared):
+    bodies = [str(number).encode() for number in range(30)]
+    await publish(declared, *map(a_message, bodies))
+
+    async with declared.subscribe(WORK.name, prefetch=30) as subscription:
+        first = await subscription.take(7)
+        others = await receive_many(subscription, 30 - len(first))
+        await subscription.ack(*first, *others)
+
+    assert 1 <= len(first) <= 7
+    assert [delivery.message.body for delivery in (*first, *others)] == bodies
+    await wait_until_empty(declared, WORK.name)
+
+
+async def test_a_limit_below_one_is_refused(declared):
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
+        with pytest.raises(ValueError, match="limit"):
+            await subscription.take(0)
+
+
+async def test_acking_nothing_does_nothing(declared):
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
+        await subscription.ack()
+
+
 async def test_prefetch_limits_what_is_unsettled(declared):
-    async with declared.subscribe(WORK, prefetch=2) as greedy:
+    async with declared.subscribe(WORK.name, prefetch=2) as greedy:
         await publish(declared, a_message(b"1"), a_message(b"2"))
         held = [await receive(greedy), await receive(greedy)]
         await publish(declared, a_message(b"3"))
-        async with declared.subscribe(WORK, prefetch=1) as modest:
+        async with declared.subscribe(WORK.name, prefetch=1) as modest:
             third = await receive(modest)
             assert third.message.body == b"3"
             await publish(declared, a_message(b"4"))
@@ -344,18 +396,42 @@ async def test_prefetch_limits_what_is_unsettled(declared):
             assert (await receive(greedy)).message.body == b"4"
 
 
+async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to(declared):
+    bodies = [str(number).encode() for number in range(7)]
+    await publish(declared, *map(a_message, bodies))
+    async with declared.subscribe(WORK.name, prefetch=2) as greedy:
+        first = await receive_many(greedy, 2)
+
+        await greedy.widen(5)
+
+        await greedy.ack(*first)
+        held = await receive_many(greedy, 5)
+        async with declared.subscribe(WORK.name, prefetch=2) as modest:
+            await publish(declared, a_message(b"7"), a_message(b"8"), a_message(b"late"))
+            others = await receive_many(modest, 2)
+            await greedy.widen(1)
+            await greedy.ack(*held[:3])
+            late = await receive_many(greedy, 1)
+            await modest.ack(*others)
+        await greedy.ack(*held[3:], *late)
+
+    found = [delivery.message.body for delivery in (*first, *held, *others, *late)]
+    assert found == [*bodies, b"7", b"8", b"late"]
+    await wait_until_empty(declared, WORK.name)
+
+
 async def test_two_subscriptions_share_a_queue_without_doubles(declared):
     expected = [str(number).encode() for number in range(40)]
     received: list[bytes] = []
 
     async def consume(subscription: Subscription) -> None:
-        while (delivery := await subscription.next()) is not None:
-            received.append(delivery.message.body)
-            await subscription.ack(delivery)
+        while deliveries := await subscription.take(2):
+            received.extend(delivery.message.body for delivery in deliveries)
+            await subscription.ack(*deliveries)
 
     async with (
-        declared.subscribe(WORK, prefetch=3) as first,
-        declared.subscribe(WORK, prefetch=3) as second,
+        declared.subscribe(WORK.name, prefetch=3) as first,
+        declared.subscribe(WORK.name, prefetch=3) as second,
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(consume(first))
@@ -369,16 +445,16 @@ async def test_two_subscriptions_share_a_queue_without_doubles(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_stop_ends_next_and_gives_prefetched_messages_back(declared):
+async def test_stop_ends_take_and_gives_prefetched_messages_back(declared):
     bodies = [b"1", b"2", b"3"]
     await publish(declared, *map(a_message, bodies))
 
-    async with declared.subscribe(WORK, prefetch=3) as stopped:
+    async with declared.subscribe(WORK.name, prefetch=3) as stopped:
         held = await receive(stopped)
         await stopped.stop()
 
-        assert await stopped.next() is None
-        async with declared.subscribe(WORK, prefetch=3) as successor:
+        assert await stopped.take(3) == []
+        async with declared.subscribe(WORK.name, prefetch=3) as successor:
             others = await receive_bodies(successor, 2)
         await stopped.ack(held)
 
@@ -387,19 +463,19 @@ async def test_stop_ends_next_and_gives_prefetched_messages_back(declared):
 
 
 async def test_stop_wakes_everybody_who_waits(declared):
-    async with declared.subscribe(WORK, prefetch=1) as subscription:
-        waiting = [asyncio.create_task(subscription.next()) for _ in range(3)]
+    async with declared.subscribe(WORK.name, prefetch=1) as subscription:
+        waiting = [asyncio.create_task(subscription.take(1)) for _ in range(3)]
         await subscription.stop()
         await subscription.stop()
 
         async with asyncio.timeout(SOON.total_seconds()):
-            assert await asyncio.gather(*waiting) == [None, None, None]
+            assert await asyncio.gather(*waiting) == [[], [], []]
 
 
 async def test_concurrent_acks_all_arrive(declared):
     await publish(declared, *(a_message() for _ in range(30)))
 
-    async with declared.subscribe(WORK, prefetch=30) as subscription:
+    async with declared.subscribe(WORK.name, prefetch=30) as subscription:
         deliveries = [await receive(subscription) for _ in range(30)]
         await asyncio.gather(*map(subscription.ack, deliveries))
 
@@ -434,7 +510,7 @@ async def test_verify_names_what_is_missing(declared):
 
 async def test_subscribing_to_a_missing_queue_names_it(transport):
     with pytest.raises(TopologyMismatch, match="queue work "):
-        async with transport.subscribe(WORK, prefetch=1):
+        async with transport.subscribe(WORK.name, prefetch=1):
             pytest.fail("subscribed to nothing")
 
 
@@ -447,7 +523,7 @@ async def test_depth_counts_messages_and_consumers(declared):
 
     assert await declared.depth("no-such-queue") is None
     await depth_is(0, 0)
-    async with declared.subscribe(WORK, prefetch=1):
+    async with declared.subscribe(WORK.name, prefetch=1):
         await depth_is(0, 1)
     await publish(declared, a_message(), a_message())
     await depth_is(2, 0)

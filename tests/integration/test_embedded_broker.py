@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 
-from outbox.codec import WireMessage
+from outbox.codec import WireMessage, retried
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.topology import ConsumerQueues
 from outbox.transports import sqlite_schema
@@ -41,23 +41,21 @@ import asyncio, os, sys, threading
 from datetime import timedelta
 from pathlib import Path
 from outbox.errors import BrokerUnavailable
-from outbox.topology import ConsumerQueues
 from outbox.transports.sqlite import SqliteTransport
 
 path, lease, poll = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 transport = SqliteTransport(path, lease=timedelta(seconds=lease), poll=timedelta(seconds=poll))
-queues = ConsumerQueues("work", bindings=[], delays=[])
 
 def say(line):
     os.write(1, (line + "\\n").encode())
 """
 HOLD_ONE = """
 async def main():
-    async with transport.subscribe(queues, prefetch=1) as subscription:
-        delivery = await subscription.next()
+    async with transport.subscribe("work", prefetch=1) as subscription:
+        [delivery] = await subscription.take(1)
         say("received")
         try:
-            await subscription.next()
+            await subscription.take(1)
         except BrokerUnavailable:
             say("lost")
         try:
@@ -69,12 +67,13 @@ asyncio.run(main())
 """
 CONSUME_IN_TWO_THREADS = """
 async def work(subscription):
-    while (delivery := await subscription.next()) is not None:
-        await subscription.ack(delivery)
-        say("acked " + delivery.message.message_id)
+    while deliveries := await subscription.take(3):
+        await subscription.ack(*deliveries)
+        for delivery in deliveries:
+            say("acked " + delivery.message.message_id)
 
 async def main():
-    async with transport.subscribe(queues, prefetch=7) as subscription:
+    async with transport.subscribe("work", prefetch=7) as subscription:
         await asyncio.gather(work(subscription), work(subscription), work(subscription))
 
 threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
@@ -120,9 +119,13 @@ async def publish(broker: SqliteTransport, *messages: WireMessage) -> list[Outco
 
 async def receive(subscription: Subscription) -> Delivery:
     async with asyncio.timeout(SOON.total_seconds()):
-        delivery = await subscription.next()
-    assert delivery is not None
+        [delivery] = await subscription.take(1)
     return delivery
+
+
+async def retry(subscription: Subscription, delivery: Delivery, delay: timedelta) -> Outcome:
+    copy = retried(delivery.message, queue=WORK.retry(delay), attempt=1)
+    return await subscription.replace(delivery, copy)
 
 
 async def test_messages_of_a_killed_process_come_again_after_its_lease(broker, path, tmp_path):
@@ -131,7 +134,7 @@ async def test_messages_of_a_killed_process_come_again_after_its_lease(broker, p
         await victim.wait_for_line("received")
         victim.kill()
 
-    async with broker.subscribe(WORK, prefetch=1) as subscription:
+    async with broker.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
 
     assert delivery.message.body == b"survives"
@@ -145,9 +148,9 @@ async def test_a_living_process_keeps_its_lease(broker, path, tmp_path):
         await holder.wait_for_line("received")
         await publish(broker, a_message(b"comes back"))
 
-        async with broker.subscribe(WORK, prefetch=2) as subscription:
+        async with broker.subscribe(WORK.name, prefetch=2) as subscription:
             first = await receive(subscription)
-            await subscription.retry(first, attempt=1, delay=LONGER_THAN_THAT)
+            await retry(subscription, first, LONGER_THAN_THAT)
             second = await receive(subscription)
 
         assert [each.message.body for each in (first, second)] == [b"comes back"] * 2
@@ -159,7 +162,7 @@ async def test_a_process_that_wakes_after_its_lease_cannot_settle(broker, path, 
     async with child(path, HOLD_ONE, log=tmp_path / "log") as sleeper:
         await sleeper.wait_for_line("received")
         sleeper.freeze()
-        async with broker.subscribe(WORK, prefetch=1) as subscription:
+        async with broker.subscribe(WORK.name, prefetch=1) as subscription:
             delivery = await receive(subscription)
 
             sleeper.thaw()
@@ -204,7 +207,7 @@ async def test_messages_survive_reopening_the_file(broker, path):
     message = a_message(b"durable", headers={"source": "phone"})
     await publish(broker, message)
 
-    async with SqliteTransport(path).subscribe(WORK, prefetch=1) as subscription:
+    async with SqliteTransport(path).subscribe(WORK.name, prefetch=1) as subscription:
         assert (await receive(subscription)).message == message
 
 
@@ -212,12 +215,12 @@ async def test_a_message_beyond_the_delivery_limit_goes_to_the_dead_queue(broker
     await publish(broker, a_message(b"poison", headers={"source": "phone"}))
 
     for _ in range(WORK.delivery_limit + 1):
-        async with broker.subscribe(WORK, prefetch=1) as subscription:
+        async with broker.subscribe(WORK.name, prefetch=1) as subscription:
             await receive(subscription)
 
     assert await broker.depth("work") == QueueDepth(0, 0)
     dead = replace(WORK, name=WORK.dead)
-    async with broker.subscribe(dead, prefetch=1) as subscription:
+    async with broker.subscribe(dead.name, prefetch=1) as subscription:
         message = (await receive(subscription)).message
     assert message.body == b"poison"
     assert (message.exchange, message.routing_key) == ("dead-letters", "work")
@@ -228,7 +231,7 @@ async def test_a_message_beyond_the_delivery_limit_goes_to_the_dead_queue(broker
 async def test_releasing_a_message_is_no_failed_delivery(broker):
     await publish(broker, a_message(b"patient"))
 
-    async with broker.subscribe(WORK, prefetch=1) as subscription:
+    async with broker.subscribe(WORK.name, prefetch=1) as subscription:
         for _ in range(WORK.delivery_limit + 2):
             await subscription.release(await receive(subscription))
         delivery = await receive(subscription)
@@ -239,10 +242,10 @@ async def test_releasing_a_message_is_no_failed_delivery(broker):
 async def test_prefetched_messages_that_nobody_tried_have_not_failed(broker):
     await publish(broker, a_message(b"tried"), a_message(b"prefetched"))
     for _ in range(WORK.delivery_limit + 1):
-        async with broker.subscribe(WORK, prefetch=2) as subscription:
+        async with broker.subscribe(WORK.name, prefetch=2) as subscription:
             await receive(subscription)
 
-    async with broker.subscribe(WORK, prefetch=2) as subscription:
+    async with broker.subscribe(WORK.name, prefetch=2) as subscription:
         delivery = await receive(subscription)
 
     assert delivery.message.body == b"prefetched"
@@ -253,11 +256,11 @@ async def test_a_message_that_nobody_takes_in_time_goes_to_the_dead_queue(path):
     broker = SqliteTransport(path, poll=POLL)
     hasty = replace(WORK, name="hasty", message_ttl=timedelta(milliseconds=100))
     await broker.declare(topology_of(hasty))
-    async with broker.subscribe(hasty, prefetch=1) as busy:
+    async with broker.subscribe(hasty.name, prefetch=1) as busy:
         await publish(broker, a_message(b"taken"), a_message(b"too late"))
         taken = await receive(busy)
 
-        async with broker.subscribe(replace(hasty, name=hasty.dead), prefetch=1) as subscription:
+        async with broker.subscribe(hasty.dead, prefetch=1) as subscription:
             dead = await receive(subscription)
 
         assert (taken.message.body, dead.message.body) == (b"taken", b"too late")
@@ -268,7 +271,7 @@ async def test_higher_priorities_come_first_and_equal_ones_in_order(broker):
     priorities = [(b"a", 4), (b"b", 0), (b"c", 9), (b"d", None), (b"e", 9)]
     await publish(broker, *(a_message(body, priority=rank) for body, rank in priorities))
 
-    async with broker.subscribe(WORK, prefetch=2) as subscription:
+    async with broker.subscribe(WORK.name, prefetch=2) as subscription:
         bodies = []
         for _ in priorities:
             delivery = await receive(subscription)
@@ -280,8 +283,8 @@ async def test_higher_priorities_come_first_and_equal_ones_in_order(broker):
 
 async def test_retries_wait_in_a_queue_of_their_own(broker):
     await publish(broker, a_message())
-    async with broker.subscribe(WORK, prefetch=1) as subscription:
-        await subscription.retry(await receive(subscription), attempt=1, delay=DELAY)
+    async with broker.subscribe(WORK.name, prefetch=1) as subscription:
+        await retry(subscription, await receive(subscription), DELAY)
 
     assert await broker.depth("work") == QueueDepth(messages=0, consumers=0)
     assert await broker.depth(WORK.retry(DELAY)) == QueueDepth(messages=1, consumers=0)
@@ -348,7 +351,7 @@ async def test_a_file_that_was_replaced_is_noticed_before_anything_is_confirmed(
 
 
 async def test_a_subscription_notices_that_its_file_is_gone(broker, path):
-    async with broker.subscribe(WORK, prefetch=1) as subscription:
+    async with broker.subscribe(WORK.name, prefetch=1) as subscription:
         path.unlink()
 
         with pytest.raises(BrokerUnavailable):

@@ -29,7 +29,7 @@ class Script:
     def __init__(self, *outcomes: Outcome, database_away: int = 0) -> None:
         self.consumer = Consumer("test", bindings=["#"])
         self.asked: list[str] = []
-        self._deliveries: list[Delivery | None] = [
+        self._deliveries: list[Delivery] = [
             Delivery(WireMessage(exchange="", routing_key="q", body=b""), 1, redelivered=False)
         ]
         self._outcomes = list(outcomes)
@@ -40,11 +40,11 @@ class Script:
     async def subscribe(self, *_: Any, **__: Any):
         yield self
 
-    async def next(self) -> Delivery | None:
+    async def take(self, _limit: int) -> list[Delivery]:
         if self._deliveries:
-            return self._deliveries.pop()
+            return [self._deliveries.pop()]
         self.stop_asked.set()
-        return None
+        return []
 
     async def stop(self) -> None:
         return
@@ -53,8 +53,8 @@ class Script:
         self.asked.append("handler")
         return Retry(1, SECOND)
 
-    async def retry(self, _delivery: Delivery, **_: Any) -> Outcome:
-        self.asked.append("retry")
+    async def replace(self, _delivery: Delivery, _copy: WireMessage) -> Outcome:
+        self.asked.append("replace")
         return self._outcomes.pop(0)
 
     async def give_up(self, _delivery: Delivery, verdict: GiveUp) -> GiveUp:
@@ -64,7 +64,7 @@ class Script:
             raise DatabaseUnavailable("away")
         return verdict
 
-    async def ack(self, _delivery: Delivery) -> None:
+    async def ack(self, *_deliveries: Delivery) -> None:
         self.asked.append("ack")
 
     async def run(self) -> list[str]:
@@ -87,10 +87,10 @@ class Script:
 async def test_only_the_publish_is_repeated_until_the_copy_is_there():
     script = Script(Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED)
 
-    assert await script.run() == ["handler", "retry", "retry", "retry"]
+    assert await script.run() == ["handler", "replace", "replace", "replace"]
 
 
 async def test_a_copy_that_can_never_be_published_is_given_up_though_the_database_is_away():
     script = Script(Outcome.REJECTED, database_away=2)
 
-    assert await script.run() == ["handler", "retry", *["give up: rejected"] * 3, "ack"]
+    assert await script.run() == ["handler", "replace", *["give up: rejected"] * 3, "ack"]

@@ -1,0 +1,77 @@
+"""
+Deliveries on their way from a broker to whoever takes them.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from outbox.errors import BrokerUnavailable
+from outbox.transports.base import Delivery
+
+
+class Inbox:
+    """
+    Deliveries that nobody has taken yet.
+
+    It ends once: regularly, or because the connection was *lost*, which has the last word.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Delivery] = deque()
+        # Set while a `take` has no reason to wait.
+        self._ready = asyncio.Event()
+        self._ended = False
+        self._problem: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def put(self, deliveries: Iterable[Delivery]) -> None:
+        """Add *deliveries*; after the end they are dropped."""
+        if self._ended:
+            return
+        self._waiting.extend(deliveries)
+        if self._waiting:
+            self._ready.set()
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """
+        Up to *limit* deliveries, as soon as there is one; empty after the end.
+
+        Raises BrokerUnavailable if it ended with a loss.
+        """
+        if limit < 1:
+            raise ValueError("limit: must be at least 1")
+        # In a loop, because another task may have taken what woke this one.
+        while not self._ended:
+            if taken := self._pop(limit):
+                return taken
+            await self._ready.wait()
+        if self._problem is not None:
+            raise BrokerUnavailable(self._problem)
+        return []
+
+    def end(self) -> list[Delivery]:
+        """Give out nothing more; what was waiting is returned."""
+        left = list(self._waiting)
+        self._waiting.clear()
+        self._ended = True
+        self._ready.set()
+        return left
+
+    def lose(self, problem: str) -> None:
+        """Raise BrokerUnavailable with *problem* from now on; what was waiting comes again."""
+        self._problem = problem
+        self.end()
+
+    def _pop(self, limit: int) -> list[Delivery]:
+        waiting = self._waiting
+        taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        if not waiting:
+            self._ready.clear()
+        return taken
