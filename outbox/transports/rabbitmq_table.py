@@ -1,0 +1,149 @@
+"""
+Reading AMQP field tables that anybody may have written.
+
+Legal content is read as pamqp reads it. Of what is not legal the entries before the flaw are kept;
+nothing raises, however deep it is nested and whatever its lengths say.
+"""
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+MAX_DEPTH = 32
+"""Tables and arrays in each other; what is deeper is not read."""
+
+FLAWS = (LookupError, ValueError, ArithmeticError, OSError, struct.error)
+"""What reading raises for bytes that are no value."""
+
+_LONG = struct.Struct(">I")
+_DECIMAL = struct.Struct(">BI")
+_LONG_LONG = struct.Struct(">Q")
+_SECONDS_MAX = 0xFFFF_FFFF
+_TEXT = ord("S")
+
+_NUMBERS = {
+    ord(kind): struct.Struct(layout)
+    for kind, layout in {
+        "t": ">?",
+        "b": ">b",
+        "B": ">B",
+        "s": ">h",
+        "u": ">H",
+        "I": ">i",
+        "i": ">I",
+        "l": ">q",
+        "L": ">q",
+        "f": ">f",
+        "d": ">d",
+    }.items()
+}
+
+
+def read_table(data: bytes, at: int, end: int) -> tuple[dict[str, Any], bool]:
+    """The table whose entries are *data* from *at* to *end*, and whether all of it was read."""
+    table: dict[str, Any] = {}
+    try:
+        _entries(data, at, end, 1, table)
+    except FLAWS:
+        return table, False
+    return table, True
+
+
+def moment(number: int) -> datetime:
+    """
+    A timestamp. It counts seconds; what would be after the year 2106 counts milliseconds.
+
+    Raises one of FLAWS if there is no such moment.
+    """
+    return datetime.fromtimestamp(number / 1000 if number > _SECONDS_MAX else number, UTC)
+
+
+def _entries(data: bytes, at: int, end: int, depth: int, table: dict[str, Any]) -> None:
+    while at < end:
+        start = at + 1
+        at = start + data[at]
+        name = data[start:at].decode()
+        table[name], at = _value(data, at, end, depth)
+    if at > end:
+        raise ValueError("longer than its table")
+
+
+def _value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int]:
+    """The value at *at*, and where the next one begins."""
+    kind = data[at]
+    at += 1
+    if kind == _TEXT:
+        raw, at = _sized(data, at, end)
+        return _text(raw), at
+    if (number := _NUMBERS.get(kind)) is not None:
+        return number.unpack_from(data, at)[0], at + number.size
+    return _RARE[kind](data, at, end, depth)
+
+
+def _sized(data: bytes, at: int, end: int) -> tuple[bytes, int]:
+    start = at + 4
+    stop = start + _LONG.unpack_from(data, at)[0]
+    if stop > end:
+        raise ValueError("longer than what it is in")
+    return data[start:stop], stop
+
+
+def _text(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # Legal: AMQP says long string, and means any bytes.
+        return raw
+
+
+def _nested_table(data: bytes, at: int, end: int, depth: int) -> tuple[dict[str, Any], int]:
+    raw, stop = _nested(data, at, end, depth)
+    table: dict[str, Any] = {}
+    _entries(raw, 0, len(raw), depth + 1, table)
+    return table, stop
+
+
+def _array(data: bytes, at: int, end: int, depth: int) -> tuple[list[Any], int]:
+    raw, stop = _nested(data, at, end, depth)
+    values, position = [], 0
+    while position < len(raw):
+        value, position = _value(raw, position, len(raw), depth + 1)
+        values.append(value)
+    return values, stop
+
+
+def _nested(data: bytes, at: int, end: int, depth: int) -> tuple[bytes, int]:
+    if depth >= MAX_DEPTH:
+        raise ValueError("nested too deep")
+    return _sized(data, at, end)
+
+
+def _decimal(data: bytes, at: int, _end: int, _depth: int) -> tuple[Decimal, int]:
+    places, digits = _DECIMAL.unpack_from(data, at)
+    return Decimal(digits) * Decimal(10) ** -places, at + _DECIMAL.size
+
+
+def _timestamp(data: bytes, at: int, _end: int, _depth: int) -> tuple[datetime, int]:
+    return moment(_LONG_LONG.unpack_from(data, at)[0]), at + _LONG_LONG.size
+
+
+def _bytes(data: bytes, at: int, end: int, _depth: int) -> tuple[bytearray, int]:
+    raw, stop = _sized(data, at, end)
+    return bytearray(raw), stop
+
+
+def _nothing(_data: bytes, at: int, _end: int, _depth: int) -> tuple[None, int]:
+    return None, at
+
+
+_RARE: dict[int, Callable[[bytes, int, int, int], tuple[Any, int]]] = {
+    ord("F"): _nested_table,
+    ord("A"): _array,
+    ord("D"): _decimal,
+    ord("T"): _timestamp,
+    ord("x"): _bytes,
+    ord("V"): _nothing,
+    0: _nothing,
+}
