@@ -130,6 +130,11 @@ class SharedSettings(BaseSettings):
         description="How RabbitMQ is published to: `batch` writes many messages at once, `gather` "
         "is slower and uses only documented calls of the client library.",
     )
+    delivery_method: Literal["frames", "callback"] = Field(
+        default="frames",
+        description="How deliveries of RabbitMQ are read: `frames` is fast and survives messages "
+        "that cannot be read, `callback` uses only documented calls of the client library.",
+    )
     reconnect_max_seconds: float = Field(
         default=15.0, gt=0, le=600, description="Longest pause between attempts to reconnect."
     )

@@ -90,11 +90,7 @@ class Subscription(Protocol):
         """
 
     async def widen(self, prefetch: int) -> None:
-        """
-        Have up to *prefetch* unsettled from now on, and never fewer than before.
-
-        Those that are unsettled now may come on top, until they are settled.
-        """
+        """Have up to *prefetch* unsettled from now on, and never fewer than before."""
 
     async def stop(self) -> None:
         """Take no more deliveries; those that `take` has not given out go back to the queue."""
@@ -120,7 +116,7 @@ class QueueDepth:
 
     Args:
         messages: Those that wait for a consumer; some brokers also count those that are with one.
-        consumers: Subscriptions of the queue.
+        consumers: Subscriptions of the queue; some brokers count one that was widened as several.
 
     """
 

@@ -24,4 +24,5 @@ def transport(settings: SharedSettings, *, name: str) -> Transport:
         heartbeat_seconds=settings.heartbeat_seconds,
         name=name,
         publish_method=settings.publish_method,
+        delivery_method=settings.delivery_method,
     )

@@ -14,7 +14,7 @@ class Inbox:
     """
     Deliveries that nobody has taken yet.
 
-    It ends once: regularly, or because the connection was *lost*, which has the last word.
+    It ends once: regularly, or because the connection was lost, which has the last word.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,9 @@ class Inbox:
         return self._ended
 
     def put(self, deliveries: Iterable[Delivery]) -> None:
-        """Add *deliveries*; after the end they are dropped."""
-        if self._ended:
-            return
-        self._waiting.extend(deliveries)
-        if self._waiting:
+        """Add *deliveries*; after the end they are for `left` alone."""
+        if self._problem is None:
+            self._waiting.extend(deliveries)
             self._ready.set()
 
     async def take(self, limit: int) -> list[Delivery]:
@@ -51,27 +49,27 @@ class Inbox:
         while not self._ended:
             if taken := self._pop(limit):
                 return taken
+            self._ready.clear()
             await self._ready.wait()
         if self._problem is not None:
             raise BrokerUnavailable(self._problem)
         return []
 
-    def end(self) -> list[Delivery]:
-        """Give out nothing more; what was waiting is returned."""
-        left = list(self._waiting)
-        self._waiting.clear()
+    def end(self) -> None:
+        """Give out nothing more."""
         self._ended = True
         self._ready.set()
-        return left
+
+    def left(self) -> list[Delivery]:
+        """What nobody has taken, and nobody will."""
+        return self._pop(len(self._waiting))
 
     def lose(self, problem: str) -> None:
         """Raise BrokerUnavailable with *problem* from now on; what was waiting comes again."""
         self._problem = problem
+        self._waiting.clear()
         self.end()
 
     def _pop(self, limit: int) -> list[Delivery]:
         waiting = self._waiting
-        taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
-        if not waiting:
-            self._ready.clear()
-        return taken
+        return [waiting.popleft() for _ in range(min(limit, len(waiting)))]

@@ -12,8 +12,8 @@ Rules that the library and the protocol ask for:
 - aiormq attributes returns by message id, so no two publishes in flight on a channel share one.
 - A silent peer makes aiormq cancel the futures of publishes: a `CancelledError` in a task that
   nobody cancelled is a lost connection.
-- Deliveries are taken from aiormq's channel and put into a queue of ours. Handlers never run in
-  the client's callback tasks, which it cancels when the channel dies.
+- Deliveries are put into an inbox of ours. Handlers never run in the client's callback tasks,
+  which it cancels when the channel dies.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiormq
+from aio_pika import Connection
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
@@ -35,7 +36,8 @@ from outbox.transports.rabbitmq_connection import (
 )
 from outbox.transports.rabbitmq_link import MethodName
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
-from outbox.transports.rabbitmq_subscription import RabbitMQSubscription
+from outbox.transports.rabbitmq_subscription import DeliveryMethodName, RabbitMQSubscription
+from outbox.transports.rabbitmq_tap import TappedConnection
 
 
 class RabbitMQTransport:
@@ -46,6 +48,7 @@ class RabbitMQTransport:
         heartbeat_seconds: A silent peer is noticed within three of these.
         name: What the management interface shows as the connection's name.
         publish_method: How several messages are published at once.
+        delivery_method: How deliveries come in.
 
     """
 
@@ -56,11 +59,13 @@ class RabbitMQTransport:
         heartbeat_seconds: int,
         name: str,
         publish_method: MethodName = "batch",
+        delivery_method: DeliveryMethodName = "frames",
     ) -> None:
         heartbeat = str(heartbeat_to_ask_for(heartbeat_seconds))
         self._urls = [url.update_query(heartbeat=heartbeat) for url in urls]
         self._name = name
         self._publish_method = publish_method
+        self._delivery_method = delivery_method
 
     @asynccontextmanager
     async def publisher(self) -> AsyncIterator["RabbitMQPublisher"]:
@@ -74,12 +79,17 @@ class RabbitMQTransport:
     async def subscribe(
         self, queue: str, *, prefetch: int
     ) -> AsyncIterator["RabbitMQSubscription"]:
-        connection = await self._connect()
+        method = self._delivery_method
+        kind = TappedConnection if method == "frames" else Connection
+        connection = await connect(self._urls, name=self._name, kind=kind)
         try:
             async with self.publisher() as publisher:
-                subscription = RabbitMQSubscription(connection, publisher, queue)
+                subscription = RabbitMQSubscription(connection, publisher, queue, method=method)
                 await subscription.start(prefetch)
-                yield subscription
+                try:
+                    yield subscription
+                finally:
+                    await subscription.close()
         finally:
             await close(connection)
 

@@ -35,7 +35,9 @@ def heartbeat_to_ask_for(noticed_within: int) -> int:
     return max(1, (6 * noticed_within - 6) // 7)
 
 
-async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
+async def connect(
+    urls: Sequence[URL], *, name: str, kind: type[aio_pika.Connection] = aio_pika.Connection
+) -> AbstractConnection:
     """
     A new connection to the first of *urls* that answers, shown by the broker as *name*.
 
@@ -50,6 +52,7 @@ async def connect(urls: Sequence[URL], *, name: str) -> AbstractConnection:
                     timeout=CONNECT_SECONDS,
                     client_properties={"connection_name": name},
                     ssl_context=_verifying(url),
+                    connection_class=kind,
                 )
         except BrokerUnavailable as error:
             problem = error

@@ -1,13 +1,20 @@
 """
 Deliveries from one queue of RabbitMQ.
+
+They come in one of two ways. `frames` reads them itself, see `rabbitmq_tap`; whatever is in a
+message, it arrives. `callback` has aiormq call for each, at several times the cost, and a message
+whose properties cannot be read ends the connection, again and again, until the broker
+dead-letters it: for want of a better cure set a delivery limit.
 """
 
+import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import aiormq
+import structlog
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import DeliveredMessage
 
@@ -15,28 +22,47 @@ from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Delivery, Outcome
 from outbox.transports.inbox import Inbox
+from outbox.transports.rabbitmq_acks import Acks, CalledAcks, GatheredAcks
 from outbox.transports.rabbitmq_connection import (
     CLOSE_SECONDS,
     connection_errors,
 )
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
+from outbox.transports.rabbitmq_tap import Tap, unfit
+
+DeliveryMethodName: TypeAlias = Literal["frames", "callback"]
 
 
 class RabbitMQSubscription:
-    """Deliveries of one queue, on a connection of its own; copies go through *publisher*."""
+    """
+    Deliveries of one queue, on a connection of its own; copies go through *publisher*.
+
+    Args:
+        method: How deliveries come in; `frames` falls back to `callback` where it cannot work.
+
+    """
 
     _REPLACE_WITHIN = timedelta(seconds=10)
 
     def __init__(
-        self, connection: AbstractConnection, publisher: RabbitMQPublisher, queue: str
+        self,
+        connection: AbstractConnection,
+        publisher: RabbitMQPublisher,
+        queue: str,
+        *,
+        method: DeliveryMethodName,
     ) -> None:
+        self.method = method
         self._connection = connection
         self._publisher = publisher
         self._queue = queue
         self._prefetch = 0
         self._channel: Any = None
-        self._consumer_tag: str | None = None
+        self._consumer_tags: list[str] = []
+        # Held while the broker is told to begin or end.
+        self._turn = asyncio.Lock()
         self._inbox = Inbox()
+        self._acks: Acks
 
     async def start(self, prefetch: int) -> None:
         """
@@ -50,35 +76,43 @@ class RabbitMQSubscription:
             self._channel.closing.add_done_callback(self._on_end)
             # The broker cancels a consumer whose queue is deleted, or has another leader.
             self._channel.on_consumer_cancel_callbacks.add(self._on_end)
+            self._choose_method()
             try:
                 await self._consume(prefetch)
             except aiormq.exceptions.ChannelNotFoundEntity:
                 raise TopologyMismatch(f"queue {self._queue} does not exist") from None
 
     async def take(self, limit: int) -> list[Delivery]:
+        if not self._inbox:
+            # The next delivery may be waiting for the acks of those before.
+            self._acks.flush()
         return await self._inbox.take(limit)
 
     async def widen(self, prefetch: int) -> None:
-        if prefetch <= self._prefetch or self._inbox.ended:
-            return
-        old = self._consumer_tag
-        with connection_errors():
-            await self._consume(prefetch)
-            await self._channel.basic_cancel(old)
+        async with self._turn:
+            if prefetch <= self._prefetch or self._inbox.ended:
+                return
+            with connection_errors():
+                await self._consume(prefetch)
 
     async def stop(self) -> None:
         if self._inbox.ended:
             return
-        left = self._inbox.end()
-        with suppress(BrokerUnavailable), connection_errors():
-            await self._channel.basic_cancel(self._consumer_tag, timeout=CLOSE_SECONDS)
-        for delivery in left:
-            await self.release(delivery)
+        self._inbox.end()
+        async with self._turn:
+            with suppress(BrokerUnavailable), connection_errors():
+                for tag in self._consumer_tags:
+                    await self._channel.basic_cancel(tag, timeout=CLOSE_SECONDS)
+        self._acks.flush()
+        if left := self._inbox.left():
+            await self._acks.release([delivery.tag for delivery in left])
+
+    async def close(self) -> None:
+        """Tell the broker what is settled; everything else comes again."""
+        await self._acks.close()
 
     async def ack(self, *deliveries: Delivery) -> None:
-        with connection_errors():
-            for delivery in deliveries:
-                await self._channel.basic_ack(delivery.tag)
+        await self._acks.ack([delivery.tag for delivery in deliveries])
 
     async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
         outcome = (await self._publisher.publish([copy], within=self._REPLACE_WITHIN))[0]
@@ -87,14 +121,31 @@ class RabbitMQSubscription:
         return outcome
 
     async def release(self, delivery: Delivery) -> None:
-        with connection_errors():
-            await self._channel.basic_nack(delivery.tag, requeue=True)
+        await self._acks.release([delivery.tag])
+
+    def _choose_method(self) -> None:
+        if self.method == "frames" and (flaw := unfit(self._connection, self._channel)):
+            structlog.get_logger(component="rabbitmq").warning(
+                "frame_deliveries_unavailable", missing=flaw, method="callback"
+            )
+            self.method = "callback"
+        if self.method == "frames":
+            tap: Tap = cast("Any", self._connection).tap
+            tap.follow(self._channel.number, self._inbox.put)
+            self._acks = GatheredAcks(self._channel)
+        else:
+            self._acks = CalledAcks(self._channel)
 
     async def _consume(self, prefetch: int) -> None:
-        """Subscribe anew: a consumer's prefetch is the channel's at the time it subscribes."""
-        await self._channel.basic_qos(prefetch_count=prefetch)
+        """
+        Have one consumer more, so that all of them have *prefetch* together.
+
+        What a consumer may have unsettled is fixed when it subscribes. Cancelling it for another
+        would make the queue take back what is under way: out of order, and counted as failed.
+        """
+        await self._channel.basic_qos(prefetch_count=prefetch - self._prefetch)
         consuming = await self._channel.basic_consume(self._queue, self._on_delivery)
-        self._consumer_tag = consuming.consumer_tag
+        self._consumer_tags.append(consuming.consumer_tag)
         self._prefetch = prefetch
 
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:

@@ -1,0 +1,121 @@
+"""
+Messages that the client library cannot read arrive between healthy ones, and can be settled.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import aio_pika
+import pamqp.frame
+import pytest
+from aiormq.abc import ChannelFrame
+from pamqp.commands import Basic
+from yarl import URL
+
+from outbox.topology import Queue, Topology
+from outbox.transports.base import Delivery, QueueDepth, Subscription
+from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq_content import MALFORMED
+from tests.support.eventually import eventually
+from tests.support.frames import frame, header, nested_tables, short, table
+
+WORK = "work"
+SOON = timedelta(seconds=10)
+FLAGS = Basic.Properties.flags
+# What RabbitMQ takes from a publisher, and hands out. Types of values that it does not know it
+# refuses, by closing the publisher's connection.
+HOSTILE = {
+    "a timestamp in microseconds": (
+        FLAGS["timestamp"],
+        struct.pack(">Q", 1_764_000_000_000_000),
+    ),
+    "the largest timestamp": (FLAGS["timestamp"], struct.pack(">Q", 2**63 - 1)),
+    "a content type that is no text": (FLAGS["content_type"], short(b"\xff\xfe")),
+    "an id that is no text": (FLAGS["message_id"], short(b"\xff\xfe")),
+    "a header's name that is no text": (FLAGS["headers"], table(short(b"\xff") + b"t\x01")),
+    "the largest timestamp in a header": (
+        FLAGS["headers"],
+        table(short(b"at") + b"T" + struct.pack(">Q", 2**63 - 1)),
+    ),
+    "1,500 tables in each other": (FLAGS["headers"], nested_tables(1500)),
+}
+
+
+@pytest.fixture
+async def transport(rabbitmq_url: str) -> RabbitMQTransport:
+    transport = RabbitMQTransport([URL(rabbitmq_url)], heartbeat_seconds=5, name="test")
+    await transport.declare(Topology([], [Queue(WORK, {"x-queue-type": "quorum"})]))
+    return transport
+
+
+@pytest.fixture
+async def channel(rabbitmq_url: str) -> AsyncIterator[Any]:
+    """Offer a channel of a publisher that writes frames as it likes."""
+    async with await aio_pika.connect(rabbitmq_url) as connection:
+        wrapper = await connection.channel()
+        yield await wrapper.get_underlay_channel()
+
+
+async def publish(channel: Any, body: bytes, flags: int = 0, properties: bytes = b"") -> None:
+    number = channel.number
+    method = pamqp.frame.marshal(Basic.Publish(exchange="", routing_key=WORK), number)
+    content = header(number, len(body), flags, properties) + frame(3, number, body)
+    await channel.write_queue.put(ChannelFrame(payload=method + content, should_close=False))
+
+
+async def receive(subscription: Subscription, count: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    async with asyncio.timeout(SOON.total_seconds()):
+        while len(deliveries) < count:
+            deliveries += await subscription.take(count)
+    return deliveries
+
+
+async def test_hostile_messages_arrive_flawed_in_a_healthy_stream_and_can_be_acked(
+    transport, channel
+):
+    for name, hostile in HOSTILE.items():
+        await publish(channel, b"before " + name.encode())
+        await publish(channel, name.encode(), *hostile)
+    await publish(channel, b"last")
+    expected = [
+        (body, flaw)
+        for name in HOSTILE
+        for body, flaw in ((f"before {name}", None), (name, MALFORMED))
+    ]
+
+    async with transport.subscribe(WORK, prefetch=100) as subscription:
+        deliveries = await receive(subscription, len(expected) + 1)
+        found = [(delivery.message.body.decode(), delivery.flaw) for delivery in deliveries]
+        await subscription.ack(*deliveries)
+
+        assert found == [*expected, ("last", None)]
+        assert not any(delivery.redelivered for delivery in deliveries)
+        await publish(channel, b"over the same connection")
+        [delivery] = await receive(subscription, 1)
+        assert delivery.tag == len(deliveries) + 1
+        await subscription.ack(delivery)
+
+    async def empty() -> bool:
+        return await transport.depth(WORK) == QueueDepth(messages=0, consumers=0)
+
+    await eventually(empty)
+
+
+async def test_what_can_be_read_of_a_hostile_message_is_there(transport, channel):
+    flags = FLAGS["content_type"] | FLAGS["headers"] | FLAGS["message_id"] | FLAGS["timestamp"]
+    headers = table(short(b"source") + b"S" + table(b"phone") + short(b"\xff") + b"t\x01")
+    stamp = struct.pack(">Q", 2**63 - 1)
+    await publish(channel, b"{}", flags, short(b"text/plain") + headers + short(b"id") + stamp)
+
+    async with transport.subscribe(WORK, prefetch=1) as subscription:
+        [delivery] = await receive(subscription, 1)
+
+    message = delivery.message
+    assert delivery.flaw == MALFORMED
+    assert (message.content_type, message.message_id, message.body) == ("text/plain", "id", b"{}")
+    assert message.headers == {"source": "phone"}
+    assert message.timestamp is None
