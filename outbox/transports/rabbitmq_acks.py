@@ -63,7 +63,8 @@ class GatheredAcks:
             self._later()
 
     async def release(self, tags: Sequence[int]) -> None:
-        tags = self._settled.unsettled(tags)
+        if not (tags := self._settled.unsettled(tags)):
+            return
         with connection_errors():
             if self._channel.is_closed:
                 raise BrokerUnavailable("the connection was lost")
@@ -119,21 +120,25 @@ class CalledAcks:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._settled = Settled()
+        # Held to write: an ack of several must not overtake another one.
+        self._turn = asyncio.Lock()
 
     async def ack(self, tags: Sequence[int]) -> None:
         self._settled.ack(tags)
-        acks = self._settled.collect()
         with connection_errors():
-            if acks.up_to is not None:
-                await self._channel.basic_ack(acks.up_to, multiple=True)
-            for tag in acks.single:
-                await self._channel.basic_ack(tag)
+            async with self._turn:
+                acks = self._settled.collect()
+                if acks.up_to is not None:
+                    await self._channel.basic_ack(acks.up_to, multiple=True)
+                for tag in acks.single:
+                    await self._channel.basic_ack(tag)
 
     async def release(self, tags: Sequence[int]) -> None:
         with connection_errors():
-            for tag in self._settled.unsettled(tags):
-                await self._channel.basic_nack(tag, requeue=True)
-                self._settled.tell([tag])
+            async with self._turn:
+                for tag in self._settled.unsettled(tags):
+                    await self._channel.basic_nack(tag, requeue=True)
+                    self._settled.tell([tag])
 
     def flush(self) -> None:
         return
