@@ -423,6 +423,17 @@ async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to
     await wait_until_empty(declared, WORK.name)
 
 
+async def test_a_subscription_that_was_stopped_cannot_be_widened(declared):
+    async with declared.subscribe(WORK.name, prefetch=1) as stopped:
+        await stopped.stop()
+        await stopped.widen(10)
+        await publish(declared, a_message(b"for somebody else"))
+
+        assert await stopped.take(1) == []
+        async with declared.subscribe(WORK.name, prefetch=1) as successor:
+            assert await receive_bodies(successor, 1) == [b"for somebody else"]
+
+
 async def test_two_subscriptions_share_a_queue_without_doubles(declared):
     expected = [str(number).encode() for number in range(40)]
     received: list[bytes] = []
