@@ -99,17 +99,26 @@ class RabbitMQSubscription:
         if self._inbox.ended:
             return
         self._inbox.end()
-        async with self._turn:
-            with suppress(BrokerUnavailable), connection_errors():
-                for tag in self._consumer_tags:
-                    await self._channel.basic_cancel(tag, timeout=CLOSE_SECONDS)
         self._acks.flush()
+        with suppress(BrokerUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._cancel()
         if left := self._inbox.left():
             await self._acks.release([delivery.tag for delivery in left])
 
     async def close(self) -> None:
-        """Tell the broker what is settled; everything else comes again."""
-        await self._acks.close()
+        """
+        Tell the broker what is settled; everything else comes again.
+
+        So may what is acked between `stop` and here, if it is much and was acked one by one.
+        """
+        self._inbox.end()
+        with suppress(BrokerUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._acks.close()
+                # Not for its own sake: a channel forgets acks that it has not handed to a quorum
+                # queue yet, but hands them over before it cancels a consumer.
+                await self._cancel()
 
     async def ack(self, *deliveries: Delivery) -> None:
         await self._acks.ack([delivery.tag for delivery in deliveries])
@@ -147,6 +156,12 @@ class RabbitMQSubscription:
         consuming = await self._channel.basic_consume(self._queue, self._on_delivery)
         self._consumer_tags.append(consuming.consumer_tag)
         self._prefetch = prefetch
+
+    async def _cancel(self) -> None:
+        with connection_errors():
+            async with self._turn:
+                while self._consumer_tags:
+                    await self._channel.basic_cancel(self._consumer_tags.pop())
 
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
         self._inbox.put([_to_delivery(delivered)])
