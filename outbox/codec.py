@@ -18,10 +18,13 @@ This module owns every header name. The wire format is version 1:
     x-outbox-version            1
     x-outbox-idempotency-key    what consumers deduplicate by
     x-outbox-occurred-at        when it occurred, ISO 8601 in UTC, with microseconds
+    x-outbox-recorded-at        when its outbox row was inserted, in whole seconds since 1970
+    x-outbox-lane               a digest of its ordering key, 32 hex digits; absent without a key
     x-outbox-attempt            on a retried copy: failed attempts so far
     x-outbox-exchange           on a retried copy: where it was first published
     x-outbox-routing-key        on a retried copy: likewise
 
+The ordering key itself is not on the wire. Retried copies keep all properties and headers.
 Headers of the event itself keep their names. The AMQP property `user_id` is never set: the broker
 compares it with the connection's user and closes the channel.
 """
@@ -30,8 +33,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
+from outbox import foreign
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Envelope, Event, Priority, check
 from outbox.payload import decompress
@@ -42,13 +45,14 @@ VERSION = 1
 VERSION_HEADER = "x-outbox-version"
 IDEMPOTENCY_KEY_HEADER = "x-outbox-idempotency-key"
 OCCURRED_AT_HEADER = "x-outbox-occurred-at"
+RECORDED_AT_HEADER = "x-outbox-recorded-at"
+LANE_HEADER = "x-outbox-lane"
 ATTEMPT_HEADER = "x-outbox-attempt"
 EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
 
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
 _PRIORITIES = {priority.value: priority for priority in Priority}
-_MAX_ATTEMPT = 1_000_000
 
 
 # Not frozen for the reason that Envelope is not.
@@ -108,6 +112,7 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
             content_type=row["content_type"],
             content_encoding=row["content_encoding"],
             occurred_at=row["occurred_at"],
+            recorded_at=row.get("created_at"),
         )
         check(envelope)
     except InvalidEvent as error:
@@ -117,8 +122,23 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
     return envelope
 
 
-def to_wire(envelope: Envelope, *, exchange: str) -> WireMessage:
-    """The message for *envelope*; *exchange* is the configured one, for envelopes without."""
+def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> WireMessage:
+    """
+    The message for *envelope*.
+
+    *exchange* is the configured one, for envelopes without. *lane* is what may be seen of the
+    ordering key, 32 hex digits, or None if there is no key.
+    """
+    headers: dict[str, Any] = {
+        **envelope.headers,
+        VERSION_HEADER: VERSION,
+        IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
+        OCCURRED_AT_HEADER: _in_utc(envelope.occurred_at).isoformat(timespec="microseconds"),
+    }
+    if envelope.recorded_at is not None:
+        headers[RECORDED_AT_HEADER] = int(envelope.recorded_at.timestamp())
+    if lane is not None:
+        headers[LANE_HEADER] = lane
     return WireMessage(
         exchange=exchange if envelope.exchange is None else envelope.exchange,
         routing_key=envelope.routing_key,
@@ -130,12 +150,7 @@ def to_wire(envelope: Envelope, *, exchange: str) -> WireMessage:
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
         priority=_WIRE_PRIORITY[envelope.priority],
-        headers={
-            **envelope.headers,
-            VERSION_HEADER: VERSION,
-            IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-            OCCURRED_AT_HEADER: _in_utc(envelope.occurred_at).isoformat(timespec="microseconds"),
-        },
+        headers=headers,
     )
 
 
@@ -144,7 +159,8 @@ def from_wire(message: WireMessage) -> Envelope:
     The envelope of a delivered *message*, its body decompressed.
 
     Messages of other publishers are read too, as long as they have an id and a type; without the
-    header their idempotency key is the message id.
+    header their idempotency key is the message id, and without theirs they have no lane and were
+    recorded when their property `timestamp` says.
 
     Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
     `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`.
@@ -152,20 +168,22 @@ def from_wire(message: WireMessage) -> Envelope:
     headers = message.headers
     if headers.get(VERSION_HEADER, VERSION) != VERSION:
         raise UnreadableMessage("schema_unsupported")
-    identity = _identity(message.message_id)
+    identity = foreign.identity(message.message_id)
     try:
         envelope = Envelope(
             id=identity,
             type=message.type or "",
             body=decompress(message.body, message.content_encoding),
-            exchange=_text(headers.get(EXCHANGE_HEADER), message.exchange),
-            routing_key=_text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
-            idempotency_key=_text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
+            exchange=foreign.text(headers.get(EXCHANGE_HEADER), message.exchange),
+            routing_key=foreign.text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
+            idempotency_key=foreign.text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
+            lane=foreign.lane(headers.get(LANE_HEADER)),
             correlation_id=message.correlation_id,
             priority=priority_of(message),
             headers=_event_headers(headers),
             content_type=message.content_type or "application/octet-stream",
-            occurred_at=_occurred_at(message),
+            occurred_at=foreign.occurred_at(headers.get(OCCURRED_AT_HEADER), message.timestamp),
+            recorded_at=foreign.recorded_at(headers.get(RECORDED_AT_HEADER), message.timestamp),
         )
         # Headers of other publishers are not ours to refuse.
         check(replace(envelope, headers={}))
@@ -189,10 +207,7 @@ def wire_priority(priority: Priority) -> int:
 
 def attempt_of(message: WireMessage) -> int:
     """How often *message* has failed before; 0 if its header is absent or nonsense."""
-    value = message.headers.get(ATTEMPT_HEADER, 0)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
-    return min(max(value, 0), _MAX_ATTEMPT)
+    return foreign.attempt(message.headers.get(ATTEMPT_HEADER))
 
 
 def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
@@ -229,21 +244,10 @@ def _can_be_sent(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _identity(message_id: str | None) -> UUID:
-    try:
-        return UUID(message_id or "")
-    except ValueError:
-        raise UnreadableMessage("no_identity") from None
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidEvent("headers", "must be an object")
     return value
-
-
-def _text(value: Any, default: str) -> str:
-    return value if isinstance(value, str) else default
 
 
 def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,11 +256,3 @@ def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in headers.items()
         if not name.startswith("x-") and isinstance(value, str | int | bool)
     }
-
-
-def _occurred_at(message: WireMessage) -> datetime:
-    try:
-        exact = datetime.fromisoformat(_text(message.headers.get(OCCURRED_AT_HEADER), ""))
-    except ValueError:
-        exact = message.timestamp or datetime.now(UTC)
-    return exact if exact.tzinfo is not None else exact.replace(tzinfo=UTC)

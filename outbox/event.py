@@ -6,7 +6,8 @@ developer inside the transaction. An `Envelope` is the same event on its way: th
 from the outbox, the consumer from the broker. Nothing here does I/O.
 
 Everything outside the body can be seen by operators of the database and the broker.
-Health data, names and user ids belong in the body alone; `ordering_key` stays in the database.
+Health data, names and user ids belong in the body alone; `ordering_key` stays in the database,
+and what leaves it is a digest with a secret, the *lane*.
 """
 
 import re
@@ -123,7 +124,9 @@ class Envelope:
     An event on its way, with its body as bytes.
 
     *exchange* is None for the configured main exchange.
-    *ordering_key* is None on the consumer's side: it never leaves the database.
+    *ordering_key* is None on the consumer's side: it never leaves the database. There *lane* says
+    which messages belong together, or is None for those that have no key.
+    *recorded_at* is when the outbox row was inserted, in whole seconds on the consumer's side.
     """
 
     id: UUID
@@ -134,9 +137,11 @@ class Envelope:
     occurred_at: datetime
     exchange: str | None = None
     ordering_key: str | None = None
+    lane: str | None = None
     correlation_id: str | None = None
     priority: Priority = Priority.NORMAL
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    recorded_at: datetime | None = None
     content_type: str = JSON_CONTENT_TYPE
     content_encoding: str | None = None
 

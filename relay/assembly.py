@@ -20,8 +20,10 @@ from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 from relay.janitor import Janitor
 from relay.pace import Pace
+from relay.pseudonyms import Pseudonyms
 from relay.relay import Limits, Relay
 from relay.settings import RelaySettings
+from relay.storage import salt
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_wakeup import PostgresWakeup
@@ -48,6 +50,16 @@ def broker(settings: RelaySettings) -> Transport:
 def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
     """The configured database."""
     return process.database(settings, role=ROLE)
+
+
+async def verified(engine: AsyncEngine) -> bytes:
+    """
+    The salt of the database of *engine*, whose schema has been checked.
+
+    Raises SchemaMismatch and DatabaseUnavailable.
+    """
+    await migrate.verify(engine)
+    return await salt.read(engine)
 
 
 def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
@@ -84,7 +96,7 @@ async def serve(
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(settings) as engine,
     ):
-        await migrate.verify(engine)
+        pseudonyms = Pseudonyms(await verified(engine))
         await process.prepare(broker(settings), declared(settings), settings)
         outbox_store = store(engine, settings)
         async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
@@ -96,6 +108,7 @@ async def serve(
                 wakeup=wakeup(engine, settings, doorbell),
                 doorbell=doorbell,
                 exchange=settings.main_exchange,
+                pseudonyms=pseudonyms,
                 limits=Limits(
                     rows=settings.batch_size,
                     bytes=settings.batch_bytes,

@@ -75,7 +75,7 @@ def check() -> None:
 
     async def checks() -> None:
         async with assembly.database(settings) as engine:
-            await migrate.verify(engine)
+            await assembly.verified(engine)
         await assembly.broker(settings).verify(assembly.declared(settings))
 
     commands.once(checks)

@@ -22,6 +22,7 @@ from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
 from relay.lanes import waves
 from relay.pace import Found, Load, Pace
+from relay.pseudonyms import Pseudonyms
 from relay.storage.base import OutboxStore, Row
 from relay.telemetry import Telemetry
 from relay.verdict import decide
@@ -64,6 +65,7 @@ class Relay:
         wakeup: Wakeup,
         doorbell: Doorbell,
         exchange: str,
+        pseudonyms: Pseudonyms,
         limits: Limits,
         policy: RetryPolicy,
         pace: Pace,
@@ -77,6 +79,7 @@ class Relay:
         self._wakeup = wakeup
         self._doorbell = doorbell
         self._exchange = exchange
+        self._pseudonyms = pseudonyms
         self._limits = limits
         self._policy = policy
         self._pace = pace
@@ -209,7 +212,11 @@ class Relay:
             except UnreadableMessage:
                 outcomes[row.id] = Outcome.MALFORMED
             else:
-                messages[row.id] = codec.to_wire(envelope, exchange=self._exchange)
+                messages[row.id] = codec.to_wire(
+                    envelope,
+                    exchange=self._exchange,
+                    lane=self._pseudonyms.lane(envelope.ordering_key),
+                )
         if messages:
             answers = await self._publisher.publish(list(messages.values()), within=within)
             outcomes |= zip(messages, answers, strict=True)

@@ -30,6 +30,7 @@ _END = b"\xce"
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HxxQH")
 _LONG = struct.Struct(">I")
+_LONG_TEXT = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">Q")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_OF_A_DAY = 86_400
@@ -117,18 +118,18 @@ def _properties(message: WireMessage) -> tuple[int, list[bytes]]:
 
 def _table(headers: Mapping[str, Any]) -> bytes:
     parts: list[bytes] = []
-    for name in sorted(headers):
+    for name, label in _labels(tuple(headers)):
         value = headers[name]
         kind = type(value)
         if kind is str:
             data = value.encode()
-            parts += (_name(name), b"S", _LONG.pack(len(data)), data)
+            parts += (label, _LONG_TEXT.pack(b"S", len(data)), data)
         elif kind is int:
-            parts += (_name(name), _integer(value))
+            parts += (label, _integer(value))
         elif kind is bool:
-            parts += (_name(name), b"t\x01" if value else b"t\x00")
+            parts += (label, b"t\x01" if value else b"t\x00")
         else:
-            parts += (_name(name), encode.encode_table_value(value))
+            parts += (label, encode.encode_table_value(value))
     table = b"".join(parts)
     return _LONG.pack(len(table)) + table
 
@@ -158,9 +159,15 @@ def _short(text: str) -> bytes:
 
 _octet = lru_cache(maxsize=256)(encode.octet)
 
-# Types and header names are few; whoever publishes many gets the uncached speed.
+# Types and sets of headers are few; whoever publishes many gets the uncached speed.
 _common = lru_cache(maxsize=1024)(_short)
 _APP_ID = _short(APP_ID)
+
+
+@lru_cache(maxsize=256)
+def _labels(names: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """Headers' *names* in the order in which they are written, each with its bytes."""
+    return [(name, _name(name)) for name in sorted(names)]
 
 
 @lru_cache(maxsize=1024)

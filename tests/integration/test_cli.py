@@ -3,8 +3,10 @@ The command lines: what they print, and the status that they end with.
 """
 
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,20 @@ def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
     assert "health_data_processing.effects.retry.30s" in run("consumer", "status", TARGET).stdout
     assert "rows" in run("relay", "status").stdout
     assert {path.name for path in tmp_path.glob("*.db")} == {"outbox.db", "broker.db"}
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_a_relay_without_a_salt_for_ordering_keys_does_not_start(run, tmp_path, verb):
+    run("relay", "migrate")
+    run("relay", "topology")
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
+        database.execute("DELETE FROM ordering_salt")
+        database.commit()
+
+    done = run("relay", verb, MQ_METRICS_PORT="0")
+
+    assert done.returncode == 2
+    assert "ordering_salt: there must be one row" in done.stdout + done.stderr
 
 
 def test_the_database_file_is_for_its_owner_alone(run, tmp_path):

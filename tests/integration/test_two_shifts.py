@@ -22,6 +22,7 @@ from outbox.runtime.engine import create_engine
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from relay.pace import Pace
+from relay.pseudonyms import Pseudonyms
 from relay.relay import Limits, Relay
 from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_wakeup import PostgresWakeup
@@ -84,6 +85,7 @@ async def at_work(
         wakeup=wakeup,
         doorbell=doorbell,
         exchange="x",
+        pseudonyms=Pseudonyms(b"salt"),
         limits=Limits(rows=rows, bytes=size, publishing=timedelta(seconds=10)),
         policy=Exponential(),
         pace=Pace(timedelta(milliseconds=20), LONGEST),

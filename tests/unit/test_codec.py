@@ -16,7 +16,13 @@ from tests.support.builders import AN_INSTANT, an_event
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}
 
+LANE = "0123456789abcdef" * 2
 FIRST, LAST = datetime(1970, 1, 3), datetime(9998, 1, 1)  # noqa: DTZ001
+
+
+def whole_seconds(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
+
 
 keys = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=50
@@ -38,6 +44,8 @@ envelopes = st.builds(
     content_type=st.just("application/json"),
     content_encoding=st.none(),
     occurred_at=st.datetimes(FIRST, LAST, timezones=st.just(UTC)),
+    recorded_at=st.datetimes(FIRST, LAST, timezones=st.just(UTC)).map(whole_seconds),
+    lane=st.none() | st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
 )
 
 
@@ -51,7 +59,9 @@ def a_message(**changes) -> WireMessage:
 
 @given(envelopes)
 def test_what_is_written_to_the_wire_is_read_back(envelope):
-    assert codec.from_wire(codec.to_wire(envelope, exchange="main")) == envelope
+    message = codec.to_wire(envelope, exchange="main", lane=envelope.lane)
+
+    assert codec.from_wire(message) == envelope
 
 
 def test_what_the_producer_records_is_what_the_relay_reads():
@@ -98,6 +108,44 @@ def test_the_wire_format_is_version_1():
             },
         )
     )
+
+
+def test_version_1_has_headers_for_the_lane_and_the_time_of_recording():
+    """Golden, too."""
+    row = a_row(ordering_key="never-on-the-wire", created_at=AN_INSTANT)
+    plain = codec.to_wire(codec.from_row(a_row()), exchange="main").headers
+
+    message = codec.to_wire(codec.from_row(row), exchange="main", lane=LANE)
+
+    assert {name: message.headers[name] for name in message.headers.keys() - plain.keys()} == {
+        "x-outbox-lane": LANE,
+        "x-outbox-recorded-at": 1_767_323_045,
+    }
+    assert "never-on-the-wire" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "", LANE[1:], LANE + "0", LANE.upper(), f"{LANE}\n", 7, True, b"0" * 32, [LANE]],
+)
+def test_a_lane_that_is_none_is_not_taken_for_one(value):
+    assert codec.from_wire(a_message(headers={"x-outbox-lane": value})).lane is None
+
+
+@pytest.mark.parametrize("value", [None, "1767323045", -1, 10**12, 10**30, True, 1.5, [1]])
+@pytest.mark.parametrize("timestamp", [None, AN_INSTANT])
+def test_without_a_good_header_a_message_was_recorded_when_its_timestamp_says(value, timestamp):
+    headers = {"x-outbox-recorded-at": value}
+
+    envelope = codec.from_wire(a_message(headers=headers, timestamp=timestamp))
+
+    assert envelope.recorded_at == timestamp
+
+
+def test_a_timestamp_without_a_time_zone_is_in_utc():
+    message = a_message(headers={}, timestamp=AN_INSTANT.replace(tzinfo=None))
+
+    assert codec.from_wire(message).recorded_at == AN_INSTANT
 
 
 @pytest.mark.parametrize(
@@ -165,6 +213,15 @@ def test_a_retried_copy_remembers_where_it_came_from_and_counts():
     assert codec.attempt_of(second) == 2
     assert codec.from_wire(second).routing_key == "a.b"
     assert codec.from_wire(second).exchange == "main"
+
+
+def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
+    headers = {"x-outbox-lane": LANE, "x-outbox-recorded-at": 7}
+
+    copied = codec.retried(a_message(headers=headers), queue="q", attempt=1)
+
+    assert codec.from_wire(copied).lane == LANE
+    assert codec.from_wire(copied).recorded_at == datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
 
 
 def test_a_retried_copy_carries_no_header_of_the_broker():

@@ -1,0 +1,66 @@
+"""
+The secret of a database, in every database that a relay works on.
+"""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox.errors import SchemaMismatch
+from outbox.runtime.engine import create_engine
+from outbox.tables import ordering_salt
+from relay.storage import salt
+
+
+async def replace_by(engine: AsyncEngine, *salts: bytes) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(sa.delete(ordering_salt))
+        for value in salts:
+            await connection.execute(sa.insert(ordering_salt).values(salt=value))
+
+
+async def test_all_relays_of_a_database_read_the_same_salt(engine):
+    first = await salt.read(engine)
+
+    assert len(first) == 32
+    assert await salt.read(engine) == first
+
+
+@pytest.mark.parametrize("length", [16, 64])
+async def test_a_salt_may_be_replaced(engine, length):
+    await replace_by(engine, bytes(length))
+
+    assert await salt.read(engine) == bytes(length)
+
+
+@pytest.mark.parametrize(
+    ("salts", "message"),
+    [
+        pytest.param([], "one row", id="none"),
+        pytest.param([b"a" * 32, b"b" * 32], "one row", id="two"),
+        pytest.param([b""], "16 to 64 bytes", id="empty"),
+        pytest.param([b"s" * 15], "16 to 64 bytes", id="short"),
+        pytest.param([b"s" * 65], "16 to 64 bytes", id="long"),
+    ],
+)
+async def test_a_salt_that_is_none_is_refused_and_not_shown(engine, salts, message):
+    await replace_by(engine, *salts)
+
+    with pytest.raises(SchemaMismatch, match=message) as caught:
+        await salt.read(engine)
+
+    assert "ordering_salt" in str(caught.value)
+    assert "sss" not in str(caught.value)
+
+
+async def test_a_role_that_may_not_read_the_salt_is_told_what_to_grant(postgres_url):
+    engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
+    # A role that every server has, and that may read no table.
+    sa.event.listen(
+        engine.sync_engine, "begin", lambda c: c.exec_driver_sql("SET LOCAL ROLE pg_monitor")
+    )
+
+    with pytest.raises(SchemaMismatch, match="GRANT SELECT ON ordering_salt"):
+        await salt.read(engine)
+    await engine.dispose()

@@ -1,0 +1,89 @@
+"""
+What leaves the database of an ordering key, seen by another program at the broker.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import aio_pika
+
+from tests.integration.test_relay import a_queue, commit, messages_in
+from tests.support.builders import CANARY, an_event
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+
+LANE, RECORDED_AT = "x-outbox-lane", "x-outbox-recorded-at"
+
+
+async def published_by_a_new_relay(
+    deployment: Deployment, broker_url: str, **changes
+) -> aio_pika.abc.AbstractIncomingMessage:
+    relay = await deployment.relay()
+    await commit(deployment, an_event(**changes))
+    await eventually(deployment.is_drained)
+    assert await relay.terminate() == 0
+    (message,) = await messages_in(broker_url)
+    return message
+
+
+async def test_two_relays_of_a_database_put_a_key_into_the_same_lane(
+    database_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    async with Deployment(database_url, rabbitmq_url, tmp_path) as deployment:
+        lanes = [
+            (await published_by_a_new_relay(deployment, rabbitmq_url, ordering_key=key)).headers[
+                LANE
+            ]
+            for key in (CANARY, CANARY, "another")
+        ]
+
+    assert lanes[0] == lanes[1] != lanes[2]
+
+
+async def test_two_databases_put_a_key_into_different_lanes(
+    sqlite_url, postgres_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    lanes = set()
+    for url in (sqlite_url, postgres_url):
+        async with Deployment(url, rabbitmq_url, tmp_path) as deployment:
+            message = await published_by_a_new_relay(deployment, rabbitmq_url, ordering_key=CANARY)
+            lanes.add(message.headers[LANE])
+
+    assert len(lanes) == 2
+
+
+async def test_a_key_is_nowhere_in_what_is_published_and_a_message_without_one_has_no_lane(
+    database_url, rabbitmq_url, tmp_path
+):
+    await a_queue(rabbitmq_url)
+    began = datetime.now(UTC)
+    async with Deployment(database_url, rabbitmq_url, tmp_path) as deployment:
+        keyed = await published_by_a_new_relay(deployment, rabbitmq_url, ordering_key=CANARY)
+        unkeyed = await published_by_a_new_relay(deployment, rabbitmq_url)
+
+        assert CANARY not in deployment.logs()
+    assert CANARY not in repr((keyed.info(), keyed.properties, keyed.body))
+    assert LANE not in unkeyed.headers
+    for message in (keyed, unkeyed):
+        recorded_at = datetime.fromtimestamp(message.headers[RECORDED_AT], UTC)
+        assert abs(recorded_at - began) < timedelta(minutes=1)
+
+
+async def test_what_was_recorded_is_as_old_on_every_republish(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """An event that nobody took for an hour was not recorded just now."""
+    await a_queue(rabbitmq_url)
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        event = an_event(ordering_key=CANARY)
+        await commit(deployment, event)
+        async with deployment.engine.begin() as connection:
+            await connection.exec_driver_sql(
+                "UPDATE outbox SET created_at = '2026-01-02 03:04:05.678901+00'"
+            )
+        await deployment.relay()
+        await eventually(deployment.is_drained)
+
+    (message,) = await messages_in(rabbitmq_url)
+    assert message.headers[RECORDED_AT] == 1_767_323_045
