@@ -31,10 +31,10 @@ compares it with the connection's user and closes the channel.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from outbox import foreign
+from outbox import foreign, instants
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Envelope, Event, Priority, check
 from outbox.payload import decompress
@@ -133,10 +133,10 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         **envelope.headers,
         VERSION_HEADER: VERSION,
         IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-        OCCURRED_AT_HEADER: _in_utc(envelope.occurred_at).isoformat(timespec="microseconds"),
+        OCCURRED_AT_HEADER: instants.text(envelope.occurred_at),
     }
     if envelope.recorded_at is not None:
-        headers[RECORDED_AT_HEADER] = int(envelope.recorded_at.timestamp())
+        headers[RECORDED_AT_HEADER] = instants.seconds(envelope.recorded_at)
     if lane is not None:
         headers[LANE_HEADER] = lane
     return WireMessage(
@@ -232,10 +232,6 @@ def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
         routing_key=queue,
         headers={**origin, **ours, ATTEMPT_HEADER: attempt},
     )
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def _can_be_sent(value: Any) -> bool:

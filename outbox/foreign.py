@@ -8,10 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from outbox.errors import UnreadableMessage
+from outbox.instants import EPOCH
 
 _LANE = re.compile(r"[0-9a-f]{32}")
 _MAX_ATTEMPT = 1_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = 253_370_764_800
 """The year 9999, in seconds since 1970: there is no later one in every time zone."""
 
@@ -54,7 +54,7 @@ def recorded_at(seconds: Any, timestamp: datetime | None) -> datetime | None:
     """The time so many *seconds* after 1970, or else *timestamp*."""
     # A boolean is an int, too.
     if type(seconds) is int and 0 <= seconds < _END_OF_TIME:
-        return _EPOCH + timedelta(seconds=seconds)
+        return EPOCH + timedelta(seconds=seconds)
     return None if timestamp is None else _with_zone(timestamp)
 
 
