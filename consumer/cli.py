@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from consumer import assembly
+from consumer import assembly, replay
 from consumer.consumer import Consumer
 from consumer.dedup import Dedup, Statistics
 from consumer.settings import ConsumerSettings
+from outbox.dead_letters import commands as dead_commands
+from outbox.dead_letters.side import Side
 from outbox.errors import ConfigurationError
 from outbox.runtime import commands, migrate, service
 from outbox.runtime.commands import EXIT_CODES, console
@@ -94,6 +96,11 @@ def status(target: Target) -> None:
     commands.show("messages in queues", depths)
 
 
+def _dead_letters(target: str) -> Side:
+    settings, consumer = _start(target)
+    return replay.side(consumer, settings)
+
+
 def _start(target: str) -> tuple[ConsumerSettings, Consumer]:
     settings = commands.settings(ConsumerSettings, process="consumer")
     try:
@@ -116,6 +123,9 @@ def _load(target: str) -> Consumer:
     if not isinstance(found, Consumer):
         raise ConfigurationError(f"MODULE:NAME: {target} is not a Consumer")
     return found
+
+
+app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))
 
 
 if __name__ == "__main__":

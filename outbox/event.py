@@ -65,6 +65,11 @@ def allow_headers(*names: str) -> None:
     _allowed_headers.update(names)
 
 
+def is_allowed_header(name: str) -> bool:
+    """Whether events may carry a header of this *name* in this process."""
+    return name in _allowed_headers
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """

@@ -4,6 +4,7 @@ A message that is kept in a table: to a row's columns, and back to what can be p
 The columns are `outbox.tables.letter_columns`. Whatever a message looks like, it can be kept.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from outbox.codec import IDEMPOTENCY_KEY_HEADER, WireMessage, priority_of, wire_
 from outbox.event import Priority
 
 _MAX_TEXT = 1_024
+_STANDS_FOR_A_VALUE = re.compile(r"<\w+>")
 
 
 def to_columns(message: WireMessage) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def to_columns(message: WireMessage) -> dict[str, Any]:
 
 
 def from_columns(row: Mapping[str, Any]) -> WireMessage:
-    """The message that *row* keeps."""
+    """The message that *row* keeps, without the headers of which only the type was kept."""
     return WireMessage(
         exchange=row["exchange"] or "",
         routing_key=row["routing_key"] or "",
@@ -48,7 +50,11 @@ def from_columns(row: Mapping[str, Any]) -> WireMessage:
         content_type=row["content_type"],
         content_encoding=row["content_encoding"],
         priority=wire_priority(Priority(row["priority"] or Priority.NORMAL)),
-        headers=dict(row["headers"]),
+        headers={
+            name: value
+            for name, value in row["headers"].items()
+            if not (isinstance(value, str) and _STANDS_FOR_A_VALUE.fullmatch(value))
+        },
     )
 
 

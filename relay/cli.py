@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 from alembic.util import CommandError
 
+from outbox.dead_letters import commands as dead_commands
+from outbox.dead_letters.side import Side
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import commands, migrate, service
 from outbox.runtime.commands import EXIT_CODES, console
 from outbox.runtime.engine import translated
 from outbox.settings import SharedSettings
-from relay import assembly
+from relay import assembly, dead_letters
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
 
@@ -102,6 +104,13 @@ def status() -> None:
         rows["rows to vacuum"] = backlog.dead_tuples
         rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
     commands.show("outbox", rows)
+
+
+def _dead_letters(_target: str) -> Side:
+    return dead_letters.side(commands.settings(RelaySettings, process="relay"))
+
+
+app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
 
 
 @app.command(

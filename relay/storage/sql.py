@@ -33,7 +33,7 @@ _RETRY = (
     )
 )
 
-_ENVELOPE_COLUMNS = (
+ENVELOPE_COLUMNS = (
     "type",
     "exchange",
     "routing_key",
@@ -160,5 +160,5 @@ def _dead_letter(verdict: GiveUp) -> dict[str, Any]:
         "attempts": verdict.row.attempts + 1,
         "message_id": str(values["event_id"]),
         "first_at": verdict.row.created_at,
-        **{name: values[name] for name in _ENVELOPE_COLUMNS},
+        **{name: values[name] for name in ENVELOPE_COLUMNS},
     }

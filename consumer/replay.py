@@ -1,0 +1,132 @@
+"""
+A consumer's dead letters: straight back into its queue, past all other consumers.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consumer import assembly
+from consumer.consumer import Consumer
+from consumer.dedup import COMPLETED
+from consumer.settings import ConsumerSettings
+from consumer.tables import processed_messages
+from outbox import codec, letters
+from outbox.dead_letters.side import Side, allow_configured_headers
+from outbox.transports.base import Outcome, Publisher
+
+PUBLISHING = timedelta(seconds=30)
+"""Time for the broker to confirm a batch."""
+
+NO_IDENTITY = "no_identity"
+
+
+class ToQueue:
+    """Publishes letters to the queue that they came from, or to *queue* if that is not known."""
+
+    def __init__(self, publisher: Publisher, *, queue: str) -> None:
+        self._publisher = publisher
+        self._queue = queue
+
+    async def ready(self) -> None:
+        """Raises BrokerUnavailable if the broker takes no publishes."""
+        await self._publisher.ready()
+
+    async def send(
+        self, connection: AsyncConnection, kept: Sequence[Any], *, run: UUID
+    ) -> list[str | None]:
+        """
+        What the broker says of each letter that it has not acked.
+
+        Letters without an id are not sent: of two copies nobody could tell that they are one.
+        """
+        del connection
+        copies = [
+            codec.replayed(letters.from_columns(letter), queue=self._queue_of(letter), run=run)
+            for letter in kept
+            if _key(letter) is not None
+        ]
+        outcomes = iter(await self._publisher.publish(copies, within=PUBLISHING))
+        return [
+            NO_IDENTITY if _key(letter) is None else _problem(next(outcomes)) for letter in kept
+        ]
+
+    def _queue_of(self, letter: Any) -> str:
+        return letter["queue"] or self._queue
+
+
+class Reruns:
+    """The records that messages of one *consumer* are completed."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+
+    async def among(
+        self, connection: AsyncConnection, kept: Sequence[Any], *, hold: bool
+    ) -> list[int]:
+        """
+        The ids of the letters whose messages are completed.
+
+        With *hold* their records are locked: a consumer that gets a copy waits for them in its own
+        upsert, and finds none once they are deleted.
+        """
+        keys = {letter["id"]: _key(letter) for letter in kept}
+        found = sa.select(processed_messages.c.idempotency_key).where(self._completed(keys))
+        if hold:
+            # In one order, so that two runs never wait for each other.
+            found = found.order_by(processed_messages.c.idempotency_key).with_for_update()
+        completed = set((await connection.scalars(found)).all())
+        return [id_ for id_, key in keys.items() if key in completed]
+
+    async def forget(self, connection: AsyncConnection, kept: Sequence[Any]) -> int:
+        """Delete the records that the messages of *kept* are completed; returns how many."""
+        keys = {letter["id"]: _key(letter) for letter in kept}
+        deleted = await connection.execute(
+            sa.delete(processed_messages).where(self._completed(keys))
+        )
+        return deleted.rowcount
+
+    def _completed(self, keys: dict[int, str | None]) -> sa.ColumnElement[bool]:
+        table = processed_messages.c
+        return (
+            (table.consumer == self._consumer)
+            & (table.status == COMPLETED)
+            & table.idempotency_key.in_([key for key in keys.values() if key is not None])
+        )
+
+
+def side(consumer: Consumer, settings: ConsumerSettings) -> Side:
+    """What the commands on the dead letters of *consumer* need."""
+    allow_configured_headers(settings)
+    queue = assembly.queues(consumer, settings).name
+
+    @asynccontextmanager
+    async def to_queue() -> AsyncIterator[ToQueue]:
+        async with assembly.broker(consumer, settings).publisher() as publisher:
+            yield ToQueue(publisher, queue=queue)
+
+    return Side(
+        source=consumer.name,
+        database=lambda: assembly.database(consumer, settings),
+        destination=to_queue,
+        duplicates=Reruns(consumer.name),
+    )
+
+
+def _problem(outcome: Outcome) -> str | None:
+    return None if outcome is Outcome.ACKED else outcome.value
+
+
+def _key(letter: Any) -> str | None:
+    """What the message of *letter* is deduplicated by; None if it has no identity."""
+    try:
+        identity = UUID(letter["message_id"] or "")
+    except ValueError:
+        return None
+    key = letter["headers"].get(codec.IDEMPOTENCY_KEY_HEADER)
+    return key if isinstance(key, str) else str(identity)

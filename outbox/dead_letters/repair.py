@@ -1,0 +1,35 @@
+"""
+Another body for a dead letter: read from a file, and checked before anything is changed.
+"""
+
+from pathlib import Path
+
+from outbox.dead_letters.exhibit import json_text
+from outbox.dead_letters.selection import Selection
+from outbox.errors import ConfigurationError
+from outbox.payload import JSON_CONTENT_TYPE, MAX_BODY_BYTES
+
+
+def read(file: Path, selection: Selection) -> bytes:
+    """
+    The body in *file*, for the one letter that *selection* names.
+
+    Raises ConfigurationError.
+    """
+    if len(set(selection.ids)) != 1:
+        raise ConfigurationError("--body: needs exactly one --id")
+    try:
+        with file.open("rb") as opened:
+            body = opened.read(MAX_BODY_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"--body: cannot be read ({type(error).__name__})") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise ConfigurationError(f"--body: is larger than {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def check(body: bytes, content_type: str | None) -> None:
+    """Raises ConfigurationError unless *body* is what its *content_type* says."""
+    is_json = (content_type or "").partition(";")[0] == JSON_CONTENT_TYPE
+    if is_json and json_text(body) is None:
+        raise ConfigurationError("--body: is not JSON in UTF-8, as the letter's content type says")

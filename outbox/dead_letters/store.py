@@ -1,0 +1,118 @@
+"""
+The rows of `dead_letters`: every statement on them has its home here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from outbox.dead_letters.selection import Selection, Snapshot
+from outbox.tables import database_now, dead_letters
+
+Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
+
+_SIZE = sa.func.length(dead_letters.c.body).label("size_bytes")
+_METADATA = [column for column in dead_letters.c if column.name != "body"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many letters of a type were given up for a reason."""
+
+    type: str | None
+    reason: str
+    letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """At most *limit* letters whose ids come behind *after*, in their order."""
+
+    after: int
+    limit: int
+
+    def of(self, page: Page) -> Page:
+        """That part of *page*."""
+        column = dead_letters.c.id
+        return page.where(column > self.after).order_by(column).limit(self.limit)
+
+
+class DeadLetters:
+    """The letters of one *source*: `relay`, or the name of a consumer."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    async def snapshot(self, connection: AsyncConnection) -> Snapshot:
+        """The state that a command begins with."""
+        newest = sa.select(sa.func.max(dead_letters.c.id)).scalar_subquery()
+        now, last = (await connection.execute(sa.select(database_now(), newest))).one()
+        return Snapshot(now, last or 0)
+
+    async def unknown(self, connection: AsyncConnection, ids: Sequence[int]) -> list[int]:
+        """Those of *ids* that are no letters of this source."""
+        found = await connection.scalars(
+            sa.select(dead_letters.c.id).where(
+                dead_letters.c.source == self.source, dead_letters.c.id.in_(ids)
+            )
+        )
+        return sorted(set(ids).difference(found))
+
+    async def tallies(
+        self, connection: AsyncConnection, selection: Selection, snapshot: Snapshot
+    ) -> list[Tally]:
+        """How many are meant, by type and reason."""
+        meant = (
+            sa.select(dead_letters.c.type, dead_letters.c.reason)
+            .where(selection.where(self.source, snapshot))
+            .order_by(dead_letters.c.id)
+            .limit(selection.limit)
+            .subquery()
+        )
+        kinds = sa.select(meant.c.type, meant.c.reason, sa.func.count())
+        rows = await connection.execute(
+            kinds.group_by(meant.c.type, meant.c.reason).order_by(meant.c.reason, meant.c.type)
+        )
+        return [Tally(*row) for row in rows]
+
+    async def look(
+        self,
+        connection: AsyncConnection,
+        *,
+        where: sa.ColumnElement[bool],
+        span: Span,
+        bodies: bool,
+    ) -> Sequence[sa.RowMapping]:
+        """Letters of *span*, with or without *bodies*."""
+        columns: list[Any] = [*_METADATA, _SIZE]
+        if bodies:
+            columns.append(dead_letters.c.body)
+        page = span.of(sa.select(*columns).where(where))
+        return (await connection.execute(page)).mappings().all()
+
+    async def take(
+        self, connection: AsyncConnection, *, where: sa.ColumnElement[bool], span: Span
+    ) -> Sequence[sa.RowMapping]:
+        """
+        Letters of *span* for this transaction alone: rows that another holds are passed over.
+
+        On SQLite there is no such clause, and no need: its transactions begin with the lock of the
+        one writer.
+        """
+        page = span.of(sa.select(dead_letters).where(where)).with_for_update(skip_locked=True)
+        return (await connection.execute(page)).mappings().all()
+
+    async def repair(self, connection: AsyncConnection, id_: int, body: bytes) -> None:
+        """Give the letter another *body*, which is not packed."""
+        await connection.execute(
+            sa.update(dead_letters)
+            .where(dead_letters.c.id == id_)
+            .values(body=body, content_encoding=None)
+        )
+
+    async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
+        """Remove letters that this transaction has taken."""
+        await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(ids)))
