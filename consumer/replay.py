@@ -20,8 +20,8 @@ from outbox import codec, letters
 from outbox.dead_letters.side import Side, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 
-PUBLISHING = timedelta(seconds=30)
-"""Time for the broker to confirm a batch."""
+PUBLISHING = timedelta(seconds=10)
+"""Time for the broker to confirm a batch; rows are locked meanwhile, on SQLite the whole file."""
 
 NO_IDENTITY = "no_identity"
 

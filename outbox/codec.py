@@ -21,7 +21,7 @@ This module owns every header name. The wire format is version 1:
     x-outbox-recorded-at        when its outbox row was inserted, in whole seconds since 1970
     x-outbox-lane               a digest of its ordering key, 32 hex digits; absent without a key
     x-outbox-attempt            on a retried copy: failed attempts so far
-    x-outbox-exchange           on a retried copy: where it was first published
+    x-outbox-exchange           on a retried or replayed copy: where it was first published
     x-outbox-routing-key        on a retried copy: likewise
     x-outbox-replay             on a replayed copy, and its retries: the run, see `audit_log`
 

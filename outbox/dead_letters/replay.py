@@ -175,7 +175,10 @@ class Run:
             with translated():
                 async with self.engine.connect() as connection:
                     letters = await self.letters.take(
-                        connection, where=where, span=Span(after, size)
+                        connection,
+                        where=where,
+                        span=Span(after, size),
+                        bodies=action is Action.REPLAY,
                     )
                     if not letters:
                         return

@@ -87,22 +87,24 @@ class DeadLetters:
         bodies: bool,
     ) -> Sequence[sa.RowMapping]:
         """Letters of *span*, with or without *bodies*."""
-        columns: list[Any] = [*_METADATA, _SIZE]
-        if bodies:
-            columns.append(dead_letters.c.body)
-        page = span.of(sa.select(*columns).where(where))
+        page = span.of(_letters(bodies=bodies).where(where))
         return (await connection.execute(page)).mappings().all()
 
     async def take(
-        self, connection: AsyncConnection, *, where: sa.ColumnElement[bool], span: Span
+        self,
+        connection: AsyncConnection,
+        *,
+        where: sa.ColumnElement[bool],
+        span: Span,
+        bodies: bool,
     ) -> Sequence[sa.RowMapping]:
         """
-        Letters of *span* for this transaction alone: rows that another holds are passed over.
+        Likewise, for this transaction alone: rows that another one holds are passed over.
 
         On SQLite there is no such clause, and no need: its transactions begin with the lock of the
         one writer.
         """
-        page = span.of(sa.select(dead_letters).where(where)).with_for_update(skip_locked=True)
+        page = span.of(_letters(bodies=bodies).where(where)).with_for_update(skip_locked=True)
         return (await connection.execute(page)).mappings().all()
 
     async def repair(self, connection: AsyncConnection, id_: int, body: bytes) -> None:
@@ -116,3 +118,8 @@ class DeadLetters:
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
         """Remove letters that this transaction has taken."""
         await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(ids)))
+
+
+def _letters(*, bodies: bool) -> Page:
+    columns: list[Any] = [*_METADATA, _SIZE]
+    return sa.select(*columns, *([dead_letters.c.body] if bodies else []))

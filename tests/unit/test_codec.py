@@ -251,3 +251,26 @@ def test_a_retried_copy_leaves_out_what_can_be_read_but_not_written():
 )
 def test_a_forged_attempt_counts_within_bounds(value, attempt):
     assert codec.attempt_of(a_message(headers={"x-outbox-attempt": value})) == attempt
+
+
+def test_a_replayed_copy_starts_anew_and_names_its_run():
+    run = UUID("01955000-0000-7000-8000-000000000001")
+    message = a_message(headers={**a_message().headers, "x-outbox-attempt": 4, "x-death": "x"})
+
+    copy = codec.replayed(codec.retried(message, queue="q", attempt=5), queue="work", run=run)
+
+    assert (copy.exchange, copy.routing_key) == ("", "work")
+    assert (copy.message_id, copy.body) == (message.message_id, message.body)
+    assert codec.attempt_of(copy) == 0
+    assert codec.ATTEMPT_HEADER not in copy.headers
+    assert "x-death" not in copy.headers
+    assert copy.headers[codec.EXCHANGE_HEADER] == "main"
+    assert copy.headers[codec.ROUTING_KEY_HEADER] == message.routing_key
+    assert codec.replay_of(copy) == run
+    assert codec.replay_of(codec.retried(copy, queue="q", attempt=1)) == run
+
+
+@pytest.mark.parametrize("value", [None, 7, "", "nonsense", b"01955000"])
+def test_a_nonsense_run_is_none(value):
+    assert codec.replay_of(a_message()) is None
+    assert codec.replay_of(a_message(headers={codec.REPLAY_HEADER: value})) is None

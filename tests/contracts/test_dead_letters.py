@@ -1,0 +1,436 @@
+"""
+What reading, replaying and dropping dead letters promises, in every database.
+"""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from consumer.dedup import Dedup
+from consumer.replay import Reruns
+from outbox import codec, letters
+from outbox.dead_letters.selection import Selection
+from outbox.dead_letters.store import DeadLetters, Span, Tally
+from outbox.tables import dead_letters, outbox
+from relay.dead_letters import WAITS_ALREADY, ToOutbox
+from tests.support.builders import CANARY, an_event
+from tests.support.dead_letters import (
+    SOURCE,
+    Recorder,
+    a_letter,
+    a_letter_of_the_relay,
+    a_run,
+    audit_rows,
+    audited,
+    bury,
+    bury_many,
+    remaining,
+)
+
+AN_HOUR = timedelta(hours=1)
+
+
+async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
+    found = DeadLetters(SOURCE)
+    async with engine.connect() as connection:
+        where = selection.where(SOURCE, await found.snapshot(connection))
+        rows = await found.look(connection, where=where, span=Span(0, 100), bodies=False)
+    return [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(type="test.wanted"),
+        Selection(reason="malformed"),
+        Selection(older_than=AN_HOUR),
+        Selection(key="idem"),
+        Selection(key="order"),
+        Selection(type="test.wanted", reason="malformed", older_than=AN_HOUR, key="idem"),
+    ],
+)
+async def test_a_filter_finds_what_fits_and_nothing_else(engine, selection):
+    wanted = a_letter(
+        type="test.wanted",
+        reason="malformed",
+        age_seconds=7200,
+        idempotency_key="idem",
+        ordering_key="order",
+    )
+    _, id_, _ = await bury(engine, a_letter(), wanted, {**wanted, "source": "another"})
+
+    assert await selected(engine, selection) == [id_]
+
+
+async def test_newer_letters_and_single_ones_are_found_too(engine):
+    old, new = await bury(engine, a_letter(age_seconds=7200), a_letter())
+
+    assert await selected(engine, Selection(newer_than=AN_HOUR)) == [new]
+    assert await selected(engine, Selection(ids=(old,))) == [old]
+    assert await selected(engine, Selection(ids=(old,), newer_than=AN_HOUR)) == []
+    assert await selected(engine, Selection()) == [old, new]
+
+
+async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
+    first, *_ = await bury(
+        engine, a_letter(type="a"), a_letter(type="a"), a_letter(type=None, reason="malformed")
+    )
+    found = DeadLetters(SOURCE)
+
+    async with engine.connect() as connection:
+        snapshot = await found.snapshot(connection)
+        everything = await found.tallies(connection, Selection(), snapshot)
+        one = await found.tallies(connection, Selection(limit=1), snapshot)
+        unknown = await found.unknown(connection, [first, 10**12])
+
+    assert everything == [Tally(None, "malformed", 1), Tally("a", "retries_exhausted", 2)]
+    assert one == [Tally("a", "retries_exhausted", 1)]
+    assert unknown == [10**12]
+
+
+async def test_a_look_leaves_the_body_where_it_is_unless_it_is_asked_for(engine):
+    await bury(engine, a_letter(body=b"\x00\xff{}"))
+    found = DeadLetters(SOURCE)
+
+    async with engine.connect() as connection:
+        where = Selection().where(SOURCE, await found.snapshot(connection))
+        (without,) = await found.look(connection, where=where, span=Span(0, 9), bodies=False)
+        (with_body,) = await found.look(connection, where=where, span=Span(0, 9), bodies=True)
+
+    assert without["size_bytes"] == 4
+    assert "body" not in without
+    assert with_body["body"] == b"\x00\xff{}"
+
+
+async def test_a_replayed_letter_is_gone_and_the_audit_says_so(engine):
+    await bury(engine, a_letter(), a_letter(), a_letter(source="another"))
+    run, destination = await a_run(engine, Selection(key=CANARY, limit=7)), Recorder()
+    everything = await a_run(engine)
+
+    await run.replay(destination)
+    await everything.replay(destination)
+
+    assert [row["source"] for row in await remaining(engine)] == ["another"]
+    assert (run.summary.done, everything.summary.done) == (0, 2)
+    assert destination.runs == {everything.audit.run}
+    assert await audited(engine) == [
+        ("replay_started", 0),
+        ("replay_started", 0),
+        ("replay", 2),
+    ]
+    first, *_, last = await audit_rows(engine)
+    assert (last["actor"], last["because"], last["source"]) == ("me", "fixed", SOURCE)
+    assert (first["run"], first["selection"]) == (run.audit.run, {"key": True, "limit": 7})
+    assert (last["run"], last["selection"]) == (everything.audit.run, {"all": True})
+
+
+async def test_the_run_is_written_down_before_anything_is_sent(engine):
+    await bury(engine, a_letter())
+    seen = []
+
+    class Looking(Recorder):
+        async def send(self, connection, kept, *, run):
+            seen.extend(await audited(engine))
+            return await super().send(connection, kept, run=run)
+
+    await (await a_run(engine)).replay(Looking())
+
+    assert seen == [("replay_started", 0)]
+
+
+async def test_what_was_not_taken_stays_and_is_counted_by_its_outcome(engine):
+    kept = [a_letter() for _ in range(3)]
+    await bury(engine, *kept)
+    run = await a_run(engine)
+
+    await run.replay(Recorder(refused={kept[1]["message_id"]: "unroutable"}))
+
+    (left,) = await remaining(engine)
+    assert left["message_id"] == kept[1]["message_id"]
+    assert (run.summary.done, run.summary.left) == (2, Counter(unroutable=1))
+    assert not run.summary.is_clean
+    assert await audited(engine) == [("replay_started", 0), ("replay", 2)]
+
+
+async def test_a_run_that_gets_no_answer_does_not_go_on(engine):
+    ids = await bury_many(engine, 250)
+    run = await a_run(engine)
+
+    await run.replay(Recorder(refused=dict.fromkeys(ids, "unknown")))
+
+    assert run.summary.left == Counter(unknown=100)
+    assert len(await remaining(engine)) == 250
+
+
+async def test_the_limit_takes_the_oldest(engine):
+    kept = [a_letter() for _ in range(3)]
+    await bury(engine, *kept)
+    destination = Recorder()
+
+    await (await a_run(engine, Selection(limit=2))).replay(destination)
+
+    assert destination.ids == [letter["message_id"] for letter in kept[:2]]
+
+
+async def test_what_fails_again_during_a_run_is_not_taken_by_it_again(engine):
+    class FailingAgain(Recorder):
+        async def send(self, connection, kept, *, run):
+            for letter in kept:
+                await connection.execute(
+                    sa.insert(dead_letters).values(a_letter(message_id=letter["message_id"]))
+                )
+            return await super().send(connection, kept, run=run)
+
+    await bury_many(engine, 150)
+    run = await a_run(engine)
+
+    await run.replay(FailingAgain())
+
+    assert run.summary.done == 150
+    assert len(await remaining(engine)) == 150
+
+
+async def test_two_replays_at_once_send_each_letter_once(engine):
+    ids = await bury_many(engine, 1_000)
+    destination = Recorder()
+    runs = [await a_run(engine), await a_run(engine)]
+
+    await asyncio.gather(*(run.replay(destination) for run in runs))
+
+    assert sorted(destination.ids) == sorted(ids)
+    assert sum(run.summary.done for run in runs) == 1_000
+    assert await remaining(engine) == []
+    assert sum(messages for _, messages in await audited(engine)) == 1_000
+
+
+async def test_a_stopped_run_has_done_whole_batches_and_says_how_many(engine):
+    await bury_many(engine, 250)
+    stop = asyncio.Event()
+    run = await a_run(engine, stop=stop, told=lambda _letters: stop.set())
+
+    await run.replay(Recorder())
+
+    assert (run.summary.done, run.summary.interrupted) == (100, True)
+    assert len(await remaining(engine)) == 150
+    assert await audited(engine) == [("replay_started", 0), ("replay", 100)]
+
+
+async def test_a_cancelled_batch_is_rolled_back(engine):
+    await bury_many(engine, 150)
+    under_way = asyncio.Event()
+
+    class Hanging(Recorder):
+        async def send(self, connection, kept, *, run):
+            if self.taken:
+                under_way.set()
+                await asyncio.Event().wait()
+            return await super().send(connection, kept, run=run)
+
+    run = await a_run(engine)
+    task = asyncio.create_task(run.replay(Hanging()))
+    await under_way.wait()
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert run.summary.done == 100
+    assert len(await remaining(engine)) == 50
+    assert await audited(engine) == [("replay_started", 0), ("replay", 100)]
+
+
+async def test_a_repaired_letter_goes_with_its_new_body(engine):
+    (id_,) = await bury(engine, a_letter(body=b"broken", content_encoding="gzip"))
+    destination = Recorder()
+
+    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
+
+    (sent,) = destination.taken
+    assert (sent["body"], sent["content_encoding"]) == (b"{}", None)
+    assert await audited(engine) == [("replay_started", 0), ("repair", 1), ("replay", 1)]
+
+
+async def test_a_repaired_letter_that_was_not_taken_keeps_its_new_body(engine):
+    (id_,) = await bury(engine, letter := a_letter(body=b"broken", content_encoding="gzip"))
+    destination = Recorder(refused={letter["message_id"]: "unroutable"})
+
+    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
+
+    (left,) = await remaining(engine)
+    assert (left["body"], left["content_encoding"]) == (b"{}", None)
+    assert await audited(engine) == [("replay_started", 0), ("repair", 1)]
+
+
+async def test_dropped_letters_are_gone_and_the_audit_says_how_many(engine):
+    await bury(engine, a_letter(source="another"))
+    await bury_many(engine, 150)
+    run = await a_run(engine)
+
+    await run.drop()
+
+    assert [row["source"] for row in await remaining(engine)] == ["another"]
+    assert run.summary.done == 150
+    assert await audited(engine) == [("drop", 100), ("drop", 50)]
+
+
+async def test_the_audit_cannot_be_rewritten(engine):
+    await bury(engine, a_letter())
+    await (await a_run(engine)).drop()
+
+    for statement in ("DELETE FROM audit_log", "UPDATE audit_log SET actor = 'nobody'"):
+        with pytest.raises(DBAPIError, match="rows are only added"):
+            async with engine.begin() as connection:
+                await connection.execute(sa.text(statement))
+
+
+async def complete(engine: AsyncEngine, letter: dict) -> bool:
+    """Handle the message of *letter*; returns whether it took effect."""
+    envelope = codec.from_wire(letters.from_columns(letter))
+    async with async_sessionmaker(engine).begin() as session:
+        return await Dedup(SOURCE).first_time(session, envelope, attempt=1)
+
+
+async def test_completed_messages_are_counted_and_stay_completed(engine):
+    await bury(engine, done := a_letter(), a_letter(), a_letter(headers={}, message_id=None))
+    await complete(engine, done)
+    run = await a_run(engine)
+
+    await run.replay(Recorder(), duplicates=Reruns(SOURCE))
+
+    assert (run.summary.done, run.summary.duplicates) == (3, 1)
+    assert not await complete(engine, done)
+
+
+async def test_a_rerun_forgets_that_messages_were_completed_and_the_audit_says_so(engine):
+    done, other = a_letter(), a_letter(headers={})
+    await bury(engine, done, other, a_letter())
+    await complete(engine, done)
+    await complete(engine, other)
+    run = await a_run(engine, Selection(ids=(1, 3)))
+
+    await run.replay(Recorder(), duplicates=Reruns(SOURCE), rerun=True)
+
+    assert (run.summary.done, run.summary.duplicates) == (2, 0)
+    assert await audited(engine) == [("replay_started", 0), ("rerun", 1), ("replay", 2)]
+    assert await complete(engine, done)
+    assert not await complete(engine, other)
+
+
+async def test_a_rerun_that_was_not_sent_forgets_nothing(engine):
+    await bury(engine, done := a_letter())
+    await complete(engine, done)
+    run = await a_run(engine)
+
+    refusing = Recorder(refused={done["message_id"]: "unroutable"})
+    await run.replay(refusing, duplicates=Reruns(SOURCE), rerun=True)
+
+    assert not await complete(engine, done)
+
+
+async def test_a_consumer_that_is_faster_than_the_rerun_waits_for_it(engine):
+    await bury(engine, done := a_letter())
+    await complete(engine, done)
+    early = []
+
+    class Fast(Recorder):
+        async def send(self, connection, kept, *, run):
+            early.append(asyncio.create_task(complete(engine, done)))
+            await asyncio.wait(early, timeout=0.2)
+            assert not early[0].done()
+            return await super().send(connection, kept, run=run)
+
+    await (await a_run(engine)).replay(Fast(), duplicates=Reruns(SOURCE), rerun=True)
+
+    assert await early[0]
+
+
+async def test_messages_of_another_consumer_are_none_of_ours(engine):
+    await bury(engine, done := a_letter())
+    await complete(engine, done)
+    run = await a_run(engine)
+
+    await run.replay(Recorder(), duplicates=Reruns("another"), rerun=True)
+
+    assert not await complete(engine, done)
+
+
+async def events(engine: AsyncEngine) -> list[sa.RowMapping]:
+    async with engine.connect() as connection:
+        return list((await connection.execute(sa.select(outbox).order_by(outbox.c.id))).mappings())
+
+
+async def test_a_letter_of_the_relay_is_the_event_that_it_was(engine):
+    letter = a_letter_of_the_relay(headers={"source": "s"}, correlation_id="c", priority="high")
+    await bury(engine, letter)
+
+    await (await a_run(engine, source="relay")).replay(ToOutbox())
+
+    (event,) = await events(engine)
+    assert event["event_id"] == UUID(letter["message_id"])
+    assert (event["attempts"], event["last_error"], event["not_before"]) == (0, None, None)
+    for name in set(letter) - {"source", "reason", "attempts", "message_id"}:
+        assert event[name] == letter[name], name
+    assert codec.from_row(event).ordering_key == letter["ordering_key"]
+    assert await remaining(engine) == []
+
+
+async def test_an_event_that_waits_already_is_left_and_reported(engine):
+    letter, twin = a_letter_of_the_relay(), a_letter_of_the_relay()
+    await bury(engine, letter, twin, twin)
+    waiting = an_event(id=UUID(letter["message_id"]))
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(outbox).values(codec.to_row(waiting)))
+    run = await a_run(engine, source="relay")
+
+    await run.replay(ToOutbox())
+
+    assert {str(event["event_id"]) for event in await events(engine)} == {
+        letter["message_id"],
+        twin["message_id"],
+    }
+    assert len(await events(engine)) == 2
+    assert (run.summary.done, run.summary.left) == (1, Counter({WAITS_ALREADY: 2}))
+    left = [row["message_id"] for row in await remaining(engine)]
+    assert left == [letter["message_id"], twin["message_id"]]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"message_id": None},
+        {"message_id": "17"},
+        {"type": None},
+        {"routing_key": None},
+        {"idempotency_key": None},
+        {"priority": None},
+        {"content_type": None},
+        {"occurred_at": None},
+        {"headers": ["no object"]},
+        {"headers": {"not-allowed": "x"}},
+    ],
+)
+async def test_what_is_no_event_is_left_and_reported(engine, odd):
+    await bury(engine, a_letter_of_the_relay(**odd), a_letter_of_the_relay())
+    run = await a_run(engine, source="relay")
+
+    await run.replay(ToOutbox())
+
+    assert (run.summary.done, run.summary.left) == (1, Counter(malformed=1))
+    assert len(await events(engine)) == len(await remaining(engine)) == 1
+
+
+async def test_two_replays_at_once_insert_each_event_once(engine):
+    await bury(engine, *(a_letter_of_the_relay() for _ in range(250)))
+    runs = [await a_run(engine, source="relay") for _ in range(2)]
+
+    await asyncio.gather(*(run.replay(ToOutbox()) for run in runs))
+
+    assert len(await events(engine)) == 250
+    assert sum(run.summary.done for run in runs) == 250
+    assert await remaining(engine) == []

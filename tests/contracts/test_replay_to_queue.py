@@ -1,0 +1,190 @@
+"""
+What replaying a consumer's dead letters promises, whatever the broker.
+"""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from yarl import URL
+
+from consumer.replay import ToQueue
+from outbox import codec
+from outbox.dead_letters.selection import Selection
+from outbox.errors import BrokerUnavailable
+from outbox.topology import ConsumerQueues
+from outbox.transports.base import Delivery, Transport
+from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.sqlite import SqliteTransport
+from tests.support.builders import AN_INSTANT
+from tests.support.dead_letters import (
+    QUEUE,
+    a_letter,
+    a_run,
+    audited,
+    bury,
+    bury_many,
+    remaining,
+)
+from tests.support.eventually import eventually
+from tests.support.servers.ports import free_ports
+
+SOON = timedelta(seconds=20)
+MINE = ConsumerQueues(QUEUE, bindings=["test.#"], delays=[timedelta(milliseconds=100)])
+OTHER = ConsumerQueues("other", bindings=["test.#"], delays=[timedelta(seconds=1)])
+
+
+def transport_to(url: str) -> Transport:
+    if url.startswith("sqlite"):
+        return SqliteTransport(
+            Path(url.removeprefix("sqlite:///")), poll=timedelta(milliseconds=10)
+        )
+    return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
+
+
+@pytest.fixture(params=["embedded_broker_url", "rabbitmq_url"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+async def transport(broker_url: str) -> Transport:
+    transport = transport_to(broker_url)
+    for queues in (MINE, OTHER):
+        await transport.declare(
+            queues.topology(main_exchange="health_data_exchange", dlx_exchange="health_data_dlx")
+        )
+    return transport
+
+
+async def received(transport: Transport, count: int) -> list[Delivery]:
+    deliveries = []
+    async with asyncio.timeout(SOON.total_seconds()):
+        async with transport.subscribe(MINE, prefetch=count + 1) as subscription:
+            while len(deliveries) < count:
+                delivery = await subscription.next()
+                assert delivery is not None
+                deliveries.append(delivery)
+                await subscription.ack(delivery)
+    return deliveries
+
+
+async def depth(transport: Transport, queue: str) -> int:
+    found = await transport.depth(queue)
+    assert found is not None
+    return found.messages
+
+
+async def holds(transport: Transport, count: int) -> bool:
+    return await depth(transport, QUEUE) == count
+
+
+async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine, transport):
+    kept = a_letter(correlation_id="c", priority="high")
+    kept["headers"] |= {
+        "x-outbox-attempt": 4,
+        "x-death": "<list>",
+        "x-first-death-queue": QUEUE,
+        "source": "s",
+        "odd": "<float>",
+    }
+    await bury(engine, kept)
+    run = await a_run(engine)
+
+    async with transport.publisher() as publisher:
+        await run.replay(ToQueue(publisher, queue="unused"))
+
+    (delivery,) = await received(transport, 1)
+    message = delivery.message
+    assert (message.message_id, message.body) == (kept["message_id"], kept["body"])
+    assert (message.exchange, message.routing_key) == ("", QUEUE)
+    assert codec.attempt_of(message) == 0
+    assert codec.replay_of(message) == run.audit.run
+    assert set(message.headers) == {
+        codec.VERSION_HEADER,
+        codec.IDEMPOTENCY_KEY_HEADER,
+        codec.OCCURRED_AT_HEADER,
+        codec.EXCHANGE_HEADER,
+        codec.ROUTING_KEY_HEADER,
+        codec.REPLAY_HEADER,
+        "source",
+    }
+    envelope = codec.from_wire(message)
+    assert (envelope.exchange, envelope.routing_key) == ("health_data_exchange", "test.happened")
+    assert (envelope.occurred_at, envelope.correlation_id) == (AN_INSTANT, "c")
+    assert envelope.priority == "high"
+    assert await depth(transport, "other") == 0
+
+
+async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport):
+    await bury(engine, a_letter())
+    run = await a_run(engine)
+    async with transport.publisher() as publisher:
+        await run.replay(ToQueue(publisher, queue=QUEUE))
+
+    async with transport.subscribe(MINE, prefetch=1) as subscription:
+        async with asyncio.timeout(SOON.total_seconds()):
+            first = await subscription.next()
+            await subscription.retry(first, attempt=1, delay=MINE.delays[0])
+            second = await subscription.next()
+            await subscription.ack(second)
+
+    assert codec.attempt_of(second.message) == 1
+    assert codec.replay_of(second.message) == run.audit.run
+
+
+async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport):
+    await bury(engine, a_letter(queue=None))
+
+    async with transport.publisher() as publisher:
+        await (await a_run(engine)).replay(ToQueue(publisher, queue=QUEUE))
+
+    assert len(await received(transport, 1)) == 1
+
+
+async def test_what_the_broker_does_not_take_stays(engine, transport):
+    gone, *_ = await bury(engine, a_letter(), a_letter(queue="missing"), a_letter(message_id=None))
+    run = await a_run(engine)
+
+    async with transport.publisher() as publisher:
+        await run.replay(ToQueue(publisher, queue=QUEUE))
+
+    assert run.summary.left == Counter(unroutable=1, no_identity=1)
+    assert gone not in [row["id"] for row in await remaining(engine)]
+    assert len(await received(transport, 1)) == 1
+
+
+async def test_two_replays_at_once_of_a_thousand_letters_deliver_each_once(engine, transport):
+    ids = await bury_many(engine, 1_000)
+
+    async def replay() -> int:
+        async with transport.publisher() as publisher:
+            run = await a_run(engine)
+            await run.replay(ToQueue(publisher, queue=QUEUE))
+            return run.summary.done
+
+    done = await asyncio.gather(replay(), replay())
+
+    assert sum(done) == 1_000
+    await eventually(partial(holds, transport, 1_000))
+    delivered = [delivery.message.message_id for delivery in await received(transport, 1_000)]
+    assert sorted(delivered) == sorted(ids)
+    assert await remaining(engine) == []
+
+
+async def test_a_broker_that_cannot_be_reached_changes_nothing(engine):
+    await bury(engine, a_letter(message_id=str(uuid4())))
+    away = transport_to(f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/")
+    run = await a_run(engine, Selection())
+
+    async with away.publisher() as publisher:
+        with pytest.raises(BrokerUnavailable):
+            await run.replay(ToQueue(publisher, queue=QUEUE))
+
+    assert await audited(engine) == []
+    assert len(await remaining(engine)) == 1

@@ -1,0 +1,136 @@
+"""
+Dead letters to begin with, and the destinations that replays of the tests have.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox import codec, letters
+from outbox.dead_letters.audit import Audit
+from outbox.dead_letters.replay import Run
+from outbox.dead_letters.selection import Selection
+from outbox.dead_letters.side import reading
+from outbox.dead_letters.store import DeadLetters
+from outbox.tables import audit_log, database_now, dead_letters, now_plus
+from tests.support.builders import AN_INSTANT, CANARY, an_event
+
+SOURCE = "effects"
+QUEUE = "health_data_processing.effects"
+
+
+def a_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
+    """The columns of a message that the consumer `effects` has given up."""
+    event = an_event(occurred_at=AN_INSTANT, payload={"note": CANARY})
+    row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
+    message = codec.to_wire(codec.from_row(row), exchange="health_data_exchange")
+    return {
+        "source": SOURCE,
+        "queue": QUEUE,
+        "reason": "retries_exhausted",
+        "attempts": 4,
+        "ordering_key": None,
+        **letters.to_columns(message),
+        "last_at": now_plus(sa.literal(-age_seconds)) if age_seconds else database_now(),
+        **changes,
+    }
+
+
+def a_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
+    event = an_event(occurred_at=AN_INSTANT, payload={"note": CANARY})
+    row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
+    del row["not_before"]
+    return {
+        "source": "relay",
+        "reason": "unroutable",
+        "attempts": 5,
+        "message_id": str(row.pop("event_id")),
+        **row,
+        "ordering_key": "user-" + CANARY,
+        **changes,
+    }
+
+
+async def bury(engine: AsyncEngine, *rows: dict[str, Any]) -> list[int]:
+    """Write *rows* into dead_letters; returns their ids."""
+    ids = []
+    async with engine.begin() as connection:
+        for row in rows:
+            statement = sa.insert(dead_letters).values(**row).returning(dead_letters.c.id)
+            ids.append((await connection.execute(statement)).scalar_one())
+    return ids
+
+
+async def bury_many(engine: AsyncEngine, count: int) -> set[str]:
+    """Write *count* letters; returns their message ids."""
+    rows = [a_letter() for _ in range(count)]
+    for row in rows:
+        del row["last_at"]
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(dead_letters), rows)
+    return {row["message_id"] for row in rows}
+
+
+async def remaining(engine: AsyncEngine) -> list[sa.RowMapping]:
+    async with reading(engine) as connection:
+        rows = await connection.execute(sa.select(dead_letters).order_by(dead_letters.c.id))
+        return list(rows.mappings())
+
+
+async def audited(engine: AsyncEngine) -> list[tuple[str, int]]:
+    """What the audit says was done, to how many."""
+    return [(row["action"], row["messages"]) for row in await audit_rows(engine)]
+
+
+async def audit_rows(engine: AsyncEngine) -> list[sa.RowMapping]:
+    async with reading(engine) as connection:
+        rows = await connection.execute(sa.select(audit_log).order_by(audit_log.c.id))
+        return list(rows.mappings())
+
+
+async def a_run(
+    engine: AsyncEngine,
+    selection: Selection | None = None,
+    *,
+    source: str = SOURCE,
+    stop: asyncio.Event | None = None,
+    told: Callable[[int], None] = lambda _letters: None,
+) -> Run:
+    selection = selection or Selection()
+    found = DeadLetters(source)
+    async with engine.connect() as connection:
+        snapshot = await found.snapshot(connection)
+    return Run(
+        engine=engine,
+        letters=found,
+        snapshot=snapshot,
+        audit=Audit(actor="me", because="fixed", source=source, selection=selection, run=uuid4()),
+        stop=stop or asyncio.Event(),
+        told=told,
+    )
+
+
+class Recorder:
+    """A destination that takes everything but the messages in *refused*."""
+
+    def __init__(self, *, refused: dict[str, str] | None = None) -> None:
+        self.taken: list[Any] = []
+        self.runs: set[UUID] = set()
+        self._refused = refused or {}
+
+    async def ready(self) -> None:
+        return
+
+    async def send(self, _connection: Any, kept: Sequence[Any], *, run: UUID) -> list[str | None]:
+        problems = [self._refused.get(letter["message_id"]) for letter in kept]
+        self.taken += [letter for letter, code in zip(kept, problems, strict=True) if code is None]
+        self.runs.add(run)
+        return problems
+
+    @property
+    def ids(self) -> list[str]:
+        return [letter["message_id"] for letter in self.taken]

@@ -1,0 +1,178 @@
+"""
+Filters as people type them, and what of a letter may be seen.
+"""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.dead_letters import display, exhibit, repair
+from outbox.dead_letters.selection import (
+    Selection,
+    deliberate,
+    selection,
+    whole_number,
+    words,
+)
+from outbox.errors import ConfigurationError
+from tests.support.builders import AN_INSTANT, CANARY
+from tests.support.dead_letters import a_letter_of_the_relay
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("15m", timedelta(minutes=15)),
+        ("2h", timedelta(hours=2)),
+        ("7d", timedelta(days=7)),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text, duration):
+    chosen = selection({"older_than": text, "newer_than": text})
+
+    assert (chosen.older_than, chosen.newer_than) == (duration, duration)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "s", "-7s", "7 s", "0s", "1w", "٣s", "36501d", "9" * 99]
+)
+def test_what_is_no_duration_is_refused_and_not_repeated(text):
+    with pytest.raises(ConfigurationError) as raised:
+        selection({"newer_than": text})
+
+    assert str(raised.value) == "--newer-than: must be a duration such as 90s, 15m, 2h or 7d"
+
+
+@given(st.text())
+def test_any_text_is_a_number_or_refused(text):
+    with suppress(ConfigurationError):
+        assert 0 < whole_number("--limit", text) < 2**63
+
+
+@pytest.mark.parametrize("option", ["type", "reason", "key"])
+def test_what_no_database_can_compare_is_refused(option):
+    for text in ("\udcff", "x" * 1_025):
+        with pytest.raises(ConfigurationError, match=f"--{option}: is"):
+            selection({option: text})
+
+
+def test_everything_has_to_be_said():
+    assert deliberate(Selection(), everything=True) == Selection()
+    assert deliberate(Selection(limit=1), everything=False) == Selection(limit=1)
+    with pytest.raises(ConfigurationError, match="--all: is needed"):
+        deliberate(Selection(), everything=False)
+    with pytest.raises(ConfigurationError, match="--all: cannot be given together with --id"):
+        deliberate(Selection(ids=(1,)), everything=True)
+
+
+def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
+    chosen = selection(
+        {
+            "ids": ["7"],
+            "type": "a",
+            "reason": "b",
+            "older_than": "1m",
+            "newer_than": "1h",
+            "key": CANARY,
+            "limit": "9",
+        }
+    )
+
+    assert chosen.described() == {
+        "id": [7],
+        "type": "a",
+        "reason": "b",
+        "older_than_seconds": 60,
+        "newer_than_seconds": 3600,
+        "key": True,
+        "limit": 9,
+    }
+    assert Selection().described() == {"all": True}
+
+
+@pytest.mark.parametrize("text", [None, "", " \t"])
+def test_a_reason_has_words(text):
+    with pytest.raises(ConfigurationError, match="--because: say why"):
+        words("--because", text, needed="say why")
+
+
+def a_shown_letter(**changes):
+    row = {
+        "id": 1,
+        "queue": None,
+        "size_bytes": 2,
+        "first_at": AN_INSTANT,
+        "last_at": AN_INSTANT,
+        **a_letter_of_the_relay(idempotency_key=CANARY),
+    }
+    return {**row, **changes}
+
+
+def test_metadata_has_neither_body_nor_keys_nor_headers_that_are_not_allowed():
+    headers = {
+        "source": "ward",
+        "x-outbox-attempt": 3,
+        "x-outbox-idempotency-key": CANARY,
+        "x-user": CANARY,
+        "user": CANARY,
+    }
+
+    shown = exhibit.metadata(a_shown_letter(headers=headers))
+
+    assert shown["headers"] == {"source": "ward", "x-outbox-attempt": 3}
+    assert CANARY not in json.dumps(shown)
+
+
+@pytest.mark.parametrize("headers", [None, [CANARY], "x"])
+def test_headers_that_are_no_object_are_not_shown(headers):
+    assert exhibit.metadata(a_shown_letter(headers=headers))["headers"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"a": 1.10}', {"body": '{"a": 1.10}'}),
+        ('"größe"'.encode(), {"body": '"größe"'}),
+        (b"\xff", {"body_base64": "/w=="}),
+        (b"text", {"body_base64": "dGV4dA=="}),
+        (b"[" * 100_000, {"body_base64": exhibit.body({"body": b"[" * 100_000})["body_base64"]}),
+    ],
+)
+def test_a_body_is_its_exact_text_or_base64(body, shown):
+    assert exhibit.body({"body": body}) == shown
+
+
+def test_what_would_steer_a_terminal_is_written_out():
+    assert exhibit.printable("größe\x1b[2J\u009b\n\u202e") == "größe\\u001b[2J\\u009b\n\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("duration", "said"),
+    [
+        (timedelta(seconds=-1), "0s"),
+        (timedelta(seconds=59.9), "59s"),
+        (timedelta(minutes=119), "1h"),
+        (timedelta(days=8), "8d"),
+    ],
+)
+def test_an_age_is_said_in_its_largest_unit(duration, said):
+    assert display.age(duration) == said
+
+
+def test_a_repair_has_to_be_what_its_content_type_says():
+    repair.check(b"{}", "application/json; charset=utf-8")
+    repair.check(b"\xff", "application/avro")
+    repair.check(b"\xff", None)
+    with pytest.raises(ConfigurationError, match="--body: is not JSON"):
+        repair.check(b'{"a": NaN}', "application/json")
+
+
+def test_times_are_said_in_full():
+    shown = exhibit.metadata(a_shown_letter(occurred_at=datetime(2026, 1, 2, tzinfo=UTC)))
+
+    assert shown["occurred_at"] == "2026-01-02T00:00:00+00:00"
