@@ -17,6 +17,7 @@ from consumer.dedup import COMPLETED
 from consumer.settings import ConsumerSettings
 from consumer.tables import processed_messages
 from outbox import codec, letters
+from outbox.codec import WireMessage
 from outbox.dead_letters.side import Side, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 
@@ -46,18 +47,21 @@ class ToQueue:
         Letters without an id are not sent: of two copies nobody could tell that they are one.
         """
         del connection
-        copies = [
-            codec.replayed(letters.from_columns(letter), queue=self._queue_of(letter), run=run)
-            for letter in kept
-            if _key(letter) is not None
-        ]
+        readied = [self._copy(letter, run) for letter in kept]
+        copies = [copy for copy in readied if isinstance(copy, WireMessage)]
         outcomes = iter(await self._publisher.publish(copies, within=PUBLISHING))
-        return [
-            NO_IDENTITY if _key(letter) is None else _problem(next(outcomes)) for letter in kept
-        ]
+        return [copy if isinstance(copy, str) else _problem(next(outcomes)) for copy in readied]
 
-    def _queue_of(self, letter: Any) -> str:
-        return letter["queue"] or self._queue
+    def _copy(self, letter: Any, run: UUID) -> WireMessage | str:
+        """What is published of *letter*, or a code that says why nothing can be."""
+        if _key(letter) is None:
+            return NO_IDENTITY
+        try:
+            message = letters.from_columns(letter)
+        except (ValueError, AttributeError):
+            # Somebody else has written the row: its priority or its headers are none.
+            return Outcome.MALFORMED.value
+        return codec.replayed(message, queue=letter["queue"] or self._queue, run=run)
 
 
 class Reruns:
@@ -128,5 +132,6 @@ def _key(letter: Any) -> str | None:
         identity = UUID(letter["message_id"] or "")
     except ValueError:
         return None
-    key = letter["headers"].get(codec.IDEMPOTENCY_KEY_HEADER)
+    headers = letter["headers"] if isinstance(letter["headers"], dict) else {}
+    key = headers.get(codec.IDEMPOTENCY_KEY_HEADER)
     return key if isinstance(key, str) else str(identity)

@@ -13,7 +13,7 @@ from rich.console import Console
 from outbox.dead_letters import display, exhibit, leaving, reading, repair
 from outbox.dead_letters.audit import Audit, user_and_host
 from outbox.dead_letters.export import ExportFailed, export
-from outbox.dead_letters.interruption import carried_out
+from outbox.dead_letters.interruption import carried_out, looked_up
 from outbox.dead_letters.leaving import Order
 from outbox.dead_letters.options import (
     Because,
@@ -81,7 +81,7 @@ class DeadCommands:
     def list_letters(self, *, target: Target = "", selected: Selection) -> None:
         """List letters, the oldest first, without bodies and keys."""
         side = self._open(target)
-        rows, now, count = carried_out(lambda _stop: reading.listed(side, selected))
+        rows, now, count = looked_up(lambda: reading.listed(side, selected))
         display.letters(console, rows, now=now)
         more = "" if len(rows) == count else "; --limit shows more"
         console.print(f"{len(rows):,} of {count:,}{more}")
@@ -99,7 +99,7 @@ class DeadCommands:
         side = self._open(target)
         chosen = selection({"ids": [id_]})
         audit = _audit(side, chosen, because, by, needed=_FOR_BODIES) if body else None
-        letter = carried_out(lambda _stop: reading.one(side, chosen, audit))
+        letter = looked_up(lambda: reading.one(side, chosen, audit))
         display.letter(console, exhibit.metadata(letter))
         if body:
             display.letter(console, exhibit.keys(letter))
@@ -148,7 +148,7 @@ class DeadCommands:
         deliberate(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
-            return self._count(side, selected)
+            return self._count(side, selected, rerun=completed)
         audit = _audit(side, selected, because, by, needed=_FOR_CHANGES)
         order = Order(audit=audit, rerun=completed, body=new_body)
         summary = carried_out(lambda stop: leaving.replay(side, order, console, stop))
@@ -175,11 +175,12 @@ class DeadCommands:
         summary = carried_out(lambda stop: leaving.drop(side, Order(audit=audit), console, stop))
         return _end(is_clean=summary.is_clean)
 
-    def _count(self, side: Side, selected: Selection) -> None:
-        tallies, duplicates = carried_out(lambda _stop: reading.counted(side, selected))
+    def _count(self, side: Side, selected: Selection, *, rerun: bool | None = None) -> None:
+        tallies, duplicates = looked_up(lambda: reading.counted(side, selected))
         display.tallies(console, tallies)
         console.print(f"{sum(tally.letters for tally in tallies):,} selected, nothing changed")
-        display.duplicates(console, duplicates)
+        if rerun is not None:
+            display.duplicates(console, duplicates, rerun=rerun)
 
 
 def _audit(

@@ -71,10 +71,11 @@ def outcome(console: Console, verb: str, summary: Summary, *, selected: int) -> 
         console.print("interrupted: the rest was not touched")
 
 
-def duplicates(console: Console, count: int) -> None:
-    """A line about messages without effect, if there are any."""
+def duplicates(console: Console, count: int, *, rerun: bool = False) -> None:
+    """A line about messages that have had their effect, if there are any."""
     if count:
-        console.print(f"{count:,} are completed already and will be dropped as duplicates")
+        fate = "take effect once more" if rerun else "be dropped as duplicates"
+        console.print(f"{count:,} are completed already and will {fate}")
 
 
 def bar(console: Console) -> Progress:

@@ -27,15 +27,27 @@ def carried_out(work: Callable[[asyncio.Event], Awaitable[Result]]) -> Result:
     SIGINT and SIGTERM set the event, after which *work* takes nothing new. A second one cancels
     it: what is not committed is rolled back.
     """
+    return _carried_out(work, patience=1)
+
+
+def looked_up(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Likewise, for *work* that changes nothing and is ended by the first signal."""
+    return _carried_out(lambda _stop: work(), patience=0)
+
+
+def _carried_out(work: Callable[[asyncio.Event], Awaitable[Result]], *, patience: int) -> Result:
 
     async def awaited() -> Result:
         stop = asyncio.Event()
         task = asyncio.current_task()
+        signals = 0
 
         def on_signal() -> None:
-            if stop.is_set() and task is not None:
-                task.cancel()
+            nonlocal signals
+            signals += 1
             stop.set()
+            if signals > patience and task is not None:
+                task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)

@@ -15,6 +15,7 @@ from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.side import Opened, Side, reading
 from outbox.dead_letters.store import Span, Tally
+from outbox.errors import ConfigurationError
 from outbox.runtime.engine import commit, translated
 
 LISTED = 100
@@ -30,11 +31,15 @@ async def listed(side: Side, selection: Selection) -> tuple[Sequence[Any], datet
 
 
 async def one(side: Side, selection: Selection, audit: Audit | None) -> Any:
-    """The letter that *selection* names; with its body if *audit* says who wants it."""
+    """
+    The letter that *selection* names; with its body if *audit* says who wants it.
+
+    Raises ConfigurationError if it is not there.
+    """
     async with side.opened(selection) as opened:
         async for page in pages(opened, audit=audit, action=Action.SHOW_BODY):
             return page[0]
-    return None
+    raise ConfigurationError("--id: the letter has just left")
 
 
 async def counted(side: Side, selection: Selection) -> tuple[list[Tally], int]:

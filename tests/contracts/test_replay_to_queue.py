@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
-from consumer.replay import ToQueue
+from consumer.replay import Reruns, ToQueue
 from outbox import codec
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
@@ -148,13 +148,21 @@ async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport)
 
 
 async def test_what_the_broker_does_not_take_stays(engine, transport):
-    gone, *_ = await bury(engine, a_letter(), a_letter(queue="missing"), a_letter(message_id=None))
+    gone, *_ = await bury(
+        engine,
+        a_letter(),
+        a_letter(queue="missing"),
+        a_letter(message_id=None),
+        a_letter(message_id="17"),
+        a_letter(priority="urgent"),
+        a_letter(headers=["no object"]),
+    )
     run = await a_run(engine)
 
     async with transport.publisher() as publisher:
-        await run.replay(ToQueue(publisher, queue=QUEUE))
+        await run.replay(ToQueue(publisher, queue=QUEUE), duplicates=Reruns("effects"))
 
-    assert run.summary.left == Counter(unroutable=1, no_identity=1)
+    assert run.summary.left == Counter(malformed=2, no_identity=2, unroutable=1)
     assert gone not in [row["id"] for row in await remaining(engine)]
     assert len(await received(transport, 1)) == 1
 

@@ -19,6 +19,7 @@ from outbox.dead_letters.selection import (
     words,
 )
 from outbox.errors import ConfigurationError
+from outbox.payload import MAX_BODY_BYTES
 from tests.support.builders import AN_INSTANT, CANARY
 from tests.support.dead_letters import a_letter_of_the_relay
 
@@ -170,6 +171,24 @@ def test_a_repair_has_to_be_what_its_content_type_says():
     repair.check(b"\xff", None)
     with pytest.raises(ConfigurationError, match="--body: is not JSON"):
         repair.check(b'{"a": NaN}', "application/json")
+
+
+def test_a_repair_is_of_one_letter_and_of_a_file_that_can_be_read(tmp_path):
+    (tmp_path / "good").write_bytes(b"1" * MAX_BODY_BYTES)
+    (tmp_path / "big").write_bytes(b"1" * (MAX_BODY_BYTES + 1))
+    one = Selection(ids=(7, 7))
+
+    assert len(repair.read(tmp_path / "good", one)) == MAX_BODY_BYTES
+    for file, chosen, problem in (
+        ("good", Selection(), "needs exactly one --id"),
+        ("good", Selection(ids=(7, 8)), "needs exactly one --id"),
+        ("missing", one, "cannot be read (FileNotFoundError)"),
+        ("", one, "cannot be read (IsADirectoryError)"),
+        ("big", one, "is larger than 1048576 bytes"),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            repair.read(tmp_path / file, chosen)
+        assert str(raised.value) == f"--body: {problem}"
 
 
 def test_times_are_said_in_full():
