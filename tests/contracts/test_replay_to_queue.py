@@ -17,7 +17,7 @@ from outbox import codec
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
 from outbox.topology import ConsumerQueues
-from outbox.transports.base import Delivery, Transport
+from outbox.transports.base import Delivery, Outcome, Transport
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.sqlite import SqliteTransport
 from tests.support.builders import AN_INSTANT
@@ -63,14 +63,15 @@ async def transport(broker_url: str) -> Transport:
 
 
 async def received(transport: Transport, count: int) -> list[Delivery]:
-    deliveries = []
-    async with asyncio.timeout(SOON.total_seconds()):
-        async with transport.subscribe(MINE, prefetch=count + 1) as subscription:
-            while len(deliveries) < count:
-                delivery = await subscription.next()
-                assert delivery is not None
-                deliveries.append(delivery)
-                await subscription.ack(delivery)
+    deliveries: list[Delivery] = []
+    async with (
+        asyncio.timeout(SOON.total_seconds()),
+        transport.subscribe(QUEUE, prefetch=count + 1) as subscription,
+    ):
+        while len(deliveries) < count:
+            taken = await subscription.take(count)
+            await subscription.ack(*taken)
+            deliveries += taken
     return deliveries
 
 
@@ -127,12 +128,15 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
     async with transport.publisher() as publisher:
         await run.replay(ToQueue(publisher, queue=QUEUE))
 
-    async with transport.subscribe(MINE, prefetch=1) as subscription:
-        async with asyncio.timeout(SOON.total_seconds()):
-            first = await subscription.next()
-            await subscription.retry(first, attempt=1, delay=MINE.delays[0])
-            second = await subscription.next()
-            await subscription.ack(second)
+    async with (
+        asyncio.timeout(SOON.total_seconds()),
+        transport.subscribe(QUEUE, prefetch=1) as subscription,
+    ):
+        (first,) = await subscription.take(1)
+        waiting = codec.retried(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
+        assert await subscription.replace(first, waiting) is Outcome.ACKED
+        (second,) = await subscription.take(1)
+        await subscription.ack(second)
 
     assert codec.attempt_of(second.message) == 1
     assert codec.replay_of(second.message) == run.audit.run
