@@ -8,6 +8,18 @@ The consumer: what a service that handles events imports.
 """
 
 from consumer.consumer import Consumer
+from consumer.handler import CircuitBreaker, Expired, RateLimit
 from consumer.message import Message
+from consumer.outcomes import Reject, Retry
+from outbox.backoff import Levels
 
-__all__ = ["Consumer", "Message"]
+__all__ = [
+    "CircuitBreaker",
+    "Consumer",
+    "Expired",
+    "Levels",
+    "Message",
+    "RateLimit",
+    "Reject",
+    "Retry",
+]

@@ -5,16 +5,27 @@ The composition root of a consumer: the only place that names concrete adapters.
 import asyncio
 import random
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from consumer import checks
 from consumer.attempt import Attempts
+from consumer.board import Board
+from consumer.collector import Collector, ReturnPolicy
 from consumer.consumer import Consumer
+from consumer.dead_letters import Burials
 from consumer.dedup import Dedup
 from consumer.janitor import Janitor
+from consumer.lanes import Lanes
+from consumer.leased import Leased
+from consumer.leases import Leases
+from consumer.parking import Parking
+from consumer.patience import Patience
 from consumer.settings import ConsumerSettings
+from consumer.settlement import Settlement
 from consumer.telemetry import Telemetry
 from consumer.workers import Workers
 from outbox.backoff import Exponential
@@ -34,12 +45,14 @@ def role(consumer: Consumer) -> str:
 
 def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
     """The queues of *consumer*."""
+    delays = {delay for each in checks.policies(consumer, settings) for delay in each.delays}
     return ConsumerQueues(
         name=consumer.queue or f"{settings.processing_queue}.{consumer.name}",
         bindings=consumer.bindings,
-        delays=settings.delays,
+        delays=sorted(delays),
         message_ttl=settings.message_ttl,
         delivery_limit=settings.delivery_limit,
+        single_active=consumer.ordered,
     )
 
 
@@ -59,7 +72,7 @@ def database(
     consumer: Consumer, settings: ConsumerSettings
 ) -> AbstractAsyncContextManager[AsyncEngine]:
     """The database of the consumer's effects."""
-    return process.database(settings, role=role(consumer))
+    return process.database(settings, role=role(consumer), lock_timeout=settings.lock_timeout)
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
@@ -68,46 +81,94 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
 
     Raises ConfigurationError and Unavailable only at start; later it waits for what is away.
     """
+    checks.check(consumer, settings)
     allow_headers(*settings.allowed_headers)
     registry = CollectorRegistry()
     health = probes.Health("broker")
     mine = queues(consumer, settings)
-    telemetry = Telemetry(registry, queue=mine.name, known=consumer.handlers)
-    dedup = Dedup(consumer.name)
+    telemetry = Telemetry(registry, source=consumer.name, queue=mine.name, known=consumer.handlers)
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(consumer, settings) as engine,
     ):
         await migrate.verify(engine)
         await prepare(consumer, settings)
-        workers = Workers(
-            transport=broker(consumer, settings),
-            queues=mine,
-            attempts=Attempts(
-                consumer=consumer,
-                queue=mine.name,
-                sessions=async_sessionmaker(engine, expire_on_commit=False),
-                dedup=dedup,
-                policy=settings.retry_policy,
-                telemetry=telemetry,
-            ),
-            concurrency=1 if engine.dialect.name == "sqlite" else settings.concurrency,
-            prefetch=settings.prefetch,
-            reconnect=Exponential(
-                first=timedelta(milliseconds=200),
-                cap=timedelta(seconds=settings.reconnect_max_seconds),
-            ),
-            telemetry=telemetry,
-            health=health,
-            chance=random.random,
-        )
-        janitor = Janitor(
-            engine=engine, dedup=dedup, retention=settings.retention, telemetry=telemetry
-        )
+        staff = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
         telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
-            group.create_task(janitor.run(stop))
-            await workers.run(stop)
+            group.create_task(staff.janitor.run(stop))
+            group.create_task(staff.collector.run(stop))
+            await staff.workers.run(stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """Everything that runs in the process of a consumer."""
+
+    workers: Workers
+    collector: Collector
+    janitor: Janitor
+
+
+def assemble(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    engine: AsyncEngine,
+    *,
+    telemetry: Telemetry,
+    health: probes.Health,
+) -> Staff:
+    """The parts of *consumer*, put together."""
+    mine = queues(consumer, settings)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    dedup = Dedup(consumer.name)
+    burials = Burials(consumer.name, mine.name, sessions, dedup)
+    lanes = Lanes(sessions, Parking(consumer.name)) if consumer.ordered else None
+    patience = Patience(
+        reconnect=Exponential(
+            first=timedelta(milliseconds=200),
+            cap=timedelta(seconds=settings.reconnect_max_seconds),
+        ),
+        telemetry=telemetry,
+        health=health,
+        chance=random.random,
+    )
+    attempts = Attempts(
+        sessions=sessions,
+        dedup=dedup,
+        leased=Leased(sessions, Leases(consumer.name)),
+        policy=settings.retry_policy,
+        retention=settings.retention,
+        telemetry=telemetry,
+        chance=random.random,
+    )
+    workers = Workers(
+        transport=broker(consumer, settings),
+        queue=mine.name,
+        board=lambda: Board(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
+        attempts=attempts,
+        settlement=Settlement(
+            queues=mine, burials=burials, lanes=lanes, patience=patience, telemetry=telemetry
+        ),
+        patience=patience,
+        concurrency=1 if engine.dialect.name == "sqlite" else settings.concurrency,
+        prefetch=checks.prefetch(consumer, settings),
+        ordered=consumer.ordered,
+        telemetry=telemetry,
+        health=health,
+    )
+    collector = Collector(
+        transport=broker(consumer, settings),
+        queues=mine,
+        policy=ReturnPolicy(settings.returned_reasons, settings.max_returns),
+        burials=burials,
+        patience=patience,
+        telemetry=telemetry,
+    )
+    janitor = Janitor(
+        engine=engine, dedup=dedup, retention=settings.retention, telemetry=telemetry
+    )
+    return Staff(workers, collector, janitor)
 
 
 async def prepare(consumer: Consumer, settings: ConsumerSettings) -> None:

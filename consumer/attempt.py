@@ -1,148 +1,143 @@
 """
-One attempt at one delivery, so that its effects happen once.
+Attempts at deliveries: what each handler is called with, and what becomes of the messages.
 
-    BEGIN
-    record that the message is done      a duplicate ends here
-    handler(message, session)            effects and outgoing events on the same session
-    COMMIT                               never interrupted, never timed out
-    then, and only then, the broker is told
-
-If the outcome of the COMMIT is not known, the attempt is made again: it finds the record or not.
+Nothing is settled here. A verdict says what is to be done, and `consumer.settlement` does it.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import dead_letters
-from consumer.consumer import Consumer, Handler
+from consumer.board import Unit
 from consumer.dedup import Dedup
-from consumer.message import Message, open_message
+from consumer.handler import Handler
+from consumer.leased import Leased, lost
+from consumer.leases import Held
+from consumer.opening import Attempt, open_delivery
 from consumer.telemetry import Telemetry
-from consumer.verdict import NO_HANDLER, Done, GiveUp, Verdict, after_failure
-from outbox import codec
-from outbox.backoff import RetryPolicy
-from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler, UnreadableMessage
-from outbox.event import Envelope
-from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
+from consumer.transaction import Kept, is_cancelled_from_outside, transact
+from consumer.verdict import Verdict, after_failure
+from outbox import copies
+from outbox.backoff import Exponential, RetryPolicy
+from outbox.errors import LeaseLost
+from outbox.runtime.engine import answering, is_contention
 from outbox.transports.base import Delivery
+
+ANSWERS_WITHIN = timedelta(seconds=10)
+TRIALS = 5
+"""How often a transaction is begun anew that others have held up, before it counts as failed."""
+
+_CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What an attempt of *consumer* needs; *queue* is where its messages come from."""
+    """
+    What attempts of a consumer need.
 
-    consumer: Consumer
-    queue: str
+    Args:
+        policy: For handlers without one of their own.
+        retention: How long the dedup store remembers.
+        chance: A number in [0, 1), for jitter.
+
+    """
+
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
+    leased: Leased
     policy: RetryPolicy
+    retention: timedelta
     telemetry: Telemetry
+    chance: Callable[[], float]
 
-    async def make(self, delivery: Delivery) -> Verdict:
+    async def ready(self) -> bool:
         """
-        Handle *delivery* and say what becomes of it.
+        Whether the database answers; always true.
 
-        A message that is given up has been written to `dead_letters` when this returns.
+        Raises DatabaseUnavailable.
+        """
+        async with answering(ANSWERS_WITHIN), self.sessions() as session:
+            await session.execute(sa.select(1))
+        return True
+
+    async def make(self, unit: Unit) -> list[Verdict]:
+        """
+        Handle the deliveries of *unit*; a verdict on each.
 
         Raises DatabaseUnavailable if the attempt should be made again, uncounted.
         """
-        attempt = codec.attempt_of(delivery.message) + 1
+        handler, now = unit.handler, datetime.now(UTC)
+        opened = [self._open(delivery, handler, now) for delivery in unit.deliveries]
+        attempts = [each for each in opened if isinstance(each, Attempt)]
+        if handler is None or not attempts:
+            return [each for each in opened if not isinstance(each, Attempt)]
+        made = iter(await self._carry_out(handler, attempts))
+        return [next(made) if isinstance(each, Attempt) else each for each in opened]
+
+    def _open(
+        self, delivery: Delivery, handler: Handler | None, now: datetime
+    ) -> Attempt | Verdict:
         try:
-            envelope = codec.from_wire(delivery.message)
-            handler = self._handler(envelope)
-            message = open_message(
-                envelope, handler.model, attempt=attempt, redelivered=delivery.redelivered
-            )
-        except UnreadableMessage as error:
-            return await self.give_up(delivery, GiveUp(attempt, error.code))
-        verdict = await self._handle(handler, message, envelope)
-        if isinstance(verdict, GiveUp):
-            return await self.give_up(delivery, verdict)
+            return open_delivery(delivery, handler, now=now, retention=self.retention)
+        except Exception as error:  # noqa: BLE001 - the user's filter
+            return self._after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
+
+    async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
+        if handler.lease is not None:
+            return [await self._make_leased(handler, attempt) for attempt in attempts]
+        made = await self._transact(handler, attempts)
+        if isinstance(made, Kept):
+            self.telemetry.handled(handler.event_type, made.durations.values())
+            return list(made.verdicts)
+        if len(attempts) == 1:
+            return [self._after_failure(handler, attempts[0].number, made)]
+        self.telemetry.batch_failed(handler.event_type, made, size=len(attempts))
+        return [
+            verdict
+            for attempt in attempts
+            for verdict in await self._carry_out(handler, [attempt])
+        ]
+
+    async def _transact(
+        self, handler: Handler, attempts: Sequence[Attempt]
+    ) -> Kept | BaseException:
+        """What was kept, or the error of the handler's for which nothing was."""
+        trial = 1
+        while True:
+            made = await transact(handler, attempts, sessions=self.sessions, dedup=self.dedup)
+            if isinstance(made, Kept) or trial == TRIALS or not is_contention(made):
+                return made
+            pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
+            await asyncio.sleep(pause.total_seconds())
+            trial += 1
+
+    async def _make_leased(self, handler: Handler, attempt: Attempt) -> Verdict:
+        claim = await self.leased.claim(handler, attempt)
+        if not isinstance(claim, Held):
+            return claim
+        try:
+            took = await self.leased.call(handler, attempt, claim)
+        except LeaseLost:
+            self.telemetry.lease_lost(handler.event_type)
+            return lost(handler, attempt)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
+                # Nobody knows what it has done: the lease stays, and then the policy decides.
+                raise
+            await self.leased.release(attempt, claim)
+            return self._after_failure(handler, attempt.number, error)
+        verdict = await self.leased.complete(handler, attempt, claim, took=took)
+        self.telemetry.handled(handler.event_type, [took])
         return verdict
 
-    def _handler(self, envelope: Envelope) -> Handler:
-        try:
-            return self.consumer.handlers[envelope.type]
-        except KeyError:
-            raise UnreadableMessage(NO_HANDLER) from None
-
-    async def _handle(
-        self, handler: Handler, message: Message[object], envelope: Envelope
+    def _after_failure(
+        self, handler: Handler | None, number: int, error: BaseException
     ) -> Verdict:
-        async with self.sessions() as session:
-            with translated():
-                first = await self.dedup.first_time(session, envelope, attempt=message.attempt)
-            if not first:
-                return Done(duplicate=True)
-            try:
-                took = await self._carry_out(handler, message, session, envelope)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the user's code
-                _raise_unless_failure(error)
-                self.telemetry.handler_failed(handler.event_type, error, attempt=message.attempt)
-                return after_failure(message.attempt, self.policy)
-        self.telemetry.handled(handler.event_type, took=took)
-        return Done()
-
-    async def _carry_out(
-        self,
-        handler: Handler,
-        message: Message[object],
-        session: AsyncSession,
-        envelope: Envelope,
-    ) -> timedelta:
-        """Call the handler and commit; returns how long it worked."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        await handler.function(message, session)
-        took = timedelta(seconds=clock() - began)
-        if not await self.dedup.took(session, envelope, took):
-            raise TransactionEndedByHandler
-        await uninterrupted(session.commit())
-        return took
-
-    async def give_up(self, delivery: Delivery, verdict: GiveUp) -> Verdict:
-        """
-        Bury *delivery*, and record that it has failed, if its envelope can be read.
-
-        Raises DatabaseUnavailable if nothing of this was done.
-        """
-        try:
-            envelope = codec.from_wire(delivery.message)
-        except UnreadableMessage:
-            envelope = None
-        with translated():
-            async with self.sessions() as session:
-                await dead_letters.bury(
-                    session,
-                    delivery.message,
-                    source=self.consumer.name,
-                    queue=self.queue,
-                    reason=verdict.code,
-                    attempts=verdict.attempt,
-                )
-                if envelope is not None:
-                    await self.dedup.failed(session, envelope, attempt=verdict.attempt)
-                await uninterrupted(session.commit())
-        return verdict
-
-
-def _raise_unless_failure(error: BaseException) -> None:
-    """
-    Raise what is not the handler's fault: our own cancellation, and a database that went away.
-
-    A handler may also be cancelled by something of its own, which is a failure like any other.
-    """
-    if isinstance(error, DatabaseUnavailable):
-        raise error
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise error
-        return
-    # Errors of other servers, which the handler may have asked, are failures.
-    if isinstance(error, SQLAlchemyError) and is_away(error):
-        raise DatabaseUnavailable(reason_of(error)) from None
+        event_type = handler.event_type if handler else None
+        self.telemetry.handler_failed(event_type, error, attempt=number)
+        policy = (handler.retry if handler else None) or self.policy
+        return after_failure(error, number, policy, chance=self.chance())

@@ -3,27 +3,23 @@ The declaration of a consumer: its name, the events it wants, the handlers for t
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar, Unpack
 
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from consumer.handler import Expired, Handler, Lease, Options
 from consumer.message import Message
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.event import check_type
 
 HandlerFunction: TypeAlias = Callable[[Message[Any], AsyncSession], Awaitable[None]]
+BatchFunction: TypeAlias = Callable[[Sequence[Message[Any]], AsyncSession], Awaitable[None]]
+LeasedFunction: TypeAlias = Callable[[Message[Any]], Awaitable[None]]
 Function = TypeVar("Function", bound=HandlerFunction)
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """What to do with the events of one type."""
-
-    event_type: str
-    function: HandlerFunction
-    model: type[BaseModel] | None
+OfBatch = TypeVar("OfBatch", bound=BatchFunction)
+Leased = TypeVar("Leased", bound=LeasedFunction)
 
 
 class Consumer:
@@ -34,12 +30,21 @@ class Consumer:
         name: Part of the deduplication key: under another name everything is new.
         bindings: Topic patterns; `*` is one word, `#` any number.
         queue: Default is `MQ_PROCESSING_QUEUE`, a dot, and the name.
+        ordered: Handle the messages of an ordering key one after another, in the order in which
+            they were published; one process works at a time, others stand by.
 
     Raises ConfigurationError if the name or the bindings cannot work.
 
     """
 
-    def __init__(self, name: str, *, bindings: Sequence[str], queue: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        bindings: Sequence[str],
+        queue: str | None = None,
+        ordered: bool = False,
+    ) -> None:
         try:
             check_type(name)
         except InvalidEvent:
@@ -49,10 +54,11 @@ class Consumer:
         self.name = name
         self.bindings = tuple(bindings)
         self.queue = queue
+        self.ordered = ordered
         self.handlers: dict[str, Handler] = {}
 
     def on(
-        self, event_type: str, /, *, model: type[BaseModel] | None = None
+        self, event_type: str, /, *, batch_size: int = 1, **options: Unpack[Options]
     ) -> Callable[[Function], Function]:
         """
         Register the decorated coroutine function for events of *event_type*.
@@ -61,17 +67,60 @@ class Consumer:
         events included, commits together with the record that the message is done; it must not
         commit itself. An exception rolls everything back, and the message is tried again later.
 
-        Raises ConfigurationError if the type is invalid or has a handler already.
+        Up to *batch_size* messages share one transaction and one ack, if so many wait; if one
+        fails, all are rolled back and each is tried in its own. For *options* see
+        `consumer.handler.Options`.
+
+        Raises ConfigurationError if the type is invalid or has a handler already, or an option
+        cannot work.
         """
-        try:
-            check_type(event_type)
-        except InvalidEvent as error:
-            raise ConfigurationError(f"consumer {self.name}: {error}") from None
+        return self._registering(event_type, batch_size=batch_size, **options)
+
+    def on_batch(
+        self, event_type: str, /, *, size: int, **options: Unpack[Options]
+    ) -> Callable[[OfBatch], OfBatch]:
+        """
+        Register the decorated coroutine function for lists of up to *size* such events.
+
+        Like `on`, but it is called once with all messages of the transaction, none of which it
+        has completed before. If it fails, it is called for each of them alone.
+        """
+        return self._registering(event_type, batch_size=size, takes_list=True, **options)
+
+    def on_leased(
+        self,
+        event_type: str,
+        /,
+        *,
+        lease: timedelta = timedelta(seconds=30),
+        expired: Expired = Expired.REPEAT,
+        **options: Unpack[Options],
+    ) -> Callable[[Leased], Leased]:
+        """
+        Register the decorated coroutine function, whose effects are outside of the database.
+
+        It is called with the message alone, and hands `message.idempotency_key` on to the other
+        side. While it works its *lease* is extended, and a second delivery waits. If a process
+        dies, *expired* says what becomes of the message once the lease is over.
+        """
+        return self._registering(event_type, lease=Lease(lease, expired), **options)
+
+    def _registering(self, event_type: str, **facts: Any) -> Callable[[Any], Any]:
         if event_type in self.handlers:
             raise ConfigurationError(f"consumer {self.name}: {event_type} has a handler already")
+        try:
+            check_type(event_type)
+            handler = Handler(event_type, **facts)
+        except (InvalidEvent, ConfigurationError) as error:
+            raise ConfigurationError(f"consumer {self.name}: {event_type}: {error}") from None
+        if self.ordered and (handler.lease or handler.circuit_breaker):
+            raise ConfigurationError(
+                f"consumer {self.name}: {event_type}: an ordered consumer takes no leased "
+                "handlers and no circuit breakers"
+            )
 
-        def register(function: Function) -> Function:
-            self.handlers[event_type] = Handler(event_type, function, model)
+        def register(function: Any) -> Any:
+            self.handlers[event_type] = replace(handler, function=function)
             return function
 
         return register

@@ -1,27 +1,31 @@
 """
 The dedup store: which messages each consumer has completed.
 
-The row is inserted before the handler runs, in the handler's transaction. A second copy that is
+A row is inserted before the handler runs, in the handler's transaction. A second copy that is
 handled at the same time waits for this transaction on the primary key, and then finds a completed
 message, or nothing. An attempt that fails leaves no row that would make the next one a duplicate.
+
+Rows of one statement are inserted in the order of their keys: two transactions that have keys in
+common wait for each other, and never each for the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from consumer.dedup_statements import COMPLETED, FAILED, statements
 from consumer.tables import processed_messages
 from outbox.event import Envelope
-from outbox.tables import database_now, now_plus
-
-COMPLETED = "completed"
-FAILED = "failed"
+from outbox.tables import now_plus
 
 PURGE_LIMIT = 1_000
+
+Entries: TypeAlias = Mapping[str, tuple[Envelope, int]]
+"""Envelopes and the numbers of their attempts, by idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,13 @@ class Statistics:
     Args:
         by_status: Messages by status, in all.
         completed_by_type: Messages completed in the last 24 hours, by type.
+        seconds_by_type: How long their handlers took on average.
 
     """
 
     by_status: dict[str, int]
     completed_by_type: dict[str, int]
+    seconds_by_type: dict[str, float]
 
 
 class Dedup:
@@ -45,35 +51,44 @@ class Dedup:
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
 
-    async def first_time(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> bool:
+    async def first_times(self, session: AsyncSession, entries: Entries) -> set[str]:
         """
-        Record that *envelope* is completed by the transaction of *session*.
+        Record that *entries* are completed by the transaction of *session*.
 
-        Returns False if it has been completed before; waits while another transaction is at it.
+        Returns the keys that have not been completed before; waits while other transactions are
+        at them.
         """
-        upsert = self._upsert(session, envelope, attempt=attempt, status=COMPLETED)
-        return (await session.execute(upsert)).first() is not None
+        return await self._record(session, entries, status=COMPLETED)
 
-    async def took(self, session: AsyncSession, envelope: Envelope, duration: timedelta) -> bool:
+    async def took(self, session: AsyncSession, durations: Mapping[str, timedelta]) -> bool:
         """
-        Add how long the handler worked on *envelope*.
+        Add how long the handler worked, by idempotency key.
 
-        Returns False if the record is not there, because the handler has rolled it back.
+        Returns False if a record is not there, because the handler has rolled it back.
         """
-        result = await session.execute(
-            sa.update(processed_messages)
-            .where(self._is(envelope))
-            .values(processing_duration_seconds=duration.total_seconds())
-            .returning(processed_messages.c.attempts)
+        connection = await session.connection()
+        of = statements(connection.dialect.name)
+        given = [(key, duration.total_seconds()) for key, duration in durations.items()]
+        result = await connection.execute(
+            of.took, {"of_consumer": self._consumer, **of.durations.parameters(given)}
         )
-        return result.first() is not None
+        return result.rowcount == len(given)
 
-    async def failed(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> None:
-        """Record that *envelope* was given up, unless it has been completed."""
-        await session.execute(self._upsert(session, envelope, attempt=attempt, status=FAILED))
+    async def failed(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> bool:
+        """
+        Record that *envelope* was given up.
+
+        Returns False, and changes nothing, if it has been completed.
+        """
+        entries = {envelope.idempotency_key: (envelope, attempt)}
+        return bool(await self._record(session, entries, status=FAILED))
 
     async def purge(self, connection: AsyncConnection, *, older_than: timedelta) -> int:
-        """Delete at most `PURGE_LIMIT` rows that are *older_than* this; returns how many."""
+        """
+        Delete at most `PURGE_LIMIT` rows that are *older_than* this; returns how many.
+
+        Rows that others have locked are left for the next time, so that nobody waits.
+        """
         table = processed_messages
         old = (
             sa.select(table.c.idempotency_key)
@@ -94,49 +109,37 @@ class Dedup:
         return result.rowcount
 
     async def statistics(self, connection: AsyncConnection) -> Statistics:
-        """Counts of this consumer's messages."""
+        """Counts of this consumer's messages; the one by status reads all of its rows."""
         table = processed_messages
         mine = table.c.consumer == self._consumer
+        by_status = await connection.execute(
+            sa.select(table.c.status, sa.func.count()).where(mine).group_by(table.c.status)
+        )
         day = now_plus(sa.literal(-timedelta(days=1).total_seconds()))
-
-        async def tally(column: sa.Column[Any], *where: sa.ColumnElement[bool]) -> dict[str, int]:
-            rows = await connection.execute(
-                sa.select(column, sa.func.count()).where(mine, *where).group_by(column)
+        seconds = sa.func.avg(table.c.processing_duration_seconds)
+        by_type = (
+            await connection.execute(
+                sa.select(table.c.type, sa.func.count(), seconds)
+                .where(mine, table.c.status == COMPLETED, table.c.processed_at >= day)
+                .group_by(table.c.type)
+                .order_by(table.c.type)
             )
-            return dict(rows.all())
-
+        ).all()
         return Statistics(
-            by_status=await tally(table.c.status),
-            completed_by_type=await tally(
-                table.c.type, table.c.status == COMPLETED, table.c.processed_at >= day
-            ),
+            by_status=dict(by_status.all()),
+            completed_by_type={name: count for name, count, _ in by_type},
+            seconds_by_type={name: mean for name, _, mean in by_type if mean is not None},
         )
 
-    def _is(self, envelope: Envelope) -> sa.ColumnElement[bool]:
-        return (processed_messages.c.consumer == self._consumer) & (
-            processed_messages.c.idempotency_key == envelope.idempotency_key
+    async def _record(self, session: AsyncSession, entries: Entries, *, status: str) -> set[str]:
+        connection = await session.connection()
+        of = statements(connection.dialect.name)
+        given = [
+            (key, envelope.id, envelope.correlation_id, envelope.type, attempt)
+            for key, (envelope, attempt) in sorted(entries.items())
+        ]
+        parameters: dict[str, Any] = of.messages.parameters(given)
+        result = await connection.execute(
+            of.record, {"of_consumer": self._consumer, "as_status": status, **parameters}
         )
-
-    def _upsert(
-        self, session: AsyncSession, envelope: Envelope, *, attempt: int, status: str
-    ) -> Any:
-        # ON CONFLICT is not in the common part of SQLAlchemy, though both databases read it alike.
-        insert = (
-            sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-        )
-        table = processed_messages
-        values = {
-            "message_id": envelope.id,
-            "correlation_id": envelope.correlation_id,
-            "type": envelope.type,
-            "status": status,
-            "attempts": attempt,
-        }
-        statement = insert(table).values(
-            consumer=self._consumer, idempotency_key=envelope.idempotency_key, **values
-        )
-        return statement.on_conflict_do_update(
-            index_elements=[table.c.consumer, table.c.idempotency_key],
-            set_={**values, "processed_at": database_now()},
-            where=table.c.status != COMPLETED,
-        ).returning(table.c.attempts)
+        return set(result.scalars())

@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.consumer import Consumer
-from consumer.dedup import COMPLETED
+from consumer.dedup_statements import COMPLETED
 from consumer.settings import ConsumerSettings
 from consumer.tables import processed_messages
 from outbox import codec, letters
 from outbox.codec import WireMessage
+from outbox.copies import replayed
 from outbox.dead_letters.side import Side, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 
@@ -61,7 +62,7 @@ class ToQueue:
         except (ValueError, AttributeError):
             # Somebody else has written the row: its priority or its headers are none.
             return Outcome.MALFORMED.value
-        return codec.replayed(message, queue=letter["queue"] or self._queue, run=run)
+        return replayed(message, queue=letter["queue"] or self._queue, run=run)
 
 
 class Reruns:

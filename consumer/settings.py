@@ -3,7 +3,7 @@ Settings of consumers, besides the shared ones.
 """
 
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,11 +26,12 @@ class ConsumerSettings(SharedSettings):
         le=1_000,
         description="Messages handled side by side; on SQLite always one, as it has one writer.",
     )
-    prefetch: int = Field(
-        default=64,
+    prefetch: int | None = Field(
+        default=None,
         ge=1,
         le=65_535,
-        description="Messages that the broker hands out ahead; at least the concurrency.",
+        description="Messages that the broker hands out ahead; at least the concurrency and the "
+        "largest batch. Unset: enough for both.",
     )
     max_retries: int = Field(
         default=3, ge=0, le=1_000, description="Retries before a message goes to dead_letters."
@@ -40,6 +41,11 @@ class ConsumerSettings(SharedSettings):
         min_length=1,
         max_length=16,
         description="List of the waits before each retry, in seconds; the last one repeats.",
+    )
+    retry_jitter: bool = Field(
+        default=False,
+        description="Half of the retries wait for the next longer delay, so that what failed "
+        "together comes apart.",
     )
     message_ttl_seconds: float | None = Field(
         default=None,
@@ -60,17 +66,37 @@ class ConsumerSettings(SharedSettings):
         description="How long completed messages are remembered.",
     )
 
+    returned_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
+        default=("expired",),
+        description="List of the broker's reasons for which a message that it gave up goes back "
+        "to the work queue.",
+    )
+    max_returns: int = Field(
+        default=3,
+        ge=0,
+        le=1_000,
+        description="How often it does, before it goes to dead_letters.",
+    )
+    replay_window_hours: float = Field(
+        default=168.0,
+        ge=0,
+        description="How long after its last attempt a message may still come from a backlog or "
+        "be replayed; part of what the deduplication retention has to cover.",
+    )
+    lock_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Postgres: how long a statement waits for a lock, also for the first of two "
+        "copies; then its transaction is begun anew.",
+    )
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.prefetch < self.concurrency:
+        if self.prefetch is not None and self.prefetch < self.concurrency:
             raise ValueError("MQ_PREFETCH: must not be below MQ_CONCURRENCY")
         if self.concurrency > self.database_pool_size:
             raise ValueError("MQ_DATABASE_POOL_SIZE: must not be below MQ_CONCURRENCY")
-        longest = sum(self.retry_delays) + max(self.retry_delays) * self.max_retries
-        if self.deduplication_retention_hours * 3600 <= longest:
-            raise ValueError(
-                "MQ_DEDUPLICATION_RETENTION_HOURS: must be longer than all retries take together"
-            )
         return self
 
     @property
@@ -81,7 +107,7 @@ class ConsumerSettings(SharedSettings):
     @property
     def retry_policy(self) -> Levels:
         """When messages whose handler failed are tried again."""
-        return Levels(self.delays, self.max_retries)
+        return Levels(self.delays, self.max_retries, self.retry_jitter)
 
     @property
     def message_ttl(self) -> timedelta | None:
@@ -93,3 +119,13 @@ class ConsumerSettings(SharedSettings):
     def retention(self) -> timedelta:
         """`deduplication_retention_hours` as a timedelta."""
         return timedelta(hours=self.deduplication_retention_hours)
+
+    @property
+    def replay_window(self) -> timedelta:
+        """`replay_window_hours` as a timedelta."""
+        return timedelta(hours=self.replay_window_hours)
+
+    @property
+    def lock_timeout(self) -> timedelta:
+        """`lock_timeout_seconds` as a timedelta."""
+        return timedelta(seconds=self.lock_timeout_seconds)

@@ -5,23 +5,30 @@ Only this module knows log keys and metric names. Labels are bounded: queues, re
 types, reason codes, configured delays.
 """
 
-from collections.abc import Collection
+from collections import Counter as Tally
+from collections.abc import Collection, Iterable
 from datetime import timedelta
+from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from consumer.verdict import Done, GiveUp, Retry, Verdict
+from consumer.verdict import CODES, Done, Filtered, GiveUp, Parked, TryAgain, Verdict, Wait
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 
 OTHER = "other"
+BY_HANDLER = "rejected_by_handler"
+"""The label of every reason that a handler gives: there may be any number of them."""
 
 
 class Telemetry:
     """What happened in this consumer; event types that are not *known* are counted as other."""
 
-    def __init__(self, registry: CollectorRegistry, *, queue: str, known: Collection[str]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, source: str, queue: str, known: Collection[str]
+    ) -> None:
         self._log = logs.get("consumer")
+        self._source = source
         self._queue = queue
         self._known = frozenset(known)
         self._processed = Counter(
@@ -54,6 +61,24 @@ class Telemetry:
         self._failures = Counter(
             "mq_permanent_failures", "Messages given up.", ["type", "reason"], registry=registry
         )
+        self._batches = Counter(
+            "mq_batches_failed",
+            "Batches rolled back, whose messages were then tried alone.",
+            ["type"],
+            registry=registry,
+        )
+        self._leases = Counter(
+            "mq_leases_lost",
+            "Leases that were over before their handler had ended.",
+            ["type"],
+            registry=registry,
+        )
+        self._returns = Counter(
+            "mq_returned_to_queue",
+            "Messages that the broker had given up and that were put back into the work queue.",
+            ["type"],
+            registry=registry,
+        )
         self._dead = Counter(
             "mq_dead_letters",
             "Rows written to dead_letters.",
@@ -62,39 +87,59 @@ class Telemetry:
         )
         self.availability = Availability(self._log, registry)
 
-    def handled(self, event_type: str, *, took: timedelta) -> None:
-        """A handler succeeded and its effects are committed."""
-        self._seconds.labels(self._queue, self._label(event_type)).observe(took.total_seconds())
+    def handled(self, event_type: str, durations: Iterable[timedelta]) -> None:
+        """Handlers succeeded and their effects are committed."""
+        seconds = self._seconds.labels(self._queue, self._label(event_type))
+        for took in durations:
+            seconds.observe(took.total_seconds())
 
-    def handler_failed(self, event_type: str, error: BaseException, *, attempt: int) -> None:
+    def handler_failed(
+        self, event_type: str | None, error: BaseException, *, attempt: int
+    ) -> None:
         """A handler raised *error*; nothing of what it did was kept."""
-        self._retries.labels(self._label(event_type)).inc()
+        label = self._label(event_type)
+        self._retries.labels(label).inc()
+        self._log.warning("handler_failed", type=label, attempt=attempt, **logs.describe(error))
+
+    def batch_failed(self, event_type: str, error: BaseException, *, size: int) -> None:
+        """A batch was rolled back for *error*; each of its messages is tried alone."""
+        self._batches.labels(self._label(event_type)).inc()
         self._log.warning(
-            "handler_failed",
-            type=self._label(event_type),
-            attempt=attempt,
-            **logs.describe(error),
+            "batch_failed", type=self._label(event_type), size=size, **logs.describe(error)
         )
 
-    def settled(self, event_type: str | None, verdict: Verdict, *, source: str) -> None:
-        """A delivery was settled by *verdict*."""
-        label = self._label(event_type)
-        match verdict:
-            case Done(duplicate=True):
-                status = "duplicate"
-                self._duplicates.labels(label).inc()
-            case Done():
-                status = "success"
-            case Retry(delay=delay):
-                status = "retry"
-                self._scheduled.labels(label, f"{delay.total_seconds():g}").inc()
-            case GiveUp(attempt=attempt, code=code):
-                status = "failed"
-                self._failures.labels(label, code).inc()
-                self._dead.labels(source, code).inc()
-                self._log.error("message_given_up", type=label, reason=code, attempt=attempt)
-        self._processed.labels(self._queue, label, status).inc()
-        self._log.debug("message_settled", type=label, status=status)
+    def lease_lost(self, event_type: str) -> None:
+        """A lease was over while the handler worked; it was cancelled."""
+        self._leases.labels(self._label(event_type)).inc()
+        self._log.error("lease_lost", type=self._label(event_type))
+
+    def settled(self, verdicts: Iterable[tuple[str | None, Verdict]]) -> None:
+        """Deliveries of these types were settled by these verdicts."""
+        tally: Tally[tuple[str, str]] = Tally()
+        for event_type, verdict in verdicts:
+            label = self._label(event_type)
+            tally[label, _status(verdict)] += 1
+            if isinstance(verdict, TryAgain):
+                self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
+            elif isinstance(verdict, GiveUp):
+                self._given_up(label, verdict)
+        for (label, status), count in tally.items():
+            self._processed.labels(self._queue, label, status).inc(count)
+            if status == "duplicate":
+                self._duplicates.labels(label).inc(count)
+            self._log.debug("messages_settled", type=label, status=status, count=count)
+
+    def returned(self, event_type: str | None) -> None:
+        """What the broker had given up was put back into the work queue."""
+        self._returns.labels(self._label(event_type)).inc()
+
+    def _given_up(self, label: str, verdict: GiveUp) -> None:
+        code = verdict.code if verdict.code in CODES else BY_HANDLER
+        self._failures.labels(label, code).inc()
+        self._dead.labels(self._source, code).inc()
+        self._log.error(
+            "message_given_up", type=label, reason=verdict.code, attempt=verdict.attempt
+        )
 
     def started(self, **facts: str | int) -> None:
         """The consumer works."""
@@ -106,3 +151,21 @@ class Telemetry:
 
     def _label(self, event_type: str | None) -> str:
         return event_type if event_type is not None and event_type in self._known else OTHER
+
+
+def _status(verdict: Verdict) -> str:
+    match verdict:
+        case Done(duplicate=duplicate):
+            return "duplicate" if duplicate else "success"
+        case Filtered():
+            return "filtered"
+        case Parked():
+            return "parked"
+        case TryAgain(failed=failed):
+            return "retry" if failed else "early"
+        case GiveUp():
+            return "failed"
+        case Wait():
+            return "waiting"
+        case _:
+            assert_never(verdict)

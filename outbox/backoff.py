@@ -41,19 +41,67 @@ class Exponential:
         return full / 2 + full / 2 * chance
 
 
+MOST_LEVELS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Levels:
     """
     One fixed delay per attempt, the last one repeated, until *max_retries* are used up.
 
-    Fixed, because each delay is a queue of its own in the broker.
+    Fixed, because each delay is a queue of its own in the broker. With *jitter* half of the
+    attempts wait for the next longer delay instead, so that what failed together comes apart.
+
+    Raises ValueError unless there are 1 to 16 positive *delays*.
     """
 
     delays: Sequence[timedelta]
     max_retries: int
+    jitter: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.delays) <= MOST_LEVELS or min(self.delays) <= timedelta(0):
+            raise ValueError(f"delays: must be 1 to {MOST_LEVELS}, and positive")
+        if self.max_retries < 0:
+            raise ValueError("max_retries: must not be negative")
+
+    @classmethod
+    def exponential(
+        cls,
+        first: timedelta,
+        cap: timedelta,
+        *,
+        max_retries: int,
+        factor: int = 2,
+        jitter: bool = False,
+    ) -> "Levels":
+        """
+        Delays that grow by *factor* from *first* up to *cap*.
+
+        Raises ValueError if that makes more than 16 delays.
+        """
+        if factor < 2:  # noqa: PLR2004 - it would never reach the cap
+            raise ValueError("factor: must be at least 2")
+        delays = [min(first, cap)]
+        while delays[-1] < cap and len(delays) <= MOST_LEVELS:
+            delays.append(min(delays[-1] * factor, cap))
+        return cls(delays, max_retries, jitter)
+
+    @property
+    def longest(self) -> timedelta:
+        """How long all retries of a message can take together."""
+        return sum(
+            (
+                self._delay(attempt, later=self.jitter)
+                for attempt in range(1, self.max_retries + 1)
+            ),
+            timedelta(0),
+        )
 
     def delay(self, attempt: int, *, chance: float = 1.0) -> timedelta | None:
-        del chance
-        if attempt > self.max_retries or not self.delays:
+        if attempt > self.max_retries:
             return None
-        return self.delays[min(max(attempt, 1), len(self.delays)) - 1]
+        return self._delay(attempt, later=self.jitter and chance >= 0.5)  # noqa: PLR2004
+
+    def _delay(self, attempt: int, *, later: bool) -> timedelta:
+        return self.delays[min(max(attempt, 1) - 1 + later, len(self.delays) - 1)]

@@ -23,6 +23,8 @@ This module owns every header name. The wire format is version 1:
     x-outbox-attempt            on a retried copy: failed attempts so far
     x-outbox-exchange           on a retried or replayed copy: where it was first published
     x-outbox-routing-key        on a retried copy: likewise
+    x-outbox-returns            on a copy of what the broker gave up: how often it was put back
+    x-outbox-not-before         on a retried copy that no retry queue keeps long enough: until when
     x-outbox-replay             on a replayed copy, and its retries: the run, see `audit_log`
 
 The ordering key itself is not on the wire. Retried copies keep all properties and headers.
@@ -34,7 +36,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from outbox import foreign, instants
 from outbox.errors import InvalidEvent, UnreadableMessage
@@ -52,6 +53,8 @@ LANE_HEADER = "x-outbox-lane"
 ATTEMPT_HEADER = "x-outbox-attempt"
 EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
+NOT_BEFORE_HEADER = "x-outbox-not-before"
+RETURNS_HEADER = "x-outbox-returns"
 REPLAY_HEADER = "x-outbox-replay"
 
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
@@ -208,56 +211,9 @@ def wire_priority(priority: Priority) -> int:
     return _WIRE_PRIORITY[priority]
 
 
-def attempt_of(message: WireMessage) -> int:
-    """How often *message* has failed before; 0 if its header is absent or nonsense."""
-    return foreign.attempt(message.headers.get(ATTEMPT_HEADER))
-
-
-def replay_of(message: WireMessage) -> UUID | None:
-    """The run that has replayed *message*; None if its header is absent or nonsense."""
-    try:
-        return UUID(foreign.text(message.headers.get(REPLAY_HEADER), ""))
-    except ValueError:
-        return None
-
-
-def retried(message: WireMessage, *, queue: str, attempt: int) -> WireMessage:
-    """The copy of *message* that waits in the retry *queue* after failed attempt *attempt*."""
-    return _copied(message, queue, {ATTEMPT_HEADER: attempt})
-
-
-def replayed(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
-    """The copy of *message* that goes back to its *queue*; its attempts are counted anew."""
-    return _copied(message, queue, {ATTEMPT_HEADER: None, REPLAY_HEADER: str(run)})
-
-
-def _copied(
-    message: WireMessage, queue: str, changes: Mapping[str, str | int | None]
-) -> WireMessage:
-    """
-    The copy of *message* that goes straight to *queue*, and says where it was first published.
-
-    *changes* are headers; those that are None are left out. So are those that the broker adds: a
-    republished x-death closes channels on some versions, and CC or BCC would route the copy
-    elsewhere. So are values of other publishers that can be read but not written.
-    """
-    ours = {
-        name: value
-        for name, value in message.headers.items()
-        if not name.startswith(("x-death", "x-first-death", "x-last-death", "x-delivery"))
-        and name not in {"CC", "BCC"}
-        and name not in changes
-        and _can_be_sent(value)
-    }
-    origin = {EXCHANGE_HEADER: message.exchange, ROUTING_KEY_HEADER: message.routing_key}
-    ours |= {name: value for name, value in changes.items() if value is not None}
-    return replace(message, exchange="", routing_key=queue, headers={**origin, **ours})
-
-
-def _can_be_sent(value: Any) -> bool:
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return value is None or isinstance(value, str)
+def lane_of(message: WireMessage) -> str | None:
+    """The lane of *message*; None if it has no ordering key, or its header is nonsense."""
+    return foreign.lane(message.headers.get(LANE_HEADER))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ Every exception that this project raises on purpose.
     ├── InvalidEvent (ValueError)      an event that must not enter the outbox
     ├── UnreadableMessage              a row or a message that is not what it should be
     ├── TransactionEndedByHandler      a handler rolled back what it must not
+    ├── LeaseLost                      a message was taken over while its handler worked
     ├── ConfigurationError             settings that cannot work; exit status 2
     │   ├── SchemaMismatch             the database is not migrated to this version
     │   └── TopologyMismatch           the broker's queues are not the ones declared here
@@ -45,6 +46,10 @@ class UnreadableMessage(OutboxError):  # noqa: N818
 
 class TransactionEndedByHandler(OutboxError):  # noqa: N818
     """A handler has rolled back its transaction, and with it the record that it was called."""
+
+
+class LeaseLost(OutboxError):  # noqa: N818
+    """A lease was over before its handler had ended, and another may have it now."""
 
 
 class ConfigurationError(OutboxError):

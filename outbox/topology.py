@@ -81,6 +81,7 @@ class ConsumerQueues:
         delays: One retry queue for each.
         message_ttl: After this long in the work queue a message goes to the dead queue.
         delivery_limit: After so many redeliveries likewise.
+        single_active: Only one subscription of the work queue gets messages, others stand by.
 
     """
 
@@ -89,6 +90,7 @@ class ConsumerQueues:
     delays: Sequence[timedelta]
     message_ttl: timedelta | None = None
     delivery_limit: int = 20
+    single_active: bool = False
 
     @property
     def dead(self) -> str:
@@ -130,6 +132,8 @@ class ConsumerQueues:
             "x-dead-letter-routing-key": self.name,
             "x-delivery-limit": self.delivery_limit,
         }
+        if self.single_active:
+            arguments["x-single-active-consumer"] = True
         if self.message_ttl is not None:
             arguments["x-message-ttl"] = self.message_ttl // timedelta(milliseconds=1)
         return Queue(self.name, arguments)

@@ -24,4 +24,13 @@ def test_the_public_names_are_these():
         "insert",
         "metadata",
     ]
-    assert consumer.__all__ == ["Consumer", "Message"]
+    assert consumer.__all__ == [
+        "CircuitBreaker",
+        "Consumer",
+        "Expired",
+        "Levels",
+        "Message",
+        "RateLimit",
+        "Reject",
+        "Retry",
+    ]

@@ -44,33 +44,36 @@ _AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
 _CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
 
 
-def create_engine(url: URL, *, pool_size: int, application_name: str) -> AsyncEngine:
+def create_engine(
+    url: URL, *, pool_size: int, application_name: str, lock_timeout: timedelta | None = None
+) -> AsyncEngine:
     """
     An engine for *url*, which may name any driver of Postgres or SQLite; asyncio's is used.
 
-    *application_name* is what `pg_stat_activity` shows.
+    *application_name* is what `pg_stat_activity` shows. *lock_timeout* is how long statements wait
+    for locks on Postgres; behind a pooler the server's own setting counts.
     """
     if url.drivername.split("+")[0] == "sqlite":
         return _sqlite(url, pool_size)
-    return _postgres(url, pool_size, application_name)
+    return _postgres(url, pool_size, application_name, lock_timeout)
 
 
-def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
+def _postgres(
+    url: URL, pool_size: int, application_name: str, lock_timeout: timedelta | None
+) -> AsyncEngine:
     query = dict(url.query)
     arguments: dict[str, Any] = {
         "timeout": CONNECT_SECONDS,
         "server_settings": {"application_name": application_name},
+        **_encryption(query),
     }
-    mode = query.pop("sslmode", None)
-    root = query.pop("sslrootcert", None)
-    if mode == "verify-full":
-        arguments["ssl"] = ssl.create_default_context(cafile=str(root) if root else None)
-    elif mode is not None:
-        arguments["ssl"] = mode
     if query.pop("pgbouncer", None) is not None:
         # A pooler in transaction mode gives each transaction another server connection.
         arguments["statement_cache_size"] = 0
         query["prepared_statement_cache_size"] = "0"
+    elif lock_timeout is not None:
+        milliseconds = lock_timeout // timedelta(milliseconds=1)
+        arguments["server_settings"]["lock_timeout"] = str(milliseconds)
     engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg", query=query),
         pool_size=pool_size,
@@ -95,6 +98,17 @@ def _postgres(url: URL, pool_size: int, application_name: str) -> AsyncEngine:
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     return engine
+
+
+def _encryption(query: dict[str, Any]) -> dict[str, Any]:
+    """The driver's argument for the parameters of libpq, which are removed from *query*."""
+    mode = query.pop("sslmode", None)
+    root = query.pop("sslrootcert", None)
+    if mode is None:
+        return {}
+    if mode != "verify-full":
+        return {"ssl": mode}
+    return {"ssl": ssl.create_default_context(cafile=str(root) if root else None)}
 
 
 def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
@@ -158,8 +172,13 @@ async def answering(within: timedelta) -> AsyncIterator[None]:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed when it is done again later, whoever held it up."""
+    return is_away(error) or is_contention(error)
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether other transactions have held this one up, so that it may be begun anew at once."""
     state = sqlstate(error)
-    return is_away(error) or (state is not None and state.startswith(_CONTENTION_STATES))
+    return state is not None and state.startswith(_CONTENTION_STATES)
 
 
 def is_away(error: BaseException) -> bool:

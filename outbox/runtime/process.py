@@ -25,10 +25,15 @@ def name(role: str) -> str:
 
 
 @asynccontextmanager
-async def database(settings: SharedSettings, *, role: str) -> AsyncIterator[AsyncEngine]:
+async def database(
+    settings: SharedSettings, *, role: str, lock_timeout: timedelta | None = None
+) -> AsyncIterator[AsyncEngine]:
     """The configured database."""
     engine = create_engine(
-        settings.database, pool_size=settings.database_pool_size, application_name=name(role)
+        settings.database,
+        pool_size=settings.database_pool_size,
+        application_name=name(role),
+        lock_timeout=lock_timeout,
     )
     try:
         yield engine

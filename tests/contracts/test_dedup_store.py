@@ -3,6 +3,7 @@ What the dedup store does, in every database that it is used with.
 """
 
 import asyncio
+import random
 from datetime import timedelta
 
 import pytest
@@ -33,7 +34,12 @@ def sessions(engine: AsyncEngine) -> Sessions:
 
 async def complete(sessions: Sessions, dedup: Dedup, envelope: Envelope) -> bool:
     async with sessions.begin() as session:
-        return await dedup.first_time(session, envelope, attempt=1)
+        return bool(await first_time(session, dedup, envelope))
+
+
+async def first_time(session: AsyncSession, dedup: Dedup, *envelopes: Envelope) -> set[str]:
+    entries = {envelope.idempotency_key: (envelope, 1) for envelope in envelopes}
+    return await dedup.first_times(session, entries)
 
 
 async def row_of(sessions: Sessions) -> sa.Row:
@@ -51,7 +57,7 @@ async def test_a_completed_message_is_a_duplicate_from_then_on(sessions):
 async def test_a_rolled_back_attempt_leaves_no_duplicate_behind(sessions):
     envelope = an_envelope()
     async with sessions() as session:
-        await Dedup("etl").first_time(session, envelope, attempt=1)
+        await first_time(session, Dedup("etl"), envelope)
         await session.rollback()
 
     assert await complete(sessions, Dedup("etl"), envelope)
@@ -85,7 +91,7 @@ async def test_a_completed_message_never_becomes_failed(sessions):
     await complete(sessions, dedup, envelope)
 
     async with sessions.begin() as session:
-        await dedup.failed(session, envelope, attempt=4)
+        assert not await dedup.failed(session, envelope, attempt=4)
 
     assert (await row_of(sessions)).status == "completed"
 
@@ -94,8 +100,9 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
     envelope, dedup = an_envelope(correlation_id="c"), Dedup("etl")
 
     async with sessions.begin() as session:
-        await dedup.first_time(session, envelope, attempt=2)
-        await dedup.took(session, envelope, timedelta(seconds=1.5))
+        key = envelope.idempotency_key
+        await dedup.first_times(session, {key: (envelope, 2)})
+        assert await dedup.took(session, {key: timedelta(seconds=1.5)})
 
     row = await row_of(sessions)
     assert (row.consumer, row.idempotency_key) == ("etl", envelope.idempotency_key)
@@ -107,7 +114,7 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
 async def test_a_twin_waits_for_the_first_and_then_finds_it_done_or_not(sessions, first_commits):
     envelope, dedup = an_envelope(), Dedup("etl")
     async with sessions() as session:
-        assert await dedup.first_time(session, envelope, attempt=1)
+        assert await first_time(session, dedup, envelope)
         twin = asyncio.create_task(complete(sessions, dedup, envelope))
         await asyncio.wait({twin}, timeout=0.2)
         assert not twin.done()
@@ -133,8 +140,12 @@ async def test_the_purge_forgets_what_is_older_than_the_retention_and_only_that(
 
 async def test_statistics_count_by_status_and_by_type(engine, sessions):
     dedup = Dedup("etl")
-    for event_type in ("a", "a", "b"):
+    for event_type in ("a", "b"):
         await complete(sessions, dedup, an_envelope(type=event_type))
+    envelope = an_envelope(type="a")
+    async with sessions.begin() as session:
+        await first_time(session, dedup, envelope)
+        await dedup.took(session, {envelope.idempotency_key: timedelta(seconds=0.5)})
     async with sessions.begin() as session:
         await dedup.failed(session, an_envelope(type="a"), attempt=4)
     await complete(sessions, Dedup("audit"), an_envelope())
@@ -144,3 +155,37 @@ async def test_statistics_count_by_status_and_by_type(engine, sessions):
 
     assert statistics.by_status == {"completed": 3, "failed": 1}
     assert statistics.completed_by_type == {"a": 2, "b": 1}
+    assert statistics.seconds_by_type == {"a": 0.5}
+
+
+async def test_of_many_only_those_are_new_that_have_not_been_completed(sessions):
+    dedup = Dedup("etl")
+    old, new = [an_envelope() for _ in range(20)], [an_envelope() for _ in range(20)]
+    async with sessions.begin() as session:
+        await first_time(session, dedup, *old)
+
+    async with sessions.begin() as session:
+        found = await first_time(session, dedup, *old, *new)
+
+    assert found == {envelope.idempotency_key for envelope in new}
+
+
+async def test_a_record_that_is_gone_is_told_when_the_duration_is_added(sessions):
+    envelope, dedup = an_envelope(), Dedup("etl")
+    async with sessions.begin() as session:
+        assert not await dedup.took(session, {envelope.idempotency_key: timedelta(seconds=1)})
+
+
+async def test_batches_with_shuffled_keys_in_common_wait_and_never_deadlock(engine, sessions):
+    """Each of eight transactions at a time has the same keys, in an order of its own."""
+    dedup, envelopes = Dedup("etl"), [an_envelope() for _ in range(50)]
+    chance = random.Random(7)
+
+    async def batch() -> int:
+        shuffled = chance.sample(envelopes, len(envelopes))
+        async with sessions.begin() as session:
+            return len(await first_time(session, dedup, *shuffled))
+
+    found = await asyncio.gather(*(batch() for _ in range(8)))
+
+    assert sorted(found) == [0] * 7 + [50]

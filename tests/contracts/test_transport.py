@@ -19,9 +19,8 @@ from outbox.codec import (
     EXCHANGE_HEADER,
     ROUTING_KEY_HEADER,
     WireMessage,
-    attempt_of,
-    retried,
 )
+from outbox.copies import attempt_of, retried
 from outbox.errors import TopologyMismatch
 from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport

@@ -14,12 +14,11 @@ from pamqp.header import ContentHeader
 from yarl import URL
 
 from consumer.tables import processed_messages
-from outbox import codec
 from outbox.codec import WireMessage
 from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.rabbitmq_gather import properties
-from tests.support.builders import CANARY, an_event, an_upload
+from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
@@ -31,8 +30,7 @@ TEN_SECONDS = timedelta(seconds=10)
 
 
 def a_message(**changes) -> WireMessage:
-    row = {**codec.to_row(an_event(**changes)), "exchange": None, "content_encoding": None}
-    return codec.to_wire(codec.from_row(row), exchange=EXCHANGE)
+    return on_the_wire(an_event(**changes), exchange=EXCHANGE)
 
 
 async def publish(url: str, *messages: WireMessage) -> None:
@@ -86,10 +84,10 @@ async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
 ):
     await deployment.consumer()
     upload = an_upload()
-    row = {**codec.to_row(upload.to_event()), "exchange": None, "content_encoding": None}
-    good = codec.to_wire(codec.from_row(row), exchange=EXCHANGE)
+    good = on_the_wire(upload.to_event(), exchange=EXCHANGE)
 
-    bad = replace(good, **changes)
+    other = an_upload(content_hash="1" * 64).to_event()
+    bad = replace(on_the_wire(other, exchange=EXCHANGE), **changes)
     if bad.message_id is None:
         await publish_without_id(rabbitmq_url, bad)
     else:

@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from outbox.codec import WireMessage, retried
+from outbox.codec import WireMessage
+from outbox.copies import retried
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.topology import ConsumerQueues
 from outbox.transports import sqlite_schema

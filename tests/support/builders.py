@@ -5,7 +5,8 @@ Readable defaults for what tests are about to change.
 from datetime import UTC, datetime
 from typing import Any
 
-from outbox import Event, HealthDataMessage
+from outbox import Event, HealthDataMessage, codec
+from outbox.codec import WireMessage
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CANARY = "canary-of-health-data"
@@ -30,3 +31,15 @@ def an_upload(**changes: Any) -> HealthDataMessage:
         "health_metadata": {"note": CANARY},
     }
     return HealthDataMessage(**{**values, **changes})
+
+
+def on_the_wire(event: Event, *, exchange: str, **columns: Any) -> WireMessage:
+    """*event* as a relay publishes it, recorded just now; *columns* are of its outbox row."""
+    row = {
+        **codec.to_row(event),
+        "exchange": None,
+        "content_encoding": None,
+        "created_at": datetime.now(UTC),
+        **columns,
+    }
+    return codec.to_wire(codec.from_row(row), exchange=exchange)

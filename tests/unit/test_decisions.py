@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import verdict as consumer_verdict
 from outbox.backoff import Exponential, Levels
 from outbox.transports.base import Outcome
 from relay.lanes import waves
@@ -305,12 +304,3 @@ def test_a_row_is_given_up_when_the_policy_says_so():
     row = a_row(attempts=2)
 
     assert decide(row, Outcome.RETURNED, Exponential(max_attempts=3)) == GiveUp(row, "unroutable")
-
-
-def test_a_failed_attempt_is_retried_until_the_policy_ends_it():
-    policy = Levels([SECOND], max_retries=1)
-
-    assert consumer_verdict.after_failure(1, policy) == consumer_verdict.Retry(1, SECOND)
-    assert consumer_verdict.after_failure(2, policy) == consumer_verdict.GiveUp(
-        2, "retries_exhausted"
-    )

@@ -9,9 +9,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from consumer import Consumer
+from consumer.board import Board, Unit
+from consumer.patience import Patience
+from consumer.settlement import Settlement
 from consumer.telemetry import Telemetry
-from consumer.verdict import GiveUp, Retry
+from consumer.verdict import TryAgain
 from consumer.workers import Workers
 from outbox.backoff import Exponential
 from outbox.codec import WireMessage
@@ -21,19 +23,20 @@ from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome
 
 SECOND = timedelta(seconds=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class Script:
     """One delivery, and the answers that broker and database give; remembers what was asked."""
 
     def __init__(self, *outcomes: Outcome, database_away: int = 0) -> None:
-        self.consumer = Consumer("test", bindings=["#"])
         self.asked: list[str] = []
         self._deliveries: list[Delivery] = [
             Delivery(WireMessage(exchange="", routing_key="q", body=b""), 1, redelivered=False)
         ]
         self._outcomes = list(outcomes)
         self._database_away = database_away
+        self._settled = asyncio.Event()
         self.stop_asked = asyncio.Event()
 
     @asynccontextmanager
@@ -41,43 +44,69 @@ class Script:
         yield self
 
     async def take(self, _limit: int) -> list[Delivery]:
-        if self._deliveries:
-            return [self._deliveries.pop()]
-        self.stop_asked.set()
-        return []
+        if not self._deliveries:
+            await self._settled.wait()
+            self.stop_asked.set()
+        return [self._deliveries.pop()] if self._deliveries else []
+
+    async def widen(self, _prefetch: int) -> None:
+        return
 
     async def stop(self) -> None:
         return
 
-    async def make(self, _delivery: Delivery) -> Retry:
+    async def ready(self) -> bool:
+        return True
+
+    async def make(self, _unit: Unit) -> list[TryAgain]:
         self.asked.append("handler")
-        return Retry(1, SECOND)
+        return [TryAgain(1, SECOND)]
 
     async def replace(self, _delivery: Delivery, _copy: WireMessage) -> Outcome:
-        self.asked.append("replace")
-        return self._outcomes.pop(0)
+        self.asked.append("retry")
+        outcome = self._outcomes.pop(0)
+        if outcome is Outcome.ACKED:
+            self._settled.set()
+        return outcome
 
-    async def give_up(self, _delivery: Delivery, verdict: GiveUp) -> GiveUp:
-        self.asked.append(f"give up: {verdict.code}")
+    async def give_up(self, _message: WireMessage, *, reason: str, **_: int) -> bool:
+        self.asked.append(f"give up: {reason}")
         if self._database_away:
             self._database_away -= 1
             raise DatabaseUnavailable("away")
-        return verdict
+        return True
 
     async def ack(self, *_deliveries: Delivery) -> None:
         self.asked.append("ack")
+        self._settled.set()
 
     async def run(self) -> list[str]:
-        workers: Any = Workers(
-            transport=self,  # type: ignore[arg-type]
-            queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
-            attempts=self,  # type: ignore[arg-type]
-            concurrency=1,
-            prefetch=1,
-            reconnect=Exponential(first=timedelta(milliseconds=1), cap=timedelta(milliseconds=1)),
-            telemetry=Telemetry(CollectorRegistry(), queue="q", known=()),
+        it: Any = self
+        telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
+        patience = Patience(
+            reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
+            telemetry=telemetry,
             health=Health(),
             chance=lambda: 0.0,
+        )
+        workers = Workers(
+            transport=it,
+            queue="q",
+            board=lambda: Board({}),
+            attempts=it,
+            settlement=Settlement(
+                queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
+                burials=it,
+                lanes=None,
+                patience=patience,
+                telemetry=telemetry,
+            ),
+            patience=patience,
+            concurrency=1,
+            prefetch=1,
+            ordered=False,
+            telemetry=telemetry,
+            health=Health(),
         )
         async with asyncio.timeout(10):
             await workers.run(self.stop_asked)
@@ -87,10 +116,10 @@ class Script:
 async def test_only_the_publish_is_repeated_until_the_copy_is_there():
     script = Script(Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED)
 
-    assert await script.run() == ["handler", "replace", "replace", "replace"]
+    assert await script.run() == ["handler", "retry", "retry", "retry"]
 
 
 async def test_a_copy_that_can_never_be_published_is_given_up_though_the_database_is_away():
     script = Script(Outcome.REJECTED, database_away=2)
 
-    assert await script.run() == ["handler", "replace", *["give up: rejected"] * 3, "ack"]
+    assert await script.run() == ["handler", "retry", *["give up: rejected"] * 3, "ack"]

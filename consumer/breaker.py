@@ -1,0 +1,52 @@
+"""
+The state of a circuit breaker: pure, with the time as an argument.
+
+    closed ──failures in a row──▶ open ──pause over──▶ one attempt ──success──▶ closed
+                                   ▲                        │
+                                   └────────failure─────────┘
+
+Michael Nygard, "Release It!", 2007, describes the pattern and its states.
+"""
+
+from consumer.handler import CircuitBreaker
+
+
+class Breaker:
+    """Whether a handler may be called, by how it fared before."""
+
+    def __init__(self, options: CircuitBreaker) -> None:
+        self._options = options
+        self._failures = 0
+        self._open_until: float | None = None
+        self._probing = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether failures count for the message."""
+        return self._open_until is None
+
+    @property
+    def opens_at(self) -> float | None:
+        """When the next attempt may be made, if not now."""
+        return self._open_until
+
+    def allows(self, now: float) -> bool:
+        """Whether the handler may be called now."""
+        return self._open_until is None or (now >= self._open_until and not self._probing)
+
+    def called(self) -> None:
+        """The handler is being called."""
+        self._probing = self._open_until is not None
+
+    def succeeded(self) -> None:
+        """The handler did what it should, or gave a message up for a reason of its own."""
+        self._failures = 0
+        self._open_until = None
+        self._probing = False
+
+    def failed(self, now: float) -> None:
+        """The handler failed."""
+        self._failures += 1
+        if self._failures >= self._options.failures:
+            self._open_until = now + self._options.pause.total_seconds()
+        self._probing = False

@@ -1,0 +1,74 @@
+"""
+Whether what is set and what is registered can work together: pure.
+"""
+
+from datetime import timedelta
+
+from consumer.consumer import Consumer
+from consumer.settings import ConsumerSettings
+from outbox.backoff import Levels
+from outbox.errors import ConfigurationError
+
+LEAST_PREFETCH = 64
+UNITS_AHEAD = 3
+
+
+def policies(consumer: Consumer, settings: ConsumerSettings) -> list[Levels]:
+    """The retry policies of all handlers."""
+    own = [handler.retry for handler in consumer.handlers.values() if handler.retry is not None]
+    return [settings.retry_policy, *own]
+
+
+def largest_batch(consumer: Consumer) -> int:
+    """The most messages that a handler takes at once."""
+    return max((handler.batch_size for handler in consumer.handlers.values()), default=1)
+
+
+def prefetch(consumer: Consumer, settings: ConsumerSettings) -> int:
+    """How many messages the broker hands out ahead: what is set, or what keeps handlers busy."""
+    if settings.prefetch is not None:
+        return settings.prefetch
+    return max(
+        LEAST_PREFETCH, UNITS_AHEAD * settings.concurrency, UNITS_AHEAD * largest_batch(consumer)
+    )
+
+
+def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
+    """
+    How long after it was recorded a message may still be delivered.
+
+    All of its retries, its longest stay in the work queue before each of them, and the time for a
+    backlog or a replay. A dedup row that is younger must not be forgotten.
+    """
+    longest = max(policies(consumer, settings), key=lambda policy: policy.longest)
+    stays = longest.max_retries + 1 + settings.max_returns
+    ttl = settings.message_ttl or timedelta(0)
+    return longest.longest + stays * ttl + settings.replay_window
+
+
+def check(consumer: Consumer, settings: ConsumerSettings) -> None:
+    """Raise ConfigurationError, with a line for each setting that contradicts another one."""
+    problems: list[str] = []
+    needed = horizon(consumer, settings)
+    if settings.retention < needed:
+        problems.append(
+            f"MQ_DEDUPLICATION_RETENTION_HOURS: must be at least {_hours(needed)}, the longest "
+            "that a message can take by MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS "
+            "and MQ_REPLAY_WINDOW_HOURS"
+        )
+    longest = max(max(policy.delays) for policy in policies(consumer, settings))
+    if settings.message_ttl is not None and settings.message_ttl <= longest:
+        problems.append(
+            "MQ_MESSAGE_TTL_SECONDS: must be above the longest retry delay, "
+            f"{longest.total_seconds():g} seconds, or what waits for a retry would outlive it"
+        )
+    if settings.prefetch is not None and settings.prefetch < largest_batch(consumer):
+        problems.append(
+            f"MQ_PREFETCH: must not be below the largest batch, {largest_batch(consumer)}"
+        )
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
+def _hours(duration: timedelta) -> str:
+    return f"{duration.total_seconds() / 3600:.1f}"

@@ -1,0 +1,147 @@
+"""
+Collecting what the broker gave up by itself, from the dead queue into `dead_letters`.
+
+    <queue>.dead ──▶ expired in the work queue? ──▶ back to the work queue, a few times
+                 └─▶ everything else            ──▶ dead_letters, with the broker's reason
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
+
+from consumer.dead_letters import Burials
+from consumer.patience import Patience
+from consumer.telemetry import Telemetry
+from consumer.verdict import GiveUp
+from outbox import copies
+from outbox.codec import WireMessage
+from outbox.errors import BrokerUnavailable
+from outbox.runtime.service import pause
+from outbox.topology import ConsumerQueues
+from outbox.transports.base import Delivery, Outcome, Subscription, Transport
+
+_PREFETCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Put it into the work queue again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Move it to `dead_letters`; *code* is the broker's reason."""
+
+    code: str
+
+
+Fate: TypeAlias = Return | Bury
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnPolicy:
+    """Which *reasons* of the broker are no fault of the message, and how often it comes back."""
+
+    reasons: Collection[str]
+    most: int
+
+    def decide(self, message: WireMessage, *, queue: str) -> Fate:
+        """What becomes of *message*, which has died in *queue*."""
+        reason = copies.death_of(message, queue=queue)
+        if reason in self.reasons and copies.returns_of(message) < self.most:
+            return Return()
+        return Bury(reason)
+
+
+class Collector:
+    """Empties the dead queue of *queues*."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        queues: ConsumerQueues,
+        policy: ReturnPolicy,
+        burials: Burials,
+        patience: Patience,
+        telemetry: Telemetry,
+    ) -> None:
+        self._transport = transport
+        self._queues = queues
+        self._policy = policy
+        self._burials = burials
+        self._patience = patience
+        self._telemetry = telemetry
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set. A broker that is away is the workers' to report."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with self._transport.subscribe(
+                    self._queues.dead, prefetch=_PREFETCH
+                ) as subscription:
+                    failures = 0
+                    await self._empty(subscription, stop)
+            except BrokerUnavailable:
+                failures += 1
+                await pause(stop, self._patience.wait(failures))
+
+    async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            stopper = group.create_task(_stop_when(stop, subscription))
+            try:
+                while deliveries := await subscription.take(_PREFETCH):
+                    await self._collect(subscription, deliveries, stop)
+            except BrokerUnavailable:
+                await pause(stop, self._patience.wait(1))
+            finally:
+                stopper.cancel()
+
+    async def _collect(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], stop: asyncio.Event
+    ) -> None:
+        for delivery in deliveries:
+            queue = self._queues.name
+            message = copies.revived(delivery.message, queue=queue)
+            match self._policy.decide(delivery.message, queue=queue):
+                case Return():
+                    copy = copies.returned(message, queue=queue)
+                    await self._return(subscription, delivery, copy, stop)
+                case Bury(code):
+                    if await self._bury(message, code, stop):
+                        await subscription.ack(delivery)
+
+    async def _return(
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        copy: WireMessage,
+        stop: asyncio.Event,
+    ) -> None:
+        failures = 0
+        while not stop.is_set():
+            if await subscription.replace(delivery, copy) is Outcome.ACKED:
+                self._telemetry.returned(delivery.message.type)
+                return
+            failures += 1
+            await pause(stop, self._patience.wait(failures))
+
+    async def _bury(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
+        attempts = copies.attempt_of(message)
+        burial = partial(self._burials.give_up, message, reason=code, attempts=attempts)
+        buried = await self._patience.until_done(burial, stop, longest=timedelta.max)
+        if buried:
+            self._telemetry.settled([(message.type, GiveUp(attempts, code))])
+        return buried is not None
+
+
+async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
+    await stop.wait()
+    try:
+        await subscription.stop()
+    except BrokerUnavailable:
+        return

@@ -1,0 +1,83 @@
+"""
+From a delivery to what a handler is called with, or to why it is not: pure.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from consumer.handler import Handler
+from consumer.message import Message, open_message
+from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, GiveUp, TryAgain, Verdict, Wait
+from outbox import codec, copies
+from outbox.errors import UnreadableMessage
+from outbox.event import Envelope
+from outbox.transports.base import Delivery
+
+_HELD_FOR = timedelta(seconds=5)
+"""A message that comes too early by less than this waits in the process."""
+
+
+# Not frozen, which would make it three times as expensive to make.
+@dataclass(slots=True)
+class Attempt:
+    """Attempt *number*, from 1 on, at *delivery*."""
+
+    delivery: Delivery
+    envelope: Envelope
+    message: Message[Any]
+    number: int
+
+    @property
+    def key(self) -> str:
+        """What it is deduplicated by."""
+        return self.envelope.idempotency_key
+
+
+def open_delivery(
+    delivery: Delivery, handler: Handler | None, *, now: datetime, retention: timedelta
+) -> Attempt | Verdict:
+    """
+    What *handler* is to be called with, or what becomes of *delivery* without it.
+
+    A message that was recorded longer ago than the *retention* of the dedup store may have been
+    handled and forgotten; one that an operator has sent again has a mark, which is looked up.
+    """
+    number = copies.attempt_of(delivery.message) + 1
+    if early := _too_early(delivery, now):
+        return early
+    try:
+        attempt = _read(delivery, handler, number, oldest=now - retention)
+    except UnreadableMessage as error:
+        return GiveUp(number, error.code)
+    if handler is not None and handler.wanted is not None and not handler.wanted(attempt.message):
+        return FILTERED
+    return attempt
+
+
+def _read(
+    delivery: Delivery, handler: Handler | None, number: int, *, oldest: datetime
+) -> Attempt:
+    """Raises UnreadableMessage with the reason code for which it is to be given up."""
+    if delivery.flaw is not None:
+        raise UnreadableMessage(delivery.flaw)
+    envelope = codec.from_wire(delivery.message)
+    if handler is None:
+        raise UnreadableMessage(NO_HANDLER)
+    message = open_message(
+        envelope, handler.model, attempt=number, redelivered=delivery.redelivered
+    )
+    if envelope.recorded_at is not None and envelope.recorded_at < oldest:
+        raise UnreadableMessage(TOO_OLD)
+    return Attempt(delivery, envelope, message, number)
+
+
+def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
+    """For a copy whose time has not come, although no retry queue keeps it any longer."""
+    not_before = copies.not_before_of(delivery.message)
+    if not_before is None or not_before <= now:
+        return None
+    left = not_before - now
+    if left < _HELD_FOR:
+        return Wait(left)
+    return TryAgain(copies.attempt_of(delivery.message), left, failed=False)

@@ -1,0 +1,116 @@
+"""
+The transaction of an attempt, so that its effects happen once.
+
+    BEGIN
+    record that the messages are done    those that were done before drop out
+    handler(message, session)            effects and outgoing events on the same session
+    COMMIT                               never interrupted, never timed out
+    then, and only then, the broker is told
+
+If the outcome of the COMMIT is not known, the attempt is made again: it finds the record or not.
+One attempt, or several that share the transaction: either all of them are kept, or none.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from consumer.dedup import Dedup
+from consumer.handler import Handler
+from consumer.opening import Attempt
+from consumer.verdict import DONE, DUPLICATE, Verdict
+from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
+from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a transaction has committed: a verdict on each attempt, and how long handlers took."""
+
+    verdicts: Sequence[Verdict]
+    durations: Mapping[str, timedelta]
+
+
+async def transact(
+    handler: Handler,
+    attempts: Sequence[Attempt],
+    *,
+    sessions: async_sessionmaker[AsyncSession],
+    dedup: Dedup,
+) -> Kept | BaseException:
+    """
+    Carry *attempts* out, all together.
+
+    Returns the error for which nothing was kept, if that was the handler's.
+    Raises DatabaseUnavailable.
+    """
+    by_key = {attempt.key: attempt for attempt in reversed(attempts)}
+    async with sessions() as session:
+        with translated():
+            fresh = await dedup.first_times(
+                session, {key: (each.envelope, each.number) for key, each in by_key.items()}
+            )
+        # Of two copies in one batch the first is handled, and the second is its duplicate.
+        chosen = [each for each in attempts if each.key in fresh and by_key[each.key] is each]
+        durations: dict[str, timedelta] = {}
+        if chosen:
+            try:
+                durations = await call(handler, chosen, session)
+                if not await dedup.took(session, durations):
+                    raise TransactionEndedByHandler  # noqa: TRY301
+                await uninterrupted(session.commit())
+            except BaseException as error:  # noqa: BLE001 - the user's code
+                raise_unless_failure(error)
+                return error
+    done = {id(attempt) for attempt in chosen}
+    return Kept([DONE if id(each) in done else DUPLICATE for each in attempts], durations)
+
+
+def raise_unless_failure(error: BaseException) -> None:
+    """
+    Raise what is not the handler's fault: our own cancellation, and a database that went away.
+
+    A handler may also be cancelled by something of its own, or ask the process to exit, which are
+    failures like any other.
+    """
+    if isinstance(error, (DatabaseUnavailable, GeneratorExit)) or is_cancelled_from_outside(error):
+        raise error
+    # Errors of other servers, which the handler may have asked, are failures.
+    if isinstance(error, SQLAlchemyError) and is_away(error):
+        raise DatabaseUnavailable(reason_of(error)) from None
+
+
+def is_cancelled_from_outside(error: BaseException) -> bool:
+    """Whether *error* is the cancellation of the current task, and not something it awaited."""
+    task: asyncio.Task[Any] | None = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def call(
+    handler: Handler, attempts: Sequence[Attempt], session: AsyncSession
+) -> dict[str, timedelta]:
+    """Call *handler* for *attempts*; returns how long it worked on each, by key."""
+    clock = asyncio.get_running_loop().time
+    if handler.takes_list:
+        began = clock()
+        async with within(handler.timeout):
+            await handler.function([attempt.message for attempt in attempts], session)
+        took = timedelta(seconds=clock() - began)
+        return {attempt.key: took for attempt in attempts}
+    durations = {}
+    for attempt in attempts:
+        began = clock()
+        async with within(handler.timeout):
+            await handler.function(attempt.message, session)
+        durations[attempt.key] = timedelta(seconds=clock() - began)
+    return durations
+
+
+def within(timeout: timedelta | None) -> asyncio.Timeout:
+    """A deadline for the block, or none."""
+    return asyncio.timeout(None if timeout is None else timeout.total_seconds())

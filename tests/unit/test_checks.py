@@ -1,0 +1,67 @@
+"""
+Whether settings and registrations that contradict each other are noticed.
+"""
+
+from datetime import timedelta
+
+import pytest
+
+from consumer import Consumer, Levels
+from consumer.checks import check, horizon, prefetch
+from consumer.settings import ConsumerSettings
+from outbox.errors import ConfigurationError
+
+HOUR = timedelta(hours=1)
+
+
+def a_consumer(**options) -> Consumer:
+    consumer = Consumer("etl", bindings=["#"])
+    consumer.on("a", **options)(None)  # type: ignore[type-var]
+    return consumer
+
+
+def settings(**values) -> ConsumerSettings:
+    return ConsumerSettings(_env_file=None, **values)
+
+
+def test_the_defaults_fit_together():
+    check(a_consumer(), settings())
+
+
+def test_the_horizon_is_the_longest_way_of_a_message():
+    of = settings(
+        retry_delays=(60, 120),
+        max_retries=3,
+        message_ttl_seconds=3600,
+        max_returns=2,
+        replay_window_hours=10,
+    )
+
+    waits = timedelta(seconds=60 + 120 + 120)
+    assert horizon(a_consumer(), of) == waits + 6 * HOUR + 10 * HOUR
+    own = a_consumer(retry=Levels([HOUR], max_retries=20))
+    assert horizon(own, of) == 20 * HOUR + 23 * HOUR + 10 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "setting"),
+    [
+        ({}, {"deduplication_retention_hours": 168}, "MQ_DEDUPLICATION_RETENTION_HOURS"),
+        ({"retry": Levels([24 * HOUR], 30)}, {}, "MQ_DEDUPLICATION_RETENTION_HOURS"),
+        ({}, {"message_ttl_seconds": 900}, "MQ_MESSAGE_TTL_SECONDS"),
+        ({"retry": Levels([HOUR], 1)}, {"message_ttl_seconds": 1000}, "MQ_MESSAGE_TTL_SECONDS"),
+        ({"batch_size": 100}, {"prefetch": 99}, "MQ_PREFETCH"),
+    ],
+)
+def test_a_contradiction_is_one_line_that_names_the_setting(options, values, setting):
+    with pytest.raises(ConfigurationError, match=f"^{setting}: ") as refused:
+        check(a_consumer(**options), settings(**values))
+
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_prefetch_is_enough_for_handlers_and_batches():
+    assert prefetch(a_consumer(), settings()) == 64
+    assert prefetch(a_consumer(), settings(concurrency=50, database_pool_size=50)) == 150
+    assert prefetch(a_consumer(batch_size=500), settings()) == 1500
+    assert prefetch(a_consumer(), settings(prefetch=9)) == 9
