@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks
 from consumer.attempt import Attempts
+from consumer.attendant import Attendant
 from consumer.board import Board
 from consumer.collector import Collector, ReturnPolicy
 from consumer.consumer import Consumer
@@ -36,6 +37,7 @@ from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 
 USUAL_METRICS_PORT = 8002
+LANES_AT_ONCE = 2
 
 
 def role(consumer: Consumer) -> str:
@@ -98,6 +100,8 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         async with asyncio.TaskGroup() as group:
             group.create_task(staff.janitor.run(stop))
             group.create_task(staff.collector.run(stop))
+            if staff.attendant is not None:
+                group.create_task(staff.attendant.run(stop))
             await staff.workers.run(stop)
 
 
@@ -107,6 +111,7 @@ class Staff:
 
     workers: Workers
     collector: Collector
+    attendant: Attendant | None
     janitor: Janitor
 
 
@@ -122,6 +127,7 @@ def assemble(
     mine = queues(consumer, settings)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
+    concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     burials = Burials(consumer.name, mine.name, sessions, dedup)
     lanes = Lanes(sessions, Parking(consumer.name)) if consumer.ordered else None
     patience = Patience(
@@ -137,6 +143,7 @@ def assemble(
         sessions=sessions,
         dedup=dedup,
         leased=Leased(sessions, Leases(consumer.name)),
+        lanes=lanes,
         policy=settings.retry_policy,
         retention=settings.retention,
         telemetry=telemetry,
@@ -151,7 +158,7 @@ def assemble(
             queues=mine, burials=burials, lanes=lanes, patience=patience, telemetry=telemetry
         ),
         patience=patience,
-        concurrency=1 if engine.dialect.name == "sqlite" else settings.concurrency,
+        concurrency=concurrency,
         prefetch=checks.prefetch(consumer, settings),
         ordered=consumer.ordered,
         telemetry=telemetry,
@@ -168,7 +175,18 @@ def assemble(
     janitor = Janitor(
         engine=engine, dedup=dedup, retention=settings.retention, telemetry=telemetry
     )
-    return Staff(workers, collector, janitor)
+    attendant = None
+    if lanes is not None:
+        attendant = Attendant(
+            handlers=consumer.handlers,
+            queue=mine.name,
+            attempts=attempts,
+            parking=lanes.parking,
+            burials=burials,
+            lanes_at_once=min(concurrency, LANES_AT_ONCE),
+            patience=patience,
+        )
+    return Staff(workers, collector, attendant, janitor)
 
 
 async def prepare(consumer: Consumer, settings: ConsumerSettings) -> None:

@@ -12,15 +12,17 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from consumer import verdict
 from consumer.board import Unit
 from consumer.dedup import Dedup
 from consumer.handler import Handler
+from consumer.lanes import Lanes
 from consumer.leased import Leased, lost
 from consumer.leases import Held
 from consumer.opening import Attempt, open_delivery
 from consumer.telemetry import Telemetry
 from consumer.transaction import Kept, is_cancelled_from_outside, transact
-from consumer.verdict import Verdict, after_failure
+from consumer.verdict import Verdict
 from outbox import copies
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.errors import LeaseLost
@@ -40,6 +42,7 @@ class Attempts:
     What attempts of a consumer need.
 
     Args:
+        lanes: Those of an ordered consumer.
         policy: For handlers without one of their own.
         retention: How long the dedup store remembers.
         chance: A number in [0, 1), for jitter.
@@ -49,6 +52,7 @@ class Attempts:
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
     leased: Leased
+    lanes: Lanes | None
     policy: RetryPolicy
     retention: timedelta
     telemetry: Telemetry
@@ -84,7 +88,7 @@ class Attempts:
         try:
             return open_delivery(delivery, handler, now=now, retention=self.retention)
         except Exception as error:  # noqa: BLE001 - the user's filter
-            return self._after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
+            return self.after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
 
     async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
         if handler.lease is not None:
@@ -94,7 +98,7 @@ class Attempts:
             self.telemetry.handled(handler.event_type, made.durations.values())
             return list(made.verdicts)
         if len(attempts) == 1:
-            return [self._after_failure(handler, attempts[0].number, made)]
+            return [self.after_failure(handler, attempts[0].number, made)]
         self.telemetry.batch_failed(handler.event_type, made, size=len(attempts))
         return [
             verdict
@@ -108,7 +112,13 @@ class Attempts:
         """What was kept, or the error of the handler's for which nothing was."""
         trial = 1
         while True:
-            made = await transact(handler, attempts, sessions=self.sessions, dedup=self.dedup)
+            made = await transact(
+                handler,
+                attempts,
+                sessions=self.sessions,
+                dedup=self.dedup,
+                lanes=self.lanes,
+            )
             if isinstance(made, Kept) or trial == TRIALS or not is_contention(made):
                 return made
             pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
@@ -129,15 +139,14 @@ class Attempts:
                 # Nobody knows what it has done: the lease stays, and then the policy decides.
                 raise
             await self.leased.release(attempt, claim)
-            return self._after_failure(handler, attempt.number, error)
+            return self.after_failure(handler, attempt.number, error)
         verdict = await self.leased.complete(handler, attempt, claim, took=took)
         self.telemetry.handled(handler.event_type, [took])
         return verdict
 
-    def _after_failure(
-        self, handler: Handler | None, number: int, error: BaseException
-    ) -> Verdict:
+    def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
+        """What becomes of a message whose attempt of this *number* has failed with *error*."""
         event_type = handler.event_type if handler else None
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
-        return after_failure(error, number, policy, chance=self.chance())
+        return verdict.after_failure(error, number, policy, chance=self.chance())

@@ -132,6 +132,8 @@ class Dedup:
         )
 
     async def _record(self, session: AsyncSession, entries: Entries, *, status: str) -> set[str]:
+        if not entries:
+            return set()
         connection = await session.connection()
         of = statements(connection.dialect.name)
         given = [

@@ -1,17 +1,22 @@
 """
-The lanes of an ordered consumer: which one a delivery is in, and how it waits there.
+The lanes of an ordered consumer: what waits in the database, and what may go on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from consumer.opening import Attempt
 from consumer.parking import Parking
 from consumer.verdict import PARKED, Parked, TryAgain
 from outbox import codec, copies
 from outbox.codec import WireMessage
 from outbox.runtime.engine import translated, uninterrupted
 from outbox.transports.base import Delivery
+
+AT_ONCE = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,22 @@ class Lanes:
     def lane_of(delivery: Delivery) -> str | None:
         """The lane of *delivery*; None if it has no ordering key."""
         return codec.lane_of(delivery.message)
+
+    async def hold_back(self, session: AsyncSession, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """
+        Park those of *attempts* that others of their lanes wait before, and return the rest.
+
+        Of each lane there is one attempt at most.
+        """
+        free: list[Attempt] = []
+        for attempt in attempts:
+            lane, message = attempt.envelope.lane, attempt.delivery.message
+            if lane is None or not await self.parking.is_parked(session, lane):
+                free.append(attempt)
+            else:
+                failed = attempt.number - 1
+                await self.parking.park(session, message, lane=lane, attempts=failed, wait=AT_ONCE)
+        return free
 
     async def park(self, message: WireMessage, lane: str, verdict: TryAgain) -> Parked:
         """

@@ -22,8 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.dedup import Dedup
 from consumer.handler import Handler
+from consumer.lanes import Lanes
 from consumer.opening import Attempt
-from consumer.verdict import DONE, DUPLICATE, Verdict
+from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
 
@@ -42,33 +43,37 @@ async def transact(
     *,
     sessions: async_sessionmaker[AsyncSession],
     dedup: Dedup,
+    lanes: Lanes | None = None,
 ) -> Kept | BaseException:
     """
-    Carry *attempts* out, all together.
+    Carry *attempts* out, all together; with *lanes*, those whose lane is free.
 
     Returns the error for which nothing was kept, if that was the handler's.
     Raises DatabaseUnavailable.
     """
-    by_key = {attempt.key: attempt for attempt in reversed(attempts)}
     async with sessions() as session:
         with translated():
+            free = attempts if lanes is None else await lanes.hold_back(session, attempts)
+            by_key = {attempt.key: attempt for attempt in reversed(free)}
             fresh = await dedup.first_times(
                 session, {key: (each.envelope, each.number) for key, each in by_key.items()}
             )
         # Of two copies in one batch the first is handled, and the second is its duplicate.
-        chosen = [each for each in attempts if each.key in fresh and by_key[each.key] is each]
+        chosen = [each for each in free if each.key in fresh and by_key[each.key] is each]
         durations: dict[str, timedelta] = {}
-        if chosen:
-            try:
+        try:
+            if chosen:
                 durations = await call(handler, chosen, session)
                 if not await dedup.took(session, durations):
                     raise TransactionEndedByHandler  # noqa: TRY301
+            if chosen or len(free) < len(attempts):
                 await uninterrupted(session.commit())
-            except BaseException as error:  # noqa: BLE001 - the user's code
-                raise_unless_failure(error)
-                return error
-    done = {id(attempt) for attempt in chosen}
-    return Kept([DONE if id(each) in done else DUPLICATE for each in attempts], durations)
+        except BaseException as error:  # noqa: BLE001 - the user's code
+            raise_unless_failure(error)
+            return error
+    verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
+    verdicts |= {id(each): DONE for each in chosen}
+    return Kept([verdicts.get(id(each), PARKED) for each in attempts], durations)
 
 
 def raise_unless_failure(error: BaseException) -> None:

@@ -71,6 +71,10 @@ class Deployment:
         target = "tests.support.effects:consumer"
         return await self._start("consumer", "run", target, announces="consumer_started")
 
+    async def ordered_consumer(self) -> ChildProcess:
+        target = "tests.support.ordered:consumer"
+        return await self._start("consumer", "run", target, announces="consumer_started")
+
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1
         child = ChildProcess(

@@ -1,0 +1,87 @@
+"""
+What an ordered consumer promises: the messages of a key one after another, whatever fails.
+"""
+
+from collections import defaultdict
+
+import pytest
+import sqlalchemy as sa
+
+from consumer.tables import parked_messages
+from outbox import Event, insert
+from tests.support import ordered
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+
+KEYS, STEPS = [f"key-{number}" for number in range(8)], 12
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def urls(request, tmp_path) -> tuple[str, str]:
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_url"), f"sqlite:///{tmp_path / 'broker.db'}"
+    return request.getfixturevalue("postgres_url"), request.getfixturevalue("rabbitmq_url")
+
+
+@pytest.fixture
+async def deployment(urls, tmp_path):
+    async with Deployment(*urls, tmp_path, MQ_MAX_RETRIES="2") as deployment:
+        async with deployment.engine.begin() as connection:
+            await ordered.create(connection)
+        yield deployment
+
+
+def an_event(key: str, step: int, **payload) -> Event:
+    values = {"key": key, "step": step, **payload}
+    return Event("test.step", values, ordering_key=key)
+
+
+async def record(deployment: Deployment, *events: Event) -> None:
+    async with deployment.engine.begin() as connection:
+        await connection.execute(insert(*events))
+
+
+async def steps_of(deployment: Deployment) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for row in sorted(await deployment.rows(ordered.steps), key=lambda row: row["id"]):
+        found[row["key"]].append(row["step"])
+    return found
+
+
+async def test_a_key_whose_message_fails_waits_and_the_others_flow(deployment):
+    """The first key fails once in its third step, the second for ever in its fifth."""
+    fails = {(KEYS[0], 2): 1, (KEYS[1], 4): 99}
+    events = [
+        an_event(key, step, fails=fails.get((key, step), 0))
+        for step in range(STEPS)
+        for key in KEYS
+    ]
+    await deployment.ordered_consumer()
+    await deployment.relay()
+    await record(deployment, *events)
+
+    async def all_done() -> bool:
+        return len(await deployment.rows(ordered.steps)) == len(events) - 1
+
+    await eventually(all_done, within=40)
+
+    steps = await steps_of(deployment)
+    assert steps.pop(KEYS[1]) == [step for step in range(STEPS) if step != 4]
+    assert set(map(tuple, steps.values())) == {tuple(range(STEPS))}
+    (dead,) = await deployment.dead()
+    assert (dead["reason"], dead["attempts"]) == ("retries_exhausted", 3)
+    assert await deployment.rows(parked_messages) == []
+
+
+async def test_while_a_message_waits_only_its_own_key_does(deployment):
+    await deployment.ordered_consumer()
+    await deployment.relay()
+    deployed = [an_event("stuck", 0, fails=99), an_event("stuck", 1), an_event("free", 0)]
+    await record(deployment, *deployed)
+
+    async def parked() -> list[sa.RowMapping]:
+        return await deployment.rows(parked_messages)
+
+    await eventually(lambda: steps_of(deployment))
+    await eventually(parked)
+    assert (await steps_of(deployment))["free"] == [0]
