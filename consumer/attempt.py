@@ -19,17 +19,19 @@ from consumer.handler import Handler
 from consumer.lanes import Lanes
 from consumer.leased import Leased, lost
 from consumer.leases import Held
-from consumer.opening import Attempt, open_delivery
+from consumer.opening import Attempt, is_too_old, open_delivery
 from consumer.telemetry import Telemetry
 from consumer.transaction import Kept, is_cancelled_from_outside, transact
 from consumer.verdict import Verdict
 from outbox import copies
 from outbox.backoff import Exponential, RetryPolicy
+from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
-from outbox.runtime.engine import answering, is_contention
+from outbox.runtime.engine import answering, is_contention, translated
 from outbox.transports.base import Delivery
 
 ANSWERS_WITHIN = timedelta(seconds=10)
+BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
 """How often a transaction is begun anew that others have held up, before it counts as failed."""
 
@@ -75,7 +77,11 @@ class Attempts:
         Raises DatabaseUnavailable if the attempt should be made again, uncounted.
         """
         handler, now = unit.handler, datetime.now(UTC)
-        opened = [self._open(delivery, handler, now) for delivery in unit.deliveries]
+        oldest = now - self.retention
+        opened = [self._open(delivery, handler, now, oldest) for delivery in unit.deliveries]
+        for position, delivery in enumerate(unit.deliveries):
+            if is_too_old(opened[position]) and await self._was_replayed(delivery):
+                opened[position] = self._open(delivery, handler, now, BEFORE_ALL)
         attempts = [each for each in opened if isinstance(each, Attempt)]
         if handler is None or not attempts:
             return [each for each in opened if not isinstance(each, Attempt)]
@@ -83,12 +89,20 @@ class Attempts:
         return [next(made) if isinstance(each, Attempt) else each for each in opened]
 
     def _open(
-        self, delivery: Delivery, handler: Handler | None, now: datetime
+        self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
     ) -> Attempt | Verdict:
         try:
-            return open_delivery(delivery, handler, now=now, retention=self.retention)
+            return open_delivery(delivery, handler, now=now, oldest=oldest)
         except Exception as error:  # noqa: BLE001 - the user's filter
             return self.after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
+
+    async def _was_replayed(self, delivery: Delivery) -> bool:
+        run = copies.replay_of(delivery.message)
+        if run is None:
+            return False
+        with translated():
+            async with self.sessions() as session:
+                return await audit.is_known(session, run)
 
     async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
         if handler.lease is not None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.attempt import Attempts
+from consumer.attempt import BEFORE_ALL, Attempts
 from consumer.dead_letters import Burials
 from consumer.handler import Handler
 from consumer.opening import Attempt, open_delivery
@@ -99,7 +99,8 @@ class Attendant:
         """What becomes of *head*, which is gone already if it is done; None if it is held up."""
         try:
             now = datetime.now(UTC)
-            opened = open_delivery(delivery, handler, now=now, retention=self.attempts.retention)
+            # Its age was looked at when it came.
+            opened = open_delivery(delivery, handler, now=now, oldest=BEFORE_ALL)
             if handler is None or not isinstance(opened, Attempt):
                 return opened if not isinstance(opened, Attempt) else None
             return await self._carry_out(session, head, opened, handler)

@@ -35,24 +35,28 @@ class Attempt:
 
 
 def open_delivery(
-    delivery: Delivery, handler: Handler | None, *, now: datetime, retention: timedelta
+    delivery: Delivery, handler: Handler | None, *, now: datetime, oldest: datetime
 ) -> Attempt | Verdict:
     """
     What *handler* is to be called with, or what becomes of *delivery* without it.
 
-    A message that was recorded longer ago than the *retention* of the dedup store may have been
-    handled and forgotten; one that an operator has sent again has a mark, which is looked up.
+    A message that was recorded before *oldest* may have been handled and forgotten.
     """
     number = copies.attempt_of(delivery.message) + 1
     if early := _too_early(delivery, now):
         return early
     try:
-        attempt = _read(delivery, handler, number, oldest=now - retention)
+        attempt = _read(delivery, handler, number, oldest=oldest)
     except UnreadableMessage as error:
         return GiveUp(number, error.code)
     if handler is not None and handler.wanted is not None and not handler.wanted(attempt.message):
         return FILTERED
     return attempt
+
+
+def is_too_old(opened: Attempt | Verdict) -> bool:
+    """Whether age is the only reason why the message is given up."""
+    return isinstance(opened, GiveUp) and opened.code == TOO_OLD
 
 
 def _read(

@@ -10,7 +10,7 @@ from enum import StrEnum
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from outbox.dead_letters.selection import Selection
 from outbox.tables import audit_log
@@ -53,6 +53,12 @@ class Audit:
                 messages=messages,
             )
         )
+
+
+async def is_known(session: AsyncSession, run: UUID) -> bool:
+    """Whether *run* was written down: a mark that somebody has forged was not."""
+    found = await session.execute(sa.select(audit_log.c.id).where(audit_log.c.run == run).limit(1))
+    return found.first() is not None
 
 
 def user_and_host() -> str:

@@ -3,7 +3,8 @@ What the consumer process does when the world is not as it should be.
 """
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import aio_pika
 import pytest
@@ -100,6 +101,27 @@ async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
     assert (dead["message_id"], dead["body"]) == (bad.message_id, bad.body)
     assert CANARY not in deployment.logs()
     await eventually(lambda: queue_is_empty(rabbitmq_url))
+
+
+async def test_a_message_that_is_too_old_to_deduplicate_is_set_aside_until_an_operator_replays_it(
+    deployment, rabbitmq_url
+):
+    await deployment.consumer()
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    old = on_the_wire(an_event(), exchange=EXCHANGE, created_at=long_ago)
+    forged = replace(old, headers={**old.headers, "x-outbox-replay": str(uuid4())})
+
+    await publish(rabbitmq_url, old, forged)
+
+    async def both() -> bool:
+        return [row["reason"] for row in await deployment.dead()] == 2 * ["too_old_to_dedupe"]
+
+    await eventually(both)
+    assert await deployment.applied() == []
+    replay = ("dead", "replay", "tests.support.effects:consumer", "--all", "--because", "known")
+    assert await deployment.command("consumer", *replay) == 0
+    await deployment.applies(1)
+    assert len(await deployment.applied()) == 1
 
 
 async def publish_without_id(url: str, message: WireMessage) -> None:

@@ -2,6 +2,8 @@
 The product as it is deployed: real `relay` and `consumer` processes on one database and broker.
 """
 
+import asyncio
+import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -74,6 +76,13 @@ class Deployment:
     async def ordered_consumer(self) -> ChildProcess:
         target = "tests.support.ordered:consumer"
         return await self._start("consumer", "run", target, announces="consumer_started")
+
+    async def command(self, module: str, *arguments: str) -> int:
+        """The exit status of a command with the settings of the processes."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments, env={**os.environ, **self._env}
+        )
+        return await asyncio.wait_for(child.wait(), START_SECONDS)
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1

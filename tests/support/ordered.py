@@ -27,9 +27,7 @@ async def step(message: Message[dict], session: AsyncSession) -> None:
     """Fail as often as the payload says."""
     payload = message.payload
     await session.execute(
-        sa.insert(steps).values(
-            key=payload["key"], step=payload["step"], attempt=message.attempt
-        )
+        sa.insert(steps).values(key=payload["key"], step=payload["step"], attempt=message.attempt)
     )
     if message.attempt <= payload.get("fails", 0):
         raise RuntimeError("as the payload says")
