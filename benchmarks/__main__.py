@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
-from benchmarks import flatness, keys, latency, presence, results, throughput
+from benchmarks import consumption, flatness, keys, latency, presence, results, throughput
 from benchmarks.conditions import conditions
 from benchmarks.plan import Plan
 from benchmarks.results import Result
@@ -27,6 +27,7 @@ GROUPS: dict[str, Group] = {
     "keys": keys.measure,
     "pinned": flatness.pinned,
     "backlog": flatness.backlog,
+    "consumer": consumption.measure,
 }
 RESULTS = Path(__file__).parent / "results"
 

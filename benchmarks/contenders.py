@@ -14,38 +14,26 @@ confirmed, of returned messages too.
 
 import asyncio
 import gc
-import itertools
 import json
 import os
-import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
-from uuid import UUID
 
 import aio_pika
 import asyncpg  # type: ignore[import-untyped]
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange
-from uuid_utils.compat import uuid7
-from yarl import URL
 
-from benchmarks import filling
-from outbox import codec
-from outbox.event import Envelope
-from outbox.transports.base import Outcome, Publisher
-from outbox.transports.rabbitmq import RabbitMQTransport
+from benchmarks import filling, prepared
+from outbox.codec import WireMessage
 
 NAIVE_BATCH = 100
 GATHER_BATCH = 500
-PUBLISHER_BATCH = 500
-IN_FLIGHT = 2
 IDLE_SECONDS = 0.01
 EXCHANGE = "health_data_exchange"  # the default of MQ_MAIN_EXCHANGE
-WITHIN = timedelta(seconds=60)
 
 _CLAIM = """
 SELECT id, event_id, type, routing_key, content_type, body FROM outbox
@@ -103,50 +91,25 @@ async def publisher(count: int) -> None:
     In its favour, and thus against the relay: messages are made before the clock starts, and the
     garbage collector does not look at them.
     """
-    transport = RabbitMQTransport(
-        [URL(os.environ["MQ_BROKER_URL"])], heartbeat_seconds=60, name="bare publisher"
-    )
-    async with transport.publisher() as to:
-        await to.ready()
-        await to.publish(_prepared(PUBLISHER_BATCH), within=WITHIN)  # connected and warm
-        batches = iter([_prepared(PUBLISHER_BATCH) for _ in range(count // PUBLISHER_BATCH)])
+    async with prepared.publisher(os.environ["MQ_BROKER_URL"], name="bare publisher") as to:
+        await prepared.publish_all(to, iter([_batch()]))  # connected and warm
+        batches = iter([_batch() for _ in range(count // prepared.BATCH)])
         gc.collect()
         gc.freeze()
         _say("ready")
         began, used = time.monotonic(), time.process_time()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(IN_FLIGHT):
-                group.create_task(_publish_all(to, batches))
+        await prepared.publish_all(to, batches)
         took, used = time.monotonic() - began, time.process_time() - used
-        rows = count // PUBLISHER_BATCH * PUBLISHER_BATCH
+        rows = count // prepared.BATCH * prepared.BATCH
         _say(json.dumps({"rows": rows, "seconds": took, "cpu_seconds": used}))
 
 
-async def _publish_all(to: Publisher, batches: Iterator[list[codec.WireMessage]]) -> None:
-    for batch in batches:
-        outcomes = await to.publish(batch, within=WITHIN)
-        if any(outcome is not Outcome.ACKED for outcome in outcomes):
-            raise RuntimeError("not everything was confirmed")
-
-
-_chance = random.Random(2)
-_bodies = [filling.body(_chance, number=number) for number in range(filling.STOCK)]
-_numbers = itertools.count()
-
-
-def _prepared(count: int) -> list[codec.WireMessage]:
-    return [codec.to_wire(_envelope(next(_numbers)), exchange=EXCHANGE) for _ in range(count)]
-
-
-def _envelope(number: int) -> Envelope:
-    identity: UUID = uuid7()
-    return Envelope(
-        id=identity,
-        type=filling.EVENT_TYPE,
-        body=_bodies[number % filling.STOCK],
+def _batch() -> list[WireMessage]:
+    return prepared.messages(
+        prepared.BATCH,
+        exchange=EXCHANGE,
         routing_key=filling.EVENT_TYPE,
-        idempotency_key=str(identity),
-        occurred_at=datetime.now(UTC),
+        event_type=filling.EVENT_TYPE,
     )
 
 

@@ -71,9 +71,14 @@ class Site:
         """One of `contenders.py`."""
         return self.program("benchmarks.contenders", name, *arguments, ready="ready")
 
-    async def purge(self) -> int:
-        """Empty the queue; returns how many messages were in it."""
-        queue = await self.channel.get_queue(QUEUE, ensure=False)
+    def consumer(self, name: str) -> Program:
+        """One of `consumers.py`, with the product's default settings."""
+        target = f"benchmarks.consumers:{name}"
+        return self.program("consumer", "run", target, ready="consumer_started")
+
+    async def purge(self, name: str = QUEUE) -> int:
+        """Empty a queue; returns how many messages were in it."""
+        queue = await self.channel.get_queue(name, ensure=False)
         answer = await queue.purge()
         return answer.message_count or 0
 
