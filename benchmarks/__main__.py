@@ -11,7 +11,16 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
-from benchmarks import consumption, flatness, keys, latency, presence, results, throughput
+from benchmarks import (
+    consumption,
+    end_to_end,
+    flatness,
+    keys,
+    latency,
+    presence,
+    results,
+    throughput,
+)
 from benchmarks.conditions import conditions
 from benchmarks.plan import Plan
 from benchmarks.results import Result
@@ -28,6 +37,7 @@ GROUPS: dict[str, Group] = {
     "pinned": flatness.pinned,
     "backlog": flatness.backlog,
     "consumer": consumption.measure,
+    "end_to_end": end_to_end.measure,
 }
 RESULTS = Path(__file__).parent / "results"
 

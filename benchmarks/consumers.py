@@ -4,15 +4,23 @@ The product's consumers that are measured: `consumer run benchmarks.consumers:si
 They share a queue, which is filled anew for each; what they know to be done they keep apart.
 """
 
-from typing import Any
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from benchmarks import effects
 from benchmarks.effects import EVENT_TYPE
 from consumer import Consumer, Message
 
 QUEUE = "benchmark.consumer"
+COMMITS = "BENCHMARK_COMMITS"
+"""The variable that names the file of `recorded`."""
 
 
 def _consumer(name: str) -> Consumer:
@@ -26,3 +34,24 @@ single = _consumer("single")
 async def handle(message: Message[Any], session: AsyncSession) -> None:
     """One message, one transaction."""
     await effects.add(session, message.id, message.payload)
+
+
+recorded = _consumer("recorded")
+
+
+@recorded.on(EVENT_TYPE)
+async def record(message: Message[Any], session: AsyncSession) -> None:
+    """The same, and a line with the id and the monotonic clock when the commit has returned."""
+    session.sync_session.info[COMMITS] = message.id
+    await effects.add(session, message.id, message.payload)
+
+
+@sa.event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    if COMMITS in session.info:
+        _lines().write(f"{session.info.pop(COMMITS)} {time.monotonic()}\n")
+
+
+@cache
+def _lines() -> TextIO:
+    return Path(os.environ[COMMITS]).open("a", buffering=1)

@@ -20,7 +20,7 @@ _MILLISECONDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Milliseconds from commit to confirm: the median, and the one in a hundred."""
+    """Milliseconds from the commit to the end: the median, and the one in a hundred."""
 
     p50: float
     p99: float
@@ -67,26 +67,31 @@ async def _delays(site: Site, plan: Plan, name: str) -> Delays:
     seconds = str(plan.seconds(SECONDS) + warm_up)
     if name == "floor":
         program = site.program("benchmarks.floor", str(confirmed), ready="ready")
-        source = ("notifications", str(committed), seconds)
+        source = ["notifications", str(committed), seconds]
     else:
         program = site.program("benchmarks.recording_relay", str(confirmed), ready="relay_started")
-        source = ("events", str(committed), seconds)
+        source = ["events", str(committed), seconds, filling.EVENT_TYPE]
     async with program, site.program("benchmarks.producers", *source, ready="ready") as producer:
         await producer.ended(within=float(seconds) + GRACE_SECONDS)
-        commits = _times(committed)
-        await eventually(
-            lambda: commits.keys() <= _times(confirmed).keys(),
-            within=GRACE_SECONDS,
-            message="not everything was confirmed",
-        )
-        confirms = _times(confirmed)
+        commits, confirms = await arrived(committed, confirmed)
     return evaluate(commits, confirms, skip=int(warm_up * PER_SECOND))
 
 
-def evaluate(commits: Mapping[str, float], confirms: Mapping[str, float], *, skip: int) -> Delays:
+async def arrived(committed: Path, ended: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The times in both files, once each id in the first is in the second, too."""
+    commits = _times(committed)
+    await eventually(
+        lambda: commits.keys() <= _times(ended).keys(),
+        within=GRACE_SECONDS,
+        message="not everything has arrived",
+    )
+    return commits, _times(ended)
+
+
+def evaluate(commits: Mapping[str, float], ends: Mapping[str, float], *, skip: int) -> Delays:
     """The delays of all events but the first to *skip*; one that is missing is an error."""
     delays = [
-        (confirms[identity] - at) * _MILLISECONDS for identity, at in list(commits.items())[skip:]
+        (ends[identity] - at) * _MILLISECONDS for identity, at in list(commits.items())[skip:]
     ]
     return Delays(percentile(delays, 50), percentile(delays, 99))
 

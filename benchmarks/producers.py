@@ -1,7 +1,7 @@
 """
 Applications that commit events.
 
-    python -m benchmarks.producers events FILE SECONDS          100 transactions a second
+    python -m benchmarks.producers events FILE SECONDS TYPE     100 transactions a second
     python -m benchmarks.producers notifications FILE SECONDS   the same for the floor
     python -m benchmarks.producers load COUNT SECONDS           as many as COUNT at once can do
 
@@ -43,7 +43,7 @@ _chance = random.Random(4)
 _payloads = [json.loads(filling.body(_chance, number=number)) for number in range(100)]
 
 
-async def events(file: Path, seconds: float) -> None:
+async def events(file: Path, seconds: float, event_type: str) -> None:
     """Single events through `outbox.insert`, each in a transaction of its own."""
     engine = create_engine(
         make_url(os.environ["MQ_DATABASE_URL"]), pool_size=2, application_name="producer"
@@ -52,7 +52,7 @@ async def events(file: Path, seconds: float) -> None:
     async with engine.connect() as connection:
 
         async def commit() -> UUID:
-            event = Event(filling.EVENT_TYPE, _chance.choice(_payloads))
+            event = Event(event_type, _chance.choice(_payloads))
             await connection.execute(outbox.insert(event))
             await connection.commit()
             return event.id
@@ -116,8 +116,8 @@ def main() -> None:
     """Entry point."""
     print("ready", flush=True)
     match sys.argv[1:]:
-        case ["events", file, seconds]:
-            asyncio.run(events(Path(file), float(seconds)))
+        case ["events", file, seconds, event_type]:
+            asyncio.run(events(Path(file), float(seconds), event_type))
         case ["notifications", file, seconds]:
             asyncio.run(notifications(Path(file), float(seconds)))
         case ["load", count, seconds]:

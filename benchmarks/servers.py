@@ -53,12 +53,16 @@ class Site:
     channel: AbstractChannel
     broker_version: str
 
-    def program(self, module: str, *arguments: str, ready: str) -> Program:
-        """`python -m` *module*, which says *ready* when it waits for rows."""
+    def program(self, module: str, *arguments: str, ready: str, **variables: str) -> Program:
+        """
+        `python -m` *module*, which says *ready* when it waits for work.
+
+        *variables* are added to its environment.
+        """
         return Program(
             [sys.executable, "-m", module, *arguments],
             log=self.directory / f"{module}.log",
-            environment=self._environment(),
+            environment={**self._environment(), **variables},
             directory=self.directory,
             ready=ready,
         )
@@ -71,10 +75,20 @@ class Site:
         """One of `contenders.py`."""
         return self.program("benchmarks.contenders", name, *arguments, ready="ready")
 
-    def consumer(self, name: str) -> Program:
+    def consumer(self, name: str, **variables: str) -> Program:
         """One of `consumers.py`, with the product's default settings."""
         target = f"benchmarks.consumers:{name}"
-        return self.program("consumer", "run", target, ready="consumer_started")
+        return self.program("consumer", "run", target, ready="consumer_started", **variables)
+
+    @asynccontextmanager
+    async def unbound(self) -> AsyncIterator[None]:
+        """Without a copy of each message in the queue that is not consumed."""
+        queue = await self.channel.get_queue(QUEUE, ensure=False)
+        await queue.unbind(EXCHANGE, "#")
+        try:
+            yield
+        finally:
+            await queue.bind(EXCHANGE, "#")
 
     async def purge(self, name: str = QUEUE) -> int:
         """Empty a queue; returns how many messages were in it."""
