@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks import (
     consumption,
+    dedup,
     end_to_end,
     flatness,
     keys,
@@ -38,6 +39,7 @@ GROUPS: dict[str, Group] = {
     "backlog": flatness.backlog,
     "consumer": consumption.measure,
     "end_to_end": end_to_end.measure,
+    "dedup": dedup.measure,
 }
 RESULTS = Path(__file__).parent / "results"
 

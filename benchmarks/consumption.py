@@ -96,12 +96,16 @@ async def _turn(site: Site, name: str, messages: int) -> Turn:
 
 
 def evaluate(course: Course, used: Mapping[Sample, float], messages: int) -> Turn:
-    """Rate and CPU from when a fiftieth of *messages* was done; *used* is told for each sample."""
+    """
+    Rate and CPU from when a fiftieth of *messages* was done; *used* is told for each sample.
+
+    Of so few messages that one look found all of them done, the start is part of it.
+    """
     going = course.under_way(messages)
+    if going.samples[0] is going.samples[-1]:
+        going = course
     first, last = going.samples[0], going.samples[-1]
-    if first is last:
-        return Turn(0.0, 0.0)
-    cpu = (used[last] - used[first]) / (last.gone - first.gone) * _THOUSAND
+    cpu = (used[last] - used.get(first, 0.0)) / max(last.gone - first.gone, 1) * _THOUSAND
     return Turn(going.rate(first.gone), cpu)
 
 

@@ -7,6 +7,7 @@ those that MQ_TEST_DATABASE_URL and MQ_TEST_BROKER_URL name.
 
 import asyncio
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -61,7 +62,7 @@ class Site:
         """
         return Program(
             [sys.executable, "-m", module, *arguments],
-            log=self.directory / f"{module}.log",
+            log=self.directory / f"{module}.{secrets.token_hex(4)}.log",
             environment={**self._environment(), **variables},
             directory=self.directory,
             ready=ready,

@@ -1,0 +1,195 @@
+"""
+The dedup store with ten million messages against one without any, and while it is purged.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from benchmarks import dedup_table
+from benchmarks.dedup_table import DAYS, EMPTY, FULL, Keys
+from benchmarks.plan import Plan
+from benchmarks.results import Result, at_least, at_most, median, median_ratio, ratio
+from benchmarks.servers import Site
+from benchmarks.throughput import last_line
+
+ROWS, SECONDS, PURGE_SECONDS, GRACE_SECONDS = 10_000_000, 4.0, 8.0, 30.0
+START_SECONDS = 2.5  # of the writers, which the purge goes on longer
+PURGED_DAYS = 10
+LOOK_EVERY_SECONDS = 0.02
+_MEGABYTE = 1_000_000
+_THOUSAND = 1_000
+
+_WAL = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
+_DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+_LONGEST_WAIT = """
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)), 0)::float8
+  FROM pg_locks WHERE NOT granted
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Rows per second, and bytes of WAL for each."""
+
+    rate: float
+    wal: float
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """
+    What a purge did, and what it did to writers.
+
+    Args:
+        longest: Seconds of its longest statement, with the commit.
+        waited: Seconds that anybody waited for a lock, at most.
+        quiet: Rows per second of the writers without the purge.
+        beside: The same beside it.
+
+    """
+
+    rate: float
+    longest: float
+    deadlocks: int
+    waited: float
+    quiet: float
+    beside: float
+
+
+async def measure(site: Site, plan: Plan) -> list[Result]:
+    """The figures of this group."""
+    rows = plan.rows(ROWS)
+    found: list[Result] = []
+    kinds: tuple[Keys, ...] = ("event_ids", "digests")
+    try:
+        for keys in kinds:
+            plan.say(f"  filling a table of {rows:,} with {keys}")
+            await dedup_table.make(site.database_url, site.database, rows, keys)
+            sizes = await dedup_table.sizes(site.database)
+            found += figures(keys, await _turns(site, plan, keys))
+            found.append(disk(keys, rows, sizes))
+            if keys == "event_ids":
+                found += purge_figures(await _purge(site, plan))
+    finally:
+        await dedup_table.drop(site.database)
+    return found
+
+
+def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
+    """Full against empty; only event ids, which are what keys are by default, have a goal."""
+    rates = {schema: [turn.rate for turn in some] for schema, some in turns.items()}
+    full_vs_empty = median_ratio(rates[FULL], rates[EMPTY])
+    head = (
+        Result("dedup_10m_vs_empty", full_vs_empty, "×", at_least(0.8))
+        if keys == "event_ids"
+        else Result(f"dedup, {_named(keys)}: full vs empty", full_vs_empty, "×")
+    )
+    return [
+        head,
+        *(
+            Result(f"dedup, {_named(keys)}: {state}", median(rates[schema]), "rows/s", note=wal)
+            for state, schema in (("full", FULL), ("empty", EMPTY))
+            for wal in [f"{median(turn.wal for turn in turns[schema]):,.0f} bytes of WAL a row"]
+        ),
+    ]
+
+
+def disk(keys: Keys, rows: int, sizes: Mapping[str, int]) -> Result:
+    """What the full table of *rows* takes of the disk, with its indexes; *sizes* in bytes."""
+    parts = ", ".join(f"{name} {size / _MEGABYTE:,.0f}" for name, size in sizes.items())
+    total = sum(sizes.values()) / _MEGABYTE
+    return Result(f"dedup, {_named(keys)}: disk for {rows:,}", total, "MB", note=parts)
+
+
+def purge_figures(purge: Purge) -> list[Result]:
+    """What the purge did, and what it did to others."""
+    return [
+        Result("dedup_purge_deadlocks", purge.deadlocks, "", at_most(0)),
+        Result("dedup_purge_lock_wait", purge.waited * _THOUSAND, "ms", at_most(_THOUSAND)),
+        Result("dedup purge: rate", purge.rate, "rows/s"),
+        Result("dedup purge: longest statement", purge.longest * _THOUSAND, "ms"),
+        Result("dedup purge: writers beside it vs without", ratio(purge.beside, purge.quiet), "×"),
+        Result("dedup purge: writers beside it", purge.beside, "rows/s"),
+    ]
+
+
+def _named(keys: Keys) -> str:
+    return {"event_ids": "event ids", "digests": "SHA-256 keys"}[keys]
+
+
+async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
+    turns: dict[str, list[Turn]] = defaultdict(list)
+    for number in range(1, plan.rounds + 1):
+        for schema in (EMPTY, FULL) if number % 2 else (FULL, EMPTY):
+            await dedup_table.settle(site.database)
+            before = await site.database.fetchval(_WAL)
+            rows, seconds = await _recorded(site, schema, keys, plan.seconds(SECONDS))
+            wal = await site.database.fetchval(_WAL) - before
+            turn = Turn(rows / seconds, wal / max(rows, 1))
+            plan.say(
+                f"  {schema}, {keys} {number}/{plan.rounds}: {turn.rate:,.0f}/s, "
+                f"{turn.wal:,.0f} bytes of WAL a row"
+            )
+            turns[schema].append(turn)
+    return turns
+
+
+async def _recorded(site: Site, schema: str, keys: Keys, seconds: float) -> tuple[int, float]:
+    """How many rows the writers recorded in how many seconds."""
+    load = site.program(
+        "benchmarks.dedup_load", "record", schema, keys, str(seconds), ready="ready"
+    )
+    async with load:
+        said = json.loads(last_line(await load.ended(within=seconds + GRACE_SECONDS)))
+    return said["rows"], said["seconds"]
+
+
+async def _purge(site: Site, plan: Plan) -> Purge:
+    """The writers alone, and then for as long while rows are purged all the time."""
+    seconds = plan.seconds(PURGE_SECONDS)
+    await dedup_table.settle(site.database)
+    rows, took = await _recorded(site, FULL, "event_ids", seconds)
+    quiet = rows / took
+    await dedup_table.settle(site.database)
+    deadlocks = await site.database.fetchval(_DEADLOCKS)
+    purging = site.program(
+        "benchmarks.dedup_load",
+        *("purge", FULL, str(DAYS - PURGED_DAYS), str(seconds + START_SECONDS)),
+        ready="ready",
+    )
+    async with _lock_waits(site) as waits, purging:
+        rows, took = await _recorded(site, FULL, "event_ids", seconds)
+        said = json.loads(last_line(await purging.ended(within=seconds + GRACE_SECONDS)))
+    found = Purge(
+        rate=said["rows"] / said["seconds"],
+        longest=said["longest_seconds"],
+        deadlocks=await site.database.fetchval(_DEADLOCKS) - deadlocks,
+        waited=max(waits),
+        quiet=quiet,
+        beside=rows / took,
+    )
+    plan.say(f"  purge: {found.rate:,.0f}/s, the longest took {found.longest * _THOUSAND:.0f} ms")
+    return found
+
+
+@asynccontextmanager
+async def _lock_waits(site: Site) -> AsyncIterator[list[float]]:
+    """For how long somebody had been waiting for a lock, in seconds, at each look."""
+    waits = [0.0]
+
+    async def look() -> None:
+        while True:
+            waits.append(await site.eye.fetchval(_LONGEST_WAIT))
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    looking = asyncio.ensure_future(look())
+    try:
+        yield waits
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking

@@ -1,0 +1,128 @@
+"""
+The statements of the product's dedup store, and nothing else.
+
+    python -m benchmarks.dedup_load record SCHEMA event_ids|digests SECONDS
+    python -m benchmarks.dedup_load purge SCHEMA DAYS SECONDS
+
+The first records new messages on eight connections, a hundred in a transaction. The second
+deletes what is older, as the janitor does, until nothing is or the time is over. Both print what
+they did.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+import uvloop
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from uuid_utils.compat import uuid7
+
+from benchmarks.dedup_table import CONSUMER, EVENT_TYPE, Keys
+from consumer.dedup import PURGE_LIMIT, Dedup
+from outbox.event import Envelope
+from outbox.runtime.engine import create_engine
+
+WRITERS, PER_TRANSACTION = 8, 100
+WARM_UP_SECONDS = 0.5
+
+
+async def record(schema: str, keys: Keys, seconds: float) -> None:
+    """Messages that nobody has seen, one transaction after another on each connection."""
+    engine = _engine(schema)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    dedup = Dedup(CONSUMER)
+    done = 0
+    end = time.monotonic() + WARM_UP_SECONDS + seconds
+
+    async def write() -> None:
+        nonlocal done
+        while time.monotonic() < end:
+            async with sessions.begin() as session:
+                for _ in range(PER_TRANSACTION):
+                    if not await dedup.first_time(session, _envelope(keys), attempt=1):
+                        raise RuntimeError("a new message was taken for a duplicate")
+            done += PER_TRANSACTION
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(WRITERS):
+            group.create_task(write())
+        await asyncio.sleep(WARM_UP_SECONDS)
+        began, before = time.monotonic(), done
+    _say(rows=done - before, seconds=time.monotonic() - began)
+    await engine.dispose()
+
+
+async def purge(schema: str, days: float, seconds: float) -> None:
+    """One transaction per statement; the longest is from its BEGIN to the end of its COMMIT."""
+    engine = _engine(schema)
+    dedup = Dedup(CONSUMER)
+    rows, longest = 0, 0.0
+    began = time.monotonic()
+    deleted = PURGE_LIMIT
+    while deleted == PURGE_LIMIT and time.monotonic() < began + seconds:
+        start = time.monotonic()
+        async with engine.begin() as connection:
+            deleted = await dedup.purge(connection, older_than=timedelta(days=days))
+        longest = max(longest, time.monotonic() - start)
+        rows += deleted
+    _say(rows=rows, seconds=time.monotonic() - began, longest_seconds=longest)
+    await engine.dispose()
+
+
+def _engine(schema: str) -> AsyncEngine:
+    """The product's engine, with *schema* before all others."""
+    engine = create_engine(
+        make_url(os.environ["MQ_DATABASE_URL"]), pool_size=WRITERS, application_name="dedup"
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "do_connect")
+    def _search(
+        _dialect: object, _record: object, _arguments: object, named: dict[str, Any]
+    ) -> None:
+        named["server_settings"]["search_path"] = f"{schema}, public"
+
+    return engine
+
+
+def _envelope(keys: Keys) -> Envelope:
+    identity: UUID = uuid7()
+    key = str(identity)
+    if keys == "digests":
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return Envelope(
+        id=identity,
+        type=EVENT_TYPE,
+        body=b"",
+        routing_key=EVENT_TYPE,
+        idempotency_key=key,
+        occurred_at=datetime.now(UTC),
+        correlation_id=str(identity),
+    )
+
+
+def _say(**found: float) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def main() -> None:
+    """Entry point."""
+    print("ready", flush=True)
+    match sys.argv[1:]:
+        case ["record", schema, ("event_ids" | "digests") as keys, seconds]:
+            uvloop.run(record(schema, keys, float(seconds)))
+        case ["purge", schema, days, seconds]:
+            uvloop.run(purge(schema, float(days), float(seconds)))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
