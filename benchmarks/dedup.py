@@ -16,14 +16,13 @@ from benchmarks.results import Result, at_least, at_most, median, median_ratio, 
 from benchmarks.servers import Site
 from benchmarks.throughput import last_line
 
-ROWS, SECONDS, PURGE_SECONDS, GRACE_SECONDS = 10_000_000, 4.0, 8.0, 30.0
+ROWS, SECONDS, PURGE_SECONDS, GRACE_SECONDS = 10_000_000, 12.0, 8.0, 30.0
 START_SECONDS = 2.5  # of the writers, which the purge goes on longer
 PURGED_DAYS = 10
 LOOK_EVERY_SECONDS = 0.02
 _MEGABYTE = 1_000_000
 _THOUSAND = 1_000
 
-_WAL = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 _LONGEST_WAIT = """
 SELECT coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)), 0)::float8
@@ -93,7 +92,7 @@ def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
         *(
             Result(f"dedup, {_named(keys)}: {state}", median(rates[schema]), "rows/s", note=wal)
             for state, schema in (("full", FULL), ("empty", EMPTY))
-            for wal in [f"{median(turn.wal for turn in turns[schema]):,.0f} bytes of WAL a row"]
+            for wal in [f"{median(turn.wal for turn in turns[schema]):,.0f} B of WAL a row"]
         ),
     ]
 
@@ -112,8 +111,8 @@ def purge_figures(purge: Purge) -> list[Result]:
         Result("dedup_purge_lock_wait", purge.waited * _THOUSAND, "ms", at_most(_THOUSAND)),
         Result("dedup purge: rate", purge.rate, "rows/s"),
         Result("dedup purge: longest statement", purge.longest * _THOUSAND, "ms"),
-        Result("dedup purge: writers beside it vs without", ratio(purge.beside, purge.quiet), "×"),
-        Result("dedup purge: writers beside it", purge.beside, "rows/s"),
+        Result("dedup purge: writers vs without", ratio(purge.beside, purge.quiet), "×"),
+        Result("dedup purge: writers", purge.beside, "rows/s"),
     ]
 
 
@@ -124,36 +123,35 @@ def _named(keys: Keys) -> str:
 async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
-        for schema in (EMPTY, FULL) if number % 2 else (FULL, EMPTY):
-            await dedup_table.settle(site.database)
-            before = await site.database.fetchval(_WAL)
-            rows, seconds = await _recorded(site, schema, keys, plan.seconds(SECONDS))
-            wal = await site.database.fetchval(_WAL) - before
-            turn = Turn(rows / seconds, wal / max(rows, 1))
-            plan.say(
-                f"  {schema}, {keys} {number}/{plan.rounds}: {turn.rate:,.0f}/s, "
-                f"{turn.wal:,.0f} bytes of WAL a row"
-            )
+        await dedup_table.settle(site.database)
+        found = await _recorded(site, keys, plan.seconds(SECONDS), EMPTY, FULL)
+        plan.say(
+            f"  {_named(keys)} {number}/{plan.rounds}: "
+            f"empty {found[EMPTY].rate:,.0f}/s, full {found[FULL].rate:,.0f}/s"
+        )
+        for schema, turn in found.items():
             turns[schema].append(turn)
     return turns
 
 
-async def _recorded(site: Site, schema: str, keys: Keys, seconds: float) -> tuple[int, float]:
-    """How many rows the writers recorded in how many seconds."""
+async def _recorded(site: Site, keys: Keys, seconds: float, *schemas: str) -> dict[str, Turn]:
+    """What the writers recorded in each of *schemas*, in as many *seconds* together."""
     load = site.program(
-        "benchmarks.dedup_load", "record", schema, keys, str(seconds), ready="ready"
+        "benchmarks.dedup_load", "record", keys, str(seconds), *schemas, ready="ready"
     )
     async with load:
         said = json.loads(last_line(await load.ended(within=seconds + GRACE_SECONDS)))
-    return said["rows"], said["seconds"]
+    return {
+        schema: Turn(one["rows"] / one["seconds"], one["wal_bytes"] / max(one["rows"], 1))
+        for schema, one in said.items()
+    }
 
 
 async def _purge(site: Site, plan: Plan) -> Purge:
     """The writers alone, and then for as long while rows are purged all the time."""
     seconds = plan.seconds(PURGE_SECONDS)
     await dedup_table.settle(site.database)
-    rows, took = await _recorded(site, FULL, "event_ids", seconds)
-    quiet = rows / took
+    quiet = await _recorded(site, "event_ids", seconds, FULL)
     await dedup_table.settle(site.database)
     deadlocks = await site.database.fetchval(_DEADLOCKS)
     purging = site.program(
@@ -162,15 +160,15 @@ async def _purge(site: Site, plan: Plan) -> Purge:
         ready="ready",
     )
     async with _lock_waits(site) as waits, purging:
-        rows, took = await _recorded(site, FULL, "event_ids", seconds)
+        beside = await _recorded(site, "event_ids", seconds, FULL)
         said = json.loads(last_line(await purging.ended(within=seconds + GRACE_SECONDS)))
     found = Purge(
         rate=said["rows"] / said["seconds"],
         longest=said["longest_seconds"],
         deadlocks=await site.database.fetchval(_DEADLOCKS) - deadlocks,
         waited=max(waits),
-        quiet=quiet,
-        beside=rows / took,
+        quiet=quiet[FULL].rate,
+        beside=beside[FULL].rate,
     )
     plan.say(f"  purge: {found.rate:,.0f}/s, the longest took {found.longest * _THOUSAND:.0f} ms")
     return found

@@ -1,12 +1,13 @@
 """
 The statements of the product's dedup store, and nothing else.
 
-    python -m benchmarks.dedup_load record SCHEMA event_ids|digests SECONDS
+    python -m benchmarks.dedup_load record event_ids|digests SECONDS SCHEMA...
     python -m benchmarks.dedup_load purge SCHEMA DAYS SECONDS
 
-The first records new messages on eight connections, a hundred in a transaction. The second
-deletes what is older, as the janitor does, until nothing is or the time is over. Both print what
-they did.
+The first records new messages on eight connections, a hundred in a transaction; each schema has
+its turn for about a second, again and again, so that what slows the machine down slows all. The
+second deletes what is older, as the janitor does, until nothing is or the time is over. Both
+print what they did.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -31,33 +34,55 @@ from outbox.event import Envelope
 from outbox.runtime.engine import create_engine
 
 WRITERS, PER_TRANSACTION = 8, 100
-WARM_UP_SECONDS = 0.5
+WARM_UP_SECONDS, BURST_SECONDS = 0.5, 1.0
+_WAL = sa.text("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
 
 
-async def record(schema: str, keys: Keys, seconds: float) -> None:
+async def record(keys: Keys, seconds: float, schemas: Sequence[str]) -> None:
     """Messages that nobody has seen, one transaction after another on each connection."""
-    engine = _engine(schema)
+    engines = {schema: _engine(schema) for schema in schemas}
+    found = {schema: Counter[str]() for schema in schemas}
+    for engine in engines.values():
+        await _burst(engine, keys, WARM_UP_SECONDS)
+    turns = max(round(seconds / BURST_SECONDS / len(schemas)), 1)
+    for number in range(turns):
+        # There and back, so that none always comes after the same one.
+        for schema in schemas if number % 2 else reversed(schemas):
+            found[schema].update(
+                await _burst(engines[schema], keys, seconds / turns / len(schemas))
+            )
+    _say({schema: dict(sums) for schema, sums in found.items()})
+    for engine in engines.values():
+        await engine.dispose()
+
+
+async def _burst(engine: AsyncEngine, keys: Keys, seconds: float) -> dict[str, float]:
+    """What all connections record together: rows, seconds, and bytes of WAL."""
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(CONSUMER)
-    done = 0
-    end = time.monotonic() + WARM_UP_SECONDS + seconds
+    rows = 0
+    wal = await _wal(engine)
+    began = time.monotonic()
 
     async def write() -> None:
-        nonlocal done
-        while time.monotonic() < end:
+        nonlocal rows
+        while time.monotonic() < began + seconds:
             async with sessions.begin() as session:
                 for _ in range(PER_TRANSACTION):
                     if not await dedup.first_time(session, _envelope(keys), attempt=1):
                         raise RuntimeError("a new message was taken for a duplicate")
-            done += PER_TRANSACTION
+            rows += PER_TRANSACTION
 
     async with asyncio.TaskGroup() as group:
         for _ in range(WRITERS):
             group.create_task(write())
-        await asyncio.sleep(WARM_UP_SECONDS)
-        began, before = time.monotonic(), done
-    _say(rows=done - before, seconds=time.monotonic() - began)
-    await engine.dispose()
+    took = time.monotonic() - began
+    return {"rows": rows, "seconds": took, "wal_bytes": await _wal(engine) - wal}
+
+
+async def _wal(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return int((await connection.execute(_WAL)).scalar_one())
 
 
 async def purge(schema: str, days: float, seconds: float) -> None:
@@ -73,7 +98,7 @@ async def purge(schema: str, days: float, seconds: float) -> None:
             deleted = await dedup.purge(connection, older_than=timedelta(days=days))
         longest = max(longest, time.monotonic() - start)
         rows += deleted
-    _say(rows=rows, seconds=time.monotonic() - began, longest_seconds=longest)
+    _say({"rows": rows, "seconds": time.monotonic() - began, "longest_seconds": longest})
     await engine.dispose()
 
 
@@ -108,7 +133,7 @@ def _envelope(keys: Keys) -> Envelope:
     )
 
 
-def _say(**found: float) -> None:
+def _say(found: dict[str, Any]) -> None:
     print(json.dumps(found), flush=True)
 
 
@@ -116,8 +141,8 @@ def main() -> None:
     """Entry point."""
     print("ready", flush=True)
     match sys.argv[1:]:
-        case ["record", schema, ("event_ids" | "digests") as keys, seconds]:
-            uvloop.run(record(schema, keys, float(seconds)))
+        case ["record", ("event_ids" | "digests") as keys, seconds, *schemas]:
+            uvloop.run(record(keys, float(seconds), schemas))
         case ["purge", schema, days, seconds]:
             uvloop.run(purge(schema, float(days), float(seconds)))
         case _:
