@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/pytest $(ARGS)
 
-bench: $(VENV)/.dev ## Measure the relay beside ones written by hand; 12 minutes
+bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 20 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv

@@ -62,7 +62,7 @@ def main(
     ] = RESULTS,
 ) -> None:
     """
-    Measure the relay beside what one would write by hand, on servers of its own.
+    Measure relay and consumer beside what one would write by hand, on servers of their own.
 
     The exit status is 0 though goals are missed; the table says which.
     """

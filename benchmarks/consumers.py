@@ -6,6 +6,7 @@ They share a queue, which is filled anew for each; what they know to be done the
 
 import os
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from benchmarks.effects import EVENT_TYPE
 from consumer import Consumer, Message
 
 QUEUE = "benchmark.consumer"
+BATCH_SIZE, ON_BATCH_SIZE = 100, 500
 COMMITS = "BENCHMARK_COMMITS"
 """The variable that names the file of `recorded`."""
 
@@ -34,6 +36,24 @@ single = _consumer("single")
 async def handle(message: Message[Any], session: AsyncSession) -> None:
     """One message, one transaction."""
     await effects.add(session, message.id, message.payload)
+
+
+batch = _consumer("batch")
+
+
+@batch.on(EVENT_TYPE, batch_size=BATCH_SIZE)
+async def handle_in_batch(message: Message[Any], session: AsyncSession) -> None:
+    """The same, in a transaction that it shares with others."""
+    await effects.add(session, message.id, message.payload)
+
+
+on_batch = _consumer("on_batch")
+
+
+@on_batch.on_batch(EVENT_TYPE, size=ON_BATCH_SIZE)
+async def handle_all(messages: Sequence[Message[Any]], session: AsyncSession) -> None:
+    """A list of messages, and one statement for them."""
+    await effects.add_many(session, [(message.id, message.payload) for message in messages])
 
 
 recorded = _consumer("recorded")

@@ -18,8 +18,8 @@ from benchmarks.throughput import Turn
 from benchmarks.watching import watch_effects
 from outbox.codec import WireMessage
 
-MESSAGES = {"handwritten": 8_000, "single": 12_000}
-GOALS = {"single": 1.2}
+MESSAGES = {"handwritten": 8_000, "single": 12_000, "batch": 40_000, "on_batch": 60_000}
+GOALS = {"single": 1.2, "batch": 4, "on_batch": 12}
 LONGEST_SECONDS = 30.0
 _THOUSAND = 1_000
 

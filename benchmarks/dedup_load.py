@@ -68,9 +68,10 @@ async def _burst(engine: AsyncEngine, keys: Keys, seconds: float) -> dict[str, f
         nonlocal rows
         while time.monotonic() < began + seconds:
             async with sessions.begin() as session:
-                for _ in range(PER_TRANSACTION):
-                    if not await dedup.first_time(session, _envelope(keys), attempt=1):
-                        raise RuntimeError("a new message was taken for a duplicate")
+                made = [_envelope(keys) for _ in range(PER_TRANSACTION)]
+                entries = {envelope.idempotency_key: (envelope, 1) for envelope in made}
+                if len(await dedup.first_times(session, entries)) < PER_TRANSACTION:
+                    raise RuntimeError("a new message was taken for a duplicate")
             rows += PER_TRANSACTION
 
     async with asyncio.TaskGroup() as group:

@@ -5,8 +5,9 @@ import random
 import pytest
 from rich.console import Console
 
-from benchmarks import filling, flatness, latency, throughput
+from benchmarks import consumption, dedup, end_to_end, filling, flatness, latency, throughput
 from benchmarks.course import Course, Sample
+from benchmarks.dedup import Purge
 from benchmarks.flatness import Memory
 from benchmarks.plan import Plan
 from benchmarks.results import (
@@ -214,6 +215,77 @@ def test_both_percentiles_are_held_against_the_median_of_the_floor():
     p50, p99, *_ = latency.figures([floor], [relay])
 
     assert (p50.value, p99.value) == (1.5, 5)
+
+
+def test_consumers_are_held_against_the_one_by_hand_within_each_round():
+    turns = {
+        "handwritten": [Turn(1_000, 1.0), Turn(500, 1.0)],
+        "single": [Turn(1_500, 0.7), Turn(750, 0.7)],
+        "batch": [Turn(5_000, 0.2), Turn(2_500, 0.2)],
+        "on_batch": [Turn(14_000, 0.05), Turn(7_000, 0.05)],
+    }
+
+    found = {result.name: result for result in consumption.figures(turns)}
+
+    assert found["consumer_single_vs_handwritten"].value == pytest.approx(1.5)
+    assert found["consumer_batch_vs_handwritten"].value == pytest.approx(5)
+    assert found["consumer_on_batch_vs_handwritten"].value == pytest.approx(14)
+    assert found["consumer single: rate"].value == 1_125
+    assert found["consumer single: CPU per 1,000"].value == pytest.approx(0.7)
+
+
+def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
+    slow_start = course((0, 0), (5, 20), (6, 520), (7, 1_020))
+    used = dict(zip(slow_start.samples, [0.0, 3.0, 3.5, 4.0], strict=True))
+
+    turn = consumption.evaluate(slow_start, used, 1_000)
+
+    assert turn.rate == pytest.approx(500)
+    assert turn.cpu == pytest.approx(1)
+
+
+def test_a_consumer_that_was_seen_only_at_its_end_is_rated_from_its_start():
+    ended = course((0, 0), (2, 1_000))
+
+    assert consumption.evaluate(ended, {ended.samples[-1]: 1.0}, 1_000) == Turn(500, 1.0)
+
+
+def test_the_way_to_the_effect_is_held_against_the_floor_of_the_same_round():
+    floors = [latency.Delays(2, 20), latency.Delays(4, 20), latency.Delays(2, 20)]
+    products = [latency.Delays(3, 30), latency.Delays(10, 30), latency.Delays(3, 30)]
+
+    p50, *others = end_to_end.figures(floors, products)
+
+    assert (p50.value, p50.met) == (1.5, True)
+    assert [result.value for result in others] == [3, 30, 2, 20]
+
+
+def test_only_keys_that_are_event_ids_have_a_goal():
+    turns = {
+        dedup.FULL: [dedup.Turn(900, 480), dedup.Turn(450, 520)],
+        dedup.EMPTY: [dedup.Turn(1_000, 400), dedup.Turn(500, 400)],
+    }
+
+    by_ids, full, _ = dedup.figures("event_ids", turns)
+    by_digests, *_ = dedup.figures("digests", turns)
+
+    assert (by_ids.value, by_ids.met) == (pytest.approx(0.9), True)
+    assert full.note == "500 B of WAL a row"
+    assert (by_digests.value, by_digests.met) == (by_ids.value, None)
+
+
+@pytest.mark.parametrize(
+    ("deadlocks", "waited", "met"), [(0, 0.9, [True, True]), (1, 1.1, [False, False])]
+)
+def test_a_purge_locks_nobody_out(deadlocks, waited, met):
+    purge = Purge(
+        rate=50_000, longest=0.05, deadlocks=deadlocks, waited=waited, quiet=100, beside=80
+    )
+
+    found = dedup.purge_figures(purge)
+
+    assert [result.met for result in found if result.goal] == met
+    assert [result.value for result in found if result.unit == "×"] == [pytest.approx(0.8)]
 
 
 def test_a_scaled_plan_keeps_enough_to_measure():
