@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
 
 from consumer.dedup_statements import COMPLETED, FAILED, statements
 from consumer.tables import processed_messages
@@ -134,14 +135,19 @@ class Dedup:
     async def _record(self, session: AsyncSession, entries: Entries, *, status: str) -> set[str]:
         if not entries:
             return set()
-        connection = await session.connection()
-        of = statements(connection.dialect.name)
         given = [
             (key, envelope.id, envelope.correlation_id, envelope.type, attempt)
             for key, (envelope, attempt) in sorted(entries.items())
         ]
-        parameters: dict[str, Any] = of.messages.parameters(given)
-        result = await connection.execute(
-            of.record, {"of_consumer": self._consumer, "as_status": status, **parameters}
-        )
-        return set(result.scalars())
+
+        def execute(session: Session) -> set[str]:
+            connection = session.connection()
+            of = statements(connection.dialect.name)
+            parameters: dict[str, Any] = of.messages.parameters(given)
+            result = connection.execute(
+                of.record, {"of_consumer": self._consumer, "as_status": status, **parameters}
+            )
+            return {key for (key,) in result}
+
+        # The connection and the statement in one turn: this is done for each message.
+        return await session.run_sync(execute)

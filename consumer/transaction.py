@@ -26,7 +26,7 @@ from consumer.lanes import Lanes
 from consumer.opening import Attempt
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
-from outbox.runtime.engine import is_away, reason_of, translated, uninterrupted
+from outbox.runtime.engine import is_away, is_open, reason_of, translated, uninterrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ async def transact(
     Returns the error for which nothing was kept, if that was the handler's.
     Raises DatabaseUnavailable.
     """
-    async with sessions() as session:
+    session = sessions()
+    try:
         with translated():
             free = attempts if lanes is None else await lanes.hold_back(session, attempts)
             by_key = {attempt.key: attempt for attempt in reversed(free)}
@@ -63,14 +64,19 @@ async def transact(
         durations: dict[str, timedelta] = {}
         try:
             if chosen:
+                transaction = session.sync_session.get_transaction()
                 durations = await call(handler, chosen, session)
-                if not await dedup.took(session, durations):
+                if not is_open(session, transaction):
                     raise TransactionEndedByHandler  # noqa: TRY301
             if chosen or len(free) < len(attempts):
                 await uninterrupted(session.commit())
         except BaseException as error:  # noqa: BLE001 - the user's code
             raise_unless_failure(error)
             return error
+    finally:
+        # After the commit there is nothing to wait for; `async with` would make a task of it.
+        if session.in_transaction():
+            await uninterrupted(session.close())
     verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
     verdicts |= {id(each): DONE for each in chosen}
     return Kept([verdicts.get(id(each), PARKED) for each in attempts], durations)

@@ -15,11 +15,18 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    create_async_engine,
+)
+from sqlalchemy.orm import SessionTransaction
 
 from outbox.errors import DatabaseUnavailable
 
@@ -64,6 +71,7 @@ def _postgres(
     query = dict(url.query)
     arguments: dict[str, Any] = {
         "timeout": CONNECT_SECONDS,
+        "connection_class": _Connection,
         "server_settings": {"application_name": application_name},
         **_encryption(query),
     }
@@ -98,6 +106,20 @@ def _postgres(
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     return engine
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """
+    A connection on which a COMMIT that the server turned into a ROLLBACK is an error.
+
+    So it does with a transaction in which a statement has failed, whoever has swallowed that.
+    """
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109
+        status: str = await super().execute(query, *args, timeout=timeout)
+        if status == "ROLLBACK" and query.startswith("COMMIT"):
+            raise asyncpg.InFailedSQLTransactionError("the transaction had failed before")
+        return status
 
 
 def _encryption(query: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +237,16 @@ def reason_of(error: BaseException) -> str:
     state = sqlstate(error)
     name = type(getattr(error, "orig", None) or error).__name__
     return f"{name} {state}" if state else name
+
+
+def is_open(session: AsyncSession, transaction: SessionTransaction | None) -> bool:
+    """Whether *transaction* is still that of *session*, and of its database; asks no server."""
+    if transaction is None or session.sync_session.get_transaction() is not transaction:
+        return False
+    driver: Any = session.sync_session.connection().connection.driver_connection
+    if hasattr(driver, "is_in_transaction"):
+        return bool(driver.is_in_transaction())
+    return bool(driver.in_transaction)
 
 
 async def commit(connection: AsyncConnection) -> None:
