@@ -62,12 +62,14 @@ def check(target: Target) -> None:
     """Check settings, schema and topology without changing anything."""
     settings, consumer = _start(target)
 
-    async def checks() -> None:
+    async def checks() -> list[str]:
         async with assembly.database(consumer, settings) as engine:
             await migrate.verify(engine)
-        await assembly.broker(consumer, settings).verify(assembly.declared(consumer, settings))
+        return await assembly.broker(consumer, settings).verify(
+            assembly.declared(consumer, settings)
+        )
 
-    commands.once(checks)
+    commands.warn_of_uncompared(commands.once(checks))
     commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 

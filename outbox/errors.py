@@ -61,7 +61,15 @@ class SchemaMismatch(ConfigurationError):  # noqa: N818
 
 
 class TopologyMismatch(ConfigurationError):  # noqa: N818
-    """An exchange or queue exists with other arguments than the declared ones, or not at all."""
+    """
+    An exchange or queue exists with other arguments than the declared ones, or not at all.
+
+    *argument* is the name of one that differs, if that is known.
+    """
+
+    def __init__(self, problem: str, *, argument: str | None = None) -> None:
+        super().__init__(problem)
+        self.argument = argument
 
 
 class Unavailable(OutboxError):  # noqa: N818

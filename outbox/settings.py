@@ -88,7 +88,8 @@ class SharedSettings(BaseSettings):
     )
     declare_topology: bool = Field(
         default=True,
-        description="Declare exchanges and queues at start; otherwise only check that they exist.",
+        description="Declare exchanges and queues at start; otherwise only check that they are as "
+        "declared.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="`auto` is console on a terminal, JSON elsewhere."

@@ -75,12 +75,12 @@ def check() -> None:
     """Check settings, schema and topology without changing anything."""
     settings = commands.settings(RelaySettings, process="relay")
 
-    async def checks() -> None:
+    async def checks() -> list[str]:
         async with assembly.database(settings) as engine:
             await assembly.verified(engine)
-        await assembly.broker(settings).verify(assembly.declared(settings))
+        return await assembly.broker(settings).verify(assembly.declared(settings))
 
-    commands.once(checks)
+    commands.warn_of_uncompared(commands.once(checks))
     commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 

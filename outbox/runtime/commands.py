@@ -5,7 +5,7 @@ What the command lines of both processes share.
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
@@ -67,6 +67,16 @@ def warn_of_sqlite(settings: SharedSettings) -> None:
         print(  # noqa: T201
             f"warning: SQLite {sqlite3.sqlite_version} has the WAL-reset bug, which may corrupt a "
             f"file that several processes write to; it is mended in {version}",
+            file=sys.stderr,
+        )
+
+
+def warn_of_uncompared(things: Sequence[str]) -> None:
+    """Say of which *things* of the broker it is not known whether they are as declared."""
+    for thing in things:
+        print(  # noqa: T201
+            f"warning: {thing}: exists, but its arguments could not be compared, since the "
+            "broker's user may not configure it",
             file=sys.stderr,
         )
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.errors import Unavailable
+from outbox.runtime import logs
 from outbox.runtime.engine import create_engine
 from outbox.settings import SharedSettings
 from outbox.topology import Topology
@@ -43,14 +44,15 @@ async def database(
 
 async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings) -> None:
     """
-    Declare the *wanted* topology, or only check that it exists, as `MQ_DECLARE_TOPOLOGY` says.
+    Declare the *wanted* topology, or only check that it is there, as `MQ_DECLARE_TOPOLOGY` says.
 
     Raises TopologyMismatch and BrokerUnavailable.
     """
     if settings.declare_topology:
         await broker.declare(wanted)
-    else:
-        await broker.verify(wanted)
+        return
+    for thing in await broker.verify(wanted):
+        logs.get("topology").warning("arguments_not_compared", of=thing)
 
 
 class Availability:

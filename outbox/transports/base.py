@@ -15,7 +15,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from outbox.codec import WireMessage
+from outbox.errors import TopologyMismatch
 from outbox.topology import Topology
+
+
+def differing(kind: str, name: str, argument: str) -> TopologyMismatch:
+    """The error for a *kind* of thing that exists with another *argument* than the declared."""
+    return TopologyMismatch(f"{kind} {name} exists with another {argument}", argument=argument)
 
 
 class Outcome(StrEnum):
@@ -137,14 +143,15 @@ class Transport(Protocol):
         """
         Make *topology* exist. Safe to repeat.
 
-        Raises TopologyMismatch if something exists with other arguments.
+        Raises TopologyMismatch if something exists with other arguments, of which it names one.
         """
 
-    async def verify(self, topology: Topology) -> None:
+    async def verify(self, topology: Topology) -> list[str]:
         """
-        Check that exchanges and queues exist, without changing anything.
+        Check that exchanges and queues exist with these arguments, without changing anything.
 
-        Raises TopologyMismatch, which names the first that does not.
+        Returns those that exist, and whose arguments this user may not compare.
+        Raises TopologyMismatch, which names the first that does not fit, and what of it.
         """
 
     async def depth(self, queue: str) -> QueueDepth | None:

@@ -18,9 +18,7 @@ Rules that the library and the protocol ask for:
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
-import aiormq
 from aio_pika import Connection
 from aio_pika.abc import AbstractConnection
 from yarl import URL
@@ -31,9 +29,9 @@ from outbox.transports.base import QueueDepth
 from outbox.transports.rabbitmq_connection import (
     close,
     connect,
-    connection_errors,
     heartbeat_to_ask_for,
 )
+from outbox.transports.rabbitmq_declaring import channel_for, compared, declare, named, things
 from outbox.transports.rabbitmq_link import MethodName
 from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq_subscription import DeliveryMethodName, RabbitMQSubscription
@@ -96,38 +94,27 @@ class RabbitMQTransport:
     async def declare(self, topology: Topology) -> None:
         connection = await self._connect()
         try:
-            for exchange in topology.exchanges:
-                async with _declaring(connection, "exchange", exchange.name) as channel:
-                    await channel.exchange_declare(
-                        exchange.name, exchange_type=exchange.kind, durable=True
-                    )
-            for queue in topology.queues:
-                async with _declaring(connection, "queue", queue.name) as channel:
-                    await channel.queue_declare(
-                        queue.name, durable=True, arguments=dict(queue.arguments)
-                    )
+            for thing in things(topology):
+                await declare(connection, thing)
             for binding in topology.bindings:
-                async with _declaring(connection, "binding of queue", binding.queue) as channel:
+                async with channel_for(connection, f"binding of queue {binding.queue}") as channel:
                     await channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
         finally:
             await close(connection)
 
-    async def verify(self, topology: Topology) -> None:
+    async def verify(self, topology: Topology) -> list[str]:
         connection = await self._connect()
         try:
-            for exchange in topology.exchanges:
-                async with _declaring(connection, "exchange", exchange.name) as channel:
-                    await channel.exchange_declare(exchange.name, passive=True)
-            for queue in topology.queues:
-                async with _declaring(connection, "queue", queue.name) as channel:
-                    await channel.queue_declare(queue.name, passive=True)
+            return [
+                named(thing) for thing in things(topology) if not await compared(connection, thing)
+            ]
         finally:
             await close(connection)
 
     async def depth(self, queue: str) -> QueueDepth | None:
         connection = await self._connect()
         try:
-            async with _declaring(connection, "queue", queue) as channel:
+            async with channel_for(connection, f"queue {queue}") as channel:
                 found = await channel.queue_declare(queue, passive=True)
                 return QueueDepth(found.message_count or 0, found.consumer_count or 0)
         except TopologyMismatch:
@@ -137,20 +124,3 @@ class RabbitMQTransport:
 
     async def _connect(self) -> AbstractConnection:
         return await connect(self._urls, name=self._name)
-
-
-@asynccontextmanager
-async def _declaring(connection: AbstractConnection, kind: str, name: str) -> AsyncIterator[Any]:
-    """A channel for one declaration: a refused one closes it."""
-    errors = aiormq.exceptions
-    with connection_errors(f"{kind} {name}"):
-        try:
-            channel = await connection.channel(publisher_confirms=False)
-            yield await channel.get_underlay_channel()
-            await channel.close()
-        except errors.ChannelNotFoundEntity:
-            raise TopologyMismatch(f"{kind} {name} does not exist") from None
-        except errors.ChannelAccessRefused:
-            raise TopologyMismatch(f"{kind} {name}: the broker's user has no permission") from None
-        except errors.ChannelClosed:
-            raise TopologyMismatch(f"{kind} {name} exists with other arguments") from None

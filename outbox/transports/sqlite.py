@@ -78,9 +78,10 @@ class SqliteTransport:
         async with self._connection() as connection:
             await connection.write(partial(sqlite_schema.declare, topology=topology))
 
-    async def verify(self, topology: Topology) -> None:
+    async def verify(self, topology: Topology) -> list[str]:
         async with self._connection() as connection:
             await connection.read(partial(sqlite_schema.verify, topology=topology))
+        return []
 
     async def depth(self, queue: str) -> QueueDepth | None:
         async with self._connection() as connection:

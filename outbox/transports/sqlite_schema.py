@@ -13,6 +13,7 @@ from typing import Any
 
 from outbox.errors import SchemaMismatch, TopologyMismatch
 from outbox.topology import Topology, matches
+from outbox.transports.base import differing
 
 APPLICATION_ID = 0x6F75_7462
 VERSION = 1
@@ -67,17 +68,14 @@ def prepare(db: sqlite3.Connection) -> None:
         )
 
 
-def declare(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
+def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
     """Make *topology* exist, or raise TopologyMismatch and change nothing."""
     for exchange in topology.exchanges:
         db.execute("INSERT OR IGNORE INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind))
-        if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
-            raise TopologyMismatch(f"exchange {exchange.name} exists with other arguments")
     for queue in topology.queues:
         arguments = json.dumps(queue.arguments, sort_keys=True)
         db.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (queue.name, arguments))
-        if one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name) != arguments:
-            raise TopologyMismatch(f"queue {queue.name} exists with other arguments")
+    verify(db, now, topology=topology)
     for binding in topology.bindings:
         require(db, "exchange", binding.exchange)
         require(db, "queue", binding.queue)
@@ -88,11 +86,17 @@ def declare(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
 
 
 def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
-    """Raise TopologyMismatch for the first exchange or queue that does not exist."""
+    """Raise TopologyMismatch for the first exchange or queue that is not as declared."""
     for exchange in topology.exchanges:
         require(db, "exchange", exchange.name)
+        if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
+            raise differing("exchange", exchange.name, "type")
     for queue in topology.queues:
         require(db, "queue", queue.name)
+        found = one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name)
+        differences = json.loads(found).items() ^ queue.arguments.items()
+        if differences:
+            raise differing("queue", queue.name, min(argument for argument, _ in differences))
 
 
 def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:

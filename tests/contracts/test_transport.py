@@ -509,8 +509,69 @@ async def test_a_queue_with_other_arguments_is_a_mismatch_that_names_it(declared
 
 
 async def test_an_exchange_of_another_kind_is_a_mismatch_that_names_it(declared):
-    with pytest.raises(TopologyMismatch, match=f"exchange {EVENTS} "):
-        await declared.declare(Topology([Exchange(EVENTS, "direct")]))
+    for look in (declared.declare, declared.verify):
+        with pytest.raises(TopologyMismatch, match=f"^exchange {EVENTS} .* another type$"):
+            await look(Topology([Exchange(EVENTS, "direct")]))
+
+
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("x-message-ttl", {"message_ttl": timedelta(minutes=1)}),
+        ("x-delivery-limit", {"delivery_limit": 7}),
+        ("x-single-active-consumer", {"single_active": True}),
+    ],
+)
+async def test_a_setting_that_the_queue_does_not_have_is_named_as_its_argument(
+    declared, argument, changes
+):
+    for look in (declared.verify, declared.declare):
+        with pytest.raises(TopologyMismatch) as refused:
+            await look(topology_of(replace(WORK, **changes)))
+
+        assert str(refused.value) == f"queue work exists with another {argument}"
+        assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("x-message-ttl", 77),
+        ("x-dead-letter-exchange", EVENTS),
+        ("x-dead-letter-routing-key", "elsewhere"),
+        ("x-dead-letter-strategy", "at-most-once"),
+        ("x-overflow", "drop-head"),
+    ],
+)
+async def test_a_retry_queue_that_somebody_made_otherwise_is_named_with_what_differs(
+    transport, argument, value
+):
+    wanted = topology_of(WORK)
+    queues = [
+        replace(queue, arguments={**queue.arguments, argument: value})
+        if queue.name == WORK.retry(DELAY)
+        else queue
+        for queue in wanted.queues
+    ]
+    await transport.declare(replace(wanted, queues=queues))
+
+    with pytest.raises(TopologyMismatch, match=f"^queue work.retry.200ms .* another {argument}$"):
+        await transport.verify(wanted)
+
+
+@pytest.mark.parametrize("missing", [WORK.dead, WORK.retry(DELAY), WORK.name])
+async def test_a_queue_that_is_missing_is_named_and_not_made(transport, missing):
+    wanted = topology_of(WORK)
+    others = [queue for queue in wanted.queues if queue.name != missing]
+    await transport.declare(Topology(wanted.exchanges, others))
+
+    for _ in range(2):
+        with pytest.raises(TopologyMismatch, match=f"^queue {missing} does not exist$"):
+            await transport.verify(wanted)
+
+
+async def test_what_is_as_declared_is_compared_as_a_whole(declared):
+    assert await declared.verify(topology_of(WORK)) == []
 
 
 async def test_verify_names_what_is_missing(declared):

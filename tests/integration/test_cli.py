@@ -61,6 +61,28 @@ def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
     assert {path.name for path in tmp_path.glob("*.db")} == {"outbox.db", "broker.db"}
 
 
+@pytest.mark.parametrize(
+    ("verb", "setting", "argument"),
+    [
+        ("check", {"MQ_MESSAGE_TTL_SECONDS": "3600"}, "x-message-ttl"),
+        ("run", {"MQ_DELIVERY_LIMIT": "7"}, "x-delivery-limit"),
+        ("run", {"MQ_DELIVERY_LIMIT": "7", "MQ_DECLARE_TOPOLOGY": "false"}, "x-delivery-limit"),
+    ],
+)
+def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
+    run, rabbitmq_url, verb, setting, argument
+):
+    broker = {"MQ_BROKER_URL": rabbitmq_url}
+    run("relay", "migrate")
+    run("consumer", "topology", TARGET, **broker)
+
+    done = run("consumer", verb, TARGET, MQ_METRICS_PORT="0", **broker, **setting)
+
+    assert done.returncode == 2
+    [line] = [line for line in (done.stdout + done.stderr).splitlines() if "another" in line]
+    assert f"queue health_data_processing.effects exists with another {argument}" in line
+
+
 @pytest.mark.parametrize("verb", ["run", "check"])
 def test_a_relay_without_a_salt_for_ordering_keys_does_not_start(run, tmp_path, verb):
     run("relay", "migrate")

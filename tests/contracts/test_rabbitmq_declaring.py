@@ -1,0 +1,73 @@
+"""
+What can be seen of queues in RabbitMQ, by whom.
+"""
+
+import secrets
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from outbox.errors import TopologyMismatch
+from outbox.topology import ConsumerQueues, Queue, Topology
+from outbox.transports.rabbitmq import RabbitMQTransport
+
+WORK = ConsumerQueues("work", bindings=["#"], delays=[timedelta(seconds=1)])
+WANTED = WORK.topology(main_exchange="events", dlx_exchange="dead-letters")
+
+
+def transport(url: str) -> RabbitMQTransport:
+    return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
+
+
+@pytest.fixture
+async def reader_url(rabbitmq_server, rabbitmq_vhost, rabbitmq_url) -> AsyncIterator[str]:
+    """Name the virtual host as a user of it who may configure nothing."""
+    name, word = f"reader-{secrets.token_hex(8)}", secrets.token_hex(8)
+    http = rabbitmq_server.http
+    await http.request("PUT", "users", name, body={"password": word, "tags": ""})
+    nothing: dict[str, Any] = {"configure": "^$", "write": ".*", "read": ".*"}
+    await http.request("PUT", "permissions", rabbitmq_vhost, name, body=nothing)
+    yield str(URL(rabbitmq_url).with_user(name).with_password(word))
+    await http.request("DELETE", "users", name)
+
+
+async def test_who_may_not_configure_learns_what_exists_and_that_nothing_was_compared(
+    rabbitmq_url, reader_url
+):
+    await transport(rabbitmq_url).declare(WANTED)
+
+    assert await transport(reader_url).verify(WANTED) == [
+        "exchange events",
+        "exchange dead-letters",
+        "queue work.dead",
+        "queue work.retry.1s",
+        "queue work",
+    ]
+    with pytest.raises(TopologyMismatch, match=r"^queue nothing does not exist$"):
+        await transport(reader_url).verify(Topology(queues=[Queue("nothing")]))
+
+
+async def test_a_queue_of_another_type_is_named_with_that(rabbitmq_url):
+    await transport(rabbitmq_url).declare(Topology(queues=[Queue("work.dead")]))
+
+    with pytest.raises(TopologyMismatch, match=r"^queue work.dead .* another x-queue-type$"):
+        await transport(rabbitmq_url).declare(WANTED)
+
+
+async def test_an_argument_that_the_broker_does_not_take_is_named(rabbitmq_url):
+    odd = Queue("odd", {"x-queue-type": "classic", "x-delivery-limit": 3})
+
+    with pytest.raises(TopologyMismatch, match=r"^queue odd: .* refuses x-delivery-limit$"):
+        await transport(rabbitmq_url).declare(Topology(queues=[odd]))
+
+
+async def test_what_a_policy_says_cannot_be_seen(rabbitmq_server, rabbitmq_vhost, rabbitmq_url):
+    """If this fails, a broker shows policies, and the page on running can promise more."""
+    await transport(rabbitmq_url).declare(WANTED)
+    policy = {"pattern": ".*", "definition": {"message-ttl": 5}, "apply-to": "queues"}
+    await rabbitmq_server.http.request("PUT", "policies", rabbitmq_vhost, "other", body=policy)
+
+    assert await transport(rabbitmq_url).verify(WANTED) == []
