@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from uuid_utils.compat import uuid7
 
 from benchmarks.dedup_table import CONSUMER, EVENT_TYPE, Keys
-from consumer.dedup import PURGE_LIMIT, Dedup
+from consumer.dedup import PURGE_LIMIT, Dedup, Purged
 from outbox.event import Envelope
 from outbox.runtime.engine import create_engine
 
@@ -92,13 +92,15 @@ async def purge(schema: str, days: float, seconds: float) -> None:
     dedup = Dedup(CONSUMER)
     rows, longest = 0, 0.0
     began = time.monotonic()
-    deleted = PURGE_LIMIT
-    while deleted == PURGE_LIMIT and time.monotonic() < began + seconds:
+    purged = Purged(PURGE_LIMIT, until=None)
+    while purged.rows == PURGE_LIMIT and time.monotonic() < began + seconds:
         start = time.monotonic()
         async with engine.begin() as connection:
-            deleted = await dedup.purge(connection, older_than=timedelta(days=days))
+            purged = await dedup.purge(
+                connection, older_than=timedelta(days=days), since=purged.until
+            )
         longest = max(longest, time.monotonic() - start)
-        rows += deleted
+        rows += purged.rows
     _say({"rows": rows, "seconds": time.monotonic() - began, "longest_seconds": longest})
     await engine.dispose()
 

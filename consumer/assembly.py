@@ -25,6 +25,7 @@ from consumer.leased import Leased
 from consumer.leases import Leases
 from consumer.parking import Parking
 from consumer.patience import Patience
+from consumer.purge import Purge
 from consumer.settings import ConsumerSettings
 from consumer.settlement import Settlement
 from consumer.telemetry import Telemetry
@@ -173,7 +174,8 @@ def assemble(
         telemetry=telemetry,
     )
     janitor = Janitor(
-        engine=engine, dedup=dedup, retention=settings.retention, telemetry=telemetry
+        purge=purge(consumer, settings, engine, older_than=settings.retention),
+        telemetry=telemetry,
     )
     attendant = None
     if lanes is not None:
@@ -187,6 +189,23 @@ def assemble(
             patience=patience,
         )
     return Staff(workers, collector, attendant, janitor)
+
+
+def purge(
+    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine, *, older_than: timedelta
+) -> Purge:
+    """
+    What forgets rows of *consumer* that are *older_than* this.
+
+    Raises ConfigurationError if that is below the horizon of its settings.
+    """
+    checks.check_kept("--older-than", older_than, consumer, settings)
+    return Purge(
+        engine,
+        Dedup(consumer.name),
+        older_than=older_than,
+        horizon=checks.horizon(consumer, settings),
+    )
 
 
 async def prepare(consumer: Consumer, settings: ConsumerSettings) -> None:

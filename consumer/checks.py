@@ -2,6 +2,7 @@
 Whether what is set and what is registered can work together: pure.
 """
 
+import math
 from datetime import timedelta
 
 from consumer.consumer import Consumer
@@ -46,16 +47,25 @@ def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
     return longest.longest + stays * ttl + settings.replay_window
 
 
+def check_kept(name: str, kept: timedelta, consumer: Consumer, settings: ConsumerSettings) -> None:
+    """Raise ConfigurationError, which calls it *name*, if *kept* is below the horizon."""
+    needed = horizon(consumer, settings)
+    if kept < needed:
+        hours = math.ceil(needed / timedelta(hours=0.1)) / 10
+        raise ConfigurationError(
+            f"{name}: must be at least {hours} hours, the longest that a message can take by "
+            "MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS, MQ_MAX_RETURNS and "
+            "MQ_REPLAY_WINDOW_HOURS"
+        )
+
+
 def check(consumer: Consumer, settings: ConsumerSettings) -> None:
     """Raise ConfigurationError, with a line for each setting that contradicts another one."""
     problems: list[str] = []
-    needed = horizon(consumer, settings)
-    if settings.retention < needed:
-        problems.append(
-            f"MQ_DEDUPLICATION_RETENTION_HOURS: must be at least {_hours(needed)}, the longest "
-            "that a message can take by MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS "
-            "and MQ_REPLAY_WINDOW_HOURS"
-        )
+    try:
+        check_kept("MQ_DEDUPLICATION_RETENTION_HOURS", settings.retention, consumer, settings)
+    except ConfigurationError as error:
+        problems.append(str(error))
     longest = max(max(policy.delays) for policy in policies(consumer, settings))
     if settings.message_ttl is not None and settings.message_ttl <= longest:
         problems.append(
@@ -68,7 +78,3 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
         )
     if problems:
         raise ConfigurationError("\n".join(problems))
-
-
-def _hours(duration: timedelta) -> str:
-    return f"{duration.total_seconds() / 3600:.1f}"

@@ -2,6 +2,7 @@
 The command `consumer`.
 """
 
+import asyncio
 import importlib
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from consumer.consumer import Consumer
 from consumer.dedup import Dedup, Statistics
 from consumer.settings import ConsumerSettings
 from outbox.dead_letters import commands as dead_commands
+from outbox.dead_letters.interruption import carried_out
+from outbox.dead_letters.selection import duration
 from outbox.dead_letters.side import Side
 from outbox.errors import ConfigurationError
 from outbox.runtime import commands, migrate, service
@@ -32,6 +35,13 @@ app = typer.Typer(
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:NAME", help="The consumer, such as myapp.etl:etl.")
 ]
+
+
+_TOLD_EVERY = 100_000  # rows of a purge
+_BELOW_RETENTION = (
+    "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS, so a message between the two "
+    "that comes again is taken for new"
+)
 
 
 def main() -> None:
@@ -96,6 +106,34 @@ def status(target: Target) -> None:
     commands.show("messages by status", dict(statistics.by_status))
     commands.show("completed in 24 hours, by type", dict(statistics.completed_by_type))
     commands.show("messages in queues", depths)
+
+
+@app.command()
+def purge(
+    target: Target,
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Default is the retention: 90s, 15m, 2h, 7d."),
+    ] = None,
+) -> None:
+    """Forget what was handled longer ago than the retention; `run` does so all the time."""
+    settings, consumer = _start(target)
+
+    async def forget(stop: asyncio.Event) -> int:
+        age = duration("--older-than", older_than) or settings.retention
+        total = 0
+        async with assembly.database(consumer, settings) as engine:
+            purged = assembly.purge(consumer, settings, engine, older_than=age)
+            await migrate.verify(engine)
+            if age < settings.retention:
+                print(_BELOW_RETENTION, file=sys.stderr)  # noqa: T201
+            async for rows in purged.batches(stop):
+                if total // _TOLD_EVERY < (total + rows) // _TOLD_EVERY:
+                    console.print(f"{total + rows:,} rows forgotten so far")
+                total += rows
+        return total
+
+    console.print(f"{carried_out(forget):,} rows forgotten")
 
 
 def _dead_letters(target: str) -> Side:

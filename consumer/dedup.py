@@ -11,19 +11,20 @@ common wait for each other, and never each for the other.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from consumer.dedup_statements import COMPLETED, FAILED, statements
+from consumer.dedup_statements import COMPLETED, FAILED, long_ago, purging, statements
 from consumer.tables import processed_messages
 from outbox.event import Envelope
-from outbox.tables import now_plus
+from outbox.tables import database_now
 
 PURGE_LIMIT = 1_000
+DAY = timedelta(days=1)
 
 Entries: TypeAlias = Mapping[str, tuple[Envelope, int]]
 """Envelopes and the numbers of their attempts, by idempotency key."""
@@ -44,6 +45,14 @@ class Statistics:
     by_status: dict[str, int]
     completed_by_type: dict[str, int]
     seconds_by_type: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many *rows* a purge has deleted, and when the youngest of them had been written."""
+
+    rows: int
+    until: datetime | None
 
 
 class Dedup:
@@ -84,30 +93,33 @@ class Dedup:
         entries = {envelope.idempotency_key: (envelope, attempt)}
         return bool(await self._record(session, entries, status=FAILED))
 
-    async def purge(self, connection: AsyncConnection, *, older_than: timedelta) -> int:
+    async def purge(
+        self, connection: AsyncConnection, *, older_than: timedelta, since: datetime | None = None
+    ) -> Purged:
         """
-        Delete at most `PURGE_LIMIT` rows that are *older_than* this; returns how many.
+        Delete at most `PURGE_LIMIT` rows that are *older_than* this, from *since* on.
 
-        Rows that others have locked are left for the next time, so that nobody waits.
+        Rows that others have locked are left for the next time, so that nobody waits; those with
+        a lease that is not over are not deleted.
         """
-        table = processed_messages
-        old = (
-            sa.select(table.c.idempotency_key)
-            .where(
-                table.c.consumer == self._consumer,
-                table.c.processed_at < now_plus(sa.literal(-older_than.total_seconds())),
-            )
-            .order_by(table.c.processed_at)
-            .limit(PURGE_LIMIT)
+        statement = purging(
+            connection.dialect.name,
+            self._consumer,
+            older_than=older_than,
+            since=sa.true() if since is None else processed_messages.c.processed_at >= since,
+            limit=PURGE_LIMIT,
         )
-        if connection.dialect.name == "postgresql":
-            old = old.with_for_update(skip_locked=True)
-        result = await connection.execute(
-            sa.delete(table).where(
-                table.c.consumer == self._consumer, table.c.idempotency_key.in_(old)
-            )
+        times = (await connection.execute(statement)).scalars().all()
+        return Purged(len(times), max(times, default=None))
+
+    async def oldest(self, connection: AsyncConnection) -> timedelta | None:
+        """How long ago the oldest row was written; None without any."""
+        first = sa.select(sa.func.min(processed_messages.c.processed_at)).where(
+            processed_messages.c.consumer == self._consumer
         )
-        return result.rowcount
+        times = await connection.execute(sa.select(first.scalar_subquery(), database_now()))
+        oldest, now = times.one()
+        return None if oldest is None else max(now - oldest, timedelta(0))
 
     async def statistics(self, connection: AsyncConnection) -> Statistics:
         """Counts of this consumer's messages; the one by status reads all of its rows."""
@@ -116,12 +128,11 @@ class Dedup:
         by_status = await connection.execute(
             sa.select(table.c.status, sa.func.count()).where(mine).group_by(table.c.status)
         )
-        day = now_plus(sa.literal(-timedelta(days=1).total_seconds()))
         seconds = sa.func.avg(table.c.processing_duration_seconds)
         by_type = (
             await connection.execute(
                 sa.select(table.c.type, sa.func.count(), seconds)
-                .where(mine, table.c.status == COMPLETED, table.c.processed_at >= day)
+                .where(mine, table.c.status == COMPLETED, table.c.processed_at >= long_ago(DAY))
                 .group_by(table.c.type)
                 .order_by(table.c.type)
             )

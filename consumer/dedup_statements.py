@@ -3,6 +3,7 @@ The statements that the dedup store makes for each message, built once for each 
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from consumer.given import Given
 from consumer.tables import processed_messages
-from outbox.tables import database_now
+from outbox.tables import database_now, now_plus
 
 COMPLETED = "completed"
 FAILED = "failed"
@@ -98,3 +99,57 @@ def _took(durations: Given) -> sa.Executable:
         )
         .values(processing_duration_seconds=given.seconds)
     )
+
+
+def long_ago(age: timedelta) -> sa.ScalarSelect[Any]:
+    """
+    The time *age* before now, as a bound that an index is read up to.
+
+    A sub-select, because it is evaluated once: the clock itself may give another time for each
+    row, and Postgres then reads all rows and compares each.
+    """
+    return sa.select(now_plus(sa.literal(-age.total_seconds()))).scalar_subquery()
+
+
+def purging(
+    dialect: str,
+    consumer: str,
+    *,
+    older_than: timedelta,
+    since: sa.ColumnElement[bool],
+    limit: int,
+) -> sa.Executable:
+    """
+    Deletes at most *limit* rows of *consumer* that are *older_than* this, the oldest first.
+
+    Rows are read from processed_messages_consumer_processed_at and up to the bound, so that the
+    young ones of the same consumer, and all of others, cost nothing.
+    """
+    table = processed_messages
+    # A lease that is not over is somebody's at this moment, however long ago it began.
+    leased = (table.c.status == PROCESSING) & (table.c.lease_until > database_now())
+    mine = table.c.consumer == sa.bindparam("of_consumer", consumer, type_=sa.Text)
+    old = (
+        sa.select(table.c.idempotency_key)
+        .where(
+            mine,
+            table.c.processed_at < long_ago(older_than),
+            since,
+            sa.not_(sa.func.coalesce(leased, sa.false())),
+        )
+        .order_by(table.c.processed_at)
+        .limit(limit)
+    )
+    if dialect == "sqlite":
+        doomed: sa.ColumnElement[bool] = mine & table.c.idempotency_key.in_(old)
+    else:
+        # SKIP LOCKED: what somebody is at is left for the next time, and nobody waits for nobody.
+        # By their places rather than by their keys: no statistics, however old, make of that a
+        # walk through the table. A row that was changed meanwhile is found at its new place,
+        # which this statement does not see yet, and stays.
+        places = old.with_only_columns(_PLACE).with_for_update(skip_locked=True)
+        doomed = sa.any_(sa.func.array(places.scalar_subquery())) == _PLACE
+    return sa.delete(table).where(doomed).returning(table.c.processed_at)
+
+
+_PLACE: sa.ColumnElement[Any] = sa.literal_column("processed_messages.ctid")

@@ -1,31 +1,25 @@
 """
-Housekeeping beside the workers: what is older than the retention is forgotten, a little at a time.
+Housekeeping beside the workers: what is older than the retention is forgotten.
 """
 
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from consumer.dedup import PURGE_LIMIT, Dedup
+from consumer.dedup import PURGE_LIMIT
+from consumer.purge import Purge
 from consumer.telemetry import Telemetry
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.engine import translated
 from outbox.runtime.service import pause
 
 PURGE_EVERY = timedelta(minutes=10)
 
 
 class Janitor:
-    """Purges the rows of *dedup* that are older than *retention*."""
+    """Carries out *purge*, round after round."""
 
-    def __init__(
-        self, *, engine: AsyncEngine, dedup: Dedup, retention: timedelta, telemetry: Telemetry
-    ) -> None:
-        self._engine = engine
-        self._dedup = dedup
-        self._retention = retention
+    def __init__(self, *, purge: Purge, telemetry: Telemetry) -> None:
+        self._purge = purge
         self._telemetry = telemetry
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -34,13 +28,8 @@ class Janitor:
             rows = 0
             # A database that is away is the workers' to report.
             with suppress(DatabaseUnavailable):
-                rows = await self._purge()
+                rows = await self._purge.batch()
             if rows:
                 self._telemetry.purged(rows)
             if rows < PURGE_LIMIT:
                 await pause(stop, PURGE_EVERY)
-
-    async def _purge(self) -> int:
-        with translated():
-            async with self._engine.begin() as connection:
-                return await self._dedup.purge(connection, older_than=self._retention)

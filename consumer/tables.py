@@ -27,7 +27,11 @@ Only `completed` makes a delivery a duplicate. A row becomes completed in the tr
 effects it stands for, so that a crash can not separate the two.
 """
 
-retention_index = sa.Index("processed_messages_processed_at", processed_messages.c.processed_at)
+retention_index = sa.Index(
+    "processed_messages_consumer_processed_at",
+    processed_messages.c.consumer,
+    processed_messages.c.processed_at,
+)
 
 parked_messages = sa.Table(
     "parked_messages",

@@ -98,8 +98,8 @@ def selection(options: Mapping[str, Any]) -> Selection:
         ids=tuple(whole_number("--id", id_) for id_ in options.get("ids") or ()),
         type=_text("--type", options.get("type")),
         reason=_text("--reason", options.get("reason")),
-        older_than=_duration("--older-than", options.get("older_than")),
-        newer_than=_duration("--newer-than", options.get("newer_than")),
+        older_than=duration("--older-than", options.get("older_than")),
+        newer_than=duration("--newer-than", options.get("newer_than")),
         key=_text("--key", options.get("key")),
         limit=None if limit is None else whole_number("--limit", limit),
     )
@@ -132,6 +132,17 @@ def words(option: str, text: str | None, *, needed: str) -> str:
     return _text(option, text.strip()) or ""
 
 
+def duration(option: str, text: str | None) -> timedelta | None:
+    """Raises ConfigurationError, which names *option*, unless *text* is such as 15m or 7d."""
+    if text is None:
+        return None
+    parts = _DURATION.fullmatch(text)
+    found = parts and timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+    if not found or found > _LONGEST:
+        raise ConfigurationError(f"{option}: must be a duration such as 90s, 15m, 2h or 7d")
+    return found
+
+
 def _text(option: str, text: str | None) -> str | None:
     if text is None:
         return None
@@ -142,16 +153,6 @@ def _text(option: str, text: str | None) -> str | None:
     if size > _MAX_TEXT:
         raise ConfigurationError(f"{option}: is longer than {_MAX_TEXT} bytes")
     return text
-
-
-def _duration(option: str, text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    parts = _DURATION.fullmatch(text)
-    duration = parts and timedelta(**{_UNITS[parts[2]]: int(parts[1])})
-    if not duration or duration > _LONGEST:
-        raise ConfigurationError(f"{option}: must be a duration such as 90s, 15m, 2h or 7d")
-    return duration
 
 
 def _seconds(duration: timedelta | None) -> int | None:

@@ -5,15 +5,21 @@ What the dedup store does, in every database that it is used with.
 import asyncio
 import random
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer.dedup import Dedup
+from consumer.handler import Expired, Lease
+from consumer.leases import Leases
+from consumer.purge import Purge
 from consumer.tables import processed_messages
 from outbox import codec
+from outbox.errors import ConfigurationError
 from outbox.event import Envelope
+from outbox.tables import now_plus
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 
@@ -24,6 +30,7 @@ def an_envelope(**changes) -> Envelope:
     return codec.from_row({**codec.to_row(an_event(**changes)), **EMPTY})
 
 
+A_LEASE = Lease(timedelta(hours=1), Expired.REPEAT)
 EMPTY = {"exchange": None, "content_encoding": None}
 
 
@@ -131,11 +138,143 @@ async def test_the_purge_forgets_what_is_older_than_the_retention_and_only_that(
 
     async def purge(older_than: timedelta) -> int:
         async with engine.begin() as connection:
-            return await dedup.purge(connection, older_than=older_than)
+            return (await dedup.purge(connection, older_than=older_than)).rows
 
     assert await purge(timedelta(hours=1)) == 0
     assert await eventually(lambda: purge(timedelta(milliseconds=1)), within=5) == 1
     assert (await row_of(sessions)).consumer == "audit"
+
+
+async def age(sessions: Sessions, days: float, *envelopes: Envelope) -> None:
+    """Let the rows of *envelopes* have been written so many *days* ago."""
+    async with sessions.begin() as session:
+        await session.execute(
+            sa.update(processed_messages)
+            .where(
+                processed_messages.c.idempotency_key.in_(
+                    [envelope.idempotency_key for envelope in envelopes]
+                )
+            )
+            .values(processed_at=now_plus(sa.literal(-days * 86_400)))
+        )
+
+
+async def keys_of(sessions: Sessions) -> set[str]:
+    async with sessions() as session:
+        return set(await session.scalars(sa.select(processed_messages.c.idempotency_key)))
+
+
+async def purge_all(purge: Purge) -> list[int]:
+    return [rows async for rows in purge.batches(asyncio.Event())]
+
+
+MONTH = timedelta(days=30)
+
+
+async def test_a_purge_leaves_a_margin_for_clocks_that_differ(engine, sessions):
+    dedup, just_old, very_old = Dedup("etl"), an_envelope(), an_envelope()
+    for envelope in (just_old, very_old):
+        await complete(sessions, dedup, envelope)
+    await age(sessions, 30.02, just_old)
+    await age(sessions, 30.05, very_old)
+
+    assert await purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)) == [1]
+
+    assert await keys_of(sessions) == {just_old.idempotency_key}
+
+
+def test_a_purge_below_the_horizon_is_refused(engine):
+    with pytest.raises(ConfigurationError, match="below its horizon"):
+        Purge(engine, Dedup("etl"), older_than=MONTH - timedelta(seconds=1), horizon=MONTH)
+
+
+@pytest.mark.parametrize(("left", "purged"), [(timedelta(hours=1), 0), (-timedelta(hours=1), 1)])
+async def test_a_message_that_somebody_has_a_lease_on_is_not_forgotten(
+    engine, sessions, left, purged
+):
+    envelope = an_envelope()
+    async with sessions.begin() as session:
+        await Leases("etl").claim(session, envelope, A_LEASE, owner=uuid4(), attempt=1)
+        await session.execute(
+            sa.update(processed_messages).values(
+                lease_until=now_plus(sa.literal(left.total_seconds()))
+            )
+        )
+    await age(sessions, 40, envelope)
+
+    assert await purge_all(Purge(engine, Dedup("etl"), older_than=MONTH, horizon=MONTH)) == [
+        purged
+    ]
+
+
+async def test_a_purge_takes_everything_that_is_old_and_several_do_it_once(engine, sessions):
+    old, young, dedup = [an_envelope() for _ in range(2_300)], an_envelope(), Dedup("etl")
+    async with sessions.begin() as session:
+        await first_time(session, dedup, *old, young)
+    for some in (old[:1_000], old[1_000:2_000], old[2_000:]):
+        await age(sessions, 40, *some)
+
+    rounds = await asyncio.gather(
+        *(purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)) for _ in range(3))
+    )
+
+    assert sum(map(sum, rounds)) == 2_300
+    assert max(map(max, rounds)) == 1_000
+    assert await keys_of(sessions) == {young.idempotency_key}
+
+
+async def test_writers_and_purges_neither_wait_for_ever_nor_forget_what_is_young(engine, sessions):
+    """Eight writers insert shuffled duplicates, of messages given up long ago too."""
+    dedup, chance = Dedup("etl"), random.Random(7)
+    envelopes = [an_envelope() for _ in range(400)]
+    by_key = {envelope.idempotency_key: envelope for envelope in envelopes}
+    given_up, forgotten = envelopes[:200], [an_envelope() for _ in range(1_500)]
+    async with sessions.begin() as session:
+        await first_time(session, dedup, *forgotten)
+        for envelope in given_up:
+            await dedup.failed(session, envelope, attempt=4)
+    for some in (given_up, forgotten[:750], forgotten[750:]):
+        await age(sessions, 40, *some)
+    applied: list[str] = []
+    written = asyncio.Event()
+
+    async def write() -> None:
+        for _ in range(15):
+            async with sessions.begin() as session:
+                mine = chance.sample(envelopes, 60)
+                found = await first_time(session, dedup, *mine)
+            applied.extend(found)
+
+    async def purge() -> int:
+        rows = 0
+        while not written.is_set():
+            rows += sum(await purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)))
+        return rows
+
+    purging = [asyncio.create_task(purge()) for _ in range(2)]
+    await asyncio.gather(*(write() for _ in range(8)))
+    written.set()
+    rows = sum([await task for task in purging])
+
+    assert len(applied) == len(set(applied))
+    assert rows >= len(forgotten)
+    assert await keys_of(sessions) == {key for key in applied if key in by_key}
+
+
+async def test_the_age_of_the_oldest_row_is_the_consumers_own(engine, sessions):
+    dedup, old, older = Dedup("etl"), an_envelope(), an_envelope()
+    async with engine.connect() as connection:
+        assert await dedup.oldest(connection) is None
+    await complete(sessions, dedup, old)
+    await complete(sessions, Dedup("audit"), older)
+    await age(sessions, 2, old)
+    await age(sessions, 9, older)
+
+    async with engine.connect() as connection:
+        oldest = await dedup.oldest(connection)
+
+    assert oldest is not None
+    assert timedelta(days=2) <= oldest < timedelta(days=2, minutes=5)
 
 
 async def test_statistics_count_by_status_and_by_type(engine, sessions):

@@ -83,6 +83,33 @@ def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
     assert f"queue health_data_processing.effects exists with another {argument}" in line
 
 
+def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_path):
+    run("relay", "migrate")
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
+        database.executemany(
+            "INSERT INTO processed_messages "
+            "(consumer, idempotency_key, message_id, type, status, processed_at) VALUES "
+            "('effects', ?, ?, 't', 'completed', strftime('%Y-%m-%d %H:%M:%f000', 'now', ?))",
+            [(str(days), f"{days:032x}", f"-{days} days") for days in (1, 10, 31, 40)],
+        )
+        database.commit()
+
+    refused = run("consumer", "purge", TARGET, "--older-than", "7d")
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert line.startswith("error: --older-than: must be at least 168.4 hours, ")
+
+    by_retention = run("consumer", "purge", TARGET)
+    assert (by_retention.returncode, by_retention.stdout) == (0, "2 rows forgotten\n")
+    assert by_retention.stderr == ""
+
+    below = run("consumer", "purge", TARGET, "--older-than", "8d")
+    assert (below.returncode, below.stdout) == (0, "1 rows forgotten\n")
+    assert "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS" in below.stderr
+
+    assert run("consumer", "purge", TARGET, "--older-than", "soon").returncode == 2
+
+
 @pytest.mark.parametrize("verb", ["run", "check"])
 def test_a_relay_without_a_salt_for_ordering_keys_does_not_start(run, tmp_path, verb):
     run("relay", "migrate")

@@ -38,6 +38,17 @@ async def rows_read(connection: AsyncConnection, statement: Statement) -> int:
     return sum(_looked_at(node) for node in _nodes(result.scalar_one()[0]["Plan"]))
 
 
+async def blocks_read(connection: AsyncConnection, statement: Statement) -> int:
+    """Execute *statement*, undo it, and count the blocks that were looked at, of whatever kind."""
+    text, parameters = statement
+    result = await connection.exec_driver_sql(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
+    )
+    plan = result.scalar_one()[0]["Plan"]
+    await connection.rollback()
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", ()):
@@ -45,7 +56,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _looked_at(node: dict[str, Any]) -> int:
-    if not re.search(r"(Seq|Index|Index Only|Heap) Scan", node["Node Type"]):
+    if not re.search(r"(Seq|Index|Index Only|Heap|Tid) Scan", node["Node Type"]):
         return 0
     rows = sum(
         node.get(name, 0)
