@@ -28,6 +28,7 @@ from consumer.patience import Patience
 from consumer.purge import Purge
 from consumer.settings import ConsumerSettings
 from consumer.settlement import Settlement
+from consumer.status import Status, look
 from consumer.telemetry import Telemetry
 from consumer.workers import Workers
 from outbox.backoff import Exponential
@@ -189,6 +190,24 @@ def assemble(
             patience=patience,
         )
     return Staff(workers, collector, attendant, janitor)
+
+
+async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
+    """
+    What *consumer* has done, and what waits for it.
+
+    Raises SchemaMismatch, DatabaseUnavailable and BrokerUnavailable.
+    """
+    async with database(consumer, settings) as engine:
+        await migrate.verify(engine)
+        return await look(
+            consumer.name,
+            engine,
+            broker(consumer, settings),
+            queues=queues(consumer, settings),
+            retention=settings.retention,
+            horizon=checks.horizon(consumer, settings),
+        )
 
 
 def purge(

@@ -12,8 +12,8 @@ import typer
 
 from consumer import assembly, replay
 from consumer.consumer import Consumer
-from consumer.dedup import Dedup, Statistics
 from consumer.settings import ConsumerSettings
+from consumer.status import show
 from outbox.dead_letters import commands as dead_commands
 from outbox.dead_letters.interruption import carried_out
 from outbox.dead_letters.selection import duration
@@ -85,27 +85,14 @@ def check(target: Target) -> None:
 
 
 @app.command()
-def status(target: Target) -> None:
+def status(target: Target, *, as_json: commands.AsJson = False) -> None:
     """Show what the consumer has done and what waits for it."""
     settings, consumer = _start(target)
-    queues = assembly.queues(consumer, settings)
-
-    async def look() -> tuple[Statistics, dict[str, object]]:
-        async with assembly.database(consumer, settings) as engine:
-            await migrate.verify(engine)
-            async with engine.connect() as connection:
-                statistics = await Dedup(consumer.name).statistics(connection)
-        broker = assembly.broker(consumer, settings)
-        depths: dict[str, object] = {}
-        for name in (queues.name, *queues.retry_queues.values(), queues.dead):
-            depth = await broker.depth(name)
-            depths[name] = "missing" if depth is None else depth.messages
-        return statistics, depths
-
-    statistics, depths = commands.once(look)
-    commands.show("messages by status", dict(statistics.by_status))
-    commands.show("completed in 24 hours, by type", dict(statistics.completed_by_type))
-    commands.show("messages in queues", depths)
+    found = commands.once(lambda: assembly.status(consumer, settings))
+    if as_json:
+        commands.print_json(found)
+    else:
+        show(console, found)
 
 
 @app.command()

@@ -10,7 +10,9 @@ import typer
 from alembic.util import CommandError
 
 from outbox.dead_letters import commands as dead_commands
-from outbox.dead_letters.side import Side
+from outbox.dead_letters import display
+from outbox.dead_letters.side import Side, reading
+from outbox.dead_letters.store import DeadLetters, Pile
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import commands, migrate, service
 from outbox.runtime.commands import EXIT_CODES, console
@@ -19,6 +21,7 @@ from outbox.settings import SharedSettings
 from relay import assembly, dead_letters
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
+from relay.storage.sql import SOURCE
 
 app = typer.Typer(
     name="relay",
@@ -86,16 +89,21 @@ def check() -> None:
 
 
 @app.command()
-def status() -> None:
-    """Show what is in the outbox."""
+def status(*, as_json: commands.AsJson = False) -> None:
+    """Show what is in the outbox, and what the relay has given up."""
     settings = commands.settings(RelaySettings, process="relay")
 
-    async def look() -> Backlog:
+    async def look() -> tuple[Backlog, list[Pile]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
-            return await assembly.store(engine, settings).backlog()
+            backlog = await assembly.store(engine, settings).backlog()
+            async with reading(engine) as connection:
+                return backlog, await DeadLetters(SOURCE).piles(connection)
 
-    backlog = commands.once(look)
+    backlog, piles = commands.once(look)
+    if as_json:
+        commands.print_json({"outbox": backlog, "dead_letters": piles})
+        return
     rows: dict[str, object] = {
         "rows": backlog.rows,
         "age of the oldest ready row": backlog.oldest_ready_age,
@@ -104,6 +112,7 @@ def status() -> None:
         rows["rows to vacuum"] = backlog.dead_tuples
         rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
     commands.show("outbox", rows)
+    display.piles(console, piles)
 
 
 def _dead_letters(_target: str) -> Side:

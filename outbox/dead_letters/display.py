@@ -13,7 +13,7 @@ from rich.text import Text
 
 from outbox.dead_letters.exhibit import printable
 from outbox.dead_letters.replay import Summary
-from outbox.dead_letters.store import Tally
+from outbox.dead_letters.store import Pile, Tally
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 _WIDE = 200
@@ -59,6 +59,17 @@ def tallies(console: Console, found: Sequence[Tally]) -> None:
     for tally in found:
         table.add_row(_text(tally.type), _text(tally.reason), str(tally.letters))
     _print(console, table)
+
+
+def piles(console: Console, found: Sequence[Pile]) -> None:
+    """A line for each reason."""
+    table = Table("reason", "letters", "oldest", title="dead letters", title_justify="left")
+    for pile in found:
+        table.add_row(_text(pile.reason), f"{pile.letters:,}", age(pile.oldest))
+    if found:
+        _print(console, table)
+    else:
+        console.print("no dead letters")
 
 
 def outcome(console: Console, verb: str, summary: Summary, *, selected: int) -> None:

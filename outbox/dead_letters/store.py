@@ -4,6 +4,7 @@ The rows of `dead_letters`: every statement on them has its home here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -25,6 +26,15 @@ class Tally:
     type: str | None
     reason: str
     letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pile:
+    """How many *letters* there are for a reason, and how long ago the *oldest* was given up."""
+
+    reason: str
+    letters: int
+    oldest: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,21 @@ class DeadLetters:
             kinds.group_by(meant.c.type, meant.c.reason).order_by(meant.c.reason, meant.c.type)
         )
         return [Tally(*row) for row in rows]
+
+    async def piles(self, connection: AsyncConnection) -> list[Pile]:
+        """All letters by reason; reads nothing but the index dead_letters_source."""
+        rows = await connection.execute(
+            sa.select(dead_letters.c.reason, sa.func.count(), sa.func.min(dead_letters.c.last_at))
+            .where(dead_letters.c.source == self.source)
+            .group_by(dead_letters.c.reason)
+            .order_by(dead_letters.c.reason)
+        )
+        found = rows.all()
+        now = (await connection.execute(sa.select(database_now()))).scalar_one()
+        return [
+            Pile(reason, letters, max(now - oldest, timedelta(0)))
+            for reason, letters, oldest in found
+        ]
 
     async def look(
         self,

@@ -3,13 +3,18 @@ What the command lines of both processes share.
 """
 
 import asyncio
+import json
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NoReturn, TypeVar
+from dataclasses import asdict, is_dataclass
+from datetime import timedelta
+from typing import Annotated, NoReturn, TypeVar
 
+import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import logs
@@ -17,6 +22,10 @@ from outbox.runtime.service import ExitCode
 from outbox.settings import Settings, SharedSettings, load
 
 Result = TypeVar("Result")
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One line of JSON, with durations in seconds.")
+]
 
 console = Console()
 
@@ -82,10 +91,46 @@ def warn_of_uncompared(things: Sequence[str]) -> None:
 
 
 def show(title: str, rows: dict[str, object]) -> None:
-    """Print a table of two columns."""
-    table = Table(title=title, show_header=False)
+    """Print a table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(Text(name), Text(shown(value)))
     console.print(table)
+
+
+def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    """Print a table with a heading; *lines* begin with a name."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for line in lines:
+        table.add_row(*(Text(shown(value)) for value in line))
+    console.print(table)
+
+
+def shown(value: object) -> str:
+    """*value* for people."""
+    match value:
+        case None:
+            return "-"
+        case timedelta():
+            return str(timedelta(seconds=int(value.total_seconds())))
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
+
+
+def print_json(value: object) -> None:
+    """Print *value* for programs: one line, durations in seconds."""
+    print(json.dumps(value, default=_plain))  # noqa: T201 - not to be folded
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,139 @@
+"""
+What `status` of both commands tells, to people and to programs.
+"""
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from consumer.dedup import Dedup
+from consumer.parking import Parking
+from consumer.tables import processed_messages
+from outbox import codec, letters
+from outbox.event import Envelope
+from outbox.tables import now_plus
+from tests.support.builders import CANARY, an_event
+from tests.support.dead_letters import a_letter, a_letter_of_the_relay, bury
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TARGET = "tests.support.effects:consumer"
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def run(tmp_path, database_url):
+    """Run a command on the test's database and a broker's file; return what it printed."""
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env={
+                "PATH": "",
+                "PYTHONPATH": str(REPOSITORY),
+                "COLUMNS": "120",
+                "MQ_DATABASE_URL": database_url,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert CANARY not in done.stdout
+        return done.stdout
+
+    return run
+
+
+async def complete(
+    engine: AsyncEngine, event_type: str, *, took: float, hours_ago: float = 0
+) -> Envelope:
+    row = {**codec.to_row(an_event(type=event_type)), "exchange": None, "content_encoding": None}
+    envelope, dedup = codec.from_row(row), Dedup("effects")
+    async with async_sessionmaker(engine).begin() as session:
+        key = envelope.idempotency_key
+        await dedup.first_times(session, {key: (envelope, 1)})
+        await dedup.took(session, {key: timedelta(seconds=took)})
+        await session.execute(
+            sa.update(processed_messages)
+            .where(processed_messages.c.idempotency_key == key)
+            .values(processed_at=now_plus(sa.literal(-hours_ago * 3_600)))
+        )
+    return envelope
+
+
+async def park(engine: AsyncEngine) -> None:
+    message = letters.from_columns({**a_letter(), "id": 1})
+    async with async_sessionmaker(engine).begin() as session:
+        await Parking("effects").park(session, message, lane="a" * 32, attempts=1, wait=HOUR)
+
+
+async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
+    run("consumer", "topology", TARGET)
+    await complete(engine, "test.happened", took=1)
+    await complete(engine, "test.happened", took=2)
+    await complete(engine, "test.leads.on", took=7, hours_ago=48)
+    await bury(
+        engine,
+        a_letter(reason="no_handler", age_seconds=7_200),
+        a_letter(reason="no_handler"),
+        a_letter(reason="malformed"),
+        a_letter(source="audit"),
+    )
+    await park(engine)
+
+    status: dict[str, Any] = json.loads(run("consumer", "status", TARGET, "--json"))
+
+    assert (status["consumer"], status["processed"]) == ("effects", 3)
+    assert status["by_status"] == {"completed": 3}
+    assert status["last_24_hours"] == {"test.happened": {"completed": 2, "mean_duration": 1.5}}
+    queue = "health_data_processing.effects"
+    names = [queue, *(f"{queue}.retry.{delay}" for delay in ("30s", "300s", "900s"))]
+    assert status["queues"] == [
+        {"queue": name, "messages": 0, "consumers": 0} for name in (*names, f"{queue}.dead")
+    ]
+    malformed, no_handler = status["dead_letters"]
+    assert (malformed["reason"], malformed["letters"]) == ("malformed", 1)
+    assert (no_handler["reason"], no_handler["letters"]) == ("no_handler", 2)
+    assert 7_200 <= no_handler["oldest"] < 7_300
+    assert status["parked"]["messages"] == 1
+    assert 48 * 3_600 <= status["dedup"]["oldest"] < 49 * 3_600
+    assert status["dedup"]["retention"] == 720 * 3_600
+    assert 168 * 3_600 < status["dedup"]["horizon"] < 169 * 3_600
+
+
+async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
+    await complete(engine, "test.happened", took=1.25)
+    await bury(engine, a_letter(reason="no_handler", age_seconds=7_200))
+
+    printed = run("consumer", "status", TARGET)
+
+    lines = [" ".join(line.replace("│", " ").split()) for line in printed.splitlines()]
+    assert "in all 1" in lines
+    assert "completed 1" in lines
+    assert "test.happened 1 1.250" in lines
+    assert "health_data_processing.effects.dead missing -" in lines
+    assert "no_handler 1 2h" in lines
+    assert "kept for 30 days, 0:00:00" in lines
+    assert "parked" not in lines
+
+
+async def test_the_status_of_the_relay_tells_of_its_dead_letters(run, engine):
+    assert "no dead letters" in run("relay", "status")
+    await bury(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
+
+    assert "rejected" in run("relay", "status")
+    status = json.loads(run("relay", "status", "--json"))
+
+    [pile] = status["dead_letters"]
+    assert (pile["reason"], pile["letters"]) == ("rejected", 1)
+    assert 0 <= pile["oldest"] < 60
+    assert status["outbox"]["rows"] == 0
