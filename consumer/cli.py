@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from consumer import assembly, replay
+from consumer import assembly, checks, replay
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from consumer.status import show
@@ -72,14 +72,15 @@ def check(target: Target) -> None:
     """Check settings, schema and topology without changing anything."""
     settings, consumer = _start(target)
 
-    async def checks() -> list[str]:
+    async def look() -> list[str]:
+        checks.check(consumer, settings)
         async with assembly.database(consumer, settings) as engine:
             await migrate.verify(engine)
         return await assembly.broker(consumer, settings).verify(
             assembly.declared(consumer, settings)
         )
 
-    commands.warn_of_uncompared(commands.once(checks))
+    commands.warn_of_uncompared(commands.once(look))
     commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
+from yarl import URL
 
 from outbox.runtime.engine import create_engine
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
@@ -175,6 +176,15 @@ async def rabbitmq_vhost(rabbitmq_server: RabbitmqServer) -> AsyncIterator[str]:
 def rabbitmq_url(rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str) -> str:
     """Name the same virtual host, as clients want it."""
     return rabbitmq_server.url(rabbitmq_vhost)
+
+
+@pytest.fixture
+async def rabbitmq_reader_url(
+    rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str, rabbitmq_url: str
+) -> AsyncIterator[str]:
+    """Name the same virtual host, as a user who may configure nothing in it."""
+    async with rabbitmq_server.http.lent_user(rabbitmq_vhost, configure="^$") as (name, word):
+        yield str(URL(rabbitmq_url).with_user(name).with_password(word))
 
 
 @pytest.fixture

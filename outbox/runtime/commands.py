@@ -7,7 +7,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from datetime import timedelta
 from typing import Annotated, NoReturn, TypeVar
 
@@ -23,9 +23,7 @@ from outbox.settings import Settings, SharedSettings, load
 
 Result = TypeVar("Result")
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One line of JSON, with durations in seconds.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")]
 
 console = Console()
 
@@ -124,13 +122,18 @@ def shown(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print *value* for programs: one line, durations in seconds."""
+    """Print *value* for programs: one line, with durations in fields that end in `_seconds`."""
     print(json.dumps(value, default=_plain))  # noqa: T201 - not to be folded
 
 
 def _plain(value: object) -> object:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+    if is_dataclass(value):
+        return {_key(field): getattr(value, field.name) for field in fields(value)}
     raise TypeError(type(value).__name__)
+
+
+def _key(field: "Field[object]") -> str:
+    is_duration = field.type in (timedelta, timedelta | None)
+    return f"{field.name}_seconds" if is_duration else field.name

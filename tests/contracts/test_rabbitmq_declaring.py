@@ -2,15 +2,15 @@
 What can be seen of queues in RabbitMQ, by whom.
 """
 
-import secrets
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
+import structlog
 from yarl import URL
 
 from outbox.errors import TopologyMismatch
+from outbox.runtime import process
+from outbox.settings import SharedSettings
 from outbox.topology import ConsumerQueues, Queue, Topology
 from outbox.transports.rabbitmq import RabbitMQTransport
 
@@ -22,24 +22,12 @@ def transport(url: str) -> RabbitMQTransport:
     return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
 
 
-@pytest.fixture
-async def reader_url(rabbitmq_server, rabbitmq_vhost, rabbitmq_url) -> AsyncIterator[str]:
-    """Name the virtual host as a user of it who may configure nothing."""
-    name, word = f"reader-{secrets.token_hex(8)}", secrets.token_hex(8)
-    http = rabbitmq_server.http
-    await http.request("PUT", "users", name, body={"password": word, "tags": ""})
-    nothing: dict[str, Any] = {"configure": "^$", "write": ".*", "read": ".*"}
-    await http.request("PUT", "permissions", rabbitmq_vhost, name, body=nothing)
-    yield str(URL(rabbitmq_url).with_user(name).with_password(word))
-    await http.request("DELETE", "users", name)
-
-
 async def test_who_may_not_configure_learns_what_exists_and_that_nothing_was_compared(
-    rabbitmq_url, reader_url
+    rabbitmq_url, rabbitmq_reader_url
 ):
     await transport(rabbitmq_url).declare(WANTED)
 
-    assert await transport(reader_url).verify(WANTED) == [
+    assert await transport(rabbitmq_reader_url).verify(WANTED) == [
         "exchange events",
         "exchange dead-letters",
         "queue work.dead",
@@ -47,7 +35,21 @@ async def test_who_may_not_configure_learns_what_exists_and_that_nothing_was_com
         "queue work",
     ]
     with pytest.raises(TopologyMismatch, match=r"^queue nothing does not exist$"):
-        await transport(reader_url).verify(Topology(queues=[Queue("nothing")]))
+        await transport(rabbitmq_reader_url).verify(Topology(queues=[Queue("nothing")]))
+
+
+async def test_a_process_that_cannot_compare_says_so_and_goes_on(
+    rabbitmq_url, rabbitmq_reader_url
+):
+    await transport(rabbitmq_url).declare(WANTED)
+    settings = SharedSettings(_env_file=None, declare_topology=False)
+
+    with structlog.testing.capture_logs() as lines:
+        await process.prepare(transport(rabbitmq_reader_url), WANTED, settings)
+
+    said = [line["of"] for line in lines if line["event"] == "arguments_not_compared"]
+    assert said[-1] == "queue work"
+    assert len(said) == 5
 
 
 async def test_a_queue_of_another_type_is_named_with_that(rabbitmq_url):

@@ -83,6 +83,24 @@ def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
     assert f"queue health_data_processing.effects exists with another {argument}" in line
 
 
+def test_a_check_says_what_it_could_not_compare(run, rabbitmq_url, rabbitmq_reader_url):
+    run("relay", "migrate")
+    run("consumer", "topology", TARGET, MQ_BROKER_URL=rabbitmq_url)
+
+    done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url)
+
+    assert done.returncode == 0, done.stderr
+    assert "warning: queue health_data_processing.effects: exists, but" in done.stderr
+
+
+def test_a_check_finds_settings_that_contradict_each_other(run):
+    done = run("consumer", "check", TARGET, MQ_DEDUPLICATION_RETENTION_HOURS="24")
+
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: MQ_DEDUPLICATION_RETENTION_HOURS: must be at least ")
+
+
 def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_path):
     run("relay", "migrate")
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:

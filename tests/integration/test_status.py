@@ -94,7 +94,9 @@ async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
 
     assert (status["consumer"], status["processed"]) == ("effects", 3)
     assert status["by_status"] == {"completed": 3}
-    assert status["last_24_hours"] == {"test.happened": {"completed": 2, "mean_duration": 1.5}}
+    assert status["last_24_hours"] == {
+        "test.happened": {"completed": 2, "mean_duration_seconds": 1.5}
+    }
     queue = "health_data_processing.effects"
     names = [queue, *(f"{queue}.retry.{delay}" for delay in ("30s", "300s", "900s"))]
     assert status["queues"] == [
@@ -103,11 +105,11 @@ async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
     malformed, no_handler = status["dead_letters"]
     assert (malformed["reason"], malformed["letters"]) == ("malformed", 1)
     assert (no_handler["reason"], no_handler["letters"]) == ("no_handler", 2)
-    assert 7_200 <= no_handler["oldest"] < 7_300
+    assert 7_200 <= no_handler["oldest_seconds"] < 7_300
     assert status["parked"]["messages"] == 1
-    assert 48 * 3_600 <= status["dedup"]["oldest"] < 49 * 3_600
-    assert status["dedup"]["retention"] == 720 * 3_600
-    assert 168 * 3_600 < status["dedup"]["horizon"] < 169 * 3_600
+    assert 48 * 3_600 <= status["dedup"]["oldest_seconds"] < 49 * 3_600
+    assert status["dedup"]["retention_seconds"] == 720 * 3_600
+    assert 168 * 3_600 < status["dedup"]["horizon_seconds"] < 169 * 3_600
 
 
 async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
@@ -135,5 +137,6 @@ async def test_the_status_of_the_relay_tells_of_its_dead_letters(run, engine):
 
     [pile] = status["dead_letters"]
     assert (pile["reason"], pile["letters"]) == ("rejected", 1)
-    assert 0 <= pile["oldest"] < 60
+    assert 0 <= pile["oldest_seconds"] < 60
     assert status["outbox"]["rows"] == 0
+    assert status["outbox"]["oldest_ready_age_seconds"] == 0

@@ -10,7 +10,9 @@ Wait with `eventually`, and never conclude from a single look that nothing happe
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -74,6 +76,18 @@ class Management:
     async def vhosts(self) -> list[str]:
         """Return the names of all virtual hosts."""
         return [vhost["name"] for vhost in await self.request("GET", "vhosts")]
+
+    @asynccontextmanager
+    async def lent_user(self, vhost: str, *, configure: str) -> AsyncIterator[tuple[str, str]]:
+        """Lend name and password of a new user, who may write and read anything in *vhost*."""
+        name, word = f"test-{secrets.token_hex(8)}", secrets.token_hex(8)
+        await self.request("PUT", "users", name, body={"password": word, "tags": ""})
+        try:
+            allowed = {"configure": configure, "write": ".*", "read": ".*"}
+            await self.request("PUT", "permissions", vhost, name, body=allowed)
+            yield name, word
+        finally:
+            await self.request("DELETE", "users", name)
 
     async def queues(self, vhost: str) -> dict[str, Depth]:
         """Return the depth of each queue; zero where the broker has not counted yet."""
