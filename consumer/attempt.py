@@ -93,7 +93,7 @@ class Attempts:
     ) -> Attempt | Verdict:
         try:
             return open_delivery(delivery, handler, now=now, oldest=oldest)
-        except Exception as error:  # noqa: BLE001 - the user's filter
+        except BaseException as error:  # noqa: BLE001 - the user's filter
             return self.after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
 
     async def _was_replayed(self, delivery: Delivery) -> bool:

@@ -71,18 +71,18 @@ class Attendant:
         Returns False if there is none, or others have held it up.
         Raises DatabaseUnavailable.
         """
-        async with self.attempts.sessions() as session:
-            with translated():
-                heads = await self.parking.next_due(session, limit=1)
-            if not heads:
-                return False
-            head = heads[0]
-            delivery = self._delivery(head)
-            handler = self.handlers.get(head.message.type or "")
-            verdict = await self._make(session, head, delivery, handler)
-        if verdict is None:
-            return False
+        # Closing a session asks the database, too.
         with translated():
+            async with self.attempts.sessions() as session:
+                heads = await self.parking.next_due(session, limit=1)
+                if not heads:
+                    return False
+                head = heads[0]
+                delivery = self._delivery(head)
+                handler = self.handlers.get(head.message.type or "")
+                verdict = await self._make(session, head, delivery, handler)
+            if verdict is None:
+                return False
             if not isinstance(verdict, type(DONE)):
                 verdict = await self._settle(head, delivery, verdict)
         if verdict is not None:

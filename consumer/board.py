@@ -66,23 +66,28 @@ class Line:
 
     def is_ready(self, now: float) -> bool:
         """Whether `take` would give a unit."""
-        full = self._in_flight == 0 or len(self.waiting) >= self._size
         return (
-            bool(self.waiting)
-            and full
+            len(self.waiting) >= self._wanted
             and (self.breaker is None or self.breaker.allows(now))
-            and (self._rate is None or self._rate.allowed(now) > 0)
+            and (self._rate is None or self._rate.allowed(now) >= self._wanted)
         )
 
     def ready_at(self) -> float | None:
-        """When time alone may make it ready; None if it is not the time that it lacks."""
-        if not self.waiting:
+        """When time alone makes it ready; None if it is not the time that it lacks."""
+        if len(self.waiting) < self._wanted or (self.breaker and self.breaker.is_probing):
             return None
-        times = [
-            self.breaker.opens_at if self.breaker else None,
-            self._rate.next_at() if self._rate else None,
-        ]
+        times = [self.breaker.allows_at if self.breaker else None]
+        if self._rate is not None:
+            room_at = self._rate.next_at(self._wanted)
+            if room_at is None:
+                return None
+            times.append(room_at)
         return max((time for time in times if time is not None), default=None)
+
+    @property
+    def _wanted(self) -> int:
+        """How many messages make a unit: one, or a full batch beside another batch."""
+        return self._size if self._in_flight else 1
 
     def take(self, now: float) -> Unit:
         """The next unit; the line must be ready."""
@@ -98,12 +103,16 @@ class Line:
         self._in_flight += self._size > 1
         return Unit(self.handler, [heappop(self.waiting) for _ in range(count)])
 
-    def ended(self, now: float, *, failed: bool) -> None:
+    def ended(self, now: float, *, failed: bool | None) -> None:
         """A unit of this line is done with."""
         self._in_flight -= self._size > 1
-        if self.breaker is not None and failed:
+        if self.breaker is None:
+            return
+        if failed is None:
+            self.breaker.passed_over()
+        elif failed:
             self.breaker.failed(now)
-        elif self.breaker is not None:
+        else:
             self.breaker.succeeded()
 
 
@@ -125,6 +134,11 @@ class Board:
         self._lanes: dict[str, deque[Waiting]] = {}
         self._later: list[tuple[float, int, Waiting]] = []
         self._numbers = 0
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether the order of deliveries matters."""
+        return self._lane_of is not None
 
     def put(self, deliveries: Iterable[Delivery], now: float) -> None:
         """These have come."""
@@ -169,8 +183,12 @@ class Board:
         elif lane is not None:
             self._lanes.pop(lane, None)
 
-    def ended(self, unit: Unit, now: float, *, failed: bool) -> None:
-        """The handler has done with *unit*; *failed* if that was its fault or its servers'."""
+    def ended(self, unit: Unit, now: float, *, failed: bool | None) -> None:
+        """
+        The handler has done with *unit*; *failed* if that was its fault or its servers'.
+
+        None if it was not called.
+        """
         self._line(unit.handler).ended(now, failed=failed)
 
     def is_patient(self, handler: Handler | None) -> bool:
@@ -193,16 +211,16 @@ class Board:
         return found
 
     def clear(self) -> list[Delivery]:
-        """Remove and return everything that waits."""
+        """Remove and return everything that waits, in the order in which it came."""
         lines = (*self._lines.values(), self._strangers)
-        found = [each.delivery for line in lines for each in line.waiting]
-        found += [each.delivery for followers in self._lanes.values() for each in followers]
-        found += [each.delivery for *_, each in self._later]
+        found = [each for line in lines for each in line.waiting]
+        found += [each for followers in self._lanes.values() for each in followers]
+        found += [each for *_, each in self._later]
         for line in lines:
             line.waiting = []
         self._lanes.clear()
         self._later.clear()
-        return found
+        return [each.delivery for each in sorted(found, key=lambda each: each.number)]
 
     def _line(self, handler: Handler | None) -> Line:
         return self._strangers if handler is None else self._lines[handler.event_type]

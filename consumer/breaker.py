@@ -5,6 +5,8 @@ The state of a circuit breaker: pure, with the time as an argument.
                                    ▲                        │
                                    └────────failure─────────┘
 
+Calls that began before it opened tell nothing: only the one attempt does.
+
 Michael Nygard, "Release It!", 2007, describes the pattern and its states.
 """
 
@@ -26,9 +28,14 @@ class Breaker:
         return self._open_until is None
 
     @property
-    def opens_at(self) -> float | None:
-        """When the next attempt may be made, if not now."""
-        return self._open_until
+    def allows_at(self) -> float | None:
+        """When the one attempt may be made; None if that is not a matter of time."""
+        return None if self._probing else self._open_until
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the one attempt is being made."""
+        return self._probing
 
     def allows(self, now: float) -> bool:
         """Whether the handler may be called now."""
@@ -40,12 +47,19 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The handler did what it should, or gave a message up for a reason of its own."""
-        self._failures = 0
-        self._open_until = None
+        if self.is_closed or self._probing:
+            self._failures = 0
+            self._open_until = None
+            self._probing = False
+
+    def passed_over(self) -> None:
+        """The handler was not called after all."""
         self._probing = False
 
     def failed(self, now: float) -> None:
         """The handler failed."""
+        if not self.is_closed and not self._probing:
+            return
         self._failures += 1
         if self._failures >= self._options.failures:
             self._open_until = now + self._options.pause.total_seconds()

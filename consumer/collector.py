@@ -19,6 +19,7 @@ from consumer.verdict import GiveUp
 from outbox import copies
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
+from outbox.runtime.engine import uninterrupted
 from outbox.runtime.service import pause
 from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome, Subscription, Transport
@@ -142,6 +143,6 @@ class Collector:
 async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
     await stop.wait()
     try:
-        await subscription.stop()
+        await uninterrupted(subscription.stop())
     except BrokerUnavailable:
         return

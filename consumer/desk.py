@@ -21,8 +21,9 @@ from consumer.attempt import Attempts
 from consumer.board import Board, Unit
 from consumer.patience import LONGEST, Patience
 from consumer.settlement import Settlement
-from consumer.verdict import Verdict, Wait, is_failure
+from consumer.verdict import Verdict, Wait, has_failed, is_failure
 from outbox.errors import BrokerUnavailable
+from outbox.runtime.engine import uninterrupted
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery, Subscription
 
@@ -84,7 +85,9 @@ class Desk:
                 self._silence()
                 for helper in helpers:
                     helper.cancel()
-            await self._release(self._board.clear())
+            if not self._board.has_lanes:
+                await self._release(self._board.clear())
+        # Of a lane nothing goes back before what is in flight, which would then come behind it.
         # What was in flight may have been put back meanwhile.
         await self._release(self._board.clear())
 
@@ -130,14 +133,16 @@ class Desk:
             # As above; whoever takes in the next ones notices it too.
             pass
         except BaseException:
+            # A handler may also have cancelled this task, of which nobody else would take notice.
             self._ending.set()
+            self._leaving.set()
             raise
         self._free += 1
         self._begin(group)
 
     def _considered(self, unit: Unit, verdicts: list[Verdict]) -> list[Verdict]:
         """The verdicts, but while the circuit breaker is open a failure counts for no message."""
-        failed = any(map(is_failure, verdicts))
+        failed = has_failed(verdicts)
         self._board.ended(unit, self._now(), failed=failed)
         if not failed or not self._board.is_patient(unit.handler):
             return verdicts
@@ -147,6 +152,9 @@ class Desk:
         waits = await self._settlement.settle(
             self._subscription, unit.deliveries, verdicts, self._ending
         )
+        if waits is None:
+            self._leaving.set()
+            return
         if not self._widened and any(wait is not None for wait in waits):
             await self._widen()
         for waiting, wait in zip(unit.waiting, waits, strict=True):
@@ -160,14 +168,16 @@ class Desk:
             await pause(self._ending, LONGEST / 10)
             stale = self._board.stale(self._now() - LONGEST.total_seconds())
             try:
-                await self._settlement.exchange(self._subscription, stale)
+                left = await self._settlement.exchange(self._subscription, stale)
             except BrokerUnavailable:
                 return
+            self._board.put(left, self._now())
 
     async def _leave_when(self, event: asyncio.Event) -> None:
         await event.wait()
         try:
-            await self._subscription.stop()
+            # Otherwise the broker goes on delivering to us what we have no use for.
+            await uninterrupted(self._subscription.stop())
         except BrokerUnavailable:
             return
 

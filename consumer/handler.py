@@ -22,7 +22,7 @@ LONGEST_BATCH = 5_000
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """
-    At most *messages* in any time of *per*, in each process.
+    At most *messages* in a time of *per* for long, in each process, and once as many after a rest.
 
     Raises ConfigurationError unless both are positive.
     """

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from consumer.handler import Expired, Handler, Lease
 from consumer.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.opening import Attempt
-from consumer.transaction import within
+from consumer.transaction import is_cancelled_from_outside, within
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, GiveUp, Verdict, Wait
 from outbox.errors import DatabaseUnavailable, LeaseLost
 from outbox.runtime.engine import translated, uninterrupted
@@ -81,11 +81,13 @@ class Leased:
             await asyncio.wait({working, extending}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise LeaseLost
-            await working
+            error = working.result()
         finally:
             for task in (working, extending):
                 task.cancel()
             await asyncio.wait({working, extending})
+        if error is not None:
+            raise error
         return timedelta(seconds=clock() - began)
 
     async def complete(
@@ -115,9 +117,18 @@ class Leased:
                 lambda session: self.leases.release(session, attempt.envelope, owner=held.owner)
             )
 
-    async def _function(self, handler: Handler, attempt: Attempt) -> None:
-        async with within(handler.timeout):
-            await handler.function(attempt.message)
+    async def _function(self, handler: Handler, attempt: Attempt) -> BaseException | None:
+        """What the handler raises. Raised in this task, a SystemExit would end the process."""
+        try:
+            async with within(handler.timeout):
+                await handler.function(attempt.message)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if is_cancelled_from_outside(error):
+                raise
+            return error
+        return None
 
     async def _extend(self, handler: Handler, attempt: Attempt, owner: UUID) -> None:
         """Return once the lease is lost."""

@@ -74,13 +74,16 @@ class Leases:
                 )
             )
         ).one_or_none()
-        if row is None:
-            # Purged in between: the next claim finds it free.
-            return Busy(timedelta(0))
-        if row.status == COMPLETED:
+        if row is not None and row.status == COMPLETED:
             return Completed()
+        if row is None or row.status == FAILED:
+            # Purged or released in between: the next claim finds it free.
+            return Busy(timedelta(0))
         left: timedelta = row.lease_until - row.now
-        return Busy(left) if left > timedelta(0) else Over()
+        if left <= timedelta(0) and lease.expired is Expired.STOP:
+            return Over()
+        # A lease may have ended in between, too.
+        return Busy(max(left, timedelta(0)))
 
     async def extend(
         self, session: AsyncSession, envelope: Envelope, lease: Lease, *, owner: UUID

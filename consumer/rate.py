@@ -21,9 +21,11 @@ class Rate:
         # The margin keeps a message that has waited its time from waiting a rounding error more.
         return int(self._allowance - ahead / self._interval + 1e-6)
 
-    def next_at(self) -> float:
-        """When there is room for one message."""
-        return self._arrival - (self._allowance - 1) * self._interval
+    def next_at(self, count: int) -> float | None:
+        """When there is room for *count* messages; None if there never is for so many at once."""
+        if count > self._allowance:
+            return None
+        return self._arrival - (self._allowance - count) * self._interval
 
     def taken(self, count: int, now: float) -> None:
         """So many messages are being handled."""

@@ -56,13 +56,15 @@ class Settlement:
         deliveries: Sequence[Delivery],
         verdicts: Sequence[Verdict],
         stop: asyncio.Event,
-    ) -> list[timedelta | None]:
+    ) -> list[timedelta | None] | None:
         """
         Carry out *verdicts* on *deliveries*.
 
-        Returns for each None, or how long to wait before it is handled again.
+        Returns for each None, or how long to wait before it is handled again; or None for all if
+        some could not be settled, and have to come again.
         Raises BrokerUnavailable if the subscription is lost.
         """
+        all_settled = True
         waits: list[timedelta | None] = []
         acks: list[Delivery] = []
         settled: list[tuple[str | None, Verdict]] = []
@@ -70,6 +72,7 @@ class Settlement:
             waits.append(verdict.delay if isinstance(verdict, Wait) else None)
             done = await self._carry_out(subscription, delivery, verdict, stop)
             if done is None:
+                all_settled = all_settled and isinstance(verdict, Wait)
                 continue
             settled.append((delivery.message.type, done))
             if not isinstance(done, TryAgain):
@@ -77,14 +80,25 @@ class Settlement:
         if acks:
             await subscription.ack(*acks)
         self._telemetry.settled(settled)
-        return waits
+        return waits if all_settled else None
 
-    async def exchange(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """Put copies of *deliveries* into the queue in their place: they are counted anew."""
-        for delivery in deliveries:
-            await subscription.replace(
+    async def exchange(
+        self, subscription: Subscription, deliveries: Sequence[Delivery]
+    ) -> list[Delivery]:
+        """
+        Put copies of *deliveries* into the queue in their place: they are counted anew.
+
+        Returns those for which the broker took no copy.
+        Raises BrokerUnavailable if the subscription is lost.
+        """
+        return [
+            delivery
+            for delivery in deliveries
+            if Outcome.ACKED
+            is not await subscription.replace(
                 delivery, retried(delivery.message, queue=self._queues.name)
             )
+        ]
 
     async def _carry_out(
         self, subscription: Subscription, delivery: Delivery, verdict: Verdict, stop: asyncio.Event

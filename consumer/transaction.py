@@ -76,7 +76,8 @@ async def transact(
     finally:
         # After the commit there is nothing to wait for; `async with` would make a task of it.
         if session.in_transaction():
-            await uninterrupted(session.close())
+            with translated():
+                await uninterrupted(session.close())
     verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
     verdicts |= {id(each): DONE for each in chosen}
     return Kept([verdicts.get(id(each), PARKED) for each in attempts], durations)

@@ -2,7 +2,7 @@
 What becomes of a delivery: pure decisions after an attempt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
@@ -87,6 +87,23 @@ DONE = Done()
 DUPLICATE = Done(duplicate=True)
 FILTERED = Filtered()
 PARKED = Parked()
+
+
+def has_failed(verdicts: Iterable[Verdict]) -> bool | None:
+    """Whether a handler has failed with one of these; None if it was called for none of them."""
+    if any(map(is_failure, verdicts)):
+        return True
+    return False if any(map(_was_called, verdicts)) else None
+
+
+def _was_called(verdict: Verdict) -> bool:
+    match verdict:
+        case Done(duplicate=duplicate):
+            return not duplicate
+        case GiveUp(code=code):
+            return code not in CODES
+        case _:
+            return False
 
 
 def is_failure(verdict: Verdict) -> bool:

@@ -29,6 +29,8 @@ _SAFE_DEAD_LETTERING: Arguments = {
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
+_NO_LIMIT = 2**31 - 1
+"""What a consumer takes 20 times and does not settle, RabbitMQ 4 drops from queues without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class ConsumerQueues:
         return Topology(
             exchanges=base.exchanges,
             queues=[
-                Queue(self.dead, dict(_QUORUM)),
+                Queue(self.dead, {**_QUORUM, "x-delivery-limit": _NO_LIMIT}),
                 *(self._retry_queue(delay) for delay in self.retry_queues),
                 self._work_queue(dlx_exchange),
             ],

@@ -68,6 +68,7 @@ _RETRY_SWEEP_MS = 60_000
 _NORMAL = 4
 _MAX_SHORT_STRING = 255
 _MAX_PRIORITY = 255
+_LAST_ROUTING_KEYS = "x-last-death-routing-keys"
 _PLAIN_PROPERTIES = (
     "message_id",
     "type",
@@ -209,16 +210,15 @@ def _dead_letter(db: sqlite3.Connection, now: int, *, seq: int, reason: str) -> 
 def _letter(
     message: WireMessage, queue: str, arguments: Mapping[str, Any], reason: str
 ) -> WireMessage:
-    death = {
-        "x-first-death-queue": queue,
-        "x-first-death-reason": reason,
-        "x-first-death-exchange": message.exchange,
-    }
+    # As RabbitMQ does, which writes the routing keys into x-death.
+    death = {"queue": queue, "reason": reason, "exchange": message.exchange}
+    first = {f"x-first-death-{name}": value for name, value in death.items()}
+    last = {f"x-last-death-{name}": value for name, value in death.items()}
     return dataclasses.replace(
         message,
         exchange=arguments["x-dead-letter-exchange"],
         routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key),
-        headers={**death, **message.headers},
+        headers={**first, **message.headers, **last, _LAST_ROUTING_KEYS: [message.routing_key]},
     )
 
 

@@ -1,0 +1,346 @@
+"""
+How the deliveries of one subscription are worked off, whatever handlers and servers do.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer import CircuitBreaker, RateLimit, desk
+from consumer.board import Board, Unit
+from consumer.desk import Desk
+from consumer.handler import Handler
+from consumer.patience import Patience
+from consumer.settlement import Settlement
+from consumer.telemetry import Telemetry
+from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
+from outbox.backoff import Exponential
+from outbox.codec import WireMessage
+from outbox.runtime.probes import Health
+from outbox.topology import ConsumerQueues
+from outbox.transports.base import Delivery, Outcome
+from outbox.transports.inbox import Inbox
+
+SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
+Make = Callable[[Unit], Awaitable[list[Verdict]]]
+
+
+def a_delivery(tag: int, *, redelivered: bool = False, lane: str | None = None) -> Delivery:
+    headers = {"lane": lane} if lane else {}
+    message = WireMessage(exchange="", routing_key="q", body=b"", type="a", headers=headers)
+    return Delivery(message, tag, redelivered=redelivered)
+
+
+def lane_of(delivery: Delivery) -> str | None:
+    return delivery.message.headers.get("lane")
+
+
+class FakeSubscription:
+    """
+    Gives out *deliveries* one by one, one unsettled at a time until it is widened.
+
+    Remembers what is said of them.
+    """
+
+    def __init__(self, *deliveries: Delivery, outcomes: Sequence[Outcome] = ()) -> None:
+        self.inbox = Inbox()
+        self.inbox.put(deliveries)
+        self.said: list[Any] = []
+        self.stopped = asyncio.Event()
+        self._outcomes = list(outcomes)
+        self._room = asyncio.Semaphore(1)
+
+    async def take(self, _limit: int) -> list[Delivery]:
+        await self._room.acquire()
+        return await self.inbox.take(1)
+
+    async def widen(self, prefetch: int) -> None:
+        self.said.append(("widen", prefetch))
+        self._make_room(prefetch)
+
+    def _make_room(self, count: int) -> None:
+        for _ in range(count):
+            self._room.release()
+
+    async def stop(self) -> None:
+        self.inbox.end()
+        self._make_room(1)
+        for _ in range(5):  # the broker answers after a while
+            await asyncio.sleep(0)
+        self.stopped.set()
+
+    async def ack(self, *deliveries: Delivery) -> None:
+        self.said += [("ack", each.tag) for each in deliveries]
+        self._make_room(len(deliveries))
+
+    async def replace(self, delivery: Delivery, _copy: WireMessage) -> Outcome:
+        outcome = self._outcomes.pop(0) if self._outcomes else Outcome.ACKED
+        self.said.append(("replace", delivery.tag, outcome.value))
+        return outcome
+
+    async def release(self, delivery: Delivery) -> None:
+        self.said.append(("release", delivery.tag))
+
+
+class Office:
+    """A desk with everything around it, where *make* stands for the handlers."""
+
+    def __init__(
+        self,
+        subscription: FakeSubscription,
+        make: Make,
+        *,
+        patience: Any = None,
+        ordered: bool = False,
+        concurrency: int = 1,
+        **options: Any,
+    ) -> None:
+        it: Any = self
+        self.subscription = subscription
+        self.stop = asyncio.Event()
+        self.make = make
+        telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
+        patience = patience or Patience(
+            reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
+            telemetry=telemetry,
+            health=Health(),
+            chance=lambda: 0.0,
+        )
+        self.settlement = Settlement(
+            queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
+            burials=it,
+            lanes=None,
+            patience=patience,
+            telemetry=telemetry,
+        )
+        board = Board({"a": Handler("a", **options)}, lane_of=lane_of if ordered else None)
+        self.desk = Desk(
+            it.subscription,
+            board=board,
+            attempts=it,
+            settlement=self.settlement,
+            patience=patience,
+            concurrency=concurrency,
+            prefetch=10,
+            widened=False,
+        )
+
+    async def give_up(self, _message: WireMessage, **_: Any) -> bool:
+        return True
+
+    async def works(self) -> list[Any]:
+        async with asyncio.timeout(10):
+            await self.desk.work(self.stop)
+        return self.subscription.said
+
+
+async def test_deliveries_come_one_at_a_time_until_one_is_fresh():
+    subscription = FakeSubscription(
+        a_delivery(1, redelivered=True), a_delivery(2, redelivered=True), a_delivery(3)
+    )
+
+    async def make(unit: Unit) -> list[Verdict]:
+        if unit.deliveries[0].tag == 3:
+            office.stop.set()
+        return [DONE]
+
+    office = Office(subscription, make)
+
+    assert await office.works() == [("ack", 1), ("ack", 2), ("widen", 10), ("ack", 3)]
+
+
+async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
+    subscription = FakeSubscription(a_delivery(1, redelivered=True))
+    verdicts: list[Verdict] = [Wait(MILLISECOND), DONE]
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        if len(verdicts) == 1:
+            office.stop.set()
+        return [verdicts.pop(0)]
+
+    office = Office(subscription, make)
+
+    assert await office.works() == [("widen", 10), ("ack", 1)]
+
+
+async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_left():
+    async def make(_unit: Unit) -> list[Verdict]:
+        office.stop.set()
+        return [DONE]
+
+    office = Office(FakeSubscription(a_delivery(1)), make)
+
+    await office.works()
+
+    assert office.subscription.stopped.is_set()
+
+
+async def test_what_waits_goes_back_while_what_is_in_flight_is_finished():
+    finish = asyncio.Event()
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        office.stop.set()
+        await finish.wait()
+        return [DONE]
+
+    office = Office(FakeSubscription(a_delivery(1), a_delivery(2)), make)
+    office.subscription.release = _setting(finish, office.subscription.release)  # type: ignore[method-assign]
+
+    assert (await office.works())[1:] == [("release", 2), ("ack", 1)]
+
+
+async def test_of_a_lane_nothing_goes_back_before_what_is_in_flight():
+    """It would be delivered again before it."""
+    second_is_here = asyncio.Event()
+
+    async def make(unit: Unit) -> list[Verdict]:
+        await second_is_here.wait()
+        office.stop.set()
+        await office.subscription.stopped.wait()
+        return [Wait(SECOND) for _ in unit.deliveries]
+
+    office = Office(FakeSubscription(a_delivery(1, lane="x")), make, ordered=True)
+    office.subscription.inbox.put([a_delivery(2, lane="x")])
+    office.subscription.widen = _setting(second_is_here, office.subscription.widen)  # type: ignore[method-assign]
+
+    said = await office.works()
+
+    assert [each for each in said if each[0] != "widen"] == [("release", 1), ("release", 2)]
+
+
+def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> Any:
+    async def called(*arguments: Any) -> None:
+        await method(*arguments)
+        event.set()
+
+    return called
+
+
+async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk_from_ending():
+    async def make(_unit: Unit) -> list[Verdict]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return [DONE]
+
+    office = Office(FakeSubscription(a_delivery(1)), make)
+
+    assert ("ack", 1) not in await office.works()
+
+
+class Impatience:
+    """A server that is away for longer than anybody waits."""
+
+    async def until_done(self, work: Any, _stop: asyncio.Event) -> Any:
+        return None if work.func.__name__ == "give_up" else await work()
+
+
+async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_first():
+    handled = []
+
+    async def make(unit: Unit) -> list[Verdict]:
+        handled.append(unit.deliveries[0].tag)
+        return [GiveUp(1, "malformed")]
+
+    deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
+    office = Office(FakeSubscription(*deliveries), make, patience=Impatience(), ordered=True)
+
+    said = await office.works()
+
+    assert handled == [1]
+    assert ("ack", 1) not in said
+    assert office.subscription.stopped.is_set()
+
+
+async def test_failures_count_for_no_message_while_the_breaker_is_open():
+    given_up = GiveUp(1, "retries_exhausted")
+    verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        if len(verdicts) == 1:
+            office.stop.set()
+        return [verdicts.pop(0)]
+
+    breaker = CircuitBreaker(failures=1, pause=MILLISECOND)
+    deliveries = [a_delivery(number) for number in (1, 2)]
+    office = Office(FakeSubscription(*deliveries), make, circuit_breaker=breaker)
+
+    said = [each for each in await office.works() if each[0] != "widen"]
+
+    assert said == [("ack", 1), ("ack", 2)]
+
+
+async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_copy(monkeypatch):
+    monkeypatch.setattr(desk, "LONGEST", timedelta(milliseconds=20))
+    replaced = asyncio.Event()
+    subscription = FakeSubscription(
+        a_delivery(1), a_delivery(2), outcomes=[Outcome.NACKED, Outcome.ACKED]
+    )
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        return [DONE]
+
+    office = Office(subscription, make, rate_limit=RateLimit(1, timedelta(hours=1)))
+    replace = subscription.replace
+
+    async def stopping_replace(delivery: Delivery, copy: WireMessage) -> Outcome:
+        outcome = await replace(delivery, copy)
+        if outcome is Outcome.ACKED:
+            replaced.set()
+            office.stop.set()
+        return outcome
+
+    subscription.replace = stopping_replace  # type: ignore[method-assign]
+
+    said = [each for each in await office.works() if each[0] != "widen"]
+
+    assert said == [("ack", 1), ("replace", 2, "refused"), ("replace", 2, "acked")]
+
+
+async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monkeypatch):
+    """While the one attempt of a breaker is made, only its end can bring more."""
+    looks = 0
+    calls, probe_ends = itertools.count(1), asyncio.Event()
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        if next(calls) == 1:
+            return [TryAgain(1, SECOND)]
+        asyncio.get_running_loop().call_later(0.1, probe_ends.set)
+        await probe_ends.wait()
+        office.stop.set()
+        return [DONE]
+
+    breaker = CircuitBreaker(failures=1, pause=MILLISECOND)
+    office = Office(
+        FakeSubscription(*(a_delivery(number) for number in range(6))),
+        make,
+        circuit_breaker=breaker,
+        concurrency=9,
+    )
+    take = Board.take
+
+    def counted(board: Board, now: float) -> Unit | None:
+        nonlocal looks
+        looks += 1
+        return take(board, now)
+
+    monkeypatch.setattr(Board, "take", counted)
+
+    await office.works()
+
+    assert looks < 50
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.UNKNOWN, Outcome.RETURNED])
+async def test_an_exchange_tells_what_it_could_not_exchange(outcome):
+    subscription: Any = FakeSubscription(outcomes=[Outcome.ACKED, outcome])
+    office = Office(subscription, make=None)  # type: ignore[arg-type]
+    first, second = a_delivery(1), a_delivery(2)
+
+    assert await office.settlement.exchange(subscription, [first, second]) == [second]
