@@ -310,6 +310,7 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
 
     async def make(_unit: Unit) -> list[Verdict]:
         if next(calls) == 1:
+            office.subscription.inbox.put([a_delivery(1), a_delivery(2)])
             return [TryAgain(1, SECOND)]
         asyncio.get_running_loop().call_later(0.1, probe_ends.set)
         await probe_ends.wait()
@@ -318,10 +319,10 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
 
     breaker = CircuitBreaker(failures=1, pause=MILLISECOND)
     office = Office(
-        FakeSubscription(*(a_delivery(number) for number in range(6))),
+        FakeSubscription(a_delivery(0)),
         make,
         circuit_breaker=breaker,
-        concurrency=9,
+        concurrency=2,
     )
     take = Board.take
 
