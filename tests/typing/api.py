@@ -1,16 +1,32 @@
 """
 Never run, only type-checked: what a user's code looks like to a type checker.
+
+Where it is wrong the type checker has to say so: an ignored error that is none is an error.
 """
+
+from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 import outbox
-from consumer import Consumer, Message
+from consumer import (
+    CircuitBreaker,
+    Consumer,
+    Expired,
+    Levels,
+    Message,
+    RateLimit,
+    Reject,
+    Retry,
+)
 from outbox import Event, HealthDataMessage
 
 etl = Consumer("etl", bindings=["health.processing.#"])
+ordered = Consumer("ordered", bindings=["#"], queue="mine", ordered=True)
+minute = timedelta(minutes=1)
 
 
 @etl.on("health.data.uploaded", model=HealthDataMessage)
@@ -22,6 +38,94 @@ async def load(message: Message[HealthDataMessage], session: AsyncSession) -> No
 @etl.on("anything.else")
 async def other(message: Message[dict[str, int]], session: AsyncSession) -> None:
     del message, session
+
+
+@etl.on(
+    "every.option",
+    batch_size=100,
+    model=None,
+    wanted=lambda message: message.payload["kind"] == "meter",
+    timeout=minute,
+    rate_limit=RateLimit(100, per=minute),
+    circuit_breaker=CircuitBreaker(failures=3, pause=minute),
+    retry=Levels.exponential(minute, 60 * minute, max_retries=9, jitter=True),
+)
+async def with_options(message: Message[dict[str, str]], session: AsyncSession) -> None:
+    del session
+    if message.attempt > 1:
+        raise Retry(after=minute)
+    raise Reject("unknown_device")
+
+
+@etl.on_batch("many.at.once", size=500, model=HealthDataMessage, timeout=minute)
+async def load_many(messages: Sequence[Message[HealthDataMessage]], session: AsyncSession) -> None:
+    del session
+    sizes: list[int] = [message.payload.file_size_bytes for message in messages]
+    del sizes
+
+
+@etl.on_leased("by.mail", lease=minute, expired=Expired.STOP, retry=Levels([minute], 3))
+async def send(message: Message[dict[str, str]]) -> None:
+    key: str = message.idempotency_key
+    del key
+
+
+async def still_callable(message: Message[HealthDataMessage], session: AsyncSession) -> None:
+    await load(message, session)
+    await load_many([message], session)
+    await load(message)  # type: ignore[call-arg]
+
+
+@etl.on("is.not.async")  # type: ignore[type-var]
+def not_async(message: Message[object], session: AsyncSession) -> None:
+    del message, session
+
+
+@etl.on("has.no.session")  # type: ignore[type-var]
+async def no_session(message: Message[object]) -> None:
+    del message
+
+
+@etl.on("returns.something")  # type: ignore[type-var]
+async def returns(message: Message[object], session: AsyncSession) -> int:
+    del message, session
+    return 1
+
+
+@etl.on_batch("takes.one", size=2)  # type: ignore[type-var]
+async def takes_one(message: Message[object], session: AsyncSession) -> None:
+    del message, session
+
+
+@etl.on_batch("has.no.size")  # type: ignore[call-arg]
+async def no_size(messages: Sequence[Message[object]], session: AsyncSession) -> None:
+    del messages, session
+
+
+@etl.on_leased("has.a.session")  # type: ignore[type-var]
+async def has_session(message: Message[object], session: AsyncSession) -> None:
+    del message, session
+
+
+@etl.on("has.strange.options", timeout=5)  # type: ignore[arg-type]
+async def strange_options(message: Message[object], session: AsyncSession) -> None:
+    del message, session
+
+
+@etl.on("has.an.unknown.option", retries=5)  # type: ignore[call-arg]
+async def unknown_option(message: Message[object], session: AsyncSession) -> None:
+    del message, session
+
+
+@etl.on_leased("has.batches", batch_size=5)  # type: ignore[call-arg]
+async def leased_batches(message: Message[object]) -> None:
+    del message
+
+
+def wrong_outcomes() -> None:
+    Retry(minute)  # type: ignore[call-arg]
+    Retry(after=5)  # type: ignore[arg-type]
+    Reject(5)  # type: ignore[arg-type]
 
 
 def produce(session: Session, connection: Connection, upload: HealthDataMessage) -> None:

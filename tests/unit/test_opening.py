@@ -1,0 +1,143 @@
+"""
+What a delivery is opened to: an attempt, or the reason why there is none.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from consumer.handler import Handler
+from consumer.opening import Attempt, open_delivery
+from consumer.verdict import FILTERED, GiveUp, TryAgain, Verdict, Wait
+from outbox import HealthDataMessage, copies
+from outbox.codec import WireMessage
+from outbox.transports.base import Delivery
+from tests.support.builders import an_event, an_upload, on_the_wire
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+RETENTION = timedelta(days=30)
+ANY = Handler("test.happened")
+UPLOADS = Handler("health.data.uploaded", model=HealthDataMessage)
+
+
+def a_message(**changes: Any) -> WireMessage:
+    return replace(on_the_wire(an_event(), exchange="main", created_at=NOON), **changes)
+
+
+def an_upload_message(**changes: Any) -> WireMessage:
+    uploaded = on_the_wire(an_upload().to_event(), exchange="main", created_at=NOON)
+    return replace(uploaded, **changes)
+
+
+def opened(
+    message: WireMessage, handler: Handler | None = ANY, *, flaw: str | None = None
+) -> Attempt | Verdict:
+    delivery = Delivery(message, 1, redelivered=True, flaw=flaw)
+    return open_delivery(delivery, handler, now=NOON, retention=RETENTION)
+
+
+def test_a_message_becomes_an_attempt_with_what_the_handler_gets():
+    attempt = opened(a_message(headers={**a_message().headers, "x-outbox-attempt": 2}))
+
+    assert isinstance(attempt, Attempt)
+    assert (attempt.number, attempt.message.attempt, attempt.message.redelivered) == (3, 3, True)
+    assert attempt.message.payload == {"number": 1}
+    assert attempt.key == attempt.envelope.idempotency_key == attempt.message.idempotency_key
+
+
+def test_a_payload_is_what_was_registered():
+    attempt = opened(an_upload_message(), UPLOADS)
+
+    assert isinstance(attempt, Attempt)
+    assert isinstance(attempt.message.payload, HealthDataMessage)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"message_id": None}, "no_identity"),
+        ({"message_id": "17"}, "no_identity"),
+        ({"type": None}, "malformed"),
+        ({"body": b"{"}, "malformed"),
+        ({"body": b"NaN"}, "malformed"),
+        ({"body": b'{"a": 1, "a": 2}'}, "malformed"),
+        ({"content_encoding": "zstd"}, "content_encoding_unknown"),
+        ({"headers": {"x-outbox-version": 99}}, "schema_unsupported"),
+    ],
+)
+def test_what_cannot_be_read_is_given_up_for_its_reason(changes, code):
+    assert opened(a_message(**changes)) == GiveUp(1, code)
+
+
+@pytest.mark.parametrize("changes", [{"body": b"{}"}, {"body": b"7"}])
+def test_a_payload_that_is_not_the_model_is_given_up(changes):
+    assert opened(an_upload_message(**changes), UPLOADS) == GiveUp(1, "schema_unsupported")
+
+
+def test_bytes_are_no_model():
+    message = an_upload_message(content_type="text/plain")
+
+    assert opened(message, UPLOADS) == GiveUp(1, "malformed")
+
+
+def test_what_has_no_handler_is_given_up_unless_it_cannot_be_read():
+    assert opened(a_message(), None) == GiveUp(1, "no_handler")
+    assert opened(a_message(message_id=None), None) == GiveUp(1, "no_identity")
+
+
+def test_what_the_broker_could_not_hand_over_whole_is_given_up():
+    assert opened(a_message(), flaw="malformed") == GiveUp(1, "malformed")
+
+
+def test_the_number_of_what_is_given_up_counts_the_attempts_before():
+    message = a_message(headers={"x-outbox-attempt": 2}, body=b"{")
+
+    assert opened(message) == GiveUp(3, "malformed")
+
+
+def test_what_may_have_been_forgotten_is_given_up():
+    """Its dedup row would be gone, if there was one."""
+    just = on_the_wire(an_event(), exchange="main", created_at=NOON - RETENTION)
+    older = NOON - RETENTION - timedelta(seconds=1)
+
+    assert isinstance(opened(just), Attempt)
+    assert opened(on_the_wire(an_event(), exchange="main", created_at=older)) == GiveUp(
+        1, "too_old_to_dedupe"
+    )
+
+
+def test_a_handler_gets_only_what_it_wants():
+    picky = Handler("test.happened", wanted=lambda message: message.payload == {"number": 1})
+
+    assert isinstance(opened(a_message(), picky), Attempt)
+    assert opened(a_message(body=b'{"number": 2}'), picky) is FILTERED
+
+
+def test_a_filter_is_asked_only_about_what_can_be_read():
+    def wanted(_message: object) -> bool:
+        raise AssertionError
+
+    assert opened(a_message(body=b"{"), Handler("test.happened", wanted=wanted)) == GiveUp(
+        1, "malformed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("early", "becomes"),
+    [
+        (timedelta(0), Attempt),
+        (timedelta(milliseconds=1), Wait(timedelta(milliseconds=1))),
+        (timedelta(seconds=4), Wait(timedelta(seconds=4))),
+        (timedelta(seconds=5), TryAgain(2, timedelta(seconds=5), failed=False)),
+        (timedelta(days=2), TryAgain(2, timedelta(days=2), failed=False)),
+    ],
+    ids=str,
+)
+def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(early, becomes):
+    copy = copies.retried(a_message(), queue="q", attempt=2, not_before=NOON + early)
+
+    found = opened(copy)
+
+    assert isinstance(found, Attempt) if becomes is Attempt else found == becomes

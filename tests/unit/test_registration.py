@@ -1,0 +1,144 @@
+"""
+What can be registered with a consumer, and what is refused with an error that names it.
+"""
+
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from consumer import CircuitBreaker, Consumer, Expired, Levels, RateLimit
+from consumer.handler import Handler, Lease
+from outbox.errors import ConfigurationError
+
+SECOND = timedelta(seconds=1)
+NOTHING = timedelta(0)
+
+
+async def handle(*_: Any) -> None: ...
+
+
+def a_consumer(**changes: Any) -> Consumer:
+    return Consumer("etl", **{"bindings": ["#"], **changes})
+
+
+def test_what_is_registered_is_what_was_said():
+    consumer = a_consumer()
+    limit, breaker, retry = RateLimit(5), CircuitBreaker(), Levels([SECOND], 1)
+
+    decorated = consumer.on(
+        "a", batch_size=9, timeout=SECOND, rate_limit=limit, circuit_breaker=breaker, retry=retry
+    )(handle)
+
+    assert decorated is handle
+    assert consumer.handlers["a"] == Handler(
+        "a",
+        function=handle,
+        batch_size=9,
+        timeout=SECOND,
+        rate_limit=limit,
+        circuit_breaker=breaker,
+        retry=retry,
+    )
+
+
+def test_a_handler_of_batches_takes_lists():
+    consumer = a_consumer()
+
+    consumer.on_batch("a", size=9)(handle)
+
+    assert consumer.handlers["a"] == Handler("a", function=handle, batch_size=9, takes_list=True)
+
+
+def test_a_leased_handler_has_a_lease():
+    consumer = a_consumer()
+
+    consumer.on_leased("a", lease=5 * SECOND, expired=Expired.STOP)(handle)
+
+    lease = Lease(5 * SECOND, Expired.STOP)
+    assert consumer.handlers["a"] == Handler("a", function=handle, lease=lease)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": "no spaces"}, "consumer name"),
+        ({"name": ""}, "consumer name"),
+        ({"bindings": []}, "consumer etl: bindings"),
+        ({"bindings": "health.#"}, "consumer etl: bindings"),
+    ],
+)
+def test_a_consumer_that_cannot_work_is_refused(changes, named):
+    with pytest.raises(ConfigurationError, match=f"^{named}: |^{named} must"):
+        Consumer(**{"name": "etl", "bindings": ["#"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 5_001}, "batch_size"),
+        ({"timeout": NOTHING}, "timeout"),
+        ({"timeout": -SECOND}, "timeout"),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused_by_its_name(options, named):
+    consumer = a_consumer()
+
+    with pytest.raises(ConfigurationError, match=f"^consumer etl: a: {named}: "):
+        consumer.on("a", **options)
+
+    assert consumer.handlers == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (partial(RateLimit, 0), "rate_limit"),
+        (partial(RateLimit, 1, NOTHING), "rate_limit"),
+        (partial(CircuitBreaker, failures=0), "circuit_breaker"),
+        (partial(CircuitBreaker, pause=NOTHING), "circuit_breaker"),
+        (partial(Lease, timedelta(milliseconds=999), Expired.STOP), "lease"),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_work_is_refused_where_it_is_made(make, named):
+    with pytest.raises(ConfigurationError, match=f"^{named}: "):
+        make()
+
+
+def test_a_type_has_one_handler_of_whatever_kind():
+    consumer = a_consumer()
+    consumer.on("a")(handle)
+
+    for again in (
+        lambda: consumer.on("a"),
+        lambda: consumer.on_batch("a", size=2),
+        lambda: consumer.on_leased("a"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^consumer etl: a has a handler already$"):
+            again()
+
+
+@pytest.mark.parametrize("event_type", ["", "no spaces", "a" * 200, "a..b"])
+def test_a_type_that_no_event_can_have_is_refused(event_type):
+    with pytest.raises(ConfigurationError, match=r"^consumer etl: "):
+        a_consumer().on(event_type)
+
+
+def test_an_ordered_consumer_takes_no_leases_and_no_breakers():
+    """While either waits, the messages of a key would have to."""
+    consumer = a_consumer(ordered=True)
+
+    consumer.on("a", batch_size=9, rate_limit=RateLimit(1))(handle)
+    for refused in (
+        lambda: consumer.on("b", circuit_breaker=CircuitBreaker()),
+        lambda: consumer.on_batch("b", size=2, circuit_breaker=CircuitBreaker()),
+        lambda: consumer.on_leased("b"),
+    ):
+        with pytest.raises(
+            ConfigurationError, match=r"^consumer etl: b: an ordered consumer takes no"
+        ):
+            refused()
+    assert set(consumer.handlers) == {"a"}
