@@ -74,15 +74,15 @@ class Leases:
                 )
             )
         ).one_or_none()
-        if row is not None and row.status == COMPLETED:
-            return Completed()
-        if row is None or row.status == FAILED:
-            # Purged or released in between: the next claim finds it free.
+        if row is None:
+            # Purged in between: the next claim finds it free.
             return Busy(timedelta(0))
+        if row.status == COMPLETED:
+            return Completed()
         left: timedelta = row.lease_until - row.now
         if left <= timedelta(0) and lease.expired is Expired.STOP:
             return Over()
-        # A lease may have ended in between, too.
+        # One that has ended since the attempt to claim it is for the next claim to take over.
         return Busy(max(left, timedelta(0)))
 
     async def extend(

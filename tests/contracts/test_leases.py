@@ -1,0 +1,234 @@
+"""
+What leases promise, in every database that they are used with.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from consumer.dedup import Dedup
+from consumer.handler import Expired, Lease
+from consumer.leases import Busy, Claim, Completed, Held, Leases, Over
+from consumer.tables import processed_messages
+from outbox import codec
+from outbox.event import Envelope
+from outbox.tables import database_now
+from tests.support.builders import an_event
+from tests.support.eventually import eventually
+
+Sessions = async_sessionmaker[AsyncSession]
+
+REPEAT = Lease(timedelta(minutes=1), Expired.REPEAT)
+STOP = Lease(timedelta(minutes=1), Expired.STOP)
+SHORT_REPEAT = Lease(timedelta(seconds=1), Expired.REPEAT)
+SHORT_STOP = Lease(timedelta(seconds=1), Expired.STOP)
+MINE, OTHER = uuid4(), uuid4()
+A_SECOND = timedelta(seconds=1)
+
+
+class Clerk:
+    """The leases of a consumer on one message, each call in a transaction of its own."""
+
+    def __init__(self, sessions: Sessions, *, consumer: str = "mail") -> None:
+        row = {"exchange": None, "content_encoding": None, **codec.to_row(an_event())}
+        self.envelope: Envelope = codec.from_row(row)
+        self.sessions = sessions
+        self.leases = Leases(consumer)
+
+    async def claim(self, lease: Lease, owner: UUID = MINE, attempt: int = 1) -> Claim:
+        async with self.sessions.begin() as session:
+            return await self.leases.claim(
+                session, self.envelope, lease, owner=owner, attempt=attempt
+            )
+
+    async def extend(self, lease: Lease, owner: UUID = MINE) -> bool:
+        async with self.sessions.begin() as session:
+            return await self.leases.extend(session, self.envelope, lease, owner=owner)
+
+    async def complete(self, owner: UUID = MINE) -> bool:
+        async with self.sessions.begin() as session:
+            return await self.leases.complete(session, self.envelope, owner=owner, took=A_SECOND)
+
+    async def release(self, owner: UUID = MINE) -> bool:
+        async with self.sessions.begin() as session:
+            return await self.leases.release(session, self.envelope, owner=owner)
+
+    async def row(self) -> sa.Row[Any]:
+        async with self.sessions() as session:
+            return (await session.execute(sa.select(processed_messages))).one()
+
+    async def is_over(self) -> bool:
+        """Whether the lease is, by the database's clock."""
+        async with self.sessions() as session:
+            return await self.is_over_in(session)()
+
+    def is_over_in(self, session: AsyncSession) -> Callable[[], Awaitable[bool]]:
+        async def is_over() -> bool:
+            over = processed_messages.c.lease_until < database_now()
+            return bool(await session.scalar(sa.select(over)))
+
+        return is_over
+
+
+@pytest.fixture
+def clerk(engine: AsyncEngine) -> Clerk:
+    return Clerk(async_sessionmaker(engine))
+
+
+async def test_who_claims_first_has_it_and_others_hear_for_how_long(clerk):
+    assert await clerk.claim(REPEAT) == Held(MINE)
+
+    busy = await clerk.claim(REPEAT, OTHER)
+
+    assert isinstance(busy, Busy)
+    assert timedelta(seconds=50) < busy.remaining <= REPEAT.duration
+    row = await clerk.row()
+    assert (row.status, row.owner, row.attempts) == ("processing", MINE, 1)
+
+
+@pytest.mark.parametrize("lease", [REPEAT, STOP], ids=["repeat", "stop"])
+async def test_what_is_completed_is_never_claimed_again(clerk, lease):
+    await clerk.claim(lease)
+
+    assert await clerk.complete()
+
+    assert await clerk.claim(lease, OTHER, attempt=2) == Completed()
+    row = await clerk.row()
+    assert (row.status, row.owner, row.lease_until, row.attempts) == ("completed", None, None, 1)
+    assert row.processing_duration_seconds == 1
+
+
+async def test_what_a_transaction_has_completed_is_not_claimed(clerk):
+    async with clerk.sessions.begin() as session:
+        key = clerk.envelope.idempotency_key
+        await Dedup("mail").first_times(session, {key: (clerk.envelope, 1)})
+
+    assert await clerk.claim(REPEAT) == Completed()
+
+
+@pytest.mark.parametrize("lease", [REPEAT, STOP], ids=["repeat", "stop"])
+async def test_what_is_released_can_be_claimed_at_once(clerk, lease):
+    await clerk.claim(lease)
+
+    assert await clerk.release()
+
+    assert (await clerk.row()).status == "failed"
+    assert await clerk.claim(lease, OTHER, attempt=2) == Held(OTHER)
+    assert (await clerk.row()).attempts == 2
+
+
+async def test_a_lease_that_is_over_is_taken_over_if_the_handler_may_be_called_again(clerk):
+    await clerk.claim(SHORT_REPEAT)
+    await eventually(clerk.is_over)
+
+    assert await clerk.claim(SHORT_REPEAT, OTHER) == Held(OTHER)
+
+
+async def test_a_lease_that_is_over_is_over_if_the_handler_must_not_be_called_again(clerk):
+    await clerk.claim(SHORT_STOP)
+    assert isinstance(await clerk.claim(SHORT_STOP, OTHER), Busy)
+    await eventually(clerk.is_over)
+
+    assert await clerk.claim(SHORT_STOP, OTHER) == Over()
+    assert (await clerk.row()).owner == MINE
+
+
+async def test_a_lease_that_is_extended_is_not_over(clerk):
+    await clerk.claim(SHORT_STOP)
+
+    assert await clerk.extend(STOP)
+
+    busy = await clerk.claim(STOP, OTHER)
+    assert isinstance(busy, Busy)
+    assert busy.remaining > timedelta(seconds=50)
+
+
+async def test_even_a_lease_that_was_over_is_its_owners_until_another_takes_it(clerk):
+    """A database that was away for longer than the lease is no reason to call a handler twice."""
+    await clerk.claim(SHORT_REPEAT)
+    await eventually(clerk.is_over)
+
+    assert await clerk.extend(REPEAT)
+
+    assert isinstance(await clerk.claim(REPEAT, OTHER), Busy)
+
+
+async def test_who_has_lost_it_finds_no_row_and_changes_nothing(clerk):
+    await clerk.claim(SHORT_REPEAT)
+    await eventually(clerk.is_over)
+    await clerk.claim(REPEAT, OTHER)
+    before = await clerk.row()
+
+    assert not await clerk.extend(REPEAT)
+    assert not await clerk.complete()
+    assert not await clerk.release()
+
+    assert await clerk.row() == before
+
+
+async def test_what_is_completed_or_released_is_nobodys(clerk):
+    await clerk.claim(REPEAT)
+    await clerk.release()
+    assert not await clerk.extend(REPEAT)
+    assert not await clerk.complete()
+
+    await clerk.claim(REPEAT)
+    await clerk.complete()
+    assert not await clerk.release()
+    assert (await clerk.row()).status == "completed"
+
+
+async def test_what_was_given_up_can_be_claimed_by_a_replay(clerk):
+    async with clerk.sessions.begin() as session:
+        await Dedup("mail").failed(session, clerk.envelope, attempt=4)
+
+    assert await clerk.claim(STOP) == Held(MINE)
+
+
+async def test_of_many_who_claim_at_once_one_has_it(clerk):
+    found = await asyncio.gather(*(clerk.claim(REPEAT, uuid4()) for _ in range(10)))
+
+    assert sorted(type(each).__name__ for each in found) == ["Busy"] * 9 + ["Held"]
+
+
+async def test_consumers_do_not_know_of_each_other(clerk):
+    other = Clerk(clerk.sessions, consumer="audit")
+    other.envelope = clerk.envelope
+
+    assert await clerk.claim(REPEAT) == Held(MINE)
+    assert await other.claim(REPEAT, OTHER) == Held(OTHER)
+
+
+class Slow:
+    """A session in which a while passes after the first statement."""
+
+    def __init__(self, session: AsyncSession, passes: Callable[[], Awaitable[object]]) -> None:
+        self._session = session
+        self._passes = [passes]
+        self.get_bind = session.get_bind
+
+    async def execute(self, statement: Any) -> Any:
+        result = await self._session.execute(statement)
+        while self._passes:
+            await self._passes.pop()()
+        return result
+
+
+async def test_a_lease_that_ends_while_it_is_looked_at_is_for_the_next_to_take_over(clerk):
+    """Who has waited for its end comes at just this moment."""
+    await clerk.claim(SHORT_REPEAT)
+
+    async with clerk.sessions.begin() as session:
+        slow: Any = Slow(session, lambda: eventually(clerk.is_over_in(session)))
+        found = await clerk.leases.claim(
+            slow, clerk.envelope, SHORT_REPEAT, owner=OTHER, attempt=1
+        )
+
+    assert found == Busy(timedelta(0))
+    assert await clerk.claim(SHORT_REPEAT, OTHER) == Held(OTHER)
