@@ -35,7 +35,7 @@ def opened(
     message: WireMessage, handler: Handler | None = ANY, *, flaw: str | None = None
 ) -> Attempt | Verdict:
     delivery = Delivery(message, 1, redelivered=True, flaw=flaw)
-    return open_delivery(delivery, handler, now=NOON, retention=RETENTION)
+    return open_delivery(delivery, handler, now=NOON, oldest=NOON - RETENTION)
 
 
 def test_a_message_becomes_an_attempt_with_what_the_handler_gets():
