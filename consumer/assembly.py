@@ -19,6 +19,7 @@ from consumer.collector import Collector, ReturnPolicy
 from consumer.consumer import Consumer
 from consumer.dead_letters import Burials
 from consumer.dedup import Dedup
+from consumer.durations import Durations
 from consumer.janitor import Janitor
 from consumer.lanes import Lanes
 from consumer.leased import Leased
@@ -104,7 +105,9 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
             group.create_task(staff.collector.run(stop))
             if staff.attendant is not None:
                 group.create_task(staff.attendant.run(stop))
+            group.create_task(staff.durations.run(stop))
             await staff.workers.run(stop)
+        await staff.durations.write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Staff:
     collector: Collector
     attendant: Attendant | None
     janitor: Janitor
+    durations: Durations
 
 
 def assemble(
@@ -129,6 +133,7 @@ def assemble(
     mine = queues(consumer, settings)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
+    durations = Durations(engine=engine, dedup=dedup)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     burials = Burials(consumer.name, mine.name, sessions, dedup)
     lanes = Lanes(sessions, Parking(consumer.name)) if consumer.ordered else None
@@ -148,6 +153,7 @@ def assemble(
         lanes=lanes,
         policy=settings.retry_policy,
         retention=settings.retention,
+        durations=durations,
         telemetry=telemetry,
         chance=random.random,
     )
@@ -189,7 +195,7 @@ def assemble(
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             patience=patience,
         )
-    return Staff(workers, collector, attendant, janitor)
+    return Staff(workers, collector, attendant, janitor, durations)
 
 
 async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:

@@ -5,7 +5,7 @@ Nothing is settled here. A verdict says what is to be done, and `consumer.settle
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from consumer import verdict
 from consumer.board import Unit
 from consumer.dedup import Dedup
+from consumer.durations import Durations
 from consumer.handler import Handler
 from consumer.lanes import Lanes
 from consumer.leased import Leased, lost
@@ -57,6 +58,7 @@ class Attempts:
     lanes: Lanes | None
     policy: RetryPolicy
     retention: timedelta
+    durations: Durations
     telemetry: Telemetry
     chance: Callable[[], float]
 
@@ -109,7 +111,7 @@ class Attempts:
             return [await self._make_leased(handler, attempt) for attempt in attempts]
         made = await self._transact(handler, attempts)
         if isinstance(made, Kept):
-            self.telemetry.handled(handler.event_type, made.durations.values())
+            self.kept(handler, made.durations)
             return list(made.verdicts)
         if len(attempts) == 1:
             return [self.after_failure(handler, attempts[0].number, made)]
@@ -157,6 +159,11 @@ class Attempts:
         verdict = await self.leased.complete(handler, attempt, claim, took=took)
         self.telemetry.handled(handler.event_type, [took])
         return verdict
+
+    def kept(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
+        """*handler* has worked so long, by idempotency key, and its effects are committed."""
+        self.telemetry.handled(handler.event_type, durations.values())
+        self.durations.note(durations)
 
     def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
         """What becomes of a message whose attempt of this *number* has failed with *error*."""

@@ -26,7 +26,7 @@ from consumer.transaction import call, raise_unless_failure
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.copies import retried
 from outbox.errors import TransactionEndedByHandler
-from outbox.runtime.engine import is_contention, translated, uninterrupted
+from outbox.runtime.engine import is_contention, is_open, translated, uninterrupted
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
 
@@ -116,14 +116,13 @@ class Attendant:
         entries = {attempt.key: (attempt.envelope, attempt.number)}
         fresh = await self.attempts.dedup.first_times(session, entries)
         durations: Mapping[str, timedelta] = {}
+        transaction = session.sync_session.get_transaction()
         if fresh:
             durations = await call(handler, [attempt], session)
-            if not await self.attempts.dedup.took(session, durations):
-                raise TransactionEndedByHandler
-        if not await self.parking.remove(session, head):
+        if not is_open(session, transaction) or not await self.parking.remove(session, head):
             raise TransactionEndedByHandler
         await uninterrupted(session.commit())
-        self.attempts.telemetry.handled(handler.event_type, durations.values())
+        self.attempts.kept(handler, durations)
         return DONE if fresh else DUPLICATE
 
     async def _settle(self, head: Head, delivery: Delivery, verdict: Verdict) -> Verdict | None:

@@ -70,19 +70,17 @@ class Dedup:
         """
         return await self._record(session, entries, status=COMPLETED)
 
-    async def took(self, session: AsyncSession, durations: Mapping[str, timedelta]) -> bool:
+    async def took(self, connection: AsyncConnection, durations: Mapping[str, timedelta]) -> None:
         """
-        Add how long the handler worked, by idempotency key.
+        Add how long the handler worked to completed messages, by idempotency key.
 
-        Returns False if a record is not there, because the handler has rolled it back.
+        Rows that others have locked are left out, so that nobody waits.
         """
-        connection = await session.connection()
         of = statements(connection.dialect.name)
         given = [(key, duration.total_seconds()) for key, duration in durations.items()]
-        result = await connection.execute(
+        await connection.execute(
             of.took, {"of_consumer": self._consumer, **of.durations.parameters(given)}
         )
-        return result.rowcount == len(given)
 
     async def failed(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> bool:
         """

@@ -51,7 +51,7 @@ def statements(dialect: str) -> Statements:
         },
     )
     durations = Given(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
-    return Statements(messages, _record(dialect, messages), durations, _took(durations))
+    return Statements(messages, _record(dialect, messages), durations, _took(dialect, durations))
 
 
 def _record(dialect: str, messages: Given) -> sa.Executable:
@@ -88,16 +88,20 @@ def _record(dialect: str, messages: Given) -> sa.Executable:
     )
 
 
-def _took(durations: Given) -> sa.Executable:
-    table = processed_messages
-    given = durations.table.c
+def _took(dialect: str, durations: Given) -> sa.Executable:
+    table, given = processed_messages, durations.table.c
+    mine = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
+    rows = sa.select(table.c.idempotency_key, given.seconds).where(
+        mine, table.c.idempotency_key == given.idempotency_key
+    )
+    if dialect == "postgresql":
+        # Whoever waits for none of its locks can be in no deadlock.
+        rows = rows.with_for_update(of=table, skip_locked=True)
+    free = rows.subquery("free")
     return (
         sa.update(table)
-        .where(
-            table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text),
-            table.c.idempotency_key == given.idempotency_key,
-        )
-        .values(processing_duration_seconds=given.seconds)
+        .where(mine, table.c.idempotency_key == free.c.idempotency_key)
+        .values(processing_duration_seconds=free.c.seconds)
     )
 
 

@@ -49,6 +49,11 @@ async def first_time(session: AsyncSession, dedup: Dedup, *envelopes: Envelope) 
     return await dedup.first_times(session, entries)
 
 
+async def add_duration(sessions: Sessions, dedup: Dedup, key: str, took: timedelta) -> None:
+    async with sessions.begin() as session:
+        await dedup.took(await session.connection(), {key: took})
+
+
 async def row_of(sessions: Sessions) -> sa.Row:
     async with sessions() as session:
         return (await session.execute(sa.select(processed_messages))).one()
@@ -109,7 +114,7 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
     async with sessions.begin() as session:
         key = envelope.idempotency_key
         await dedup.first_times(session, {key: (envelope, 2)})
-        assert await dedup.took(session, {key: timedelta(seconds=1.5)})
+    await add_duration(sessions, dedup, key, timedelta(seconds=1.5))
 
     row = await row_of(sessions)
     assert (row.consumer, row.idempotency_key) == ("etl", envelope.idempotency_key)
@@ -284,7 +289,7 @@ async def test_statistics_count_by_status_and_by_type(engine, sessions):
     envelope = an_envelope(type="a")
     async with sessions.begin() as session:
         await first_time(session, dedup, envelope)
-        await dedup.took(session, {envelope.idempotency_key: timedelta(seconds=0.5)})
+    await add_duration(sessions, dedup, envelope.idempotency_key, timedelta(seconds=0.5))
     async with sessions.begin() as session:
         await dedup.failed(session, an_envelope(type="a"), attempt=4)
     await complete(sessions, Dedup("audit"), an_envelope())
@@ -309,10 +314,29 @@ async def test_of_many_only_those_are_new_that_have_not_been_completed(sessions)
     assert found == {envelope.idempotency_key for envelope in new}
 
 
-async def test_a_record_that_is_gone_is_told_when_the_duration_is_added(sessions):
-    envelope, dedup = an_envelope(), Dedup("etl")
+async def test_a_duration_waits_for_no_row_that_another_transaction_has(sessions):
+    dedup, held, free = Dedup("etl"), an_envelope(), an_envelope()
     async with sessions.begin() as session:
-        assert not await dedup.took(session, {envelope.idempotency_key: timedelta(seconds=1)})
+        await first_time(session, dedup, held, free)
+    if sessions.kw["bind"].dialect.name == "sqlite":
+        return  # there is one writer at a time
+
+    async with sessions.begin() as holder:
+        await holder.execute(
+            sa.select(processed_messages)
+            .where(processed_messages.c.idempotency_key == held.idempotency_key)
+            .with_for_update()
+        )
+        async with sessions.begin() as session:
+            each = {e.idempotency_key: timedelta(seconds=1) for e in (held, free)}
+            await dedup.took(await session.connection(), each)
+
+    async with sessions() as session:
+        rows = (await session.execute(sa.select(processed_messages))).all()
+    assert {row.idempotency_key: row.processing_duration_seconds for row in rows} == {
+        held.idempotency_key: None,
+        free.idempotency_key: 1.0,
+    }
 
 
 async def test_batches_with_shuffled_keys_in_common_wait_and_never_deadlock(engine, sessions):
