@@ -293,7 +293,8 @@ async def complete(engine: AsyncEngine, letter: dict) -> bool:
     """Handle the message of *letter*; returns whether it took effect."""
     envelope = codec.from_wire(letters.from_columns(letter))
     async with async_sessionmaker(engine).begin() as session:
-        return await Dedup(SOURCE).first_time(session, envelope, attempt=1)
+        entries = {envelope.idempotency_key: (envelope, 1)}
+        return bool(await Dedup(SOURCE).first_times(session, entries))
 
 
 async def test_completed_messages_are_counted_and_stay_completed(engine):

@@ -61,7 +61,7 @@ async def complete(
     async with async_sessionmaker(engine).begin() as session:
         key = envelope.idempotency_key
         await dedup.first_times(session, {key: (envelope, 1)})
-        await dedup.took(session, {key: timedelta(seconds=took)})
+        await dedup.took(await session.connection(), {key: timedelta(seconds=took)})
         await session.execute(
             sa.update(processed_messages)
             .where(processed_messages.c.idempotency_key == key)
