@@ -69,13 +69,12 @@ class Deployment:
     async def relay(self) -> ChildProcess:
         return await self._start("relay", "run", announces="relay_started")
 
-    async def consumer(self) -> ChildProcess:
-        target = "tests.support.effects:consumer"
+    async def consumer(self, module: str = "effects") -> ChildProcess:
+        target = f"tests.support.{module}:consumer"
         return await self._start("consumer", "run", target, announces="consumer_started")
 
     async def ordered_consumer(self) -> ChildProcess:
-        target = "tests.support.ordered:consumer"
-        return await self._start("consumer", "run", target, announces="consumer_started")
+        return await self.consumer("ordered")
 
     async def command(self, module: str, *arguments: str) -> int:
         """The exit status of a command with the settings of the processes."""

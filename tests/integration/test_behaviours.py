@@ -1,0 +1,350 @@
+"""
+What becomes of messages whose handlers ask for something, fail, hang or die.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from yarl import URL
+
+from consumer.tables import processed_messages
+from outbox.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
+from outbox.transports.base import Outcome, Transport
+from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.sqlite import SqliteTransport
+from tests.support.behaviours import BATCH_SIZE, ERRORS, LEASE, RATE
+from tests.support.builders import an_event, on_the_wire
+from tests.support.deployment import Deployment
+from tests.support.effects import effects
+from tests.support.eventually import eventually
+from tests.support.processes import ChildProcess
+
+EXCHANGE = "health_data_exchange"
+SOON = timedelta(seconds=10)
+BOTH = pytest.mark.parametrize(
+    "urls",
+    [("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
+    ids=["servers", "embedded"],
+    indirect=True,
+)
+
+
+class Place(Deployment):
+    """A deployment of *app*, and a broker that can be published to and looked into."""
+
+    def __init__(
+        self,
+        urls: tuple[str, str],
+        directory: Path,
+        *,
+        app: str = "behaviours",
+        **settings: str,
+    ) -> None:
+        self.app, self.queue = app, f"health_data_processing.{app}"
+        self.calls_file, self.outage = directory / "calls", directory / "outage"
+        super().__init__(
+            *urls, directory, CALLS=str(self.calls_file), OUTAGE=str(self.outage), **settings
+        )
+        self.broker = broker(urls[1])
+
+    async def consumer(self, module: str | None = None) -> ChildProcess:
+        return await super().consumer(module or self.app)
+
+    async def publish(self, *messages: WireMessage) -> None:
+        async with self.broker.publisher() as publisher:
+            for message in messages:  # copies have one id, which the broker tells them by
+                outcomes = await publisher.publish([message], within=SOON)
+                assert outcomes == [Outcome.ACKED]
+
+    async def publish_all(self, messages: Sequence[WireMessage]) -> None:
+        async with self.broker.publisher() as publisher:
+            outcomes = await publisher.publish(messages, within=SOON)
+        assert set(outcomes) == {Outcome.ACKED}
+
+    async def has_nothing_waiting(self) -> None:
+        async def empty() -> bool:
+            depth = await self.broker.depth(self.queue)
+            return depth is not None and depth.messages == 0
+
+        await eventually(empty)
+
+    async def buried(self, count: int, *, within: float = 20) -> dict[str, sa.RowMapping]:
+        """Dead letters by message id, once there are so many."""
+
+        async def enough() -> list[sa.RowMapping] | None:
+            rows = await self.dead()
+            return rows if len(rows) >= count else None
+
+        rows = await eventually(enough, within=within)
+        assert len(rows) == count
+        return {row["message_id"]: row for row in rows}
+
+    async def attempts(self) -> Counter[tuple[str, int]]:
+        """How often each message was applied, and in which attempt."""
+        rows = await self.rows(effects)
+        return Counter((str(row["event_id"]), row["attempt"]) for row in rows)
+
+    def calls(self) -> list[list[str]]:
+        """Id, idempotency key and attempt of each call of a leased handler."""
+        if not self.calls_file.exists():
+            return []
+        return [line.split() for line in self.calls_file.read_text().splitlines()]
+
+
+def broker(url: str) -> Transport:
+    if url.startswith("sqlite"):
+        return SqliteTransport(Path(url.removeprefix("sqlite:///")))
+    return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
+
+
+def a_message(event_type: str, **payload: Any) -> WireMessage:
+    return on_the_wire(an_event(type=event_type, payload=payload), exchange=EXCHANGE)
+
+
+def once(*messages: WireMessage, attempt: int = 1) -> Counter[tuple[str, int]]:
+    return Counter((message.message_id or "", attempt) for message in messages)
+
+
+@pytest.fixture
+def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
+    database, broker_ = getattr(request, "param", ("postgres_url", "rabbitmq_url"))
+    return request.getfixturevalue(database), request.getfixturevalue(broker_)
+
+
+@pytest.fixture
+async def place(urls, tmp_path):
+    async with Place(urls, tmp_path) as place:
+        yield place
+
+
+async def with_a_backlog(place: Place, messages: Sequence[WireMessage]) -> ChildProcess:
+    """Start a consumer that finds *messages* waiting."""
+    assert await (await place.consumer()).terminate() == 0
+    await place.publish_all(messages)
+    return await place.consumer()
+
+
+async def transactions(place: Place) -> int:
+    """How many have written effects; Postgres only."""
+    async with place.engine.connect() as connection:
+        statement = sa.text("SELECT count(DISTINCT xmin::text) FROM effects")
+        return int(await connection.scalar(statement) or 0)
+
+
+async def test_a_backlog_is_applied_in_batches_of_one_transaction(place):
+    messages = [a_message("test.in.batches") for _ in range(10 * BATCH_SIZE)]
+
+    await with_a_backlog(place, messages)
+    await place.applies(len(messages))
+
+    assert await place.attempts() == once(*messages)
+    assert await transactions(place) <= 20
+    await place.has_nothing_waiting()
+
+
+@BOTH
+async def test_one_that_fails_in_a_batch_is_counted_alone_and_its_neighbours_applied_once(place):
+    single = [a_message("test.in.batches") for _ in range(2 * BATCH_SIZE)]
+    listed = [a_message("test.as.list") for _ in range(2 * BATCH_SIZE)]
+    poison = [a_message(name, fails=True) for name in ("test.in.batches", "test.as.list")]
+
+    await with_a_backlog(place, [*single[:5], *listed[:5], *poison, *single[5:], *listed[5:]])
+
+    dead = await place.buried(2)
+    await place.applies(len(single) + len(listed))
+    assert await place.attempts() == once(*single, *listed)
+    assert {row["attempts"] for row in dead.values()} == {4}
+    assert dead.keys() == {message.message_id for message in poison}
+    assert '"batch_failed"' in place.logs()
+    await place.has_nothing_waiting()
+
+
+async def test_duplicates_within_a_batch_and_across_batches_are_applied_once(place):
+    single = [a_message("test.in.batches") for _ in range(BATCH_SIZE)]
+    listed = [a_message("test.as.list") for _ in range(BATCH_SIZE)]
+    assert await (await place.consumer()).terminate() == 0
+
+    await place.publish(*(each for each in single + listed for _ in range(2)))
+    await place.publish(*single, *listed)
+    await place.consumer()
+    await place.applies(len(single) + len(listed))
+    await place.has_nothing_waiting()
+
+    assert await place.attempts() == once(*single, *listed)
+    rows = await place.rows(effects)
+    assert {row["consumer"] for row in rows} - {"effects", "list of 1"}, "there was no batch"
+
+
+@BOTH
+async def test_a_handler_says_when_its_message_is_tried_again_or_that_it_is_not(place):
+    """The one retry queue waits for 0.2 seconds."""
+    soon, late = (a_message("test.wants.to.wait", seconds=wait) for wait in (0.01, 1.0))
+    rejected = a_message("test.is.rejected")
+    await place.consumer()
+    clock = asyncio.get_running_loop().time
+
+    await place.publish(soon)
+    await place.applies(1)
+    began = clock()
+    await place.publish(late, rejected)
+    await place.applies(2)
+
+    assert clock() - began > 0.9
+    assert await place.attempts() == once(soon, late, attempt=2)
+    dead = (await place.buried(1))[rejected.message_id]
+    assert (dead["reason"], dead["attempts"]) == ("unknown_device", 1)
+
+
+@BOTH
+async def test_whatever_a_handler_raises_its_attempt_is_counted_and_its_process_lives(place):
+    consumer = await place.consumer()
+    messages = [a_message("test.raises.once", raises=name) for name in ERRORS]
+    messages += [a_message("test.is.filtered", raises=name, wanted=True) for name in ERRORS]
+    messages += [a_message("test.hangs.once")]
+    leased = [a_message("test.leased.repeat", raises=name) for name in ERRORS]
+
+    await place.publish(*messages, *leased)
+    await place.applies(len(messages))
+    await eventually(lambda: len(place.calls()) == 2 * len(leased))
+
+    assert await place.attempts() == once(*messages, attempt=2)
+    assert Counter((id_, int(attempt)) for id_, _, attempt in place.calls()) == (
+        once(*leased) + once(*leased, attempt=2)
+    )
+    await place.has_nothing_waiting()
+    assert await place.dead() == []
+    assert await consumer.terminate() == 0
+
+
+async def test_what_a_handler_does_not_want_is_acked_and_leaves_no_trace(place):
+    await place.consumer()
+    broken = a_message("test.is.filtered")
+    wanted = a_message("test.is.filtered", wanted=True)
+
+    await place.publish(a_message("test.is.filtered", wanted=False), broken, wanted)
+    dead = await place.buried(1)
+    await place.applies(1)
+
+    await place.has_nothing_waiting()
+    assert await place.attempts() == once(wanted)
+    assert dead[broken.message_id]["reason"] == "retries_exhausted"
+    statuses = Counter(row["status"] for row in await place.rows(processed_messages))
+    assert statuses == {"completed": 1, "failed": 1}
+
+
+async def test_a_handler_that_blocks_the_loop_beyond_all_heartbeats_is_applied_once(
+    urls, tmp_path
+):
+    async with Place(urls, tmp_path, MQ_HEARTBEAT_SECONDS="1") as place:
+        consumer = await place.consumer()
+        blocking, after = a_message("test.blocks.the.loop", seconds=4), a_message("test.happened")
+
+        await place.publish(blocking)
+        await place.publish(after)
+        await place.applies(2)
+
+        await place.has_nothing_waiting()
+        assert await place.attempts() == once(blocking, after)
+        assert await consumer.terminate() == 0
+
+
+async def test_a_rate_is_kept_and_holds_up_nobody_else(place):
+    limited = [a_message("test.at.a.rate") for _ in range(3 * RATE.messages)]
+    free = [a_message("test.happened") for _ in range(20)]
+    await place.consumer()
+    clock = asyncio.get_running_loop().time
+
+    began = clock()
+    await place.publish_all([*limited, *free])
+    await place.applies(len(free) + 1)
+    while_limited = clock() - began
+    await place.applies(len(limited) + len(free))
+    took = clock() - began
+
+    # The first allowance is there at once.
+    assert took > 0.9 * 2 * RATE.per.total_seconds()
+    assert while_limited < took
+    assert await place.attempts() == once(*limited, *free)
+
+
+@BOTH
+async def test_while_a_dependency_is_away_no_attempt_is_counted_and_others_flow(urls, tmp_path):
+    async with Place(urls, tmp_path, MQ_MAX_RETRIES="0") as place:
+        place.outage.touch()
+        dependent = [a_message("test.depends") for _ in range(20)]
+        free = [a_message("test.happened") for _ in range(20)]
+        await place.consumer()
+
+        await place.publish_all([*dependent, *free])
+        await place.applies(len(free))
+        assert await place.attempts() == once(*free)
+        place.outage.unlink()
+        await place.applies(len(free) + len(dependent))
+
+        await place.has_nothing_waiting()
+        assert await place.attempts() == once(*free, *dependent)
+        assert await place.dead() == []
+
+
+async def test_a_message_that_is_being_handled_elsewhere_waits(place):
+    """Its handler works for three times its lease, which is extended."""
+    message = a_message("test.leased.stop", seconds=3 * LEASE.total_seconds())
+    consumers = [await place.consumer() for _ in range(2)]
+
+    await place.publish(message, message, message)
+    await eventually(lambda: status_is(place, "completed"))
+    assert [await consumer.terminate() for consumer in consumers] == [0, 0]
+    last = await place.consumer()
+    await place.has_nothing_waiting()
+    assert await last.terminate() == 0
+
+    await place.has_nothing_waiting()
+    assert len(place.calls()) == 1
+    assert await place.dead() == []
+
+
+async def status_is(place: Place, status: str) -> bool:
+    return [row["status"] for row in await place.rows(processed_messages)] == [status]
+
+
+@BOTH
+async def test_a_leased_handler_whose_process_dies_is_called_again_or_never(urls, tmp_path):
+    """And with the same idempotency key."""
+    one = {"MQ_CONCURRENCY": "1", "MQ_PREFETCH": "1"}
+    async with Place(urls, tmp_path, app="leasing", **one) as place:
+        repeated = a_message("test.leased.repeat", hangs=True)
+        stopped = a_message("test.leased.stop", hangs=True)
+        doomed = []
+        for message in (repeated, stopped):
+            doomed.append(await place.consumer())
+            await place.publish(message)
+            await eventually(lambda: len(place.calls()) == len(doomed))
+
+        for consumer in doomed:
+            consumer.kill()
+        await place.consumer()
+        dead = await place.buried(1)
+        await eventually(lambda: len(place.calls()) == 3)
+        await place.has_nothing_waiting()
+
+        assert dead[stopped.message_id]["reason"] == "lease_expired"
+        assert Counter((id_, key) for id_, key, _ in place.calls()) == {
+            (repeated.message_id, key_of(repeated)): 2,
+            (stopped.message_id, key_of(stopped)): 1,
+        }
+        rows = await place.rows(processed_messages)
+        assert {str(row["message_id"]): row["status"] for row in rows} == {
+            repeated.message_id: "completed",
+            stopped.message_id: "failed",
+        }
+
+
+def key_of(message: WireMessage) -> str:
+    key: str = message.headers[IDEMPOTENCY_KEY_HEADER]
+    return key

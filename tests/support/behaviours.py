@@ -1,0 +1,148 @@
+"""
+A consumer with a handler for each thing that handlers do, and what they leave behind.
+
+In the table `effects`, which has no unique key, what is applied twice is there twice. Effects
+outside of the database are lines of the file that `CALLS` names, and `OUTAGE` names a file that is
+there while a server that a handler depends on is away.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from consumer import CircuitBreaker, Consumer, Expired, Message, RateLimit, Reject, Retry
+from tests.support.effects import apply, effects
+
+BATCH_SIZE = 10
+TIMEOUT = timedelta(milliseconds=200)
+LEASE = timedelta(seconds=1)
+RATE = RateLimit(10, per=timedelta(seconds=1))
+PAUSE = timedelta(milliseconds=200)
+ERRORS: dict[str, type[BaseException]] = {
+    error.__name__: error
+    for error in (SystemExit, KeyboardInterrupt, asyncio.CancelledError, MemoryError)
+}
+
+consumer = Consumer("behaviours", bindings=["test.#"])
+consumer.on("test.happened")(apply)
+
+
+@consumer.on("test.in.batches", batch_size=BATCH_SIZE)
+async def in_batches(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    if "fails" in message.payload:
+        raise RuntimeError
+
+
+@consumer.on_batch("test.as.list", size=BATCH_SIZE)
+async def as_list(messages: Sequence[Message[Any]], session: AsyncSession) -> None:
+    """Say in the column *consumer* how many there were."""
+    rows = [
+        {"event_id": each.id, "attempt": each.attempt, "consumer": f"list of {len(messages)}"}
+        for each in messages
+    ]
+    await session.execute(sa.insert(effects), rows)
+    if any("fails" in each.payload for each in messages):
+        raise RuntimeError
+
+
+@consumer.on("test.wants.to.wait")
+async def want_to_wait(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    if message.attempt == 1:
+        raise Retry(after=timedelta(seconds=message.payload["seconds"]))
+
+
+@consumer.on("test.is.rejected")
+async def reject(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    raise Reject("unknown_device")
+
+
+@consumer.on("test.hangs.once", timeout=TIMEOUT)
+async def hang_once(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    if message.attempt == 1:
+        await asyncio.Event().wait()
+
+
+def is_wanted(message: Message[Any]) -> bool:
+    """Raise what the payload says, in the first attempt."""
+    if "raises" in message.payload and message.attempt == 1:
+        raise ERRORS[message.payload["raises"]]
+    return bool(message.payload["wanted"])
+
+
+@consumer.on("test.is.filtered", wanted=is_wanted)
+async def filtered(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+
+
+@consumer.on("test.raises.once")
+async def raise_once(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    if message.attempt == 1:
+        raise ERRORS[message.payload["raises"]]
+
+
+@consumer.on("test.blocks.the.loop")
+async def block_loop(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    threading.Event().wait(message.payload["seconds"])
+
+
+@consumer.on("test.at.a.rate", rate_limit=RATE)
+async def at_a_rate(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+
+
+@consumer.on("test.depends", circuit_breaker=CircuitBreaker(failures=1, pause=PAUSE))
+async def depend(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    if is_away():
+        raise ConnectionError
+
+
+def is_away() -> bool:
+    return Path(os.environ["OUTAGE"]).exists()
+
+
+@consumer.on("test.kills")
+async def kill(message: Message[Any], session: AsyncSession) -> None:
+    await apply(message, session)
+    os._exit(9)
+
+
+@consumer.on_leased("test.leased.repeat", lease=LEASE)
+async def leased_repeat(message: Message[Any]) -> None:
+    await work_outside(message)
+
+
+@consumer.on_leased("test.leased.stop", lease=LEASE, expired=Expired.STOP)
+async def leased_stop(message: Message[Any]) -> None:
+    await work_outside(message)
+
+
+def note(line: str) -> None:
+    with Path(os.environ["CALLS"]).open("a") as calls:
+        calls.write(line)
+
+
+async def work_outside(message: Message[Any]) -> None:
+    """Note the call; then do, in the first attempt and delivery, what the payload says."""
+    note(f"{message.id} {message.idempotency_key} {message.attempt}\n")
+    if "hangs" in message.payload and not message.redelivered:
+        await asyncio.Event().wait()
+    if "seconds" in message.payload:
+        await asyncio.wait(
+            {asyncio.ensure_future(asyncio.Event().wait())}, timeout=message.payload["seconds"]
+        )
+    if "raises" in message.payload and message.attempt == 1:
+        raise ERRORS[message.payload["raises"]]

@@ -1,0 +1,10 @@
+"""
+A consumer that has nothing but leased handlers, so that it can take one message at a time.
+"""
+
+from consumer import Consumer, Expired
+from tests.support.behaviours import LEASE, leased_repeat, leased_stop
+
+consumer = Consumer("leasing", bindings=["test.leased.#"])
+consumer.on_leased("test.leased.repeat", lease=LEASE)(leased_repeat)
+consumer.on_leased("test.leased.stop", lease=LEASE, expired=Expired.STOP)(leased_stop)
