@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from consumer import CircuitBreaker, Consumer, Expired, Message, RateLimit, Reject, Retry
 from tests.support.effects import apply, effects
@@ -112,6 +112,24 @@ async def depend(message: Message[Any], session: AsyncSession) -> None:
 
 def is_away() -> bool:
     return Path(os.environ["OUTAGE"]).exists()
+
+
+def recover() -> None:
+    Path(os.environ["OUTAGE"]).unlink()
+
+
+@consumer.on("test.loses.its.connection")
+async def lose_connection(message: Message[Any], session: AsyncSession) -> None:
+    """Fail, once, over a connection that is lost without anybody having noticed yet."""
+    await apply(message, session)
+    if is_away():
+        recover()
+        pid = await session.scalar(sa.text("SELECT pg_backend_pid()"))
+        engine = create_async_engine(os.environ["MQ_DATABASE_URL"])
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        await engine.dispose()
+        raise RuntimeError
 
 
 @consumer.on("test.kills")

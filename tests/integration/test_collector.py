@@ -1,0 +1,123 @@
+"""
+What becomes of messages that the broker gives up by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from outbox import copies
+from outbox.codec import EXCHANGE_HEADER, RETURNS_HEADER, ROUTING_KEY_HEADER, WireMessage
+from tests.support.eventually import eventually
+from tests.support.place import EXCHANGE, Place, a_message, once
+
+LIMIT, TTL = 2, timedelta(seconds=1)
+
+
+@pytest.fixture(
+    params=[("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
+    ids=["servers", "embedded"],
+)
+def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
+    database, broker = request.param
+    return request.getfixturevalue(database), request.getfixturevalue(broker)
+
+
+@pytest.fixture
+async def place(urls, tmp_path) -> AsyncIterator[Place]:
+    async with Place(
+        urls,
+        tmp_path,
+        MQ_MESSAGE_TTL_SECONDS=f"{TTL.total_seconds():g}",
+        MQ_MAX_RETURNS="1",
+        MQ_DELIVERY_LIMIT=str(LIMIT),
+    ) as place:
+        assert await (await place.consumer()).terminate() == 0
+        yield place
+
+
+async def are_dead(place: Place, count: int) -> bool:
+    """Whether so many messages are in the dead queue."""
+    depth = await place.broker.depth(f"{place.queue}.dead")
+    return depth is not None and depth.messages == count
+
+
+def returned(message: WireMessage) -> WireMessage:
+    """*message* as if it had been put back into the queue once before."""
+    return replace(message, headers={**message.headers, RETURNS_HEADER: 1})
+
+
+async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place):
+    late, too_late = a_message("test.happened"), returned(a_message("test.happened"))
+    failing = a_message("test.wants.to.wait", seconds=0.01)
+    await place.publish(late, too_late, failing)
+    # The embedded broker moves nothing before somebody looks.
+    clock = asyncio.get_running_loop().time
+    expired_at = clock() + 1.5 * TTL.total_seconds()
+    await eventually(lambda: clock() > expired_at)
+
+    consumer = await place.consumer()
+    dead = (await place.buried(1))[too_late.message_id]
+    await place.applies(2)
+
+    assert await place.attempts() == once(late) + once(failing, attempt=2)
+    assert (dead["source"], dead["queue"]) == (place.app, place.queue)
+    assert (dead["reason"], dead["attempts"]) == ("expired", 0)
+    assert (dead["exchange"], dead["routing_key"]) == (EXCHANGE, "test.happened")
+    assert (dead["body"], dead["type"]) == (too_late.body, too_late.type)
+    assert await consumer.terminate() == 0
+    assert await are_dead(place, 0)
+
+
+async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
+    """Also if it died as a copy that was tried again."""
+    fresh, other = a_message("test.happened"), a_message("test.is.filtered", wanted=True)
+    retried = copies.retried(other, queue=place.queue, attempt=3)
+    await place.publish(fresh, retried)
+    for _ in range(LIMIT + 1):
+        async with place.broker.subscribe(place.queue, prefetch=2) as subscription:
+            deliveries = await subscription.take(2)
+            while len(deliveries) < 2:
+                deliveries += await subscription.take(1)
+    await eventually(lambda: are_dead(place, 2))
+
+    await place.consumer()
+    dead = await place.buried(2)
+
+    assert {row["reason"] for row in dead.values()} == {"delivery_limit"}
+    row, copy = dead[fresh.message_id], dead[other.message_id]
+    assert (row["exchange"], row["routing_key"]) == (EXCHANGE, fresh.routing_key)
+    assert (row["attempts"], copy["attempts"]) == (0, 3)
+    assert copy["headers"][EXCHANGE_HEADER] == EXCHANGE
+    assert copy["headers"][ROUTING_KEY_HEADER] == other.routing_key
+    assert not any("death" in name for row in dead.values() for name in row["headers"])
+    assert await place.applied() == []
+
+
+async def test_a_message_that_ends_each_process_is_given_up_and_its_neighbours_are_applied(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """
+    The first process takes its neighbours along; after that they come one at a time, and what ends
+    a process uses up nobody else's deliveries.
+    """
+    neighbours = [a_message("test.happened") for _ in range(20)]
+    killer = a_message("test.kills")
+    async with Place(
+        (postgres_url, rabbitmq_url), tmp_path, MQ_DELIVERY_LIMIT=str(LIMIT)
+    ) as place:
+        assert await (await place.consumer()).terminate() == 0
+        await place.publish_all([*neighbours[:10], killer, *neighbours[10:]])
+
+        for _ in range(LIMIT + 1):
+            assert await (await place.consumer()).wait() == 9
+        last = await place.consumer()
+        dead = await place.buried(1)
+        await place.applies(len(neighbours))
+
+        assert dead[killer.message_id]["reason"] == "delivery_limit"
+        assert await place.attempts() == once(*neighbours)
+        assert await last.terminate() == 0
