@@ -157,7 +157,10 @@ async def test_a_handler_that_blocks_the_loop_beyond_all_heartbeats_is_applied_o
 ):
     async with Place(urls, tmp_path, MQ_HEARTBEAT_SECONDS="1") as place:
         consumer = await place.consumer()
-        blocking, after = a_message("test.blocks.the.loop", seconds=3.5), a_message("test.happened")
+        blocking, after = (
+            a_message("test.blocks.the.loop", seconds=3.5),
+            a_message("test.happened"),
+        )
 
         await place.publish(blocking)
         await place.publish(after)

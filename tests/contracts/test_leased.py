@@ -1,0 +1,174 @@
+"""
+How a leased attempt is made, in every database that leases are kept in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from consumer.handler import Expired, Handler, Lease
+from consumer.leased import Leased, lost
+from consumer.leases import Held, Leases
+from consumer.message import Message
+from consumer.opening import Attempt, open_delivery
+from consumer.tables import processed_messages
+from consumer.verdict import DONE, DUPLICATE, GiveUp, Wait
+from outbox.errors import LeaseLost
+from outbox.transports.base import Delivery
+from tests.support.builders import an_event, on_the_wire
+from tests.support.eventually import eventually
+
+LEASE = timedelta(seconds=1)
+BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+Function = Callable[[Message[Any]], Awaitable[None]]
+
+
+async def succeed(_message: Message[Any]) -> None: ...
+
+
+def a_handler(function: Function = succeed, **changes: Any) -> Handler:
+    lease = Lease(LEASE, changes.pop("expired", Expired.REPEAT))
+    return Handler("test.happened", function=function, lease=lease, **changes)
+
+
+@pytest.fixture
+def attempt() -> Attempt:
+    delivery = Delivery(on_the_wire(an_event(), exchange="main"), 1, redelivered=False)
+    opened = open_delivery(delivery, a_handler(), now=datetime.now(UTC), oldest=BEFORE_ALL)
+    assert isinstance(opened, Attempt)
+    return opened
+
+
+@pytest.fixture
+def leased(engine: AsyncEngine) -> Leased:
+    return Leased(async_sessionmaker(engine), Leases("mail"))
+
+
+async def held(leased: Leased, attempt: Attempt, handler: Handler) -> Held:
+    claim = await leased.claim(handler, attempt)
+    assert isinstance(claim, Held)
+    return claim
+
+
+async def take_over(leased: Leased) -> None:
+    """As another process would, once the lease is over."""
+    async with leased.sessions.begin() as session:
+        await session.execute(sa.update(processed_messages).values(owner=uuid4()))
+
+
+async def test_an_attempt_is_made_once(leased, attempt):
+    handler = a_handler()
+    claim = await held(leased, attempt, handler)
+
+    took = await leased.call(handler, attempt, claim)
+    assert await leased.complete(handler, attempt, claim, took=took) is DONE
+
+    assert await leased.claim(handler, attempt) is DUPLICATE
+
+
+async def test_a_second_delivery_looks_again_before_the_lease_is_over(leased, attempt):
+    handler = a_handler()
+    await held(leased, attempt, handler)
+
+    busy = await leased.claim(handler, attempt)
+
+    assert isinstance(busy, Wait)
+    assert timedelta(0) < busy.delay <= LEASE
+
+
+@pytest.mark.parametrize("expired", list(Expired))
+async def test_what_is_claimed_after_the_lease_is_called_again_or_given_up(
+    leased, attempt, expired
+):
+    handler = a_handler(expired=expired)
+    await held(leased, attempt, handler)
+
+    async def claim() -> Any:
+        found = await leased.claim(handler, attempt)
+        return None if isinstance(found, Wait) else found
+
+    found = await eventually(claim)
+
+    if expired is Expired.REPEAT:
+        assert isinstance(found, Held)
+    else:
+        assert found == GiveUp(1, "lease_expired")
+
+
+@pytest.mark.parametrize("expired", list(Expired))
+async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expired):
+    ended = asyncio.Event()
+
+    async def hang(_message: Message[Any]) -> None:
+        await take_over(leased)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    handler = a_handler(hang, expired=expired)
+    claim = await held(leased, attempt, handler)
+
+    with pytest.raises(LeaseLost):
+        await leased.call(handler, attempt, claim)
+
+    assert ended.is_set()
+    verdict = await leased.complete(handler, attempt, claim, took=LEASE)
+    assert verdict == lost(handler, attempt)
+    assert isinstance(verdict, Wait if expired is Expired.REPEAT else GiveUp)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
+)
+async def test_what_a_handler_raises_is_raised_to_the_caller_alone(leased, attempt, error):
+    """Not in a task of its own, where it would end the loop, and not as a cancellation of ours."""
+
+    async def fail(_message: Message[Any]) -> None:
+        raise error
+
+    handler = a_handler(fail)
+    claim = await held(leased, attempt, handler)
+
+    with pytest.raises(error):
+        await leased.call(handler, attempt, claim)
+
+    await leased.release(attempt, claim)
+    assert isinstance(await leased.claim(handler, attempt), Held)
+
+
+async def test_a_handler_has_as_long_as_its_timeout_says(leased, attempt):
+    async def hang(_message: Message[Any]) -> None:
+        await asyncio.Event().wait()
+
+    handler = a_handler(hang, timeout=timedelta(milliseconds=20))
+    claim = await held(leased, attempt, handler)
+
+    with pytest.raises(TimeoutError):
+        await leased.call(handler, attempt, claim)
+
+
+async def test_a_cancellation_from_outside_ends_the_handler_and_leaves_the_lease(leased, attempt):
+    """Nobody knows what it has done."""
+    working = asyncio.Event()
+
+    async def hang(_message: Message[Any]) -> None:
+        working.set()
+        await asyncio.Event().wait()
+
+    handler = a_handler(hang)
+    claim = await held(leased, attempt, handler)
+    calling = asyncio.create_task(leased.call(handler, attempt, claim))
+    await working.wait()
+
+    calling.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert isinstance(await leased.claim(handler, attempt), Wait)
