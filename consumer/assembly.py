@@ -31,6 +31,7 @@ from consumer.settings import ConsumerSettings
 from consumer.settlement import Settlement
 from consumer.status import Status, look
 from consumer.telemetry import Telemetry
+from consumer.work import Workplace
 from consumer.workers import Workers
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
@@ -147,6 +148,7 @@ def assemble(
         chance=random.random,
     )
     attempts = Attempts(
+        place=Workplace(engine),
         sessions=sessions,
         dedup=dedup,
         leased=Leased(sessions, Leases(consumer.name)),

@@ -24,6 +24,7 @@ from consumer.opening import Attempt, is_too_old, open_delivery
 from consumer.telemetry import Telemetry
 from consumer.transaction import Kept, is_cancelled_from_outside, transact
 from consumer.verdict import Verdict
+from consumer.work import Workplace
 from outbox import copies
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.dead_letters import audit
@@ -52,6 +53,7 @@ class Attempts:
 
     """
 
+    place: Workplace
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
     leased: Leased
@@ -131,7 +133,7 @@ class Attempts:
             made = await transact(
                 handler,
                 attempts,
-                sessions=self.sessions,
+                place=self.place,
                 dedup=self.dedup,
                 lanes=self.lanes,
             )

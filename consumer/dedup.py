@@ -18,7 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from consumer.dedup_statements import COMPLETED, FAILED, long_ago, purging, statements
+from consumer.dedup_statements import (
+    COMPLETED,
+    FAILED,
+    long_ago,
+    purging,
+    record_by_asyncpg,
+    statements,
+)
 from consumer.tables import processed_messages
 from outbox.event import Envelope
 from outbox.tables import database_now
@@ -141,13 +148,23 @@ class Dedup:
             seconds_by_type={name: mean for name, _, mean in by_type if mean is not None},
         )
 
+    async def first_times_by(self, driver: Any, entries: Entries) -> set[str]:
+        """The same by a connection of asyncpg, in whatever transaction that is."""
+        if not entries:
+            return set()
+        statement = record_by_asyncpg()
+        parameters = {
+            "of_consumer": self._consumer,
+            "as_status": COMPLETED,
+            **statements("postgresql").messages.parameters(_given(entries)),
+        }
+        rows = await driver.fetch(statement.text, *statement.arguments(parameters))
+        return {key for (key,) in rows}
+
     async def _record(self, session: AsyncSession, entries: Entries, *, status: str) -> set[str]:
         if not entries:
             return set()
-        given = [
-            (key, envelope.id, envelope.correlation_id, envelope.type, attempt)
-            for key, (envelope, attempt) in sorted(entries.items())
-        ]
+        given = _given(entries)
 
         def execute(session: Session) -> set[str]:
             connection = session.connection()
@@ -160,3 +177,10 @@ class Dedup:
 
         # The connection and the statement in one turn: this is done for each message.
         return await session.run_sync(execute)
+
+
+def _given(entries: Entries) -> list[tuple[Any, ...]]:
+    return [
+        (key, envelope.id, envelope.correlation_id, envelope.type, attempt)
+        for key, (envelope, attempt) in sorted(entries.items())
+    ]

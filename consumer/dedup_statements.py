@@ -2,6 +2,7 @@
 The statements that the dedup store makes for each message, built once for each dialect.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
 
 from consumer.given import Given
 from consumer.tables import processed_messages
@@ -52,6 +54,28 @@ def statements(dialect: str) -> Statements:
     )
     durations = Given(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
     return Statements(messages, _record(dialect, messages), durations, _took(dialect, durations))
+
+
+@dataclass(frozen=True, slots=True)
+class DriverStatement:
+    """A statement as asyncpg takes it, the *names* of its parameters in order, and constants."""
+
+    text: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+    def arguments(self, parameters: Mapping[str, Any]) -> list[Any]:
+        """What is given with the text."""
+        given = {**self.constants, **parameters}
+        return [given[name] for name in self.names]
+
+
+@cache
+def record_by_asyncpg() -> DriverStatement:
+    """`Statements.record` for Postgres."""
+    record: Any = statements("postgresql").record
+    compiled = record.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
+    return DriverStatement(str(compiled), tuple(compiled.positiontup), compiled.params)
 
 
 def _record(dialect: str, messages: Given) -> sa.Executable:

@@ -18,15 +18,16 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.dedup import Dedup
 from consumer.handler import Handler
 from consumer.lanes import Lanes
 from consumer.opening import Attempt
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
+from consumer.work import Workplace
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
-from outbox.runtime.engine import is_away, is_open, reason_of, translated, uninterrupted
+from outbox.runtime.engine import is_away, reason_of, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +42,36 @@ async def transact(
     handler: Handler,
     attempts: Sequence[Attempt],
     *,
-    sessions: async_sessionmaker[AsyncSession],
+    place: Workplace,
     dedup: Dedup,
     lanes: Lanes | None = None,
 ) -> Kept | BaseException:
     """
-    Carry *attempts* out, all together; with *lanes*, those whose lane is free.
+    Carry *attempts* out at *place*, all together; with *lanes*, those whose lane is free.
 
     Returns the error for which nothing was kept, if that was the handler's.
     Raises DatabaseUnavailable.
     """
-    session = sessions()
-    try:
-        with translated():
-            free = attempts if lanes is None else await lanes.hold_back(session, attempts)
+    with translated():
+        async with place.begin() as work:
+            free = attempts if lanes is None else await lanes.hold_back(work.session, attempts)
             by_key = {attempt.key: attempt for attempt in reversed(free)}
-            fresh = await dedup.first_times(
-                session, {key: (each.envelope, each.number) for key, each in by_key.items()}
+            fresh = await work.first_times(
+                dedup, {key: (each.envelope, each.number) for key, each in by_key.items()}
             )
-        # Of two copies in one batch the first is handled, and the second is its duplicate.
-        chosen = [each for each in free if each.key in fresh and by_key[each.key] is each]
-        durations: dict[str, timedelta] = {}
-        try:
-            if chosen:
-                transaction = session.sync_session.get_transaction()
-                durations = await call(handler, chosen, session)
-                if not is_open(session, transaction):
-                    raise TransactionEndedByHandler  # noqa: TRY301
-            if chosen or len(free) < len(attempts):
-                await uninterrupted(session.commit())
-        except BaseException as error:  # noqa: BLE001 - the user's code
-            raise_unless_failure(error)
-            return error
-    finally:
-        # After the commit there is nothing to wait for; `async with` would make a task of it.
-        if session.in_transaction():
-            with translated():
-                await uninterrupted(session.close())
+            # Of two copies in one batch the first is handled, and the second is its duplicate.
+            chosen = [each for each in free if each.key in fresh and by_key[each.key] is each]
+            durations: dict[str, timedelta] = {}
+            try:
+                if chosen:
+                    durations = await call(handler, chosen, work.session)
+                    if not work.is_open:
+                        raise TransactionEndedByHandler  # noqa: TRY301
+                if chosen or len(free) < len(attempts):
+                    await work.commit()
+            except BaseException as error:  # noqa: BLE001 - the user's code
+                raise_unless_failure(error)
+                return error
     verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
     verdicts |= {id(each): DONE for each in chosen}
     return Kept([verdicts.get(id(each), PARKED) for each in attempts], durations)

@@ -7,6 +7,7 @@ from typing import Any
 
 from outbox import Event, HealthDataMessage, codec
 from outbox.codec import WireMessage
+from outbox.event import Envelope
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CANARY = "canary-of-health-data"
@@ -43,3 +44,8 @@ def on_the_wire(event: Event, *, exchange: str, **columns: Any) -> WireMessage:
         **columns,
     }
     return codec.to_wire(codec.from_row(row), exchange=exchange)
+
+
+def an_envelope(**changes: Any) -> Envelope:
+    """A delivered one."""
+    return codec.from_wire(on_the_wire(an_event(**changes), exchange="main"))

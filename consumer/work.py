@@ -1,0 +1,130 @@
+"""
+The transaction that a handler's session is in, begun and ended by us.
+
+On Postgres this speaks to the driver itself. BEGIN, the record and COMMIT are done for each
+message, and through the layers above they were measured as a sixth of a consumer's time.
+
+- To SQLAlchemy the connection is in autocommit, and it is ours: a session that commits or rolls
+  back ends nothing, and gives nothing back to the pool. That it did so is noticed.
+- A connection leaves us without a transaction, or is thrown away.
+
+On SQLite the session's own transaction is used.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import SessionTransaction
+
+from consumer.dedup import Dedup, Entries
+from outbox.runtime.engine import uninterrupted
+
+
+class Workplace:
+    """Where transactions are made: the database behind *engine*."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._is_postgres = engine.dialect.name == "postgresql"
+        options = {"isolation_level": "AUTOCOMMIT"} if self._is_postgres else {}
+        self._engine = engine.execution_options(**options)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator["Work"]:
+        """
+        A transaction, which is rolled back at the end of the block unless it was committed.
+
+        Its methods, and this, raise what SQLAlchemy raises for what the driver does.
+        """
+        connection = await self._engine.connect()
+        session = AsyncSession(connection, expire_on_commit=False)
+        work = Work(session, await _driver(connection) if self._is_postgres else None)
+        try:
+            await work.begin()
+            yield work
+        finally:
+            # Without a transaction there is nothing to wait for, and nothing to be interrupted.
+            ending = _end(work, connection)
+            await (ending if work.is_over else uninterrupted(ending))
+
+
+class Work:
+    """One transaction of *session*, which on Postgres is that of the *driver*'s connection."""
+
+    def __init__(self, session: AsyncSession, driver: Any) -> None:
+        self.session = session
+        self.driver = driver
+        self._began: SessionTransaction | None = None
+
+    async def begin(self) -> None:
+        """Begin; READ COMMITTED on Postgres."""
+        if self.driver is not None:
+            with spoken_to(self.driver):
+                await self.driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        await self.session.connection()
+        self._began = self.session.sync_session.get_transaction()
+
+    async def first_times(self, dedup: Dedup, entries: Entries) -> set[str]:
+        """`Dedup.first_times` in this transaction."""
+        if self.driver is None:
+            return await dedup.first_times(self.session, entries)
+        with spoken_to(self.driver):
+            return await dedup.first_times_by(self.driver, entries)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still the session's and the database's; asks no server."""
+        in_database = self.driver is None or self.driver.is_in_transaction()
+        return in_database and self.session.sync_session.get_transaction() is self._began
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the database is asked no more, neither here nor there."""
+        return (
+            self.driver is not None
+            and not self.driver.is_closed()
+            and not self.driver.is_in_transaction()
+        )
+
+    async def commit(self) -> None:
+        """Commit, and let no cancellation come in between."""
+        if self.driver is None:
+            await uninterrupted(self.session.commit())
+            return
+        await self.session.flush()
+        with spoken_to(self.driver):
+            await uninterrupted(self.driver.execute("COMMIT"))
+        # Of the database there is nothing left to ask; but who listens for a commit is told.
+        await self.session.commit()
+
+
+@contextmanager
+def spoken_to(driver: Any) -> Iterator[None]:
+    """Raise for what *driver* does what SQLAlchemy would raise."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DBAPIError(
+            None, None, error, hide_parameters=True, connection_invalidated=driver.is_closed()
+        ) from None
+
+
+async def _driver(connection: AsyncConnection) -> Any:
+    return (await connection.get_raw_connection()).driver_connection
+
+
+async def _end(work: Work, connection: AsyncConnection) -> None:
+    """Roll back whatever was not committed, and give the connection back, or throw it away."""
+    driver = work.driver
+    try:
+        if driver is not None and not driver.is_closed() and driver.is_in_transaction():
+            with spoken_to(driver):
+                await driver.execute("ROLLBACK")
+    finally:
+        if driver is not None and (driver.is_closed() or driver.is_in_transaction()):
+            await connection.invalidate()
+        await work.session.close()
+        await connection.close()

@@ -1,0 +1,180 @@
+"""
+What the transaction of a handler promises, whatever the handler does to its session.
+"""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from consumer.dedup import Dedup
+from consumer.tables import processed_messages
+from consumer.work import Work, Workplace
+from outbox.event import Envelope
+from outbox.runtime.engine import is_away
+from outbox.tables import dead_letters
+from tests.support.builders import an_envelope
+from tests.support.eventually import eventually
+
+DEDUP = Dedup("etl")
+ROW = {"source": "etl", "reason": "test", "attempts": 1, "body": b""}
+
+
+@pytest.fixture
+def place(engine: AsyncEngine) -> Workplace:
+    return Workplace(engine)
+
+
+async def record(work: Work, *envelopes: Envelope) -> set[str]:
+    return await work.first_times(DEDUP, {each.idempotency_key: (each, 1) for each in envelopes})
+
+
+async def write(work: Work) -> None:
+    await work.session.execute(sa.insert(dead_letters).values(**ROW))
+
+
+async def rows(engine: AsyncEngine) -> tuple[int, int]:
+    """How many records and effects have been committed."""
+    async with engine.connect() as connection:
+        return tuple(  # type: ignore[return-value]
+            [
+                await connection.scalar(sa.select(sa.func.count()).select_from(table))
+                for table in (processed_messages, dead_letters)
+            ]
+        )
+
+
+async def test_the_record_and_the_effects_are_committed_together(engine, place):
+    async with place.begin() as work:
+        assert await record(work, an_envelope())
+        await write(work)
+        assert work.is_open
+        assert await rows_seen_by_others(engine) == (0, 0)
+        await work.commit()
+
+    assert await rows(engine) == (1, 1)
+
+
+async def rows_seen_by_others(engine: AsyncEngine) -> tuple[int, int]:
+    # SQLite lets nobody begin who might write.
+    return (0, 0) if engine.dialect.name == "sqlite" else await rows(engine)
+
+
+async def test_what_was_recorded_before_is_found_again(place):
+    old, new = an_envelope(), an_envelope()
+    for envelopes, found in (([old], [old]), ([old, new], [new]), ([old, new], [])):
+        async with place.begin() as work:
+            assert await record(work, *envelopes) == {each.idempotency_key for each in found}
+            await work.commit()
+
+
+async def test_without_a_commit_everything_is_undone(engine, place):
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        await write(work)
+
+    assert await rows(engine) == (0, 0)
+
+
+async def test_an_error_in_the_block_is_raised_and_everything_is_undone(engine, place):
+    with pytest.raises(ZeroDivisionError):
+        await spoil(place)
+
+    assert await rows(engine) == (0, 0)
+
+
+@pytest.mark.parametrize("misdeed", ["commit", "rollback", "close"])
+async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other(
+    engine, place, misdeed
+):
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        await write(work)
+        await getattr(work.session, misdeed)()
+        assert not work.is_open
+        if engine.dialect.name == "sqlite" and misdeed == "close":
+            return  # its connection is still in the transaction: nobody else can begin
+        async with place.begin() as other:
+            await record(other, an_envelope())
+            await other.commit()
+
+    records, effects = await rows(engine)
+    # On SQLite a session that commits has committed; on Postgres it ends nothing.
+    kept = engine.dialect.name == "sqlite" and misdeed == "commit"
+    assert (records, effects) == ((2, 1) if kept else (1, 0))
+
+
+async def test_a_failed_statement_that_was_swallowed_makes_the_commit_fail(engine, place):
+    if engine.dialect.name == "sqlite":
+        return  # a failed statement undoes itself there, and nothing else
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        with pytest.raises(DBAPIError):
+            await work.session.execute(sa.text("SELECT no_such_column FROM outbox"))
+        with pytest.raises(DBAPIError):
+            await work.commit()
+
+    assert await rows(engine) == (0, 0)
+
+
+async def test_a_savepoint_of_the_handler_works_as_it_should(engine, place):
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        savepoint = await work.session.begin_nested()
+        await write(work)
+        await savepoint.rollback()
+        async with work.session.begin_nested():
+            await write(work)
+        assert work.is_open
+        await work.commit()
+
+    assert await rows(engine) == (1, 1)
+
+
+async def spoil(place: Workplace) -> None:
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        raise ZeroDivisionError
+
+
+async def lose_the_connection(engine: AsyncEngine, place: Workplace) -> None:
+    async with place.begin() as work:
+        pid = await work.session.scalar(sa.text("SELECT pg_backend_pid()"))
+        async with engine.connect() as other:
+            await other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        await eventually(work.driver.is_closed)
+        await record(work, an_envelope())
+
+
+async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
+    if engine.dialect.name == "sqlite":
+        return  # there is no server to end it
+    with pytest.raises(DBAPIError) as lost:
+        await lose_the_connection(engine, place)
+
+    assert is_away(lost.value)
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        await work.commit()
+    assert await rows(engine) == (1, 0)
+
+
+async def test_whoever_is_cancelled_leaves_no_transaction_behind(engine, place):
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        async with place.begin() as work:
+            await record(work, an_envelope())
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hang())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait({task})
+
+    assert await rows(engine) == (0, 0)
+    async with place.begin() as work:
+        assert await record(work, an_envelope())
