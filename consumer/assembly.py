@@ -162,7 +162,7 @@ def assemble(
     workers = Workers(
         transport=broker(consumer, settings),
         queue=mine.name,
-        board=lambda: Board(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
+        board=Board(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
         attempts=attempts,
         settlement=Settlement(
             queues=mine, burials=burials, lanes=lanes, patience=patience, telemetry=telemetry

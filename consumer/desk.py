@@ -35,7 +35,7 @@ class Desk:
     Works off what *subscription* delivers, until it ends.
 
     Args:
-        board: An empty one.
+        board: An empty one, which knows how its handlers have fared and is left empty.
         concurrency: How many units are handled at a time.
         prefetch: How many deliveries are taken ahead, once it is safe to.
         widened: Whether the subscription takes so many from the start.
@@ -123,12 +123,11 @@ class Desk:
 
     async def _handle(self, unit: Unit, group: asyncio.TaskGroup) -> None:
         try:
-            make = partial(self._attempts.make, unit)
-            verdicts = await self._patience.until_done(make, self._ending)
+            verdicts = await self._verdicts(unit)
             if verdicts is None:
                 self._leaving.set()
             else:
-                await self._settle(unit, self._considered(unit, verdicts))
+                await self._settle(unit, verdicts)
         except BrokerUnavailable:
             # As above; whoever takes in the next ones notices it too.
             pass
@@ -140,11 +139,19 @@ class Desk:
         self._free += 1
         self._begin(group)
 
-    def _considered(self, unit: Unit, verdicts: list[Verdict]) -> list[Verdict]:
-        """The verdicts, but while the circuit breaker is open a failure counts for no message."""
-        failed = has_failed(verdicts)
-        self._board.ended(unit, self._now(), failed=failed)
-        if not failed or not self._board.is_patient(unit.handler):
+    async def _verdicts(self, unit: Unit) -> list[Verdict] | None:
+        """
+        Verdicts on the deliveries of *unit*, or None if the database was away for too long.
+
+        While the circuit breaker is open a failure counts for no message.
+        """
+        verdicts: list[Verdict] | None = None
+        try:
+            make = partial(self._attempts.make, unit)
+            verdicts = await self._patience.until_done(make, self._ending)
+        finally:
+            self._board.ended(unit, self._now(), failed=has_failed(verdicts or []))
+        if verdicts is None or not self._board.is_patient(unit.handler):
             return verdicts
         return [Wait(timedelta(0)) if is_failure(verdict) else verdict for verdict in verdicts]
 

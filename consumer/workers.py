@@ -3,7 +3,6 @@ The loop of a consumer: one subscription after another, each worked off at a des
 """
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 
 from consumer.attempt import Attempts
@@ -30,7 +29,7 @@ class Workers:
         *,
         transport: Transport,
         queue: str,
-        board: Callable[[], Board],
+        board: Board,
         attempts: Attempts,
         settlement: Settlement,
         patience: Patience,
@@ -68,7 +67,7 @@ class Workers:
                     failures = 0
                     await Desk(
                         subscription,
-                        board=self._board(),
+                        board=self._board,
                         attempts=self._attempts,
                         settlement=self._settlement,
                         patience=self._patience,

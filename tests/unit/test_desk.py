@@ -97,6 +97,7 @@ class Office:
         *,
         patience: Any = None,
         ordered: bool = False,
+        board: Board | None = None,
         concurrency: int = 1,
         **options: Any,
     ) -> None:
@@ -118,10 +119,12 @@ class Office:
             patience=patience,
             telemetry=telemetry,
         )
-        board = Board({"a": Handler("a", **options)}, lane_of=lane_of if ordered else None)
+        self.board = board or Board(
+            {"a": Handler("a", **options)}, lane_of=lane_of if ordered else None
+        )
         self.desk = Desk(
             it.subscription,
-            board=board,
+            board=self.board,
             attempts=it,
             settlement=self.settlement,
             patience=patience,
@@ -232,6 +235,35 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk
     office = Office(FakeSubscription(a_delivery(1)), make)
 
     assert ("ack", 1) not in await office.works()
+
+
+async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened():
+    """Batches are waited for no longer, and a breaker that has opened is open."""
+
+    calls = itertools.count(1)
+
+    async def fail(_unit: Unit) -> list[Verdict]:
+        if next(calls) == 1:
+            return [TryAgain(1, SECOND)]
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return []
+
+    breaker = CircuitBreaker(failures=1, pause=20 * MILLISECOND)
+    before = Office(FakeSubscription(a_delivery(1)), fail, batch_size=9, circuit_breaker=breaker)
+    await before.works()
+    assert before.board.clear() == []
+    assert before.board.is_patient(Handler("a"))
+
+    async def make(_unit: Unit) -> list[Verdict]:
+        office.stop.set()
+        return [DONE]
+
+    office = Office(FakeSubscription(a_delivery(3)), make, board=before.board)
+
+    assert ("ack", 3) in await office.works()
 
 
 class Impatience:

@@ -140,6 +140,11 @@ def test_the_work_queue_dead_letters_to_the_dead_queue():
     assert Binding("dead-letters", "steps.dead", "steps") in TOPOLOGY.bindings
 
 
+def test_the_dead_queue_gives_up_nothing():
+    """RabbitMQ 4 would, by default, after 20 deliveries."""
+    assert TOPOLOGY.queues[0].arguments["x-delivery-limit"] == 2**31 - 1
+
+
 def test_a_retry_queue_leads_straight_back_to_the_work_queue():
     retry = TOPOLOGY.queues[1]
 

@@ -92,7 +92,7 @@ class Script:
         workers = Workers(
             transport=it,
             queue="q",
-            board=lambda: Board({}),
+            board=Board({}),
             attempts=it,
             settlement=Settlement(
                 queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
