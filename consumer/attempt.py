@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -89,7 +90,10 @@ class Attempts:
         attempts = [each for each in opened if isinstance(each, Attempt)]
         if handler is None or not attempts:
             return [each for each in opened if not isinstance(each, Attempt)]
-        made = iter(await self._carry_out(handler, attempts))
+        if handler.lease is not None:
+            made = iter([await self._make_leased(handler, each, unit.owner) for each in attempts])
+        else:
+            made = iter(await self._carry_out(handler, attempts))
         return [next(made) if isinstance(each, Attempt) else each for each in opened]
 
     def _open(
@@ -109,8 +113,6 @@ class Attempts:
                 return await audit.is_known(session, run)
 
     async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
-        if handler.lease is not None:
-            return [await self._make_leased(handler, attempt) for attempt in attempts]
         made = await self._transact(handler, attempts)
         if isinstance(made, Kept):
             self.kept(handler, made.durations)
@@ -143,8 +145,8 @@ class Attempts:
             await asyncio.sleep(pause.total_seconds())
             trial += 1
 
-    async def _make_leased(self, handler: Handler, attempt: Attempt) -> Verdict:
-        claim = await self.leased.claim(handler, attempt)
+    async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
+        claim = await self.leased.claim(handler, attempt, owner=owner)
         if not isinstance(claim, Held):
             return claim
         try:

@@ -15,9 +15,10 @@ Decisions, in their order:
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple, TypeAlias
+from uuid import UUID, uuid4
 
 from consumer.breaker import Breaker
 from consumer.handler import Handler
@@ -40,10 +41,15 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Deliveries to be handled together; *handler* is None if there is none for their type."""
+    """
+    Deliveries to be handled together; *handler* is None if there is none for their type.
+
+    *owner* is who has the leases on them, however often they are claimed.
+    """
 
     handler: Handler | None
     waiting: Sequence[Waiting]
+    owner: UUID = field(default_factory=uuid4)
 
     @property
     def deliveries(self) -> list[Delivery]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, assert_never
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -43,13 +43,14 @@ class Leased:
     sessions: async_sessionmaker[AsyncSession]
     leases: Leases
 
-    async def claim(self, handler: Handler, attempt: Attempt) -> Held | Verdict:
+    async def claim(self, handler: Handler, attempt: Attempt, *, owner: UUID) -> Held | Verdict:
         """
         The right to make *attempt*, or what becomes of the message without it.
 
-        Raises DatabaseUnavailable.
+        Raises DatabaseUnavailable; who claims again after that has to be the same *owner*, which
+        may have it.
         """
-        lease, owner = lease_of(handler), uuid4()
+        lease = lease_of(handler)
         found: Claim = await self._commit(
             lambda session: self.leases.claim(
                 session, attempt.envelope, lease, owner=owner, attempt=attempt.number

@@ -145,7 +145,8 @@ class Leases:
             "owner": owner,
             "lease_until": _end_of(lease),
         }
-        free = table.c.status == FAILED
+        # One that is the owner's already, who has not heard of the commit.
+        free = (table.c.status == FAILED) | (table.c.owner == owner)
         if lease.expired is Expired.REPEAT:
             free |= (table.c.status == PROCESSING) & (table.c.lease_until < database_now())
         return (

@@ -51,7 +51,7 @@ def leased(engine: AsyncEngine) -> Leased:
 
 
 async def held(leased: Leased, attempt: Attempt, handler: Handler) -> Held:
-    claim = await leased.claim(handler, attempt)
+    claim = await leased.claim(handler, attempt, owner=uuid4())
     assert isinstance(claim, Held)
     return claim
 
@@ -69,14 +69,14 @@ async def test_an_attempt_is_made_once(leased, attempt):
     took = await leased.call(handler, attempt, claim)
     assert await leased.complete(handler, attempt, claim, took=took) is DONE
 
-    assert await leased.claim(handler, attempt) is DUPLICATE
+    assert await leased.claim(handler, attempt, owner=uuid4()) is DUPLICATE
 
 
 async def test_a_second_delivery_looks_again_before_the_lease_is_over(leased, attempt):
     handler = a_handler()
     await held(leased, attempt, handler)
 
-    busy = await leased.claim(handler, attempt)
+    busy = await leased.claim(handler, attempt, owner=uuid4())
 
     assert isinstance(busy, Wait)
     assert timedelta(0) < busy.delay <= LEASE
@@ -90,7 +90,7 @@ async def test_what_is_claimed_after_the_lease_is_called_again_or_given_up(
     await held(leased, attempt, handler)
 
     async def claim() -> Any:
-        found = await leased.claim(handler, attempt)
+        found = await leased.claim(handler, attempt, owner=uuid4())
         return None if isinstance(found, Wait) else found
 
     found = await eventually(claim)
@@ -140,7 +140,7 @@ async def test_what_a_handler_raises_is_raised_to_the_caller_alone(leased, attem
         await leased.call(handler, attempt, claim)
 
     await leased.release(attempt, claim)
-    assert isinstance(await leased.claim(handler, attempt), Held)
+    assert isinstance(await leased.claim(handler, attempt, owner=uuid4()), Held)
 
 
 async def test_a_handler_has_as_long_as_its_timeout_says(leased, attempt):
@@ -171,4 +171,4 @@ async def test_a_cancellation_from_outside_ends_the_handler_and_leaves_the_lease
 
     with pytest.raises(asyncio.CancelledError):
         await calling
-    assert isinstance(await leased.claim(handler, attempt), Wait)
+    assert isinstance(await leased.claim(handler, attempt, owner=uuid4()), Wait)

@@ -123,6 +123,15 @@ async def test_what_is_released_can_be_claimed_at_once(clerk, lease):
     assert (await clerk.row()).attempts == 2
 
 
+async def test_who_has_not_heard_of_its_claim_claims_again(clerk):
+    """Its commit was lost on the way; otherwise a message that nobody handles would be stopped."""
+    await clerk.claim(SHORT_STOP)
+    await eventually(clerk.is_over)
+
+    assert await clerk.claim(STOP) == Held(MINE)
+    assert isinstance(await clerk.claim(STOP, OTHER), Busy)
+
+
 async def test_a_lease_that_is_over_is_taken_over_if_the_handler_may_be_called_again(clerk):
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
