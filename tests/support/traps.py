@@ -1,0 +1,105 @@
+"""
+A server that falls silent at an exact point of a conversation, so that a program can be killed
+there, or its connection cut.
+"""
+
+from yarl import URL
+
+from tests.support.eventually import eventually
+from tests.support.proxy import Link, Proxy, Side
+from tests.support.wire import (
+    Sign,
+    Splitter,
+    size_for_postgres,
+    size_of_amqp,
+    size_of_anything,
+)
+
+
+class Trap:
+    """
+    Springs once, on the first connection on which *side* gives all *signs*, one after another.
+
+    From then on it holds back what *held* says on that connection: if that is the same side, from
+    the last sign on, which does not get through any more; if it is the other one, the answer to
+    it. Everything before gets through.
+    """
+
+    def __init__(self, signs: tuple[Sign, ...], *, side: Side, held: Side) -> None:
+        self._signs = signs
+        self._side = side
+        self._held = held
+        self._given: dict[Link, int] = {}
+        self._link: Link | None = None
+        self._messages: list[bytes] = []
+        self._open = False
+
+    def lets_through(self, link: Link, side: Side, message: bytes) -> bool:
+        """Whether *message*, which *side* says on *link*, is to be passed on."""
+        if self._link is None and side is self._side and self._is_last_sign(link, message):
+            self._link = link
+        if self._open or link is not self._link or side is not self._held:
+            return True
+        self._messages.append(message)
+        return False
+
+    async def sprung(self, *, within: float = 15) -> None:
+        """Wait until something is held back."""
+        await eventually(lambda: self._messages, within=within, message="the trap did not spring")
+
+    def release(self) -> None:
+        """Pass on what was held back, and everything that comes."""
+        self._open = True
+        for message in self._messages:
+            self._caught.tell(self._held.other, message)
+
+    def cut(self) -> None:
+        """End the connection for both sides; what was held back never gets through."""
+        self._caught.abort()
+
+    @property
+    def _caught(self) -> Link:
+        assert self._link is not None, "the trap has not sprung"
+        return self._link
+
+    def _is_last_sign(self, link: Link, message: bytes) -> bool:
+        given = self._given.get(link, 0)
+        if self._signs[given](message):
+            self._given[link] = given = given + 1
+        return given == len(self._signs)
+
+
+class TrapProxy(Proxy):
+    """A proxy that understands what passes, and holds it up where it was told to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        postgres = (URL(url).scheme or "").startswith("postgres")
+        self._sizes = {
+            Side.CLIENT: size_for_postgres if postgres else size_of_amqp,
+            Side.SERVER: size_of_anything if postgres else size_of_amqp,
+        }
+        self._splitters: dict[tuple[Link, Side], Splitter] = {}
+        self._traps: list[Trap] = []
+
+    def before(self, *signs: Sign) -> Trap:
+        """Hold back the last of *signs* of a client: the server does not hear it."""
+        return self._set(Trap(signs, side=Side.CLIENT, held=Side.CLIENT))
+
+    def after(self, *signs: Sign) -> Trap:
+        """Hold back the answer to the last of *signs* of a client: it is done, unheard of."""
+        return self._set(Trap(signs, side=Side.CLIENT, held=Side.SERVER))
+
+    def unheard(self, *signs: Sign) -> Trap:
+        """Hold back the last of *signs* of the server: the client does not hear it."""
+        return self._set(Trap(signs, side=Side.SERVER, held=Side.SERVER))
+
+    def _set(self, trap: Trap) -> Trap:
+        self._traps.append(trap)
+        return trap
+
+    def _pass_on(self, link: Link, side: Side, chunk: bytes) -> None:
+        splitter = self._splitters.setdefault((link, side), Splitter(self._sizes[side]))
+        for message in splitter.feed(chunk):
+            if all(trap.lets_through(link, side, message) for trap in self._traps):
+                link.tell(side.other, message)
