@@ -1,0 +1,285 @@
+"""
+A relay that dies, stops or is cut off at each point of its protocol.
+
+    R0  producer: event and effects, COMMIT
+    R1  relay: BEGIN, claim with row locks
+    R5  publish, persistent and mandatory, and wait for the confirms
+    R7  settle: delete what is confirmed
+    R8  COMMIT
+
+| crash                                   | test                                                  |
+|-----------------------------------------|-------------------------------------------------------|
+| R0, outcome of the COMMIT unknown       | `test_a_producer_that_does_not_know_…`                |
+| R1 to R4, with rows claimed             | `test_a_relay_killed_before_…[claimed]`               |
+| R5, before the broker has the message   | `test_a_relay_killed_before_…[not_published]`         |
+| R5, the broker has it, confirm lost     | `test_a_relay_killed_after_…[not_confirmed]`          |
+| R5, likewise, the connection is lost    | `test_a_relay_that_loses_the_confirm_…`               |
+| R6, R7                                  | `test_a_relay_killed_after_…[not_deleted]`            |
+| R8, COMMIT not heard by the database    | `test_a_relay_killed_after_…[not_committed]`          |
+| R8, outcome of the COMMIT unknown       | `test_a_relay_that_does_not_know_…`                   |
+| after R8                                | `test_a_relay_killed_once_its_settlement_…`           |
+| the session ends while it publishes     | `test_a_session_that_is_ended_while_…`                |
+| Postgres or the broker crashes          | `test_server_crashes`                                 |
+| paused past all deadlines, then resumed | `test_a_relay_that_was_stopped_past_all_deadlines_…`  |
+| two relays                              | that one, and `tests/integration/test_relay.py`       |
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.runtime.engine import create_engine
+from outbox.tables import outbox as table
+from tests.integration.test_relay import a_queue, commit, messages_in
+from tests.support.builders import an_event
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+from tests.support.traps import Trap, TrapProxy
+from tests.support.wire import ACK, COMMIT, PUBLISH, statement
+
+pytestmark = pytest.mark.fault
+
+CLAIM = statement("SKIP LOCKED")
+SETTLEMENT = statement("DELETE FROM outbox")
+IDLE_SESSIONS = (
+    "FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    " AND datname = current_database() AND application_name LIKE 'relay%'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Relays that reach both servers through proxies, and a queue that takes their events."""
+
+    deployment: Deployment
+    database: TrapProxy
+    broker: TrapProxy
+    rabbitmq_url: str
+
+    async def commits(self, count: int = 3) -> list[outbox.Event]:
+        events = [an_event() for _ in range(count)]
+        await commit(self.deployment, *events)
+        return events
+
+    async def is_drained(self) -> None:
+        await eventually(self.deployment.is_drained, within=20)
+        assert await self.deployment.dead() == []
+
+    async def copies(self) -> Counter[str | None]:
+        """How often each event is in the queue; they are gone then."""
+        return Counter(message.message_id for message in await messages_in(self.rabbitmq_url))
+
+    async def attempts(self) -> set[int]:
+        return {row["attempts"] for row in await self.deployment.rows(table)}
+
+    def trap(self, name: str) -> Trap:
+        """A trap at a point of the protocol."""
+        match name:
+            case "claimed":
+                return self.database.after(CLAIM)
+            case "not_published":
+                return self.broker.before(PUBLISH)
+            case "not_confirmed":
+                return self.broker.unheard(ACK)
+            case "not_deleted":
+                return self.database.before(SETTLEMENT)
+            case "not_committed":
+                return self.database.before(SETTLEMENT, COMMIT)
+            case "committed":
+                return self.database.after(SETTLEMENT, COMMIT)
+            case _:
+                raise ValueError(name)
+
+
+@pytest.fixture
+async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[Place]:
+    await a_queue(rabbitmq_url)
+    async with (
+        TrapProxy(postgres_url) as database,
+        TrapProxy(rabbitmq_url) as broker,
+        Deployment(
+            postgres_url,
+            broker.url,
+            tmp_path,
+            MQ_DATABASE_URL=database.url,
+            MQ_PUBLISH_TIMEOUT_SECONDS="2",
+            MQ_POLL_MAX_SECONDS="0.1",
+        ) as deployment,
+    ):
+        yield Place(deployment, database, broker, rabbitmq_url)
+
+
+def each(events: list[outbox.Event], times: int) -> Counter[str | None]:
+    return Counter({str(event.id): times for event in events})
+
+
+@pytest.mark.parametrize("point", ["claimed", "not_published"])
+async def test_a_relay_killed_before_the_broker_has_heard_of_an_event_leaves_it_to_another(
+    place, point
+):
+    trap = place.trap(point)
+    events = await place.commits()
+    doomed = await place.deployment.relay()
+    await trap.sprung()
+
+    doomed.kill()
+    assert await place.attempts() == {0}
+    await place.deployment.relay()
+
+    await place.is_drained()
+    assert await place.copies() == each(events, 1)
+
+
+@pytest.mark.parametrize("point", ["not_confirmed", "not_deleted", "not_committed"])
+async def test_a_relay_killed_after_the_broker_has_its_events_costs_one_more_copy_of_each(
+    place, point
+):
+    trap = place.trap(point)
+    events = await place.commits()
+    doomed = await place.deployment.relay()
+    await trap.sprung()
+
+    doomed.kill()
+    assert await place.attempts() == {0}
+    await place.deployment.relay()
+
+    await place.is_drained()
+    assert await place.copies() == each(events, 2)
+
+
+async def test_a_relay_killed_once_its_settlement_is_committed_costs_nothing(place):
+    trap = place.trap("committed")
+    events = await place.commits()
+    doomed = await place.deployment.relay()
+    await trap.sprung()
+
+    doomed.kill()
+    await place.deployment.relay()
+
+    assert await place.deployment.is_drained()
+    further = await place.commits(1)
+    await place.is_drained()
+    assert await place.copies() == each(events + further, 1)
+
+
+@pytest.mark.parametrize(("point", "times"), [("not_committed", 2), ("committed", 1)])
+async def test_a_relay_that_does_not_know_whether_its_settlement_is_committed_goes_by_the_rows(
+    place, point, times
+):
+    trap = place.trap(point)
+    events = await place.commits()
+    relay = await place.deployment.relay()
+    await trap.sprung()
+
+    trap.cut()
+
+    await place.is_drained()
+    assert await place.copies() == each(events, times)
+    await relay.wait_for_line("server_unavailable")
+    await relay.wait_for_line("server_available")
+    assert await relay.terminate() == 0
+
+
+async def test_a_relay_that_loses_the_confirm_publishes_again_and_counts_no_attempt(place):
+    trap = place.trap("not_confirmed")
+    events = await place.commits()
+    relay = await place.deployment.relay()
+    await trap.sprung()
+
+    again = place.trap("not_published")
+    trap.cut()
+    await again.sprung()
+    assert await place.attempts() == {0}
+    again.release()
+
+    await place.is_drained()
+    assert await place.copies() == each(events, 2)
+    assert await relay.terminate() == 0
+
+
+async def test_a_session_that_is_ended_while_its_relay_publishes_costs_one_more_copy_of_each(
+    place,
+):
+    trap = place.trap("not_confirmed")
+    events = await place.commits()
+    relay = await place.deployment.relay()
+    await trap.sprung()
+
+    async with place.deployment.engine.connect() as connection:
+        ended = await connection.scalars(
+            sa.text(f"SELECT pg_terminate_backend(pid) {IDLE_SESSIONS}")
+        )
+        assert list(ended) == [True]
+    trap.release()
+
+    await place.is_drained()
+    assert await place.copies() == each(events, 2)
+    assert await relay.terminate() == 0
+
+
+async def test_a_relay_that_was_stopped_past_all_deadlines_finds_that_another_has_taken_over(
+    place,
+):
+    trap = place.trap("not_confirmed")
+    events = await place.commits()
+    stopped = await place.deployment.relay()
+    await trap.sprung()
+    stopped.freeze()
+    other = await place.deployment.relay()
+
+    # Once the server has ended the transaction of the one that does not answer.
+    await place.is_drained()
+    trap.release()
+    stopped.thaw()
+    await stopped.wait_for_line("server_unavailable")
+
+    assert await place.copies() == each(events, 2)
+    assert await other.terminate() == 0
+    further = await place.commits()
+    await place.is_drained()
+    assert await place.copies() == each(further, 1)
+    assert await stopped.terminate() == 0
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_producer_that_does_not_know_whether_it_has_committed_records_the_event_again(
+    place, committed
+):
+    insertion = statement("INSERT INTO outbox")
+    trap = (place.database.after if committed else place.database.before)(insertion, COMMIT)
+    event = an_event()
+    engine = create_engine(
+        make_url(place.database.url), pool_size=1, application_name="producer"
+    )
+    recording = asyncio.create_task(record(engine, event))
+    await trap.sprung()
+    trap.cut()
+    assert await recording == "unknown"
+
+    # The id is unique: it says whether the event is there.
+    assert await record(engine, event) == ("there" if committed else "recorded")
+
+    await engine.dispose()
+    await place.deployment.relay()
+    await place.is_drained()
+    assert await place.copies() == each([event], 1)
+
+
+async def record(engine: AsyncEngine, event: outbox.Event) -> str:
+    """Record *event* in a transaction of its own, and tell what is known of it."""
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(outbox.insert(event))
+    except DBAPIError as error:
+        return "there" if "event_id" in str(error.orig) else "unknown"
+    except OSError:
+        return "unknown"
+    return "recorded"
