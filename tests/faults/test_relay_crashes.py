@@ -256,9 +256,7 @@ async def test_a_producer_that_does_not_know_whether_it_has_committed_records_th
     insertion = statement("INSERT INTO outbox")
     trap = (place.database.after if committed else place.database.before)(insertion, COMMIT)
     event = an_event()
-    engine = create_engine(
-        make_url(place.database.url), pool_size=1, application_name="producer"
-    )
+    engine = create_engine(make_url(place.database.url), pool_size=1, application_name="producer")
     recording = asyncio.create_task(record(engine, event))
     await trap.sprung()
     trap.cut()

@@ -43,9 +43,13 @@ class Trap:
         self._messages.append(message)
         return False
 
+    @property
+    def has_sprung(self) -> bool:
+        return bool(self._messages)
+
     async def sprung(self, *, within: float = 15) -> None:
         """Wait until something is held back."""
-        await eventually(lambda: self._messages, within=within, message="the trap did not spring")
+        await eventually(lambda: self.has_sprung, within=within, message="the trap did not spring")
 
     def release(self) -> None:
         """Pass on what was held back, and everything that comes."""

@@ -74,5 +74,6 @@ BEGIN = statement("BEGIN")
 COMMIT = statement("COMMIT")
 PUBLISH = method(Basic.Publish)
 DELIVER = method(Basic.Deliver)
+RETURN = method(Basic.Return)
 ACK = method(Basic.Ack)
 """From a client it settles a delivery, from the broker it confirms a publish."""

@@ -1,0 +1,192 @@
+"""
+A consumer that dies or is cut off at each point of handling a message in a transaction.
+
+    C0  the broker delivers
+    C2  BEGIN
+    C3  record that the message is done
+    C4  handler: effects
+    C5  COMMIT
+    C6  acknowledge
+
+| crash                                      | test                                               |
+|--------------------------------------------|----------------------------------------------------|
+| C0                                         | `test_a_consumer_killed_before_…[not_delivered]`   |
+| C2, C3                                     | `…[not_recorded]`, also when the session ends      |
+| C4, between record and effects             | `…[not_applied]`, also when the session ends       |
+| C4, in the handler                         | `tests/integration/test_consumer.py`               |
+| C5, COMMIT not heard by the database       | `…[not_committed]`, also when the session ends     |
+| C5, outcome of the COMMIT unknown          | `test_a_consumer_that_does_not_know_…`             |
+| after C5, before C6                        | `test_a_consumer_killed_before_its_acknowledgement`|
+| C6 sent, the broker never got it           | `test_an_acknowledgement_that_is_lost_…`           |
+| two consumers have it, the first commits   | `test_of_two_consumers_…_commits`                  |
+| two consumers have it, the first does not  | `test_of_two_consumers_…_rolls_back`               |
+| the handler raises, Postgres is away       | `tests/integration/test_consumer.py`               |
+| the database crashes                       | `test_server_crashes`                              |
+
+Attempts that end in another way than by their handler's failure are not counted.
+"""
+
+import pytest
+import sqlalchemy as sa
+
+from outbox.codec import WireMessage
+from tests.support.eventually import eventually
+from tests.support.stage import APPLIED, RECORD, Stage, a_message
+from tests.support.traps import Trap
+from tests.support.wire import ACK, COMMIT, DELIVER
+
+pytestmark = pytest.mark.fault
+
+WAITING = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND datname = current_database() AND query LIKE 'INSERT INTO processed_messages%'"
+)
+
+
+@pytest.fixture
+async def stage(postgres_url, rabbitmq_url, tmp_path):
+    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+        yield stage
+
+
+def a_trap(stage: Stage, point: str) -> Trap:
+    match point:
+        case "not_delivered":
+            return stage.broker.unheard(DELIVER)
+        case "not_recorded":
+            return stage.database.before(RECORD)
+        case "not_applied":
+            return stage.database.before(APPLIED)
+        case "not_committed":
+            return stage.database.before(APPLIED, COMMIT)
+        case _:
+            raise ValueError(point)
+
+
+async def is_applied_once(stage: Stage, message: WireMessage) -> None:
+    """Wait for the effect; end all consumers, and see that nothing else is left anywhere."""
+    await stage.deployment.applies(1)
+    await stage.ends()
+    assert [str(event_id) for event_id in await stage.deployment.applied()] == [message.message_id]
+    assert await stage.records() == [("completed", 1)]
+    assert await stage.deployment.dead() == []
+    assert await stage.left() == {}
+
+
+@pytest.mark.parametrize(
+    "point", ["not_delivered", "not_recorded", "not_applied", "not_committed"]
+)
+async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another(stage, point):
+    doomed = await stage.consumer()
+    trap = a_trap(stage, point)
+    message = a_message()
+    await stage.publish(message)
+    await trap.sprung()
+
+    doomed.kill()
+    await stage.consumer()
+
+    await is_applied_once(stage, message)
+
+
+@pytest.mark.parametrize("point", ["not_recorded", "not_applied", "not_committed"])
+async def test_a_consumer_that_loses_its_session_before_its_commit_makes_the_attempt_again(
+    stage, point
+):
+    consumer = await stage.consumer()
+    trap = a_trap(stage, point)
+    message = a_message()
+    await stage.publish(message)
+    await trap.sprung()
+
+    trap.cut()
+
+    await is_applied_once(stage, message)
+    assert "handler_failed" not in consumer.output
+
+
+async def test_a_consumer_that_does_not_know_whether_it_has_committed_finds_its_record(stage):
+    consumer = await stage.consumer()
+    trap = stage.database.after(APPLIED, COMMIT)
+    message = a_message()
+    await stage.publish(message)
+    await trap.sprung()
+
+    trap.cut()
+
+    await consumer.wait_for_line('"status": "duplicate"')
+    await is_applied_once(stage, message)
+    assert "handler_failed" not in consumer.output
+
+
+async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(stage):
+    doomed = await stage.consumer()
+    trap = stage.broker.before(ACK)
+    message = a_message()
+    await stage.publish(message)
+    await trap.sprung()
+
+    doomed.kill()
+    successor = await stage.consumer()
+
+    await successor.wait_for_line('"status": "duplicate"')
+    await is_applied_once(stage, message)
+
+
+async def test_an_acknowledgement_that_is_lost_on_its_way_is_given_again(stage):
+    consumer = await stage.consumer()
+    trap = stage.broker.before(ACK)
+    message = a_message()
+    await stage.publish(message)
+    await trap.sprung()
+
+    trap.cut()
+
+    await consumer.wait_for_line('"status": "duplicate"')
+    await is_applied_once(stage, message)
+
+
+async def two_have_it(stage: Stage, message: WireMessage) -> Trap:
+    """
+    Two consumers are at *message*: one that has lost its channel, before its COMMIT, and one that
+    waits for it. Returns the trap that holds the COMMIT.
+    """
+    await stage.consumer()
+    await stage.consumer()
+    delivery, commit = stage.broker.unheard(DELIVER), a_trap(stage, "not_committed")
+    await stage.publish(message)
+    await delivery.sprung()
+    delivery.release()
+    await commit.sprung()
+    delivery.cut()
+
+    async def second_waits() -> bool:
+        async with stage.deployment.engine.connect() as connection:
+            return await connection.scalar(WAITING) == 1
+
+    await eventually(second_waits)
+    assert await stage.deployment.applied() == []
+    return commit
+
+
+async def test_of_two_consumers_with_one_message_the_second_finds_it_done_when_the_first_commits(
+    stage,
+):
+    message = a_message()
+    commit = await two_have_it(stage, message)
+
+    commit.release()
+
+    await eventually(lambda: '"status": "duplicate"' in stage.deployment.logs())
+    await is_applied_once(stage, message)
+
+
+async def test_of_two_consumers_with_one_message_the_second_proceeds_when_the_first_rolls_back(
+    stage,
+):
+    message = a_message()
+    commit = await two_have_it(stage, message)
+
+    commit.cut()
+
+    await is_applied_once(stage, message)

@@ -1,0 +1,163 @@
+"""
+A consumer that dies or is cut off around a handler whose effects are outside of the database.
+
+    T1  claim with a lease, COMMIT
+        call
+    T2  complete, COMMIT
+        acknowledge
+
+| crash                                      | test                                               |
+|--------------------------------------------|----------------------------------------------------|
+| T1, COMMIT not heard by the database       | `test_a_claim_that_was_not_committed_…`            |
+| T1, outcome of the COMMIT unknown          | `test_a_claim_whose_outcome_is_unknown_…`          |
+| in the call                                | `tests/integration/test_behaviours.py`             |
+| after the call, before T2                  | `test_a_consumer_killed_after_the_call_…`          |
+| the database is away at T2                 | `test_a_database_that_is_away_…`                   |
+| T2, outcome of the COMMIT unknown          | `test_a_completion_whose_outcome_is_unknown_…`     |
+| after T2, before the acknowledgement       | `test_a_consumer_killed_once_it_has_completed_…`   |
+
+A lease that is over says that nobody knows; `REPEAT` calls again, `STOP` leaves it to a human.
+"""
+
+import pytest
+import sqlalchemy as sa
+
+from consumer.tables import processed_messages
+from outbox.tables import database_now
+from tests.support.crashing import CALLED
+from tests.support.eventually import eventually
+from tests.support.stage import RECORD, Stage, a_message
+from tests.support.wire import ACK, COMMIT, statement
+
+pytestmark = pytest.mark.fault
+
+COMPLETION = statement("UPDATE processed_messages")
+REPEAT, STOP = "test.leased.repeat", "test.leased.stop"
+
+
+@pytest.fixture
+async def stage(postgres_url, rabbitmq_url, tmp_path):
+    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+        yield stage
+
+
+def calls(stage: Stage) -> int:
+    return stage.deployment.logs().count(CALLED)
+
+
+async def is_completed(stage: Stage, *, after: int) -> None:
+    """See that the message was done *after* so many calls, and nothing is left."""
+
+    async def completed() -> bool:
+        return await stage.records() == [("completed", 1)]
+
+    await eventually(completed)
+    await stage.ends()
+    assert calls(stage) == after
+    assert await stage.deployment.dead() == []
+    assert await stage.left() == {}
+
+
+async def is_stopped(stage: Stage, *, after: int) -> None:
+    """See that the message was left to a human *after* so many calls."""
+    await stage.gives_up(1)
+    await stage.ends()
+    assert calls(stage) == after
+    assert [row["reason"] for row in await stage.deployment.dead()] == ["lease_expired"]
+    assert await stage.records() == [("failed", 1)]
+    assert await stage.left() == {}
+
+
+async def lease_is_over(stage: Stage) -> bool:
+    over = sa.select(processed_messages.c.lease_until < database_now())
+    async with stage.deployment.engine.connect() as connection:
+        return bool(await connection.scalar(over))
+
+
+async def test_a_claim_that_was_not_committed_is_made_again_at_once(stage):
+    await stage.consumer()
+    trap = stage.database.before(RECORD, COMMIT)
+    await stage.publish(a_message(STOP))
+    await trap.sprung()
+
+    trap.cut()
+
+    await is_completed(stage, after=1)
+
+
+@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+async def test_a_claim_whose_outcome_is_unknown_is_like_one_of_a_stranger(stage, event_type):
+    await stage.consumer()
+    trap = stage.database.after(RECORD, COMMIT)
+    await stage.publish(a_message(event_type))
+    await trap.sprung()
+
+    trap.cut()
+
+    if event_type == REPEAT:
+        await is_completed(stage, after=1)
+    else:
+        await is_stopped(stage, after=0)
+
+
+@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_policy(
+    stage, event_type
+):
+    doomed = await stage.consumer()
+    trap = stage.database.before(COMPLETION)
+    await stage.publish(a_message(event_type))
+    await trap.sprung()
+
+    doomed.kill()
+    await stage.consumer()
+
+    if event_type == REPEAT:
+        await is_completed(stage, after=2)
+    else:
+        await is_stopped(stage, after=1)
+
+
+async def test_a_database_that_is_away_for_longer_than_the_lease_leads_to_no_second_call(stage):
+    await stage.consumer()
+    trap = stage.database.before(COMPLETION)
+    await stage.publish(a_message(STOP))
+    await trap.sprung()
+
+    await stage.database.cut()
+    await eventually(lambda: lease_is_over(stage))
+    assert await stage.records() == [("processing", 1)]
+    await stage.database.restore()
+
+    await is_completed(stage, after=1)
+
+
+@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
+    stage, committed, event_type
+):
+    await stage.consumer()
+    trap = (stage.database.after if committed else stage.database.before)(COMPLETION, COMMIT)
+    await stage.publish(a_message(event_type))
+    await trap.sprung()
+    acknowledged = stage.broker.before(ACK)
+
+    trap.cut()
+
+    await acknowledged.sprung()
+    acknowledged.release()
+    await is_completed(stage, after=1)
+
+
+async def test_a_consumer_killed_once_it_has_completed_leads_to_no_second_call(stage):
+    doomed = await stage.consumer()
+    trap = stage.broker.before(ACK)
+    await stage.publish(a_message(STOP))
+    await trap.sprung()
+
+    doomed.kill()
+    successor = await stage.consumer()
+
+    await successor.wait_for_line('"status": "duplicate"')
+    await is_completed(stage, after=1)

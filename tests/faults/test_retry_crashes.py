@@ -1,0 +1,204 @@
+"""
+A consumer that dies or is cut off while it puts a message off, or gives it up.
+
+    publish a copy to the retry queue, and wait for the confirm; then acknowledge
+    write to dead_letters and record that it has failed, COMMIT; then acknowledge
+
+| crash                                      | test                                               |
+|--------------------------------------------|----------------------------------------------------|
+| before the copy is with the broker         | `test_a_consumer_killed_before_the_copy_…`         |
+| the broker has the copy, confirm not heard | `test_a_consumer_killed_between_…[not_confirmed]`  |
+| the copy is confirmed, no acknowledgement  | `test_a_consumer_killed_between_…[not_acked]`      |
+| likewise, and all attempts fail            | `test_original_and_copy_that_both_fail_…`          |
+| the confirm is lost with the connection    | `test_a_consumer_that_loses_the_confirm_…`         |
+| the copy is returned or refused            | `test_as_long_as_no_queue_takes_the_copy_…`        |
+| before what is given up is committed       | `test_a_burial_that_was_not_committed_…`           |
+| its COMMIT, outcome unknown                | `test_a_consumer_that_does_not_know_…`             |
+| after it, before the acknowledgement       | `test_a_message_that_was_given_up_…`               |
+
+Neither publish and acknowledgement nor COMMIT and acknowledgement can be one. What is known of a
+message that comes again is whether it was completed; that it was given up does not make it a
+duplicate, so each such crash can leave one dead letter more.
+"""
+
+import pytest
+
+from tests.support.processes import ChildProcess
+from tests.support.stage import RETRY_QUEUE, Stage, a_message
+from tests.support.traps import Trap
+from tests.support.wire import ACK, COMMIT, PUBLISH, RETURN, statement
+
+pytestmark = pytest.mark.fault
+
+BURIAL = statement("INSERT INTO dead_letters")
+
+
+@pytest.fixture
+async def stage(postgres_url, rabbitmq_url, tmp_path):
+    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def last_try(postgres_url, rabbitmq_url, tmp_path):
+    """Consumers that give up what has failed once."""
+    async with Stage(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0") as stage:
+        yield stage
+
+
+def attempts_that_failed(stage: Stage) -> int:
+    return stage.deployment.logs().count('"event": "handler_failed"')
+
+
+async def is_applied_once(stage: Stage) -> None:
+    await stage.deployment.applies(1)
+    await stage.ends()
+    assert len(await stage.deployment.applied()) == 1
+    assert await stage.records() == [("completed", 2)]
+    assert await stage.deployment.dead() == []
+    assert await stage.left() == {}
+
+
+async def replaced(
+    stage: Stage, trap: Trap, doomed: ChildProcess, event_type: str
+) -> ChildProcess:
+    """Publish a message; when *trap* springs, kill *doomed*. Returns its successor."""
+    await stage.publish(a_message(event_type))
+    await trap.sprung()
+    doomed.kill()
+    return await stage.consumer()
+
+
+async def test_a_consumer_killed_before_the_copy_is_with_the_broker_has_not_counted_its_attempt(
+    stage,
+):
+    doomed = await stage.consumer()
+
+    await replaced(stage, stage.broker.before(PUBLISH), doomed, "test.fails.once")
+
+    await is_applied_once(stage)
+    assert attempts_that_failed(stage) == 2
+
+
+@pytest.mark.parametrize("point", ["not_confirmed", "not_acked"])
+async def test_a_consumer_killed_between_copy_and_acknowledgement_leaves_both_and_one_counts(
+    stage, point
+):
+    doomed = await stage.consumer()
+    trap = stage.broker.unheard(ACK) if point == "not_confirmed" else stage.broker.before(ACK)
+
+    successor = await replaced(stage, trap, doomed, "test.fails.once")
+
+    await successor.wait_for_line('"status": "duplicate"')
+    await is_applied_once(stage)
+    assert attempts_that_failed(stage) <= 2
+
+
+async def test_original_and_copy_that_both_fail_are_two_dead_letters_and_no_more(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    async with Stage(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="1") as stage:
+        doomed = await stage.consumer()
+
+        await replaced(stage, stage.broker.before(ACK), doomed, "test.fails.always")
+
+        await stage.gives_up(2)
+        await stage.ends()
+        assert [row["attempts"] for row in await stage.deployment.dead()] == [2, 2]
+        assert attempts_that_failed(stage) == 4
+        assert await stage.records() == [("failed", 2)]
+        assert await stage.deployment.applied() == []
+        assert await stage.left() == {}
+
+
+async def test_a_consumer_that_loses_the_confirm_publishes_another_copy_and_one_counts(stage):
+    consumer = await stage.consumer()
+    trap = stage.broker.unheard(ACK)
+    await stage.publish(a_message("test.fails.once"))
+    await trap.sprung()
+
+    trap.cut()
+
+    await consumer.wait_for_line('"status": "duplicate"')
+    await is_applied_once(stage)
+    assert attempts_that_failed(stage) == 1
+
+
+async def test_as_long_as_no_queue_takes_the_copy_the_message_is_not_acknowledged(stage):
+    await stage.consumer()
+    await stage.delete(RETRY_QUEUE)
+    returns, ack = stage.broker.unheard(RETURN, RETURN, RETURN), stage.broker.before(ACK)
+
+    await stage.publish(a_message("test.fails.once"))
+
+    await returns.sprung()
+    assert not ack.has_sprung
+    returns.release()
+    await stage.declare()
+    await ack.sprung()
+    ack.release()
+    await is_applied_once(stage)
+    assert attempts_that_failed(stage) == 1
+
+
+async def test_a_burial_that_was_not_committed_happens_once_after_a_crash(last_try):
+    doomed = await last_try.consumer()
+    trap = last_try.database.before(BURIAL, COMMIT)
+
+    await replaced(last_try, trap, doomed, "test.fails.always")
+
+    await last_try.gives_up(1)
+    await is_given_up(last_try, letters=1)
+
+
+@pytest.mark.parametrize(("committed", "letters"), [(False, 1), (True, 2)])
+async def test_a_consumer_that_does_not_know_whether_it_has_given_up_does_so_again(
+    last_try, committed, letters
+):
+    await last_try.consumer()
+    database = last_try.database
+    trap = (database.after if committed else database.before)(BURIAL, COMMIT)
+    await last_try.publish(a_message("test.fails.always"))
+    await trap.sprung()
+
+    trap.cut()
+
+    await last_try.gives_up(letters)
+    await is_given_up(last_try, letters=letters)
+    assert attempts_that_failed(last_try) == 1
+
+
+async def test_a_message_that_was_given_up_and_not_acknowledged_is_handled_and_given_up_again(
+    last_try,
+):
+    doomed = await last_try.consumer()
+
+    await replaced(last_try, last_try.broker.before(ACK), doomed, "test.fails.always")
+
+    await last_try.gives_up(2)
+    await is_given_up(last_try, letters=2)
+    assert attempts_that_failed(last_try) == 2
+
+
+async def test_a_message_that_was_given_up_and_not_acknowledged_may_yet_succeed(last_try):
+    """Its dead letter stays, and tells nothing that is still to be repaired."""
+    doomed = await last_try.consumer()
+
+    await replaced(last_try, last_try.broker.before(ACK), doomed, "test.recovers")
+
+    await last_try.deployment.applies(1)
+    await last_try.ends()
+    assert len(await last_try.deployment.applied()) == 1
+    assert await last_try.records() == [("completed", 1)]
+    assert len(await last_try.deployment.dead()) == 1
+    assert await last_try.left() == {}
+
+
+async def is_given_up(stage: Stage, *, letters: int) -> None:
+    await stage.ends()
+    assert [row["reason"] for row in await stage.deployment.dead()] == letters * [
+        "retries_exhausted"
+    ]
+    assert await stage.records() == [("failed", 1)]
+    assert await stage.deployment.applied() == []
+    assert await stage.left() == {}
