@@ -141,8 +141,7 @@ class Attempts:
             )
             if isinstance(made, Kept) or trial == TRIALS or not is_contention(made):
                 return made
-            pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
-            await asyncio.sleep(pause.total_seconds())
+            await asyncio.sleep(pause_between(trial, self.chance()).total_seconds())
             trial += 1
 
     async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
@@ -175,3 +174,8 @@ class Attempts:
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
         return verdict.after_failure(error, number, policy, chance=self.chance())
+
+
+def pause_between(trial: int, chance: float) -> timedelta:
+    """How long to wait after *trial* before a transaction is begun anew."""
+    return _CONTENTION.delay(trial, chance=chance) or timedelta(0)

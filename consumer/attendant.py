@@ -3,19 +3,20 @@ Attempting the messages of an ordered consumer that wait in the database, lane b
 
     BEGIN
     the first row of a lane that is due, locked: nobody else attempts this lane
-    record that it is done, handler(message, session), remove the row
-    COMMIT                the next row of the lane is due at once
-    or, if that failed, in a transaction of its own: postpone the row, or give the message up
+    SAVEPOINT             record that it is done, handler(message, session)
+    remove the row, or, if the handler failed, roll back to the savepoint and postpone the row,
+    or give its message up
+    COMMIT                once the row is removed, the next one of the lane is due
 """
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.attempt import BEFORE_ALL, Attempts
+from consumer.attempt import BEFORE_ALL, TRIALS, Attempts, pause_between
 from consumer.dead_letters import Burials
 from consumer.handler import Handler
 from consumer.opening import Attempt, open_delivery
@@ -24,13 +25,24 @@ from consumer.parking import Parking
 from consumer.patience import Patience
 from consumer.transaction import call, raise_unless_failure
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
+from consumer.work import Work
+from outbox.codec import WireMessage
 from outbox.copies import retried
 from outbox.errors import TransactionEndedByHandler
-from outbox.runtime.engine import is_contention, is_open, translated, uninterrupted
+from outbox.runtime.engine import is_contention, translated
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
 
 LOOK_EVERY = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What an attempt has come to; *handler* worked for *durations* if it has succeeded."""
+
+    verdict: Verdict
+    handler: Handler | None = None
+    durations: Mapping[str, timedelta] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,83 +80,117 @@ class Attendant:
         """
         Attempt the first message of a lane that is due.
 
-        Returns False if there is none, or others have held it up.
+        Returns False if there is none.
         Raises DatabaseUnavailable.
         """
-        # Closing a session asks the database, too.
         with translated():
-            async with self.attempts.sessions() as session:
-                heads = await self.parking.next_due(session, limit=1)
+            async with self.attempts.place.begin() as work:
+                heads = await self.parking.next_due(work.session, limit=1)
                 if not heads:
                     return False
                 head = heads[0]
-                delivery = self._delivery(head)
-                handler = self.handlers.get(head.message.type or "")
-                verdict = await self._make(session, head, delivery, handler)
-            if verdict is None:
-                return False
-            if not isinstance(verdict, type(DONE)):
-                verdict = await self._settle(head, delivery, verdict)
-        if verdict is not None:
-            self.attempts.telemetry.settled([(head.message.type, verdict)])
+                made = await self._make(work, head)
+                settled = await self._commit(work, head, made)
+            if isinstance(settled, BaseException):
+                # The handler ended its transaction, or left to the commit what failed there. The
+                # lock of the lane is gone with it, so another process may be faster now.
+                made = self._failed(head, settled)
+                async with self.attempts.place.begin() as work:
+                    settled = await self._commit(work, head, made)
+        if isinstance(settled, BaseException):
+            raise settled
+        if settled is not None:
+            self.attempts.telemetry.settled([(head.message.type, settled)])
         return True
 
-    def _delivery(self, head: Head) -> Delivery:
-        message = retried(head.message, queue=self.queue, attempt=head.attempts)
-        return Delivery(message, 0, redelivered=True)
+    async def _make(self, work: Work, head: Head) -> Made:
+        """Attempt *head* in a savepoint of *work*, so that the lane stays locked if it fails."""
+        handler = self.handlers.get(head.message.type or "")
+        # Its age was looked at when it came.
+        opened = open_delivery(
+            Delivery(self._as_delivered(head), 0, redelivered=True),
+            handler,
+            now=datetime.now(UTC),
+            oldest=BEFORE_ALL,
+        )
+        if not isinstance(opened, Attempt):
+            return Made(opened)
+        if handler is None:
+            raise AssertionError("without a handler there is no attempt")
+        trial = 1
+        while True:
+            made = await self._try(work, opened, handler)
+            if isinstance(made, Made):
+                return made
+            if trial == TRIALS or not is_contention(made) or not work.is_open:
+                return self._failed(head, made)
+            await asyncio.sleep(pause_between(trial, self.attempts.chance()).total_seconds())
+            trial += 1
 
-    async def _make(
-        self, session: AsyncSession, head: Head, delivery: Delivery, handler: Handler | None
-    ) -> Verdict | None:
-        """What becomes of *head*, which is gone already if it is done; None if it is held up."""
+    async def _try(self, work: Work, attempt: Attempt, handler: Handler) -> Made | BaseException:
+        """What *attempt* has come to, or the error of the handler's for which it was undone."""
+        savepoint = await work.savepoint()
+        entries = {attempt.key: (attempt.envelope, attempt.number)}
+        if not await work.first_times(self.attempts.dedup, entries):
+            await savepoint.commit()
+            return Made(DUPLICATE)
         try:
-            now = datetime.now(UTC)
-            # Its age was looked at when it came.
-            opened = open_delivery(delivery, handler, now=now, oldest=BEFORE_ALL)
-            if handler is None or not isinstance(opened, Attempt):
-                return opened if not isinstance(opened, Attempt) else None
-            return await self._carry_out(session, head, opened, handler)
+            durations = await call(handler, [attempt], work.session)
+            if not work.is_open:
+                raise TransactionEndedByHandler  # noqa: TRY301
+            await savepoint.commit()
         except BaseException as error:  # noqa: BLE001 - the user's code
             raise_unless_failure(error)
-            if is_contention(error):
-                return None
-            return self.attempts.after_failure(handler, head.attempts + 1, error)
+            if work.is_open:
+                await savepoint.rollback()
+            return error
+        return Made(DONE, handler, durations)
 
-    async def _carry_out(
-        self, session: AsyncSession, head: Head, attempt: Attempt, handler: Handler
-    ) -> Verdict:
-        entries = {attempt.key: (attempt.envelope, attempt.number)}
-        fresh = await self.attempts.dedup.first_times(session, entries)
-        durations: Mapping[str, timedelta] = {}
-        transaction = session.sync_session.get_transaction()
-        if fresh:
-            durations = await call(handler, [attempt], session)
-        if not is_open(session, transaction) or not await self.parking.remove(session, head):
-            raise TransactionEndedByHandler
-        await uninterrupted(session.commit())
-        self.attempts.kept(handler, durations)
-        return DONE if fresh else DUPLICATE
+    async def _commit(self, work: Work, head: Head, made: Made) -> Verdict | BaseException | None:
+        """
+        Settle *head* and commit.
 
-    async def _settle(self, head: Head, delivery: Delivery, verdict: Verdict) -> Verdict | None:
-        """Returns what became of *head*; None if another process was faster."""
-        async with self.attempts.sessions() as session:
-            match verdict:
-                case TryAgain(attempt=attempts, delay=delay):
-                    done = await self.parking.postpone(
-                        session, head, attempts=attempts, wait=delay
-                    )
-                case Wait(delay=delay):
-                    done = await self.parking.postpone(
-                        session, head, attempts=head.attempts, wait=delay
-                    )
-                case GiveUp(attempt=attempts, code=code):
-                    await self.burials.within(
-                        session, delivery.message, reason=code, attempts=attempts
-                    )
-                    done = await self.parking.remove(session, head)
-                case _:
-                    done = await self.parking.remove(session, head)
-            if not done:
+        Returns what became of it, None if another process was faster, or the error for which
+        nothing of this was done.
+        """
+        if not work.is_open:
+            return TransactionEndedByHandler()
+        try:
+            settled = await self._settle(work.session, head, made.verdict)
+            if settled is None:
                 return None
-            await uninterrupted(session.commit())
-        return verdict
+            await work.commit()
+        except BaseException as error:  # noqa: BLE001 - what the handler has left to the commit
+            raise_unless_failure(error)
+            return error
+        if made.handler is not None:
+            self.attempts.kept(made.handler, made.durations)
+        return settled
+
+    async def _settle(self, session: AsyncSession, head: Head, verdict: Verdict) -> Verdict | None:
+        """What becomes of *head* with the transaction; None if another process was faster."""
+        parking = self.parking
+        match verdict:
+            case TryAgain(attempt=attempts, delay=delay):
+                kept = await parking.postpone(session, head, attempts=attempts, wait=delay)
+                return verdict if kept else None
+            case Wait(delay=delay):
+                kept = await parking.postpone(session, head, attempts=head.attempts, wait=delay)
+                return verdict if kept else None
+        # The lane first, then the record, as an attempt locks them.
+        if not await parking.remove(session, head):
+            return None
+        if not isinstance(verdict, GiveUp):
+            return verdict
+        message = self._as_delivered(head)
+        buried = await self.burials.within(
+            session, message, reason=verdict.code, attempts=verdict.attempt
+        )
+        return verdict if buried else DUPLICATE
+
+    def _failed(self, head: Head, error: BaseException) -> Made:
+        handler = self.handlers.get(head.message.type or "")
+        return Made(self.attempts.after_failure(handler, head.attempts + 1, error))
+
+    def _as_delivered(self, head: Head) -> WireMessage:
+        return retried(head.message, queue=self.queue, attempt=head.attempts)

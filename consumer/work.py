@@ -17,7 +17,12 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    AsyncSessionTransaction,
+)
 from sqlalchemy.orm import SessionTransaction
 
 from consumer.dedup import Dedup, Entries
@@ -73,6 +78,12 @@ class Work:
             return await dedup.first_times(self.session, entries)
         with spoken_to(self.driver):
             return await dedup.first_times_by(self.driver, entries)
+
+    async def savepoint(self) -> AsyncSessionTransaction:
+        """A savepoint that is there: a session makes its own only with its next statement."""
+        savepoint = await self.session.begin_nested()
+        await self.session.connection()
+        return savepoint
 
     @property
     def is_open(self) -> bool:

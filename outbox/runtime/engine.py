@@ -23,10 +23,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
-    AsyncSession,
     create_async_engine,
 )
-from sqlalchemy.orm import SessionTransaction
 
 from outbox.errors import DatabaseUnavailable
 
@@ -237,16 +235,6 @@ def reason_of(error: BaseException) -> str:
     state = sqlstate(error)
     name = type(getattr(error, "orig", None) or error).__name__
     return f"{name} {state}" if state else name
-
-
-def is_open(session: AsyncSession, transaction: SessionTransaction | None) -> bool:
-    """Whether *transaction* is still that of *session*, and of its database; asks no server."""
-    if transaction is None or session.sync_session.get_transaction() is not transaction:
-        return False
-    driver: Any = session.sync_session.connection().connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):
-        return bool(driver.is_in_transaction())
-    return bool(driver.in_transaction)
 
 
 async def commit(connection: AsyncConnection) -> None:

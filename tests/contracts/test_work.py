@@ -148,6 +148,23 @@ async def lose_the_connection(engine: AsyncEngine, place: Workplace) -> None:
         await record(work, an_envelope())
 
 
+async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, place):
+    envelope = an_envelope()
+    async with place.begin() as work:
+        savepoint = await work.savepoint()
+        await record(work, envelope)
+        await savepoint.rollback()
+        assert await record(work, envelope)
+        await work.commit()
+
+    async with place.begin() as work:
+        savepoint = await work.savepoint()
+        await record(work, an_envelope())
+        await savepoint.rollback()
+        await work.commit()
+    assert await rows(engine) == (1, 0)
+
+
 async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
     if engine.dialect.name == "sqlite":
         return  # there is no server to end it
