@@ -23,20 +23,20 @@ from consumer.leased import Leased, lost
 from consumer.leases import Held
 from consumer.opening import Attempt, is_too_old, open_delivery
 from consumer.telemetry import Telemetry
-from consumer.transaction import Kept, is_cancelled_from_outside, transact
+from consumer.transaction import Kept, is_cancelled_from_outside, may_pass, transact
 from consumer.verdict import Verdict
 from consumer.work import Workplace
 from outbox import copies
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
-from outbox.runtime.engine import answering, is_contention, translated
+from outbox.runtime.engine import DEFERRED, answering, translated
 from outbox.transports.base import Delivery
 
 ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
-"""How often a transaction is begun anew that others have held up, before it counts as failed."""
+"""How often a transaction is made that others have held up, before it counts as failed."""
 
 _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
 
@@ -72,6 +72,7 @@ class Attempts:
         Raises DatabaseUnavailable.
         """
         async with answering(ANSWERS_WITHIN), self.sessions() as session:
+            await session.connection(execution_options=DEFERRED)
             await session.execute(sa.select(1))
         return True
 
@@ -139,10 +140,20 @@ class Attempts:
                 dedup=self.dedup,
                 lanes=self.lanes,
             )
-            if isinstance(made, Kept) or trial == TRIALS or not is_contention(made):
+            if isinstance(made, Kept) or trial == TRIALS or not may_pass(made):
                 return made
-            await asyncio.sleep(pause_between(trial, self.chance()).total_seconds())
+            await self.pause_after(trial)
             trial += 1
+
+    async def pause_after(self, trial: int) -> None:
+        """
+        Wait before a transaction is begun anew.
+
+        Raises DatabaseUnavailable if it is our database that is away.
+        """
+        await self.ready()
+        pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
+        await asyncio.sleep(pause.total_seconds())
 
     async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
         claim = await self.leased.claim(handler, attempt, owner=owner)
@@ -174,8 +185,3 @@ class Attempts:
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
         return verdict.after_failure(error, number, policy, chance=self.chance())
-
-
-def pause_between(trial: int, chance: float) -> timedelta:
-    """How long to wait after *trial* before a transaction is begun anew."""
-    return _CONTENTION.delay(trial, chance=chance) or timedelta(0)

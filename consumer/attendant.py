@@ -16,20 +16,20 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.attempt import BEFORE_ALL, TRIALS, Attempts, pause_between
+from consumer.attempt import BEFORE_ALL, TRIALS, Attempts
 from consumer.dead_letters import Burials
 from consumer.handler import Handler
 from consumer.opening import Attempt, open_delivery
 from consumer.parking import Parked as Head
 from consumer.parking import Parking
 from consumer.patience import Patience
-from consumer.transaction import call, raise_unless_failure
+from consumer.transaction import call, may_pass, raise_unless_failure
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from consumer.work import Work
 from outbox.codec import WireMessage
 from outbox.copies import retried
 from outbox.errors import TransactionEndedByHandler
-from outbox.runtime.engine import is_contention, translated
+from outbox.runtime.engine import translated
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
 
@@ -122,9 +122,10 @@ class Attendant:
             made = await self._try(work, opened, handler)
             if isinstance(made, Made):
                 return made
-            if trial == TRIALS or not is_contention(made) or not work.is_open:
+            if may_pass(made):
+                await self.attempts.pause_after(trial)
+            if trial == TRIALS or not may_pass(made) or not work.is_open:
                 return self._failed(head, made)
-            await asyncio.sleep(pause_between(trial, self.attempts.chance()).total_seconds())
             trial += 1
 
     async def _try(self, work: Work, attempt: Attempt, handler: Handler) -> Made | BaseException:

@@ -125,8 +125,14 @@ class Collector:
     ) -> None:
         failures = 0
         while not stop.is_set():
-            if await subscription.replace(delivery, copy) is Outcome.ACKED:
+            outcome = await subscription.replace(delivery, copy)
+            if outcome is Outcome.ACKED:
                 self._telemetry.returned(delivery.message.type)
+                return
+            if outcome is Outcome.REJECTED:
+                message = copies.revived(delivery.message, queue=self._queues.name)
+                if await self._bury(message, outcome.value, stop):
+                    await subscription.ack(delivery)
                 return
             failures += 1
             await pause(stop, self._patience.wait(failures))

@@ -8,6 +8,7 @@ from typing import Any
 
 from consumer.handler import Handler
 from consumer.message import Message, open_message
+from consumer.outcomes import LONGEST_WAIT
 from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, GiveUp, TryAgain, Verdict, Wait
 from outbox import codec, copies
 from outbox.errors import UnreadableMessage
@@ -79,7 +80,8 @@ def _read(
 def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
     """For a copy whose time has not come, although no retry queue keeps it any longer."""
     not_before = copies.not_before_of(delivery.message)
-    if not_before is None or not_before <= now:
+    if not_before is None or not now < not_before <= now + LONGEST_WAIT:
+        # Nobody of ours asks for more: somebody else has written it.
         return None
     left = not_before - now
     if left < _HELD_FOR:

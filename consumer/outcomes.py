@@ -13,19 +13,19 @@ from datetime import timedelta
 from outbox.errors import OutboxError
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
-LONGEST_WAIT = timedelta(days=30)
+LONGEST_WAIT = timedelta(days=7)
 
 
 class Retry(OutboxError):  # noqa: N818 - handlers raise an outcome, not an error
     """
     Try again no earlier than *after*, if attempts are left; without it, as the policy says.
 
-    Raises ValueError unless *after* is positive and at most 30 days.
+    Raises ValueError unless *after* is positive and at most 7 days.
     """
 
     def __init__(self, *, after: timedelta | None = None) -> None:
         if after is not None and not timedelta(0) < after <= LONGEST_WAIT:
-            raise ValueError("after: must be positive and at most 30 days")
+            raise ValueError("after: must be positive and at most 7 days")
         super().__init__("the handler asks for another attempt")
         self.after = after
 

@@ -13,6 +13,10 @@ from outbox.settings import EntityName, Items, SharedSettings
 DelaySeconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+SPARE_CONNECTIONS = 5
+"""For what waits in lanes, what the broker gave up, the purge, durations, and leases."""
+
+
 class ConsumerSettings(SharedSettings):
     """How much a consumer takes at once, and what it does with what fails."""
 
@@ -24,7 +28,8 @@ class ConsumerSettings(SharedSettings):
         default=8,
         ge=1,
         le=1_000,
-        description="Messages handled side by side; on SQLite always one, as it has one writer.",
+        description="Messages, or batches, handled side by side; on SQLite always one, as it "
+        "has one writer.",
     )
     prefetch: int | None = Field(
         default=None,
@@ -95,8 +100,10 @@ class ConsumerSettings(SharedSettings):
     def _check_together(self) -> Self:
         if self.prefetch is not None and self.prefetch < self.concurrency:
             raise ValueError("MQ_PREFETCH: must not be below MQ_CONCURRENCY")
-        if self.concurrency > self.database_pool_size:
-            raise ValueError("MQ_DATABASE_POOL_SIZE: must not be below MQ_CONCURRENCY")
+        if self.concurrency + SPARE_CONNECTIONS > self.database_pool_size:
+            raise ValueError(
+                f"MQ_DATABASE_POOL_SIZE: must be {SPARE_CONNECTIONS} above MQ_CONCURRENCY at least"
+            )
         return self
 
     @property

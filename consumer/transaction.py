@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.dedup import Dedup
@@ -27,7 +27,7 @@ from consumer.opening import Attempt
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
 from consumer.work import Workplace
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
-from outbox.runtime.engine import is_away, reason_of, translated
+from outbox.runtime.engine import is_away, is_contention, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,21 @@ async def transact(
     """
     Carry *attempts* out at *place*, all together; with *lanes*, those whose lane is free.
 
-    Returns the error for which nothing was kept, if that was the handler's.
+    Returns the error for which nothing was kept, if that may be the handler's.
     Raises DatabaseUnavailable.
     """
     with translated():
         async with place.begin() as work:
-            free = attempts if lanes is None else await lanes.hold_back(work.session, attempts)
-            by_key = {attempt.key: attempt for attempt in reversed(free)}
-            fresh = await work.first_times(
-                dedup, {key: (each.envelope, each.number) for key, each in by_key.items()}
-            )
+            try:
+                free = attempts if lanes is None else await lanes.hold_back(work.session, attempts)
+                by_key = {attempt.key: attempt for attempt in reversed(free)}
+                fresh = await work.first_times(
+                    dedup, {key: (each.envelope, each.number) for key, each in by_key.items()}
+                )
+            except DBAPIError as error:
+                if is_contention(error):
+                    return error
+                raise
             # Of two copies in one batch the first is handled, and the second is its duplicate.
             chosen = [each for each in free if each.key in fresh and by_key[each.key] is each]
             durations: dict[str, timedelta] = {}
@@ -79,16 +84,22 @@ async def transact(
 
 def raise_unless_failure(error: BaseException) -> None:
     """
-    Raise what is not the handler's fault: our own cancellation, and a database that went away.
+    Raise what is not the handler's fault: our own cancellation, and a database that is away.
 
     A handler may also be cancelled by something of its own, or ask the process to exit, which are
     failures like any other.
     """
     if isinstance(error, (DatabaseUnavailable, GeneratorExit)) or is_cancelled_from_outside(error):
         raise error
-    # Errors of other servers, which the handler may have asked, are failures.
-    if isinstance(error, SQLAlchemyError) and is_away(error):
-        raise DatabaseUnavailable(reason_of(error)) from None
+
+
+def may_pass(error: BaseException) -> bool:
+    """
+    Whether the same transaction may succeed now, although nobody has mended anything.
+
+    Others have held it up, or a database was away: ours, or one that the handler asked as well.
+    """
+    return is_contention(error) or (isinstance(error, SQLAlchemyError) and is_away(error))
 
 
 def is_cancelled_from_outside(error: BaseException) -> bool:

@@ -133,7 +133,8 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
     The message for *envelope*.
 
     *exchange* is the configured one, for envelopes without. *lane* is what may be seen of the
-    ordering key, 32 hex digits, or None if there is no key.
+    ordering key, 32 hex digits, or None if there is no key. With a key the priority is the normal
+    one: brokers would deliver the messages of a key out of order.
     """
     headers: dict[str, Any] = {
         **envelope.headers,
@@ -155,7 +156,7 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         timestamp=envelope.occurred_at,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
-        priority=_WIRE_PRIORITY[envelope.priority],
+        priority=_WIRE_PRIORITY[Priority.NORMAL if lane is not None else envelope.priority],
         headers=headers,
     )
 

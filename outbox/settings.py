@@ -118,7 +118,7 @@ class SharedSettings(BaseSettings):
         "Kubernetes grants.",
     )
     database_pool_size: int = Field(
-        default=10, ge=2, le=1000, description="Most connections to the database per process."
+        default=15, ge=2, le=1000, description="Most connections to the database per process."
     )
     heartbeat_seconds: int = Field(
         default=10,

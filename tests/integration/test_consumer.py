@@ -187,7 +187,13 @@ async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
 
 @pytest.mark.parametrize(
     "misdeed",
-    ["is.cancelled.by.itself", "breaks.its.transaction", "rolls.back", "fails.at.commit"],
+    [
+        "is.cancelled.by.itself",
+        "breaks.its.transaction",
+        "rolls.back",
+        "fails.at.commit",
+        "asks.a.database.that.is.away",
+    ],
 )
 async def test_a_handler_that_spoils_its_own_transaction_has_failed(
     deployment, rabbitmq_url, misdeed

@@ -104,6 +104,12 @@ async def fail_at_commit(message: Message[object], session: AsyncSession) -> Non
     await apply(message, session)
 
 
+@consumer.on("test.asks.a.database.that.is.away")
+async def ask_another(message: Message[object], session: AsyncSession) -> None:
+    await apply(message, session)
+    raise DBAPIError(None, None, Exception(), connection_invalidated=True)
+
+
 @consumer.on("test.is.cancelled.by.itself")
 async def cancel_itself(message: Message[object], session: AsyncSession) -> None:
     await apply(message, session)

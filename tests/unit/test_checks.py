@@ -62,6 +62,6 @@ def test_a_contradiction_is_one_line_that_names_the_setting(options, values, set
 
 def test_the_prefetch_is_enough_for_handlers_and_batches():
     assert prefetch(a_consumer(), settings()) == 64
-    assert prefetch(a_consumer(), settings(concurrency=50, database_pool_size=50)) == 150
+    assert prefetch(a_consumer(), settings(concurrency=50, database_pool_size=55)) == 150
     assert prefetch(a_consumer(batch_size=500), settings()) == 1500
     assert prefetch(a_consumer(), settings(prefetch=9)) == 9

@@ -141,3 +141,10 @@ def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(ea
     found = opened(copy)
 
     assert isinstance(found, Attempt) if becomes is Attempt else found == becomes
+
+
+@pytest.mark.parametrize("year", [2030, 9000])
+def test_a_time_that_nobody_of_ours_asks_for_is_not_waited_for(year):
+    copy = copies.retried(a_message(), queue="q", attempt=2, not_before=NOON.replace(year=year))
+
+    assert isinstance(opened(copy), Attempt)
