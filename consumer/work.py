@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -46,14 +47,17 @@ class Workplace:
         """
         connection = await self._engine.connect()
         session = AsyncSession(connection, expire_on_commit=False)
-        work = Work(session, await _driver(connection) if self._is_postgres else None)
+        work = Work(session, _driver(connection) if self._is_postgres else None)
         try:
             await work.begin()
             yield work
         finally:
-            # Without a transaction there is nothing to wait for, and nothing to be interrupted.
-            ending = _end(work, connection)
-            await (ending if work.is_over else uninterrupted(ending))
+            if work.is_over:
+                # Nothing is asked of the database any more, so nothing has to be waited for.
+                session.sync_session.close()
+                _sync(connection).close()
+            else:
+                await uninterrupted(_end(work, connection))
 
 
 class Work:
@@ -66,11 +70,13 @@ class Work:
 
     async def begin(self) -> None:
         """Begin; READ COMMITTED on Postgres."""
-        if self.driver is not None:
+        if self.driver is None:
+            await self.session.connection()
+            self._began = self.session.sync_session.get_transaction()
+        else:
             with spoken_to(self.driver):
                 await self.driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        await self.session.connection()
-        self._began = self.session.sync_session.get_transaction()
+            self._began = self.session.sync_session.begin()
 
     async def first_times(self, dedup: Dedup, entries: Entries) -> set[str]:
         """`Dedup.first_times` in this transaction."""
@@ -105,11 +111,13 @@ class Work:
         if self.driver is None:
             await uninterrupted(self.session.commit())
             return
-        await self.session.flush()
+        session = self.session.sync_session
+        if session.new or session.dirty or session.deleted:
+            await self.session.flush()
         with spoken_to(self.driver):
             await uninterrupted(self.driver.execute("COMMIT"))
         # Of the database there is nothing left to ask; but who listens for a commit is told.
-        await self.session.commit()
+        session.commit()
 
 
 @contextmanager
@@ -123,8 +131,14 @@ def spoken_to(driver: Any) -> Iterator[None]:
         ) from None
 
 
-async def _driver(connection: AsyncConnection) -> Any:
-    return (await connection.get_raw_connection()).driver_connection
+def _sync(connection: AsyncConnection) -> sa.Connection:
+    if connection.sync_connection is None:
+        raise TypeError("the connection is not open")
+    return connection.sync_connection
+
+
+def _driver(connection: AsyncConnection) -> Any:
+    return _sync(connection).connection.driver_connection
 
 
 async def _end(work: Work, connection: AsyncConnection) -> None:
