@@ -13,6 +13,7 @@ One attempt, or several that share the transaction: either all of them are kept,
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -128,6 +129,6 @@ async def call(
     return durations
 
 
-def within(timeout: timedelta | None) -> asyncio.Timeout:
+def within(timeout: timedelta | None) -> AbstractAsyncContextManager[object]:
     """A deadline for the block, or none."""
-    return asyncio.timeout(None if timeout is None else timeout.total_seconds())
+    return nullcontext() if timeout is None else asyncio.timeout(timeout.total_seconds())
