@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from consumer.replay import Reruns, ToQueue
-from outbox import codec
+from outbox import codec, copies
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
 from outbox.topology import ConsumerQueues
@@ -104,8 +104,8 @@ async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine
     message = delivery.message
     assert (message.message_id, message.body) == (kept["message_id"], kept["body"])
     assert (message.exchange, message.routing_key) == ("", QUEUE)
-    assert codec.attempt_of(message) == 0
-    assert codec.replay_of(message) == run.audit.run
+    assert copies.attempt_of(message) == 0
+    assert copies.replay_of(message) == run.audit.run
     assert set(message.headers) == {
         codec.VERSION_HEADER,
         codec.IDEMPOTENCY_KEY_HEADER,
@@ -133,13 +133,13 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
         transport.subscribe(QUEUE, prefetch=1) as subscription,
     ):
         (first,) = await subscription.take(1)
-        waiting = codec.retried(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
+        waiting = copies.retried(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
         assert await subscription.replace(first, waiting) is Outcome.ACKED
         (second,) = await subscription.take(1)
         await subscription.ack(second)
 
-    assert codec.attempt_of(second.message) == 1
-    assert codec.replay_of(second.message) == run.audit.run
+    assert copies.attempt_of(second.message) == 1
+    assert copies.replay_of(second.message) == run.audit.run
 
 
 async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport):
