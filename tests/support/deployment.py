@@ -19,7 +19,7 @@ from outbox.runtime.engine import create_engine, is_away
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
 from tests.support.eventually import eventually
-from tests.support.processes import ChildProcess
+from tests.support.processes import ChildProcess, PreparedProcess
 
 START_SECONDS = 30.0
 
@@ -85,7 +85,7 @@ class Deployment:
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1
-        child = ChildProcess(
+        child = PreparedProcess(
             [sys.executable, "-m", module, *arguments],
             log=self.directory / f"{module}-{self._started}.log",
             env=self._env,

@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from tests.support.eventually import eventually
 from tests.support.guardian import guardian
+from tests.support.nursery import Child, nursery
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_LINES = 30
@@ -54,7 +55,7 @@ class ChildProcess:
         self._cwd = cwd
         self._user = user
         self._abrupt = abrupt
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
         self._exit_code: int | None = None
         self._start_of_output = 0
 
@@ -75,18 +76,7 @@ class ChildProcess:
         assert not self.running, f"{self.command} runs already"
         with self.log.open("ab") as output:
             self._start_of_output = output.tell()
-            self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                cwd=self._cwd,
-                start_new_session=True,
-                user=self._user,
-                group=pwd.getpwnam(self._user).pw_gid if self._user else None,
-                extra_groups=[] if self._user else None,
-            )
+            self._process = self._launch(output)
         self._exit_code = None
         guardian().watch(self._process.pid, ending=self._abrupt)
 
@@ -187,12 +177,26 @@ class ChildProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._collect()
 
+    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | Child:
+        return subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=self._env,
+            cwd=self._cwd,
+            start_new_session=True,
+            user=self._user,
+            group=pwd.getpwnam(self._user).pw_gid if self._user else None,
+            extra_groups=[] if self._user else None,
+        )
+
     def _collect(self) -> None:
         self._started.wait()
         assert self.exit_code is not None
 
     @property
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes] | Child:
         assert self._process is not None, f"{self.command} was not started"
         return self._process
 
@@ -203,3 +207,13 @@ class ChildProcess:
     def _signal(self, number: signal.Signals) -> None:
         # Popen refuses to signal a process that it has collected, whose id may be another's.
         self._started.send_signal(number)
+
+
+class PreparedProcess(ChildProcess):
+    """A program of the product, `python -m MODULE …`, that begins with its imports done."""
+
+    def _launch(self, output: IO[bytes]) -> Child:
+        _python, _m, module, *arguments = self.command
+        return nursery().start(
+            module, arguments, log=Path(output.name), env=self._env, cwd=self._cwd
+        )

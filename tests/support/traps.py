@@ -3,6 +3,8 @@ A server that falls silent at an exact point of a conversation, so that a progra
 there, or its connection cut.
 """
 
+from collections import defaultdict
+
 from yarl import URL
 
 from tests.support.eventually import eventually
@@ -10,6 +12,7 @@ from tests.support.proxy import Link, Proxy, Side
 from tests.support.wire import (
     Sign,
     Splitter,
+    Statements,
     size_for_postgres,
     size_of_amqp,
     size_of_anything,
@@ -34,9 +37,9 @@ class Trap:
         self._messages: list[bytes] = []
         self._open = False
 
-    def lets_through(self, link: Link, side: Side, message: bytes) -> bool:
+    def lets_through(self, link: Link, side: Side, message: bytes, spelt_out: bytes) -> bool:
         """Whether *message*, which *side* says on *link*, is to be passed on."""
-        if self._link is None and side is self._side and self._is_last_sign(link, message):
+        if self._link is None and side is self._side and self._is_last_sign(link, spelt_out):
             self._link = link
         if self._open or link is not self._link or side is not self._held:
             return True
@@ -78,12 +81,13 @@ class TrapProxy(Proxy):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        postgres = (URL(url).scheme or "").startswith("postgres")
+        self._is_postgres = URL(url).scheme.startswith("postgres")
         self._sizes = {
-            Side.CLIENT: size_for_postgres if postgres else size_of_amqp,
-            Side.SERVER: size_of_anything if postgres else size_of_amqp,
+            Side.CLIENT: size_for_postgres if self._is_postgres else size_of_amqp,
+            Side.SERVER: size_of_anything if self._is_postgres else size_of_amqp,
         }
         self._splitters: dict[tuple[Link, Side], Splitter] = {}
+        self._statements: dict[Link, Statements] = defaultdict(Statements)
         self._traps: list[Trap] = []
 
     def before(self, *signs: Sign) -> Trap:
@@ -105,5 +109,8 @@ class TrapProxy(Proxy):
     def _pass_on(self, link: Link, side: Side, chunk: bytes) -> None:
         splitter = self._splitters.setdefault((link, side), Splitter(self._sizes[side]))
         for message in splitter.feed(chunk):
-            if all(trap.lets_through(link, side, message) for trap in self._traps):
+            spelt_out = message
+            if self._is_postgres and side is Side.CLIENT:
+                spelt_out = self._statements[link].spelt_out(message)
+            if all(trap.lets_through(link, side, message, spelt_out) for trap in self._traps):
                 link.tell(side.other, message)

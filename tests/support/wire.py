@@ -15,7 +15,7 @@ Measure = Callable[[bytes], int | None]
 """The size of the first message of some bytes; None if they do not tell yet."""
 
 Sign = Callable[[bytes], bool]
-"""Whether a message is the one that is meant."""
+"""Whether a message, spelt out, is the one that is meant."""
 
 _METHOD_FRAME = 1
 
@@ -59,9 +59,28 @@ def size_of_anything(data: bytes) -> int | None:
     return len(data) or None
 
 
+class Statements:
+    """Knows what a client of Postgres has prepared, and so what it executes."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[bytes, bytes] = {}
+
+    def spelt_out(self, message: bytes) -> bytes:
+        """*message*, but one that executes what was prepared as if the text was in it."""
+        match message[:1]:
+            case b"P":
+                name, text, *_ = message[5:].split(b"\0")
+                self._prepared[name] = text
+            case b"B":
+                _portal, name, *_ = message[5:].split(b"\0", 2)
+                text = self._prepared.get(name, b"")
+                return b"Q" + struct.pack(">I", 5 + len(text)) + text + b"\0"
+        return message
+
+
 def statement(text: str) -> Sign:
-    """A statement with *text* in it, executed or prepared; one that is prepared is said once."""
-    return lambda message: message[:1] in {b"P", b"Q"} and text.encode() in message
+    """The execution of a statement with *text* in it."""
+    return lambda message: message[:1] == b"Q" and text.encode() in message
 
 
 def method(kind: type[Frame]) -> Sign:

@@ -29,7 +29,7 @@ def marshalled(frame: Frame, channel: int = 1) -> bytes:
 
 STARTUP = [untyped(80877103), untyped(196608, b"user\0me\0\0")]
 COMMIT = typed(b"Q", b"COMMIT;")
-INSERT = typed(b"P", b"__stmt_1__\0INSERT INTO effects VALUES ($1)")
+INSERT = typed(b"Q", b"INSERT INTO effects VALUES (1)")
 POSTGRES = [*STARTUP, typed(b"Q", b"BEGIN;"), INSERT, COMMIT, typed(b"X", b"")]
 AMQP = [
     b"AMQP\0\0\x09\x01",
@@ -68,8 +68,18 @@ def test_a_sign_is_recognised_among_everything_else(sign, found):
     assert [message for message in (*POSTGRES, *AMQP) if sign(message)] == [found]
 
 
+def test_a_prepared_statement_is_recognised_each_time_it_is_executed_and_not_before():
+    sign, statements = wire.statement("INSERT INTO effects"), wire.Statements()
+    prepare = typed(b"P", b"name\0INSERT INTO effects VALUES ($1)\0\0")
+    execute, other = typed(b"B", b"\0name\0\0\0\0"), typed(b"B", b"\0other\0\0\0\0")
+
+    said = [statements.spelt_out(message) for message in (prepare, execute, other, execute)]
+
+    assert [sign(message) for message in said] == [False, True, False, True]
+
+
 def test_what_a_statement_is_given_is_no_sign():
-    assert not wire.COMMIT(typed(b"B", b"COMMIT"))
+    assert not wire.COMMIT(wire.Statements().spelt_out(typed(b"B", b"\0name\0\0COMMIT")))
 
 
 class Recorded(Link):
@@ -84,7 +94,7 @@ class Recorded(Link):
 
 
 def through(trap: Trap, link: Link, *messages: bytes, side: Side = Side.CLIENT) -> list[bytes]:
-    return [message for message in messages if trap.lets_through(link, side, message)]
+    return [message for message in messages if trap.lets_through(link, side, message, message)]
 
 
 def test_a_trap_holds_back_the_sign_and_what_follows_on_its_connection_only():
