@@ -11,7 +11,7 @@ A consumer that dies or is cut off while it puts a message off, or gives it up.
 | the copy is confirmed, no acknowledgement  | `test_a_consumer_killed_between_…[not_acked]`      |
 | likewise, and all attempts fail            | `test_original_and_copy_that_both_fail_…`          |
 | the confirm is lost with the connection    | `test_a_consumer_that_loses_the_confirm_…`         |
-| the copy is returned or refused            | `test_as_long_as_no_queue_takes_the_copy_…`        |
+| the copy is returned                       | `test_as_long_as_no_queue_takes_the_copy_…`        |
 | before what is given up is committed       | `test_a_burial_that_was_not_committed_…`           |
 | its COMMIT, outcome unknown                | `test_a_consumer_that_does_not_know_…`             |
 | after it, before the acknowledgement       | `test_a_message_that_was_given_up_…`               |

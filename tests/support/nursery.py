@@ -140,7 +140,7 @@ def run(command: list[str], log: str, env: dict[str, str], cwd: str) -> None:
     code: Any = 1
     try:
         become(log, env, cwd)
-        sys.argv = command
+        sys.argv, sys.path[0] = command, cwd
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
