@@ -8,8 +8,9 @@ A consumer that dies or is cut off around a handler whose effects are outside of
 
 | crash                                      | test                                               |
 |--------------------------------------------|----------------------------------------------------|
-| T1, COMMIT not heard by the database       | `test_a_claim_that_was_not_committed_…`            |
+| before T1 is committed                     | `test_a_consumer_killed_before_its_claim_…`        |
 | T1, outcome of the COMMIT unknown          | `test_a_claim_whose_outcome_is_unknown_…`          |
+| after T1, before the call                  | `test_a_consumer_killed_once_its_claim_…`          |
 | in the call                                | `tests/integration/test_behaviours.py`             |
 | after the call, before T2                  | `test_a_consumer_killed_after_the_call_…`          |
 | the database is away at T2                 | `test_a_database_that_is_away_…`                   |
@@ -74,10 +75,14 @@ async def lease_is_over(stage: Stage) -> bool:
         return bool(await connection.scalar(over))
 
 
-async def test_a_claim_that_was_not_committed_is_made_again_at_once(stage):
+@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_claim_whose_outcome_is_unknown_is_made_again_and_leads_to_one_call(
+    stage, committed, event_type
+):
     await stage.consumer()
-    trap = stage.database.before(RECORD, COMMIT)
-    await stage.publish(a_message(STOP))
+    trap = (stage.database.after if committed else stage.database.before)(RECORD, COMMIT)
+    await stage.publish(a_message(event_type))
     await trap.sprung()
 
     trap.cut()
@@ -85,19 +90,30 @@ async def test_a_claim_that_was_not_committed_is_made_again_at_once(stage):
     await is_completed(stage, after=1)
 
 
-@pytest.mark.parametrize("event_type", [REPEAT, STOP])
-async def test_a_claim_whose_outcome_is_unknown_is_like_one_of_a_stranger(stage, event_type):
-    await stage.consumer()
-    trap = stage.database.after(RECORD, COMMIT)
-    await stage.publish(a_message(event_type))
+async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_message_to_another(
+    stage,
+):
+    doomed = await stage.consumer()
+    trap = stage.database.before(RECORD, COMMIT)
+    await stage.publish(a_message(STOP))
     await trap.sprung()
 
-    trap.cut()
+    doomed.kill()
+    await stage.consumer()
 
-    if event_type == REPEAT:
-        await is_completed(stage, after=1)
-    else:
-        await is_stopped(stage, after=0)
+    await is_completed(stage, after=1)
+
+
+async def test_a_consumer_killed_once_its_claim_is_committed_is_one_of_which_nobody_knows(stage):
+    doomed = await stage.consumer()
+    trap = stage.database.after(RECORD, COMMIT)
+    await stage.publish(a_message(STOP))
+    await trap.sprung()
+
+    doomed.kill()
+    await stage.consumer()
+
+    await is_stopped(stage, after=0)
 
 
 @pytest.mark.parametrize("event_type", [REPEAT, STOP])

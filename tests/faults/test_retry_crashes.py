@@ -127,7 +127,7 @@ async def test_a_consumer_that_loses_the_confirm_publishes_another_copy_and_one_
 async def test_as_long_as_no_queue_takes_the_copy_the_message_is_not_acknowledged(stage):
     await stage.consumer()
     await stage.delete(RETRY_QUEUE)
-    returns, ack = stage.broker.unheard(RETURN, RETURN, RETURN), stage.broker.before(ACK)
+    returns, ack = stage.broker.unheard(RETURN, RETURN), stage.broker.before(ACK)
 
     await stage.publish(a_message("test.fails.once"))
 
