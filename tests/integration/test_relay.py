@@ -328,7 +328,7 @@ async def test_an_exchange_of_another_kind_is_a_clear_error(postgres_url, rabbit
         with pytest.raises(AssertionError, match="exit code 2") as caught:
             await deployment.relay()
 
-    assert f"exchange {EXCHANGE} exists with other arguments" in str(caught.value)
+    assert f"exchange {EXCHANGE} exists with another type" in str(caught.value)
 
 
 async def test_relays_run_side_by_side_on_one_host_and_answer_probes(
