@@ -1,15 +1,14 @@
 """
 A relay that dies, stops or is cut off at each point of its protocol.
 
-    R0  producer: event and effects, COMMIT
-    R1  relay: BEGIN, claim with row locks
+    R1  BEGIN, claim with row locks
     R5  publish, persistent and mandatory, and wait for the confirms
     R7  settle: delete what is confirmed
     R8  COMMIT
 
 | crash                                   | test                                                  |
 |-----------------------------------------|-------------------------------------------------------|
-| R0, outcome of the COMMIT unknown       | `test_a_producer_that_does_not_know_…`                |
+| R0, the producer                        | `test_producer_crashes`                               |
 | R1 to R4, with rows claimed             | `test_a_relay_killed_before_…[claimed]`               |
 | R5, before the broker has the message   | `test_a_relay_killed_before_…[not_published]`         |
 | R5, the broker has it, confirm lost     | `test_a_relay_killed_after_…[not_confirmed]`          |
@@ -24,19 +23,14 @@ A relay that dies, stops or is cut off at each point of its protocol.
 | two relays                              | that one, and `tests/integration/test_relay.py`       |
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.runtime.engine import create_engine
 from outbox.tables import outbox as table
 from tests.integration.test_relay import a_queue, commit, messages_in
 from tests.support.builders import an_event
@@ -247,37 +241,3 @@ async def test_a_relay_that_was_stopped_past_all_deadlines_finds_that_another_ha
     await place.is_drained()
     assert await place.copies() == each(further, 1)
     assert await stopped.terminate() == 0
-
-
-@pytest.mark.parametrize("committed", [False, True])
-async def test_a_producer_that_does_not_know_whether_it_has_committed_records_the_event_again(
-    place, committed
-):
-    insertion = statement("INSERT INTO outbox")
-    trap = (place.database.after if committed else place.database.before)(insertion, COMMIT)
-    event = an_event()
-    engine = create_engine(make_url(place.database.url), pool_size=1, application_name="producer")
-    recording = asyncio.create_task(record(engine, event))
-    await trap.sprung()
-    trap.cut()
-    assert await recording == "unknown"
-
-    # The id is unique: it says whether the event is there.
-    assert await record(engine, event) == ("there" if committed else "recorded")
-
-    await engine.dispose()
-    await place.deployment.relay()
-    await place.is_drained()
-    assert await place.copies() == each([event], 1)
-
-
-async def record(engine: AsyncEngine, event: outbox.Event) -> str:
-    """Record *event* in a transaction of its own, and tell what is known of it."""
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(outbox.insert(event))
-    except DBAPIError as error:
-        return "there" if "event_id" in str(error.orig) else "unknown"
-    except OSError:
-        return "unknown"
-    return "recorded"
