@@ -25,7 +25,7 @@ from consumer.verdict import Verdict, Wait, has_failed, is_failure
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.engine import uninterrupted
 from outbox.runtime.service import pause
-from outbox.transports.base import Delivery, Subscription
+from outbox.transports.base import Subscription
 
 _TAKEN_AT_ONCE = 1_000
 
@@ -85,11 +85,9 @@ class Desk:
                 self._silence()
                 for helper in helpers:
                     helper.cancel()
-            if not self._board.has_lanes:
-                await self._release(self._board.clear())
-        # Of a lane nothing goes back before what is in flight, which would then come behind it.
+            await self._release()
         # What was in flight may have been put back meanwhile.
-        await self._release(self._board.clear())
+        await self._release()
 
     async def _take_in(self, group: asyncio.TaskGroup) -> None:
         try:
@@ -188,9 +186,13 @@ class Desk:
         except BrokerUnavailable:
             return
 
-    async def _release(self, deliveries: list[Delivery]) -> None:
+    async def _release(self) -> None:
+        if self._board.has_lanes:
+            # What goes back by itself comes behind what is not here yet, or before what is in
+            # flight. When the subscription ends, all of it goes back in its order.
+            return
         try:
-            for delivery in deliveries:
+            for delivery in self._board.clear():
                 await self._subscription.release(delivery)
         except BrokerUnavailable:
             return

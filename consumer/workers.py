@@ -61,7 +61,9 @@ class Workers:
                 # One at a time at first, see the desk. A queue with a single active consumer has
                 # no room for a second subscription that takes more.
                 first = self._prefetch if self._ordered else 1
-                async with self._transport.subscribe(self._queue, prefetch=first) as subscription:
+                async with self._transport.subscribe(
+                    self._queue, prefetch=first, ordered=self._ordered
+                ) as subscription:
                     self._health.up("broker")
                     self._telemetry.availability.up()
                     failures = 0

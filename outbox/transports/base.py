@@ -99,7 +99,11 @@ class Subscription(Protocol):
         """Have up to *prefetch* unsettled from now on, and never fewer than before."""
 
     async def stop(self) -> None:
-        """Take no more deliveries; those that `take` has not given out go back to the queue."""
+        """
+        Take no more deliveries; those that `take` has not given out go back to the queue.
+
+        Of an ordered subscription they do so when it ends.
+        """
 
     async def ack(self, *deliveries: Delivery) -> None:
         """They are done with. If this is lost, they come again."""
@@ -136,8 +140,16 @@ class Transport(Protocol):
     def publisher(self) -> AbstractAsyncContextManager[Publisher]:
         """A publisher; connecting is left to `Publisher.ready`."""
 
-    def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Subscription]:
-        """Deliveries of *queue*, at most *prefetch* unsettled at a time."""
+    def subscribe(
+        self, queue: str, *, prefetch: int, ordered: bool = False
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """
+        Deliveries of *queue*, at most *prefetch* unsettled at a time.
+
+        An *ordered* subscription, of a queue with a single active consumer, keeps the queue until
+        it ends. Only then does everything unsettled go back, at once and in its order, and the
+        next subscription gets that first. It can neither be widened nor release what it has.
+        """
 
     async def declare(self, topology: Topology) -> None:
         """

@@ -75,14 +75,16 @@ class RabbitMQTransport:
 
     @asynccontextmanager
     async def subscribe(
-        self, queue: str, *, prefetch: int
+        self, queue: str, *, prefetch: int, ordered: bool = False
     ) -> AsyncIterator["RabbitMQSubscription"]:
         method = self._delivery_method
         kind = TappedConnection if method == "frames" else Connection
         connection = await connect(self._urls, name=self._name, kind=kind)
         try:
             async with self.publisher() as publisher:
-                subscription = RabbitMQSubscription(connection, publisher, queue, method=method)
+                subscription = RabbitMQSubscription(
+                    connection, publisher, queue, method=method, ordered=ordered
+                )
                 await subscription.start(prefetch)
                 try:
                     yield subscription

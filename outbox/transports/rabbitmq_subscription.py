@@ -5,6 +5,12 @@ They come in one of two ways. `frames` reads them itself, see `rabbitmq_tap`; wh
 message, it arrives. `callback` has aiormq call for each, at several times the cost, and a message
 whose properties cannot be read ends the connection, again and again, until the broker
 dead-letters it: for want of a better cure set a delivery limit.
+
+An ordered subscription is never cancelled, and hands nothing back by itself. A queue with a single
+active consumer activates the next one when the first is cancelled, though what that has unsettled
+is still out: the next one gets younger messages first. Some may even be on their way to us when
+everything else is settled. When the channel closes, the queue takes back all that is unsettled, in
+its order, and then activates the next consumer, in one step. That counts as a failed delivery.
 """
 
 import asyncio
@@ -39,6 +45,7 @@ class RabbitMQSubscription:
 
     Args:
         method: How deliveries come in; `frames` falls back to `callback` where it cannot work.
+        ordered: Whether the queue is kept until everything unsettled can go back at once.
 
     """
 
@@ -51,8 +58,10 @@ class RabbitMQSubscription:
         queue: str,
         *,
         method: DeliveryMethodName,
+        ordered: bool,
     ) -> None:
         self.method = method
+        self._ordered = ordered
         self._connection = connection
         self._publisher = publisher
         self._queue = queue
@@ -100,6 +109,8 @@ class RabbitMQSubscription:
             return
         self._inbox.end()
         self._acks.flush()
+        if self._ordered:
+            return
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._cancel()
@@ -110,15 +121,15 @@ class RabbitMQSubscription:
         """
         Tell the broker what is settled; everything else comes again.
 
-        So may what is acked between `stop` and here, if it is much and was acked one by one.
+        So may what was acked shortly before, if it is much and was acked one by one: a channel
+        forgets acks that it has not handed to a quorum queue yet. It hands them over before it
+        cancels a consumer, so for one that is not ordered this goes back to before `stop`.
         """
         self._inbox.end()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._acks.close()
-                # Not for its own sake: a channel forgets acks that it has not handed to a quorum
-                # queue yet, but hands them over before it cancels a consumer.
-                await self._cancel()
+                await (self._close_channel() if self._ordered else self._cancel())
 
     async def ack(self, *deliveries: Delivery) -> None:
         await self._acks.ack([delivery.tag for delivery in deliveries])
@@ -162,6 +173,10 @@ class RabbitMQSubscription:
             async with self._turn:
                 while self._consumer_tags:
                     await self._channel.basic_cancel(self._consumer_tags.pop())
+
+    async def _close_channel(self) -> None:
+        with connection_errors():
+            await self._channel.close()
 
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
         self._inbox.put([_to_delivery(delivered)])

@@ -10,6 +10,7 @@ It keeps the promises of RabbitMQ as far as this project uses them:
 - A lease that was lost makes settling fail, as a lost connection does; the message comes again.
 - Only a subscription that ends counts as a failed delivery; a release does not (as RabbitMQ 4.3).
 - A retry is one transaction: the copy is there and the original is gone.
+- Of a queue with a single active consumer the oldest subscription that lives gets everything.
 - Higher priorities come first, always; within one, the order of publishing.
 
 Limits:
@@ -63,10 +64,12 @@ class SqliteTransport:
             yield SqlitePublisher(connection)
 
     @asynccontextmanager
-    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator["SqliteSubscription"]:
+    async def subscribe(
+        self, queue: str, *, prefetch: int, ordered: bool = False
+    ) -> AsyncIterator["SqliteSubscription"]:
         async with self._connection() as connection:
             subscription = SqliteSubscription(
-                connection, queue, prefetch=prefetch, pace=self._pace
+                connection, queue, prefetch=prefetch, ordered=ordered, pace=self._pace
             )
             try:
                 await subscription.start()

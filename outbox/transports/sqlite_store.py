@@ -20,7 +20,8 @@ from typing import Any
 
 from outbox.codec import WireMessage
 from outbox.transports.base import Delivery, Outcome, QueueDepth
-from outbox.transports.sqlite_schema import changed, one, require, route
+from outbox.transports.sqlite_consumers import extend, is_active
+from outbox.transports.sqlite_schema import changed, one, route
 
 _PUT = """
 INSERT INTO messages (queue, rank, expires_at, exchange, routing_key, properties, body)
@@ -30,9 +31,9 @@ FROM queues WHERE name = :queue
 """
 
 _WORK = """
-SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = :queue)
-    OR EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
-    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now)
+SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = :queue) AS ready,
+       EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now) AS chores
 """
 
 # The order is that of messages_ready, so that only the rows that are taken are read. The write
@@ -106,29 +107,20 @@ def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]
     return outcomes
 
 
-def join(db: sqlite3.Connection, now: int, *, queue: str, lease: int) -> int:
-    """The id of a new consumer of *queue*, which no other ever had."""
-    require(db, "queue", queue)
-    joined = db.execute(
-        "INSERT INTO consumers (queue, lease_until) VALUES (?, ?)", (queue, now + lease)
-    )
-    return joined.lastrowid or 0
-
-
-def extend(db: sqlite3.Connection, now: int, *, owner: int, lease: int) -> bool:
-    """Whether *owner* still had its lease, which now lasts *lease* milliseconds from here."""
-    return changed(db, "UPDATE consumers SET lease_until = ? WHERE id = ?", now + lease, owner)
-
-
-def work(db: sqlite3.Connection, now: int, *, queue: str) -> bool:
-    """Whether a claim would find something to do. Reads three index entries."""
-    return bool(db.execute(_WORK, {"queue": queue, "now": now}).fetchone()[0])
+def work(db: sqlite3.Connection, now: int, *, owner: int, queue: str) -> bool:
+    """Whether a claim of *owner* would find something to do. Reads few index entries."""
+    found = db.execute(_WORK, {"queue": queue, "now": now}).fetchone()
+    return bool(found["chores"] or (found["ready"] and is_active(db, owner=owner, queue=queue)))
 
 
 def claim(
     db: sqlite3.Connection, now: int, *, owner: int, queue: str, limit: int, lease: int
 ) -> list[Delivery] | None:
-    """Up to *limit* messages, leased to *owner*; None if it has lost its lease."""
+    """
+    Up to *limit* messages, leased to *owner*; None if it has lost its lease.
+
+    None of them are for one that stands by.
+    """
     if not extend(db, now, owner=owner, lease=lease):
         return None
     for (late,) in db.execute("SELECT id FROM consumers WHERE lease_until < ?", (now,)).fetchall():
@@ -140,6 +132,8 @@ def claim(
     ).fetchall()
     for (seq,) in expired:
         _dead_letter(db, now, seq=seq, reason="expired")
+    if not is_active(db, owner=owner, queue=queue):
+        return []
     rows = db.execute(_CLAIM, {"owner": owner, "queue": queue, "limit": limit, "now": now})
     # RETURNING promises no order.
     return [_delivery(row) for row in sorted(rows, key=lambda row: (-row["rank"], row["seq"]))]

@@ -15,6 +15,7 @@ from functools import partial
 
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
+from outbox.transports import sqlite_consumers as consumers
 from outbox.transports import sqlite_store as store
 from outbox.transports.base import Delivery, Outcome
 from outbox.transports.inbox import Inbox
@@ -39,11 +40,18 @@ class SqliteSubscription:
     """Deliveries of one queue, leased to this subscription while its background tasks run."""
 
     def __init__(
-        self, connection: SqliteConnection, queue: str, *, prefetch: int, pace: Pace
+        self,
+        connection: SqliteConnection,
+        queue: str,
+        *,
+        prefetch: int,
+        ordered: bool,
+        pace: Pace,
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._prefetch = prefetch
+        self._ordered = ordered
         self._pace = pace
         self._owner = 0
         self._inbox = Inbox()
@@ -59,7 +67,7 @@ class SqliteSubscription:
         Raises TopologyMismatch if the queue does not exist.
         """
         self._owner = await self._connection.write(
-            partial(store.join, queue=self._queue, lease=self._pace.lease_milliseconds)
+            partial(consumers.join, queue=self._queue, lease=self._pace.lease_milliseconds)
         )
         # No TaskGroup: it would wrap whatever the caller's block raises.
         self._tasks = [
@@ -81,6 +89,8 @@ class SqliteSubscription:
             return
         self._inbox.end()
         await _cancelled(self._tasks[:1])
+        if self._ordered:
+            return
         with suppress(BrokerUnavailable):
             await self._connection.write(self._hand_back, wait=CLOSE_SECONDS)
 
@@ -139,7 +149,9 @@ class SqliteSubscription:
                 await asyncio.sleep(self._pace.poll.total_seconds())
 
     async def _work_waits(self) -> bool:
-        return await self._connection.read(partial(store.work, queue=self._queue))
+        return await self._connection.read(
+            partial(store.work, owner=self._owner, queue=self._queue)
+        )
 
     async def _claim(self) -> bool:
         """Whether there were messages, which are then in the inbox."""
@@ -166,7 +178,7 @@ class SqliteSubscription:
         while True:
             await asyncio.sleep(self._pace.lease.total_seconds() / 4)
             if not await self._connection.write(
-                partial(store.extend, owner=self._owner, lease=self._pace.lease_milliseconds)
+                partial(consumers.extend, owner=self._owner, lease=self._pace.lease_milliseconds)
             ):
                 raise BrokerUnavailable(_LEASE_LOST)
 

@@ -5,6 +5,7 @@ What every transport promises, whatever the broker behind it.
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ SOON = timedelta(seconds=10)
 DELAY = timedelta(milliseconds=200)
 WORK = ConsumerQueues("work", bindings=["health.#"], delays=[DELAY])
 OTHER = ConsumerQueues("other", bindings=["health.#"], delays=[DELAY])
+SINGLE = ConsumerQueues("single", bindings=["health.#"], delays=[], single_active=True)
 
 
 @pytest.fixture(params=["sqlite", "rabbitmq", "rabbitmq by callback"])
@@ -473,6 +475,50 @@ async def test_stop_ends_take_and_gives_prefetched_messages_back(declared):
 
     assert sorted([held.message.body, *others]) == bodies
     await wait_until_empty(declared, WORK.name)
+
+
+async def test_of_two_subscriptions_of_a_single_active_queue_one_gets_everything(transport):
+    bodies = [str(number).encode() for number in range(9)]
+    await transport.declare(topology_of(SINGLE))
+    async with (
+        transport.subscribe(SINGLE.name, prefetch=2, ordered=True) as first,
+        transport.subscribe(SINGLE.name, prefetch=2, ordered=True) as second,
+    ):
+        waiting = asyncio.create_task(second.take(9))
+        await publish(transport, *map(a_message, bodies))
+
+        assert await receive_bodies(first, 9) == bodies
+        await second.stop()
+        assert await waiting == []
+    await wait_until_empty(transport, SINGLE.name)
+
+
+@pytest.mark.parametrize("settled", [[], [1, 3], [0, 1, 2, 3, 4]])
+async def test_what_an_ordered_subscription_leaves_unsettled_comes_to_the_next_first_and_in_order(
+    transport, settled
+):
+    """Some of it was taken, and some had only come or was on its way."""
+    bodies = [str(number).encode() for number in range(20)]
+    await transport.declare(topology_of(SINGLE))
+    await publish(transport, *map(a_message, bodies))
+    async with AsyncExitStack() as ending:
+        first = await ending.enter_async_context(
+            transport.subscribe(SINGLE.name, prefetch=8, ordered=True)
+        )
+        held = await receive_many(first, 5)
+        async with transport.subscribe(SINGLE.name, prefetch=20, ordered=True) as second:
+            await first.stop()
+            assert await first.take(1) == []
+            await first.ack(*(held[number] for number in settled))
+            await ending.aclose()
+
+            received = await receive_many(second, 20 - len(settled))
+            await second.ack(*received)
+
+    left = [body for number, body in enumerate(bodies) if number not in settled]
+    assert [delivery.message.body for delivery in received] == left
+    assert all(delivery.redelivered for delivery in received[: 5 - len(settled)])
+    await wait_until_empty(transport, SINGLE.name)
 
 
 async def test_stop_wakes_everybody_who_waits(declared):
