@@ -14,10 +14,13 @@ another, each when the transaction of the one before has ended:
 - The last row is being attempted at the same time: it is there until the transaction that removes
   it commits, together with its effects. Before that we are parked behind it, after that we follow.
 
-A process that was active, and does not know yet that another one is, has nothing to handle but
-deliveries that the other one gets again, in the same order. Each message takes effect once, since
-the dedup store makes one of them wait for the other, and in order, since neither goes on in a lane
-before its message is completed, parked or given up. What it can do at worst:
+A process that ends stays the active one until it is done with what it has in flight and has told
+the broker. Then the rest of its deliveries go back at once, before anybody else gets any.
+
+One that has lost its connection, and does not know yet that another one is active, has nothing to
+handle but deliveries that the other one gets again, in the same order. Each message takes effect
+once, since the dedup store makes one of them wait for the other, and in order, since neither goes
+on in a lane before its message is completed, parked or given up. What it can do at worst:
 
 - park a message twice, or one that is completed: the attempt finds a duplicate, and removes it;
 - complete a message late that the other one has given up, after younger ones have gone on.

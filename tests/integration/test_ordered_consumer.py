@@ -2,6 +2,8 @@
 What an ordered consumer promises: the messages of a key one after another, whatever fails.
 """
 
+import asyncio
+import json
 from collections import defaultdict
 
 import pytest
@@ -12,6 +14,8 @@ from outbox import Event, insert
 from tests.support import ordered
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.probes import get
+from tests.support.processes import ChildProcess
 
 KEYS, STEPS = [f"key-{number}" for number in range(8)], 12
 
@@ -48,6 +52,11 @@ async def steps_of(deployment: Deployment) -> dict[str, list[int]]:
     return found
 
 
+async def until_subscribed(process: ChildProcess) -> None:
+    port = json.loads(await process.wait_for_line("probes_listening"))["port"]
+    await eventually(lambda: get(port, "/readyz"))
+
+
 async def test_a_key_whose_message_fails_waits_and_the_others_flow(deployment):
     """The first key fails once in its third step, the second for ever in its fifth."""
     fails = {(KEYS[0], 2): 1, (KEYS[1], 4): 99}
@@ -71,6 +80,37 @@ async def test_a_key_whose_message_fails_waits_and_the_others_flow(deployment):
     (dead,) = await deployment.dead()
     assert (dead["reason"], dead["attempts"]) == ("retries_exhausted", 3)
     assert await deployment.rows(parked_messages) == []
+
+
+async def test_a_process_that_is_stopped_hands_its_keys_over_in_their_order(deployment, tmp_path):
+    """
+    When it is told to stop, it has some of the third steps in flight, which end later, others
+    on its board, and the rest waits at the broker.
+    """
+    gate, count = tmp_path / "gate", 40
+    gated = {2: {"gate": str(gate)}}
+    events = [an_event(key, step, **gated.get(step, {})) for step in range(count) for key in KEYS]
+    first = await deployment.ordered_consumer()
+    await until_subscribed(first)
+    second = await deployment.ordered_consumer()
+    await until_subscribed(second)
+    await deployment.relay()
+    await record(deployment, *events)
+    await eventually(ordered.reached(gate).exists)
+    if deployment.engine.dialect.name != "sqlite":  # there the handler has the database to itself
+        await eventually(deployment.is_drained)
+    ending = asyncio.create_task(first.terminate(within=30))
+    await first.wait_for_line("signal_received")
+    gate.touch()
+
+    async def all_done() -> bool:
+        return len(await deployment.rows(ordered.steps)) >= len(events)
+
+    assert await ending == 0
+    await eventually(all_done, within=40)
+    assert await steps_of(deployment) == {key: list(range(count)) for key in KEYS}
+    processes = {row["process"] for row in await deployment.rows(ordered.steps)}
+    assert processes == {first.pid, second.pid}
 
 
 async def test_while_a_message_waits_only_its_own_key_does(deployment):

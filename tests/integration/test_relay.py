@@ -2,7 +2,6 @@
 What the relay process does when the world is not as it should be.
 """
 
-import asyncio
 import json
 from datetime import timedelta
 
@@ -18,6 +17,7 @@ from outbox.transports.rabbitmq import RabbitMQTransport
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.probes import get
 from tests.support.processes import ChildProcess
 from tests.support.proxy import Proxy
 
@@ -344,13 +344,3 @@ async def test_relays_run_side_by_side_on_one_host_and_answer_probes(
             assert await get(port, "/livez") == b"ok\n"
             assert b"mq_outbox_backlog" in await get(port, "/metrics")
         assert len(ports) == 2
-
-
-async def get(port: int, path: str) -> bytes:
-    """The body at *path*, empty unless the status is 200."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    status, _, rest = answer.partition(b"\r\n")
-    return rest.partition(b"\r\n\r\n")[2] if b" 200 " in status else b""

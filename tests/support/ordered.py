@@ -3,11 +3,13 @@ An ordered consumer whose effects show the order in which they happened.
 """
 
 import os
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from consumer import Consumer, Message
+from tests.support.eventually import eventually
 
 metadata = sa.MetaData()
 steps = sa.Table(
@@ -17,6 +19,7 @@ steps = sa.Table(
     sa.Column("key", sa.Text, nullable=False),
     sa.Column("step", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("process", sa.Integer, nullable=False),
 )
 
 consumer = Consumer("ordered", bindings=["test.#"], ordered=True)
@@ -24,13 +27,27 @@ consumer = Consumer("ordered", bindings=["test.#"], ordered=True)
 
 @consumer.on("test.step", batch_size=int(os.environ.get("BATCH_SIZE", "1")))
 async def step(message: Message[dict], session: AsyncSession) -> None:
-    """Fail as often as the payload says."""
+    """Wait until the file that the payload names is there, and fail as often as it says."""
     payload = message.payload
+    if "gate" in payload:
+        gate = Path(payload["gate"])
+        reached(gate).touch()
+        await eventually(gate.exists, within=60)
     await session.execute(
-        sa.insert(steps).values(key=payload["key"], step=payload["step"], attempt=message.attempt)
+        sa.insert(steps).values(
+            key=payload["key"],
+            step=payload["step"],
+            attempt=message.attempt,
+            process=os.getpid(),
+        )
     )
     if message.attempt <= payload.get("fails", 0):
         raise RuntimeError("as the payload says")
+
+
+def reached(gate: Path) -> Path:
+    """The file that is there once a handler waits for *gate*."""
+    return gate.with_suffix(".reached")
 
 
 async def create(connection: AsyncConnection) -> None:
