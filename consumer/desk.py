@@ -187,12 +187,13 @@ class Desk:
             return
 
     async def _release(self) -> None:
+        left = self._board.clear()
         if self._board.has_lanes:
             # What goes back by itself comes behind what is not here yet, or before what is in
             # flight. When the subscription ends, all of it goes back in its order.
             return
         try:
-            for delivery in self._board.clear():
+            for delivery in left:
                 await self._subscription.release(delivery)
         except BrokerUnavailable:
             return

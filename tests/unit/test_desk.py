@@ -214,6 +214,8 @@ async def test_of_lanes_nothing_goes_back_before_all_of_it_does():
     said = await office.works()
 
     assert [each for each in said if each[0] != "widen"] == []
+    # The next subscription has other tags: what was of this one must not be settled there.
+    assert office.board.clear() == []
 
 
 def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> Any:
