@@ -17,8 +17,8 @@ help: ## List these commands
 demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, no server needed
 	$(BIN)/relay demo $(ARGS)
 
-test: $(VENV)/.dev ## Run the tests
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/.dev ## Run the tests, two at a time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 20 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
