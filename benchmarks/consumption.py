@@ -18,7 +18,14 @@ from benchmarks.throughput import Turn
 from benchmarks.watching import watch_effects
 from outbox.codec import WireMessage
 
-MESSAGES = {"handwritten": 8_000, "single": 12_000, "batch": 40_000, "on_batch": 60_000}
+ON_UVLOOP = "handwritten, uvloop"
+MESSAGES = {
+    "handwritten": 8_000,
+    ON_UVLOOP: 8_000,
+    "single": 12_000,
+    "batch": 40_000,
+    "on_batch": 60_000,
+}
 GOALS = {"single": 1.2, "batch": 4, "on_batch": 12}
 LONGEST_SECONDS = 30.0
 _THOUSAND = 1_000
@@ -50,6 +57,11 @@ def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
                 at_least(bound),
             )
             for name, bound in GOALS.items()
+        ),
+        *(
+            Result(f"consumer {name}: times {ON_UVLOOP}", median_ratio(rates[name], other), "×")
+            for name in GOALS
+            if (other := rates.get(ON_UVLOOP)) is not None
         ),
         *(Result(f"consumer {n}: rate", median(some), "messages/s") for n, some in rates.items()),
         *(
@@ -110,8 +122,9 @@ def evaluate(course: Course, used: Mapping[Sample, float], messages: int) -> Tur
 
 
 def _program(site: Site, name: str) -> Program:
-    if name == "handwritten":
-        return site.program("benchmarks.handwritten", QUEUE, ready="ready")
+    if name.startswith("handwritten"):
+        loop = ["uvloop"] if name == ON_UVLOOP else []
+        return site.program("benchmarks.handwritten", QUEUE, *loop, ready="ready")
     return site.consumer(name)
 
 

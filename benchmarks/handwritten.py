@@ -1,11 +1,12 @@
 """
 A consumer as one would write it by hand, with each effect once.
 
-    python -m benchmarks.handwritten QUEUE
+    python -m benchmarks.handwritten QUEUE [uvloop]
 
-Says `ready` when it consumes; MQ_DATABASE_URL and MQ_BROKER_URL say where.
+Says `ready` when it consumes; MQ_DATABASE_URL and MQ_BROKER_URL say where. The event loop is
+asyncio's own, as in the relays written by hand, or uvloop's, as in the product.
 
-What is in its favour: uvloop; a dedup row of two columns, and no second index; no model, no check
+What is in its favour: a dedup row of two columns, and no second index; no model, no check
 of a message, no retry, no dead letter, no deadline, no log, no metric; a message that fails ends
 it. A prefetch of 100 keeps its eight transactions busy.
 """
@@ -65,4 +66,10 @@ async def _handle(message: AbstractIncomingMessage, session: AsyncSession) -> No
 
 
 if __name__ == "__main__":
-    uvloop.run(consume(sys.argv[1]))
+    match sys.argv[1:]:
+        case [queue]:
+            asyncio.run(consume(queue))
+        case [queue, "uvloop"]:
+            uvloop.run(consume(queue))
+        case _:
+            raise SystemExit(__doc__)

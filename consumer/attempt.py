@@ -177,7 +177,9 @@ class Attempts:
     def kept(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
         """*handler* has worked so long, by idempotency key, and its effects are committed."""
         self.telemetry.handled(handler.event_type, durations.values())
-        self.durations.note(durations)
+        if handler.batch_size == 1:
+            # Of a batch it would be the batch's, and the store would write each row twice for it.
+            self.durations.note(durations)
 
     def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
         """What becomes of a message whose attempt of this *number* has failed with *error*."""
