@@ -140,9 +140,12 @@ class Attempts:
                 dedup=self.dedup,
                 lanes=self.lanes,
             )
-            if isinstance(made, Kept) or trial == TRIALS or not may_pass(made):
+            if isinstance(made, Kept) or not may_pass(made):
                 return made
+            # Before it counts: a database of ours that is away is nobody's failure.
             await self.pause_after(trial)
+            if trial == TRIALS:
+                return made
             trial += 1
 
     async def pause_after(self, trial: int) -> None:

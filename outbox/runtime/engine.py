@@ -15,18 +15,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from outbox.errors import DatabaseUnavailable
+from outbox.runtime.postgres_connection import PostgresConnection
 
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 30
@@ -69,7 +65,7 @@ def _postgres(
     query = dict(url.query)
     arguments: dict[str, Any] = {
         "timeout": CONNECT_SECONDS,
-        "connection_class": _Connection,
+        "connection_class": PostgresConnection,
         "server_settings": {"application_name": application_name},
         **_encryption(query),
     }
@@ -104,20 +100,6 @@ def _postgres(
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     return engine
-
-
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """
-    A connection on which a COMMIT that the server turned into a ROLLBACK is an error.
-
-    So it does with a transaction in which a statement has failed, whoever has swallowed that.
-    """
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109
-        status: str = await super().execute(query, *args, timeout=timeout)
-        if status == "ROLLBACK" and query.startswith("COMMIT"):
-            raise asyncpg.InFailedSQLTransactionError("the transaction had failed before")
-        return status
 
 
 def _encryption(query: dict[str, Any]) -> dict[str, Any]:
