@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 test: $(VENV)/.dev ## Run the tests, two at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 20 minutes
+bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 12 minutes with --rounds 2
 	$(BIN)/python -m benchmarks $(ARGS)
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv

@@ -41,10 +41,12 @@ def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
     All of its retries, its longest stay in the work queue before each of them, and the time for a
     backlog or a replay. A dedup row that is younger must not be forgotten.
     """
-    longest = max(policies(consumer, settings), key=lambda policy: policy.longest)
-    stays = longest.max_retries + 1 + settings.max_returns
     ttl = settings.message_ttl or timedelta(0)
-    return longest.longest + stays * ttl + settings.replay_window
+    ways = (
+        policy.longest + (policy.max_retries + 1 + settings.max_returns) * ttl
+        for policy in policies(consumer, settings)
+    )
+    return max(ways) + settings.replay_window
 
 
 def check_kept(name: str, kept: timedelta, consumer: Consumer, settings: ConsumerSettings) -> None:

@@ -105,16 +105,17 @@ class Collector:
     async def _collect(
         self, subscription: Subscription, deliveries: Sequence[Delivery], stop: asyncio.Event
     ) -> None:
+        queue = self._queues.name
         for delivery in deliveries:
-            queue = self._queues.name
             message = copies.revived(delivery.message, queue=queue)
-            match self._policy.decide(delivery.message, queue=queue):
-                case Return():
-                    copy = copies.returned(message, queue=queue)
-                    await self._return(subscription, delivery, copy, stop)
-                case Bury(code):
-                    if await self._bury(message, code, stop):
-                        await subscription.ack(delivery)
+            fate = self._policy.decide(delivery.message, queue=queue)
+            if isinstance(fate, Return):
+                copy = copies.returned(message, queue=queue)
+                if await self._return(subscription, delivery, copy, stop) is not Outcome.REJECTED:
+                    continue
+                fate = Bury(Outcome.REJECTED.value)
+            if await self._bury(message, fate.code, stop):
+                await subscription.ack(delivery)
 
     async def _return(
         self,
@@ -122,20 +123,18 @@ class Collector:
         delivery: Delivery,
         copy: WireMessage,
         stop: asyncio.Event,
-    ) -> None:
+    ) -> Outcome | None:
+        """ACKED, REJECTED if no broker will ever take *copy*, or None if the process stops."""
         failures = 0
         while not stop.is_set():
             outcome = await subscription.replace(delivery, copy)
             if outcome is Outcome.ACKED:
                 self._telemetry.returned(delivery.message.type)
-                return
-            if outcome is Outcome.REJECTED:
-                message = copies.revived(delivery.message, queue=self._queues.name)
-                if await self._bury(message, outcome.value, stop):
-                    await subscription.ack(delivery)
-                return
+            if outcome in {Outcome.ACKED, Outcome.REJECTED}:
+                return outcome
             failures += 1
             await pause(stop, self._patience.wait(failures))
+        return None
 
     async def _bury(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
         attempts = copies.attempt_of(message)

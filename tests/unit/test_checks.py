@@ -41,6 +41,8 @@ def test_the_horizon_is_the_longest_way_of_a_message():
     assert horizon(a_consumer(), of) == waits + 6 * HOUR + 10 * HOUR
     own = a_consumer(retry=Levels([HOUR], max_retries=20))
     assert horizon(own, of) == 20 * HOUR + 23 * HOUR + 10 * HOUR
+    often = a_consumer(retry=Levels([timedelta(seconds=1)], max_retries=30))
+    assert horizon(often, of) == timedelta(seconds=30) + 33 * HOUR + 10 * HOUR
 
 
 @pytest.mark.parametrize(
