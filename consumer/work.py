@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
@@ -28,6 +27,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from consumer.dedup import Dedup, Entries
 from outbox.runtime.engine import uninterrupted
+from outbox.runtime.postgres_connection import DRIVER_ERRORS, is_spent
 
 
 class Workplace:
@@ -125,7 +125,9 @@ def spoken_to(driver: Any) -> Iterator[None]:
     """Raise for what *driver* does what SQLAlchemy would raise."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_ERRORS as error:
+        if is_spent(error):
+            driver.terminate()
         raise DBAPIError(
             None, None, error, hide_parameters=True, connection_invalidated=driver.is_closed()
         ) from None

@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.postgres_connection import PostgresConnection
+from outbox.runtime.postgres_connection import PostgresConnection, is_spent
 
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 30
@@ -87,19 +87,29 @@ def _postgres(
         hide_parameters=True,
     )
 
-    @sa.event.listens_for(engine.sync_engine, "connect")
-    def _keep_alive(connection: Any, _record: Any) -> None:
-        # asyncpg has no option for it, and keeps its transport to itself.
-        transport = connection.driver_connection._transport  # noqa: SLF001
-        peer = transport.get_extra_info("socket")
-        if peer is None or peer.family == socket.AF_UNIX:
-            return
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):  # not every platform has all of them
-                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
+    sa.event.listen(engine.sync_engine, "connect", _keep_alive)
+    sa.event.listen(engine.sync_engine, "handle_error", _throw_away)
     return engine
+
+
+def _keep_alive(connection: Any, _record: Any) -> None:
+    # asyncpg has no option for it, and keeps its transport to itself.
+    transport = connection.driver_connection._transport  # noqa: SLF001
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # not every platform has all of them
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _throw_away(context: sa.ExceptionContext) -> DBAPIError | None:
+    error = context.original_exception
+    if not is_spent(error):
+        return None
+    context.is_disconnect = True
+    return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 def _encryption(query: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,23 @@
 """
-The driver's connection to Postgres, with one answer of the server taken more seriously.
+The driver's connection to Postgres, with one answer of the server taken more seriously, and what
+the driver raises.
 """
 
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+def is_spent(error: BaseException) -> bool:
+    """
+    Whether the driver has given its connection up, whatever it says of its being closed.
+
+    So it does when an idle session is ended: from the server's last words until the end of the
+    stream, which may be a while, it raises an error of its own that SQLAlchemy does not know.
+    """
+    return isinstance(error, asyncpg.InternalClientError)
 
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]

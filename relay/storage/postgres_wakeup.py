@@ -14,13 +14,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.engine import answering
+from outbox.runtime.postgres_connection import DRIVER_ERRORS
 
 CHANNEL = "outbox"
 PATIENCE = timedelta(seconds=5)
@@ -88,7 +88,7 @@ class PostgresWakeup:
             driver.add_termination_listener(self._on_end)
             try:
                 await driver.add_listener(CHANNEL, self._on_notification)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except DRIVER_ERRORS as error:
                 # SQLAlchemy has no part in this, and so does not translate it.
                 raise DatabaseUnavailable(type(error).__name__) from None
         return self._connection

@@ -127,7 +127,11 @@ class Deployment:
         async def enough() -> bool:
             return len(await self.applied()) >= count
 
-        await eventually(enough, within=within, message=f"fewer than {count} effects")
+        try:
+            await eventually(enough, within=within, message=f"fewer than {count} effects")
+        except AssertionError as late:
+            late.add_note(f"the processes have said:\n{self.logs()}")
+            raise
 
     def logs(self) -> str:
         """What all processes have said."""

@@ -1,0 +1,116 @@
+"""
+Connections to Postgres that are lost, when the driver has heard the server's last words only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from consumer.work import Workplace
+from outbox.errors import DatabaseUnavailable
+from outbox.runtime.engine import create_engine, is_away, translated
+from relay.storage.postgres_wakeup import PostgresWakeup
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+NAME = "loses"
+BACKENDS = sa.text(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")
+END_BACKENDS = sa.text(
+    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{NAME}'"
+)
+
+
+class LastWords(Proxy):
+    """A proxy that passes on what a server says at its end, and not that it has ended."""
+
+    async def _over(self, *copies: "asyncio.Task[None]") -> None:
+        await asyncio.wait(copies)
+
+
+@pytest.fixture
+async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    async with LastWords(postgres_url) as proxy:
+        engine = create_engine(make_url(proxy.url), pool_size=1, application_name=NAME)
+        yield engine
+        await proxy.cut()
+        await engine.dispose()
+
+
+async def end_backends(server: AsyncEngine) -> None:
+    async def gone() -> bool:
+        async with server.connect() as connection:
+            return not (await connection.execute(BACKENDS)).all()
+
+    async with server.connect() as connection:
+        assert (await connection.execute(END_BACKENDS)).all()
+    await eventually(gone)
+
+
+async def answers(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(sa.select(1)) == 1)
+
+
+async def test_a_session_whose_server_has_said_goodbye_is_away_and_the_next_one_works(
+    engine, server
+):
+    async with engine.connect() as connection:
+        await connection.execute(sa.select(1))
+        await end_backends(server)
+        with pytest.raises(DBAPIError) as lost:
+            await connection.execute(sa.select(1))
+
+    assert is_away(lost.value)
+    assert await answers(engine)
+
+
+async def test_a_pooled_connection_whose_server_has_said_goodbye_costs_one_attempt(engine, server):
+    assert await answers(engine)
+    await end_backends(server)
+
+    with pytest.raises(DatabaseUnavailable), translated():
+        await answers(engine)
+    assert await answers(engine)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_one_works(
+    engine, server, begun
+):
+    place = Workplace(engine)
+    if begun:
+        with pytest.raises(DBAPIError) as lost:
+            async with place.begin():
+                await end_backends(server)
+    else:
+        assert await answers(engine)
+        await end_backends(server)
+        with pytest.raises(DBAPIError) as lost:
+            await place.begin().__aenter__()
+
+    assert is_away(lost.value)
+    async with place.begin() as work:
+        assert await work.session.scalar(sa.select(1)) == 1
+
+
+async def test_a_doorbell_whose_server_has_said_goodbye_is_away(engine, server):
+    assert await answers(engine)
+    await end_backends(server)
+    wakeup = PostgresWakeup(engine, ring=lambda: None)
+
+    with pytest.raises(DatabaseUnavailable):
+        await wakeup._listening()
+
+    await wakeup.close()
