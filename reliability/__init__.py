@@ -1,0 +1,3 @@
+"""
+What happens under faults: a history that outsiders write, and a checker that has teeth.
+"""

@@ -1,0 +1,186 @@
+"""
+What the checker finds in a history, and what it lets pass.
+"""
+
+import json
+
+import pytest
+
+from reliability import history
+from reliability.checker import Promise, check, figures
+from reliability.history import (
+    COMMITTED,
+    ROLLED_BACK,
+    UNKNOWN,
+    Applied,
+    Chronicle,
+    Drained,
+    GivenUp,
+    Healed,
+    Leaked,
+    Produced,
+    Published,
+    Record,
+    Residue,
+    Sampled,
+    Struck,
+    Waiting,
+)
+
+ETL = Promise(consumers=frozenset({"etl"}))
+
+
+def a_life(id_: str = "a", key: str | None = None, sequence: int = 1) -> list[Record]:
+    return [
+        Produced(1, id_, key, sequence, COMMITTED),
+        Published(2, id_),
+        Applied(3, "etl", id_),
+    ]
+
+
+def rules(*records: Record, promise: Promise = ETL) -> list[str]:
+    return [finding.rule for finding in check(records, promise)]
+
+
+def test_nothing_is_found_where_nothing_is_wrong():
+    assert rules(*a_life("a"), *a_life("b", "k", 1), *a_life("c", "k", 2), Drained(4)) == []
+
+
+def test_a_committed_event_that_is_nowhere_is_lost():
+    assert rules(Produced(1, "a", None, 1, COMMITTED), Published(2, "a")) == ["lost"]
+
+
+def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
+    both = Promise(consumers=frozenset({"etl", "mail"}))
+
+    assert rules(*a_life(), promise=both) == ["lost"]
+    assert rules(*a_life(), Applied(4, "mail", "a"), promise=both) == []
+
+
+@pytest.mark.parametrize(
+    "place", [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), GivenUp(4, "relay", "a", "size")]
+)
+def test_what_waits_or_was_given_up_is_not_lost(place):
+    promise = Promise(consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"}))
+
+    assert rules(Produced(1, "a", None, 1, COMMITTED), place, promise=promise) == []
+
+
+def test_a_backlog_is_found_where_nothing_may_wait():
+    assert rules(Produced(1, "a", None, 1, COMMITTED), Waiting(4, "etl", "a")) == ["backlog"]
+
+
+def test_an_event_that_was_rolled_back_may_be_nowhere():
+    rolled_back = Produced(1, "a", None, 1, ROLLED_BACK)
+
+    assert rules(rolled_back) == []
+    assert rules(rolled_back, Published(2, "a")) == ["ghost"]
+    assert rules(rolled_back, Applied(2, "etl", "a")) == ["ghost"]
+
+
+def test_an_event_of_which_nobody_knows_may_be_anywhere_or_nowhere():
+    unknown = Produced(1, "a", None, 1, UNKNOWN)
+
+    assert rules(unknown) == []
+    assert rules(unknown, Published(2, "a"), Applied(3, "etl", "a")) == []
+
+
+def test_an_effect_without_an_event_is_a_ghost():
+    assert rules(Applied(1, "etl", "a")) == ["ghost"]
+
+
+def test_an_effect_that_is_there_twice_is_found_unless_a_replay_repeated_it():
+    assert rules(*a_life(), Applied(4, "etl", "a")) == ["twice"]
+    assert rules(*a_life(), Applied(4, "etl", "a", run="r")) == []
+    assert rules(*a_life(), Applied(4, "etl", "a", "r"), Applied(5, "etl", "a", "r")) == ["twice"]
+
+
+def test_the_order_of_a_key_counts_for_what_is_sent_first():
+    first, second = a_life("a", "k", 1), a_life("b", "k", 2)
+
+    assert rules(*first, *second, Published(9, "a")) == []
+    assert rules(*second, *first) == ["order"]
+
+
+def test_the_order_of_effects_counts_for_ordered_consumers():
+    sent = [*a_life("a", "k", 1)[:2], *a_life("b", "k", 2)[:2]]
+    effects = [Applied(5, "etl", "b"), Applied(6, "etl", "a")]
+    ordered = Promise(consumers=frozenset({"etl"}), ordered=frozenset({"etl"}))
+
+    assert rules(*sent, *effects) == []
+    assert rules(*sent, *effects, promise=ordered) == ["order"]
+
+
+def test_copies_on_the_wire_are_counted_against_what_explains_them():
+    bounded = Promise(consumers=frozenset({"etl"}), duplicates=1)
+
+    assert rules(*a_life(), Published(4, "a"), promise=bounded) == []
+    assert rules(*a_life(), Published(4, "a"), Published(5, "a"), promise=bounded) == [
+        "duplicates"
+    ]
+
+
+def test_what_was_given_up_needs_a_reason_that_the_run_has():
+    given_up = [Produced(1, "a", None, 1, COMMITTED), GivenUp(4, "etl", "a", "rejected")]
+
+    assert rules(*given_up) == ["reason"]
+    promise = Promise(consumers=frozenset({"etl"}), reasons=frozenset({"rejected"}))
+    assert rules(*given_up, promise=promise) == []
+
+
+def test_what_is_left_behind_is_found():
+    assert rules(Residue(1, "idle in transaction", 2)) == ["residue"]
+    assert rules(Leaked(1, "log of relay")) == ["leak"]
+
+
+def test_memory_that_only_grows_is_found_and_a_plateau_is_not():
+    mebibyte = 1024 * 1024
+    plateau = [Sampled(at, "relay", min(at, 3) * 100 * mebibyte, 20) for at in range(12)]
+    growth = [Sampled(at, "relay", at * 100 * mebibyte, 20) for at in range(12)]
+    leak = [Sampled(at, "relay", mebibyte, 20 * at) for at in range(12)]
+
+    assert rules(*plateau) == []
+    assert rules(*growth) == ["growth"]
+    assert rules(*leak) == ["growth"]
+
+
+def test_a_recovery_lasts_from_the_end_of_a_fault_to_the_next_effect():
+    patient = Promise(consumers=frozenset({"etl"}), progress_seconds=5)
+    slow = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), *a_life("b")[:2]]
+
+    assert rules(*slow, Applied(9, "etl", "b"), promise=patient) == []
+    assert rules(*slow, Applied(11, "etl", "b"), promise=patient) == ["recovery"]
+    assert figures([*slow, Applied(9, "etl", "b")]).recoveries == [4]
+
+
+def test_a_fault_after_which_there_was_nothing_to_do_has_no_recovery():
+    idle = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Drained(9)]
+
+    assert figures(idle).recoveries == []
+
+
+def test_figures_count_what_is_there():
+    found = figures(
+        [
+            *a_life(),
+            Published(4, "a"),
+            Produced(4, "b", None, 1, UNKNOWN),
+            GivenUp(5, "etl", "b", "rejected"),
+            Struck(6, "kill"),
+            Struck(7, "kill"),
+        ]
+    )
+
+    assert (found.events, found.unknown, found.applied, found.given_up) == (1, 1, 1, 1)
+    assert (found.sent, found.duplicates, found.faults) == (2, 1, {"kill": 2})
+
+
+def test_a_chronicle_is_read_as_it_was_written_but_for_a_line_that_was_cut(tmp_path):
+    records = [*a_life("a", "k", 1), Drained(4), Sampled(5, "relay", 1, 2)]
+    path = tmp_path / "history"
+    with Chronicle(path) as chronicle:
+        chronicle.write(*records)
+    with path.open("a") as file:
+        file.write(json.dumps({"what": "drained"}))
+
+    assert history.read(path) == records
