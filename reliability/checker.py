@@ -12,8 +12,6 @@ What must be true of a history, whatever the faults were: pure.
     growth      memory or file descriptors that grow and grow, beyond a warm-up
     leak        health data where none may be
     recovery    no progress, or still a backlog, too long after the last fault was over
-
-Times of a recovery are those that a user waits: from the end of a fault to the next effect.
 """
 
 from collections import Counter, defaultdict
@@ -22,21 +20,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from reliability.figures import figures, recoveries
 from reliability.history import (
     COMMITTED,
     ROLLED_BACK,
-    UNKNOWN,
     Applied,
-    Drained,
     GivenUp,
-    Healed,
     Leaked,
     Produced,
     Published,
     Record,
     Residue,
     Sampled,
-    Struck,
     Waiting,
     of_kind,
 )
@@ -82,33 +77,6 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """
-    What a history amounts to.
-
-    Args:
-        events: Committed.
-        unknown: Whose producer does not know whether they were committed.
-        applied: Effects, by all consumers.
-        sent: Messages on the wire, copies included.
-        duplicates: Messages on the wire beyond one of each event.
-        faults: How often each kind of fault has struck.
-        recoveries: Seconds from the end of each fault to the next effect, ascending.
-
-    """
-
-    events: int
-    unknown: int
-    applied: int
-    given_up: int
-    waiting: int
-    sent: int
-    duplicates: int
-    faults: dict[str, int]
-    recoveries: list[float]
-
-
 def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
     """Everything that *history* shows to be wrong; nothing, if all is well."""
     return [
@@ -116,23 +84,6 @@ def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
         for rule in _RULES
         for text in rule(history, promise)
     ]
-
-
-def figures(history: Sequence[Record]) -> Figures:
-    """What *history* amounts to, right or wrong."""
-    outcomes = Counter(record.outcome for record in of_kind(history, Produced))
-    sent = [record.id for record in of_kind(history, Published)]
-    return Figures(
-        events=outcomes[COMMITTED],
-        unknown=outcomes[UNKNOWN],
-        applied=_count(history, Applied),
-        given_up=_count(history, GivenUp),
-        waiting=_count(history, Waiting),
-        sent=len(sent),
-        duplicates=len(sent) - len(set(sent)),
-        faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
-        recoveries=sorted(took for _, took in _recoveries(history) if took is not None),
-    )
 
 
 def _lost(history: Sequence[Record], promise: Promise) -> Iterator[str]:
@@ -237,7 +188,7 @@ def _leak(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
 def _recovery(history: Sequence[Record], promise: Promise) -> Iterator[str]:
     if promise.progress_seconds is None:
         return
-    for fault, took in _recoveries(history):
+    for fault, took in recoveries(history):
         if took is not None and took > promise.progress_seconds:
             yield f"after {fault}, the next effect took {took:.1f} s"
 
@@ -257,25 +208,10 @@ _RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
 )
 
 
-def _recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
-    """Each fault that is over, and how long the next effect took; None if another one came."""
-    events = sorted(of_kind(history, Struck, Healed, Applied, Drained), key=lambda each: each.at)
-    open_: Healed | None = None
-    for event in events:
-        if open_ is not None:
-            progressed = isinstance(event, Applied)
-            yield open_.fault, event.at - open_.at if progressed else None
-        open_ = event if isinstance(event, Healed) else None
-
-
 def _ids(
     history: Sequence[Record], kind: type[Record], which: Callable[..., bool] = lambda _: True
 ) -> set[str]:
     return {record.id for record in of_kind(history, kind) if which(record)}
-
-
-def _count(history: Sequence[Record], kind: type[Record]) -> int:
-    return sum(1 for _ in of_kind(history, kind))
 
 
 def _mean(samples: Sequence[Sampled], what: str) -> float:

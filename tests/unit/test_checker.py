@@ -7,7 +7,8 @@ import json
 import pytest
 
 from reliability import history
-from reliability.checker import Promise, check, figures
+from reliability.checker import Promise, check
+from reliability.figures import figures
 from reliability.history import (
     COMMITTED,
     ROLLED_BACK,

@@ -1,0 +1,83 @@
+"""
+What a history amounts to, right or wrong: pure.
+
+Times of a recovery are those that a user waits: from the end of a fault to the next effect.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from reliability.history import (
+    COMMITTED,
+    UNKNOWN,
+    Applied,
+    Drained,
+    GivenUp,
+    Healed,
+    Produced,
+    Published,
+    Record,
+    Struck,
+    Waiting,
+    of_kind,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """
+    What a history amounts to.
+
+    Args:
+        events: Committed.
+        unknown: Whose producer does not know whether they were committed.
+        applied: Effects, by all consumers.
+        sent: Messages on the wire, copies included.
+        duplicates: Messages on the wire beyond one of each event.
+        faults: How often each kind of fault has struck.
+        recoveries: Seconds from the end of each fault to the next effect, ascending.
+
+    """
+
+    events: int
+    unknown: int
+    applied: int
+    given_up: int
+    waiting: int
+    sent: int
+    duplicates: int
+    faults: dict[str, int]
+    recoveries: list[float]
+
+
+def figures(history: Sequence[Record]) -> Figures:
+    """What *history* amounts to, right or wrong."""
+    outcomes = Counter(record.outcome for record in of_kind(history, Produced))
+    sent = [record.id for record in of_kind(history, Published)]
+    return Figures(
+        events=outcomes[COMMITTED],
+        unknown=outcomes[UNKNOWN],
+        applied=_count(history, Applied),
+        given_up=_count(history, GivenUp),
+        waiting=_count(history, Waiting),
+        sent=len(sent),
+        duplicates=len(sent) - len(set(sent)),
+        faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
+        recoveries=sorted(took for _, took in recoveries(history) if took is not None),
+    )
+
+
+def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
+    """Each fault that is over, and how long the next effect took; None if another one came."""
+    events = sorted(of_kind(history, Struck, Healed, Applied, Drained), key=lambda each: each.at)
+    open_: Healed | None = None
+    for event in events:
+        if open_ is not None:
+            progressed = isinstance(event, Applied)
+            yield open_.fault, event.at - open_.at if progressed else None
+        open_ = event if isinstance(event, Healed) else None
+
+
+def _count(history: Sequence[Record], kind: type[Record]) -> int:
+    return sum(1 for _ in of_kind(history, kind))
