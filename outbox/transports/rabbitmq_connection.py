@@ -98,6 +98,12 @@ def connection_errors(problem: str = "the connection was lost") -> Iterator[None
         if task is None or task.cancelling():
             raise
         raise BrokerUnavailable(f"{problem}: the peer is silent") from None
+    except Exception as error:
+        # aiormq rejects what waits, and has no reason to tell, when a connection closes that has
+        # only just been made.
+        if type(error) is not Exception:
+            raise
+        raise BrokerUnavailable(f"{problem}: for no reason given") from None
 
 
 def _verifying(url: URL) -> ssl.SSLContext | None:
