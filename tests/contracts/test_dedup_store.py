@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer.dedup import Dedup
+from consumer.durations import SAMPLE, Durations
 from consumer.handler import Expired, Lease
 from consumer.leases import Leases
 from consumer.purge import Purge
@@ -120,6 +121,23 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
     assert (row.consumer, row.idempotency_key) == ("etl", envelope.idempotency_key)
     assert (row.message_id, row.correlation_id, row.type) == (envelope.id, "c", envelope.type)
     assert (row.attempts, row.processing_duration_seconds) == (2, 1.5)
+
+
+async def test_of_many_durations_no_more_than_a_sample_is_written_at_once(sessions):
+    dedup, engine = Dedup("etl"), sessions.kw["bind"]
+    envelopes = [an_envelope() for _ in range(SAMPLE + 50)]
+    async with sessions.begin() as session:
+        await dedup.first_times(session, {e.idempotency_key: (e, 1) for e in envelopes})
+    durations = Durations(engine=engine, dedup=dedup)
+
+    for _second in range(2):
+        for envelope in envelopes:
+            durations.note({envelope.idempotency_key: timedelta(seconds=1)})
+        await durations.write()
+
+    async with sessions() as session:
+        written = sa.select(sa.func.count(processed_messages.c.processing_duration_seconds))
+        assert await session.scalar(written) == SAMPLE
 
 
 @pytest.mark.parametrize("first_commits", [True, False])
