@@ -40,6 +40,10 @@ class Acks(Protocol):
     async def release(self, tags: Sequence[int]) -> None:
         """Put *tags* back into the queue."""
 
+    @property
+    def waiting(self) -> int:
+        """How many acks the broker has not been told."""
+
     def flush(self) -> None:
         """Tell what waits, now."""
 
@@ -55,11 +59,15 @@ class GatheredAcks:
         self._settled = Settled()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> int:
+        return self._settled.waiting
+
     async def ack(self, tags: Sequence[int]) -> None:
         self._settled.ack(tags)
-        if self._settled.waiting >= ENOUGH:
+        if self.waiting >= ENOUGH:
             self.flush()
-        elif self._timer is None and self._settled.waiting:
+        elif self._timer is None and self.waiting:
             self._later()
 
     async def release(self, tags: Sequence[int]) -> None:
@@ -75,7 +83,7 @@ class GatheredAcks:
 
     def flush(self) -> None:
         self._stop_timer()
-        if not self._settled.waiting or self._channel.is_closed:
+        if not self.waiting or self._channel.is_closed:
             return
         if self._channel.write_queue.full():
             self._later()
@@ -122,6 +130,10 @@ class CalledAcks:
         self._settled = Settled()
         # Held to write: an ack of several must not overtake another one.
         self._turn = asyncio.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return self._settled.waiting
 
     async def ack(self, tags: Sequence[int]) -> None:
         self._settled.ack(tags)

@@ -92,8 +92,9 @@ class RabbitMQSubscription:
                 raise TopologyMismatch(f"queue {self._queue} does not exist") from None
 
     async def take(self, limit: int) -> list[Delivery]:
-        if not self._inbox:
-            # The next delivery may be waiting for the acks of those before.
+        if not self._inbox and 2 * self._acks.waiting >= self._prefetch:
+            # The next delivery may be waiting for the acks of those before. As long as they are
+            # fewer, the broker has delivered others that nobody has begun yet.
             self._acks.flush()
         return await self._inbox.take(limit)
 

@@ -211,6 +211,25 @@ async def test_acks_one_by_one_are_few_writes(url):
     await wait_until_left(a_transport(url, "frames"), 0)
 
 
+async def test_whoever_wants_more_does_not_hurry_a_few_acks(url):
+    await publish(url, *(a_message() for _ in range(110)))
+    async with a_transport(url, "frames").subscribe(WORK, prefetch=100) as subscription:
+        deliveries = await receive(subscription, 100)
+        queue, written = channel_of(subscription).write_queue, []
+        put = queue.put_nowait
+        queue.put_nowait = lambda frame: (written.append(frame), put(frame))
+
+        for delivery in deliveries[:10]:
+            await subscription.ack(delivery)
+            taking = asyncio.create_task(subscription.take(1))
+            await asyncio.sleep(0)
+            taking.cancel()
+
+        assert written == []
+        assert len(await receive(subscription, 10)) == 10
+        assert len(written) <= 2  # a slow machine may take longer than acks wait
+
+
 async def test_acking_twice_is_harmless(url, transport):
     await publish(url, a_message(b"1"), a_message(b"2"))
 
