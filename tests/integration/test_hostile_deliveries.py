@@ -8,11 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import aio_pika
-import pamqp.frame
 import pytest
-from aiormq.abc import ChannelFrame
-from pamqp.commands import Basic
 from yarl import URL
 
 from outbox.topology import Queue, Topology
@@ -20,28 +16,11 @@ from outbox.transports.base import Delivery, QueueDepth, Subscription
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.rabbitmq_content import MALFORMED
 from tests.support.eventually import eventually
-from tests.support.frames import frame, header, nested_tables, short, table
+from tests.support.frames import short, table
+from tests.support.hostile import FLAGS, HOSTILE, publish_raw, raw_channel
 
 WORK = "work"
 SOON = timedelta(seconds=10)
-FLAGS = Basic.Properties.flags
-# What RabbitMQ takes from a publisher, and hands out. Types of values that it does not know it
-# refuses, by closing the publisher's connection.
-HOSTILE = {
-    "a timestamp in microseconds": (
-        FLAGS["timestamp"],
-        struct.pack(">Q", 1_764_000_000_000_000),
-    ),
-    "the largest timestamp": (FLAGS["timestamp"], struct.pack(">Q", 2**63 - 1)),
-    "a content type that is no text": (FLAGS["content_type"], short(b"\xff\xfe")),
-    "an id that is no text": (FLAGS["message_id"], short(b"\xff\xfe")),
-    "a header's name that is no text": (FLAGS["headers"], table(short(b"\xff") + b"t\x01")),
-    "the largest timestamp in a header": (
-        FLAGS["headers"],
-        table(short(b"at") + b"T" + struct.pack(">Q", 2**63 - 1)),
-    ),
-    "1,500 tables in each other": (FLAGS["headers"], nested_tables(1500)),
-}
 
 
 @pytest.fixture
@@ -54,16 +33,12 @@ async def transport(rabbitmq_url: str) -> RabbitMQTransport:
 @pytest.fixture
 async def channel(rabbitmq_url: str) -> AsyncIterator[Any]:
     """Offer a channel of a publisher that writes frames as it likes."""
-    async with await aio_pika.connect(rabbitmq_url) as connection:
-        wrapper = await connection.channel()
-        yield await wrapper.get_underlay_channel()
+    async with raw_channel(rabbitmq_url) as channel:
+        yield channel
 
 
 async def publish(channel: Any, body: bytes, flags: int = 0, properties: bytes = b"") -> None:
-    number = channel.number
-    method = pamqp.frame.marshal(Basic.Publish(exchange="", routing_key=WORK), number)
-    content = header(number, len(body), flags, properties) + frame(3, number, body)
-    await channel.write_queue.put(ChannelFrame(payload=method + content, should_close=False))
+    await publish_raw(channel, body, flags, properties, queue=WORK)
 
 
 async def receive(subscription: Subscription, count: int) -> list[Delivery]:
