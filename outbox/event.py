@@ -110,7 +110,7 @@ class Event:
         put(self, "routing_key", self.routing_key or self.type)
         put(self, "idempotency_key", self.idempotency_key or str(self.id))
         put(self, "priority", _priority(self.priority))
-        put(self, "headers", MappingProxyType(dict(self.headers)))
+        put(self, "headers", _headers(self.headers))
         if not isinstance(self.id, UUID):
             raise InvalidEvent("id", "must be a UUID")
         if self.not_before is not None:
@@ -171,7 +171,7 @@ def check(event: Event | Envelope) -> None:
         _check_key("ordering_key", event.ordering_key)
     if event.correlation_id is not None:
         _check_key("correlation_id", event.correlation_id)
-    if not _is_content_type(event.content_type):
+    if not _is_text(event.content_type) or not _is_content_type(event.content_type):
         raise InvalidEvent("content_type", "must be a media type such as application/json")
     if len(event.body) > MAX_BODY_BYTES:
         raise InvalidEvent("payload", f"is larger than {MAX_BODY_BYTES} bytes")
@@ -249,6 +249,12 @@ def _check_time(name: str, value: datetime) -> None:
         raise InvalidEvent(name, "must be a datetime with a time zone")
     if not _FIRST_TIME <= value < _LAST_TIME:
         raise InvalidEvent(name, "must be after 1970 and before 9999")
+
+
+def _headers(value: object) -> Mapping[str, HeaderValue]:
+    if not isinstance(value, Mapping):
+        raise InvalidEvent("headers", "must be a mapping")
+    return MappingProxyType(dict(value))
 
 
 def _priority(value: str) -> Priority:

@@ -32,11 +32,34 @@ def encode(payload: Any, content_type: str) -> tuple[bytes, str]:
         if not content_type:
             raise InvalidEvent("content_type", "is needed when the payload is bytes")
         return payload, content_type
-    if content_type not in {"", JSON_CONTENT_TYPE}:
+    if content_type and content_type != JSON_CONTENT_TYPE:
         raise InvalidEvent("content_type", "must be left out unless the payload is bytes")
     if isinstance(payload, BaseModel):
-        payload = payload.model_dump(mode="json")
+        payload = _dumped(payload)
     return _json(payload), JSON_CONTENT_TYPE
+
+
+def _dumped(model: BaseModel) -> Any:
+    try:
+        return _dump(model)
+    except (TypeError, ValueError, RecursionError):
+        # The errors of pydantic quote the value too.
+        raise InvalidEvent(_field_of_fault(model), "cannot be written as JSON") from None
+
+
+def _dump(model: BaseModel, **options: Any) -> Any:
+    # A warning would show the value.
+    return model.model_dump(mode="json", warnings=False, **options)
+
+
+def _field_of_fault(model: BaseModel) -> str:
+    """Which field of *model* cannot be written."""
+    for name in type(model).model_fields:
+        try:
+            _dump(model, include={name})
+        except (TypeError, ValueError, RecursionError):
+            return f"payload.{name}"
+    return "payload"
 
 
 def _json(payload: Any) -> bytes:
@@ -88,6 +111,7 @@ def decompress(body: bytes, encoding: str | None) -> bytes:
         raise UnreadableMessage("malformed", "body") from None
     if len(plain) > MAX_BODY_BYTES:
         raise UnreadableMessage("decompress_limit")
-    if not reader.eof:
+    if not reader.eof or reader.unused_data:
+        # Cut, or more than one: a part would pass for the whole.
         raise UnreadableMessage("malformed", "body")
     return plain

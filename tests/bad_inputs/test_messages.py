@@ -1,0 +1,248 @@
+"""
+What a consumer makes of messages that anybody may have published: a reason code, and no value.
+"""
+
+import gzip
+import tracemalloc
+import zlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from consumer.handler import Handler
+from consumer.opening import Attempt, open_delivery
+from consumer.verdict import GiveUp, Verdict, after_failure
+from outbox import HealthDataMessage, codec
+from outbox.backoff import Levels
+from outbox.codec import WireMessage
+from outbox.errors import UnreadableMessage
+from outbox.payload import MAX_BODY_BYTES, decompress
+from outbox.transports.base import Delivery
+from tests.support.bombs import gzip_bomb
+from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+ANY = Handler("test.happened")
+UPLOADS = Handler("health.data.uploaded", model=HealthDataMessage)
+UPLOAD = on_the_wire(an_upload().to_event(), exchange="main", created_at=NOON)
+MEMBER = gzip.compress(b'{"a":1}')
+MIB = 2**20
+
+
+def a_message(**changes: Any) -> WireMessage:
+    return replace(on_the_wire(an_event(), exchange="main", created_at=NOON), **changes)
+
+
+def with_header(name: str, value: Any) -> WireMessage:
+    message = a_message()
+    return replace(message, headers={**message.headers, name: value})
+
+
+def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
+    return open_delivery(
+        Delivery(message, 1, redelivered=False),
+        handler,
+        now=NOON,
+        oldest=NOON - timedelta(days=30),
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff" + CANARY.encode(),
+        f'{{"note": "{CANARY}"'.encode(),
+        f'{{"{CANARY}": 1, "{CANARY}": 2}}'.encode(),
+        b"[" * 10_000 + b"]" * 10_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b"1" * 5_000,
+        b"-Infinity",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+        bytes(MAX_BODY_BYTES + 1),
+    ],
+    ids=[
+        "empty",
+        "no utf-8",
+        "cut",
+        "key twice",
+        "deep arrays",
+        "deep objects",
+        "endless integer",
+        "infinity",
+        "marks",
+        "too large",
+    ],
+)
+@pytest.mark.parametrize("handler", [ANY, UPLOADS], ids=["value", "model"])
+def test_a_body_that_is_no_json_is_malformed(body, handler):
+    assert opened(a_message(body=body), handler) == GiveUp(1, "malformed")
+
+
+@pytest.mark.parametrize(
+    "message_id",
+    [None, "", "17", CANARY, "0" * 31, "0" * 33, "{" * 255, "\0", f"tenant-b:{UUID(int=1)}"],
+)
+def test_a_message_without_an_identity_is_never_handled(message_id):
+    assert opened(a_message(message_id=message_id)) == GiveUp(1, "no_identity")
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, -1, "1", "latest", None, [1], {"v": 1}])
+def test_a_format_of_another_version_is_not_guessed_at(version):
+    assert opened(with_header("x-outbox-version", version)) == GiveUp(1, "schema_unsupported")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        UPLOAD.body.replace(b'"bucket":"uploads",', b""),
+        UPLOAD.body.replace(b'"bucket":"uploads"', f'"bucket":["{CANARY}"]'.encode()),
+        UPLOAD.body.replace(b'"bucket"', f'"{CANARY}":1,"bucket"'.encode()),
+        f'"{CANARY}"'.encode(),
+        b"null",
+    ],
+    ids=["removed", "of another type", "of the future", "text", "null"],
+)
+def test_a_body_of_another_schema_is_not_guessed_at(body):
+    assert body != UPLOAD.body
+    assert opened(replace(UPLOAD, body=body), UPLOADS) == GiveUp(1, "schema_unsupported")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "code"),
+    [
+        ("zstd", b"{}", "content_encoding_unknown"),
+        ("GZIP", MEMBER, "content_encoding_unknown"),
+        ("gzip, gzip", gzip.compress(MEMBER), "content_encoding_unknown"),
+        ("gzip", gzip.compress(MEMBER), "malformed"),
+        ("gzip", b"{}", "malformed"),
+        ("gzip", b"", "malformed"),
+        ("gzip", MEMBER[:-1], "malformed"),
+        ("gzip", MEMBER[:-5] + b"\0" + MEMBER[-4:], "malformed"),
+        ("gzip", MEMBER + MEMBER, "malformed"),
+        ("gzip", MEMBER + CANARY.encode(), "malformed"),
+        ("gzip", zlib.compress(b"{}"), "malformed"),
+        ("aes-256-gcm", b"\x8f" * 40, "content_encoding_unknown"),
+    ],
+    ids=[
+        "unknown",
+        "upper case",
+        "twice",
+        "twice unsaid",
+        "plain",
+        "empty",
+        "cut",
+        "tampered",
+        "two members",
+        "rest",
+        "zlib",
+        "encrypted",
+    ],
+)
+def test_a_body_that_cannot_be_unpacked_has_its_reason(encoding, body, code):
+    message = a_message(content_encoding=encoding, body=body)
+
+    assert opened(message) == GiveUp(1, code)
+
+
+def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
+    """Without a model they would pass for the whole."""
+    for body in (MEMBER + MEMBER, MEMBER + b"\0"):
+        message = a_message(content_type="application/avro", content_encoding="gzip", body=body)
+
+        assert opened(message) == GiveUp(1, "malformed")
+
+
+def test_a_bomb_of_ten_gigabytes_takes_a_few_megabytes():
+    bomb = gzip_bomb(10 * 2**30)
+    assert len(bomb) < 20 * MIB
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableMessage) as caught:
+            decompress(bomb, "gzip")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert caught.value.code == "decompress_limit"
+    # One body of the largest size, and at most a copy of what was not unpacked.
+    assert peak < len(bomb) + 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (-1, 1),
+        (10**9, 1_000_001),
+        (2**63 - 1, 1_000_001),
+        ("abc", 1),
+        ("3", 1),
+        (1.5, 1),
+        (True, 1),
+        (None, 1),
+        ([3], 1),
+    ],
+)
+def test_a_forged_attempt_is_bounded_and_leads_to_an_end(value, number):
+    """One that is forged low is counted from there, by copies that say how often they failed."""
+    attempt = opened(with_header("x-outbox-attempt", value))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.number == number
+    last = after_failure(
+        RuntimeError(CANARY), number + 3, Levels([timedelta(seconds=1)], 3), chance=0
+    )
+    assert last == GiveUp(number + 3, "retries_exhausted")
+
+
+def test_a_message_that_is_older_than_the_dedup_store_goes_back_is_given_up():
+    long_ago = NOON - timedelta(days=31)
+    recorded = int(long_ago.timestamp())
+
+    for message in (
+        with_header("x-outbox-recorded-at", recorded),
+        a_message(headers={}, timestamp=long_ago),
+    ):
+        assert opened(message) == GiveUp(1, "too_old_to_dedupe")
+
+
+@pytest.mark.parametrize("run", [str(uuid4()), "17", CANARY, 7, None, b"\xff"])
+def test_a_forged_mark_of_a_replay_opens_nothing(run):
+    """It is looked up in the audit, and only for what is too old."""
+    old = replace(with_header("x-outbox-replay", run), timestamp=NOON - timedelta(days=31))
+    headers = {**old.headers, "x-outbox-recorded-at": 0}
+
+    assert opened(replace(old, headers=headers)) == GiveUp(1, "too_old_to_dedupe")
+    assert isinstance(opened(with_header("x-outbox-replay", run)), Attempt)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": CANARY + " with space"},
+        {"type": "a" * 129},
+        {"content_type": CANARY},
+        {"correlation_id": CANARY + "\n"},
+        {"routing_key": CANARY + " x"},
+        {"headers": {"x-outbox-idempotency-key": CANARY + "\0"}},
+        {"headers": {"x-outbox-occurred-at": "0001-01-01T00:00:00+14:00"}},
+        {"timestamp": datetime.max.replace(tzinfo=UTC), "headers": {}},
+    ],
+    ids=str,
+)
+def test_a_property_out_of_bounds_is_malformed_and_not_shown(changes):
+    message = a_message(**changes)
+
+    assert opened(message) == GiveUp(1, "malformed")
+    with pytest.raises(UnreadableMessage) as caught:
+        codec.from_wire(message)
+    assert CANARY not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize(("priority", "level"), [(255, "high"), (0, "low"), (None, "normal")])
+def test_any_priority_is_one_of_three(priority, level):
+    assert codec.from_wire(a_message(priority=priority)).priority == level
