@@ -221,8 +221,7 @@ class Selector:
 
 def _to_row(values: dict[str, Any]) -> Row:
     """A claimed row out of a database row."""
-    headers = values["headers"]
-    values["headers"] = json.loads(headers) if headers != "{}" else {}
+    values["headers"] = _headers(values["headers"])
     return Row(
         id=values["id"],
         ordering_key=values["ordering_key"],
@@ -230,3 +229,25 @@ def _to_row(values: dict[str, Any]) -> Row:
         created_at=values["created_at"],
         values=values,
     )
+
+
+def _headers(text: str) -> Any:
+    """
+    What *text* says, if that is an object of plain values.
+
+    Anything else is no headers of an event, and stays the text that it is: numbers may be too long
+    to be read, and lists too deep to be written again.
+    """
+    if text == "{}":
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
+        return text
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int)

@@ -1,0 +1,196 @@
+"""
+Rows that no producer of ours would write: the database refuses them, or the relay sets them aside.
+"""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.tables import outbox as table
+from outbox.topology import Binding, Exchange, Queue, Topology
+from outbox.transports.base import Transport
+from tests.support.builders import CANARY, an_event
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+from tests.support.place import broker
+
+EXCHANGE = "health_data_exchange"
+BOTH = pytest.mark.parametrize(
+    "urls",
+    [("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
+    ids=["servers", "embedded"],
+    indirect=True,
+)
+# What is written into a row, as SQL that both databases understand.
+MALFORMED = {
+    "a key of 256 bytes": f"routing_key = '{'k' * 256}'",
+    "200 characters of two bytes": f"routing_key = '{'ü' * 200}'",
+    "an empty key": "routing_key = ''",
+    "a key with a line break": f"routing_key = '{CANARY}\r\nX'",
+    "a blank type": "type = ' '",
+    "a type with words of the future": f"type = '{CANARY}@2'",
+    "an identity of 256 bytes": f"idempotency_key = '{'k' * 256}'",
+    "an empty correlation id": "correlation_id = ''",
+    "a content type that is none": f"content_type = '{CANARY}'",
+    "headers that are a list": "headers = '[]'",
+    "headers that are null": "headers = 'null'",
+    "a header that nobody allowed": f"""headers = '{{"ssn": "{CANARY}"}}'""",
+    "a reserved header": """headers = '{"x-death": 1}'""",
+    "a header name of 200 bytes": f"""headers = '{{"{"a" * 200}": 1}}'""",
+    "a header that is a list": """headers = '{"source": [1]}'""",
+    "a header of 64 bits and one": f"""headers = '{{"source": {2**63}}}'""",
+    "a header of 5,000 digits": f"""headers = '{{"source": {"9" * 5000}}}'""",
+    "a header that is beyond all numbers": """headers = '{"source": 1e400}'""",
+    "a header as deep as the database takes": (
+        f"""headers = '{{"source": {"[" * 990}{"]" * 990}}}'"""
+    ),
+}
+REJECTED = {
+    "an exchange of 300 bytes": f"exchange = '{'x' * 300}'",
+    "an encoding of 300 bytes": f"content_encoding = '{'x' * 300}'",
+}
+LARGE = {
+    "postgresql": "body = convert_to(repeat('x', 17825792), 'UTF8')",
+    "sqlite": "body = zeroblob(17825792)",
+}
+ONLY_ON_SQLITE = {
+    "a key that is a blob": "routing_key = x'ff'",
+}
+
+
+@pytest.fixture
+def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
+    database, broker_ = getattr(request, "param", ("postgres_url", "rabbitmq_url"))
+    return request.getfixturevalue(database), request.getfixturevalue(broker_)
+
+
+async def seen_by(broker_url: str) -> Transport:
+    transport = broker(broker_url)
+    await transport.declare(
+        Topology(
+            [Exchange(EXCHANGE, "topic")],
+            [Queue("seen", {"x-queue-type": "quorum"})],
+            [Binding(EXCHANGE, "seen", "test.#")],
+        )
+    )
+    return transport
+
+
+async def commit(deployment: Deployment, change: str = "") -> str:
+    """The id of a new event, whose row is changed as no producer of ours would."""
+    event = an_event(payload={"note": CANARY})
+    async with deployment.engine.begin() as connection:
+        await connection.execute(outbox.insert(event))
+        if change:
+            await connection.exec_driver_sql(
+                f"UPDATE outbox SET {change} WHERE id = (SELECT max(id) FROM outbox)"
+            )
+    return str(event.id)
+
+
+async def is_drained(deployment: Deployment) -> bool:
+    """Whether the outbox is empty; what is in it need not be readable."""
+    async with deployment.engine.connect() as connection:
+        return not await connection.scalar(sa.select(sa.func.count()).select_from(table))
+
+
+def changes_for(dialect: str) -> dict[str, tuple[str, str]]:
+    malformed = {**MALFORMED, "17 MiB": LARGE[dialect]}
+    if dialect == "sqlite":
+        malformed |= ONLY_ON_SQLITE
+    changes = {name: ("malformed", change) for name, change in malformed.items()}
+    if dialect == "postgresql":
+        changes |= {name: ("rejected", change) for name, change in REJECTED.items()}
+    return changes
+
+
+@BOTH
+async def test_rows_that_are_no_events_are_set_aside_whole_and_their_neighbours_flow(
+    urls, tmp_path: Path
+):
+    transport = await seen_by(urls[1])
+    async with Deployment(*urls, tmp_path) as deployment:
+        good = [await commit(deployment)]
+        expected = {}
+        names = {}
+        for name, (reason, change) in changes_for(deployment.engine.dialect.name).items():
+            id_ = await commit(deployment, change)
+            expected[name], names[id_] = reason, name
+            good.append(await commit(deployment))
+        await deployment.relay()
+
+        await eventually(lambda: is_drained(deployment), within=20)
+        dead = {names[row["message_id"]]: row for row in await deployment.dead()}
+
+        assert {name: row["reason"] for name, row in dead.items()} == expected
+        assert len(dead["17 MiB"]["body"]) == 17 * 2**20
+        assert dead["a key of 256 bytes"]["routing_key"] == "k" * 256
+        assert {row["attempts"] for row in dead.values()} == {1}
+        depth = await transport.depth("seen")
+        assert depth is not None
+        assert depth.messages == len(good)
+        assert CANARY not in deployment.logs()
+
+
+IMPOSSIBLE = {
+    "body": ["NULL"],
+    "event_id": ["NULL"],
+    "attempts": ["-1", "NULL"],
+    "priority": ["'urgent'"],
+    "headers": ["NULL"],
+}
+IMPOSSIBLE_TIMES = {
+    "postgresql": ["'infinity'", "'-infinity'", "'20000-01-01'", "'9999-06-01'", "'1969-01-01'"],
+    "sqlite": ["'yesterday'", "''", "'20000-01-01 00:00:00'", "7"],
+}
+IMPOSSIBLE_ON_SQLITE = {"attempts": ["'abc'", "1.5"], "body": ["'text'"], "headers": ["'oops'"]}
+
+
+async def refusal(engine: AsyncEngine, column: str, value: str) -> str:
+    """What the database says to *value* in *column*; nothing if it takes it."""
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(f"UPDATE outbox SET {column} = {value}")
+    except IntegrityError as error:
+        return str(error.orig)
+    return ""
+
+
+async def test_the_database_refuses_what_no_relay_could_read(engine):
+    dialect = engine.dialect.name
+    times = dict.fromkeys(("created_at", "occurred_at", "not_before"), IMPOSSIBLE_TIMES[dialect])
+    impossible = [*IMPOSSIBLE.items(), *times.items()]
+    if dialect == "sqlite":
+        impossible += IMPOSSIBLE_ON_SQLITE.items()
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event(payload=CANARY)))
+
+    taken = [
+        f"{column} = {value}"
+        for column, values in impossible
+        for value in values
+        if column not in await refusal(engine, column, value)
+    ]
+
+    assert taken == []
+
+
+async def test_an_id_that_is_taken_is_refused_whatever_the_payload_is(engine):
+    """So a transaction whose outcome is unknown can be repeated, and tells that it was done."""
+    event = an_event(payload={"note": CANARY})
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(event))
+
+    for payload in ({"note": CANARY}, {"note": "another"}):
+        with pytest.raises(IntegrityError) as caught:
+            async with engine.begin() as connection:
+                await connection.execute(outbox.insert(an_event(id=event.id, payload=payload)))
+        assert CANARY not in str(caught.value)
+        assert "event_id" in str(caught.value)
+
+    async with engine.connect() as connection:
+        assert len((await connection.execute(sa.select(table))).all()) == 1
