@@ -1,32 +1,29 @@
 """
 The database engine of a process, made from `MQ_DATABASE_URL`.
 
-Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED.
-SQLite: WAL, synchronous FULL, and transactions that begin IMMEDIATE, so that two writers wait for
-each other instead of failing when they upgrade.
+Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED. SQLite: `sqlite_engine`.
 """
 
 import asyncio
-import os
 import socket
+import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from outbox.errors import DatabaseUnavailable
+from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.runtime.postgres_connection import PostgresConnection, is_spent
+from outbox.runtime.sqlite_engine import sqlite_engine
 
 CONNECT_SECONDS = 10
-BUSY_SECONDS = 30
-"""How long a SQLite writer waits for another one."""
 
 KEEPALIVE = {
     "TCP_KEEPIDLE": 10,  # seconds of silence after which the kernel asks
@@ -43,6 +40,9 @@ DEFERRED = {"sqlite_begin": "DEFERRED"}
 _AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
 # Serialization failure, deadlock, lock not available, statement timeout.
 _CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
+# A prepared statement is not there, or is there already: the session is another one.
+_MIXED_UP_STATES = ("26000", "42P05")
+_SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 
 
 def create_engine(
@@ -55,7 +55,7 @@ def create_engine(
     for locks on Postgres; behind a pooler the server's own setting counts.
     """
     if url.drivername.split("+")[0] == "sqlite":
-        return _sqlite(url, pool_size)
+        return sqlite_engine(url, pool_size=pool_size)
     return _postgres(url, pool_size, application_name, lock_timeout)
 
 
@@ -123,51 +123,25 @@ def _encryption(query: dict[str, Any]) -> dict[str, Any]:
     return {"ssl": ssl.create_default_context(cafile=str(root) if root else None)}
 
 
-def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
-    if url.database:
-        # The file holds health data; SQLite gives its -wal and -shm the same permissions.
-        with suppress(OSError):
-            os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_async_engine(
-        url.set(drivername="sqlite+aiosqlite"),
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=BUSY_SECONDS,
-        connect_args={"timeout": BUSY_SECONDS},
-        hide_parameters=True,
-    )
-
-    @sa.event.listens_for(engine.sync_engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
-        # Otherwise the driver begins transactions by itself, and too late.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @sa.event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-        connection.exec_driver_sql(f"BEGIN {mode}")
-
-    return engine
-
-
 @contextmanager
 def translated() -> Iterator[None]:
     """
-    Turn what drivers raise for a lost or busy server into DatabaseUnavailable.
+    Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
+    that nobody told us of into ConfigurationError.
 
     The cause is dropped: drivers quote rows in their messages. Everything else passes.
     """
     try:
         yield
     except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-        if not is_transient(error):
-            raise
-        raise DatabaseUnavailable(reason_of(error)) from None
+        if is_transient(error):
+            raise DatabaseUnavailable(reason_of(error)) from None
+        if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
+            raise ConfigurationError(
+                "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
+                " pooler: add ?pgbouncer=1"
+            ) from None
+        raise
 
 
 @asynccontextmanager
@@ -200,11 +174,8 @@ def is_away(error: BaseException) -> bool:
     state = sqlstate(error)
     if state is not None:
         return state.startswith(_AWAY_STATES)
-    busy = "locked" in str(error.orig) or "busy" in str(error.orig)
     lost = error.connection_invalidated or isinstance(error, InterfaceError)
-    return (
-        lost or (isinstance(error, OperationalError) and busy) or _is_connection_loss(error.orig)
-    )
+    return lost or sqlite_code(error) in _SQLITE_AWAY or _is_connection_loss(error.orig)
 
 
 def _is_connection_loss(error: BaseException | None) -> bool:
@@ -213,6 +184,12 @@ def _is_connection_loss(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """The primary result code of SQLite in a database *error*, if it is one of SQLite's."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -2,6 +2,7 @@
 The schema: upgrading it, and telling whether it is the one that this version works with.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.errors import ConfigurationError, SchemaMismatch
-from outbox.runtime.engine import DEFERRED, sqlstate, translated
+from outbox.runtime.engine import DEFERRED, sqlite_code, sqlstate, translated
 
 VERSION_TABLE = "outbox_relay_version"
 
+_NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Migrate the database up to *revision*. Not to be called inside a running event loop."""
-    command.upgrade(_config(database_url), revision)
+    """
+    Migrate the database up to *revision*. Not to be called inside a running event loop.
+
+    Raises ConfigurationError if there is no such database, or none that lets us in.
+    """
+    with _refusals():
+        command.upgrade(_config(database_url), revision)
 
 
 def downgrade(database_url: str, revision: str) -> None:
@@ -32,7 +40,11 @@ def downgrade(database_url: str, revision: str) -> None:
 
 def head() -> str:
     """The revision that this version works with."""
-    return str(ScriptDirectory.from_config(_config(None)).get_current_head())
+    return str(_revisions().get_current_head())
+
+
+def _revisions() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(None))
 
 
 async def verify(engine: AsyncEngine) -> None:
@@ -46,9 +58,9 @@ async def verify(engine: AsyncEngine) -> None:
     if found is None:
         raise SchemaMismatch("the tables are missing: run `relay migrate`")
     if found != expected:
-        raise SchemaMismatch(
-            f"the schema is at revision {found} instead of {expected}: run `relay migrate`"
-        )
+        known = {script.revision for script in _revisions().walk_revisions()}
+        remedy = "run `relay migrate`" if found in known else "it is of a newer version than this"
+        raise SchemaMismatch(f"the schema is at revision {found} instead of {expected}: {remedy}")
 
 
 async def _revision(engine: AsyncEngine) -> str | None:
@@ -67,10 +79,14 @@ async def _revision(engine: AsyncEngine) -> str | None:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Wrong credentials and databases that are not there do not heal by themselves."""
+    """Wrong credentials, and what is no database, do not heal by themselves."""
     try:
         yield
     except DBAPIError as error:
+        if sqlite_code(error) in _NO_DATABASE:
+            raise ConfigurationError(
+                "MQ_DATABASE_URL: the file is no SQLite database, or is damaged"
+            ) from None
         state = sqlstate(error) or ""
         if not state.startswith(("28", "3D")):
             raise

@@ -9,15 +9,20 @@ import asyncpg  # type: ignore[import-untyped]
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+_READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
+
 
 def is_spent(error: BaseException) -> bool:
     """
-    Whether the driver has given its connection up, whatever it says of its being closed.
+    Whether the connection is of no use any more, whatever the driver says of its being closed.
 
-    So it does when an idle session is ended: from the server's last words until the end of the
-    stream, which may be a while, it raises an error of its own that SQLAlchemy does not know.
+    When an idle session is ended the driver gives it up: from the server's last words until the
+    end of the stream, which may be a while, it raises an error of its own that SQLAlchemy does not
+    know. And a session that may only read never learns that it may write again; a new one does,
+    or finds another server.
     """
-    return isinstance(error, asyncpg.InternalClientError)
+    read_only = getattr(error, "sqlstate", None) == _READ_ONLY
+    return read_only or isinstance(error, asyncpg.InternalClientError)
 
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]

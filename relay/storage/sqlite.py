@@ -21,7 +21,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.runtime.engine import BUSY_SECONDS, DEFERRED, commit, translated
+from outbox.runtime.engine import DEFERRED, commit, translated
+from outbox.runtime.sqlite_engine import BUSY_SECONDS
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.ready import SIZE, measured, position_in_key

@@ -1,0 +1,224 @@
+"""
+Databases that are not as they should be: what is waited for, and what is a line for an operator.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from consumer.dedup import Dedup
+from consumer.work import Workplace
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    OutboxError,
+    SchemaMismatch,
+)
+from outbox.runtime import migrate
+from outbox.runtime.engine import create_engine, translated
+from tests.support.builders import CANARY, an_envelope, an_event
+from tests.support.servers import PostgresServer
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+PASSING = {
+    "53100": "no room on its disk",
+    "53200": "out of memory",
+    "53300": "too many connections",
+    "57P01": "shut down by an operator",
+    "57P02": "a crash",
+    "57P03": "starting up",
+    "08006": "connection failure",
+    "25006": "a standby",
+    "25P03": "idle in transaction",
+    "40001": "serialization failure",
+    "40P01": "deadlock",
+    "55P03": "lock not available",
+    "57014": "statement timeout",
+}
+OF_POOLERS = {"26000": "a prepared statement is missing", "42P05": "it is there already"}
+LASTING = {
+    "23505": "unique violation",
+    "42501": "insufficient privilege",
+    "42P01": "no such table",
+    "22000": "data exception",
+    "XX001": "data corrupted",
+}
+
+
+async def answer(engine: AsyncEngine, state: str) -> Exception | None:
+    """What a caller gets for a statement that Postgres ends with this SQLSTATE."""
+    raising = f"DO $$ BEGIN RAISE EXCEPTION '{CANARY}' USING ERRCODE = '{state}'; END $$"
+    try:
+        with translated():
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(raising)
+    except (OutboxError, DBAPIError) as error:
+        return error
+    return None
+
+
+async def test_what_may_be_over_soon_is_waited_for_and_only_its_code_is_told(engine):
+    answers = {state: await answer(engine, state) for state in PASSING}
+
+    for state, error in answers.items():
+        assert isinstance(error, DatabaseUnavailable), PASSING[state]
+        assert state in str(error)
+        assert CANARY not in str(error) + repr(error)
+        assert error.__cause__ is None
+
+
+async def test_statements_that_a_pooler_mixes_up_are_a_setting_to_mend(engine):
+    answers = {state: await answer(engine, state) for state in OF_POOLERS}
+
+    for state, error in answers.items():
+        assert isinstance(error, ConfigurationError), OF_POOLERS[state]
+        assert str(error).startswith("MQ_DATABASE_URL: ")
+        assert "pgbouncer" in str(error)
+        assert CANARY not in str(error)
+
+
+async def test_what_does_not_pass_by_itself_is_not_waited_for(engine):
+    answers = {state: await answer(engine, state) for state in LASTING}
+
+    for state, error in answers.items():
+        assert isinstance(error, DBAPIError), LASTING[state]
+
+
+@asynccontextmanager
+async def only_reading(server: PostgresServer, engine: AsyncEngine) -> AsyncIterator[None]:
+    """Have new sessions of the database only read, as those of a standby do."""
+    name = engine.url.database
+    setting = "default_transaction_read_only"
+    await server.execute(f'ALTER DATABASE "{name}" SET {setting} = on')
+    yield
+    await server.execute(f'ALTER DATABASE "{name}" RESET {setting}')
+
+
+async def insert(engine: AsyncEngine) -> None:
+    with translated():
+        async with engine.begin() as connection:
+            await connection.execute(outbox.insert(an_event(payload=CANARY)))
+
+
+async def write_as_a_handler(engine: AsyncEngine) -> None:
+    with translated():
+        async with Workplace(engine).begin() as work:
+            await work.session.execute(outbox.insert(an_event(payload=CANARY)))
+
+
+async def record(engine: AsyncEngine) -> None:
+    envelope = an_envelope()
+    with translated():
+        async with Workplace(engine).begin() as work:
+            await work.first_times(Dedup("etl"), {envelope.idempotency_key: (envelope, 1)})
+
+
+@pytest.mark.parametrize("write", [insert, write_as_a_handler, record])
+async def test_a_session_that_may_only_read_is_given_up_for_one_that_may_write(
+    engine, postgres_server, write
+):
+    """Its server was a standby; the session would say so for ever, and a new one looks again."""
+    async with only_reading(postgres_server, engine):
+        with pytest.raises(DatabaseUnavailable, match="25006") as caught:
+            await write(engine)
+
+    assert CANARY not in str(caught.value)
+    await write(engine)
+
+
+@pytest.fixture
+async def file(sqlite_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(sqlite_url), pool_size=2, application_name="test")
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def _hurry(connection, _record):
+        connection.cursor().execute("PRAGMA busy_timeout = 50")
+
+    yield engine
+    await engine.dispose()
+
+
+async def test_a_locked_sqlite_file_is_waited_for(file):
+    async with file.begin():
+        with pytest.raises(DatabaseUnavailable) as caught:
+            await insert(file)
+
+    assert CANARY not in str(caught.value)
+    await insert(file)
+
+
+async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
+    await insert(file)
+    body = CANARY.encode() * 40_000
+    async with file.connect() as connection:
+        pages = await connection.scalar(sa.text("PRAGMA page_count"))
+        await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DatabaseUnavailable) as caught, translated():
+            await connection.execute(
+                outbox.insert(an_event(payload=body, content_type="text/plain"))
+            )
+
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
+def test_a_disk_that_cannot_be_read_is_not_waited_for(code):
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+
+    with pytest.raises(DBAPIError), translated():
+        raise DBAPIError(None, None, error)
+
+
+def make_another_file(path: Path) -> None:
+    path.write_text(CANARY * 100)
+
+
+def damage_pages(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+
+
+@pytest.mark.parametrize("damage", [make_another_file, damage_pages])
+async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlite_url, damage):
+    url = make_url(sqlite_url)
+    damage(Path(url.database or ""))
+    engine = create_engine(url, pool_size=1, application_name="test")
+
+    with pytest.raises(ConfigurationError, match="MQ_DATABASE_URL") as caught:
+        await migrate.verify(engine)
+    with pytest.raises(ConfigurationError, match="MQ_DATABASE_URL"):
+        await asyncio.to_thread(migrate.upgrade, sqlite_url)
+
+    assert CANARY not in str(caught.value)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("revision", "problem"),
+    [("0001", r"0001 instead of \d+: run `relay migrate`"), ("9999", "of a newer version")],
+)
+async def test_a_schema_of_another_version_is_a_line_with_the_remedy(engine, revision, problem):
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            f"UPDATE {migrate.VERSION_TABLE} SET version_num = '{revision}'"
+        )
+
+    with pytest.raises(SchemaMismatch, match=problem):
+        await migrate.verify(engine)
