@@ -30,18 +30,27 @@ from consumer.purge import Purge
 from consumer.settings import ConsumerSettings
 from consumer.settlement import Settlement
 from consumer.status import Status, look
+from consumer.tables import parked_messages, processed_messages
 from consumer.telemetry import Telemetry
 from consumer.work import Workplace
 from consumer.workers import Workers
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
-from outbox.runtime import migrate, probes, process
+from outbox.runtime import migrate, privileges, probes, process
+from outbox.tables import audit_log, dead_letters
 from outbox.topology import ConsumerQueues, Topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
+_EVERYTHING = ["SELECT", "INSERT", "UPDATE", "DELETE"]
+RIGHTS = {
+    processed_messages: _EVERYTHING,
+    dead_letters: ["SELECT", "INSERT"],
+    audit_log: ["SELECT"],
+}
+RIGHTS_IN_ORDER = {parked_messages: _EVERYTHING}
 
 
 def role(consumer: Consumer) -> str:
@@ -81,6 +90,16 @@ def database(
     return process.database(settings, role=role(consumer), lock_timeout=settings.lock_timeout)
 
 
+async def verified(consumer: Consumer, engine: AsyncEngine) -> None:
+    """
+    Check the schema, and what *consumer* may do to the tables.
+
+    Raises SchemaMismatch and DatabaseUnavailable.
+    """
+    await migrate.verify(engine)
+    await privileges.verify(engine, RIGHTS | (RIGHTS_IN_ORDER if consumer.ordered else {}))
+
+
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
     """
     Run *consumer* until *stop* is set.
@@ -97,7 +116,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(consumer, settings) as engine,
     ):
-        await migrate.verify(engine)
+        await verified(consumer, engine)
         await prepare(consumer, settings)
         staff = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
         telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)

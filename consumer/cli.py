@@ -75,7 +75,7 @@ def check(target: Target) -> None:
     async def look() -> list[str]:
         checks.check(consumer, settings)
         async with assembly.database(consumer, settings) as engine:
-            await migrate.verify(engine)
+            await assembly.verified(consumer, engine)
         return await assembly.broker(consumer, settings).verify(
             assembly.declared(consumer, settings)
         )

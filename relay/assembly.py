@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from outbox import topology
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
-from outbox.runtime import migrate, probes, process
+from outbox.runtime import migrate, privileges, probes, process
+from outbox.tables import dead_letters, outbox
 from outbox.topology import Topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
@@ -33,6 +34,7 @@ from relay.wakeup import Doorbell, Polling, Wakeup
 
 ROLE = "relay"
 USUAL_METRICS_PORT = 8001
+RIGHTS = {outbox: ["SELECT", "UPDATE", "DELETE"], dead_letters: ["SELECT", "INSERT"]}
 
 
 def declared(settings: RelaySettings) -> Topology:
@@ -54,11 +56,12 @@ def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine
 
 async def verified(engine: AsyncEngine) -> bytes:
     """
-    The salt of the database of *engine*, whose schema has been checked.
+    The salt of the database of *engine*, whose schema and rights have been checked.
 
     Raises SchemaMismatch and DatabaseUnavailable.
     """
     await migrate.verify(engine)
+    await privileges.verify(engine, RIGHTS)
     return await salt.read(engine)
 
 
