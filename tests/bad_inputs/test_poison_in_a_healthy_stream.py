@@ -1,0 +1,297 @@
+"""
+Every bad input that reaches a consumer as a message, between healthy ones, on a real broker.
+
+Healthy messages flow around each, the bad one is in `dead_letters` with its reason within seconds,
+and nothing of what it holds is in a log or in a column that is not the message itself.
+"""
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import aiormq
+import pytest
+import sqlalchemy as sa
+
+from outbox.codec import WireMessage
+from outbox.tables import dead_letters
+from tests.support.bombs import gzip_bomb
+from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+from tests.support.eventually import eventually
+from tests.support.frames import short, table
+from tests.support.hostile import (
+    FLAGS,
+    HOSTILE,
+    publish_as_it_is,
+    publish_raw,
+    raw_channel,
+)
+from tests.support.place import EXCHANGE, Place
+
+ISOLATED_WITHIN = 20.0
+"""Seconds for one of them; the goal is 5, and what it took is recorded."""
+
+BODY = f'{{"note": "{CANARY}"}}'.encode()
+QUEUE = "health_data_processing.effects"
+LONG_AGO = datetime.now(UTC) - timedelta(days=31)
+
+
+def a_message(**changes: Any) -> WireMessage:
+    event = an_event(payload={"note": CANARY})
+    return replace(on_the_wire(event, exchange=EXCHANGE), **changes)
+
+
+def an_upload_message(**changes: Any) -> WireMessage:
+    event = an_upload(content_hash=uuid4().hex * 2).to_event()
+    return replace(on_the_wire(event, exchange=EXCHANGE), **changes)
+
+
+def with_headers(**headers: Any) -> WireMessage:
+    message = a_message()
+    ours = {f"x-outbox-{name.replace('_', '-')}": value for name, value in headers.items()}
+    return replace(message, headers={**message.headers, **ours})
+
+
+def old_and(**headers: Any) -> WireMessage:
+    return with_headers(recorded_at=int(LONG_AGO.timestamp()), **headers)
+
+
+GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
+    "an empty body": ("malformed", a_message(body=b"")),
+    "no UTF-8": ("malformed", a_message(body=b'"\xff' + BODY)),
+    "no JSON": ("malformed", a_message(body=BODY[:-1])),
+    "a key twice": ("malformed", a_message(body=b'{"a":1,"a":2}')),
+    "10,000 arrays in each other": ("malformed", a_message(body=b"[" * 10_000 + b"]" * 10_000)),
+    "17 MiB": ("malformed", a_message(body=BODY + b" " * 17 * 2**20)),
+    "no id": ("no_identity", a_message(message_id=None)),
+    "an id that is no UUID": ("no_identity", a_message(message_id=CANARY)),
+    "an id of 255 characters": ("no_identity", a_message(message_id="7" * 255)),
+    "no type": ("malformed", a_message(type=None)),
+    "a type that is no words": ("malformed", a_message(type=CANARY + " \r\n")),
+    "an unknown type": ("no_handler", a_message(type="test.nobody.handles")),
+    "a correlation id with a line break": (
+        "malformed",
+        a_message(correlation_id=CANARY + "\r\nX"),
+    ),
+    "a content type that is none": ("malformed", a_message(content_type=CANARY)),
+    "text for a model": ("malformed", an_upload_message(content_type="text/plain")),
+    "an unknown encoding": ("content_encoding_unknown", a_message(content_encoding="zstd")),
+    "ciphertext": (
+        "content_encoding_unknown",
+        a_message(content_encoding="aes-256-gcm", body=b"\x8f" * 64),
+    ),
+    "a bomb": ("decompress_limit", a_message(content_encoding="gzip", body=gzip_bomb(2**30))),
+    "packed twice": (
+        "malformed",
+        a_message(content_encoding="gzip", body=gzip.compress(gzip.compress(BODY))),
+    ),
+    "packed in two members": (
+        "malformed",
+        a_message(content_encoding="gzip", body=gzip.compress(BODY) + gzip.compress(BODY)),
+    ),
+    "version 0": ("schema_unsupported", with_headers(version=0)),
+    "a version of the future": ("schema_unsupported", with_headers(version=99)),
+    "a field is missing": ("schema_unsupported", an_upload_message(body=BODY)),
+    "too old": ("too_old_to_dedupe", old_and()),
+    "too old, with a forged replay": ("too_old_to_dedupe", old_and(replay=str(uuid4()))),
+    "its handler always fails": (
+        "retries_exhausted",
+        a_message(type="test.fails.always", routing_key="test.fails.always"),
+    ),
+    "its handler is cancelled by itself": (
+        "retries_exhausted",
+        a_message(type="test.is.cancelled.by.itself"),
+    ),
+    "forged as the last attempt, and fails": (
+        "retries_exhausted",
+        replace(with_headers(attempt=10**9), type="test.fails.always"),
+    ),
+}
+
+HANDLED: dict[str, tuple[WireMessage, dict[str, Any]]] = {
+    "priority 255": (a_message(), {"priority": 255}),
+    "a negative attempt": (with_headers(attempt=-1), {}),
+    "an attempt that is no number": (with_headers(attempt="abc"), {}),
+    "a forged replay": (with_headers(replay=str(uuid4())), {}),
+    "a header that nobody allowed": (replace(a_message(), headers={"ssn": CANARY}), {}),
+}
+
+REFUSED: dict[str, tuple[int, bytes]] = {
+    "delivery mode 7": (FLAGS["delivery_mode"], b"\x07"),
+    "an expiration that is no number": (FLAGS["expiration"], short(b"abc")),
+    "a type of value that nobody knows": (FLAGS["headers"], table(short(b"a") + b"?" + b"\x01")),
+}
+
+
+@dataclass
+class Stream:
+    """Healthy messages, as many as are asked for."""
+
+    place: Place
+    channel: Any
+    sent: list[str]
+
+    async def flow(self, count: int) -> None:
+        for _ in range(count):
+            message = a_message()
+            self.sent.append(message.message_id or "")
+            await publish_as_it_is(self.channel, message)
+
+    async def isolates(self, poison: Callable[[], Awaitable[None]]) -> tuple[Any, float]:
+        """The dead letter of *poison*, published amid healthy messages, and after how long."""
+        clock = asyncio.get_running_loop().time
+        known = await self._newest()
+
+        async def newer() -> int | None:
+            newest = await self._newest()
+            return newest if newest > known else None
+
+        await self.flow(3)
+        began = clock()
+        await poison()
+        await self.flow(3)
+        found = await eventually(newer, within=ISOLATED_WITHIN)
+        took = clock() - began
+        async with self.place.engine.connect() as connection:
+            rows = await connection.execute(
+                sa.select(dead_letters).where(dead_letters.c.id == found)
+            )
+            return rows.mappings().one(), took
+
+    async def _newest(self) -> int:
+        """The last dead letter; some are large, so no other is read."""
+        async with self.place.engine.connect() as connection:
+            return await connection.scalar(sa.select(sa.func.max(dead_letters.c.id))) or 0
+
+
+@pytest.fixture
+async def place(postgres_url, rabbitmq_url, tmp_path):
+    urls = (postgres_url, rabbitmq_url)
+    async with Place(urls, tmp_path, app="effects", MQ_MAX_RETRIES="1") as place:
+        yield place
+
+
+@pytest.fixture
+async def stream(place, rabbitmq_url):
+    await place.consumer()
+    async with raw_channel(rabbitmq_url) as channel:
+        yield Stream(place, channel, [])
+
+
+async def test_each_poison_is_set_aside_within_seconds_and_the_others_flow(
+    stream, place, record_property
+):
+    took: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    letters: list[Any] = []
+    expected = {name: reason for name, (reason, _) in GIVEN_UP.items()}
+    poisons: dict[str, Callable[[], Awaitable[None]]] = {
+        name: partial(publish_as_it_is, stream.channel, message)
+        for name, (_, message) in GIVEN_UP.items()
+    }
+    for name, (flags, properties) in HOSTILE.items():
+        expected[name] = "malformed"
+        poisons[name] = partial(publish_raw, stream.channel, BODY, flags, properties, queue=QUEUE)
+
+    for name, poison in poisons.items():
+        letter, took[name] = await stream.isolates(poison)
+        letters.append(letter)
+        reasons[name] = letter["reason"]
+
+    record_property("isolated_within_seconds", {name: round(it, 3) for name, it in took.items()})
+    assert reasons == expected
+    assert len(await place.rows(dead_letters)) == len(expected)
+    bodies = [row["body"] for row in letters]
+    assert bodies[: len(GIVEN_UP)] == [message.body for _, message in GIVEN_UP.values()]
+    await place.applies(len(stream.sent))
+    await place.has_nothing_waiting()
+    assert sorted(map(str, await place.applied())) == sorted(stream.sent)
+    assert max(took.values()) < ISOLATED_WITHIN
+    assert "server_unavailable" not in place.logs()
+    assert CANARY not in place.logs()
+
+
+async def test_what_is_only_odd_is_handled_once_like_its_healthy_neighbours(stream, place):
+    odd = [message.message_id for message, _ in HANDLED.values()]
+
+    for message, changes in HANDLED.values():
+        await stream.flow(2)
+        await publish_as_it_is(stream.channel, message, **changes)
+    await stream.flow(2)
+
+    await place.applies(len(stream.sent) + len(odd))
+    await place.has_nothing_waiting()
+    assert sorted(map(str, await place.applied())) == sorted([*stream.sent, *odd])
+    assert await place.dead() == []
+    assert CANARY not in place.logs()
+
+
+async def test_another_body_under_a_known_identity_takes_no_effect(stream, place):
+    """The key says what is the same, whatever the body is; the first one counts."""
+    first = a_message()
+    second = replace(first, body=b'{"note": "another"}')
+
+    await publish_as_it_is(stream.channel, first)
+    await place.applies(1)
+    await publish_as_it_is(stream.channel, second)
+    await stream.flow(3)
+
+    await place.applies(4)
+    await place.has_nothing_waiting()
+    assert sorted(map(str, await place.applied())) == sorted([*stream.sent, first.message_id])
+    assert await place.dead() == []
+
+
+async def ends_its_publisher(url: str, publish: Callable[..., Awaitable[None]]) -> bool:
+    """Whether the broker closes the channel, or the connection, that *publish* goes over."""
+    with suppress(aiormq.AMQPError, OSError, RuntimeError):
+        async with raw_channel(url) as channel:
+            await publish(channel, queue=QUEUE)
+            await asyncio.wait({channel.closing}, timeout=10)
+            return bool(channel.closing.done())
+    return True
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_the_broker_refuses_ends_its_publisher_and_nobody_else(
+    stream, place, rabbitmq_url, name
+):
+    flags, properties = REFUSED[name]
+    await stream.flow(3)
+
+    assert await ends_its_publisher(
+        rabbitmq_url, partial(publish_raw, body=BODY, flags=flags, properties=properties)
+    )
+
+    await stream.flow(3)
+    await place.applies(6)
+    await place.has_nothing_waiting()
+    assert "server_unavailable" not in place.logs()
+    assert await place.dead() == []
+
+
+async def test_ten_thousand_copies_of_one_message_have_one_effect(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """Eight transactions at a time are at its one row in the dedup store."""
+    event = an_event(type="test.in.batches", payload={"note": CANARY})
+    message = on_the_wire(event, exchange=EXCHANGE)
+    async with Place((postgres_url, rabbitmq_url), tmp_path) as place:
+        await place.consumer()
+        async with raw_channel(rabbitmq_url) as channel:
+            healthy = Stream(place, channel, [])
+            await healthy.flow(3)
+            await publish_as_it_is(channel, message, times=10_000)
+            await healthy.flow(3)
+            await place.applies(7, within=60)
+
+        await place.has_nothing_waiting()
+        assert sorted(map(str, await place.applied())) == sorted([*healthy.sent, str(event.id)])
+        assert await place.dead() == []
+        assert all(word not in place.logs() for word in ("failed", "unavailable", CANARY))
