@@ -320,6 +320,10 @@ async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engin
         (["drop", "--all"], "--because: is needed: say why, it is kept"),
         (["list", "--limit", "-5"], "--limit: must be a whole number from 1 on"),
         (["show", CANARY], "--id: must be a whole number from 1 on"),
+        (
+            ["replay", "--id", "1; DROP TABLE dead_letters", *BECAUSE],
+            "--id: must be a whole number from 1 on",
+        ),
         (["list", "--older-than", CANARY], "--older-than: must be a duration"),
         (["drop", "99", *BECAUSE], "--id: effects has no dead letter 99"),
         (["replay", "1", "--body", "bad", *BECAUSE], "--body: is not JSON in UTF-8"),
