@@ -7,6 +7,7 @@ Collecting what the broker gave up by itself, from the dead queue into `dead_let
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -81,26 +82,30 @@ class Collector:
         """Work until *stop* is set. A broker that is away is the workers' to report."""
         failures = 0
         while not stop.is_set():
-            try:
+            collected = False
+            with suppress(BrokerUnavailable):
                 async with self._transport.subscribe(
                     self._queues.dead, prefetch=_PREFETCH
                 ) as subscription:
-                    failures = 0
-                    await self._empty(subscription, stop)
-            except BrokerUnavailable:
-                failures += 1
-                await pause(stop, self._patience.wait(failures))
+                    collected = await self._empty(subscription, stop)
+            # A message that ends each connection may lie in front: it is not hurried after.
+            failures = 1 if collected else failures + 1
+            await pause(stop, self._patience.wait(failures))
 
-    async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> None:
+    async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
+        """Work until the subscription is lost or *stop* is set; whether anything was collected."""
+        collected = False
         async with asyncio.TaskGroup() as group:
             stopper = group.create_task(_stop_when(stop, subscription))
             try:
                 while deliveries := await subscription.take(_PREFETCH):
                     await self._collect(subscription, deliveries, stop)
+                    collected = True
             except BrokerUnavailable:
-                await pause(stop, self._patience.wait(1))
+                pass
             finally:
                 stopper.cancel()
+        return collected
 
     async def _collect(
         self, subscription: Subscription, deliveries: Sequence[Delivery], stop: asyncio.Event

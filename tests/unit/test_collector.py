@@ -1,10 +1,12 @@
 """
-What becomes of a message of the dead queue whose copy the broker does not take.
+What becomes of a message of the dead queue that cannot be put back, or cannot be read.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,9 +16,10 @@ from consumer.patience import Patience
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.codec import WireMessage
+from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
 from outbox.topology import ConsumerQueues
-from outbox.transports.base import Delivery, Outcome
+from outbox.transports.base import Delivery, Outcome, Subscription
 
 MILLISECOND = timedelta(milliseconds=1)
 DEATH = {"queue": "q", "reason": "expired", "exchange": "main", "routing-keys": ["a"]}
@@ -41,6 +44,20 @@ class Broker:
         return True
 
 
+def a_collector(broker: Any, reconnect: Any) -> Collector:
+    telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
+    return Collector(
+        transport=broker,
+        queues=ConsumerQueues("q", bindings=["#"], delays=[MILLISECOND]),
+        policy=ReturnPolicy({"expired"}, most=1),
+        burials=broker,
+        patience=Patience(
+            reconnect=reconnect, telemetry=telemetry, health=Health(), chance=lambda: 0.0
+        ),
+        telemetry=telemetry,
+    )
+
+
 @pytest.mark.parametrize(
     ("outcomes", "asked"),
     [
@@ -50,23 +67,66 @@ class Broker:
 )
 async def test_a_copy_is_sent_until_it_is_taken_or_will_never_be(outcomes, asked):
     broker: Any = Broker(*outcomes)
-    telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
-    collector = Collector(
-        transport=broker,
-        queues=ConsumerQueues("q", bindings=["#"], delays=[MILLISECOND]),
-        policy=ReturnPolicy({"expired"}, most=1),
-        burials=broker,
-        patience=Patience(
-            reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
-            telemetry=telemetry,
-            health=Health(),
-            chance=lambda: 0.0,
-        ),
-        telemetry=telemetry,
-    )
+    collector = a_collector(broker, Exponential(first=MILLISECOND, cap=MILLISECOND))
     dead = WireMessage(exchange="dlx", routing_key="q", body=b"", headers={"x-death": [DEATH]})
 
     async with asyncio.timeout(10):
         await collector._collect(broker, [Delivery(dead, 1, redelivered=False)], asyncio.Event())
 
     assert broker.asked == asked
+
+
+class LosesConnections:
+    """A broker whose subscriptions end with the message that was read *after* so many others."""
+
+    def __init__(self, *, after: list[int]) -> None:
+        self._after = after
+
+    @asynccontextmanager
+    async def subscribe(self, _queue: str, **_options: int) -> AsyncIterator[Subscription]:
+        yield cast("Any", Short(self._after.pop(0)))
+
+
+class Short:
+    """Gives out so many *messages*, one at a time, and is lost."""
+
+    def __init__(self, messages: int) -> None:
+        self._messages = messages
+
+    async def take(self, _limit: int) -> list[Delivery]:
+        if not self._messages:
+            raise BrokerUnavailable("the connection was lost")
+        self._messages -= 1
+        return [Delivery(WireMessage(exchange="", routing_key="q", body=b""), 1, redelivered=True)]
+
+    async def ack(self, *_: Delivery) -> None:
+        return
+
+
+class Waits:
+    """Remembers how many failures in a row each wait is for; sets *stop* after the last one."""
+
+    def __init__(self, stop: asyncio.Event, *, last: int) -> None:
+        self.failures: list[int] = []
+        self._stop = stop
+        self._last = last
+
+    def delay(self, failures: int, *, chance: float) -> timedelta:
+        del chance
+        self.failures.append(failures)
+        if len(self.failures) == self._last:
+            self._stop.set()
+        return timedelta(0)
+
+
+async def test_a_message_that_ends_each_connection_is_read_ever_more_rarely():
+    """It stays in the dead queue if the client library cannot read it."""
+    broker: Any = LosesConnections(after=[0, 0, 0, 2, 0, 0])
+    broker.give_up = Broker().give_up
+    stop = asyncio.Event()
+    waits = Waits(stop, last=6)
+
+    async with asyncio.timeout(10):
+        await a_collector(broker, waits).run(stop)
+
+    assert waits.failures == [1, 2, 3, 1, 2, 3]
