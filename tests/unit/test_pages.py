@@ -1,0 +1,40 @@
+"""What pages say that tests prove: the tests are there."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import REPOSITORY, missing_tests, pages_with_tests, rows_of_table
+
+BAD_INPUTS = REPOSITORY / "docs" / "bad-inputs.md"
+HERE = Path(__file__).relative_to(REPOSITORY)
+
+
+@pytest.mark.parametrize("page", pages_with_tests(), ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page):
+    assert missing_tests(page) == []
+
+
+def test_a_test_that_a_page_names_and_that_is_not_there_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    there = "test_every_test_that_a_page_names_is_there"
+    page.write_text(
+        f"`{HERE}::{there}`, `{HERE}::{there}[a]`, `{HERE}::BAD_INPUTS`,\n"
+        f"`{HERE}::test_nothing` and `tests/test_none.py::{there}`"
+    )
+
+    assert missing_tests(page) == [
+        f"{HERE}::BAD_INPUTS",
+        f"{HERE}::test_nothing",
+        f"tests/test_none.py::{there}",
+    ]
+
+
+def test_the_page_has_all_bad_inputs_and_each_names_its_tests_or_says_why_there_is_none():
+    rows = list(rows_of_table(BAD_INPUTS))
+
+    assert [int(number) for number, *_ in rows] == list(range(1, 37))
+    for _, bad_input, outcome, proof in rows:
+        assert bad_input
+        assert outcome
+        assert "`tests/" in proof or proof.startswith("Not in this version")
