@@ -35,8 +35,7 @@ _CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*"
 _CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 _MAX_HEADER_BYTES = 1_024
 _MAX_INTEGER = 2**63
-_FIRST_TIME = datetime(1970, 1, 2, tzinfo=UTC)
-_LAST_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+_FIRST_TIME, _LAST_TIME = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 _allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
 
@@ -110,7 +109,9 @@ class Event:
         put(self, "routing_key", self.routing_key or self.type)
         put(self, "idempotency_key", self.idempotency_key or str(self.id))
         put(self, "priority", _priority(self.priority))
-        put(self, "headers", _headers(self.headers))
+        if not isinstance(self.headers, Mapping):
+            raise InvalidEvent("headers", "must be a mapping")
+        put(self, "headers", MappingProxyType(dict(self.headers)))
         if not isinstance(self.id, UUID):
             raise InvalidEvent("id", "must be a UUID")
         if self.not_before is not None:
@@ -249,12 +250,6 @@ def _check_time(name: str, value: datetime) -> None:
         raise InvalidEvent(name, "must be a datetime with a time zone")
     if not _FIRST_TIME <= value < _LAST_TIME:
         raise InvalidEvent(name, "must be after 1970 and before 9999")
-
-
-def _headers(value: object) -> Mapping[str, HeaderValue]:
-    if not isinstance(value, Mapping):
-        raise InvalidEvent("headers", "must be a mapping")
-    return MappingProxyType(dict(value))
 
 
 def _priority(value: str) -> Priority:
