@@ -1,7 +1,9 @@
 # GNU make 4.3 and any Python from 3.11. `make` lists the commands.
 PYTHON ?= python3
-# What `make demo`, `make test` and `make bench` hand on, as in: make test ARGS="-k lanes"
+# What `make demo`, `make test`, `make faults` and `make bench` hand on, as in:
+# make test ARGS="-k lanes"
 ARGS ?=
+MINUTES ?= 30
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench install lint types arrows check up down clean
+.PHONY: help demo test faults soak bench install lint types arrows check up down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +21,12 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 
 test: $(VENV)/.dev ## Run the tests, two at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+faults: $(VENV)/.dev ## Run the fault matrix; ARGS="-m selection" is the part that every change has to pass
+	$(BIN)/pytest tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
+
+soak: $(VENV)/.dev ## Faults at random for MINUTES=30, and a report in soak/
+	$(BIN)/python -m reliability.soak --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 12 minutes with --rounds 2
 	$(BIN)/python -m benchmarks $(ARGS)

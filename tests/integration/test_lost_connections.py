@@ -17,6 +17,7 @@ from outbox.runtime.engine import create_engine, is_away, translated
 from relay.storage.postgres_wakeup import PostgresWakeup
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
+from tests.support.weather import Side
 
 NAME = "loses"
 BACKENDS = sa.text(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")
@@ -28,7 +29,7 @@ END_BACKENDS = sa.text(
 class LastWords(Proxy):
     """A proxy that passes on what a server says at its end, and not that it has ended."""
 
-    async def _over(self, *copies: "asyncio.Task[None]") -> None:
+    async def _over(self, *copies: "asyncio.Task[Side]") -> None:
         await asyncio.wait(copies)
 
 

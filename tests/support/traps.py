@@ -4,11 +4,15 @@ there, or its connection cut.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
 
 from yarl import URL
 
 from tests.support.eventually import eventually
-from tests.support.proxy import Link, Proxy, Side
+from tests.support.proxy import Link, Proxy
+from tests.support.weather import Side
 from tests.support.wire import (
     Sign,
     Splitter,
@@ -17,6 +21,9 @@ from tests.support.wire import (
     size_of_amqp,
     size_of_anything,
 )
+
+Tap: TypeAlias = Callable[[Link, Side, bytes], None]
+"""Is told each message that is passed on, and who has said it."""
 
 
 class Trap:
@@ -89,6 +96,8 @@ class TrapProxy(Proxy):
         self._splitters: dict[tuple[Link, Side], Splitter] = {}
         self._statements: dict[Link, Statements] = defaultdict(Statements)
         self._traps: list[Trap] = []
+        self._losing: list[tuple[Side, Sign]] = []
+        self._taps: list[Tap] = []
 
     def before(self, *signs: Sign) -> Trap:
         """Hold back the last of *signs* of a client: the server does not hear it."""
@@ -102,15 +111,50 @@ class TrapProxy(Proxy):
         """Hold back the last of *signs* of the server: the client does not hear it."""
         return self._set(Trap(signs, side=Side.SERVER, held=Side.SERVER))
 
+    def forget(self, trap: Trap) -> None:
+        """Take away *trap*, sprung or not."""
+        self._traps.remove(trap)
+
+    def tap(self, tap: Tap) -> None:
+        """Tell *tap* what passes from now on."""
+        self._taps.append(tap)
+
+    @contextmanager
+    def losing(self, side: Side, sign: Sign) -> Iterator[None]:
+        """Lose the messages with *sign* that *side* says, and end those connections after it."""
+        entry = (side, sign)
+        self._losing.append(entry)
+        try:
+            yield
+        finally:
+            self._losing.remove(entry)
+            self.reset_torn()
+
     def _set(self, trap: Trap) -> Trap:
         self._traps.append(trap)
         return trap
 
-    def _pass_on(self, link: Link, side: Side, chunk: bytes) -> None:
-        splitter = self._splitters.setdefault((link, side), Splitter(self._sizes[side]))
-        for message in splitter.feed(chunk):
-            spelt_out = message
-            if self._is_postgres and side is Side.CLIENT:
-                spelt_out = self._statements[link].spelt_out(message)
-            if all(trap.lets_through(link, side, message, spelt_out) for trap in self._traps):
-                link.tell(side.other, message)
+    def _heard(self, link: Link, side: Side, chunk: bytes) -> bytes:
+        splitter = self._splitters.get((link, side))
+        if splitter is None:
+            splitter = self._splitters[link, side] = Splitter(self._sizes[side])
+        passed = [each for each in splitter.feed(chunk) if self._passes(link, side, each)]
+        for tap in self._taps:
+            for message in passed:
+                tap(link, side, message)
+        return b"".join(passed)
+
+    def _passes(self, link: Link, side: Side, message: bytes) -> bool:
+        spelt_out = message
+        if self._is_postgres and side is Side.CLIENT:
+            spelt_out = self._statements[link].spelt_out(message)
+        if any(side is loser and sign(spelt_out) for loser, sign in self._losing):
+            self._torn.add(link)
+            return False
+        return all(trap.lets_through(link, side, message, spelt_out) for trap in self._traps)
+
+    def _ended(self, link: Link) -> None:
+        super()._ended(link)
+        self._statements.pop(link, None)
+        for side in Side:
+            self._splitters.pop((link, side), None)

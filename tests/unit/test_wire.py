@@ -11,8 +11,9 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 from tests.support import wire
-from tests.support.proxy import Link, Side
+from tests.support.proxy import Link
 from tests.support.traps import Trap
+from tests.support.weather import Side
 
 
 def typed(kind: bytes, text: bytes) -> bytes:

@@ -92,6 +92,10 @@ class ContainerInstance:
     def tail(self) -> str:
         return self._created.logs(tail=30).decode(errors="replace") if self._created else ""
 
+    @property
+    def log(self) -> bytes:
+        return bytes(self._created.logs()) if self._created else b""
+
     def launch(self) -> None:
         from docker.errors import (  # type: ignore[import-untyped] # noqa: PLC0415
             DockerException,

@@ -24,6 +24,10 @@ class Instance(Protocol):
     def tail(self) -> str:
         """The last lines of its log."""
 
+    @property
+    def log(self) -> bytes:
+        """All that is known of its log."""
+
     def launch(self) -> None:
         """Start the program."""
 
@@ -58,6 +62,7 @@ class GivenInstance:
     stoppable = False
     running = True
     tail = "(the log of a given server is not known to the tests)"
+    log = b""
 
     def __init__(self, variable: str) -> None:
         self._variable = variable

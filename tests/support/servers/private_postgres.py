@@ -80,6 +80,10 @@ class PrivatePostgres:
     def tail(self) -> str:
         return self._process.tail
 
+    @property
+    def log(self) -> bytes:
+        return self._process.log.read_bytes()
+
     def launch(self) -> None:
         if self.running:
             return

@@ -94,6 +94,10 @@ class PrivateRabbitmq:
     def tail(self) -> str:
         return self._node.tail
 
+    @property
+    def log(self) -> bytes:
+        return self._node.log.read_bytes()
+
     def launch(self) -> None:
         if self.running:
             return

@@ -31,6 +31,11 @@ class Server(ABC):
         """Whether the program is alive."""
         return self._instance.running
 
+    @property
+    def log(self) -> bytes:
+        """All that is known of its log; nothing for a server that the environment names."""
+        return self._instance.log
+
     def launch(self) -> None:
         """Begin to start the server, for those who have something else to do meanwhile."""
         self._instance.launch()

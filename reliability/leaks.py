@@ -1,0 +1,58 @@
+"""
+Where health data might have shown up by the end of a run, besides its tables and the wire.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from reliability.canary import is_leaked_in
+from reliability.crew import Crew, Member
+from reliability.history import Leaked, Record
+from reliability.site import Site
+from tests.support.probes import get
+
+_LISTENS = '"event": "probes_listening"'
+
+
+@dataclass(frozen=True, slots=True)
+class LogsBefore:
+    """How long the logs of both servers were when the run began; others may have written them."""
+
+    postgres: int
+    rabbitmq: int
+
+
+def logs_before(site: Site) -> LogsBefore:
+    return LogsBefore(len(site.postgres.log), len(site.rabbitmq.log))
+
+
+async def look_for_leaks(
+    site: Site, crew: Crew, before: LogsBefore, write: Callable[[Record], None]
+) -> None:
+    """Look through all logs, and the metrics of the processes that run."""
+    pages = {
+        "the log of Postgres": site.postgres.log[before.postgres :],
+        "the log of RabbitMQ": site.rabbitmq.log[before.rabbitmq :],
+    }
+    for member in crew.members:
+        pages[f"the log of {member.name}"] = member.log.read_bytes()
+        pages[f"the metrics of {member.name}"] = await _metrics(member)
+    for where, page in pages.items():
+        if is_leaked_in(page):
+            write(Leaked(time.time(), where))
+
+
+async def _metrics(member: Member) -> bytes:
+    for port in _ports(member):
+        with suppress(OSError):
+            return await get(port, "/metrics")
+    return b""
+
+
+def _ports(member: Member) -> Iterator[int]:
+    for line in member.output.splitlines():
+        if _LISTENS in line:
+            yield int(json.loads(line)["port"])

@@ -1,0 +1,48 @@
+"""
+Where a run takes place: a database and a virtual host of its own, on real servers.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from outbox.runtime import migrate
+from tests.support.servers import Fleet, PostgresServer, RabbitmqServer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """
+    Both servers, and what of them belongs to the run.
+
+    Args:
+        database_url: Of a migrated database.
+        vhost: The name of a virtual host.
+
+    """
+
+    postgres: PostgresServer
+    rabbitmq: RabbitmqServer
+    database_url: str
+    vhost: str
+
+    @property
+    def broker_url(self) -> str:
+        """The virtual host, as clients want it."""
+        return self.rabbitmq.url(self.vhost)
+
+
+@asynccontextmanager
+async def lend() -> AsyncIterator[Site]:
+    """A site on servers that end with the block."""
+    fleet = Fleet()
+    try:
+        rabbitmq, postgres = fleet.rabbitmq(), fleet.postgres()
+        await postgres.start()
+        await rabbitmq.start()
+        async with postgres.database() as database_url, rabbitmq.vhost() as vhost:
+            await asyncio.to_thread(migrate.upgrade, database_url)
+            yield Site(postgres, rabbitmq, database_url, vhost)
+    finally:
+        fleet.close()
