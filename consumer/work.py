@@ -111,6 +111,9 @@ class Work:
         if self.driver is None:
             await uninterrupted(self.session.commit())
             return
+        # To the session a savepoint is a transaction of its own, which it could not end later.
+        while (savepoint := self.session.get_nested_transaction()) is not None:
+            await savepoint.commit()
         session = self.session.sync_session
         if session.new or session.dirty or session.deleted:
             await self.session.flush()
@@ -147,11 +150,18 @@ async def _end(work: Work, connection: AsyncConnection) -> None:
     """Roll back whatever was not committed, and give the connection back, or throw it away."""
     driver = work.driver
     try:
+        # First, because to end a savepoint it asks the database, and has to be in the transaction.
+        await work.session.close()
+    finally:
+        await _let_go(driver, connection)
+
+
+async def _let_go(driver: Any, connection: AsyncConnection) -> None:
+    try:
         if driver is not None and not driver.is_closed() and driver.is_in_transaction():
             with spoken_to(driver):
                 await driver.execute("ROLLBACK")
     finally:
         if driver is not None and (driver.is_closed() or driver.is_in_transaction()):
             await connection.invalidate()
-        await work.session.close()
         await connection.close()

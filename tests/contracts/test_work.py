@@ -139,6 +139,13 @@ async def spoil(place: Workplace) -> None:
         raise ZeroDivisionError
 
 
+async def spoil_inside_of_a_savepoint(place: Workplace) -> None:
+    async with place.begin() as work:
+        await work.savepoint()
+        await record(work, an_envelope())
+        raise ZeroDivisionError
+
+
 async def lose_the_connection(engine: AsyncEngine, place: Workplace) -> None:
     async with place.begin() as work:
         pid = await work.session.scalar(sa.text("SELECT pg_backend_pid()"))
@@ -163,6 +170,25 @@ async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, place):
         await savepoint.rollback()
         await work.commit()
     assert await rows(engine) == (1, 0)
+
+
+async def test_an_error_inside_of_a_savepoint_is_raised_as_it_is_and_everything_is_undone(
+    engine, place
+):
+    with pytest.raises(ZeroDivisionError):
+        await spoil_inside_of_a_savepoint(place)
+
+    assert await rows(engine) == (0, 0)
+
+
+async def test_a_savepoint_that_nobody_ends_is_committed_with_the_rest(engine, place):
+    async with place.begin() as work:
+        await record(work, an_envelope())
+        await work.savepoint()
+        await write(work)
+        await work.commit()
+
+    assert await rows(engine) == (1, 1)
 
 
 async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
