@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from reliability.figures import figures, recoveries
+from reliability.figures import figures, lost, recoveries, twice
 from reliability.history import (
-    COMMITTED,
     ROLLED_BACK,
     Applied,
     GivenUp,
@@ -87,36 +86,23 @@ def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
 
 
 def _lost(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    committed = _ids(history, Produced, lambda record: record.outcome == COMMITTED)
-    in_outbox = _ids(history, Waiting, lambda record: record.place == "outbox")
-    given_up: dict[str, set[str]] = defaultdict(set)
-    waiting: dict[str, set[str]] = defaultdict(set)
-    for record in of_kind(history, GivenUp):
-        given_up[record.source].add(record.id)
-    for record in of_kind(history, Waiting):
-        waiting[record.place].add(record.id)
-    for consumer in sorted(promise.consumers):
-        applied = _ids(history, Applied, lambda record, name=consumer: record.consumer == name)
-        found = applied | in_outbox | given_up["relay"] | given_up[consumer] | waiting[consumer]
-        if missing := committed - found:
+    for consumer, missing in sorted(lost(history, promise.consumers).items()):
+        if missing:
             yield f"{consumer}: {_named(missing)}"
 
 
 def _ghost(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
-    possible = _ids(history, Produced, lambda record: record.outcome != ROLLED_BACK)
+    # Of a producer who did not know at first, the last word counts.
+    outcomes = {record.id: record.outcome for record in of_kind(history, Produced)}
+    possible = {id_ for id_, outcome in outcomes.items() if outcome != ROLLED_BACK}
     for kind in (Published, Applied, GivenUp):
         if ghosts := _ids(history, kind) - possible:
             yield f"{kind.__name__.lower()}: {_named(ghosts)}"
 
 
 def _twice(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
-    effects = Counter(
-        (record.consumer, record.id, record.run) for record in of_kind(history, Applied)
-    )
-    for consumer in sorted({name for name, _, _ in effects}):
-        again = {id_ for (name, id_, _), n in effects.items() if n > 1 and name == consumer}
-        if again:
-            yield f"{consumer}: {_named(again)}"
+    for consumer, again in sorted(twice(history).items()):
+        yield f"{consumer}: {_named(again)}"
 
 
 def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
@@ -208,10 +194,8 @@ _RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
 )
 
 
-def _ids(
-    history: Sequence[Record], kind: type[Record], which: Callable[..., bool] = lambda _: True
-) -> set[str]:
-    return {record.id for record in of_kind(history, kind) if which(record)}
+def _ids(history: Sequence[Record], kind: type[Record]) -> set[str]:
+    return {record.id for record in of_kind(history, kind)}
 
 
 def _mean(samples: Sequence[Sampled], what: str) -> float:

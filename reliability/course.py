@@ -12,58 +12,36 @@ is left is collected, and the history is checked. `FindingsError` says what is w
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from outbox.runtime.engine import create_engine
-from reliability import consumers, producers, tables
+from reliability import producers, tables
+from reliability.canary import PRODUCT_TABLES
 from reliability.checker import Finding, Promise, check
-from reliability.crew import Crew, Member, environment
+from reliability.crew import Crew, Member
 from reliability.history import Chronicle, Drained, Healed, Record, Struck, read
+from reliability.judgement import FindingsError, promised
 from reliability.leaks import logs_before, look_for_leaks
 from reliability.producers import Load, Producers
 from reliability.residue import left_behind
+from reliability.roles import FREE, ORDERED, RELAY, cast
 from reliability.site import Site
 from reliability.tap import Tap
 from reliability.watch import Watch
 from reliability.ways import Ways
-from reliability.witness import RETRIES_EXHAUSTED, Witness, is_still
+from reliability.witness import Witness, is_still
 from tests.support.eventually import eventually
 
-RELAY, FREE, ORDERED = "relay", consumers.free.name, consumers.ordered.name
-PROGRESS_SECONDS = 30.0
+APPLICATION = "reliability witness"
 DRAIN_SECONDS = 90.0
 SETTLED_SECONDS = 0.75
-
-SETTINGS = {
-    "MQ_METRICS_PORT": "0",
-    "MQ_LOG_FORMAT": "json",
-    "MQ_BATCH_SIZE": "100",
-    "MQ_HEARTBEAT_SECONDS": "3",
-    "MQ_POLL_MAX_SECONDS": "0.2",
-    "MQ_PUBLISH_TIMEOUT_SECONDS": "3",
-    "MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.5",
-    "MQ_PUBLISH_RETRY_MAX_SECONDS": "2",
-    "MQ_RECONNECT_MAX_SECONDS": "1",
-    "MQ_RETRY_DELAYS": "[0.2, 1]",
-}
-"""Of all processes: what is found out by time is found out soon."""
-
-
-class FindingsError(AssertionError):
-    """A run has broken what it has promised."""
-
-    def __init__(self, findings: Sequence[Finding], told: str) -> None:
-        lines = "\n".join(f"{finding.rule}: {finding.text}" for finding in findings)
-        super().__init__(f"{len(findings)} findings\n{lines}\n{told}")
-        self.findings = list(findings)
 
 
 class Course:
@@ -108,8 +86,11 @@ class Course:
         self.promise = promise or promised(*self.roles)
         self.chronicle = Chronicle(directory / "history.jsonl")
         self.ways = Ways(site)
-        self.engine = create_engine(
-            make_url(site.database_url), pool_size=5, application_name="reliability witness"
+        # Without a pool: its connections would be those that a server has ended meanwhile.
+        self.engine = create_async_engine(
+            site.database_url,
+            poolclass=sa.NullPool,
+            connect_args={"server_settings": {"application_name": APPLICATION}},
         )
         self.load = load or Load()
         self.findings: list[Finding] = []
@@ -159,12 +140,32 @@ class Course:
 
     async def goes_on(self, effects: int = 50, *, within: float = 60) -> None:
         """Wait until there are so many *effects* more, within so many seconds."""
-        before = await self._effects()
+        begin: int | None = None
 
         async def there_are_more() -> bool:
-            return await self._effects() >= before + effects
+            nonlocal begin
+            if begin is None:
+                begin = await self.last_effect()
+            return await self.effects_after(begin) >= effects
 
-        await eventually(there_are_more, within=within, message=f"no {effects} effects more")
+        await eventually(
+            lambda: _answered(there_are_more),
+            within=within,
+            message=f"there were not {effects} effects more",
+        )
+
+    async def last_effect(self) -> int:
+        """The id of the last effect, or 0."""
+        return await self._asked(sa.select(sa.func.max(tables.effects.c.id)))
+
+    async def effects_after(self, last: int) -> int:
+        """How many effects there are behind the one with the id *last*."""
+        count = sa.select(sa.func.count()).select_from(tables.effects)
+        return await self._asked(count.where(tables.effects.c.id > last))
+
+    async def _asked(self, statement: sa.Select[Any]) -> int:
+        async with self.engine.connect() as connection:
+            return await connection.scalar(statement) or 0
 
     def tails(self) -> str:
         """The last lines of all processes."""
@@ -182,11 +183,12 @@ class Course:
         await enter(self.ways)
         self.ways.relay_broker.tap(Tap(self._write))
         self.ways.consumer_broker.tap(Tap(self._write, counting=False))
-        self.crew = await enter(Crew(self._members(), self._write))
+        self.crew = await enter(Crew(self._cast(), self._write))
         # A relay finds no queue for its events before the consumers are there.
         await self.crew.start(*self.roles)
         await self.crew.start(RELAY)
-        watching = asyncio.ensure_future(Watch(self.crew, self.engine, self._write).run())
+        self._watch = Watch(self.crew, self.engine, self._write)
+        watching = asyncio.ensure_future(self._watch.run())
         self._stack.callback(watching.cancel)
         self.producers = Producers(
             self.ways.producer_database.url, self._write, self.load, self._seed
@@ -199,6 +201,7 @@ class Course:
         await self._drains()
         self._write(Drained(time.time()))
         await look_for_leaks(self.site, self.crew, self._logs_before, self._write)
+        await self._watch.look_into(*PRODUCT_TABLES)
         await self.crew.stop()
         await left_behind(self.site, self.engine, self._write)
         witness = Witness(self.site, self.engine, self._write)
@@ -219,55 +222,15 @@ class Course:
         except AssertionError:
             return
 
-    async def _effects(self) -> int:
-        async with self.engine.connect() as connection:
-            return (
-                await connection.scalar(sa.select(sa.func.count()).select_from(tables.effects))
-                or 0
-            )
-
-    def _members(self) -> list[Member]:
+    def _cast(self) -> list[Member]:
         return [
-            self._member(role, number + 1)
+            cast(role, number + 1, self.ways, self.directory, **self._settings)
             for role, count in self._counts.items()
             for number in range(count)
         ]
 
-    def _member(self, role: str, number: int) -> Member:
-        is_relay = role == RELAY
-        ways = self.ways
-        env = environment(
-            **SETTINGS,
-            MQ_DATABASE_URL=(ways.relay_database if is_relay else ways.consumer_database).url,
-            MQ_BROKER_URL=(ways.relay_broker if is_relay else ways.consumer_broker).url,
-            **{consumers.DIRECTORY: str(self.directory)},
-            **self._settings,
-        )
-        command = ["relay", "run"]
-        if not is_relay:
-            command = ["consumer", "run", f"{consumers.__name__}:{role}"]
-        return Member(
-            role,
-            number,
-            command,
-            announces=f"{command[0]}_started",
-            directory=self.directory,
-            env=env,
-        )
-
     def _write(self, record: Record) -> None:
         self.chronicle.write(record)
-
-
-def promised(*consumers: str, duplicates: int | None = None) -> Promise:
-    """What every run promises, and that there are no more than so many *duplicates*."""
-    return Promise(
-        consumers=frozenset(consumers),
-        ordered=frozenset(consumers) & {ORDERED},
-        reasons=frozenset({RETRIES_EXHAUSTED}),
-        duplicates=duplicates,
-        progress_seconds=PROGRESS_SECONDS,
-    )
 
 
 async def _answered(look: Callable[[], Awaitable[bool]]) -> bool:

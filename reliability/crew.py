@@ -13,6 +13,7 @@ from typing import Self
 
 from outbox.runtime.service import ExitCode
 from reliability.history import Record, Residue
+from tests.support.eventually import eventually
 from tests.support.processes import REPOSITORY, PreparedProcess
 
 START_SECONDS = 60.0
@@ -61,7 +62,15 @@ class Member:
 
     async def works(self) -> None:
         """Wait until it says that it works."""
-        await self._process.wait_for_line(self._announces, within=START_SECONDS)
+
+        def announced() -> bool:
+            return self._process.running and self._announces in self._process.output
+
+        await eventually(announced, within=START_SECONDS, message=f"{self.name} does not work")
+
+    async def says(self, words: str, *, within: float) -> None:
+        """Wait until there is a line with *words* since its last start."""
+        await self._process.wait_for_line(words, within=within)
 
     def kill(self) -> None:
         """End it by SIGKILL, if it runs; it is started again soon."""

@@ -4,8 +4,8 @@ What a history amounts to, right or wrong: pure.
 Times of a recovery are those that a user waits: from the end of a fault to the next effect.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from reliability.history import (
@@ -66,6 +66,32 @@ def figures(history: Sequence[Record]) -> Figures:
         faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
         recoveries=sorted(took for _, took in recoveries(history) if took is not None),
     )
+
+
+def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[str]]:
+    """By consumer, what was committed and was neither applied, nor given up, nor waits."""
+    committed = {record.id for record in of_kind(history, Produced) if record.outcome == COMMITTED}
+    found: dict[str, set[str]] = defaultdict(set)
+    for record in of_kind(history, Applied):
+        found[record.consumer].add(record.id)
+    for record in of_kind(history, GivenUp):
+        found[record.source].add(record.id)
+    for record in of_kind(history, Waiting):
+        found[record.place].add(record.id)
+    everywhere = found["outbox"] | found["relay"]
+    return {name: committed - everywhere - found[name] for name in consumers}
+
+
+def twice(history: Sequence[Record]) -> dict[str, set[str]]:
+    """By consumer, what was applied more than once, other than by a replay."""
+    effects = Counter(
+        (record.consumer, record.id, record.run) for record in of_kind(history, Applied)
+    )
+    again: dict[str, set[str]] = defaultdict(set)
+    for (consumer, id_, _), count in effects.items():
+        if count > 1:
+            again[consumer].add(id_)
+    return again
 
 
 def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:

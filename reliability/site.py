@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from sqlalchemy.engine import make_url
+
 from outbox.runtime import migrate
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer
 
@@ -26,6 +28,11 @@ class Site:
     rabbitmq: RabbitmqServer
     database_url: str
     vhost: str
+
+    @property
+    def database(self) -> str:
+        """The name of the database."""
+        return make_url(self.database_url).database or ""
 
     @property
     def broker_url(self) -> str:

@@ -17,6 +17,7 @@ class Ways:
         relay_database, relay_broker: Of all relays.
         consumer_database, consumer_broker: Of all consumers.
         producer_database: Of all producers.
+        named: All of them, by what is said of them.
 
     """
 
@@ -26,22 +27,23 @@ class Ways:
         self.consumer_database = TrapProxy(site.database_url)
         self.consumer_broker = TrapProxy(site.broker_url)
         self.producer_database = TrapProxy(site.database_url)
+        self.named = {
+            "relays and Postgres": self.relay_database,
+            "relays and RabbitMQ": self.relay_broker,
+            "consumers and Postgres": self.consumer_database,
+            "consumers and RabbitMQ": self.consumer_broker,
+            "producers and Postgres": self.producer_database,
+        }
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for way in (*self.to_database, *self.to_broker):
+        for way in self.named.values():
             await self._stack.enter_async_context(way)
         return self
 
     async def __aexit__(self, *_failure: object) -> None:
         await self._stack.aclose()
 
-    @property
-    def to_database(self) -> list[TrapProxy]:
-        """Those of relays, consumers and producers to Postgres."""
-        return [self.relay_database, self.consumer_database, self.producer_database]
-
-    @property
-    def to_broker(self) -> list[TrapProxy]:
-        """Those of relays and consumers to RabbitMQ."""
-        return [self.relay_broker, self.consumer_broker]
+    def name(self, way: TrapProxy) -> str:
+        """What is said of *way*."""
+        return next(name for name, other in self.named.items() if other is way)

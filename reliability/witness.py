@@ -112,11 +112,15 @@ async def is_still(site: Site, engine: AsyncEngine, consumers: Sequence[str]) ->
         for waiting in (outbox, parked_messages):
             if await connection.scalar(sa.select(sa.select(waiting).exists())):
                 return False
-        for consumer in consumers:
-            if await connection.scalar(sa.select(_unsettled(consumer).exists())):
-                return False
     depths = await site.rabbitmq.http.queues(site.vhost)
-    return not any(depth.ready or depth.unacked for depth in depths.values())
+    if any(depth.ready or depth.unacked for depth in depths.values()):
+        return False
+    async with engine.connect() as connection:
+        unsettled = [
+            await connection.scalar(sa.select(_unsettled(consumer).exists()))
+            for consumer in consumers
+        ]
+    return not any(unsettled)
 
 
 def _unsettled(consumer: str) -> sa.Select[Any]:

@@ -1,11 +1,20 @@
 """
-A site of each test's own, on the servers that all tests share.
+A site of each test's own, on the servers that all tests share, and how long the matrix may take.
 """
 
 import pytest
 
 from reliability.site import Site
 from tests.support.servers import PostgresServer, RabbitmqServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=60, help="how many processes are killed in a loop"
+    )
+    parser.addoption(
+        "--resets", type=int, default=200, help="how often all connections are reset in a loop"
+    )
 
 
 @pytest.fixture

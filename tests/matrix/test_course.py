@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.tables import dead_letters
-from reliability.course import Course, FindingsError, promised
+from reliability.course import Course
 from reliability.figures import figures
 from reliability.history import read
+from reliability.judgement import FindingsError, promised
 from reliability.tables import effects
 from tests.support.builders import CANARY
 

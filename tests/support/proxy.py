@@ -69,6 +69,11 @@ class Proxy:
         """How many connections are open."""
         return len(self._links)
 
+    @property
+    def torn(self) -> int:
+        """Over how many open connections something got lost."""
+        return len(self._torn)
+
     async def __aenter__(self) -> Self:
         await self.restore()
         return self
@@ -77,7 +82,9 @@ class Proxy:
         await self.cut()
 
     async def restore(self) -> None:
-        """Accept connections, on the same port as ever."""
+        """Accept connections, on the same port as ever; does nothing if it accepts them."""
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 

@@ -58,6 +58,13 @@ def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
     assert rules(*a_life(), Applied(4, "mail", "a"), promise=both) == []
 
 
+@pytest.mark.parametrize(("told", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
+def test_the_last_word_about_an_event_of_which_its_producer_was_in_doubt_counts(told, found):
+    doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, told)
+
+    assert rules(doubt, Applied(3, "etl", "a"), answer) == found
+
+
 @pytest.mark.parametrize(
     "place", [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), GivenUp(4, "relay", "a", "size")]
 )

@@ -21,6 +21,7 @@ from tests.support.servers.server import Server
 HELLO = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = b"\x01"
 WATERMARK = "0.9"
+USUAL_PATIENCE = {"consumer_timeout": 1_800_000, "channel_tick_interval": 60_000}
 
 
 class RabbitmqServer(Server):
@@ -82,6 +83,25 @@ class RabbitmqServer(Server):
         finally:
             await self._set_watermark(WATERMARK)
             await eventually(self._calm, message="the memory alarm did not end")
+
+    @asynccontextmanager
+    async def impatient(self, *, milliseconds: int) -> AsyncIterator[None]:
+        """
+        Let the broker close channels that do not settle a delivery within *milliseconds*.
+
+        Only those that are opened in the block. Raises `NotOursError` likewise.
+        """
+        try:
+            await self._configure(consumer_timeout=milliseconds, channel_tick_interval=1_000)
+            yield
+        finally:
+            await self._configure(**USUAL_PATIENCE)
+
+    async def _configure(self, **settings: int) -> None:
+        changes = "".join(
+            f"application:set_env(rabbit, {name}, {value})," for name, value in settings.items()
+        )
+        await self._instance.administer("rabbitmqctl", "eval", f"{changes} ok.")
 
     async def _set_watermark(self, relative: str) -> None:
         await self._instance.administer("rabbitmqctl", "set_vm_memory_high_watermark", relative)

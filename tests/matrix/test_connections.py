@@ -1,0 +1,101 @@
+"""
+Ways between processes and servers that break, fall silent, or let little pass.
+"""
+
+import pytest
+
+from reliability import nemesis
+from reliability.course import Course
+from reliability.figures import figures
+from reliability.history import read
+from reliability.judgement import promised
+from reliability.producers import Load
+from reliability.roles import FREE, ORDERED, RELAY
+from tests.support.weather import Side
+
+pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
+
+BOTH = (FREE, ORDERED)
+BATCH, SHIFTS, RELAYS = 100, 2, 2
+HEARTBEAT_SECONDS = 3
+
+
+async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at_once(
+    site, tmp_path
+):
+    """F5: TCP cut between relay and broker in the middle of confirms, ten times."""
+    promise = promised(*BOTH, duplicates=BATCH * SHIFTS * RELAYS * 10, progress_seconds=5)
+    async with Course(site, tmp_path, promise=promise) as course:
+        for _ in range(10):
+            async with nemesis.confirm_reset(course):
+                pass
+            await course.goes_on(30)
+
+    told = figures(read(course.chronicle.path))
+    assert told.duplicates > 0
+
+
+@pytest.mark.parametrize("way", ["relay_broker", "consumer_broker", "relay_database"])
+async def test_a_peer_that_has_fallen_silent_is_noticed_and_nothing_is_lost(site, tmp_path, way):
+    """F6: half-open connections; RabbitMQ's are noticed by heartbeats."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        role = RELAY if way.startswith("relay") else FREE
+        async with nemesis.half_open(course, getattr(course.ways, way)):
+            for member in course.crew[role]:
+                await member.says("server_unavailable", within=30)
+        await course.goes_on()
+
+
+async def test_consumers_whose_database_has_fallen_silent_go_on_when_it_speaks(site, tmp_path):
+    """F6: half-open connections to Postgres."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with nemesis.half_open(course, course.ways.consumer_database):
+            await course.lasts(10)
+        await course.goes_on()
+
+
+async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effect(site, tmp_path):
+    """F7: only confirms are lost."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with nemesis.confirms_lost(course):
+            await course.lasts(8)
+        await course.goes_on()
+
+    assert figures(read(course.chronicle.path)).duplicates > 0
+
+
+async def test_acknowledgements_that_are_lost_double_no_effect(site, tmp_path):
+    """F7: only acknowledgements of consumers are lost, and then their connections."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with nemesis.acks_lost(course):
+            await course.lasts(5)
+        await course.goes_on()
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_a_way_that_works_in_one_direction_only_loses_nothing(site, tmp_path, side):
+    """F7: nothing of the client, or of the server, arrives; to RabbitMQ, then to Postgres."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        for way in course.ways.named.values():
+            async with nemesis.one_way(course, way, silent=side):
+                await course.lasts(4)
+            await course.goes_on(30)
+
+
+@pytest.mark.parametrize("weather", [nemesis.slow, nemesis.narrow, nemesis.torn])
+async def test_slow_and_narrow_ways_lose_nothing(site, tmp_path, weather, record_property):
+    """F8: latency with jitter, few bytes a second, pieces of a few bytes."""
+    load = Load(events_per_second=20)
+    async with Course(site, tmp_path, load=load) as course:
+        await course.goes_on(20)
+        async with weather(course, *course.ways.named.values()):
+            last = await course.last_effect()
+            await course.lasts(12)
+            record_property("effects_per_second", await course.effects_after(last) / 12)
+            await course.goes_on(20)
+        await course.goes_on(20)

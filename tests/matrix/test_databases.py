@@ -1,0 +1,106 @@
+"""
+A database that ends sessions, crashes, has no room, or answers no COMMIT.
+"""
+
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+
+from reliability import nemesis, outages
+from reliability.course import Course
+from reliability.figures import figures
+from reliability.history import read
+
+pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
+
+RAISES_AT_RANDOM = """
+CREATE FUNCTION contend() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF random() < 0.03 THEN
+        PERFORM nextval('contention');
+        RAISE EXCEPTION 'injected'
+            USING ERRCODE = (ARRAY['40001', '40P01', '55P03'])[1 + floor(random() * 3)];
+    END IF;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END $$
+"""
+CONTENDED = {
+    "effects": "BEFORE INSERT ON effects FOR EACH ROW",
+    "processed_messages": "BEFORE INSERT ON processed_messages FOR EACH ROW",
+    "outbox": "BEFORE DELETE ON outbox FOR EACH STATEMENT",
+    "uploads": "BEFORE INSERT ON uploads FOR EACH STATEMENT",
+}
+
+
+async def test_sessions_that_are_ended_at_random_lose_nothing(site, tmp_path):
+    """F15: pg_terminate_backend, of half of all sessions, ten times."""
+    async with Course(site, tmp_path) as course:
+        for _ in range(10):
+            async with outages.sessions_ended(course, share=0.5):
+                pass
+            await course.goes_on(20)
+
+
+async def test_a_postgres_that_crashes_again_and_again_loses_nothing(site, tmp_path):
+    """F15: an immediate shutdown and a start, three times."""
+    async with Course(site, tmp_path) as course:
+        for _ in range(3):
+            await course.goes_on()
+            async with outages.postgres_crashed(course):
+                await course.lasts(1)
+        await course.goes_on()
+
+
+async def test_a_postgres_without_room_for_connections_is_waited_for(site, tmp_path):
+    """F15: every connection that is left is taken by others for some seconds."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with course.strike("no connection left"), AsyncExitStack() as hoard:
+            await take_all(course, hoard)
+            for way in course.ways.named.values():
+                way.reset()
+            await take_all(course, hoard)
+            await course.lasts(4)
+        await course.goes_on()
+
+
+async def take_all(course: Course, hoard: AsyncExitStack) -> None:
+    try:
+        while True:
+            await hoard.enter_async_context(course.site.postgres.connection())
+    except asyncpg.TooManyConnectionsError:
+        return
+
+
+@pytest.mark.parametrize("way", ["relay_database", "consumer_database", "producer_database"])
+async def test_a_commit_without_an_answer_doubles_nothing(site, tmp_path, way):
+    """F16: the proxy forwards COMMIT, and cuts before the reply, five times."""
+    async with Course(site, tmp_path) as course:
+        for _ in range(5):
+            async with nemesis.commit_unanswered(course, getattr(course.ways, way)):
+                pass
+            await course.goes_on(20)
+
+    assert sum(figures(read(course.chronicle.path)).faults.values()) == 5
+
+
+async def test_contention_is_nobodys_failure(site, tmp_path):
+    """F18: serialization failures, deadlocks and lock timeouts, injected at random."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with (
+            course.strike("contention"),
+            site.postgres.connection(site.database) as connection,
+        ):
+            await connection.execute("CREATE SEQUENCE contention")
+            await connection.execute(RAISES_AT_RANDOM)
+            for where in CONTENDED.values():  # one by one, or they would contend themselves
+                await connection.execute(
+                    f"CREATE TRIGGER contend {where} EXECUTE FUNCTION contend()"
+                )
+            await course.goes_on(1000, within=90)
+            for table in CONTENDED:
+                await connection.execute(f"DROP TRIGGER contend ON {table}")
+            assert await connection.fetchval("SELECT last_value FROM contention") >= 10
+        await course.goes_on()

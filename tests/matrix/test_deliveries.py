@@ -1,0 +1,77 @@
+"""
+Deliveries that come again and again, or that the broker takes back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+
+from reliability import nemesis
+from reliability.course import Course
+from reliability.producers import Load
+from reliability.roles import FREE, ORDERED
+from reliability.witness import QUEUE_PREFIX
+
+pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
+
+EXCHANGE = "health_data_exchange"
+TIMES = 10
+
+
+class Storm:
+    """Sends each message of a run to its consumers again, so many TIMES."""
+
+    def __init__(self) -> None:
+        self.copies = 0
+
+    @asynccontextmanager
+    async def raging(self, url: str) -> AsyncIterator[None]:
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue("storm", exclusive=True)
+            await queue.bind(EXCHANGE, "run.#")
+            copying = asyncio.create_task(self._copy(queue, channel.default_exchange))
+            try:
+                yield
+            finally:
+                copying.cancel()
+                await asyncio.wait({copying})
+
+    async def _copy(
+        self, queue: aio_pika.abc.AbstractQueue, exchange: aio_pika.abc.AbstractExchange
+    ) -> None:
+        async with queue.iterator(no_ack=True) as messages:
+            async for message in messages:
+                for _ in range(TIMES):
+                    for consumer in (FREE, ORDERED):
+                        # Published under one id at a time: that is how returns are told apart.
+                        await exchange.publish(message, f"{QUEUE_PREFIX}{consumer}")
+                        self.copies += 1
+
+
+async def test_messages_that_come_ten_times_to_eight_processes_have_one_effect(site, tmp_path):
+    """F24: a storm of duplicates, into the queues of both consumers, side by side."""
+    storm = Storm()
+    load = Load(events_per_second=15)
+    async with Course(site, tmp_path, consumers=4, load=load) as course:
+        async with course.strike("storm of duplicates"), storm.raging(site.broker_url):
+            await course.goes_on(200)
+        await course.goes_on(20)
+
+    assert storm.copies > 100 * TIMES
+
+
+async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(site, tmp_path):
+    """F26: the broker takes a delivery back after 5 s, and another process gets it."""
+    async with site.rabbitmq.impatient(milliseconds=5_000), Course(site, tmp_path) as course:
+        await course.goes_on()
+        before = len(site.rabbitmq.log)
+        for _ in range(2):
+            async with nemesis.handler_lingers(course, 15):
+                await course.lasts(16)
+            await course.goes_on()
+
+    assert b"timeout" in site.rabbitmq.log[before:].lower()

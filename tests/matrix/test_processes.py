@@ -1,0 +1,115 @@
+"""
+Processes that are killed, stopped and asked to end, while events keep coming.
+"""
+
+import random
+
+import pytest
+
+from reliability import nemesis
+from reliability.course import Course
+from reliability.figures import figures
+from reliability.history import read
+from reliability.judgement import promised
+from reliability.roles import FREE, ORDERED, RELAY
+
+BOTH = (FREE, ORDERED)
+BATCH, SHIFTS = 100, 2
+
+
+@pytest.mark.selection
+@pytest.mark.timeout(600)
+async def test_processes_that_are_killed_again_and_again_lose_nothing_and_double_nothing(
+    site, tmp_path, pytestconfig
+):
+    """F1: SIGKILL in a loop, of relays and of both kinds of consumers."""
+    chance, kills = random.Random(1), pytestconfig.getoption("kills")
+    promise = promised(*BOTH, duplicates=BATCH * SHIFTS * kills)
+    async with Course(site, tmp_path, promise=promise, drain_seconds=30) as course:
+        for _ in range(kills):
+            victim = chance.choice(course.crew.members)
+            async with course.strike(f"{victim.role} killed"):
+                victim.kill()
+                await course.lasts(chance.uniform(0.1, 0.7))
+        await course.goes_on()
+
+    assert sum(member.starts for member in course.crew.members) > kills / 2
+
+
+@pytest.mark.selection
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [10])
+async def test_processes_that_hang_for_longer_than_all_deadlines_double_nothing(
+    site, tmp_path, seconds
+):
+    """F3: SIGSTOP of one process of each kind, past heartbeats and timeouts, and SIGCONT."""
+    await hang(Course(site, tmp_path), seconds)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [30, 60])
+async def test_processes_that_hang_for_long_double_nothing(site, tmp_path, seconds):
+    """F3: likewise, for longer."""
+    await hang(Course(site, tmp_path), seconds)
+
+
+async def hang(course: Course, seconds: float) -> None:
+    async with course:
+        await course.goes_on()
+        relay, free, ordered = (course.crew[role][0] for role in (RELAY, *BOTH))
+        async with (
+            nemesis.frozen(course, relay),
+            nemesis.frozen(course, free),
+            nemesis.frozen(course, ordered),
+        ):
+            await course.lasts(seconds)
+        await course.goes_on()
+
+
+@pytest.mark.selection
+@pytest.mark.timeout(300)
+async def test_processes_that_are_asked_to_end_under_load_leave_nothing_and_send_nothing_twice(
+    site, tmp_path
+):
+    """F4: SIGTERM under load, of each process in turn, twice: exit status 0, no copy more."""
+    promise = promised(*BOTH, duplicates=0)
+    async with Course(site, tmp_path, promise=promise) as course:
+        for member in [*course.crew.members] * 2:
+            await course.goes_on(30)
+            async with nemesis.terminated(course, member):
+                pass
+        await course.goes_on()
+
+    told = figures(read(course.chronicle.path))
+    assert sum(told.faults.values()) == 12
+    assert told.sent == told.events
+
+
+@pytest.mark.selection
+@pytest.mark.timeout(300)
+async def test_a_handler_that_blocks_its_event_loop_doubles_nothing(site, tmp_path):
+    """F22: a handler of each kind blocks its process, until the broker takes it for dead."""
+    async with Course(site, tmp_path) as course:
+        await course.goes_on()
+        async with nemesis.loop_blocked(course, 12):
+            await course.goes_on()
+            async with nemesis.loop_blocked(course, 12):
+                await course.lasts(14)
+        await course.goes_on()
+
+
+@pytest.mark.selection
+@pytest.mark.timeout(300)
+async def test_connections_that_are_lost_again_and_again_cost_no_memory_and_no_descriptors(
+    site, tmp_path, pytestconfig
+):
+    """F30: all connections are reset many times, and processes stay as they are."""
+    async with Course(site, tmp_path) as course:
+        for _ in range(pytestconfig.getoption("resets")):
+            async with course.strike("all connections reset"):
+                for way in course.ways.named.values():
+                    way.reset()
+                await course.lasts(0.15)
+        await course.goes_on()
+
+    assert all(member.starts == 1 for member in course.crew.members)
