@@ -21,8 +21,13 @@ CLOSE_SECONDS = 5.0
 # The event loop itself does not keep tasks alive.
 _CLOSING: set["asyncio.Task[None]"] = set()
 
-CONNECTION_ERRORS = (OSError, TimeoutError, aiormq.AMQPError, RuntimeError)
-"""What a lost connection raises; RuntimeError is how aio-pika says that it was closed before."""
+CONNECTION_ERRORS = (OSError, TimeoutError, aiormq.AMQPError, RuntimeError, StopAsyncIteration)
+"""
+What a lost connection raises.
+
+RuntimeError is how aio-pika says that it was closed before, and StopAsyncIteration how aiormq says
+that the peer has hung up before it was asked anything.
+"""
 
 
 def heartbeat_to_ask_for(noticed_within: int) -> int:
