@@ -29,7 +29,7 @@ async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Condition
         "cores": str(len(os.sched_getaffinity(0))),
         "load before": f"{load:.2f}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
+        "commit": commit(),
         "extent": f"{plan.rounds} rounds, scale {plan.scale:g}, {', '.join(groups)}",
         "messages": "1 KB bodies, persistent, mandatory, confirmed, one quorum queue, one node",
         "rows for throughput": f"naive {plan.rows(NAIVE_ROWS):,}, "
@@ -38,7 +38,9 @@ async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Condition
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is run, and whether files of it are changed."""
+
     def git(*words: str) -> str:
         asked = subprocess.run(
             ["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False

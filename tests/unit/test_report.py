@@ -1,0 +1,76 @@
+"""
+The report of a long run: what it counts, and how it is written down.
+"""
+
+import json
+import random
+
+import pytest
+
+from reliability.checker import Finding, Promise
+from reliability.history import (
+    COMMITTED,
+    UNKNOWN,
+    Applied,
+    GivenUp,
+    Healed,
+    Produced,
+    Published,
+    Struck,
+)
+from reliability.misfortune import KINDS, next_blows
+from reliability.report import markdown, percentile, report, write
+
+PROMISE = Promise(consumers=frozenset({"etl"}))
+HISTORY = [
+    *(Produced(1, id_, None, 1, COMMITTED) for id_ in "abcd"),
+    Produced(1, "e", None, 1, UNKNOWN),
+    *(Published(2, id_) for id_ in "aabcd"),
+    Struck(2, "relay killed"),
+    Healed(3, "relay killed"),
+    *(Applied(4, "etl", id_) for id_ in "abb"),
+    GivenUp(5, "etl", "c", "rejected"),
+]
+
+
+def test_everything_is_counted():
+    told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
+
+    assert (told.events, told.unknown, told.effects, told.given_up) == (4, 1, 3, 1)
+    assert (told.lost, told.applied_twice, told.wire_duplicates, told.sent) == (1, 1, 1, 5)
+    assert told.faults == {"relay killed": 1}
+    assert told.recovery_p50_seconds == told.recovery_p99_seconds == 1
+    assert told.findings == ["lost: etl: 1: d"]
+
+
+def test_it_is_written_for_programs_and_for_people(tmp_path):
+    told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
+    write(told, tmp_path)
+
+    assert json.loads((tmp_path / "report.json").read_text())["wire_duplicates"] == 1
+    page = (tmp_path / "report.md").read_text()
+    assert page == markdown(told)
+    for line in ("| lost | 1 |", "| relay killed | 1 |", "| seed | 7 |", "- lost: etl: 1: d"):
+        assert line in page.splitlines()
+
+
+def test_a_run_without_faults_has_no_recovery():
+    told = report(HISTORY[:4], PROMISE, [], {})
+
+    assert told.recovery_p50_seconds is None
+    assert "| recovery, median | – |" in markdown(told)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1, 100), (0.001, 1), (0, 1)])
+def test_a_percentile_is_the_value_that_a_share_does_not_exceed(share, value):
+    assert percentile(range(1, 101), share) == value
+
+
+def test_the_same_seed_draws_the_same_faults_and_no_two_servers_at_a_time():
+    one, other = random.Random(5), random.Random(5)
+    drawn = [next_blows(one) for _ in range(2_000)]
+
+    assert drawn == [next_blows(other) for _ in range(2_000)]
+    assert {blow.strike for blows in drawn for blow in blows} == {kind.strike for kind in KINDS}
+    of_server = {kind.strike for kind in KINDS if kind.of_server}
+    assert all(sum(blow.strike in of_server for blow in blows) <= 1 for blows in drawn)
