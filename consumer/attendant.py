@@ -10,6 +10,7 @@ Attempting the messages of an ordered consumer that wait in the database, lane b
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,7 @@ from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from consumer.work import Work
 from outbox.codec import WireMessage
 from outbox.copies import retried
-from outbox.errors import TransactionEndedByHandler
+from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 from outbox.runtime.engine import translated
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
@@ -63,6 +64,7 @@ class Attendant:
     burials: Burials
     lanes_at_once: int
     patience: Patience
+    _losses: Counter[int] = field(default_factory=Counter, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set; attempts in flight are finished first."""
@@ -83,25 +85,50 @@ class Attendant:
         Returns False if there is none.
         Raises DatabaseUnavailable.
         """
-        with translated():
-            async with self.attempts.place.begin() as work:
-                heads = await self.parking.next_due(work.session, limit=1)
-                if not heads:
-                    return False
-                head = heads[0]
-                made = await self._make(work, head)
-                settled = await self._commit(work, head, made)
-            if isinstance(settled, BaseException):
-                # The handler ended its transaction, or left to the commit what failed there. The
-                # lock of the lane is gone with it, so another process may be faster now.
-                made = self._failed(head, settled)
+        head: Head | None = None
+        try:
+            with translated():
                 async with self.attempts.place.begin() as work:
+                    heads = await self.parking.next_due(work.session, limit=1)
+                    if not heads:
+                        return False
+                    head = heads[0]
+                    made = await self._make(work, head)
                     settled = await self._commit(work, head, made)
+        except DatabaseUnavailable as lost:
+            if head is None or not self._is_to_blame(head):
+                raise
+            settled = lost
+        self._losses.pop(head.id, None)
         if isinstance(settled, BaseException):
-            raise settled
+            settled = await self._fail(head, settled)
         if settled is not None:
             self.attempts.telemetry.settled([(head.message.type, settled)])
         return True
+
+    async def _fail(self, head: Head, error: BaseException) -> Verdict | None:
+        """
+        What becomes of *head* after an attempt whose transaction was lost.
+
+        The handler ended it, or left to the commit what failed there. The lock of the lane is gone
+        with it, so another process may be faster now.
+        """
+        made = self._failed(head, error)
+        with translated():
+            async with self.attempts.place.begin() as work:
+                settled = await self._commit(work, head, made)
+        if isinstance(settled, BaseException):
+            raise settled
+        return settled
+
+    def _is_to_blame(self, head: Head) -> bool:
+        """
+        Whether *head* was lost with the database's session too often to be nobody's failure.
+
+        The database may be away, or have ended the session; or the handler ends each session.
+        """
+        self._losses[head.id] += 1
+        return self._losses[head.id] >= TRIALS
 
     async def _make(self, work: Work, head: Head) -> Made:
         """Attempt *head* in a savepoint of *work*, so that the lane stays locked if it fails."""
@@ -142,6 +169,7 @@ class Attendant:
             await savepoint.commit()
         except BaseException as error:  # noqa: BLE001 - the user's code
             raise_unless_failure(error)
+            raise_if_lost(work)
             if work.is_open:
                 await savepoint.rollback()
             return error
@@ -163,6 +191,7 @@ class Attendant:
             await work.commit()
         except BaseException as error:  # noqa: BLE001 - what the handler has left to the commit
             raise_unless_failure(error)
+            raise_if_lost(work)
             return error
         if made.handler is not None:
             self.attempts.kept(made.handler, made.durations)
@@ -195,3 +224,9 @@ class Attendant:
 
     def _as_delivered(self, head: Head) -> WireMessage:
         return retried(head.message, queue=self.queue, attempt=head.attempts)
+
+
+def raise_if_lost(work: Work) -> None:
+    """Raise DatabaseUnavailable if the database has ended the session of *work*, and its lock."""
+    if work.is_lost:
+        raise DatabaseUnavailable("the session was ended")

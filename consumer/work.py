@@ -98,6 +98,15 @@ class Work:
         return in_database and self.session.sync_session.get_transaction() is self._began
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended, and the transaction with it; asks no server."""
+        connection = self.session.bind
+        return self.driver is not None and (
+            self.driver.is_closed()
+            or (isinstance(connection, AsyncConnection) and connection.invalidated)
+        )
+
+    @property
     def is_over(self) -> bool:
         """Whether the database is asked no more, neither here nor there."""
         return (

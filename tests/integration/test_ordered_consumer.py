@@ -125,3 +125,30 @@ async def test_while_a_message_waits_only_its_own_key_does(deployment):
     await eventually(lambda: steps_of(deployment))
     await eventually(parked)
     assert (await steps_of(deployment))["free"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("times", "attempts"),
+    [(2, [2]), (99, [3])],
+    ids=["for_no_fault_of_its_own", "each_time"],
+)
+async def test_a_message_that_waits_and_loses_its_session_is_attempted_again_uncounted(
+    postgres_url, rabbitmq_url, tmp_path, times, attempts
+):
+    """Its first attempt fails, so that it waits; who loses each session has failed in the end."""
+    event = an_event(KEYS[0], 0, fails=1, loses_in=2, loses=times)
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        async with deployment.engine.begin() as connection:
+            await ordered.create(connection)
+        consumer = await deployment.ordered_consumer()
+        await deployment.relay()
+        await record(deployment, event)
+
+        async def done() -> bool:
+            return bool(await deployment.rows(ordered.steps))
+
+        await eventually(done, within=40)
+
+        assert [row["attempt"] for row in await deployment.rows(ordered.steps)] == attempts
+        assert await deployment.rows(parked_messages) == []
+        assert await consumer.terminate() == 0

@@ -3,7 +3,9 @@ An ordered consumer whose effects show the order in which they happened.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -12,6 +14,7 @@ from consumer import Consumer, Message
 from tests.support.eventually import eventually
 
 metadata = sa.MetaData()
+lost: Counter[UUID] = Counter()
 steps = sa.Table(
     "steps",
     metadata,
@@ -27,7 +30,11 @@ consumer = Consumer("ordered", bindings=["test.#"], ordered=True)
 
 @consumer.on("test.step", batch_size=int(os.environ.get("BATCH_SIZE", "1")))
 async def step(message: Message[dict], session: AsyncSession) -> None:
-    """Wait until the file that the payload names is there, and fail as often as it says."""
+    """
+    Wait until the file that the payload names is there, and fail as often as it says.
+
+    In the attempt that the payload says its session is ended, as often as that says.
+    """
     payload = message.payload
     if "gate" in payload:
         gate = Path(payload["gate"])
@@ -41,8 +48,16 @@ async def step(message: Message[dict], session: AsyncSession) -> None:
             process=os.getpid(),
         )
     )
+    if message.attempt == payload.get("loses_in", 0) and loses(payload["loses"], message):
+        await session.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
     if message.attempt <= payload.get("fails", 0):
         raise RuntimeError("as the payload says")
+
+
+def loses(times: int, message: Message[dict]) -> bool:
+    """Whether *message* has lost its session less than so many *times*; counts this one."""
+    lost[message.id] += 1
+    return lost[message.id] <= times
 
 
 def reached(gate: Path) -> Path:
