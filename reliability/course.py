@@ -188,8 +188,8 @@ class Course:
         await self.crew.start(*self.roles)
         await self.crew.start(RELAY)
         self._watch = Watch(self.crew, self.engine, self._write)
-        watching = asyncio.ensure_future(self._watch.run())
-        self._stack.callback(watching.cancel)
+        self._watching = asyncio.ensure_future(self._watch.run())
+        self._stack.callback(self._watching.cancel)
         self.producers = Producers(
             self.ways.producer_database.url, self._write, self.load, self._seed
         )
@@ -197,6 +197,8 @@ class Course:
         self.producers.start()
 
     async def _finish(self) -> None:
+        if self._watching.done():
+            self._watching.result()  # or else nobody would hear that it has failed
         await self.producers.stop()
         await self._drains()
         self._write(Drained(time.time()))

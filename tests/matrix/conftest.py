@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kills", type=int, default=60, help="how many processes are killed in a loop"
     )
     parser.addoption(
-        "--resets", type=int, default=200, help="how often all connections are reset in a loop"
+        "--resets", type=int, default=100, help="how often all connections are reset in a loop"
     )
 
 

@@ -13,13 +13,15 @@ from reliability.producers import Load
 from reliability.roles import FREE, ORDERED, RELAY
 from tests.support.weather import Side
 
-pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
+selection = pytest.mark.selection
 
 BOTH = (FREE, ORDERED)
 BATCH, SHIFTS, RELAYS = 100, 2, 2
 HEARTBEAT_SECONDS = 3
 
 
+@selection
 async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at_once(
     site, tmp_path
 ):
@@ -35,6 +37,7 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
     assert told.duplicates > 0
 
 
+@selection
 @pytest.mark.parametrize("way", ["relay_broker", "consumer_broker", "relay_database"])
 async def test_a_peer_that_has_fallen_silent_is_noticed_and_nothing_is_lost(site, tmp_path, way):
     """F6: half-open connections; RabbitMQ's are noticed by heartbeats."""
@@ -56,6 +59,7 @@ async def test_consumers_whose_database_has_fallen_silent_go_on_when_it_speaks(s
         await course.goes_on()
 
 
+@selection
 async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effect(site, tmp_path):
     """F7: only confirms are lost."""
     async with Course(site, tmp_path) as course:
@@ -67,6 +71,7 @@ async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effe
     assert figures(read(course.chronicle.path)).duplicates > 0
 
 
+@selection
 async def test_acknowledgements_that_are_lost_double_no_effect(site, tmp_path):
     """F7: only acknowledgements of consumers are lost, and then their connections."""
     async with Course(site, tmp_path) as course:
@@ -76,7 +81,7 @@ async def test_acknowledgements_that_are_lost_double_no_effect(site, tmp_path):
         await course.goes_on()
 
 
-@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("side", [Side.CLIENT, pytest.param(Side.SERVER, marks=selection)])
 async def test_a_way_that_works_in_one_direction_only_loses_nothing(site, tmp_path, side):
     """F7: nothing of the client, or of the server, arrives; to RabbitMQ, then to Postgres."""
     async with Course(site, tmp_path) as course:
@@ -87,7 +92,14 @@ async def test_a_way_that_works_in_one_direction_only_loses_nothing(site, tmp_pa
             await course.goes_on(30)
 
 
-@pytest.mark.parametrize("weather", [nemesis.slow, nemesis.narrow, nemesis.torn])
+@pytest.mark.parametrize(
+    "weather",
+    [
+        pytest.param(nemesis.slow, marks=selection),
+        nemesis.narrow,
+        pytest.param(nemesis.torn, marks=selection),
+    ],
+)
 async def test_slow_and_narrow_ways_lose_nothing(site, tmp_path, weather, record_property):
     """F8: latency with jitter, few bytes a second, pieces of a few bytes."""
     load = Load(events_per_second=20)

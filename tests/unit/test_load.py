@@ -1,0 +1,61 @@
+"""
+What producers of a run are about to do.
+"""
+
+import random
+from collections import Counter
+
+import pytest
+
+from reliability.canary import CANARY
+from reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
+from reliability.producers import Load, draft
+from reliability.witness import consumer_of
+
+LOAD = Load(keys=3, events_per_transaction=4, failing_once=0.2, failing_always=0.1)
+TIMES = 2_000
+
+
+def drafts(load: Load = LOAD, *, seed: int = 1):
+    chance = random.Random(seed)
+    return [draft(load, chance) for _ in range(TIMES)]
+
+
+def test_shares_are_as_the_load_says():
+    made = drafts()
+    events = [event for each in made for event in each.events]
+    types = Counter(event.type for event in events)
+
+    assert sum(each.key is not None for each in made) / TIMES == pytest.approx(0.5, abs=0.05)
+    assert sum(not each.is_kept for each in made) / TIMES == pytest.approx(0.05, abs=0.02)
+    assert types[FAILS_ONCE] / len(events) == pytest.approx(0.2, abs=0.03)
+    assert types[FAILS_ALWAYS] / len(events) == pytest.approx(0.1, abs=0.03)
+    assert set(types) == {HAPPENED, FAILS_ONCE, FAILS_ALWAYS}
+    assert {len(each.events) for each in made} == {1, 2, 3, 4}
+
+
+def test_all_events_of_a_transaction_have_its_key_and_there_are_as_many_keys_as_there_may_be():
+    made = drafts()
+
+    assert all({event.ordering_key for event in each.events} == {each.key} for each in made)
+    assert len({each.key for each in made} - {None}) == 3
+
+
+def test_health_data_is_in_each_body():
+    assert all(CANARY in event.body for each in drafts() for event in each.events)
+
+
+def test_the_same_seed_makes_the_same_transactions():
+    def shape(seed: int) -> list[object]:
+        return [
+            (each.key, each.is_kept, [event.type for event in each.events])
+            for each in drafts(seed=seed)
+        ]
+
+    assert shape(1) == shape(1)
+    assert shape(1) != shape(2)
+
+
+@pytest.mark.parametrize("rest", ["", ".retry.200ms", ".dead"])
+def test_a_queue_belongs_to_the_consumer_that_it_is_named_after(rest):
+    assert consumer_of(f"health_data_processing.ordered{rest}") == "ordered"
