@@ -171,7 +171,7 @@ async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
 async def test_a_memory_alarm_ends_whatever_happens_in_it(rabbitmq_server: RabbitmqServer):
     async def fail_during_the_alarm() -> None:
         async with rabbitmq_server.memory_alarm():
-            assert await rabbitmq_server._alarmed()
+            assert await rabbitmq_server._rings("mem_alarm")
             raise ZeroDivisionError
 
     if not rabbitmq_server.stoppable:  # it was given, and others may use it
@@ -181,4 +181,4 @@ async def test_a_memory_alarm_ends_whatever_happens_in_it(rabbitmq_server: Rabbi
     with pytest.raises(ZeroDivisionError):
         await fail_during_the_alarm()
 
-    assert not await rabbitmq_server._alarmed()
+    assert not await rabbitmq_server._rings("mem_alarm")

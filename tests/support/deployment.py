@@ -85,14 +85,16 @@ class Deployment:
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1
-        child = PreparedProcess(
+        child = self._process(
             [sys.executable, "-m", module, *arguments],
-            log=self.directory / f"{module}-{self._started}.log",
-            env=self._env,
+            self.directory / f"{module}-{self._started}.log",
         )
         await self._stack.enter_async_context(child)
         await child.wait_for_line(announces, within=START_SECONDS)
         return child
+
+    def _process(self, command: list[str], log: Path) -> ChildProcess:
+        return PreparedProcess(command, log=log, env=self._env)
 
     async def applied(self) -> list[UUID]:
         return [row["event_id"] for row in await self.rows(effects.effects)]

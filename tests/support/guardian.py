@@ -48,6 +48,10 @@ class Guardian:
         """Remove *directory* with all it holds once the tests are gone."""
         self._tell(f"adopt {directory}")
 
+    def mounted(self, directory: Path) -> None:
+        """Unmount *directory* once the tests are gone."""
+        self._tell(f"mounted {directory}")
+
     def close(self) -> None:
         """End what is left and wait until that is done."""
         assert self._process.stdin is not None
@@ -72,19 +76,26 @@ def guardian() -> Guardian:
 def keep_watch(lines: Iterable[str]) -> None:
     """Follow *lines* to their end, then end and remove what they leave open."""
     watched: dict[int, int] = {}
-    directories: list[str] = []
+    places: dict[str, list[str]] = {"adopt": [], "mounted": []}
     for line in lines:
         match line.rstrip("\n").split(" ", maxsplit=2):
             case ["watch", pid, ending]:
                 watched[int(pid)] = int(ending)
             case ["forget", pid]:
                 watched.pop(int(pid), None)
-            case ["adopt", *words]:
-                directories.append(" ".join(words))
+            case ["adopt" | "mounted" as what, *words]:
+                places[what].append(" ".join(words))
 
     for watched_pid, number in watched.items():
         _signal(watched_pid, number)
     _await_end(watched)
+    _clear(mounts=places["mounted"], directories=places["adopt"])
+
+
+def _clear(*, mounts: Iterable[str], directories: Iterable[str]) -> None:
+    for mount in mounts:
+        # One that the tests have unmounted themselves is no trouble.
+        subprocess.run(["umount", "--lazy", mount], stderr=subprocess.DEVNULL, check=False)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -22,9 +22,11 @@ from urllib.parse import quote, unquote, urlsplit
 TIMEOUT_SECONDS = 15
 # Totals are read where queues report them; the statistics that this leaves out are sampled later.
 TOTALS = "disable_stats=true&enable_queue_totals=true"
-# For the command line of Erlang: report, tick (quorum queues) and sample more often.
+# For the command line of Erlang: report, tick (quorum queues), sample, and dead-letter anew what
+# could not be routed, more often.
 QUICK_FIGURES = (
     "-rabbit collect_statistics_interval 250 quorum_tick_interval 250 "
+    "dead_letter_worker_publisher_confirm_timeout 3000 "
     "-rabbitmq_management_agent sample_retention_policies "
     "[{global,[{605,1}]},{basic,[{605,1}]},{detailed,[{605,1}]}]"
 )

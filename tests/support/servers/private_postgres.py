@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -39,23 +40,46 @@ SETTINGS = {
 }
 
 
+SMALL_SEGMENTS = ("--wal-segsize=1",)
+"""For `initdb`, where there is little room: a segment of the WAL has 1 MB instead of 16."""
+
+
 class PrivatePostgres:
-    """One cluster of databases and its server; *binaries* holds `initdb` and `postgres`."""
+    """
+    One cluster of databases and its server.
+
+    Args:
+        binaries: The directory of `initdb` and `postgres`.
+        disk: Where its data is; in a directory of its own by default.
+        settings: Settings of the server besides those of all of them.
+        creating: Further words for `initdb`.
+
+    """
 
     stoppable = True
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(
+        self,
+        binaries: Path,
+        *,
+        disk: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        creating: tuple[str, ...] = (),
+    ) -> None:
         self._binaries = binaries
         self._account = unprivileged_account()
         self._password = secrets.token_hex(16)
         self._port = free_port()
         self._directory = private_directory(owner=self._account)
+        self._data = (disk or self._directory) / "data"
+        self._creating = creating
+        all_settings = {**SETTINGS, **(settings or {})}
         self._process = ChildProcess(
             [
                 binaries / "postgres",
-                *("-D", self._directory / "data", "-p", str(self._port)),
+                *("-D", self._data, "-p", str(self._port)),
                 *("-c", f"unix_socket_directories={self._directory}"),
-                *(word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")),
+                *(w for name, value in all_settings.items() for w in ("-c", f"{name}={value}")),
             ],
             log=self._directory / "postgres.log",
             env=plain_environment(),
@@ -87,7 +111,7 @@ class PrivatePostgres:
     def launch(self) -> None:
         if self.running:
             return
-        if not (self._directory / "data").exists():
+        if not self._data.exists():
             self._create_cluster()
         self._process.start()
 
@@ -106,16 +130,23 @@ class PrivatePostgres:
         password_file.write_text(self._password)
         if self._account:
             shutil.chown(password_file, self._account)
-        made = subprocess.run(
-            [
-                *(self._binaries / "initdb", "-D", self._directory / "data", "-U", USER),
+        try:
+            self._run(
+                *("initdb", "-D", self._data, "-U", USER),
                 *("-A", "scram-sha-256", f"--pwfile={password_file}"),
-                *("-E", "UTF8", "--locale=C", "--no-sync"),
-            ],
+                *("-E", "UTF8", "--locale=C", "--no-sync", *self._creating),
+            )
+        finally:
+            password_file.unlink()
+
+    def _run(self, program: str, *arguments: str | Path, **environment: str) -> None:
+        """Run a program of Postgres to its end; raises ServerError if it fails."""
+        done = subprocess.run(
+            [self._binaries / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=plain_environment(),
+            env=plain_environment(**environment),
             cwd=self._directory,
             user=self._account,
             group=group_of(self._account),
@@ -123,6 +154,26 @@ class PrivatePostgres:
             text=True,
             check=False,
         )
-        password_file.unlink()
-        if made.returncode != 0:
-            raise ServerError(f"initdb failed:\n{made.stdout}")
+        if done.returncode != 0:
+            raise ServerError(f"{program} failed:\n{done.stdout}")
+
+
+class StandbyPostgres(PrivatePostgres):
+    """A copy of the running *primary* that follows it, until it is promoted."""
+
+    def __init__(self, binaries: Path, primary: PrivatePostgres) -> None:
+        super().__init__(binaries)
+        self._primary = primary
+        self._password = primary._password
+
+    def promote(self) -> None:
+        """Let it become a primary; returns once it takes writes."""
+        self._run("pg_ctl", "promote", "--wait", "-D", self._data)
+
+    def _create_cluster(self) -> None:
+        self._run(
+            *("pg_basebackup", "-D", self._data, "--write-recovery-conf"),
+            *("--checkpoint=fast", "--no-sync", "--wal-method=stream"),
+            *("-h", "127.0.0.1", "-p", str(self._primary._port), "-U", USER),
+            PGPASSWORD=self._password,
+        )

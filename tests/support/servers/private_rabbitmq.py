@@ -3,9 +3,8 @@ A RabbitMQ of the tests' own, out of the programs of this machine.
 
 Invariants:
 
-- Everything listens on the loopback only: broker, management API, Erlang's distribution and its
-  port mapper (epmd), which is private too, so that no other node is seen or disturbed.
-- The two processes are children of the tests. RUNNING_UNDER_SYSTEMD lets the start script turn
+- Everything listens on the loopback only: broker, management API and Erlang's distribution.
+- Node and port mapper are children of the tests. RUNNING_UNDER_SYSTEMD lets the start script turn
   into the virtual machine, instead of waiting for it in between and losing it when killed.
 - Names are resolved out of a file, by the virtual machine itself: the helper process that asks
   the system instead would be left to be collected by whoever adopts orphans.
@@ -18,12 +17,14 @@ import asyncio
 import secrets
 import shutil
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.processes import ChildProcess
 from tests.support.servers.ground import plain_environment, private_directory
 from tests.support.servers.instance import AdministrationError
 from tests.support.servers.management import QUICK_FIGURES
+from tests.support.servers.port_mapper import PortMapper
 from tests.support.servers.ports import free_ports
 
 USER = "tests"
@@ -39,52 +40,88 @@ default_user_tags.administrator = true
 disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.relative = 0.9
 """
+# A node that is cut off goes on: what it can and cannot do by itself is what is tested.
+CLUSTER = """
+cluster_partition_handling = ignore
+cluster_formation.peer_discovery_backend = classic_config
+"""
 LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
-ERLANG = f"+S 2:2 {LOOPBACK_ONLY}"
 NAMES = '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Club:
+    """
+    What the nodes of a cluster have in common.
+
+    Args:
+        members: The directories of all nodes, whose names theirs are; for a cluster.
+        schedulers: How many threads each node works with.
+
+    """
+
+    mapper: PortMapper
+    members: tuple[Path, ...] = ()
+    schedulers: int = 2
+    cookie: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    password: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+
 class PrivateRabbitmq:
-    """One node and its port mapper; *binaries* holds `rabbitmq-server`."""
+    """
+    One node.
+
+    Args:
+        binaries: The directory of `rabbitmq-server`.
+        directory: Its own, empty one.
+        club: The cluster that it belongs to; by default it is alone, with a port mapper.
+        disk: Where its messages are; in its directory by default.
+
+    """
 
     stoppable = True
 
-    def __init__(self, binaries: Path) -> None:
-        self._amqp, self._http, self._distribution, self._epmd = free_ports(4)
-        self._password = secrets.token_hex(16)
+    def __init__(
+        self,
+        binaries: Path,
+        *,
+        directory: Path | None = None,
+        club: Club | None = None,
+        disk: Path | None = None,
+    ) -> None:
+        self._amqp, self._http, self._distribution = free_ports(3)
         self._binaries = binaries
-        self.directory = private_directory()
+        self.directory = directory or private_directory()
+        self.club = club or Club(mapper=PortMapper(self.directory))
+        self._messages = (disk or self.directory) / "mnesia"
         self._write_files()
-        environment = self._environment()
-        self._port_mapper = ChildProcess(
-            ["epmd", "-port", str(self._epmd), "-address", "127.0.0.1"],
-            log=self.directory / "epmd.log",
-            env=environment,
-            inherit=False,
-            cwd=self.directory,
-        )
         self._node = ChildProcess(
             [binaries / "rabbitmq-server"],
             log=self.directory / "rabbitmq.log",
-            env=environment,
+            env=self._environment(),
             inherit=False,
             cwd=self.directory,
         )
+
+    @property
+    def name(self) -> str:
+        """What the nodes of a cluster call it."""
+        return node_name(self.directory)
 
     @property
     def url(self) -> str:
         """The administrator's URL."""
-        return f"amqp://{USER}:{self._password}@127.0.0.1:{self._amqp}"
+        return f"amqp://{USER}:{self.club.password}@127.0.0.1:{self._amqp}"
 
     @property
     def management_url(self) -> str:
         """The URL of the management API."""
-        return f"http://{USER}:{self._password}@127.0.0.1:{self._http}"
+        return f"http://{USER}:{self.club.password}@127.0.0.1:{self._http}"
 
     @property
     def pids(self) -> list[int]:
         """The ids of the node and of its port mapper."""
-        return [self._node.pid, self._port_mapper.pid]
+        return [self._node.pid, self.club.mapper.pid]
 
     @property
     def running(self) -> bool:
@@ -101,17 +138,24 @@ class PrivateRabbitmq:
     def launch(self) -> None:
         if self.running:
             return
-        if not self._port_mapper.running:
-            self._port_mapper.start()
+        self.club.mapper.start(self.name)
         self._node.start()
 
     async def stop(self) -> None:
         await self._node.terminate(within=STOP_SECONDS)
-        self._port_mapper.close()
+        self.club.mapper.release(self.name)
 
     async def kill(self) -> None:
         self._node.kill()
-        self._port_mapper.close()
+        self.club.mapper.release(self.name)
+
+    def freeze(self) -> None:
+        """Let the node hang: its connections stay open, and nothing answers."""
+        self._node.freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        self._node.thaw()
 
     async def administer(self, program: str, *arguments: str) -> None:
         running = asyncio.create_task(asyncio.to_thread(self._run, program, *arguments))
@@ -127,21 +171,29 @@ class PrivateRabbitmq:
 
     def close(self) -> None:
         self._node.close()
-        self._port_mapper.close()
+        self.club.mapper.release(self.name)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write_files(self) -> None:
         (self.directory / "rabbitmq.conf").write_text(
             CONFIGURATION.format(
-                amqp=self._amqp, http=self._http, user=USER, password=self._password
+                amqp=self._amqp, http=self._http, user=USER, password=self.club.password
             )
+            + self._membership()
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.directory / "inetrc").write_text(NAMES)
         (self.directory / "rabbitmq-env.conf").touch()  # or else the machine's own is read
         cookie = self.directory / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(self.club.cookie)
         cookie.chmod(0o400)
+
+    def _membership(self) -> str:
+        if not self.club.members:
+            return ""
+        names = [node_name(directory) for directory in self.club.members]
+        listed = [f"nodes.{number} = {name}" for number, name in enumerate(names, start=1)]
+        return CLUSTER + "".join(f"cluster_formation.classic_config.{line}\n" for line in listed)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -160,23 +212,27 @@ class PrivateRabbitmq:
         return environment
 
     def _environment(self) -> dict[str, str]:
-        here = self.directory
+        here, threads = self.directory, self.club.schedulers
         return plain_environment(
             HOME=str(here),
-            ERL_EPMD_PORT=str(self._epmd),
-            ERL_EPMD_ADDRESS="127.0.0.1",
+            **self.club.mapper.environment,
             ERL_INETRC=str(here / "inetrc"),
-            ERL_FLAGS=f"{ERLANG} {QUICK_FIGURES}",
+            ERL_FLAGS=f"+S {threads}:{threads} {LOOPBACK_ONLY} {QUICK_FIGURES}",
             RUNNING_UNDER_SYSTEMD="true",
-            RABBITMQ_NODENAME=f"{here.name}@localhost",
+            RABBITMQ_NODENAME=self.name,
             RABBITMQ_NODE_PORT=str(self._amqp),
             RABBITMQ_DIST_PORT=str(self._distribution),
             RABBITMQ_CONF_ENV_FILE=str(here / "rabbitmq-env.conf"),
             RABBITMQ_CONFIG_FILE=str(here / "rabbitmq.conf"),
             RABBITMQ_ADVANCED_CONFIG_FILE=str(here / "none.config"),
             RABBITMQ_ENABLED_PLUGINS_FILE=str(here / "enabled_plugins"),
-            RABBITMQ_MNESIA_BASE=str(here / "mnesia"),
+            RABBITMQ_MNESIA_BASE=str(self._messages),
             RABBITMQ_LOG_BASE=str(here),
             RABBITMQ_LOGS="-",
             RABBITMQ_PID_FILE=str(here / "node.pid"),
         )
+
+
+def node_name(directory: Path) -> str:
+    """The name of the node whose own *directory* is this."""
+    return f"{directory.name}@localhost"

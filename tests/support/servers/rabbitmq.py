@@ -22,6 +22,7 @@ HELLO = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = b"\x01"
 WATERMARK = "0.9"
 USUAL_PATIENCE = {"consumer_timeout": 1_800_000, "channel_tick_interval": 60_000}
+DISK_FREE_LIMIT = "1MB"
 
 
 class RabbitmqServer(Server):
@@ -76,13 +77,26 @@ class RabbitmqServer(Server):
 
         Raises `NotOursError` for a server that the environment names.
         """
+        async with self._alarm("mem_alarm", "set_vm_memory_high_watermark", "0", WATERMARK):
+            yield
+
+    @asynccontextmanager
+    async def disk_alarm(self) -> AsyncIterator[None]:
+        """Likewise, that it has no room on its disk left."""
+        async with self._alarm(
+            "disk_free_alarm", "set_disk_free_limit", "1000000GB", DISK_FREE_LIMIT
+        ):
+            yield
+
+    @asynccontextmanager
+    async def _alarm(self, alarm: str, command: str, bad: str, good: str) -> AsyncIterator[None]:
         try:
-            await self._set_watermark("0")
-            await eventually(self._alarmed, message="no memory alarm")
+            await self._instance.administer("rabbitmqctl", command, bad)
+            await eventually(lambda: self._rings(alarm), message=f"no {alarm}")
             yield
         finally:
-            await self._set_watermark(WATERMARK)
-            await eventually(self._calm, message="the memory alarm did not end")
+            await self._instance.administer("rabbitmqctl", command, good)
+            await eventually(lambda: self._is_calm(alarm), message=f"{alarm} did not end")
 
     @asynccontextmanager
     async def impatient(self, *, milliseconds: int) -> AsyncIterator[None]:
@@ -103,14 +117,11 @@ class RabbitmqServer(Server):
         )
         await self._instance.administer("rabbitmqctl", "eval", f"{changes} ok.")
 
-    async def _set_watermark(self, relative: str) -> None:
-        await self._instance.administer("rabbitmqctl", "set_vm_memory_high_watermark", relative)
+    async def _rings(self, alarm: str) -> bool:
+        return any(node.get(alarm) for node in await self.http.request("GET", "nodes"))
 
-    async def _alarmed(self) -> bool:
-        return any(node.get("mem_alarm") for node in await self.http.request("GET", "nodes"))
-
-    async def _calm(self) -> bool:
-        return not await self._alarmed()
+    async def _is_calm(self, alarm: str) -> bool:
+        return not await self._rings(alarm)
 
     async def _answers(self) -> bool:
         return await self._greets() and await self.http.answers()

@@ -22,7 +22,7 @@ from tests.support.servers.choice import (
     described,
 )
 from tests.support.servers.containers import ContainerError
-from tests.support.servers.packages import PackageError, install
+from tests.support.servers.packages import PackageError, install, packages_installable
 from tests.support.servers.server import Server
 
 S = TypeVar("S", bound=Server)
@@ -50,6 +50,20 @@ class Sources(Generic[S]):
             server.launch()
 
         return server
+
+    def programs(self) -> Path:
+        """
+        The directory of the programs on this machine, which are installed if they may be.
+
+        For servers that a test does more to than a container or a given one allows.
+        Raises ServerMissingError.
+        """
+        found = self.product.binaries()
+        if found is not None:
+            return found
+        if not packages_installable():
+            raise ServerMissingError(self.product, "It has to be installed on this machine.")
+        return self._installed(self.product.package)
 
     def _built(self, choice: Choice) -> S:
         match choice:

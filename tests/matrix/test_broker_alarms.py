@@ -1,0 +1,55 @@
+"""
+Row F9: a broker that has no memory or no disk left, and blocks all that publish.
+"""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.servers import RabbitmqServer
+from tests.support.trial import Trial
+
+pytestmark = pytest.mark.fault
+
+ALARM_SECONDS = 4
+SHORT_SECONDS = 2
+
+
+def alarm(server: RabbitmqServer, resource: str) -> AbstractAsyncContextManager[None]:
+    return server.memory_alarm() if resource == "memory" else server.disk_alarm()
+
+
+async def longest_transaction(trial: Trial, *, during: float) -> float:
+    """The longest that a relay has had a transaction open, looking for so many seconds."""
+    clock = asyncio.get_running_loop().time
+    end, longest = clock() + during, 0.0
+
+    async def is_over() -> bool:
+        nonlocal longest
+        longest = max(longest, await trial.oldest_transaction())
+        return clock() > end
+
+    await eventually(is_over, within=during + 10)
+    return longest
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("resource", ["memory", "disk"])
+async def test_while_a_broker_blocks_publishers_no_transaction_is_held_and_then_all_goes_on(
+    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
+):
+    """F9: it goes on within 10 seconds after the alarm."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+        relay, _ = await trial.begin()
+        async with trial.load():
+            with trial.strike(f"{resource} alarm"):
+                async with alarm(rabbitmq_server, resource):
+                    await relay.wait_for_line("server_unavailable", within=20)
+                    held = await longest_transaction(trial, during=ALARM_SECONDS)
+            await trial.goes_on()
+        await trial.settles()
+
+        assert held < SHORT_SECONDS
+        await trial.judge(progress_seconds=10)

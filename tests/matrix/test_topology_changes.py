@@ -1,0 +1,152 @@
+"""
+Rows F10 and F13: a broker that is restarted, or from which something is missing while all works.
+"""
+
+import aio_pika
+import pytest
+
+from outbox.tables import outbox
+from tests.support.eventually import eventually
+from tests.support.servers import Management
+from tests.support.trial import CONSUMER, QUEUE, Trial
+
+pytestmark = pytest.mark.fault
+
+EXCHANGE = "health_data_exchange"
+PATTERN = "test.#"
+TTL = {"MQ_MESSAGE_TTL_SECONDS": "2"}
+
+
+async def remove(url: str, gone: str) -> None:
+    """Remove the main exchange, the binding, or the queue that *gone* names."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await (await connection.channel()).get_underlay_channel()
+        match gone:
+            case "exchange":
+                await channel.exchange_delete(EXCHANGE)
+            case "binding":
+                await channel.queue_unbind(QUEUE, EXCHANGE, PATTERN)
+            case queue:
+                await channel.queue_delete(queue)
+
+
+async def restore(trial: Trial) -> None:
+    assert await trial.command("consumer", "topology", CONSUMER) == 0
+
+
+async def waits_as_unroutable(trial: Trial, *, at_least: int) -> None:
+    """Wait until so many events have come back; none of them is given up."""
+
+    async def are_there() -> bool:
+        errors = [row["last_error"] for row in await trial.rows(outbox)]
+        return errors.count("unroutable") >= at_least
+
+    await eventually(are_there, within=30)
+    assert await trial.dead() == []
+
+
+async def test_a_broker_that_is_restarted_under_load_is_waited_for(
+    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
+):
+    """F10: restart."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+        await trial.begin()
+        async with trial.load():
+            with trial.strike("broker restart"):
+                await rabbitmq_server.restart()
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=10)
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("gone", ["exchange", "binding"])
+async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_back(
+    postgres_url, rabbitmq_url, tmp_path, gone
+):
+    """F10: exchange or binding removed."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+        await trial.begin()
+        async with trial.load():
+            with trial.strike(f"{gone} removed"):
+                await remove(rabbitmq_url, gone)
+                await waits_as_unroutable(trial, at_least=50)
+                await restore(trial)
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=10)
+
+
+@pytest.mark.selection
+async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for_the_next_one(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """F10: queue deleted. What was in it would be gone, so it is empty."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+        _, consumer = await trial.begin()
+        await trial.produce(50)
+        await trial.settles()
+
+        await remove(rabbitmq_url, QUEUE)
+        assert await consumer.wait(within=30) == 2
+        assert f"queue {QUEUE} does not exist" in consumer.output
+        trial.gone(consumer)
+        await trial.produce(50)
+        await waits_as_unroutable(trial, at_least=50)
+
+        await trial.consumer()
+        await trial.settles()
+        await trial.judge()
+
+
+@pytest.mark.selection
+async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """F13: retry target missing. What was in it would be gone, so it is empty."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+        _, consumer = await trial.begin()
+        with trial.strike("retry queue removed"):
+            await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")
+            async with trial.load():  # those that do not fail flow
+                await consumer.wait_for_line("handler_failed")
+            await restore(trial)
+        async with trial.load():
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge()
+
+
+async def test_what_the_broker_gives_up_stays_in_its_queue_while_the_dead_queue_is_missing(
+    postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
+):
+    """F13: dead queue missing. Messages expire meanwhile, and come back from the dead queue."""
+    async with Trial(postgres_url, rabbitmq_url, tmp_path, **TTL) as trial:
+        _, consumer = await trial.begin()
+        await trial.produce(50)
+        await trial.settles()
+        assert await consumer.terminate() == 0
+        trial.gone(consumer)
+
+        await remove(rabbitmq_url, f"{QUEUE}.dead")
+        await trial.produce(50)
+        await eventually(trial.is_drained)
+        await have_expired(rabbitmq_server.http, rabbitmq_vhost, count=50)
+
+        await restore(trial)
+        await trial.consumer()
+        await trial.settles()
+        await trial.judge()
+
+
+async def have_expired(management: Management, vhost: str, *, count: int) -> None:
+    """Wait until *count* messages of the work queue are held for want of a way out of it."""
+
+    async def are_held() -> bool:
+        queue = await management.request("GET", "queues", vhost, QUEUE)
+        return queue.get("messages_dlx", 0) >= count
+
+    await eventually(are_held, within=30)

@@ -1,0 +1,62 @@
+"""
+What has become of the events of a deployment, read from its tables when all is over.
+"""
+
+import time
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from outbox.tables import dead_letters, outbox
+from reliability.history import Applied, GivenUp, Record, Residue, Waiting
+from tests.support.deployment import Deployment
+from tests.support.effects import effects
+
+STAMPED = sa.text(
+    "ALTER TABLE effects ADD COLUMN applied_at timestamptz DEFAULT clock_timestamp()"
+)
+"""Lets Postgres write down when each effect happens."""
+
+_OPEN = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    " AND datname = current_database() AND application_name <> 'test'"
+)
+
+
+async def aftermath(deployment: Deployment) -> list[Record]:
+    """What was applied, what was given up, what waits, and what else is left."""
+    now = time.time()
+    return [
+        *await _applied(deployment),
+        *(
+            GivenUp(now, row["source"], row["message_id"], row["reason"])
+            for row in await deployment.rows(dead_letters)
+        ),
+        *(Waiting(now, "outbox", str(row["event_id"])) for row in await deployment.rows(outbox)),
+        *await _residue(deployment),
+    ]
+
+
+def has_times(deployment: Deployment) -> bool:
+    """Whether the database can tell when effects happened."""
+    return deployment.engine.dialect.name == "postgresql"
+
+
+async def _applied(deployment: Deployment) -> list[Record]:
+    stamp = sa.column("applied_at") if has_times(deployment) else sa.null()
+    statement = sa.select(effects.c.event_id, effects.c.consumer, stamp.label("at"))
+    async with deployment.engine.connect() as connection:
+        rows = await connection.execute(statement.select_from(effects))
+        return [Applied(_seconds(row.at), row.consumer, str(row.event_id)) for row in rows]
+
+
+async def _residue(deployment: Deployment) -> list[Record]:
+    if not has_times(deployment):
+        return []
+    async with deployment.engine.connect() as connection:
+        count = await connection.scalar(_OPEN)
+    return [Residue(time.time(), "open transactions", count)] if count else []
+
+
+def _seconds(at: datetime | None) -> float:
+    return at.timestamp() if at else 0.0
