@@ -20,6 +20,7 @@ from consumer.consumer import Consumer
 from consumer.dead_letters import Burials
 from consumer.dedup import Dedup
 from consumer.durations import Durations
+from consumer.inspector import Inspector
 from consumer.janitor import Janitor
 from consumer.lanes import Lanes
 from consumer.leased import Leased
@@ -123,6 +124,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         async with asyncio.TaskGroup() as group:
             group.create_task(staff.janitor.run(stop))
             group.create_task(staff.collector.run(stop))
+            group.create_task(staff.inspector.run(stop))
             if staff.attendant is not None:
                 group.create_task(staff.attendant.run(stop))
             group.create_task(staff.durations.run(stop))
@@ -136,6 +138,7 @@ class Staff:
 
     workers: Workers
     collector: Collector
+    inspector: Inspector
     attendant: Attendant | None
     janitor: Janitor
     durations: Durations
@@ -205,6 +208,9 @@ def assemble(
         purge=purge(consumer, settings, engine, older_than=settings.retention),
         telemetry=telemetry,
     )
+    inspector = Inspector(
+        transport=broker(consumer, settings), queue=mine.work_queue(settings.dlx_exchange)
+    )
     attendant = None
     if lanes is not None:
         attendant = Attendant(
@@ -216,7 +222,7 @@ def assemble(
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             patience=patience,
         )
-    return Staff(workers, collector, attendant, janitor, durations)
+    return Staff(workers, collector, inspector, attendant, janitor, durations)
 
 
 async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:

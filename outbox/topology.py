@@ -118,7 +118,7 @@ class ConsumerQueues:
             queues=[
                 Queue(self.dead, {**_QUORUM, "x-delivery-limit": _NO_LIMIT}),
                 *(self._retry_queue(delay) for delay in self.retry_queues),
-                self._work_queue(dlx_exchange),
+                self.work_queue(dlx_exchange),
             ],
             bindings=[
                 Binding(dlx_exchange, self.dead, self.name),
@@ -126,7 +126,8 @@ class ConsumerQueues:
             ],
         )
 
-    def _work_queue(self, dlx_exchange: str) -> Queue:
+    def work_queue(self, dlx_exchange: str) -> Queue:
+        """The queue that its messages are consumed from."""
         arguments: Arguments = {
             **_QUORUM,
             **_SAFE_DEAD_LETTERING,
