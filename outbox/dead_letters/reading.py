@@ -80,7 +80,7 @@ async def _page(opened: Opened, span: Span, audit: Audit | None, action: Action)
     if audit is None:
         async with reading(opened.engine) as connection:
             return await look(connection, bodies=False)
-    with translated():
+    with translated(refusals=False):
         async with opened.engine.connect() as connection:
             page = await look(connection, bodies=True)
             if page:

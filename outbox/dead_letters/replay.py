@@ -139,7 +139,7 @@ class Run:
         Raises BrokerUnavailable if nothing was sent, and DatabaseUnavailable at any time.
         """
         await destination.ready()
-        with translated():
+        with translated(refusals=False):
             async with self.engine.connect() as connection:
                 await self.audit.record(connection, Action.REPLAY_STARTED, 0)
                 await commit(connection)
@@ -172,7 +172,7 @@ class Run:
                 self.summary.interrupted = True
                 return
             size = BATCH if allowed is None else min(BATCH, allowed)
-            with translated():
+            with translated(refusals=False):
                 async with self.engine.connect() as connection:
                     letters = await self.letters.take(
                         connection,

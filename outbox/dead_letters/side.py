@@ -76,7 +76,7 @@ class Opened:
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that only reads: on SQLite it waits for no writer."""
-    with translated():
+    with translated(refusals=False):
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             yield connection

@@ -43,6 +43,8 @@ _CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
 # A prepared statement is not there, or is there already: the session is another one.
 _MIXED_UP_STATES = ("26000", "42P05")
 _SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+# User or password are wrong, or a right is missing.
+_REFUSAL_STATES = ("28", "42501")
 
 
 def create_engine(
@@ -124,17 +126,19 @@ def _encryption(query: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(*, refusals: bool = True) -> Iterator[None]:
     """
     Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
     that nobody told us of into ConfigurationError.
 
+    With *refusals* also what they raise for a user who is not let in, or may not do this: who
+    has taken a right away, or changed a password, may put it right while the process waits.
     The cause is dropped: drivers quote rows in their messages. Everything else passes.
     """
     try:
         yield
     except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-        if is_transient(error):
+        if is_transient(error) or (refusals and _is_refusal(error)):
             raise DatabaseUnavailable(reason_of(error)) from None
         if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
             raise ConfigurationError(
@@ -165,6 +169,11 @@ def is_contention(error: BaseException) -> bool:
     """Whether other transactions have held this one up, so that it may be begun anew at once."""
     state = sqlstate(error)
     return state is not None and state.startswith(_CONTENTION_STATES)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    state = sqlstate(error)
+    return state is not None and state.startswith(_REFUSAL_STATES)
 
 
 def is_away(error: BaseException) -> bool:

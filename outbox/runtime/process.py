@@ -56,26 +56,26 @@ async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings)
 
 
 class Availability:
-    """Tells once that a server is away, and once that it is back."""
+    """Tells once for what reason a server is away, and once that it is back."""
 
     def __init__(self, log: Any, registry: CollectorRegistry) -> None:
         self._log = log
-        self._available = True
+        self._problem = ""
         self._connections = Gauge(
             "mq_active_connections", "Connections to the broker.", registry=registry
         )
 
     def down(self, error: Unavailable, *, pause: timedelta) -> None:
         """A server could not be reached; the next attempt is after *pause*."""
-        if self._available:
-            self._log.warning("server_unavailable", problem=str(error))
-        self._available = False
+        if (problem := str(error)) != self._problem:
+            self._log.warning("server_unavailable", problem=problem)
+        self._problem = problem
         self._connections.set(0)
         self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
 
     def up(self) -> None:
         """All servers can be reached."""
-        if not self._available:
+        if self._problem:
             self._log.info("server_available")
-        self._available = True
+        self._problem = ""
         self._connections.set(1)

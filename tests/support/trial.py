@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 import outbox
+from outbox.runtime.engine import reason_of
 from outbox.runtime.service import pause
 from outbox.tables import outbox as outbox_table
 from reliability.checker import Promise, check
@@ -66,6 +67,7 @@ class Trial(Deployment):
         self._preload = preload
         self.processes: list[ChildProcess] = []
         self.history: list[Record] = []
+        self.refusal = ""  # the last that the producer was told
         self._produced = 0
 
     async def __aenter__(self) -> Self:
@@ -220,9 +222,11 @@ class Trial(Deployment):
             async with self.engine.begin() as connection:
                 await connection.execute(outbox.insert(*events))
         except DBAPIError as error:
+            self.refusal = reason_of(error)
             # The ids are unique: this says that an earlier commit did arrive.
             return "event_id" in str(error.orig)
-        except (OSError, TimeoutError, asyncpg.PostgresError):
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            self.refusal = reason_of(error)
             return False
         return True
 

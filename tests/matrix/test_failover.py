@@ -1,0 +1,91 @@
+"""
+Row F19: a Postgres that is lost, and its synchronous standby, which is promoted.
+
+What the primary has confirmed is on the standby, so nothing is lost and nothing is a ghost. With a
+standby that is not synchronous that does not hold; see docs/fault-matrix.md.
+"""
+
+import asyncio
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from outbox.runtime import migrate
+from tests.support.eventually import eventually
+from tests.support.servers import PostgresServer
+from tests.support.servers.fleet import POSTGRES
+from tests.support.servers.private_postgres import PrivatePostgres, StandbyPostgres
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.selection, pytest.mark.timeout(240)]
+
+
+class Pair:
+    """A primary and its synchronous standby."""
+
+    def __init__(self) -> None:
+        binaries = POSTGRES.programs()
+        primary = PrivatePostgres(binaries)
+        self._standby = StandbyPostgres(binaries, primary)
+        self.primary = PostgresServer(primary.url, primary)
+        self.standby = PostgresServer(self._standby.url, self._standby)
+
+    async def start(self) -> None:
+        """Start both, and let each commit wait for the standby from now on."""
+        await self.primary.start()
+        await self.standby.start()
+        await self.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await self.primary.execute("SELECT pg_reload_conf()")
+        await eventually(self._is_synchronous, message="the standby is not synchronous")
+
+    async def lose_the_primary(self) -> None:
+        """Let the primary crash for good, and promote the standby."""
+        await self.primary.kill()
+        await asyncio.to_thread(self._standby.promote)
+
+    def hosts(self, url: str) -> str:
+        """The database of *url* on whichever of both takes writes."""
+        address = make_url(url)
+        hosts = [f"127.0.0.1:{make_url(s.admin_url).port}" for s in (self.primary, self.standby)]
+        query = {"host": hosts, "target_session_attrs": "read-write"}
+        found = address.set(host=None, port=None, query=query)
+        return found.render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        self.standby.close()
+        self.primary.close()
+
+    async def _is_synchronous(self) -> bool:
+        async with self.primary.connection() as connection:
+            return bool(
+                await connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+                )
+            )
+
+
+@pytest.fixture
+async def pair():
+    pair = Pair()
+    try:
+        await pair.start()
+        yield pair
+    finally:
+        pair.close()
+
+
+async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_or_a_ghost(
+    pair, rabbitmq_url, tmp_path
+):
+    """F19: promotion, with MQ_DATABASE_URL as a list of hosts."""
+    url = pair.primary.url(await pair.primary.create_database())
+    await asyncio.to_thread(migrate.upgrade, url)
+    async with Trial(pair.hosts(url), rabbitmq_url, tmp_path) as trial:
+        await trial.begin()
+        async with trial.load():
+            with trial.strike("primary lost"):
+                await pair.lose_the_primary()
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=20)

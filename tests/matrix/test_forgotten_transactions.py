@@ -1,0 +1,105 @@
+"""
+Row F17: transactions that are forgotten, and keep vacuum from removing what relays delete.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+import outbox
+from relay.storage.postgres import PostgresStore
+from relay.storage.selection import Selector
+from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
+from tests.support.builders import an_event
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.selection]
+
+EVENTS, MANY = 20, 4_000
+FORGOTTEN = "a transaction that nobody ends"
+
+
+async def look(connection: asyncpg.Connection) -> None:
+    """Begin a transaction that has a snapshot from now on."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    await connection.execute("SELECT count(*) FROM outbox")
+
+
+@asynccontextmanager
+async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[asyncpg.Connection]:
+    """Have *events* inserted and their commit prepared; in the end it is undone, if it is left."""
+    connection = await connect(url)
+    await connection.execute("BEGIN")
+    for event in events:
+        await connection.execute(
+            "SELECT outbox_add($1, $2::text::jsonb, event_id => $3)",
+            *(event.type, '{"number": 1}', event.id),
+        )
+    await connection.execute(f"PREPARE TRANSACTION '{FORGOTTEN}'")
+    try:
+        yield connection
+    finally:
+        with suppress(asyncpg.UndefinedObjectError):
+            await connection.execute(f"ROLLBACK PREPARED '{FORGOTTEN}'")
+        await connection.close()
+
+
+def a_store(trial: Trial) -> PostgresStore:
+    """One whose claims begin behind the last one: its clock stands still."""
+    store = PostgresStore(trial.engine, publish_timeout=timedelta(seconds=10))
+    store.selector = Selector(
+        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
+    )
+    return store
+
+
+async def pages(trial: Trial) -> int:
+    """How many pages a claim of a few rows touches."""
+    store = a_store(trial)
+    await settle_all(store)
+    return await pages_of_a_claim(trial.engine, store, "NULL")
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    parts = make_url(url)
+    return await asyncpg.connect(
+        host=parts.host,
+        port=parts.port,
+        user=parts.username,
+        password=parts.password,
+        database=parts.database,
+    )
+
+
+async def test_forgotten_transactions_lose_nothing_and_make_no_claim_dearer(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """F17: a long transaction, and one that was prepared and left behind."""
+    prepared = [an_event() for _ in range(EVENTS)]
+    async with (
+        Trial(postgres_url, rabbitmq_url, tmp_path) as trial,
+        forgotten(postgres_url, prepared) as connection,
+    ):
+        cheap = await pages(trial)
+        old = await connect(postgres_url)
+        await look(old)
+
+        relay, _ = await trial.begin()
+        with trial.strike("forgotten transactions"):
+            await trial.produce(MANY)
+            async with trial.load():
+                await trial.goes_on()
+            await trial.settles()
+            assert await relay.terminate() == 0
+            trial.gone(relay)
+            assert await pages(trial) < 3 * cheap + MANY // 20
+        await old.close()
+        await connection.execute(f"COMMIT PREPARED '{FORGOTTEN}'")
+        trial.knows(prepared)
+        await trial.relay()
+        await trial.settles()
+        await trial.judge()

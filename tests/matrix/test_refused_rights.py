@@ -1,0 +1,218 @@
+"""
+Row F14: rights that are taken away and given back, and passwords that are changed.
+
+Neither ends a process: it says what is refused, and tries again with pauses.
+"""
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+from yarl import URL
+
+from tests.support.eventually import eventually
+from tests.support.processes import ChildProcess
+from tests.support.servers import Management
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.selection]
+
+ALL, NOTHING = ".*", "^$"
+AWAY = "server_unavailable"
+RIGHT = "the-right-password"
+NO_PRIVILEGE, WRONG_PASSWORD = "42501", "28P01"
+CONNECTIONS = 3
+"""That of the relay, and two of the consumer, at least."""
+
+
+@dataclass(frozen=True)
+class BrokerUser:
+    """A user of one virtual host of RabbitMQ."""
+
+    management: Management
+    vhost: str
+    name: str
+    word: str
+
+    async def may(self, what: str) -> None:
+        """Allow what the pattern *what* fits, to connections that are made from now on."""
+        rights = {"configure": what, "write": what, "read": what}
+        await self.management.request("PUT", "permissions", self.vhost, self.name, body=rights)
+
+    async def has_password(self, word: str) -> None:
+        await self.management.request(
+            "PUT", "users", self.name, body={"password": word, "tags": ""}
+        )
+
+    async def is_cut(self) -> bool:
+        """Close the connections that the broker lists; whether there were any."""
+        return await self.management.close_connections(self.vhost) > 0
+
+    async def cut(self) -> None:
+        """Close all connections, as soon as the broker lists them."""
+        closed = 0
+
+        async def all_are_closed() -> bool:
+            nonlocal closed
+            closed += await self.management.close_connections(self.vhost)
+            return closed >= CONNECTIONS
+
+        await eventually(all_are_closed, message="too few connections")
+
+
+@dataclass(frozen=True)
+class DatabaseUser:
+    """A role of Postgres that may use the tables of one database."""
+
+    connection: Any
+    name: str
+
+    async def may_not(self, right: str, table: str) -> None:
+        await self.connection.execute(f"REVOKE {right} ON {table} FROM {self.name}")
+
+    async def may(self, right: str, table: str) -> None:
+        await self.connection.execute(f"GRANT {right} ON {table} TO {self.name}")
+
+    async def has_password(self, word: str) -> None:
+        """Change it, and end the sessions that have been let in."""
+        await self.connection.execute(f"ALTER ROLE {self.name} PASSWORD '{word}'")
+        await self.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", self.name
+        )
+
+
+@pytest.fixture
+async def broker_user(rabbitmq_server, rabbitmq_vhost) -> AsyncIterator[BrokerUser]:
+    http = rabbitmq_server.http
+    async with http.lent_user(rabbitmq_vhost, configure=ALL) as (name, word):
+        yield BrokerUser(http, rabbitmq_vhost, name, word)
+
+
+@pytest.fixture
+async def trial_of_broker_user(
+    postgres_url, rabbitmq_url, broker_user, tmp_path
+) -> AsyncIterator[Trial]:
+    url = URL(rabbitmq_url).with_user(broker_user.name).with_password(broker_user.word)
+    async with Trial(postgres_url, str(url), tmp_path) as trial:
+        yield trial
+
+
+@pytest.fixture
+async def database_user(postgres_server, postgres_url) -> AsyncIterator[DatabaseUser]:
+    name = f"test_{secrets.token_hex(6)}"
+    async with postgres_server.connection(make_url(postgres_url).database) as connection:
+        await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{RIGHT}'")
+        await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+        await connection.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {name}")
+        try:
+            yield DatabaseUser(connection, name)
+        finally:
+            await connection.execute(f"DROP OWNED BY {name}")
+            await connection.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+async def trial_of_database_user(
+    postgres_url, rabbitmq_url, database_user, tmp_path
+) -> AsyncIterator[Trial]:
+    url = make_url(postgres_url).set(username=database_user.name, password=RIGHT)
+    settings = {"MQ_DATABASE_URL": url.render_as_string(hide_password=False)}
+    async with Trial(postgres_url, rabbitmq_url, tmp_path, **settings) as trial:
+        yield trial
+
+
+async def has_told(process: ChildProcess, problem: str) -> None:
+    """Wait until *process* has said that a server is away for *problem*."""
+
+    def told() -> bool:
+        return any(AWAY in line and problem in line for line in process.output.splitlines())
+
+    try:
+        await eventually(told, within=30)
+    except AssertionError as late:
+        late.add_note(process.tail)
+        raise
+
+
+async def test_rights_at_the_broker_are_taken_away_and_given_back(
+    broker_user, trial_of_broker_user
+):
+    """F14: permissions revoked, RabbitMQ."""
+    trial = trial_of_broker_user
+    _, consumer = await trial.begin()
+    async with trial.load():
+        with trial.strike("rights at the broker"):
+            await broker_user.may(NOTHING)
+            await broker_user.cut()
+            await trial.refuses("refused")
+            await has_told(consumer, "ChannelAccessRefused")
+            await broker_user.may(ALL)
+            # Connections know by heart what they may do; the consumer has none.
+            await eventually(broker_user.is_cut)
+        await trial.goes_on()
+    await trial.settles()
+
+    await trial.judge(progress_seconds=10)
+
+
+async def test_a_password_at_the_broker_is_changed_and_changed_back(
+    broker_user, trial_of_broker_user
+):
+    """F14: password changed, RabbitMQ."""
+    trial = trial_of_broker_user
+    processes = await trial.begin()
+    async with trial.load():
+        with trial.strike("password at the broker"):
+            await broker_user.has_password(secrets.token_hex(8))
+            await broker_user.cut()
+            for process in processes:
+                await has_told(process, "AuthenticationError")
+            await broker_user.has_password(broker_user.word)
+        await trial.goes_on()
+    await trial.settles()
+
+    await trial.judge(progress_seconds=10)
+    assert broker_user.word not in trial.logs()
+
+
+@pytest.mark.parametrize(
+    ("right", "table", "who"),
+    [("DELETE", "outbox", 0), ("SELECT", "outbox", 0), ("INSERT", "processed_messages", 1)],
+)
+async def test_rights_in_the_database_are_taken_away_and_given_back(
+    database_user, trial_of_database_user, right, table, who
+):
+    """F14: permissions revoked, Postgres."""
+    trial = trial_of_database_user
+    processes = await trial.begin()
+    async with trial.load():
+        with trial.strike("rights in the database"):
+            await database_user.may_not(right, table)
+            await has_told(processes[who], NO_PRIVILEGE)
+            await database_user.may(right, table)
+        await trial.goes_on()
+    await trial.settles()
+
+    await trial.judge(progress_seconds=10)
+
+
+async def test_a_password_in_the_database_is_changed_and_changed_back(
+    database_user, trial_of_database_user
+):
+    """F14: password changed, Postgres."""
+    trial = trial_of_database_user
+    processes = await trial.begin()
+    async with trial.load():
+        with trial.strike("password in the database"):
+            await database_user.has_password("another-password")
+            for process in processes:
+                await has_told(process, WRONG_PASSWORD)
+            await database_user.has_password(RIGHT)
+        await trial.goes_on()
+    await trial.settles()
+
+    await trial.judge(progress_seconds=10)
+    assert RIGHT not in trial.logs()

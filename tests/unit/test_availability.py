@@ -1,0 +1,41 @@
+from datetime import timedelta
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable
+from outbox.runtime.process import Availability
+
+PAUSE = timedelta(seconds=1)
+LOST, REFUSED = BrokerUnavailable("the connection was lost"), DatabaseUnavailable("Error 28P01")
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def warning(self, event: str, *, problem: str) -> None:
+        self.lines.append((event, problem))
+
+    def info(self, event: str) -> None:
+        self.lines.append((event, ""))
+
+    def debug(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def test_a_problem_is_told_once_and_another_one_as_well_and_that_it_is_over():
+    log = Log()
+    availability = Availability(log, CollectorRegistry())
+
+    availability.up()
+    for problem in (LOST, LOST, REFUSED, REFUSED):
+        availability.down(problem, pause=PAUSE)
+    availability.up()
+    availability.up()
+
+    assert log.lines == [
+        ("server_unavailable", "the connection was lost"),
+        ("server_unavailable", "Error 28P01"),
+        ("server_available", ""),
+    ]
