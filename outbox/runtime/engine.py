@@ -6,7 +6,6 @@ Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED. SQLit
 
 import asyncio
 import socket
-import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.runtime.postgres_connection import PostgresConnection, is_spent
 from outbox.runtime.sqlite_engine import sqlite_engine
+from outbox.transports.sqlite_connection import is_trouble
 
 CONNECT_SECONDS = 10
 
@@ -42,7 +42,6 @@ _AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
 _CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
 # A prepared statement is not there, or is there already: the session is another one.
 _MIXED_UP_STATES = ("26000", "42P05")
-_SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 # User or password are wrong, or a right is missing.
 _REFUSAL_STATES = ("28", "42501")
 
@@ -184,7 +183,7 @@ def is_away(error: BaseException) -> bool:
     if state is not None:
         return state.startswith(_AWAY_STATES)
     lost = error.connection_invalidated or isinstance(error, InterfaceError)
-    return lost or sqlite_code(error) in _SQLITE_AWAY or _is_connection_loss(error.orig)
+    return lost or is_trouble(error.orig) or _is_connection_loss(error.orig)
 
 
 def _is_connection_loss(error: BaseException | None) -> bool:
@@ -195,12 +194,6 @@ def _is_connection_loss(error: BaseException | None) -> bool:
     return False
 
 
-def sqlite_code(error: BaseException) -> int | None:
-    """The primary result code of SQLite in a database *error*, if it is one of SQLite's."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE of a database *error*, if its driver tells one."""
     orig = getattr(error, "orig", None)
@@ -209,9 +202,10 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What may be shown of a database *error*: its class and SQLSTATE, never its text."""
-    state = sqlstate(error)
-    name = type(getattr(error, "orig", None) or error).__name__
+    """What may be shown of a database *error*: its class and its code, never its text."""
+    cause = getattr(error, "orig", None) or error
+    state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
+    name = type(cause).__name__
     return f"{name} {state}" if state else name
 
 

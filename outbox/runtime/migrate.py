@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.errors import ConfigurationError, SchemaMismatch
-from outbox.runtime.engine import DEFERRED, sqlite_code, sqlstate, translated
+from outbox.runtime.engine import DEFERRED, sqlstate, translated
+from outbox.transports.sqlite_connection import primary_code
 
 VERSION_TABLE = "outbox_relay_version"
 
@@ -83,7 +84,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if sqlite_code(error) in _NO_DATABASE:
+        if primary_code(error.orig) in _NO_DATABASE:
             raise ConfigurationError(
                 "MQ_DATABASE_URL: the file is no SQLite database, or is damaged"
             ) from None

@@ -37,7 +37,7 @@ Operation: TypeAlias = Callable[[sqlite3.Connection, int], T]
 _LONGEST_PAUSE_SECONDS = 0.002
 # Locked by a program that does not know of our lock, or trouble of the disk: heals by itself or
 # by an operator. Any other error is a mistake of ours, and is not hidden.
-_TROUBLE = {
+_TROUBLE_CODES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_CANTOPEN,
@@ -57,6 +57,18 @@ class _Task:
     wait: float
     running: asyncio.Future[None] | None = None
     result: Any = None
+
+
+def is_trouble(error: BaseException | None) -> bool:
+    """Whether *error* comes from SQLite, and is not about what it was asked to do."""
+    return primary_code(error) in _TROUBLE_CODES
+
+
+def primary_code(error: BaseException | None) -> int:
+    """SQLite's result code in *error*, or SQLITE_MISUSE if that is none of SQLite's."""
+    # Extended codes keep it in their low byte. The module's own errors have none.
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+    return code & 0xFF
 
 
 def wall_clock() -> int:
@@ -214,10 +226,8 @@ def _translated() -> Iterator[None]:
     except OSError as error:
         raise BrokerUnavailable(f"the broker's file: {type(error).__name__}") from error
     except sqlite3.DatabaseError as error:
-        # Extended codes keep the primary one in their low byte. The module's own errors have none.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
-        if code == sqlite3.SQLITE_NOTADB:
+        if primary_code(error) == sqlite3.SQLITE_NOTADB:
             raise SchemaMismatch("the broker's file is not a SQLite database") from error
-        if code not in _TROUBLE:
+        if not is_trouble(error):
             raise
         raise BrokerUnavailable(f"the broker's file: {error.sqlite_errorname}") from error

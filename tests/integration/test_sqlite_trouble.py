@@ -1,0 +1,44 @@
+"""
+A SQLite file that cannot be written to for a while is a database that is away.
+"""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import outbox
+from outbox.errors import DatabaseUnavailable
+from outbox.runtime.engine import create_engine, translated
+from tests.support.builders import an_event
+
+
+@pytest.fixture
+async def engine(sqlite_url):
+    engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+async def insert(engine: AsyncEngine, *, size: int) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event(payload="x" * size)))
+
+
+async def test_a_file_that_has_no_room_is_away_until_it_has_some(engine):
+    async with engine.begin() as connection:
+        pages = await connection.scalar(sa.text("PRAGMA page_count"))
+        await connection.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
+
+    with pytest.raises(DatabaseUnavailable, match="SQLITE_FULL"), translated():
+        await insert(engine, size=100_000)
+
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("PRAGMA max_page_count = 1000000"))
+    await insert(engine, size=100_000)
+
+
+async def test_what_a_file_refuses_for_good_is_not_hidden(engine):
+    with pytest.raises(sa.exc.IntegrityError), translated():
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("INSERT INTO outbox (type) VALUES ('t')"))

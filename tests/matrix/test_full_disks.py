@@ -1,0 +1,129 @@
+"""
+Rows F20 and F28: disks that run full, under Postgres, RabbitMQ and SQLite.
+
+These tests mount small disks, which takes root.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from outbox.runtime import migrate
+from tests.support.eventually import eventually
+from tests.support.integrity import is_sound
+from tests.support.servers import PostgresServer, RabbitmqServer
+from tests.support.servers.disk import SmallDisk
+from tests.support.servers.fleet import POSTGRES, RABBITMQ
+from tests.support.servers.ground import unprivileged_account
+from tests.support.servers.private_postgres import SMALL_SEGMENTS, PrivatePostgres
+from tests.support.servers.private_rabbitmq import PrivateRabbitmq
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
+
+SMALL = {"max_wal_size": "8MB", "min_wal_size": "2MB"}
+FULL_SECONDS = 5.0
+
+
+@pytest.fixture
+def disk() -> Iterator[SmallDisk]:
+    with SmallDisk(160) as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk_of_postgres() -> Iterator[SmallDisk]:
+    with SmallDisk(100, owner=unprivileged_account()) as disk:
+        yield disk
+
+
+async def some_time_later(trial: Trial, disk: SmallDisk) -> None:
+    """Let an operator make room, when everybody has had his difficulties."""
+    await trial.works_for(FULL_SECONDS)
+    disk.free()
+
+
+@pytest.mark.selection
+async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
+    rabbitmq_url, disk_of_postgres, tmp_path
+):
+    """F20: Postgres."""
+    instance = PrivatePostgres(
+        POSTGRES.programs(),
+        disk=disk_of_postgres.directory,
+        settings=SMALL,
+        creating=SMALL_SEGMENTS,
+    )
+    server = PostgresServer(instance.url, instance)
+    try:
+        await server.start()
+        url = server.url(await server.create_database())
+        await asyncio.to_thread(migrate.upgrade, url)
+        async with Trial(url, rabbitmq_url, tmp_path) as trial:
+            await trial.begin()
+            async with trial.load():
+                with trial.strike("disk full"):
+                    disk_of_postgres.fill()
+                    await eventually(lambda: trial.refusal, within=60)
+                    await some_time_later(trial, disk_of_postgres)
+                    await server.revive()
+                await trial.goes_on()
+            await trial.settles()
+
+            await trial.judge(progress_seconds=20)
+    finally:
+        server.close()
+
+
+async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
+    postgres_url, disk, tmp_path
+):
+    """
+    F20: RabbitMQ, whose disk alarm has been set too low to be of use.
+
+    The log of its quorum queues does not begin again by itself: the node has to be restarted.
+    """
+    instance = PrivateRabbitmq(RABBITMQ.programs(), disk=disk.directory)
+    server = RabbitmqServer(instance.url, instance.management_url, instance)
+    try:
+        await server.start()
+        async with (
+            server.vhost() as vhost,
+            Trial(postgres_url, server.url(vhost), tmp_path) as trial,
+        ):
+            relay, _ = await trial.begin()
+            async with trial.load():
+                with trial.strike("disk full"):
+                    disk.fill()
+                    await relay.wait_for_line("server_unavailable", within=60)
+                    await some_time_later(trial, disk)
+                    await server.kill()
+                    await server.start()
+                await trial.goes_on()
+            await trial.settles()
+
+            await trial.judge(progress_seconds=20)
+    finally:
+        server.close()
+
+
+@pytest.mark.selection
+async def test_sqlite_files_whose_disk_is_full_go_on_when_there_is_room_again(disk, tmp_path):
+    """F28: disk full. Outbox, broker and dedup store are on it."""
+    database, broker = disk.directory / "outbox.db", disk.directory / "broker.db"
+    url = f"sqlite+aiosqlite:///{database}"
+    await asyncio.to_thread(migrate.upgrade, url)
+    async with Trial(url, f"sqlite:///{broker}", tmp_path) as trial:
+        await trial.begin()
+        async with trial.load():
+            with trial.strike("disk full"):
+                disk.fill()
+                await eventually(lambda: trial.refusal, within=60)
+                await some_time_later(trial, disk)
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge()
+    assert is_sound(database)
+    assert is_sound(broker)
