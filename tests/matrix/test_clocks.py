@@ -1,0 +1,52 @@
+"""
+Row F21: the wall clock of a relay or a consumer jumps.
+
+Times that are stored come from the database, and waits from a clock that never goes back, so the
+clock of a process decides nothing but what its log and its metrics say.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.clock import WallClock
+from tests.support.processes import ChildProcess
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.selection]
+
+HOUR = timedelta(hours=1)
+AFTER_SECONDS = 1.5
+"""The library looks at the setting once a second."""
+
+
+def has_jumped(process: ChildProcess, ahead: timedelta) -> bool:
+    """Whether the last line of *process* tells of a time that is *ahead*."""
+    last = json.loads(process.output.splitlines()[-1])
+    told = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
+    return abs(told - ahead) < HOUR / 4
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forwards", "backwards"])
+async def test_a_clock_that_jumps_by_an_hour_makes_no_difference(
+    postgres_url, rabbitmq_url, tmp_path, ahead
+):
+    """F21: one hour forwards or backwards and back again, on relay and consumer."""
+    clock = WallClock(tmp_path / "clock")
+    settings = {"MQ_LOG_LEVEL": "debug"}
+    async with Trial(
+        postgres_url, rabbitmq_url, tmp_path, preload=clock.environment, **settings
+    ) as trial:
+        await trial.begin()
+        async with trial.load():
+            for jump in (ahead, timedelta(0)):
+                with trial.strike("clock set"):
+                    clock.set(jump)
+                    await trial.works_for(AFTER_SECONDS)
+                await trial.goes_on()
+                if jump:
+                    assert all(has_jumped(process, jump) for process in trial.processes)
+        await trial.settles()
+
+        await trial.judge(progress_seconds=5)

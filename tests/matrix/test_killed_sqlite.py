@@ -1,0 +1,44 @@
+"""
+Row F28: everything in two SQLite files, and four processes of which one is killed again and again.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.integrity import is_sound
+from tests.support.trial import Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.selection]
+
+KILLS = 24
+MOST_BETWEEN = 0.4
+"""Seconds. Commits take a few milliseconds, and come one after another."""
+
+
+async def test_processes_that_are_killed_in_their_commits_leave_sound_files_and_lose_nothing(
+    sqlite_url, embedded_broker_url, tmp_path
+):
+    """F28: kill -9 in commit, 4 processes."""
+    chance = random.Random(28)
+    async with Trial(sqlite_url, embedded_broker_url, tmp_path) as trial:
+        crew = [
+            await trial.consumer(),
+            await trial.consumer(),
+            await trial.relay(),
+            await trial.relay(),
+        ]
+        async with trial.load():
+            for _ in range(KILLS):
+                await trial.works_for(chance.uniform(0, MOST_BETWEEN))
+                victim = chance.choice(crew)
+                with trial.strike("killed"):
+                    victim.kill()
+                    victim.start()
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge()
+    assert is_sound(tmp_path / "outbox.db")
+    assert is_sound(Path(embedded_broker_url.removeprefix("sqlite:///")))
