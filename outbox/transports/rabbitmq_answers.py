@@ -39,6 +39,11 @@ def answered(answer: Answer) -> bool:
     return isinstance(answer, _ANSWERED)
 
 
+def refused(answer: Answer) -> bool:
+    """Whether the broker has taken note of the message, and does not take it."""
+    return isinstance(answer, (Basic.Nack, Basic.Reject, aiormq.exceptions.DeliveryError))
+
+
 def shows_culprit(answer: Answer) -> bool:
     """Whether some message of those in flight has closed the channel."""
     return isinstance(answer, _CULPRIT_SHOWN)

@@ -29,6 +29,11 @@ class InFlight:
         self._door = asyncio.Lock()
         self._left = asyncio.Event()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is in flight."""
+        return not self._ids
+
     @asynccontextmanager
     async def room(self, ids: Collection[str], *, deadline: float) -> AsyncIterator[None]:
         """

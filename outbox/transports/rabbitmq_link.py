@@ -5,6 +5,8 @@ Invariants:
 
 - A channel with publishes that nobody waits for any more is never published on again: its late
   answers would be taken for those to the same messages published anew.
+- A channel on which something was refused is soon replaced: of a quorum queue that had no leader
+  when it was first published to, RabbitMQ 3.10 refuses everything on that channel ever after.
 - A connection that the broker has blocked is kept until it is not. A new one would not be told
   until it has published, which would be one more copy of each message.
 """
@@ -18,13 +20,15 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq_answers import Answer, answered
+from outbox.transports.rabbitmq_answers import Answer, answered, refused
 from outbox.transports.rabbitmq_batch import publish_batch, unfit
 from outbox.transports.rabbitmq_connection import begin_to_close, close, connection_errors
 from outbox.transports.rabbitmq_gather import publish_gathered
 from outbox.transports.rabbitmq_in_flight import InFlight, is_blocked
 
 UNBLOCKED_SECONDS = 1.0
+REFUSED_SECONDS = 5.0
+"""How long a channel is used though it has refused something: a queue may be full."""
 
 Connect: TypeAlias = Callable[[], Awaitable[AbstractConnection]]
 MethodName: TypeAlias = Literal["batch", "gather"]
@@ -62,6 +66,8 @@ class Link:
         self._channel: Any = None
         self._in_flight = InFlight()
         self._spent = False
+        self._refused = False
+        self._opened = 0.0
 
     async def open(self) -> None:
         """
@@ -80,6 +86,7 @@ class Link:
             )
             self.method = "gather"
         self._channel = channel
+        self._opened = self._now()
 
     async def close(self) -> None:
         await close(self._connection)
@@ -96,7 +103,12 @@ class Link:
 
     async def worn(self) -> bool:
         """Whether the next publish needs another one."""
-        return self.lost or (self._spent and not await is_blocked(self._channel.connection))
+        spent = self._spent or (self._refused and self._has_rested)
+        return self.lost or (spent and not await is_blocked(self._channel.connection))
+
+    @property
+    def _has_rested(self) -> bool:
+        return self._in_flight.empty and self._now() - self._opened >= REFUSED_SECONDS
 
     async def unblocked(self) -> None:
         """
@@ -112,7 +124,7 @@ class Link:
 
     async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Answer]:
         """One answer for each of *messages*; never raises for what the broker does."""
-        if asyncio.get_running_loop().time() >= deadline:
+        if self._now() >= deadline:
             return [TimeoutError()] * len(messages)
         if await is_blocked(self._channel.connection):
             return [BrokerUnavailable("the broker blocks publishers")] * len(messages)
@@ -127,7 +139,12 @@ class Link:
             self._spent = True
             raise
         self._spent = self._spent or not all(map(answered, answers))
+        self._refused = self._refused or any(map(refused, answers))
         return answers
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 class Dialer:

@@ -25,7 +25,7 @@ from yarl import URL
 from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
 from outbox.topology import Binding, Exchange, Queue, Topology
-from outbox.transports import rabbitmq_batch
+from outbox.transports import rabbitmq_batch, rabbitmq_link
 from outbox.transports.base import Delivery, Outcome
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.rabbitmq_in_flight import MAX_MESSAGES
@@ -150,6 +150,21 @@ async def test_refusals_of_a_full_queue_are_told_from_the_acks_of_another(publis
     outcomes = await publisher.publish(messages, within=LONG)
 
     assert outcomes == [Outcome.ACKED, Outcome.NACKED] * 150
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+async def test_a_channel_that_has_refused_something_is_used_for_a_while_and_then_replaced(
+    publisher, monkeypatch, seconds
+):
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", seconds)
+    to_full = [a_message(exchange="", routing_key=FULL) for _ in range(3)]
+    before = channel_of(publisher)
+    assert Outcome.NACKED in await publisher.publish(to_full, within=LONG)
+    assert channel_of(publisher) is before
+
+    assert await publisher.publish(some_messages(3), within=LONG) == [Outcome.ACKED] * 3
+
+    assert (channel_of(publisher) is before) == bool(seconds)
 
 
 async def test_one_ack_may_confirm_several_messages(url, method):

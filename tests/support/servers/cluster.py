@@ -15,6 +15,9 @@ from tests.support.servers.private_rabbitmq import Club, PrivateRabbitmq
 from tests.support.servers.rabbitmq import RabbitmqServer
 
 NODES = 3
+COMPLETE = "Server startup complete"
+"""Said later than clients are let in: until then a node takes no part in what others begin."""
+
 FORMING_SECONDS = 60.0
 
 
@@ -25,6 +28,9 @@ class Node(RabbitmqServer):
         super().__init__(instance.url, instance.management_url, instance)
         self.name = instance.name
         self._node = instance
+
+    async def _answers(self) -> bool:
+        return COMPLETE in self._node.output and await super()._answers()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

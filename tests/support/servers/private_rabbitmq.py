@@ -132,6 +132,11 @@ class PrivateRabbitmq:
         return self._node.tail
 
     @property
+    def output(self) -> str:
+        """What it has said since its last start."""
+        return self._node.output
+
+    @property
     def log(self) -> bytes:
         return self._node.log.read_bytes()
 
