@@ -1,0 +1,108 @@
+"""
+Row F12: a cluster of three nodes, of which some are killed, or hang.
+
+A cluster of this machine is made for these tests: one that the environment names is nobody's to
+kill.
+"""
+
+import pytest
+import pytest_asyncio
+
+from outbox.tables import outbox
+from tests.support.servers.cluster import RabbitmqCluster
+from tests.support.servers.fleet import RABBITMQ
+from tests.support.trial import QUEUE, Trial
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_cluster():
+    cluster = RabbitmqCluster(RABBITMQ.programs())
+    try:
+        await cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+async def cluster(running_cluster):
+    await running_cluster.revive()
+    return running_cluster
+
+
+@pytest.fixture
+async def vhost(cluster):
+    async with cluster.nodes[0].vhost() as name:
+        yield name
+        await cluster.revive()
+
+
+@pytest.mark.selection
+async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over(
+    postgres_url, cluster, vhost, tmp_path
+):
+    """F12: kill leader."""
+    async with Trial(postgres_url, cluster.urls(vhost), tmp_path) as trial:
+        await trial.begin()
+        async with trial.load():
+            leader = await cluster.leader(vhost, QUEUE)
+            with trial.strike("leader killed"):
+                await leader.kill()
+            await trial.goes_on()
+            await leader.start()
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=20)
+
+
+async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
+    postgres_url, cluster, vhost, tmp_path
+):
+    """
+    F12: kill two of three.
+
+    The third has the connections of both processes. It confirms nothing, may refuse what comes on
+    a new channel, and ends all connections when it knows that it is in the minority.
+    """
+    *others, last = cluster.nodes
+    settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
+    async with Trial(postgres_url, last.url(vhost), tmp_path, **settings) as trial:
+        relay, _ = await trial.begin()
+        await cluster.leader(vhost, QUEUE)
+        async with trial.load():
+            pass
+        await trial.settles()
+        with trial.strike("two of three killed"):
+            for node in others:
+                await node.kill()
+            await trial.produce(50)
+            await relay.wait_for_line("server_unavailable", within=60)
+            await trial.still(count=50)
+            assert {row["last_error"] for row in await trial.rows(outbox)} <= {None, "refused"}
+            assert await trial.dead() == []
+            await cluster.revive()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=40)
+
+
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
+    postgres_url, cluster, vhost, tmp_path, whose
+):
+    """F12: pause node. The processes are connected to it, or to another one."""
+    urls = cluster.urls(vhost)
+    async with Trial(postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3") as trial:
+        await trial.begin()
+        async with trial.load():
+            leader = await cluster.leader(vhost, QUEUE)
+            victim = next(n for n in cluster.nodes if (n is leader) == (whose == "leader"))
+            with trial.strike(f"{whose} hangs"), victim.frozen():
+                await trial.goes_on()
+            await trial.goes_on()
+        await trial.settles()
+
+        await trial.judge(progress_seconds=20)
