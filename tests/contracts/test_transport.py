@@ -27,6 +27,8 @@ from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.rabbitmq import RabbitMQTransport
 from outbox.transports.sqlite import SqliteTransport
+from reliability.simulation.broker import Broker
+from reliability.simulation.transport import SimulatedTransport
 from tests.support.eventually import eventually
 
 EVENTS = "events"
@@ -38,8 +40,10 @@ OTHER = ConsumerQueues("other", bindings=["health.#"], delays=[DELAY])
 SINGLE = ConsumerQueues("single", bindings=["health.#"], delays=[], single_active=True)
 
 
-@pytest.fixture(params=["sqlite", "rabbitmq", "rabbitmq by callback"])
+@pytest.fixture(params=["sqlite", "simulated", "rabbitmq", "rabbitmq by callback"])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
+    if request.param == "simulated":
+        return SimulatedTransport(Broker(delay=lambda: 0.001))
     if request.param == "sqlite":
         return SqliteTransport(tmp_path / "broker.db", poll=timedelta(milliseconds=10))
     url = URL(request.getfixturevalue("rabbitmq_url"))

@@ -1,0 +1,3 @@
+from reliability.simulation.program import app
+
+app()

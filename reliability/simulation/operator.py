@@ -1,0 +1,65 @@
+"""
+Somebody who looks after dead letters and the dedup store, with the product's commands.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from uuid import UUID
+
+import consumer.replay
+import relay.dead_letters
+from consumer import Consumer
+from consumer.assembly import database
+from consumer.assembly import purge as purge_of
+from consumer.settings import ConsumerSettings
+from consumer.verdict import RETRIES_EXHAUSTED
+from outbox.dead_letters.audit import Audit
+from outbox.dead_letters.replay import Run
+from outbox.dead_letters.selection import Selection
+from outbox.dead_letters.side import Side
+from outbox.errors import Unavailable
+from relay.settings import RelaySettings
+from relay.storage.sql import SOURCE
+
+REPLAYED_WITHIN = timedelta(hours=1)
+"""What is older may have been forgotten; an operator who replays it knows what he does."""
+
+
+def of_relay(settings: RelaySettings) -> Side:
+    """The dead letters of relays."""
+    return relay.dead_letters.side(settings)
+
+
+def of_consumer(declared: Consumer, settings: ConsumerSettings) -> Side:
+    """The dead letters of a consumer."""
+    return consumer.replay.side(declared, settings)
+
+
+async def replay(side: Side, run: UUID) -> None:
+    """Replay what the relay has given up, or handlers have failed with, of late."""
+    reason = None if side.source == SOURCE else RETRIES_EXHAUSTED
+    selection = Selection(reason=reason, newer_than=REPLAYED_WITHIN)
+    audit = Audit(
+        actor="operator", because="mended", source=side.source, selection=selection, run=run
+    )
+    # Whoever calls the command sees that a server is away, and calls it again.
+    with suppress(Unavailable):
+        async with side.opened(selection) as opened, side.destination() as destination:
+            await Run(
+                engine=opened.engine,
+                letters=opened.letters,
+                snapshot=opened.snapshot,
+                audit=audit,
+                stop=asyncio.Event(),
+                told=lambda _: None,
+            ).replay(destination, duplicates=side.duplicates)
+
+
+async def purge(declared: Consumer, settings: ConsumerSettings) -> None:
+    """Forget what is older than the retention."""
+    with suppress(Unavailable):
+        async with database(declared, settings) as engine:
+            batches = purge_of(declared, settings, engine, older_than=settings.retention)
+            async for _ in batches.batches(asyncio.Event()):
+                pass

@@ -1,0 +1,174 @@
+"""
+A queue of the simulated broker: a quorum queue of RabbitMQ, as far as this project uses one.
+
+What comes back goes to its old place. What comes back because a connection was lost is counted,
+and dead-letters beyond the limit; so does what has waited too long at the head.
+"""
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from outbox.codec import WireMessage
+from outbox.topology import Arguments
+
+_TRY_AGAIN_SECONDS = 10.0
+"""How soon a message is dead-lettered again that had nowhere to go."""
+
+
+@dataclass(slots=True, order=True)
+class Held:
+    """A message at its *place* in a queue, given out *failures* times in vain."""
+
+    place: int
+    message: WireMessage = field(compare=False)
+    expires_at: float | None = field(default=None, compare=False)
+    failures: int = field(default=0, compare=False)
+    redelivered: bool = field(default=False, compare=False)
+
+
+@dataclass(eq=False, slots=True)
+class Receiver:
+    """
+    A subscription, which has at most *capacity* messages *unsettled*.
+
+    Args:
+        deliver: Sends one there.
+
+    """
+
+    deliver: Callable[[Held], None]
+    capacity: int
+    unsettled: dict[int, Held] = field(default_factory=dict)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.unsettled) < self.capacity
+
+
+class SimulatedQueue:
+    """
+    The queue of this *name*.
+
+    Args:
+        dead_letter: Sends a message on that the queue has given up, for a reason; returns whether
+            it has arrived somewhere.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Arguments,
+        *,
+        dead_letter: Callable[["SimulatedQueue", Held, str], bool],
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.ready: list[Held] = []
+        self.receivers: list[Receiver] = []
+        self.is_frozen = False
+        self._dead_letter = dead_letter
+        self._places = 0
+
+    @property
+    def messages(self) -> list[WireMessage]:
+        """Everything that it holds, given out or not."""
+        out = [held for each in self.receivers for held in each.unsettled.values()]
+        return [held.message for held in sorted([*self.ready, *out])]
+
+    def put(self, message: WireMessage) -> None:
+        """Add *message* at the end."""
+        self._places += 1
+        held = Held(self._places, message)
+        if (limit := self._argument("x-message-ttl")) is not None:
+            held.expires_at = _now() + limit / 1000
+            self._look_at(held.expires_at)
+        self.ready.append(held)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Give out what there is room for, to each subscription in its turn."""
+        if self.is_frozen:
+            return
+        self._expire()
+        while self.ready and (receiver := self._next_receiver()):
+            held = self.ready.pop(0)
+            receiver.unsettled[held.place] = held
+            receiver.deliver(held)
+
+    def ack(self, receiver: Receiver, places: list[int]) -> None:
+        """They are done with."""
+        for place in places:
+            receiver.unsettled.pop(place, None)
+        self.dispatch()
+
+    def give_back(self, receiver: Receiver, places: list[int], *, counted: bool) -> None:
+        """Put them back; *counted* if whoever had them is gone."""
+        limit = self._argument("x-delivery-limit")
+        for place in places:
+            held = receiver.unsettled.pop(place, None)
+            if held is None:
+                continue
+            held.redelivered = True
+            held.failures += counted
+            if limit is None or held.failures <= limit or not self._gone(held, "delivery_limit"):
+                insort(self.ready, held)
+        self.dispatch()
+
+    def leave(self, receiver: Receiver) -> None:
+        """The subscription is over; everything that it has not settled goes back, in order."""
+        if receiver in self.receivers:
+            receiver.capacity = 0
+            self.give_back(receiver, sorted(receiver.unsettled), counted=True)
+            self.receivers.remove(receiver)
+            self.dispatch()
+
+    def shuffle(self, chance: Random) -> None:
+        """Have what is ready in another order."""
+        places = [held.place for held in self.ready]
+        chance.shuffle(self.ready)
+        for place, held in zip(places, self.ready, strict=True):
+            held.place = place
+
+    def thaw(self) -> None:
+        """Go on after the broker was away."""
+        self.is_frozen = False
+        self.dispatch()
+
+    def _next_receiver(self) -> Receiver | None:
+        if self.arguments.get("x-single-active-consumer"):
+            first = self.receivers[:1]
+            return first[0] if first and first[0].has_room else None
+        found = next((each for each in self.receivers if each.has_room), None)
+        if found is not None:
+            self.receivers.remove(found)
+            self.receivers.append(found)
+        return found
+
+    def _expire(self) -> None:
+        while self.ready and _is_over(self.ready[0]):
+            if not self._gone(self.ready[0], "expired"):
+                self._look_at(_now() + _TRY_AGAIN_SECONDS)
+                return
+            self.ready.pop(0)
+
+    def _gone(self, held: Held, reason: str) -> bool:
+        return self._dead_letter(self, held, reason)
+
+    def _look_at(self, when: float) -> None:
+        asyncio.get_running_loop().call_at(when, self.dispatch)
+
+    def _argument(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+
+def _is_over(held: Held) -> bool:
+    return held.expires_at is not None and held.expires_at <= _now()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,66 @@
+"""
+What a statement is for: a name for each step that the product takes in a database.
+"""
+
+import re
+from functools import lru_cache
+
+_STEPS = (
+    (r"SAVEPOINT|RELEASE|ROLLBACK", "savepoint"),
+    (r"BEGIN", "begin"),
+    (r"INSERT INTO outbox\b", "add"),
+    (r"UPDATE outbox SET (?!not_before)", "postpone"),
+    (r"UPDATE outbox\b", "promote"),
+    (r"DELETE FROM outbox\b", "settle"),
+    (r"INSERT INTO processed_messages\b.*RETURNING (processed_messages\.)?attempts", "lease"),
+    (r"INSERT INTO processed_messages\b", "record"),
+    (r"UPDATE processed_messages SET processing_duration_seconds", "duration"),
+    (r"UPDATE processed_messages\b", "lease"),
+    (r"DELETE FROM processed_messages\b", "purge"),
+    (r"INSERT INTO dead_letters\b", "bury"),
+    (r"DELETE FROM dead_letters\b", "exhume"),
+    (r"INSERT INTO parked_messages\b", "park"),
+    (r"UPDATE parked_messages\b", "park_longer"),
+    (r"DELETE FROM parked_messages\b", "unpark"),
+    (r"INSERT INTO audit_log\b", "audit"),
+    (r"INSERT INTO effects\b", "effect"),
+    (r"(SELECT|WITH)\b.*\bparked_messages\b", "look_for_parked"),
+    (r"(SELECT|WITH)\b.*\bdead_letters\b", "look_for_letters"),
+    (r"(SELECT|WITH)\b.*\boutbox\b.*\bbody\b", "claim"),
+    (r"(SELECT|WITH)\b.*\bordering_key\b", "visit"),
+)  # fmt: skip
+_COMPILED = [(re.compile(pattern, re.DOTALL), step) for pattern, step in _STEPS]
+LOOK = "look"
+"""Any other statement, which changes nothing."""
+
+_WEIGHT = (
+    "settle",
+    "postpone",
+    "bury",
+    "exhume",
+    "unpark",
+    "park",
+    "park_longer",
+    "effect",
+    "record",
+    "lease",
+    "add",
+    "purge",
+    "duration",
+    "promote",
+    "audit",
+)
+"""What a transaction is called after: the first of these that it has done."""
+
+
+@lru_cache(maxsize=1_000)
+def step_of(statement: str) -> str | None:
+    """The step that *statement* is; None if it asks nothing of the database's content."""
+    if statement.startswith("PRAGMA"):
+        return None
+    return next((step for pattern, step in _COMPILED if pattern.match(statement)), LOOK)
+
+
+def commit_of(steps: set[str]) -> str:
+    """The name of the COMMIT of a transaction that has taken *steps*."""
+    return f"commit_{next((step for step in _WEIGHT if step in steps), LOOK)}"
