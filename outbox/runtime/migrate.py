@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.errors import ConfigurationError, SchemaMismatch
-from outbox.runtime.engine import DEFERRED, sqlstate, translated
+from outbox.runtime.engine import DEFERRED, is_transient, sqlstate, translated
 from outbox.transports.sqlite_connection import primary_code
 
 VERSION_TABLE = "outbox_relay_version"
@@ -72,7 +72,9 @@ async def _revision(engine: AsyncEngine) -> str | None:
                 return None
             try:
                 row = await connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-            except DBAPIError:
+            except DBAPIError as error:
+                if is_transient(error):
+                    raise
                 raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
             found = row.scalar_one_or_none()
             return None if found is None else str(found)

@@ -1,0 +1,59 @@
+"""
+Processes that begin while a server is away: their supervisor starts them again, and all is well.
+"""
+
+import asyncio
+
+import pytest
+
+from reliability.simulation.plan import Plan
+from reliability.simulation.points import Blow, Strike
+from reliability.simulation.simulation import simulated
+from reliability.simulation.world import World
+
+ALL_OF_THEM = ["relay", "etl", "ledger", "mail"]
+
+
+@pytest.mark.parametrize("role", ALL_OF_THEM)
+def test_a_database_that_is_lost_while_a_process_looks_at_it_is_away_and_not_wrong(
+    simulation_ground, role
+):
+    async def begin_again(world: World) -> None:
+        for looked_before in range(4):
+            world.crew.kill(f"{role}-1")
+            world.points.arm(Strike(f"{role}.look.sent", Blow.CUT, looked_before))
+            world.crew.start(f"{role}-1")
+            await asyncio.sleep(5)
+            world.points.disarm()
+
+    with simulated(Plan(), simulation_ground, seed=1) as simulation:
+        world = simulation.world
+        simulation.run(begin_again(world))
+
+        assert world.crew.findings == []
+        assert world.crew.process(f"{role}-1") is not None
+
+
+def test_a_process_begins_when_its_servers_have_come_back(simulation_ground):
+    async def begin_without_servers(world: World) -> None:
+        world.broker.leave()
+        for database in world.databases.values():
+            database.leave()
+        for role in ALL_OF_THEM:
+            world.crew.kill(f"{role}-1")
+        world.start()
+        await asyncio.sleep(30)
+
+    async def come_back(world: World) -> None:
+        world.heal()
+        await asyncio.sleep(5)
+
+    with simulated(Plan(), simulation_ground, seed=1) as simulation:
+        world = simulation.world
+        simulation.run(begin_without_servers(world))
+        assert not any(world.crew.process(f"{role}-1") for role in ALL_OF_THEM)
+
+        simulation.run(come_back(world))
+
+        assert all(world.crew.process(f"{role}-1") for role in ALL_OF_THEM)
+        assert world.crew.findings == []
