@@ -1,0 +1,42 @@
+"""
+Random schedules of faults: nothing is found, and each seed tells the same story each time.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from reliability.simulation.program import run
+
+SEEDS = range(1, 17)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_lost_and_nothing_happens_twice_whatever_befalls_the_product(
+    simulation_ground, seed
+):
+    outcome = run(simulation_ground, seed=seed)
+
+    assert outcome.findings == [], f"seed {seed}, {outcome.plan}"
+    assert outcome.events
+
+
+def test_two_runs_of_a_seed_have_equal_traces(simulation_ground):
+    first, other, second = (run(simulation_ground, seed=seed) for seed in (7, 8, 7))
+
+    assert first.trace == second.trace
+    assert first.trace != other.trace
+
+
+def test_the_command_tells_the_same_story_in_another_process():
+    command = [sys.executable, "-m", "reliability.simulation", "--seeds", "3", "--trace"]
+
+    stories = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+
+    first, second = (story.splitlines()[:-1] for story in stories)
+    assert len(first) > 100
+    assert first == second
