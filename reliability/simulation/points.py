@@ -59,9 +59,9 @@ class Points:
         self._strikes.clear()
 
     @property
-    def armed(self) -> int:
-        """How many have not struck yet."""
-        return len(self._strikes)
+    def armed(self) -> list[Strike]:
+        """Those that have not struck yet."""
+        return list(self._strikes)
 
     def passing(self, role: str, process: str, step: str) -> Blow | None:
         """What strikes *process*, which is one of its *role*, at this *step*."""

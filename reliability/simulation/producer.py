@@ -4,6 +4,7 @@ A producer: events in a transaction that commits, does not, or ends without anyb
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from uuid import UUID
 
@@ -19,11 +20,18 @@ from reliability.simulation.points import Blow, Strike
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event of this *kind*, a type, to be recorded under an ordering *key*, or none."""
+    """
+    An event of this *kind*, a type, to be recorded under an ordering *key*, or none.
+
+    Args:
+        waits: How many seconds it is not to be published; None is at once.
+
+    """
 
     id: UUID
     kind: str
-    key: str | None
+    key: str | None = None
+    waits: float | None = None
 
 
 class Ending(Enum):
@@ -68,4 +76,5 @@ async def record(settings: SharedSettings, drafts: Sequence[Draft], ending: Endi
 
 
 def _event(draft: Draft) -> Event:
-    return Event(draft.kind, {}, id=draft.id, ordering_key=draft.key)
+    later = None if draft.waits is None else datetime.now(UTC) + timedelta(seconds=draft.waits)
+    return Event(draft.kind, {}, id=draft.id, ordering_key=draft.key, not_before=later)

@@ -9,7 +9,7 @@ from random import Random
 
 import consumer.assembly
 from reliability.simulation.broker import Mishap
-from reliability.simulation.plan import ETL, MAIL, RELAY
+from reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
 from reliability.simulation.points import Blow, Strike
 from reliability.simulation.producer import Draft, Ending
 from reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
@@ -20,6 +20,8 @@ _ENDINGS = (*[Ending.COMMIT] * 12, *Ending)
 _MOST_EVENTS = 4
 _MOST_STRIKES = 3
 _LONGEST_AWAY_SECONDS = 6.0
+_BAD_DAYS = 0.6
+_LATER = 0.1
 SKIPS = (
     timedelta(seconds=20),
     timedelta(minutes=5),
@@ -39,7 +41,7 @@ class Schedule:
         self._steps: dict[Callable[[], Awaitable[None]], int] = {
             self.produce: 24,
             self.flow: 20,
-            self.rest: 5,
+            self.rest: 8,
             self.strike: 16,
             self.kill: 6,
             self.stop: 3,
@@ -79,16 +81,8 @@ class Schedule:
 
     async def strike(self) -> None:
         """Something will happen at a point that was passed before."""
-        points = sorted(self._world.points.passed)
-        if points and self._world.points.armed < _MOST_STRIKES:
-            self._world.points.arm(
-                Strike(
-                    self._chance.choice(points),
-                    self._chance.choice(list(Blow)),
-                    self._chance.randrange(3),
-                )
-            )
-            await self.flow()
+        self._arm(self._points())
+        await self.flow()
 
     async def kill(self) -> None:
         self._world.crew.kill(self._anybody())
@@ -155,9 +149,22 @@ class Schedule:
         self._world.trade.is_mended = not self._world.trade.is_mended
 
     async def replay(self) -> None:
-        """An operator has mended something, and replays what had failed."""
+        """An operator has mended something, and replays what had failed, on a bad day perhaps."""
         self._world.trade.is_mended = True
+        if self._chance.random() < _BAD_DAYS:
+            await self.mishaps()
+            points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
+            self._arm(points)
         await self._world.replay(self._chance.choice([RELAY, *self._world.declared]))
+
+    def _points(self) -> list[str]:
+        return sorted(self._world.points.passed)
+
+    def _arm(self, points: list[str]) -> None:
+        if points and len(self._world.points.armed) < _MOST_STRIKES:
+            point = self._chance.choice(points)
+            blow = self._chance.choice(list(Blow))
+            self._world.points.arm(Strike(point, blow, self._chance.randrange(3)))
 
     def _draft(self) -> Draft:
         key = self._chance.choice(_KEYS)
@@ -165,7 +172,8 @@ class Schedule:
         kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
         weights = (6, 3, 1, 2)[: len(kinds)]
         [kind] = self._chance.choices(kinds, weights)
-        return Draft(self._world.an_id(), kind, key)
+        waits = self._chance.uniform(0, 2) if self._chance.random() < _LATER else None
+        return Draft(self._world.an_id(), kind, key, waits)
 
     def _anybody(self) -> str:
         return self._chance.choice(self._world.crew.names)

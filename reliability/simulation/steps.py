@@ -9,7 +9,7 @@ _STEPS = (
     (r"SAVEPOINT|RELEASE|ROLLBACK", "savepoint"),
     (r"BEGIN", "begin"),
     (r"INSERT INTO outbox\b", "add"),
-    (r"UPDATE outbox SET (?!not_before)", "postpone"),
+    (r"UPDATE outbox SET .*\battempts\b", "postpone"),
     (r"UPDATE outbox\b", "promote"),
     (r"DELETE FROM outbox\b", "settle"),
     (r"INSERT INTO processed_messages\b.*RETURNING (processed_messages\.)?attempts", "lease"),
