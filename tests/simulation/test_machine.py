@@ -1,0 +1,178 @@
+"""
+A machine that chooses what befalls the product, and shrinks what it finds to the shortest story.
+"""
+
+import asyncio
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import consumer.assembly
+from reliability.simulation.broker import Mishap
+from reliability.simulation.plan import ETL, LEDGER, MAIL, RELAY, Plan
+from reliability.simulation.points import Blow, Strike
+from reliability.simulation.producer import Draft, Ending
+from reliability.simulation.protocol import STEPS, points
+from reliability.simulation.simulation import Simulation, simulated
+from reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
+from reliability.simulation.world import World
+
+CONSUMERS = (ETL, LEDGER, MAIL)
+POINTS = [point for role in STEPS for point in points(role)]
+PROCESSES = ("relay-1", "relay-2", "etl-1", "etl-2", "ledger-1", "ledger-2", "mail-1")
+
+
+class Product(RuleBasedStateMachine):
+    """The product in a simulation; its ground is given by the test."""
+
+    ground = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.simulation: Simulation
+
+    @initialize(
+        seed=st.integers(0, 2**16), batch=st.sampled_from([1, 3]), limit=st.sampled_from([2, 20])
+    )
+    def begin(self, seed, batch, limit):
+        plan = Plan(relays=2, etl=2, ledger=2, handled_together=batch, delivery_limit=limit)
+        self.simulation = self.stack.enter_context(simulated(plan, self.ground, seed=seed))
+
+    @property
+    def world(self) -> World:
+        return self.simulation.world
+
+    def do(self, work, *arguments) -> None:
+        """Do what needs the loop, and give the others a moment."""
+
+        async def done() -> None:
+            work(*arguments)
+            await asyncio.sleep(0.05)
+
+        self.simulation.run(done())
+
+    @rule(
+        kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+        ending=st.sampled_from(Ending),
+    )
+    def produce(self, kinds, ending):
+        drafts = [Draft(self.world.an_id(), kind) for kind in kinds]
+        self.simulation.run(self.world.produce(drafts, ending))
+
+    @rule(
+        kinds=st.lists(st.sampled_from([PLAIN, FAILS_ONCE]), min_size=1, max_size=3),
+        key=st.sampled_from("ab"),
+        ending=st.sampled_from(Ending),
+    )
+    def produce_in_order(self, kinds, key, ending):
+        drafts = [Draft(self.world.an_id(), kind, key) for kind in kinds]
+        self.simulation.run(self.world.produce(drafts, ending))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
+    def go_on(self, seconds):
+        self.simulation.run(asyncio.sleep(seconds))
+
+    @rule(point=st.sampled_from(POINTS), blow=st.sampled_from(Blow), skip=st.integers(0, 2))
+    def strike(self, point, blow, skip):
+        self.world.points.arm(Strike(point, blow, skip))
+
+    @rule(name=st.sampled_from(PROCESSES))
+    def kill(self, name):
+        self.do(self.world.crew.kill, name)
+
+    @rule(name=st.sampled_from(PROCESSES))
+    def stop(self, name):
+        self.simulation.run(self.world.crew.stop(name))
+
+    @rule()
+    def start(self):
+        self.do(self.world.start)
+
+    @rule(mishaps=st.lists(st.sampled_from(Mishap), min_size=1, max_size=3))
+    def have_mishaps(self, mishaps):
+        self.world.broker.mishaps.extend(mishaps)
+
+    @rule(name=st.sampled_from(CONSUMERS), which=st.integers(0, 50))
+    def repeat(self, name, which):
+        broker, queue = self.world.broker, self.queue(name)
+        if archive := broker.archive[queue]:
+            self.do(broker.repeat, queue, archive[which % len(archive)])
+
+    @rule(name=st.sampled_from([ETL, MAIL]), chance=st.randoms(use_true_random=False))
+    def reorder(self, name, chance):
+        self.world.broker.queues[self.queue(name)].shuffle(chance)
+
+    @rule()
+    def cut_broker(self):
+        self.do(self.world.broker.cut)
+
+    @rule()
+    def cut_databases(self):
+        for database in self.world.databases.values():
+            self.do(database.cut)
+
+    @precondition(lambda self: not self.world.broker.is_away)
+    @rule()
+    def lose_broker(self):
+        self.do(self.world.broker.leave)
+
+    @precondition(lambda self: self.world.broker.is_away)
+    @rule()
+    def find_broker(self):
+        self.do(self.world.broker.come_back)
+
+    @rule(hours=st.sampled_from([0.01, 1.5, 4.0]))
+    def skip(self, hours):
+        self.world.skip(timedelta(hours=hours))
+
+    @rule(name=st.sampled_from(CONSUMERS))
+    def purge(self, name):
+        self.simulation.run(self.world.purge(name))
+
+    @rule(source=st.sampled_from([RELAY, *CONSUMERS]))
+    def mend_and_replay(self, source):
+        self.world.trade.is_mended = True
+        self.simulation.run(self.world.replay(source))
+
+    @invariant()
+    def nothing_is_wrong(self):
+        assert self.world.look() == []
+
+    def teardown(self):
+        with self.stack:
+            if not hasattr(self, "simulation"):
+                return
+            self.simulation.run(self.world.heal_and_drain())
+            assert self.world.look(drained=True) == []
+
+    def queue(self, name: str) -> str:
+        return consumer.assembly.queues(*self.world.declared[name]).name
+
+
+@pytest.mark.timeout(300)
+def test_no_story_that_a_machine_thinks_of_ends_badly(simulation_ground):
+    class OnThisGround(Product):
+        ground = simulation_ground
+
+    run_state_machine_as_test(
+        OnThisGround,
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=20,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
