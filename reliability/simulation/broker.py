@@ -62,6 +62,7 @@ class Broker:
         self.mishaps: deque[Mishap] = deque()
         self.is_away = False
         self.is_blocked = False
+        self.disturbances = 0
         self._delay = delay
         self._told = told
         self._exchanges: dict[str, str] = {}
@@ -84,6 +85,7 @@ class Broker:
 
     def cut(self, process: Process | None = None) -> None:
         """Cut the connections of *process*, or of everybody."""
+        self.disturbances += 1
         for line in list(self._lines):
             if process is None or line.process is process:
                 line.cut()
@@ -103,6 +105,7 @@ class Broker:
 
     def block(self) -> None:
         """Read nothing more of what is published."""
+        self.disturbances += 1
         self.is_blocked = True
 
     def unblock(self) -> None:
@@ -168,6 +171,7 @@ class Broker:
         if not _can_be_sent(message):
             return Outcome.REJECTED
         mishap = self.mishaps.popleft() if self.mishaps else None
+        self.disturbances += mishap is not None
         queues = self._route(message)
         outcome = Outcome.ACKED if queues else Outcome.RETURNED
         match mishap:

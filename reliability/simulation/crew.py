@@ -44,6 +44,7 @@ class Crew:
         self, services: dict[str, Service], roles: dict[str, str], points: Points
     ) -> None:
         self.findings: list[Finding] = []
+        self.kills = 0
         self._services = services
         self._roles = roles
         self._points = points
@@ -72,6 +73,7 @@ class Crew:
     def kill(self, name: str) -> None:
         """End it, as SIGKILL does."""
         if (process := self.process(name)) is not None:
+            self.kills += 1
             process.kill()
 
     async def stop(self, name: str) -> None:
@@ -80,7 +82,8 @@ class Crew:
             return
         running = self._running[name]
         running.stop.set()
-        await asyncio.wait({running.task}, timeout=DRAIN_SECONDS)
+        done, _ = await asyncio.wait({running.task}, timeout=DRAIN_SECONDS)
+        self.kills += not done
         running.process.kill()
 
     async def dismiss(self) -> None:

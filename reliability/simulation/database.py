@@ -22,6 +22,7 @@ class Database:
     def __init__(self, path: Path, *, delay: Callable[[], float]) -> None:
         self.path = path
         self.is_away = False
+        self.disturbances = 0
         self._delay = delay
         self._open: dict[Connection, None] = {}
 
@@ -46,6 +47,7 @@ class Database:
 
     def cut(self, process: Process | None = None) -> None:
         """End the sessions of *process*, or of everybody; what is not committed is undone."""
+        self.disturbances += 1
         for connection in list(self._open):
             if process is None or connection.process is process:
                 connection.stop()

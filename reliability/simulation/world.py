@@ -173,6 +173,7 @@ class World:
             ordered=frozenset({LEDGER} & set(self.declared)),
             reasons=FOR_NOTHING | OF_FAULTS,
             drained=drained,
+            duplicates=self.plan.batch * self.disturbances,
         )
         return [*check(history, promise), *self._for_nothing(history), *self.crew.findings]
 
@@ -221,6 +222,13 @@ class World:
     def _delay(self) -> float:
         is_long = self._chance.randrange(_LONG_EVERY) == 0
         return self._chance.uniform(*(_LONG_DELAY if is_long else _USUAL_DELAY))
+
+    @property
+    def disturbances(self) -> int:
+        """How often something happened after which a batch may be sent again."""
+        suffered = sum(database.disturbances for database in self.databases.values())
+        suffered += self.broker.disturbances + self.crew.kills
+        return suffered + self.points.struck.total()
 
     def note(self, step: str) -> None:
         """Write into the trace that this happens."""
