@@ -115,3 +115,8 @@ def _numbered(
     if process is not None:
         process.adopt(task)
     return task
+
+
+async def pass_time(seconds: float) -> None:
+    """Let so much simulated time pass; nobody waits for it."""
+    await asyncio.sleep(seconds)

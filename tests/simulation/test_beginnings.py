@@ -2,10 +2,9 @@
 Processes that begin while a server is away: their supervisor starts them again, and all is well.
 """
 
-import asyncio
-
 import pytest
 
+from reliability.simulation.loop import pass_time
 from reliability.simulation.plan import Plan
 from reliability.simulation.points import Blow, Strike
 from reliability.simulation.simulation import simulated
@@ -23,7 +22,7 @@ def test_a_database_that_is_lost_while_a_process_looks_at_it_is_away_and_not_wro
             world.crew.kill(f"{role}-1")
             world.points.arm(Strike(f"{role}.look.sent", Blow.CUT, looked_before))
             world.crew.start(f"{role}-1")
-            await asyncio.sleep(5)
+            await pass_time(5)
             world.points.disarm()
 
     with simulated(Plan(), simulation_ground, seed=1) as simulation:
@@ -42,11 +41,11 @@ def test_a_process_begins_when_its_servers_have_come_back(simulation_ground):
         for role in ALL_OF_THEM:
             world.crew.kill(f"{role}-1")
         world.start()
-        await asyncio.sleep(30)
+        await pass_time(30)
 
     async def come_back(world: World) -> None:
         world.heal()
-        await asyncio.sleep(5)
+        await pass_time(5)
 
     with simulated(Plan(), simulation_ground, seed=1) as simulation:
         world = simulation.world

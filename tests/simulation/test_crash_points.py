@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from reliability.simulation.broker import Mishap
+from reliability.simulation.loop import pass_time
 from reliability.simulation.plan import ETL, RELAY, Plan
 from reliability.simulation.points import Blow, Strike
 from reliability.simulation.producer import Draft, Ending
@@ -27,23 +28,23 @@ async def tell(world: World) -> None:
     supervisor = asyncio.ensure_future(start_again_and_again(world))
     world.broker.mishaps.extend([Mishap.RETURNED] * 3)
     await world.produce([Draft(world.an_id(), PLAIN)], Ending.COMMIT)
-    await asyncio.sleep(2)
+    await pass_time(2)
     keyed = [Draft(world.an_id(), kind, "key") for kind in (FAILS_ONCE, PLAIN, PLAIN)]
     unkeyed = [Draft(world.an_id(), kind) for kind in KINDS]
     await world.produce(keyed + unkeyed, Ending.COMMIT)
     await world.produce([Draft(world.an_id(), PLAIN, waits=0.5)], Ending.COMMIT)
-    await asyncio.sleep(5)
+    await pass_time(5)
     world.trade.is_mended = True
     await world.replay(ETL)
     await world.replay(RELAY)
     await world.purge(ETL)
-    await asyncio.sleep(1)
+    await pass_time(1)
     supervisor.cancel()
 
 
 async def start_again_and_again(world: World) -> None:
     while True:
-        await asyncio.sleep(0.5)
+        await pass_time(0.5)
         world.start()
 
 

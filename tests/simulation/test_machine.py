@@ -2,7 +2,6 @@
 A machine that chooses what befalls the product, and shrinks what it finds to the shortest story.
 """
 
-import asyncio
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -20,6 +19,7 @@ from hypothesis.stateful import (
 
 import consumer.assembly
 from reliability.simulation.broker import Mishap
+from reliability.simulation.loop import pass_time
 from reliability.simulation.plan import ETL, LEDGER, MAIL, RELAY, Plan
 from reliability.simulation.points import Blow, Strike
 from reliability.simulation.producer import Draft, Ending
@@ -59,7 +59,7 @@ class Product(RuleBasedStateMachine):
 
         async def done() -> None:
             work(*arguments)
-            await asyncio.sleep(0.05)
+            await pass_time(0.05)
 
         self.simulation.run(done())
 
@@ -82,7 +82,7 @@ class Product(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
     def go_on(self, seconds):
-        self.simulation.run(asyncio.sleep(seconds))
+        self.simulation.run(pass_time(seconds))
 
     @rule(point=st.sampled_from(POINTS), blow=st.sampled_from(Blow), skip=st.integers(0, 2))
     def strike(self, point, blow, skip):

@@ -30,7 +30,7 @@ def test_a_day_passes_at_once(loop):
 
     loop.run_until_complete(asyncio.sleep(86_400))
 
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 10
     assert loop.time() == pytest.approx(86_400)
     assert abs(datetime.now(UTC) - BEGINNING - timedelta(days=1)) < timedelta(seconds=1)
 

@@ -1,0 +1,114 @@
+"""
+What becomes of a simulated process that dies: nothing gets through, and others take over.
+"""
+
+import pytest
+
+from reliability.simulation.broker import Mishap
+from reliability.simulation.loop import pass_time
+from reliability.simulation.plan import Plan
+from reliability.simulation.points import Blow, Strike
+from reliability.simulation.producer import Draft, Ending
+from reliability.simulation.simulation import simulated
+from reliability.simulation.trade import PLAIN
+from reliability.simulation.world import World
+from tests.support.eventually import eventually
+
+PLAN = Plan(relays=2, etl=2, ledger=0, mail=0)
+
+
+async def produce(world: World, ending: Ending = Ending.COMMIT) -> str:
+    draft = Draft(world.an_id(), PLAIN)
+    await world.produce([draft], ending)
+    return str(draft.id)
+
+
+def outcome_of(world: World, id_: str) -> str:
+    return next(each.outcome for each in world.history() if getattr(each, "id", "") == id_)
+
+
+def places_of(world: World, id_: str) -> list[str]:
+    kinds = [type(each).__name__ for each in world.history() if getattr(each, "id", "") == id_]
+    return [kind for kind in kinds if kind != "Produced"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome", "places"),
+    [
+        (Ending.COMMIT, "committed", ["Published", "Applied"]),
+        (Ending.ROLLBACK, "rolled_back", []),
+        (Ending.CUT_BEFORE, "unknown", []),
+        (Ending.CUT_AFTER, "unknown", ["Published", "Applied"]),
+        (Ending.KILL_BEFORE, "unknown", []),
+        (Ending.KILL_AFTER, "unknown", ["Published", "Applied"]),
+    ],
+)
+def test_a_producer_knows_as_much_as_it_has_heard(simulation_ground, ending, outcome, places):
+    async def story(world: World) -> str:
+        id_ = await produce(world, ending)
+        await pass_time(5)
+        return id_
+
+    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+        id_ = simulation.run(story(simulation.world))
+
+        assert outcome_of(simulation.world, id_) == outcome
+        assert places_of(simulation.world, id_) == places
+
+
+def test_a_relay_that_stands_by_takes_over_from_one_that_is_killed(simulation_ground):
+    async def story(world: World) -> list[str]:
+        ids = [await produce(world)]
+        await pass_time(3)
+        world.crew.kill("relay-1")
+        ids.append(await produce(world))
+        await pass_time(5)
+        return ids
+
+    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+        ids = simulation.run(story(simulation.world))
+
+        assert [places_of(simulation.world, id_) for id_ in ids] == [["Published", "Applied"]] * 2
+
+
+def test_effects_that_were_not_committed_are_gone_with_their_process(simulation_ground):
+    async def story(world: World) -> str:
+        world.points.arm(Strike("etl.commit_effect.sent", Blow.KILL))
+        id_ = await produce(world)
+        await eventually(lambda: not world.points.armed)
+        return id_
+
+    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+        world = simulation.world
+        id_ = simulation.run(story(world))
+        dead = [name for name in ("etl-1", "etl-2") if world.crew.process(name) is None]
+
+        assert len(dead) == 1
+        assert places_of(world, id_) == ["Published", "Waiting"]
+        simulation.run(pass_time(5))
+        assert places_of(world, id_) == ["Published", "Applied"]
+
+
+@pytest.mark.parametrize(
+    ("mishap", "copies"),
+    [
+        (Mishap.LOST, 1),
+        (Mishap.TAKEN, 2),
+        (Mishap.RETURNED, 1),
+        (Mishap.REFUSED, 1),
+        (Mishap.REFUSED_BY_SOME, 2),
+    ],
+)
+def test_a_message_that_fares_badly_is_sent_until_it_is_confirmed(
+    simulation_ground, mishap, copies
+):
+    async def story(world: World) -> str:
+        world.broker.mishaps.append(mishap)
+        id_ = await produce(world)
+        await pass_time(10)
+        return id_
+
+    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+        id_ = simulation.run(story(simulation.world))
+
+        assert places_of(simulation.world, id_) == ["Published"] * copies + ["Applied"]
