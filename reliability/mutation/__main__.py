@@ -1,0 +1,3 @@
+from reliability.mutation.program import app
+
+app()

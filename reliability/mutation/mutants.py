@@ -1,0 +1,180 @@
+"""
+The deliberate faults: a line or two of the product, and what they are replaced by.
+
+Each is a mistake that a relay or consumer has been published with, somewhere.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+SEEDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """Caught by random schedules of the simulation, of which so many are tried at most."""
+
+    seeds: int = SEEDS
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Caught by *nodes*, tests with real servers."""
+
+    nodes: tuple[str, ...]
+
+
+Trial: TypeAlias = Schedules | Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """
+    A fault in *file*, where *new* stands for *old*.
+
+    Args:
+        says: What is wrong, in the words of the table.
+        trial: What has to catch it.
+
+    """
+
+    name: str
+    says: str
+    file: str
+    old: str
+    new: str
+    trial: Trial = Schedules()
+
+
+MUTANTS = (
+    Mutant(
+        "deletes_before_the_confirm",
+        "the relay deletes rows of which the broker has said nothing",
+        "relay/verdict.py",
+        "case Outcome.ACKED:\n",
+        "case Outcome.ACKED | Outcome.UNKNOWN:\n",
+    ),
+    Mutant(
+        "ignores_returns",
+        "an unroutable message counts as sent",
+        "relay/verdict.py",
+        "case Outcome.ACKED:\n",
+        "case Outcome.ACKED | Outcome.RETURNED:\n",
+    ),
+    Mutant(
+        "goes_on_behind_a_failure",
+        "a key goes on after a row that was not confirmed",
+        "relay/relay.py",
+        "going = [row for row in wave if row.ordering_key not in stopped] if stopped else wave",
+        "going = list(wave)",
+    ),
+    Mutant(
+        "passes_over_earlier_rows",
+        "rows of a key are claimed although an earlier one waits or is held by another claim",
+        "relay/storage/ready.py",
+        'if row.values["position"] == taken[key] + 1:',
+        "if True:",
+        Suite(("tests/contracts/test_outbox_store.py",)),
+    ),
+    Mutant(
+        "acks_before_the_commit",
+        "the broker is told that a message is done before it is",
+        "consumer/desk.py",
+        "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
+        "            await self._subscription.ack(*unit.deliveries)\n"
+        "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
+    ),
+    Mutant(
+        "records_in_a_transaction_of_its_own",
+        "the dedup row is committed before the handler is called",
+        "consumer/transaction.py",
+        "            # Of two copies in one batch the first",
+        "            await work.commit()\n            await work.begin()\n"
+        "            # Of two copies in one batch the first",
+    ),
+    Mutant(
+        "handles_duplicates",
+        "a completed message that comes again is recorded and handled again",
+        "consumer/dedup_statements.py",
+        "            where=table.c.status != COMPLETED,\n        ).returning",
+        "        ).returning",
+    ),
+    Mutant(
+        "believes_a_lost_commit",
+        "a COMMIT without an answer counts as one that was carried out",
+        "consumer/transaction.py",
+        "                    await work.commit()\n",
+        "                    with __import__('contextlib').suppress(Exception):\n"
+        "                        await work.commit()\n",
+    ),
+    Mutant(
+        "gives_up_without_a_trace",
+        "a message is given up, and no row of dead_letters says so",
+        "consumer/dead_letters.py",
+        "    await session.execute(\n        sa.insert(dead_letters)",
+        "    _ = (\n        sa.insert(dead_letters)",
+    ),
+    Mutant(
+        "purges_below_the_horizon",
+        "the dedup store forgets what may be delivered again",
+        "consumer/purge.py",
+        "self._age = older_than + MARGIN",
+        "self._age = timedelta(0)",
+    ),
+    Mutant(
+        "handles_what_is_too_old",
+        "a message that may have been forgotten counts as new",
+        "consumer/opening.py",
+        "if envelope.recorded_at is not None and envelope.recorded_at < oldest:",
+        "if False:",
+    ),
+    Mutant(
+        "replays_and_forgets",
+        "a replay deletes the dead letter, whether its copy has arrived or not",
+        "outbox/dead_letters/replay.py",
+        "        gone = _arrived(letters, treated.problems)\n",
+        "        gone = list(letters)\n",
+        Suite(("tests/contracts/test_dead_letters.py", "tests/contracts/test_replay_to_queue.py")),
+    ),
+    Mutant(
+        "acks_before_the_copy_is_confirmed",
+        "a failed message is acked while its copy for the retry is on its way",
+        "outbox/transports/rabbitmq_subscription.py",
+        "        outcome = (await self._publisher.publish(",
+        "        await self.ack(delivery)\n        outcome = (await self._publisher.publish(",
+        Suite(("tests/faults/test_retry_crashes.py",)),
+    ),
+    Mutant(
+        "has_one_id_twice_in_flight",
+        "two messages with one id are in flight on one channel, and a return is taken for the "
+        "other's",
+        "outbox/transports/rabbitmq_in_flight.py",
+        "len(self._ids) + len(ids) <= MAX_MESSAGES and self._ids.isdisjoint(ids)",
+        "len(self._ids) + len(ids) <= MAX_MESSAGES",
+        Suite(("tests/contracts/test_rabbitmq_publisher.py", "tests/contracts/test_transport.py")),
+    ),
+    Mutant(
+        "shares_rows_between_relays",
+        "a claim does not lock what it takes",
+        "relay/storage/postgres.py",
+        "UNKEYED_CANDIDATES.with_for_update(skip_locked=True)",
+        "UNKEYED_CANDIDATES",
+        Suite(("tests/contracts/test_outbox_store.py",)),
+    ),
+    Mutant(
+        "claims_while_the_broker_is_away",
+        "a relay holds a transaction open while it waits for the broker",
+        "relay/relay.py",
+        "        await self._publisher.ready()\n        async with self._store.claim",
+        "        async with self._store.claim",
+        Suite(("tests/integration/test_relay.py", "tests/faults/test_relay_crashes.py")),
+    ),
+    Mutant(
+        "quotes_health_data",
+        "a log line of an error has its text in it",
+        "outbox/runtime/logs.py",
+        '    return {"error": reason_of(error), "at"',
+        '    return {"error": reason_of(error), "text": str(error), "at"',
+        Suite(("tests/integration/test_main_job.py", "tests/integration/test_consumer.py")),
+    ),
+)
