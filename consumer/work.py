@@ -94,8 +94,13 @@ class Work:
     @property
     def is_open(self) -> bool:
         """Whether it is still the session's and the database's; asks no server."""
-        in_database = self.driver is None or self.driver.is_in_transaction()
-        return in_database and self.session.sync_session.get_transaction() is self._began
+        session = self.session.sync_session
+        if self.driver is None:
+            connection = session.get_bind()
+            in_database = isinstance(connection, sa.Connection) and not connection.invalidated
+        else:
+            in_database = self.driver.is_in_transaction()
+        return in_database and session.get_transaction() is self._began
 
     @property
     def is_lost(self) -> bool:
