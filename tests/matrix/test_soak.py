@@ -1,0 +1,31 @@
+"""
+A long run, cut short: it draws its faults, and leaves a report.
+"""
+
+import json
+import sys
+
+import pytest
+
+from tests.support.processes import ChildProcess
+
+
+@pytest.mark.timeout(300)
+async def test_a_short_soak_leaves_a_report_and_its_status_says_whether_anything_is_wrong(
+    tmp_path,
+):
+    directory = tmp_path / "soak"
+    words = ("--minutes", "0.3", "--seed", "4", "--directory", directory)
+    async with ChildProcess(
+        [sys.executable, "-m", "reliability.soak", *words], log=tmp_path / "log"
+    ) as soak:
+        assert await soak.wait(within=240) == 0, soak.output
+
+    told = json.loads((directory / "report.json").read_text())
+    assert told["findings"] == []
+    assert told["events"] > 100
+    assert told["effects"] > told["events"]
+    assert told["faults"]
+    assert told["conditions"]["seed"] == "4"
+    assert "| lost | 0 |" in (directory / "report.md").read_text().splitlines()
+    assert "seed 4" in soak.output
