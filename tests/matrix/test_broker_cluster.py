@@ -6,7 +6,6 @@ kill.
 """
 
 import pytest
-import pytest_asyncio
 
 from outbox.tables import outbox
 from tests.support.servers.cluster import RabbitmqCluster
@@ -16,9 +15,15 @@ from tests.support.trial import QUEUE, Trial
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_cluster():
-    cluster = RabbitmqCluster(RABBITMQ.programs())
+GO_ON = pytest.mark.parametrize("cluster", ["ignore"], indirect=True)
+"""A node that sees no other goes on: what it can and cannot do by itself is what is tested."""
+BEGIN_ANEW = pytest.mark.parametrize("cluster", ["pause_minority"], indirect=True)
+"""A node that was taken for dead begins anew when it sees the others again."""
+
+
+@pytest.fixture
+async def cluster(request):
+    cluster = RabbitmqCluster(RABBITMQ.programs(), partitions=request.param)
     try:
         await cluster.start()
         yield cluster
@@ -27,18 +32,11 @@ async def running_cluster():
 
 
 @pytest.fixture
-async def cluster(running_cluster):
-    await running_cluster.revive()
-    return running_cluster
-
-
-@pytest.fixture
 async def vhost(cluster):
-    async with cluster.nodes[0].vhost() as name:
-        yield name
-        await cluster.revive()
+    return await cluster.nodes[0].create_vhost()
 
 
+@GO_ON
 @pytest.mark.selection
 async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over(
     postgres_url, cluster, vhost, tmp_path
@@ -58,14 +56,15 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
         await trial.judge(progress_seconds=20)
 
 
+@GO_ON
 async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
     postgres_url, cluster, vhost, tmp_path
 ):
     """
     F12: kill two of three.
 
-    The third has the connections of both processes. It confirms nothing, may refuse what comes on
-    a new channel, and ends all connections when it knows that it is in the minority.
+    The third has the connections of both processes. It does not confirm what comes on a channel
+    that it knows, and refuses it on a new one.
     """
     *others, last = cluster.nodes
     settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
@@ -89,6 +88,7 @@ async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
         await trial.judge(progress_seconds=40)
 
 
+@BEGIN_ANEW
 @pytest.mark.parametrize("whose", ["leader", "follower"])
 async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
     postgres_url, cluster, vhost, tmp_path, whose

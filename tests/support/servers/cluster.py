@@ -19,7 +19,6 @@ COMPLETE = "Server startup complete"
 """Said later than clients are let in: until then a node takes no part in what others begin."""
 
 FORMING_SECONDS = 60.0
-REJOINING_SECONDS = 30.0
 
 
 class Node(RabbitmqServer):
@@ -29,10 +28,6 @@ class Node(RabbitmqServer):
         super().__init__(instance.url, instance.management_url, instance)
         self.name = instance.name
         self._node = instance
-
-    async def serves(self) -> bool:
-        """Whether clients are let in."""
-        return await self._answers()
 
     async def _answers(self) -> bool:
         return COMPLETE in self._node.output and await super()._answers()
@@ -48,12 +43,12 @@ class Node(RabbitmqServer):
 
 
 class RabbitmqCluster:
-    """A cluster out of *binaries*; to be closed."""
+    """A cluster out of *binaries* that deals with *partitions* in this way; to be closed."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, partitions: str) -> None:
         directories = tuple(private_directory() for _ in range(NODES))
         mapper = PortMapper(directories[0])
-        club = Club(mapper=mapper, members=directories, schedulers=1)
+        club = Club(mapper=mapper, members=directories, schedulers=1, partitions=partitions)
         self.nodes = [
             Node(PrivateRabbitmq(binaries, directory=directory, club=club))
             for directory in directories
@@ -70,16 +65,11 @@ class RabbitmqCluster:
         await eventually(self._is_whole, within=FORMING_SECONDS, message="no cluster was formed")
 
     async def revive(self) -> None:
-        """Start the nodes that are down, and anew those that do not find back by themselves."""
+        """Start the nodes that are down, and return when each of them knows the others."""
         for node in self.nodes:
             node.launch()
         for node in self.nodes:
-            try:
-                await eventually(node.serves, within=REJOINING_SECONDS)
-            except AssertionError:
-                # One that has paused, and goes on while another begins, fails in RabbitMQ 3.10.
-                await node.kill()
-                await node.start()
+            await node.ready()
         await eventually(self._is_whole, within=FORMING_SECONDS, message="a node stays away")
 
     def urls(self, vhost: str) -> str:

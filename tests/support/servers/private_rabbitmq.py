@@ -40,10 +40,8 @@ default_user_tags.administrator = true
 disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.relative = 0.9
 """
-# As is recommended for three nodes: one that sees no other stops serving until it does, and one
-# that was taken for dead begins anew.
 CLUSTER = """
-cluster_partition_handling = pause_minority
+cluster_partition_handling = {partitions}
 cluster_formation.peer_discovery_backend = classic_config
 """
 LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -61,12 +59,14 @@ class Club:
     Args:
         members: The directories of all nodes, whose names theirs are; for a cluster.
         schedulers: How many threads each node works with.
+        partitions: What its nodes do without some of the others, as RabbitMQ calls it.
 
     """
 
     mapper: PortMapper
     members: tuple[Path, ...] = ()
     schedulers: int = 2
+    partitions: str = "ignore"
     cookie: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     password: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -202,7 +202,8 @@ class PrivateRabbitmq:
             return ""
         names = [node_name(directory) for directory in self.club.members]
         listed = [f"nodes.{number} = {name}" for number, name in enumerate(names, start=1)]
-        return CLUSTER + "".join(f"cluster_formation.classic_config.{line}\n" for line in listed)
+        here = CLUSTER.format(partitions=self.club.partitions)
+        return here + "".join(f"cluster_formation.classic_config.{line}\n" for line in listed)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
