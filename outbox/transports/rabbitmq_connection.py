@@ -15,6 +15,8 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable
 
 CONNECT_SECONDS = 10.0
+"""For all addresses together: who publishes has no more time, and one may not use it all up."""
+LEAST_CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
 """Every call at shutdown has a deadline: a silent broker must not hold the process."""
 
@@ -49,12 +51,13 @@ async def connect(
     Raises BrokerUnavailable if none does.
     """
     problem = BrokerUnavailable("no address")
+    each = max(CONNECT_SECONDS / max(len(urls), 1), LEAST_CONNECT_SECONDS)
     for url in urls:
         try:
             with connection_errors("cannot connect to the broker"):
                 return await aio_pika.connect(
                     url,
-                    timeout=CONNECT_SECONDS,
+                    timeout=each,
                     client_properties={"connection_name": name},
                     ssl_context=_verifying(url),
                     connection_class=kind,

@@ -167,6 +167,19 @@ async def test_a_channel_that_has_refused_something_is_used_for_a_while_and_then
     assert (channel_of(publisher) is before) == bool(seconds)
 
 
+async def test_a_node_that_is_silent_leaves_enough_time_for_the_next_one_of_the_list(url, method):
+    async with Proxy(url) as silent:
+        await silent.swallow()
+        nodes = [URL(silent.url), URL(silent.url), URL(url)]
+        transport = RabbitMQTransport(
+            nodes, heartbeat_seconds=10, name="test", publish_method=method
+        )
+        async with transport.publisher() as publisher:
+            outcomes = await publisher.publish(some_messages(3), within=timedelta(seconds=10))
+
+    assert outcomes == [Outcome.ACKED] * 3
+
+
 async def test_one_ack_may_confirm_several_messages(url, method):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.swallow()

@@ -15,6 +15,9 @@ from tests.support.trial import QUEUE, Trial
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 
+BEYOND_WHAT_IS_TAKEN = 500
+"""Effects: more than of the messages that the consumer had when something happened."""
+
 GO_ON = pytest.mark.parametrize("cluster", ["ignore"], indirect=True)
 """A node that sees no other goes on: what it can and cannot do by itself is what is tested."""
 BEGIN_ANEW = pytest.mark.parametrize("cluster", ["pause_minority"], indirect=True)
@@ -48,7 +51,7 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
             leader = await cluster.leader(vhost, QUEUE)
             with trial.strike("leader killed"):
                 await leader.kill()
-            await trial.goes_on()
+            await trial.goes_on(by=BEYOND_WHAT_IS_TAKEN)
             await leader.start()
             await trial.goes_on()
         await trial.settles()
@@ -101,7 +104,7 @@ async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
             leader = await cluster.leader(vhost, QUEUE)
             victim = next(n for n in cluster.nodes if (n is leader) == (whose == "leader"))
             with trial.strike(f"{whose} hangs"), victim.frozen():
-                await trial.goes_on()
+                await trial.goes_on(by=BEYOND_WHAT_IS_TAKEN)
             await trial.goes_on()
         await trial.settles()
 
