@@ -11,7 +11,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer import checks
+from consumer import checks, rights
 from consumer.attempt import Attempts
 from consumer.attendant import Attendant
 from consumer.board import Board
@@ -31,27 +31,18 @@ from consumer.purge import Purge
 from consumer.settings import ConsumerSettings
 from consumer.settlement import Settlement
 from consumer.status import Status, look
-from consumer.tables import parked_messages, processed_messages
 from consumer.telemetry import Telemetry
 from consumer.work import Workplace
 from consumer.workers import Workers
 from outbox.backoff import Exponential
 from outbox.event import allow_headers
 from outbox.runtime import migrate, privileges, probes, process
-from outbox.tables import audit_log, dead_letters
 from outbox.topology import ConsumerQueues, Topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
-_EVERYTHING = ["SELECT", "INSERT", "UPDATE", "DELETE"]
-RIGHTS = {
-    processed_messages: _EVERYTHING,
-    dead_letters: ["SELECT", "INSERT"],
-    audit_log: ["SELECT"],
-}
-RIGHTS_IN_ORDER = {parked_messages: _EVERYTHING}
 
 
 def role(consumer: Consumer) -> str:
@@ -98,7 +89,7 @@ async def verified(consumer: Consumer, engine: AsyncEngine) -> None:
     Raises SchemaMismatch and DatabaseUnavailable.
     """
     await migrate.verify(engine)
-    await privileges.verify(engine, RIGHTS | (RIGHTS_IN_ORDER if consumer.ordered else {}))
+    await privileges.verify(engine, rights.needed(consumer))
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
