@@ -46,6 +46,8 @@ PASSING = {
     "08006": "connection failure",
     "25006": "a standby",
     "25P03": "idle in transaction",
+    "28P01": "another password",
+    "42501": "insufficient privilege",
     "40001": "serialization failure",
     "40P01": "deadlock",
     "55P03": "lock not available",
@@ -54,7 +56,6 @@ PASSING = {
 OF_POOLERS = {"26000": "a prepared statement is missing", "42P05": "it is there already"}
 LASTING = {
     "23505": "unique violation",
-    "42501": "insufficient privilege",
     "42P01": "no such table",
     "22000": "data exception",
     "XX001": "data corrupted",
@@ -178,9 +179,17 @@ async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
-def test_a_disk_that_cannot_be_read_is_not_waited_for(code):
-    error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode = code
+def test_a_disk_that_cannot_be_read_is_waited_for_and_only_its_code_is_told(code):
+    error = sqlite3.OperationalError(CANARY)
+    error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_CODE"
+
+    with pytest.raises(DatabaseUnavailable, match="OperationalError SQLITE_CODE"), translated():
+        raise DBAPIError(None, None, error)
+
+
+def test_a_mistake_in_a_statement_for_sqlite_is_not_waited_for():
+    error = sqlite3.OperationalError("no such table")
+    error.sqlite_errorcode = sqlite3.SQLITE_ERROR
 
     with pytest.raises(DBAPIError), translated():
         raise DBAPIError(None, None, error)
