@@ -74,7 +74,6 @@ MUTANTS = (
         "relay/storage/ready.py",
         'if row.values["position"] == taken[key] + 1:',
         "if True:",
-        Suite(("tests/contracts/test_outbox_store.py",)),
     ),
     Mutant(
         "acks_before_the_commit",
@@ -134,7 +133,6 @@ MUTANTS = (
         "outbox/dead_letters/replay.py",
         "        gone = _arrived(letters, treated.problems)\n",
         "        gone = list(letters)\n",
-        Suite(("tests/contracts/test_dead_letters.py", "tests/contracts/test_replay_to_queue.py")),
     ),
     Mutant(
         "acks_before_the_copy_is_confirmed",

@@ -11,15 +11,12 @@ import typer
 from reliability.mutation.mutants import MUTANTS, Mutant, Schedules
 from reliability.mutation.trial import Verdict, attempt, plant
 
-TABLE = Path(__file__).resolve().parents[1] / "results" / "mutants.md"
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
     only: Annotated[list[str] | None, typer.Option(help="The mutants of these names.")] = None,
-    write: Annotated[bool, typer.Option(help="Write the table down.")] = False,
 ) -> None:
     """Try each mutant; exit status 1 if one gets through, or if the product itself is caught."""
     chosen = [mutant for mutant in MUTANTS if not only or mutant.name in only]
@@ -27,8 +24,7 @@ def main(
     for mutant in (None, *chosen):
         verdicts[mutant] = _tried(mutant)
         print(_line(mutant, verdicts[mutant]), flush=True)
-    if write:
-        TABLE.write_text(table(verdicts))
+    print("\n" + table(verdicts))
     sound = verdicts.pop(None).caught_by is None
     raise typer.Exit(code=0 if sound and all(v.caught_by for v in verdicts.values()) else 1)
 

@@ -1,0 +1,17 @@
+"""
+What `docs/reliability.md` says of deliberate faults.
+"""
+
+import re
+
+from reliability.mutation.mutants import MUTANTS
+from reliability.mutation.trial import PROJECT
+
+PAGE = (PROJECT / "docs" / "reliability.md").read_text()
+
+
+def test_the_page_lists_the_mutants_that_there_are_and_what_caught_each():
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+
+    assert [(name, says) for name, says, _ in rows] == [(each.name, each.says) for each in MUTANTS]
+    assert all("nothing" not in caught_by for _, _, caught_by in rows)
