@@ -7,6 +7,7 @@ Times of a recovery are those that a user waits: from the end of a fault to the 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reliability.history import (
     COMMITTED,
@@ -37,6 +38,9 @@ class Figures:
         duplicates: Messages on the wire beyond one of each event.
         faults: How often each kind of fault has struck.
         recoveries: Seconds from the end of each fault to the next effect, ascending.
+        longest_pause: The most seconds between two effects; None of less than two.
+        drained_after: Seconds from the end of the last fault until nothing waited; None if
+            something did.
 
     """
 
@@ -49,6 +53,8 @@ class Figures:
     duplicates: int
     faults: dict[str, int]
     recoveries: list[float]
+    longest_pause: float | None
+    drained_after: float | None
 
 
 def figures(history: Sequence[Record]) -> Figures:
@@ -65,6 +71,8 @@ def figures(history: Sequence[Record]) -> Figures:
         duplicates=len(sent) - len(set(sent)),
         faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
         recoveries=sorted(took for _, took in recoveries(history) if took is not None),
+        longest_pause=_longest_pause(history),
+        drained_after=_drained_after(history),
     )
 
 
@@ -103,6 +111,19 @@ def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
             progressed = isinstance(event, Applied)
             yield open_.fault, event.at - open_.at if progressed else None
         open_ = event if isinstance(event, Healed) else None
+
+
+def _longest_pause(history: Sequence[Record]) -> float | None:
+    times = sorted(record.at for record in of_kind(history, Applied))
+    return max((later - earlier for earlier, later in pairwise(times)), default=None)
+
+
+def _drained_after(history: Sequence[Record]) -> float | None:
+    healed: list[float] = [record.at for record in of_kind(history, Healed)]
+    drained: list[float] = [record.at for record in of_kind(history, Drained)]
+    if not healed or not drained or any(of_kind(history, Waiting)):
+        return None
+    return max(drained[-1] - max(healed), 0.0)
 
 
 def _count(history: Sequence[Record], kind: type[Record]) -> int:

@@ -24,6 +24,8 @@ class Report:
         wire_duplicates: Copies on the wire beyond one of each event.
         recovery_p50_seconds, recovery_p99_seconds: From the end of a fault to the next effect,
             where no other fault came in between.
+        longest_pause_seconds: The longest time without any effect, whatever struck meanwhile.
+        drained_after_seconds: From the end of the last fault until nothing waited.
 
     """
 
@@ -39,6 +41,8 @@ class Report:
     wire_duplicates: int
     recovery_p50_seconds: float | None
     recovery_p99_seconds: float | None
+    longest_pause_seconds: float | None
+    drained_after_seconds: float | None
     findings: Sequence[str]
 
 
@@ -63,6 +67,8 @@ def report(
         wire_duplicates=told.duplicates,
         recovery_p50_seconds=percentile(told.recoveries, 0.5),
         recovery_p99_seconds=percentile(told.recoveries, 0.99),
+        longest_pause_seconds=told.longest_pause,
+        drained_after_seconds=told.drained_after,
         findings=[f"{finding.rule}: {finding.text}" for finding in findings],
     )
 
@@ -94,6 +100,8 @@ def markdown(told: Report) -> str:
         "copies on the wire": f"{told.wire_duplicates:,} ({duplicates:.2%} of what was sent)",
         "recovery, median": _seconds(told.recovery_p50_seconds),
         "recovery, 99 of 100": _seconds(told.recovery_p99_seconds),
+        "longest time without an effect": _seconds(told.longest_pause_seconds),
+        "from the end of the last fault to an empty backlog": _seconds(told.drained_after_seconds),
         "findings": f"{len(told.findings):,}",
     }
     findings = "\n".join(f"- {finding}" for finding in told.findings) or "None."

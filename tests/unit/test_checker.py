@@ -167,6 +167,14 @@ def test_a_fault_after_which_there_was_nothing_to_do_has_no_recovery():
     assert figures(idle).recoveries == []
 
 
+def test_the_longest_time_without_an_effect_and_until_nothing_waits_are_told():
+    story = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Applied(9, "etl", "b"), Drained(11)]
+
+    assert (figures(story).longest_pause, figures(story).drained_after) == (6, 6)
+    assert figures([*story, Waiting(12, "etl", "c")]).drained_after is None
+    assert (figures(a_life()).longest_pause, figures(a_life()).drained_after) == (None, None)
+
+
 def test_figures_count_what_is_there():
     found = figures(
         [
