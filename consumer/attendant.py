@@ -11,10 +11,12 @@ Attempting the messages of an ordered consumer that wait in the database, lane b
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.attempt import BEFORE_ALL, TRIALS, Attempts
@@ -24,7 +26,12 @@ from consumer.opening import Attempt, open_delivery
 from consumer.parking import Parked as Head
 from consumer.parking import Parking
 from consumer.patience import Patience
-from consumer.transaction import call, may_pass, raise_unless_failure
+from consumer.transaction import (
+    call,
+    may_pass,
+    raise_if_unavailable,
+    raise_unless_failure,
+)
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from consumer.work import Work
 from outbox.codec import WireMessage
@@ -35,6 +42,10 @@ from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
 
 LOOK_EVERY = timedelta(seconds=1)
+
+
+class SessionLost(DatabaseUnavailable):
+    """The database has ended the session of an attempt, and with it the lock of its lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,7 @@ class Attendant:
         Raises DatabaseUnavailable.
         """
         head: Head | None = None
+        made: Made | None = None
         try:
             with translated():
                 async with self.attempts.place.begin() as work:
@@ -93,32 +105,34 @@ class Attendant:
                     if not heads:
                         return False
                     head = heads[0]
-                    made = await self._make(work, head)
-                    settled = await self._commit(work, head, made)
-        except DatabaseUnavailable as lost:
+                    with losses_named(work):
+                        made = await self._make(work, head)
+                        settled = await self._commit(work, head, made)
+        except SessionLost as lost:
             if head is None or not self._is_to_blame(head):
                 raise
             settled = lost
-        self._losses.pop(head.id, None)
         if isinstance(settled, BaseException):
-            settled = await self._fail(head, settled)
+            if made is None or made.handler is not None:
+                made = self._failed(head, settled)
+            settled = await self._settle_anew(head, made)
+        self._losses.pop(head.id, None)
         if settled is not None:
             self.attempts.telemetry.settled([(head.message.type, settled)])
         return True
 
-    async def _fail(self, head: Head, error: BaseException) -> Verdict | None:
+    async def _settle_anew(self, head: Head, made: Made) -> Verdict | None:
         """
         What becomes of *head* after an attempt whose transaction was lost.
 
         The handler ended it, or left to the commit what failed there. The lock of the lane is gone
         with it, so another process may be faster now.
         """
-        made = self._failed(head, error)
         with translated():
             async with self.attempts.place.begin() as work:
                 settled = await self._commit(work, head, made)
-        if isinstance(settled, BaseException):
-            raise settled
+                if isinstance(settled, BaseException):
+                    raise settled
         return settled
 
     def _is_to_blame(self, head: Head) -> bool:
@@ -180,7 +194,8 @@ class Attendant:
         Settle *head* and commit.
 
         Returns what became of it, None if another process was faster, or the error for which
-        nothing of this was done.
+        nothing of this was done, if that may be the handler's.
+        Raises DatabaseUnavailable.
         """
         if not work.is_open:
             return TransactionEndedByHandler()
@@ -192,6 +207,7 @@ class Attendant:
         except BaseException as error:  # noqa: BLE001 - what the handler has left to the commit
             raise_unless_failure(error)
             raise_if_lost(work)
+            raise_if_unavailable(error)
             return error
         if made.handler is not None:
             self.attempts.kept(made.handler, made.durations)
@@ -226,7 +242,17 @@ class Attendant:
         return retried(head.message, queue=self.queue, attempt=head.attempts)
 
 
+@contextmanager
+def losses_named(work: Work) -> Iterator[None]:
+    """Raise SessionLost for what is raised once the database has ended the session of *work*."""
+    try:
+        yield
+    except (DBAPIError, DatabaseUnavailable):
+        raise_if_lost(work)
+        raise
+
+
 def raise_if_lost(work: Work) -> None:
-    """Raise DatabaseUnavailable if the database has ended the session of *work*, and its lock."""
+    """Raise SessionLost if the database has ended the session of *work*, and its lock."""
     if work.is_lost:
-        raise DatabaseUnavailable("the session was ended")
+        raise SessionLost("the session was ended") from None

@@ -94,6 +94,17 @@ def raise_unless_failure(error: BaseException) -> None:
         raise error
 
 
+def raise_if_unavailable(error: BaseException) -> None:
+    """Raise DatabaseUnavailable for what a server had no room, no time or no right for."""
+    if not isinstance(error, DBAPIError):
+        return
+    try:
+        with translated():
+            raise error
+    except DBAPIError:
+        return
+
+
 def may_pass(error: BaseException) -> bool:
     """
     Whether the same transaction may succeed now, although nobody has mended anything.

@@ -1,0 +1,164 @@
+"""
+What becomes of a message that waits in the database when the database refuses something.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from consumer import Consumer, Message
+from consumer.assembly import assemble
+from consumer.attempt import TRIALS
+from consumer.attendant import Attendant
+from consumer.parking import Parking
+from consumer.settings import ConsumerSettings
+from consumer.tables import parked_messages, processed_messages
+from consumer.telemetry import Telemetry
+from outbox.errors import DatabaseUnavailable
+from outbox.runtime.engine import create_engine
+from outbox.runtime.probes import Health
+from tests.support.builders import an_event, on_the_wire
+
+TYPE = "test.happened"
+REFUSALS = {
+    "53100": "no room on its disk",
+    "42501": "insufficient privilege",
+    "55P03": "lock not available",
+    "40P01": "deadlock",
+}
+
+
+@dataclass
+class Scene:
+    """A message that waits for its first attempt, and the attendant of its consumer."""
+
+    engine: AsyncEngine
+    act: Callable[[AsyncSession], Any]
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        consumer = Consumer("etl", bindings=["#"], ordered=True)
+
+        @consumer.on(TYPE)
+        async def handle(_message: Message[dict], session: AsyncSession) -> None:
+            await self.act(session)
+
+        staff = assemble(
+            consumer,
+            ConsumerSettings(_env_file=None, retry_delays=(60,)),
+            self.engine,
+            telemetry=Telemetry(self.registry, source="etl", queue="q", known=consumer.handlers),
+            health=Health(),
+        )
+        assert staff.attendant is not None
+        self.attendant: Attendant = staff.attendant
+
+    async def begin(self) -> None:
+        message = on_the_wire(an_event(ordering_key="key"), exchange="main")
+        async with AsyncSession(self.engine) as session, session.begin():
+            await Parking("etl").park(session, message, lane="lane", attempts=0, wait=timedelta(0))
+
+    async def execute(self, *statements: str) -> None:
+        async with self.engine.begin() as connection:
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+
+    async def refuses(self, state: str, *, when: str, table: sa.Table, kind: str = "") -> None:
+        """Have Postgres refuse what is done to *table*, with this SQLSTATE."""
+        await self.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$",
+            f"CREATE {kind} TRIGGER refuse {when} ON {table.name}"
+            f" {'DEFERRABLE INITIALLY DEFERRED' if kind else ''}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+
+    async def attempts(self) -> list[int]:
+        """How often each message that waits has failed."""
+        async with self.engine.connect() as connection:
+            return list(await connection.scalars(sa.select(parked_messages.c.attempts)))
+
+    @property
+    def failures(self) -> float | None:
+        return self.registry.get_sample_value("mq_retry_attempts_total", {"type": TYPE})
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(make_url(postgres_url), pool_size=3, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+async def succeed(_session: AsyncSession) -> None:
+    return
+
+
+async def fail(_session: AsyncSession) -> None:
+    raise RuntimeError
+
+
+async def fail_after_the_end(session: AsyncSession) -> None:
+    await session.rollback()
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("state", REFUSALS)
+@pytest.mark.parametrize("act", [succeed, fail])
+async def test_a_refusal_of_what_is_written_down_is_nobodys_failure(postgres, act, state):
+    scene = Scene(postgres, act)
+    await scene.begin()
+    await scene.refuses(state, when="BEFORE UPDATE OR DELETE", table=parked_messages)
+
+    for _ in range(TRIALS + 1):
+        with pytest.raises(DatabaseUnavailable, match=state):
+            await scene.attendant.attempt_next()
+
+    assert await scene.attempts() == [0]
+    await scene.execute("DROP FUNCTION refuse CASCADE")
+    assert await scene.attendant.attempt_next()
+    assert await scene.attempts() == ([] if act is succeed else [1])
+
+
+@pytest.mark.parametrize("state", REFUSALS)
+async def test_a_refusal_to_commit_is_nobodys_failure(postgres, state):
+    scene = Scene(postgres, succeed)
+    await scene.begin()
+    await scene.refuses(
+        state, kind="CONSTRAINT", when="AFTER INSERT OR UPDATE", table=processed_messages
+    )
+
+    for _ in range(TRIALS + 1):
+        with pytest.raises(DatabaseUnavailable, match=state):
+            await scene.attendant.attempt_next()
+
+    assert (await scene.attempts(), scene.failures) == ([0], None)
+
+
+async def test_what_a_handler_has_left_to_the_commit_is_its_failure(postgres):
+    scene = Scene(postgres, succeed)
+    await scene.begin()
+    await scene.refuses(
+        "23514", kind="CONSTRAINT", when="AFTER INSERT OR UPDATE", table=processed_messages
+    )
+
+    assert await scene.attendant.attempt_next()
+
+    assert (await scene.attempts(), scene.failures) == ([1], 1)
+
+
+@pytest.mark.parametrize("act", [fail, fail_after_the_end])
+async def test_a_failure_is_told_once(postgres, act):
+    scene = Scene(postgres, act)
+    await scene.begin()
+
+    assert await scene.attendant.attempt_next()
+
+    assert (await scene.attempts(), scene.failures) == ([1], 1)
