@@ -26,7 +26,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import SessionTransaction
 
 from consumer.dedup import Dedup, Entries
-from outbox.runtime.engine import uninterrupted
+from outbox.errors import DatabaseUnavailable
+from outbox.runtime.engine import is_away, reason_of, uninterrupted
 from outbox.runtime.postgres_connection import DRIVER_ERRORS, is_spent
 
 
@@ -121,7 +122,21 @@ class Work:
         )
 
     async def commit(self) -> None:
-        """Commit, and let no cancellation come in between."""
+        """
+        Commit, and let no cancellation come in between.
+
+        Raises DatabaseUnavailable if the database is there and has no room, or only reads: it may
+        answer all that is asked of it before. A connection that is lost is told as it is, since
+        who works for too long loses it as well.
+        """
+        try:
+            await self._commit()
+        except DBAPIError as error:
+            if is_away(error) and not self.is_lost:
+                raise DatabaseUnavailable(reason_of(error)) from None
+            raise
+
+    async def _commit(self) -> None:
         if self.driver is None:
             await uninterrupted(self.session.commit())
             return

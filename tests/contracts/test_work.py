@@ -3,19 +3,30 @@ What the transaction of a handler promises, whatever the handler does to its ses
 """
 
 import asyncio
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import registry
 
+from consumer import Message
+from consumer.attempt import BEFORE_ALL
 from consumer.dedup import Dedup
+from consumer.handler import Handler
+from consumer.opening import Attempt, open_delivery
 from consumer.tables import processed_messages
+from consumer.transaction import transact
 from consumer.work import Work, Workplace
+from outbox.errors import DatabaseUnavailable
 from outbox.event import Envelope
-from outbox.runtime.engine import is_away
+from outbox.runtime.engine import create_engine, is_away
 from outbox.tables import dead_letters
-from tests.support.builders import an_envelope
+from outbox.transports.base import Delivery
+from tests.support.builders import an_envelope, an_event, on_the_wire
 from tests.support.eventually import eventually
 
 DEDUP = Dedup("etl")
@@ -221,3 +232,52 @@ async def test_whoever_is_cancelled_leaves_no_transaction_behind(engine, place):
     assert await rows(engine) == (0, 0)
     async with place.begin() as work:
         assert await record(work, an_envelope())
+
+
+class Letter:
+    """A row of `dead_letters` that is written by the commit."""
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+registry().map_imperatively(Letter, dead_letters)
+
+
+async def leave_no_room(engine: AsyncEngine) -> None:
+    """Have what is inserted into `dead_letters` refused; on Postgres when it is committed."""
+    async with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            pages = await connection.scalar(sa.text("PRAGMA page_count"))
+            await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            return
+        await connection.exec_driver_sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '53100'; END $$"
+        )
+        await connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON dead_letters"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+
+async def test_a_database_without_room_for_a_commit_is_away_and_the_handler_has_not_failed(
+    database_url,
+):
+    engine = create_engine(make_url(database_url), pool_size=1, application_name="test")
+    await leave_no_room(engine)
+
+    async def handle(_message: Message[dict], session: AsyncSession) -> None:
+        session.add(Letter(**ROW | {"body": b"x" * 100_000}))
+
+    handler = Handler("test.happened", handle)
+    delivery = Delivery(on_the_wire(an_event(), exchange="main"), 1, redelivered=False)
+    attempt = open_delivery(delivery, handler, now=datetime.now(UTC), oldest=BEFORE_ALL)
+    assert isinstance(attempt, Attempt)
+
+    with pytest.raises(DatabaseUnavailable, match=r"53100|SQLITE_FULL"):
+        await transact(handler, [attempt], place=Workplace(engine), dedup=DEDUP)
+
+    assert await rows(engine) == (0, 0)
+    await engine.dispose()
