@@ -115,11 +115,13 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         async with asyncio.TaskGroup() as group:
             group.create_task(staff.janitor.run(stop))
             group.create_task(staff.collector.run(stop))
-            group.create_task(staff.inspector.run(stop))
+            inspection = group.create_task(staff.inspector.run(stop))
             if staff.attendant is not None:
                 group.create_task(staff.attendant.run(stop))
             group.create_task(staff.durations.run(stop))
             await staff.workers.run(stop)
+            # It may wait for a broker that is silent, and there is nothing to protect any more.
+            inspection.cancel()
         await staff.durations.write()
 
 

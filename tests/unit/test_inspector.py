@@ -1,3 +1,7 @@
+"""
+When a look at the queue ends the process, and when it does not.
+"""
+
 import asyncio
 from datetime import timedelta
 from typing import Any
@@ -9,12 +13,16 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.topology import Queue, Topology
 
 QUEUE = Queue("q", {"x-queue-type": "quorum"})
+AWAY = BrokerUnavailable("away")
+ANOTHER = TopologyMismatch("queue q exists with another x-overflow")
+SILENCE = "silence"
+REFUSAL = "refusal"
 
 
 class Broker:
-    """Answers with *answers*, one after another, and asks for an end after the last."""
+    """Answers with *answers*, one after another, and asks for an end with the last."""
 
-    def __init__(self, *answers: Exception | None) -> None:
+    def __init__(self, *answers: Exception | str | None) -> None:
         self.asked: list[Topology] = []
         self.stop = asyncio.Event()
         self._answers = list(answers)
@@ -24,27 +32,65 @@ class Broker:
         answer = self._answers.pop(0)
         if not self._answers:
             self.stop.set()
-        if answer is not None:
+        if isinstance(answer, Exception):
             raise answer
-        return []
+        if answer == SILENCE:
+            await asyncio.Event().wait()
+        return ["queue q"] if answer == REFUSAL else []
 
     async def is_inspected(self) -> None:
         transport: Any = self
-        inspector = Inspector(transport=transport, queue=QUEUE, every=timedelta(milliseconds=1))
+        millisecond = timedelta(milliseconds=1)
+        inspector = Inspector(
+            transport=transport, queue=QUEUE, every=millisecond, within=10 * millisecond
+        )
         async with asyncio.timeout(10):
             await inspector.run(self.stop)
 
 
-async def test_the_queue_is_compared_again_and_again_though_the_broker_may_be_away():
-    broker = Broker(None, BrokerUnavailable("away"), None)
+@pytest.mark.parametrize("answer", [AWAY, SILENCE])
+async def test_the_queue_is_compared_again_and_again_though_the_broker_may_be_away(answer):
+    broker = Broker(None, answer, None)
 
     await broker.is_inspected()
 
     assert broker.asked == [Topology(queues=[QUEUE])] * 3
 
 
-async def test_a_queue_that_is_another_one_is_an_error():
-    broker = Broker(None, TopologyMismatch("queue q exists with another x-overflow"), None)
+async def test_a_queue_that_is_another_one_in_two_looks_is_an_error():
+    broker = Broker(None, ANOTHER, ANOTHER, None)
 
     with pytest.raises(TopologyMismatch, match="another x-overflow"):
         await broker.is_inspected()
+
+
+@pytest.mark.parametrize("answer", [None, AWAY, SILENCE])
+async def test_what_one_look_finds_and_the_next_does_not_confirm_is_no_error(answer):
+    broker = Broker(ANOTHER, answer, ANOTHER, None)
+
+    await broker.is_inspected()
+
+    assert len(broker.asked) == 4
+
+
+async def test_a_user_who_may_not_compare_is_asked_once():
+    broker = Broker(None, REFUSAL, None, None)
+
+    await broker.is_inspected()
+
+    assert len(broker.asked) == 2
+    assert not broker.stop.is_set()
+
+
+@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 15), (0.5, 11.25)])
+async def test_the_looks_of_many_processes_are_spread(monkeypatch, chance, seconds):
+    waits: list[timedelta] = []
+
+    async def pause(_stop: asyncio.Event, duration: timedelta) -> None:
+        waits.append(duration)
+
+    monkeypatch.setattr("consumer.inspector.pause", pause)
+    broker: Any = Broker(None)
+    await Inspector(transport=broker, queue=QUEUE, chance=lambda: chance).run(broker.stop)
+
+    assert waits[0] == timedelta(seconds=seconds)

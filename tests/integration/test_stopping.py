@@ -1,0 +1,28 @@
+"""
+What a consumer does not wait for when it is asked to stop.
+"""
+
+import asyncio
+
+from consumer import Consumer
+from consumer.assembly import serve
+from consumer.inspector import Inspector
+from consumer.settings import ConsumerSettings
+
+
+async def test_a_consumer_that_stops_does_not_wait_for_a_look_at_a_silent_broker(
+    sqlite_url, embedded_broker_url, monkeypatch
+):
+    stop = asyncio.Event()
+
+    async def look_for_ever(*_: object) -> None:
+        stop.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Inspector, "run", look_for_ever)
+    settings = ConsumerSettings(
+        _env_file=None, database_url=sqlite_url, broker_url=embedded_broker_url, metrics_port=0
+    )
+
+    async with asyncio.timeout(20):
+        await serve(Consumer("etl", bindings=["#"]), settings, stop)
