@@ -26,6 +26,8 @@ from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome, Subscription, Transport
 
 _PREFETCH = 50
+LASTING = timedelta(minutes=1)
+"""A subscription that has lived for so long was not ended by a message in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Collector:
         burials: Burials,
         patience: Patience,
         telemetry: Telemetry,
+        lasting: timedelta = LASTING,
     ) -> None:
         self._transport = transport
         self._queues = queues
@@ -77,19 +80,23 @@ class Collector:
         self._burials = burials
         self._patience = patience
         self._telemetry = telemetry
+        self._lasting = lasting.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set. A broker that is away is the workers' to report."""
+        clock = asyncio.get_running_loop().time
         failures = 0
         while not stop.is_set():
-            collected = False
+            was_well = False
             with suppress(BrokerUnavailable):
                 async with self._transport.subscribe(
                     self._queues.dead, prefetch=_PREFETCH
                 ) as subscription:
+                    began = clock()
                     collected = await self._empty(subscription, stop)
+                    was_well = collected or clock() - began >= self._lasting
             # A message that ends each connection may lie in front: it is not hurried after.
-            failures = 1 if collected else failures + 1
+            failures = 1 if was_well else failures + 1
             await pause(stop, self._patience.wait(failures))
 
     async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:

@@ -44,7 +44,7 @@ class Broker:
         return True
 
 
-def a_collector(broker: Any, reconnect: Any) -> Collector:
+def a_collector(broker: Any, reconnect: Any, **options: Any) -> Collector:
     telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
     return Collector(
         transport=broker,
@@ -55,6 +55,7 @@ def a_collector(broker: Any, reconnect: Any) -> Collector:
             reconnect=reconnect, telemetry=telemetry, health=Health(), chance=lambda: 0.0
         ),
         telemetry=telemetry,
+        **options,
     )
 
 
@@ -130,3 +131,14 @@ async def test_a_message_that_ends_each_connection_is_read_ever_more_rarely():
         await a_collector(broker, waits).run(stop)
 
     assert waits.failures == [1, 2, 3, 1, 2, 3]
+
+
+async def test_a_subscription_that_has_lived_for_long_is_made_again_soon_though_it_was_empty():
+    broker: Any = LosesConnections(after=[0, 0, 0])
+    stop = asyncio.Event()
+    waits = Waits(stop, last=3)
+
+    async with asyncio.timeout(10):
+        await a_collector(broker, waits, lasting=timedelta(0)).run(stop)
+
+    assert waits.failures == [1, 1, 1]
