@@ -40,8 +40,14 @@ def answered(answer: Answer) -> bool:
 
 
 def refused(answer: Answer) -> bool:
-    """Whether the broker has taken note of the message, and does not take it."""
-    return isinstance(answer, (Basic.Nack, Basic.Reject, aiormq.exceptions.DeliveryError))
+    """
+    Whether the broker has taken note of the message, and does not take it.
+
+    What it returns for want of a queue it would return on any connection.
+    """
+    errors = aiormq.exceptions
+    returned = isinstance(answer, errors.PublishError)
+    return not returned and isinstance(answer, (Basic.Nack, Basic.Reject, errors.DeliveryError))
 
 
 def shows_culprit(answer: Answer) -> bool:

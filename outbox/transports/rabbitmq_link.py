@@ -5,8 +5,9 @@ Invariants:
 
 - A channel with publishes that nobody waits for any more is never published on again: its late
   answers would be taken for those to the same messages published anew.
-- A channel on which something was refused is soon replaced: of a quorum queue that had no leader
-  when it was first published to, RabbitMQ 3.10 refuses everything on that channel ever after.
+- A channel on which something was refused is replaced, and its connection with it: of a quorum
+  queue that had no leader when it was first published to, RabbitMQ 3.10 refuses everything on that
+  channel ever after. What is refused anew is replaced ever later: the queue may just be full.
 - A connection that the broker has blocked is kept until it is not. A new one would not be told
   until it has published, which would be one more copy of each message.
 """
@@ -28,7 +29,10 @@ from outbox.transports.rabbitmq_in_flight import InFlight, is_blocked
 
 UNBLOCKED_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
-"""How long a channel is used though it has refused something: a queue may be full."""
+"""How long a connection is used though something was refused on it: a queue may be full."""
+MOST_REFUSED_SECONDS = 300.0
+"""The same, when those before it were replaced for that and it did not help."""
+_MOST_DOUBLINGS = 10
 
 Connect: TypeAlias = Callable[[], Awaitable[AbstractConnection]]
 MethodName: TypeAlias = Literal["batch", "gather"]
@@ -55,11 +59,24 @@ class Method(Protocol):
 _METHODS: dict[MethodName, Method] = {"batch": publish_batch, "gather": publish_gathered}
 
 
-class Link:
-    """One channel, alone on *connection*, from its opening to its loss."""
+def kept_seconds(in_vain: int) -> float:
+    """How long to use a connection on which something is refused, after *in_vain* others."""
+    doubled: float = REFUSED_SECONDS * 2 ** min(in_vain, _MOST_DOUBLINGS)
+    return min(doubled, MOST_REFUSED_SECONDS)
 
-    def __init__(self, connection: AbstractConnection, *, method: MethodName) -> None:
+
+class Link:
+    """
+    One channel, alone on *connection*, from its opening to its loss.
+
+    *in_vain* is how many links before it, one after another, were of no help against refusals.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, *, method: MethodName, in_vain: int = 0
+    ) -> None:
         self.method = method
+        self.in_vain = in_vain
         self._connection = connection
         # aio-pika's channel is held only to keep it, and published on is aiormq's beneath it.
         self._wrapper: AbstractChannel | None = None
@@ -67,6 +84,7 @@ class Link:
         self._in_flight = InFlight()
         self._spent = False
         self._refused = False
+        self._refused_early = False
         self._opened = 0.0
 
     async def open(self) -> None:
@@ -108,7 +126,16 @@ class Link:
 
     @property
     def _has_rested(self) -> bool:
-        return self._in_flight.empty and self._now() - self._opened >= REFUSED_SECONDS
+        return self._in_flight.empty and self._is_old
+
+    @property
+    def _is_old(self) -> bool:
+        return self._now() - self._opened >= kept_seconds(self.in_vain)
+
+    @property
+    def in_vain_so_far(self) -> int:
+        """What *in_vain* is for the next link, if this one is replaced."""
+        return self.in_vain + 1 if self._refused_early else 0
 
     async def unblocked(self) -> None:
         """
@@ -139,7 +166,9 @@ class Link:
             self._spent = True
             raise
         self._spent = self._spent or not all(map(answered, answers))
-        self._refused = self._refused or any(map(refused, answers))
+        if any(map(refused, answers)):
+            self._refused = True
+            self._refused_early = self._refused_early or not self._is_old
         return answers
 
     @staticmethod
@@ -154,6 +183,7 @@ class Dialer:
         self._connect = connect
         self._method = method
         self._link: Link | None = None
+        self._in_vain = 0
 
     def another(self) -> "Dialer":
         """One for a link of its own."""
@@ -166,9 +196,12 @@ class Dialer:
         Raises BrokerUnavailable.
         """
         if self._link is None or await self._link.worn():
+            if self._link is not None:
+                self._in_vain = self._link.in_vain_so_far
             await self.close()
+            connection = await self._connect()
             # Kept even if there will be no channel, so that `close` finds it.
-            self._link = Link(await self._connect(), method=self._method)
+            self._link = Link(connection, method=self._method, in_vain=self._in_vain)
             await self._link.open()
             self._method = self._link.method
         return self._link

@@ -167,6 +167,41 @@ async def test_a_channel_that_has_refused_something_is_used_for_a_while_and_then
     assert (channel_of(publisher) is before) == bool(seconds)
 
 
+async def test_returned_messages_are_no_reason_for_another_channel(publisher, monkeypatch):
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)
+    before = channel_of(publisher)
+
+    for _ in range(2):
+        assert await publisher.publish([a_stranger()], within=LONG) == [Outcome.RETURNED]
+
+    assert channel_of(publisher) is before
+
+
+async def test_a_queue_that_stays_full_causes_ever_fewer_connections(publisher, monkeypatch):
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0.5)
+    to_full = [a_message(exchange="", routing_key=FULL) for _ in range(3)]
+    kept = []
+
+    async def is_replaced() -> bool:
+        before = publisher._dialer._link
+        await publisher.publish(to_full, within=LONG)
+        return publisher._dialer._link is not before
+
+    for _ in range(3):
+        await eventually(is_replaced)
+        kept.append(rabbitmq_link.kept_seconds(publisher._dialer._link.in_vain))
+    assert kept == [1, 2, 4]
+
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that nothing is refused early
+    for _ in range(2):
+        await eventually(is_replaced)
+    assert publisher._dialer._link.in_vain == 0
+
+
+def test_no_connection_is_kept_for_more_than_five_minutes_though_it_refuses():
+    assert [rabbitmq_link.kept_seconds(n) for n in (0, 1, 2, 6, 10**6)] == [5, 10, 20, 300, 300]
+
+
 async def test_a_node_that_is_silent_leaves_enough_time_for_the_next_one_of_the_list(url, method):
     async with Proxy(url) as silent:
         await silent.swallow()
