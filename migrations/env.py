@@ -5,6 +5,7 @@ import asyncio
 import sqlalchemy as sa
 from alembic import context
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import consumer.tables  # registers processed_messages
 from outbox.runtime.engine import create_engine
@@ -25,19 +26,31 @@ def database() -> URL:
 def configure(connection: sa.Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table=VERSION_TABLE)
     with context.begin_transaction():
-        if connection.dialect.name == "postgresql":
-            # Of several processes that migrate at once, one does it and the others find it done.
-            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         context.run_migrations()
 
 
 async def online() -> None:
     engine = create_engine(database(), pool_size=2, application_name="outbox-relay migrate")
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(configure)
+        if engine.dialect.name == "postgresql":
+            await on_postgres(engine)
+        else:
+            async with engine.begin() as connection:
+                await connection.run_sync(configure)
     finally:
         await engine.dispose()
+
+
+async def on_postgres(engine: AsyncEngine) -> None:
+    """
+    Migrate, in more than one transaction if a migration says so.
+
+    Of several processes that migrate at once, one does it and the others find it done. The lock
+    for that has a transaction of its own, which a pooler leaves together.
+    """
+    async with engine.begin() as guard, engine.connect() as connection:
+        await guard.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        await connection.run_sync(configure)
 
 
 def offline() -> None:

@@ -1,4 +1,4 @@
-"""The database refuses a time of insertion, and on SQLite a count, that no relay could read."""
+"""The database refuses a time or, on SQLite, a count that no relay could read."""
 
 from alembic import op
 
@@ -9,15 +9,31 @@ depends_on = None
 
 FIRST, LAST = "1970-01-02 00:00:00+00", "9998-12-31 00:00:00+00"
 READABLE = f"created_at BETWEEN '{FIRST}' AND '{LAST}'"
+CONSTRAINT = "outbox_created_at_check"
 
 # SQLite adds no constraint to a table that is there. A type that another program may write
-# differs from what was declared: its columns take any.
+# differs from what was declared: its columns take any. A day or an hour that there is not becomes
+# another one when seconds are added, though there be none. Fractions would be rounded up there.
+SECONDS, FRACTION = "substr({0}, 1, 19)", "substr({0}, 20)"
+TIME = (
+    "typeof({0}) = 'text' AND {0} GLOB"
+    " '[1-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]*'"
+    f" AND strftime('%Y-%m-%d %H:%M:%S', {SECONDS}, '+0 seconds') IS {SECONDS}"
+    f" AND ({FRACTION} = '' OR"
+    f" {FRACTION} GLOB '.[0-9]*' AND substr({{0}}, 21) NOT GLOB '*[^0-9]*')"
+)
+NOW_ON_SQLITE = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 READABLE_ON_SQLITE = {
-    "created_at": (
-        "typeof(NEW.created_at) = 'text' AND NEW.created_at GLOB"
-        " '[1-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:*'"
-    ),
-    "attempts": "typeof(NEW.attempts) = 'integer'",
+    "created_at": TIME,
+    "occurred_at": TIME,
+    "not_before": f"{{0}} IS NULL OR {TIME}",
+    "attempts": "typeof({0}) = 'integer'",
+}
+INSTEAD_ON_SQLITE = {
+    "created_at": NOW_ON_SQLITE,
+    "occurred_at": NOW_ON_SQLITE,
+    "not_before": "NULL",
+    "attempts": "0",
 }
 REFUSAL = """
 CREATE TRIGGER outbox_{column}_{event} BEFORE {when} ON outbox
@@ -32,22 +48,39 @@ def on_postgres() -> bool:
 
 def upgrade() -> None:
     if on_postgres():
+        upgrade_postgres()
+    else:
+        upgrade_sqlite()
+
+
+def upgrade_postgres() -> None:
+    """
+    Refuse new rows at once, and look at the old ones without keeping anybody from the table.
+
+    Whoever waits for the lock makes all others wait behind it, so it gives up soon. All of it can
+    be done again.
+    """
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute(f"ALTER TABLE outbox DROP CONSTRAINT IF EXISTS {CONSTRAINT}")
+    op.execute(f"ALTER TABLE outbox ADD CONSTRAINT {CONSTRAINT} CHECK ({READABLE}) NOT VALID")
+    with op.get_context().autocommit_block():
         # Rows that kept every relay from working: they are published, as if inserted just now.
-        op.execute(f"UPDATE outbox SET created_at = clock_timestamp() WHERE NOT {READABLE}")
-        op.create_check_constraint("created_at", "outbox", READABLE)
-        return
-    now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
-    unreadable = READABLE_ON_SQLITE["created_at"].replace("NEW.", "")
-    op.execute(f"UPDATE outbox SET created_at = {now} WHERE NOT ({unreadable})")
-    op.execute("UPDATE outbox SET attempts = 0 WHERE typeof(attempts) <> 'integer'")
+        op.execute(f"UPDATE outbox SET created_at = clock_timestamp() WHERE NOT ({READABLE})")
+        op.execute(f"ALTER TABLE outbox VALIDATE CONSTRAINT {CONSTRAINT}")
+
+
+def upgrade_sqlite() -> None:
     for column, readable in READABLE_ON_SQLITE.items():
+        unreadable = f"NOT ({readable.format(column)})"
+        op.execute(f"UPDATE outbox SET {column} = {INSTEAD_ON_SQLITE[column]} WHERE {unreadable}")
+        of_new = readable.format(f"NEW.{column}")
         for event, when in (("insert", "INSERT"), ("update", f"UPDATE OF {column}")):
-            op.execute(REFUSAL.format(column=column, event=event, when=when, readable=readable))
+            op.execute(REFUSAL.format(column=column, event=event, when=when, readable=of_new))
 
 
 def downgrade() -> None:
     if on_postgres():
-        op.drop_constraint(op.f("outbox_created_at_check"), "outbox", type_="check")
+        op.drop_constraint(op.f(CONSTRAINT), "outbox", type_="check")
         return
     for column in READABLE_ON_SQLITE:
         for event in ("insert", "update"):

@@ -2,14 +2,17 @@
 Rows that no producer of ours would write: the database refuses them, or the relay sets them aside.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
+from outbox.runtime.engine import create_engine
 from outbox.tables import outbox as table
 from outbox.topology import Binding, Exchange, Queue, Topology
 from outbox.transports.base import Transport
@@ -145,7 +148,21 @@ IMPOSSIBLE = {
 }
 IMPOSSIBLE_TIMES = {
     "postgresql": ["'infinity'", "'-infinity'", "'20000-01-01'", "'9999-06-01'", "'1969-01-01'"],
-    "sqlite": ["'yesterday'", "''", "'20000-01-01 00:00:00'", "7"],
+    "sqlite": [
+        "'yesterday'",
+        "''",
+        "'20000-01-01 00:00:00'",
+        "7",
+        "'2025-02-30 00:00:00'",
+        "'2025-19-39 29:59:xx'",
+        "'2025-01-01 24:00:00'",
+        "'2025-01-01 00:00:abc'",
+        "'2025-01-01 00:00:60'",
+        "'2025-01-01 00:00:00.'",
+        "'2025-01-01 00:00:00.5x'",
+        "'2025-01-01 00:00:00+01:00'",
+        "x'323032352d30312d30312030303a30303a3030'",
+    ],
 }
 IMPOSSIBLE_ON_SQLITE = {"attempts": ["'abc'", "1.5"], "body": ["'text'"], "headers": ["'oops'"]}
 
@@ -177,6 +194,23 @@ async def test_the_database_refuses_what_no_relay_could_read(engine):
     ]
 
     assert taken == []
+
+
+@pytest.mark.parametrize(
+    "time", ["2025-01-01 23:59:59.999999", "2024-02-29 00:00:00", "9998-12-31 00:00:00.5"]
+)
+async def test_a_sqlite_file_takes_every_time_that_a_relay_can_read(sqlite_url, time):
+    engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
+    columns = ("created_at", "occurred_at", "not_before")
+    changes = ", ".join(f"{column} = '{time}'" for column in columns)
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
+        await connection.exec_driver_sql(f"UPDATE outbox SET {changes}")
+        row = (await connection.execute(sa.select(table))).one()
+    await engine.dispose()
+
+    expected = datetime.fromisoformat(time).replace(tzinfo=UTC)
+    assert {row.created_at, row.occurred_at, row.not_before} == {expected}
 
 
 async def test_an_id_that_is_taken_is_refused_whatever_the_payload_is(engine):

@@ -209,6 +209,87 @@ async def test_the_sql_function_refuses_what_python_refuses(postgres_url, call, 
     await engine.dispose()
 
 
+async def execute(url: str, *statements: str) -> sa.Row | None:
+    """Execute *statements* in a transaction; the first row of the last one, if it has any."""
+    engine = create_engine(make_url(url), pool_size=1, application_name="test")
+    try:
+        async with engine.begin() as connection:
+            for statement in statements:
+                result = await connection.exec_driver_sql(statement)
+            return result.first() if result.returns_rows else None
+    finally:
+        await engine.dispose()
+
+
+UNREADABLE = {
+    "postgresql": {"created_at": "'infinity'"},
+    "sqlite": {
+        "created_at": "'2025-02-30 00:00:00'",
+        "occurred_at": "'2025-19-39 29:59:xx'",
+        "not_before": "'2025-01-01 00:00:abc'",
+        "attempts": "1.5",
+    },
+}
+
+
+async def test_rows_that_no_relay_could_read_are_readable_after_the_migration(empty_url):
+    await asyncio.to_thread(migrate.upgrade, empty_url, "0004")
+    values = UNREADABLE[make_url(empty_url).get_backend_name()]
+    row = {"event_id": f"'{uuid4().hex}'", "type": "'a'", "routing_key": "'a'", **values}
+    row |= {"idempotency_key": "'a'", "body": "CAST('{}' AS bytea)"}
+    if "sqlite" in empty_url:
+        row["body"] = "x'7b7d'"
+    await execute(
+        empty_url, f"INSERT INTO outbox ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+    )
+
+    for _ in range(2):  # what has not come to its end is done again
+        await asyncio.to_thread(migrate.upgrade, empty_url)
+        await execute(empty_url, f"UPDATE {VERSION_TABLE} SET version_num = '0004'")
+        if "sqlite" in empty_url:
+            break
+
+    engine = create_engine(make_url(empty_url), pool_size=1, application_name="test")
+    async with engine.connect() as connection:
+        (found,) = await connection.execute(sa.select(outbox.tables.outbox))
+    await engine.dispose()
+    assert found.created_at.year < 9999
+    assert (found.not_before, found.attempts) == (None, 0)
+
+
+async def test_a_constraint_is_validated_while_others_write(empty_postgres_url):
+    """It holds one short lock; the statements to run by hand say so too."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "alembic", "upgrade", "0004:0005", "--sql"),
+        env=at(empty_postgres_url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await child.communicate()
+    words = ("SET LOCAL lock_timeout", "ADD CONSTRAINT", "NOT VALID", "COMMIT", "UPDATE outbox")
+    places = [printed.decode().find(word) for word in (*words, "VALIDATE CONSTRAINT")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+    await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
+    query = "SELECT convalidated FROM pg_constraint WHERE conname = 'outbox_created_at_check'"
+    assert await execute(empty_postgres_url, query) == (True,)
+    await asyncio.to_thread(migrate.downgrade, empty_postgres_url, "0004")
+    assert await execute(empty_postgres_url, query) is None
+
+
+async def test_a_migration_that_gets_no_lock_gives_up_instead_of_blocking_all(empty_postgres_url):
+    await asyncio.to_thread(migrate.upgrade, empty_postgres_url, "0004")
+    engine = create_engine(make_url(empty_postgres_url), pool_size=1, application_name="test")
+    async with engine.connect() as connection:
+        await connection.execute(sa.select(outbox.tables.outbox))
+
+        with pytest.raises(sa.exc.DBAPIError, match="lock timeout"):
+            await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
+    await engine.dispose()
+
+    await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
+
+
 async def test_processes_that_migrate_at_once_do_not_get_in_each_others_way(empty_postgres_url):
     children = [
         await asyncio.create_subprocess_exec(*MIGRATE, env=at(empty_postgres_url))
