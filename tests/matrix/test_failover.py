@@ -88,4 +88,4 @@ async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_
             await trial.goes_on()
         await trial.settles()
 
-        await trial.judge(progress_seconds=20)
+        await trial.judge(progress_seconds=30)

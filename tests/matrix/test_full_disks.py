@@ -71,7 +71,7 @@ async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
                 await trial.goes_on()
             await trial.settles()
 
-            await trial.judge(progress_seconds=20)
+            await trial.judge(progress_seconds=30)
     finally:
         server.close()
 
@@ -103,7 +103,7 @@ async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
                 await trial.goes_on()
             await trial.settles()
 
-            await trial.judge(progress_seconds=20)
+            await trial.judge(progress_seconds=30)
     finally:
         server.close()
 

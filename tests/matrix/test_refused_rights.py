@@ -155,7 +155,7 @@ async def test_rights_at_the_broker_are_taken_away_and_given_back(
         await trial.goes_on()
     await trial.settles()
 
-    await trial.judge(progress_seconds=10)
+    await trial.judge(progress_seconds=20)
 
 
 async def test_a_password_at_the_broker_is_changed_and_changed_back(
@@ -174,7 +174,7 @@ async def test_a_password_at_the_broker_is_changed_and_changed_back(
         await trial.goes_on()
     await trial.settles()
 
-    await trial.judge(progress_seconds=10)
+    await trial.judge(progress_seconds=20)
     assert broker_user.word not in trial.logs()
 
 
@@ -196,7 +196,7 @@ async def test_rights_in_the_database_are_taken_away_and_given_back(
         await trial.goes_on()
     await trial.settles()
 
-    await trial.judge(progress_seconds=10)
+    await trial.judge(progress_seconds=20)
 
 
 async def test_a_password_in_the_database_is_changed_and_changed_back(
@@ -214,5 +214,5 @@ async def test_a_password_in_the_database_is_changed_and_changed_back(
         await trial.goes_on()
     await trial.settles()
 
-    await trial.judge(progress_seconds=10)
+    await trial.judge(progress_seconds=20)
     assert RIGHT not in trial.logs()

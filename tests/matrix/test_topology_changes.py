@@ -57,7 +57,7 @@ async def test_a_broker_that_is_restarted_under_load_is_waited_for(
             await trial.goes_on()
         await trial.settles()
 
-        await trial.judge(progress_seconds=10)
+        await trial.judge(progress_seconds=20)
 
 
 @pytest.mark.selection
@@ -76,7 +76,7 @@ async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_b
             await trial.goes_on()
         await trial.settles()
 
-        await trial.judge(progress_seconds=10)
+        await trial.judge(progress_seconds=20)
 
 
 @pytest.mark.selection
