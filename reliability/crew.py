@@ -20,8 +20,17 @@ START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 LOOK_EVERY_SECONDS = 0.1
 
-_FORGIVEN = {-signal.SIGKILL, int(ExitCode.UNREACHABLE)}
-"""We have killed it, or a server was away when it started."""
+
+def is_explained(status: int, *, has_worked: bool, was_killed: bool) -> bool:
+    """
+    Whether a process may have ended with *status* although nobody had asked it to end.
+
+    Only if *was_killed* by us, or if a server was away when it started: once it *has_worked*, it
+    has to wait for servers.
+    """
+    if status == -signal.SIGKILL:
+        return was_killed
+    return status == ExitCode.UNREACHABLE and not has_worked
 
 
 class Member:
@@ -50,6 +59,7 @@ class Member:
         self.wanted = False
         self.starts = 0
         self._announces = announces
+        self._was_killed = False
         self._process = PreparedProcess(
             [sys.executable, "-m", *command], log=self.log, env=env, inherit=False, cwd=REPOSITORY
         )
@@ -58,13 +68,14 @@ class Member:
         """Start it, and have it started again whenever it ends."""
         self.wanted = True
         self.starts += 1
+        self._was_killed = False
         self._process.start()
 
     async def works(self) -> None:
         """Wait until it says that it works."""
 
         def announced() -> bool:
-            return self._process.running and self._announces in self._process.output
+            return self._process.running and self._has_worked
 
         await eventually(announced, within=START_SECONDS, message=f"{self.name} does not work")
 
@@ -75,6 +86,7 @@ class Member:
     def kill(self) -> None:
         """End it by SIGKILL, if it runs; it is started again soon."""
         if self._process.running:
+            self._was_killed = True
             self._process.kill()
 
     async def terminate(self) -> int:
@@ -99,12 +111,20 @@ class Member:
             self._process.close()
 
     def tend(self) -> int | None:
-        """Start it again if it has ended, and return the exit status that this is about."""
+        """Start it again if it has ended; returns its exit status if nothing explains that."""
         if not self.wanted or self._process.running:
             return None
         status = self._process.exit_code
+        has_worked, was_killed = self._has_worked, self._was_killed
         self.start()
+        if status is None or is_explained(status, has_worked=has_worked, was_killed=was_killed):
+            return None
         return status
+
+    @property
+    def _has_worked(self) -> bool:
+        """Whether it has said that it works, since its last start."""
+        return self._announces in self._process.output
 
     @property
     def pid(self) -> int | None:
@@ -157,18 +177,18 @@ class Crew:
         for member, status in zip(
             ending, await asyncio.gather(*(each.terminate() for each in ending)), strict=True
         ):
-            self._judge(member, status)
+            if status != ExitCode.STOPPED:
+                self._note(member, f"ended with status {status}")
 
     async def _tend(self) -> None:
         while True:
             for member in self.members:
-                if (status := member.tend()) is not None and status not in _FORGIVEN:
-                    self._judge(member, status)
+                if (status := member.tend()) is not None:
+                    self._note(member, f"ended unasked with status {status}")
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
-    def _judge(self, member: Member, status: int) -> None:
-        if status != ExitCode.STOPPED:
-            self._write(Residue(time.time(), f"{member.name} ended with status {status}", 1))
+    def _note(self, member: Member, what: str) -> None:
+        self._write(Residue(time.time(), f"{member.name} {what}", 1))
 
 
 def environment(**variables: str) -> dict[str, str]:
