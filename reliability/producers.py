@@ -161,7 +161,8 @@ class _Transaction:
         if key is not None:
             last = await connection.scalar(_NEXT, {"of": key, "count": len(events)})
             self.first = (last or 0) - len(events) + 1
-        await connection.execute(sa.insert(uploads), [{"event_id": each.id} for each in events])
+        rows = [{"event_id": each.id, "type": each.type} for each in events]
+        await connection.execute(sa.insert(uploads), rows)
         await connection.execute(outbox.insert(*events))
         if not self.draft.is_kept:
             await connection.rollback()

@@ -22,6 +22,7 @@ uploads = sa.Table(
     "uploads",
     metadata,
     sa.Column("event_id", sa.Uuid(), primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
 )
 
 effects = sa.Table(

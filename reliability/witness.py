@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumer.tables import parked_messages
 from outbox.tables import dead_letters, outbox
-from reliability.consumers import FAILS_ALWAYS
+from reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, free
 from reliability.history import (
     COMMITTED,
     ROLLED_BACK,
@@ -23,6 +23,7 @@ from reliability.history import (
     GivenUp,
     Produced,
     Record,
+    Residue,
     Waiting,
     of_kind,
 )
@@ -32,6 +33,8 @@ from reliability.tables import effects, uploads
 RETRIES_EXHAUSTED = "retries_exhausted"
 READ_SECONDS = 10
 QUEUE_PREFIX = "health_data_processing."
+
+_SAME_EVENT = effects.c.event_id == uploads.c.event_id
 
 
 class Witness:
@@ -47,7 +50,7 @@ class Witness:
         async with self._engine.connect() as connection:
             for outcome in await _outcomes(connection, history):
                 self._write(outcome)
-            for read in (_applied, _given_up, _in_outbox, _parked):
+            for read in (_applied, _failed, _given_up, _in_outbox, _parked):
                 async for found in read(connection):
                     self._write(found)
         async for waiting in self._queued():
@@ -88,11 +91,25 @@ async def _applied(connection: AsyncConnection) -> AsyncIterator[Record]:
         yield Applied(row.applied_at.timestamp(), row.consumer, str(row.event_id))
 
 
+async def _failed(connection: AsyncConnection) -> AsyncIterator[Record]:
+    """Effects whose handler has raised an error afterwards: all of them had to be undone."""
+    attempted = sa.select(sa.func.count()).select_from(effects).join(uploads, _SAME_EVENT)
+    for_good = (uploads.c.type == FAILS_ALWAYS) & (effects.c.consumer == free.name)
+    once = (uploads.c.type == FAILS_ONCE) & (effects.c.attempt == 1)
+    if count := await connection.scalar(attempted.where(for_good | once)):
+        yield Residue(time.time(), "effects of attempts that failed", count)
+
+
+def reason_told(reason: str, *, source: str, type_: str | None) -> str:
+    """The *reason* of a dead letter, and what is odd about it."""
+    if type_ == FAILS_ALWAYS and source == free.name:
+        return reason
+    return f"{reason}, of an event that was not to fail for good in {source}"
+
+
 async def _given_up(connection: AsyncConnection) -> AsyncIterator[Record]:
     for row in await connection.execute(sa.select(dead_letters)):
-        reason = row.reason
-        if row.type != FAILS_ALWAYS:
-            reason = f"{row.reason}, of an event of which nothing was to fail for good"
+        reason = reason_told(row.reason, source=row.source, type_=row.type)
         yield GivenUp(row.last_at.timestamp(), row.source, row.message_id or "", reason)
 
 
@@ -125,10 +142,9 @@ async def is_still(site: Site, engine: AsyncEngine, consumers: Sequence[str]) ->
 
 def _unsettled(consumer: str) -> sa.Select[Any]:
     """Events that *consumer* has neither applied nor given up."""
-    applied = sa.select(effects).where(
-        effects.c.consumer == consumer, effects.c.event_id == uploads.c.event_id
-    )
+    applied = sa.select(effects).where(effects.c.consumer == consumer, _SAME_EVENT)
     dead = sa.select(dead_letters).where(
-        dead_letters.c.message_id == sa.cast(uploads.c.event_id, sa.Text)
+        dead_letters.c.source == consumer,
+        dead_letters.c.message_id == sa.cast(uploads.c.event_id, sa.Text),
     )
     return sa.select(uploads).where(~applied.exists(), ~dead.exists())

@@ -82,3 +82,11 @@ def given_up_for_nothing(
         }
     )
     return [Finding("for_nothing", ", ".join(wrong))] if wrong else []
+
+
+def effects_of_failures(
+    history: Sequence[Record], failing: Collection[str], *, at: float
+) -> list[Record]:
+    """Effects of the *failing* events, whose handlers raise an error each time after them."""
+    count = sum(each.id in failing for each in of_kind(history, Applied))
+    return [Residue(at, "effects of attempts that failed", count)] if count else []

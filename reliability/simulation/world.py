@@ -168,6 +168,8 @@ class World:
         history = self.history()
         if drained:
             history += witness.leases(self._paths[CONSUMERS], self.now)
+        failing = self._of_kinds(FAILS_ALWAYS)
+        history += witness.effects_of_failures(history, failing, at=self.now)
         promise = Promise(
             consumers=frozenset(self.declared),
             ordered=frozenset({LEDGER} & set(self.declared)),
@@ -192,8 +194,11 @@ class World:
         )
 
     def _for_nothing(self, history: Sequence[Record]) -> list[Finding]:
-        hopeless = {id_ for id_, kind in self._kinds.items() if kind in _HOPELESS}
+        hopeless = self._of_kinds(FAILS_ALWAYS, NEEDS_REPAIR)
         return witness.given_up_for_nothing(history, FOR_NOTHING, hopeless)
+
+    def _of_kinds(self, *kinds: str) -> set[str]:
+        return {id_ for id_, kind in self._kinds.items() if kind in kinds}
 
     def _services(self) -> dict[str, Service]:
         services: dict[str, Service] = {}
@@ -240,6 +245,3 @@ class World:
     def _sent(self, message: WireMessage) -> None:
         if message.exchange:
             self._published.append(Published(self.now, message.message_id or ""))
-
-
-_HOPELESS = frozenset({FAILS_ALWAYS, NEEDS_REPAIR})

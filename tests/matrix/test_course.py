@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.tables import dead_letters
+from reliability.consumers import FAILS_ALWAYS
 from reliability.course import Course
 from reliability.figures import figures
 from reliability.history import read
 from reliability.judgement import FindingsError, promised
 from reliability.roles import UNHURRIED
-from reliability.tables import effects
+from reliability.tables import effects, uploads
 from tests.support.builders import CANARY
 
 pytestmark = pytest.mark.selection
@@ -36,7 +37,8 @@ async def test_what_is_done_behind_the_back_of_the_product_is_found(site, tmp_pa
         await tampered(course)
 
     found = {finding.rule for finding in broken.value.findings}
-    assert found >= {"lost", "ghost", "twice", "reason", "leak"}
+    assert found >= {"lost", "ghost", "twice", "reason", "leak", "residue"}
+    assert "1 effects of attempts that failed" in {each.text for each in broken.value.findings}
 
 
 async def tampered(course: Course) -> None:
@@ -47,8 +49,11 @@ async def tampered(course: Course) -> None:
             rows = (await connection.execute(sa.select(effects).order_by(effects.c.id))).all()
             first, second = rows[:2]
             await connection.execute(sa.delete(effects).where(effects.c.id == first.id))
-            for event_id in (second.event_id, uuid4()):
-                again = {"event_id": event_id, "consumer": second.consumer, "attempt": 1}
+            failed = uuid4()
+            for event_id, consumer in ((second.event_id, second.consumer), (failed, "free")):
+                again = {"event_id": event_id, "consumer": consumer, "attempt": 1}
                 await connection.execute(sa.insert(effects).values(again))
+            told = {"event_id": failed, "type": FAILS_ALWAYS}
+            await connection.execute(sa.insert(uploads).values(told))
             letter = {"source": "free", "reason": CANARY, "attempts": 1, "body": b""}
             await connection.execute(sa.insert(dead_letters).values(letter))
