@@ -55,8 +55,8 @@ class Promise:
             the run bound nothing.
         reasons: Why events may have been given up in this run; none by default.
         drained: Whether nothing may wait at the end.
-        progress_seconds: The longest from the end of a fault to the next effect, while there is
-            something to do; None if the run does not tell.
+        progress_seconds: The longest from the end of a fault to the first effect of an event that
+            was committed after it; None if the run does not tell.
 
     """
 
@@ -176,7 +176,7 @@ def _recovery(history: Sequence[Record], promise: Promise) -> Iterator[str]:
         return
     for fault, took in recoveries(history):
         if took is not None and took > promise.progress_seconds:
-            yield f"after {fault}, the next effect took {took:.1f} s"
+            yield f"after {fault}, the first effect of a new event took {took:.1f} s"
 
 
 _RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (

@@ -1,7 +1,8 @@
 """
 What a history amounts to, right or wrong: pure.
 
-Times of a recovery are those that a user waits: from the end of a fault to the next effect.
+Times of a recovery are those that a user waits: from the end of a fault to the first effect of an
+event that was committed after it.
 """
 
 from collections import Counter, defaultdict
@@ -37,7 +38,8 @@ class Figures:
         sent: Messages on the wire, copies included.
         duplicates: Messages on the wire beyond one of each event.
         faults: How often each kind of fault has struck.
-        recoveries: Seconds from the end of each fault to the next effect, ascending.
+        recoveries: Seconds from the end of each fault to the first effect of an event that was
+            committed after it, ascending.
         longest_pause: The most seconds between two effects; None of less than two.
         drained_after: Seconds from the end of the last fault until nothing waited; None if
             something did.
@@ -103,11 +105,19 @@ def twice(history: Sequence[Record]) -> dict[str, set[str]]:
 
 
 def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
-    """Each fault that is over, and how long the next effect took; None if another one came."""
+    """
+    Each fault that is over, and how long it took until an event had an effect that was committed
+    after it; None if another fault came before that, or nothing had to be done any more.
+
+    Effects of older events show only that a backlog flows: those at its end still wait.
+    """
     events = sorted(of_kind(history, Struck, Healed, Applied, Drained), key=lambda each: each.at)
+    committed = {record.id: record.at for record in of_kind(history, Produced)}
     open_: Healed | None = None
     for event in events:
         if open_ is not None:
+            if isinstance(event, Applied) and committed.get(event.id, 0) <= open_.at:
+                continue
             progressed = isinstance(event, Applied)
             yield open_.fault, event.at - open_.at if progressed else None
         open_ = event if isinstance(event, Healed) else None

@@ -22,8 +22,8 @@ class Report:
         conditions: Versions, machine, load, seed: everything that a figure depends on.
         unknown: Events of which their producer could not tell whether they were committed.
         wire_duplicates: Copies on the wire beyond one of each event.
-        recovery_p50_seconds, recovery_p99_seconds: From the end of a fault to the next effect,
-            where no other fault came in between.
+        recovery_p50_seconds, recovery_p99_seconds: From the end of a fault to the first
+            effect of an event that was committed after it, where no other fault came in between.
         longest_pause_seconds: The longest time without any effect, whatever struck meanwhile.
         drained_after_seconds: From the end of the last fault until nothing waited.
 

@@ -152,13 +152,21 @@ def test_memory_that_only_grows_is_found_and_a_plateau_is_not():
     assert rules(*leak) == ["growth"]
 
 
-def test_a_recovery_lasts_from_the_end_of_a_fault_to_the_next_effect():
+def test_a_recovery_lasts_from_the_end_of_a_fault_to_the_first_effect_of_a_new_event():
     patient = Promise(consumers=frozenset({"etl"}), progress_seconds=5)
-    slow = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), *a_life("b")[:2]]
+    slow = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Produced(6, "b", None, 1, COMMITTED)]
 
     assert rules(*slow, Applied(9, "etl", "b"), promise=patient) == []
     assert rules(*slow, Applied(11, "etl", "b"), promise=patient) == ["recovery"]
     assert figures([*slow, Applied(9, "etl", "b")]).recoveries == [4]
+
+
+def test_effects_of_a_backlog_end_no_recovery():
+    backlog = [*a_life("old")[:2], Struck(4, "kill"), Healed(5, "kill"), Applied(6, "etl", "old")]
+    story = [*backlog, Produced(7, "new", None, 1, COMMITTED), Applied(9, "etl", "new")]
+
+    assert figures(story).recoveries == [4]
+    assert figures([*backlog, Drained(9)]).recoveries == []
 
 
 def test_a_fault_after_which_there_was_nothing_to_do_has_no_recovery():

@@ -23,12 +23,13 @@ from reliability.report import markdown, percentile, report, write
 
 PROMISE = Promise(consumers=frozenset({"etl"}))
 HISTORY = [
-    *(Produced(1, id_, None, 1, COMMITTED) for id_ in "abcd"),
+    *(Produced(1, id_, None, 1, COMMITTED) for id_ in "acd"),
+    Produced(3, "b", None, 1, COMMITTED),
     Produced(1, "e", None, 1, UNKNOWN),
-    *(Published(2, id_) for id_ in "aabcd"),
-    Struck(2, "relay killed"),
-    Healed(3, "relay killed"),
-    *(Applied(4, "etl", id_) for id_ in "abb"),
+    Struck(1, "relay killed"),
+    Healed(2, "relay killed"),
+    *(Published(3, id_) for id_ in "aabcd"),
+    *(Applied(3, "etl", id_) for id_ in "abb"),
     GivenUp(5, "etl", "c", "rejected"),
 ]
 
