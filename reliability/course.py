@@ -28,7 +28,7 @@ from reliability.checker import Finding, Promise, check
 from reliability.crew import Crew, Member
 from reliability.history import Chronicle, Drained, Healed, Record, Struck, read
 from reliability.judgement import FindingsError, promised
-from reliability.leaks import logs_before, look_for_leaks
+from reliability.leaks import logs_before, look_into_logs, look_into_metrics
 from reliability.producers import Load, Producers
 from reliability.residue import left_behind
 from reliability.roles import FREE, ORDERED, RELAY, cast
@@ -200,18 +200,19 @@ class Course:
         if self._watching.done():
             self._watching.result()  # or else nobody would hear that it has failed
         await self.producers.stop()
-        await self._drains()
-        self._write(Drained(time.time()))
-        await look_for_leaks(self.site, self.crew, self._logs_before, self._write)
+        if await self._drains():
+            self._write(Drained(time.time()))
+        await look_into_metrics(self.crew, self._write)
         await self._watch.look_into(*PRODUCT_TABLES)
         await self.crew.stop()
+        look_into_logs(self.site, self.crew, self._logs_before, self._write)
         await left_behind(self.site, self.engine, self._write)
         witness = Witness(self.site, self.engine, self._write)
         await witness.tell(read(self.chronicle.path))
         self.findings = check(read(self.chronicle.path), self.promise)
 
-    async def _drains(self) -> None:
-        """Wait until nothing waits any more; what does so at the end of our patience is found."""
+    async def _drains(self) -> bool:
+        """Wait until nothing waits any more; returns whether that came true."""
 
         async def still() -> bool:
             return await _answered(lambda: is_still(self.site, self.engine, self.roles))
@@ -222,7 +223,8 @@ class Course:
             await self.lasts(SETTLED_SECONDS)
             await eventually(still, within=self._drain_seconds)
         except AssertionError:
-            return
+            return False  # the witness finds what waits
+        return True
 
     def _cast(self) -> list[Member]:
         return [

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from reliability.canary import is_leaked_in
 from reliability.crew import Crew, Member
-from reliability.history import Leaked, Record
+from reliability.history import Leaked, Record, Residue
 from reliability.site import Site
+from tests.support.eventually import eventually
 from tests.support.probes import get
+
+PATIENCE_SECONDS = 15.0
 
 _LISTENS = '"event": "probes_listening"'
 
@@ -29,17 +33,30 @@ def logs_before(site: Site) -> LogsBefore:
     return LogsBefore(len(site.postgres.log), len(site.rabbitmq.log))
 
 
-async def look_for_leaks(
+async def look_into_metrics(crew: Crew, write: Callable[[Record], None]) -> None:
+    """Look through the metrics of the processes that run, each of which has to have some."""
+    for member in crew.members:
+        if member.pid is None:
+            continue
+        try:
+            page = await eventually(partial(_metrics, member), within=PATIENCE_SECONDS)
+        except AssertionError:
+            write(Residue(time.time(), f"{member.name} without metrics", 1))
+            continue
+        if is_leaked_in(page):
+            write(Leaked(time.time(), f"the metrics of {member.name}"))
+
+
+def look_into_logs(
     site: Site, crew: Crew, before: LogsBefore, write: Callable[[Record], None]
 ) -> None:
-    """Look through all logs, and the metrics of the processes that run."""
+    """Look through all logs, to their ends."""
     pages = {
         "the log of Postgres": site.postgres.log[before.postgres :],
         "the log of RabbitMQ": site.rabbitmq.log[before.rabbitmq :],
     }
     for member in crew.members:
         pages[f"the log of {member.name}"] = member.log.read_bytes()
-        pages[f"the metrics of {member.name}"] = await _metrics(member)
     for where, page in pages.items():
         if is_leaked_in(page):
             write(Leaked(time.time(), where))

@@ -10,7 +10,7 @@ from typing import Any
 import pamqp.frame
 from pamqp.commands import Basic
 
-from reliability.canary import CANARY
+from reliability.canary import is_leaked_in
 from reliability.history import Leaked, Published, Record
 from tests.support.proxy import Link
 from tests.support.weather import Side
@@ -37,7 +37,7 @@ class Tap:
         kind = message[:1]
         if kind not in {_METHOD, _HEADER}:
             return
-        if CANARY in message:
+        if is_leaked_in(message):
             self._write(Leaked(time.time(), f"a frame of the {side.value}"))
         if side is not Side.CLIENT or not self._counting:
             return
