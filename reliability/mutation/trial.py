@@ -86,7 +86,7 @@ def attempt(trial: Trial, directory: Path) -> Verdict:
     match done.returncode:
         case 0:
             return Verdict(None, seconds)
-        case 1 if found := _found(trial, done.stdout):
+        case 1 if found := found_by(trial, done.stdout):
             return Verdict(found, seconds)
         case code:
             last = (done.stdout + done.stderr).splitlines()[-_LINES:]
@@ -100,11 +100,15 @@ def _command(trial: Trial) -> tuple[Sequence[str], str]:
     return ["reliability.simulation", "--seeds", f"1-{trial.seeds}"], "the simulation did not run"
 
 
-def _found(trial: Trial, output: str) -> str | None:
-    """What *output* says to have caught it, in a few words."""
+def found_by(trial: Trial, output: str) -> str | None:
+    """
+    What *output* says to have caught it, in a few words.
+
+    An ERROR is a test that could not be tried, and proves nothing.
+    """
     if isinstance(trial, Schedules):
         seeds = re.findall(r"^seed (\d+):", output, re.MULTILINE)
         rules = dict.fromkeys(re.findall(r"^  (\w+): ", output, re.MULTILINE))
         return f"{', '.join(rules)} (seed {seeds[-1]})" if rules else None
-    failed = re.findall(r"^(?:FAILED|ERROR) \S*::(\w+)", output, re.MULTILINE)
+    failed = re.findall(r"^FAILED \S*::(\w+)", output, re.MULTILINE)
     return f"`{failed[0]}`" if failed else None

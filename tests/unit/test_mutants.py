@@ -6,8 +6,9 @@ import ast
 
 import pytest
 
-from reliability.mutation.mutants import MUTANTS, Suite
-from reliability.mutation.trial import PROJECT, mutated
+from reliability.mutation.mutants import MUTANTS, Schedules, Suite
+from reliability.mutation.program import without_faults
+from reliability.mutation.trial import PROJECT, found_by, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -26,3 +27,17 @@ def test_mutants_have_names_of_their_own():
     names = [mutant.name for mutant in MUTANTS]
 
     assert len(set(names)) == len(names) >= 8
+
+
+def test_the_product_as_it_is_has_to_stand_each_test_that_is_to_catch_a_mutant():
+    of_mutants = {mutant.trial for mutant in MUTANTS if isinstance(mutant.trial, Suite)}
+
+    assert set(without_faults(MUTANTS)) == {Schedules(), *of_mutants}
+    assert without_faults([]) == [Schedules()]
+
+
+def test_a_test_that_fails_catches_a_mutant_and_one_that_cannot_be_tried_does_not():
+    trial = Suite(("tests/a.py",))
+
+    assert found_by(trial, "FAILED tests/a.py::test_b - AssertionError\n") == "`test_b`"
+    assert found_by(trial, "ERROR tests/a.py::test_b - OSError\n") is None
