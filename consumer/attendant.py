@@ -36,16 +36,12 @@ from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from consumer.work import Work
 from outbox.codec import WireMessage
 from outbox.copies import retried
-from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
+from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.runtime.engine import translated
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
 
 LOOK_EVERY = timedelta(seconds=1)
-
-
-class SessionLost(DatabaseUnavailable):
-    """The database has ended the session of an attempt, and with it the lock of its lane."""
 
 
 @dataclass(frozen=True, slots=True)

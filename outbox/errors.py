@@ -11,6 +11,7 @@ Every exception that this project raises on purpose.
     │   └── TopologyMismatch           the broker's queues are not the ones declared here
     └── Unavailable                    a server cannot be reached; heals by itself
         ├── DatabaseUnavailable
+        │   └── SessionLost            its session was ended, and it may be there
         └── BrokerUnavailable
 
 Messages name fields, settings and codes, never values: what is raised here may be logged.
@@ -78,6 +79,10 @@ class Unavailable(OutboxError):  # noqa: N818
 
 class DatabaseUnavailable(Unavailable):
     """The database cannot be reached, or ended the session."""
+
+
+class SessionLost(DatabaseUnavailable):
+    """The database has ended the session of an attempt, and with it what the session held."""
 
 
 class BrokerUnavailable(Unavailable):
