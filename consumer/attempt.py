@@ -84,10 +84,10 @@ class Attempts:
         """
         handler, now = unit.handler, datetime.now(UTC)
         oldest = now - self.retention
-        opened = [self._open(delivery, handler, now, oldest) for delivery in unit.deliveries]
+        opened = [self.open(delivery, handler, now, oldest) for delivery in unit.deliveries]
         for position, delivery in enumerate(unit.deliveries):
             if is_too_old(opened[position]) and await self._was_replayed(delivery):
-                opened[position] = self._open(delivery, handler, now, BEFORE_ALL)
+                opened[position] = self.open(delivery, handler, now, BEFORE_ALL)
         attempts = [each for each in opened if isinstance(each, Attempt)]
         if handler is None or not attempts:
             return [each for each in opened if not isinstance(each, Attempt)]
@@ -97,9 +97,10 @@ class Attempts:
             made = iter(await self._carry_out(handler, attempts))
         return [next(made) if isinstance(each, Attempt) else each for each in opened]
 
-    def _open(
+    def open(
         self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
     ) -> Attempt | Verdict:
+        """`open_delivery`; a filter that fails is a failure of the message."""
         try:
             return open_delivery(delivery, handler, now=now, oldest=oldest)
         except BaseException as error:  # noqa: BLE001 - the user's filter

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from consumer.attempt import BEFORE_ALL, TRIALS, Attempts
 from consumer.dead_letters import Burials
 from consumer.handler import Handler
-from consumer.opening import Attempt, open_delivery
+from consumer.opening import Attempt
 from consumer.parking import Parked as Head
 from consumer.parking import Parking
 from consumer.patience import Patience
@@ -144,12 +144,8 @@ class Attendant:
         """Attempt *head* in a savepoint of *work*, so that the lane stays locked if it fails."""
         handler = self.handlers.get(head.message.type or "")
         # Its age was looked at when it came.
-        opened = open_delivery(
-            Delivery(self._as_delivered(head), 0, redelivered=True),
-            handler,
-            now=datetime.now(UTC),
-            oldest=BEFORE_ALL,
-        )
+        delivery = Delivery(self._as_delivered(head), 0, redelivered=True)
+        opened = self.attempts.open(delivery, handler, datetime.now(UTC), BEFORE_ALL)
         if not isinstance(opened, Attempt):
             return Made(opened)
         if handler is None:

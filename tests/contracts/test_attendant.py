@@ -41,12 +41,13 @@ class Scene:
 
     engine: AsyncEngine
     act: Callable[[AsyncSession], Any]
+    wanted: Callable[[Message[dict]], bool] | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
         consumer = Consumer("etl", bindings=["#"], ordered=True)
 
-        @consumer.on(TYPE)
+        @consumer.on(TYPE, wanted=self.wanted)
         async def handle(_message: Message[dict], session: AsyncSession) -> None:
             await self.act(session)
 
@@ -157,6 +158,18 @@ async def test_what_a_handler_has_left_to_the_commit_is_its_failure(postgres):
 @pytest.mark.parametrize("act", [fail, fail_after_the_end])
 async def test_a_failure_is_told_once(postgres, act):
     scene = Scene(postgres, act)
+    await scene.begin()
+
+    assert await scene.attendant.attempt_next()
+
+    assert (await scene.attempts(), scene.failures) == ([1], 1)
+
+
+async def test_a_filter_that_fails_is_a_failure_of_its_message(postgres):
+    def wanted(_message: Message[dict]) -> bool:
+        raise RuntimeError
+
+    scene = Scene(postgres, succeed, wanted)
     await scene.begin()
 
     assert await scene.attendant.attempt_next()
