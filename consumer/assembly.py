@@ -226,6 +226,7 @@ async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
     """
     async with database(consumer, settings) as engine:
         await migrate.verify(engine)
+        await privileges.verify(engine, rights.to_look(consumer))
         return await look(
             consumer.name,
             engine,

@@ -22,3 +22,8 @@ def needed(consumer: Consumer) -> Rights:
     if consumer.ordered:
         rights[parked_messages] = _EVERYTHING
     return rights
+
+
+def to_look(consumer: Consumer) -> Rights:
+    """The rights that a look at *consumer* needs."""
+    return {table: ("SELECT",) for table in needed(consumer) if table is not audit_log}

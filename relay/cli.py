@@ -14,10 +14,12 @@ from outbox.dead_letters import display
 from outbox.dead_letters.side import Side, reading
 from outbox.dead_letters.store import DeadLetters, Pile
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import commands, migrate, service
+from outbox.runtime import commands, migrate, privileges, service
 from outbox.runtime.commands import EXIT_CODES, console
 from outbox.runtime.engine import translated
 from outbox.settings import SharedSettings
+from outbox.tables import dead_letters as dead_letters_table
+from outbox.tables import outbox
 from relay import assembly, dead_letters
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
@@ -96,6 +98,7 @@ def status(*, as_json: commands.AsJson = False) -> None:
     async def look() -> tuple[Backlog, list[Pile]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
+            await privileges.verify(engine, {outbox: ["SELECT"], dead_letters_table: ["SELECT"]})
             backlog = await assembly.store(engine, settings).backlog()
             async with reading(engine) as connection:
                 return backlog, await DeadLetters(SOURCE).piles(connection)

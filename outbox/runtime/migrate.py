@@ -21,6 +21,7 @@ from outbox.transports.sqlite_connection import primary_code
 
 VERSION_TABLE = "outbox_relay_version"
 
+_NO_PRIVILEGE = "42501"
 _NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 
@@ -28,10 +29,17 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     """
     Migrate the database up to *revision*. Not to be called inside a running event loop.
 
-    Raises ConfigurationError if there is no such database, or none that lets us in.
+    Raises ConfigurationError if there is no such database, or none that lets us do it.
     """
-    with _refusals():
-        command.upgrade(_config(database_url), revision)
+    try:
+        with _refusals():
+            command.upgrade(_config(database_url), revision)
+    except DBAPIError as error:
+        if sqlstate(error) != _NO_PRIVILEGE:
+            raise
+        raise ConfigurationError(
+            "no privilege: GRANT CREATE ON the schema, to the owner of the tables if there are any"
+        ) from None
 
 
 def downgrade(database_url: str, revision: str) -> None:

@@ -2,6 +2,7 @@
 The command lines: what they print, and the status that they end with.
 """
 
+import asyncio
 import socket
 import sqlite3
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
+from outbox.runtime import migrate
+from outbox.runtime.engine import create_engine
 from tests.support.servers.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -223,6 +226,49 @@ def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgr
         assert done.returncode == 2
         assert "the server refuses user, password or database (28P01)" in done.stderr
         assert SECRET not in done.stderr
+
+
+@pytest.fixture
+def without_rights(postgres_url, empty_postgres_url):
+    """Turn the URL of a test's database into one of a user who may connect, and nothing else."""
+    role = "role_of_the_command_lines"
+
+    def execute(*statements: str) -> None:
+        async def executed() -> None:
+            engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
+            async with engine.begin() as connection:
+                for statement in statements:
+                    await connection.exec_driver_sql(statement)
+            await engine.dispose()
+
+        asyncio.run(executed())
+
+    def with_role(url: str) -> str:
+        changed = make_url(url).set(username=role, password=SECRET)
+        return changed.render_as_string(hide_password=False)
+
+    create = f"CREATE ROLE {role} LOGIN PASSWORD '{SECRET}'"
+    execute(f"DROP ROLE IF EXISTS {role}", create)
+    execute(f"GRANT SELECT ON {migrate.VERSION_TABLE} TO {role}")
+    yield with_role(postgres_url), with_role(empty_postgres_url)
+    execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_right_that_a_command_lacks_is_a_line_and_status_2(run, without_rights):
+    migrated, empty = without_rights
+    problems = {
+        ("relay", "migrate"): (empty, "no privilege: GRANT CREATE ON the schema"),
+        ("relay", "status"): (migrated, "no privilege: GRANT SELECT ON outbox"),
+        ("consumer", "status", TARGET): (
+            migrated,
+            "no privilege: GRANT SELECT ON processed_messages",
+        ),
+    }
+
+    for verb, (url, problem) in problems.items():
+        done = run(*verb, MQ_DATABASE_URL=url)
+
+        assert (done.returncode, done.stderr[: len(problem) + 7]) == (2, f"error: {problem}")
 
 
 def test_wrong_credentials_at_start_are_status_3_and_not_shown(run, rabbitmq_url):
