@@ -56,26 +56,27 @@ async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings)
 
 
 class Availability:
-    """Tells once for what reason a server is away, and once that it is back."""
+    """Tells each reason for which a server is away once, and once that it is back."""
 
     def __init__(self, log: Any, registry: CollectorRegistry) -> None:
         self._log = log
-        self._problem = ""
+        self._told: set[str] = set()
         self._connections = Gauge(
             "mq_active_connections", "Connections to the broker.", registry=registry
         )
 
     def down(self, error: Unavailable, *, pause: timedelta) -> None:
         """A server could not be reached; the next attempt is after *pause*."""
-        if (problem := str(error)) != self._problem:
+        # Two servers that are away may give their reasons in turn.
+        if (problem := str(error)) not in self._told:
             self._log.warning("server_unavailable", problem=problem)
-        self._problem = problem
+        self._told.add(problem)
         self._connections.set(0)
         self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
 
     def up(self) -> None:
         """All servers can be reached."""
-        if self._problem:
+        if self._told:
             self._log.info("server_available")
-        self._problem = ""
+        self._told.clear()
         self._connections.set(1)

@@ -10,6 +10,9 @@ PAUSE = timedelta(seconds=1)
 LOST, REFUSED = BrokerUnavailable("the connection was lost"), DatabaseUnavailable("Error 28P01")
 
 
+UP = ("server_available", "")
+
+
 class Log:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -29,7 +32,7 @@ def test_a_problem_is_told_once_and_another_one_as_well_and_that_it_is_over():
     availability = Availability(log, CollectorRegistry())
 
     availability.up()
-    for problem in (LOST, LOST, REFUSED, REFUSED):
+    for problem in (LOST, LOST, REFUSED, REFUSED, LOST, REFUSED):
         availability.down(problem, pause=PAUSE)
     availability.up()
     availability.up()
@@ -37,5 +40,16 @@ def test_a_problem_is_told_once_and_another_one_as_well_and_that_it_is_over():
     assert log.lines == [
         ("server_unavailable", "the connection was lost"),
         ("server_unavailable", "Error 28P01"),
-        ("server_available", ""),
+        UP,
     ]
+
+
+def test_a_problem_that_was_over_is_told_anew():
+    log = Log()
+    availability = Availability(log, CollectorRegistry())
+
+    for _ in range(2):
+        availability.down(LOST, pause=PAUSE)
+        availability.up()
+
+    assert log.lines == [("server_unavailable", "the connection was lost"), UP] * 2
