@@ -48,16 +48,19 @@ async def connect(
     """
     A new connection to the first of *urls* that answers, shown by the broker as *name*.
 
+    What one leaves of its share of the time is for those after it.
     Raises BrokerUnavailable if none does.
     """
     problem = BrokerUnavailable("no address")
-    each = max(CONNECT_SECONDS / max(len(urls), 1), LEAST_CONNECT_SECONDS)
-    for url in urls:
+    now = asyncio.get_running_loop().time
+    deadline = now() + CONNECT_SECONDS
+    for tried, url in enumerate(urls):
+        share = (deadline - now()) / (len(urls) - tried)
         try:
             with connection_errors("cannot connect to the broker"):
                 return await aio_pika.connect(
                     url,
-                    timeout=each,
+                    timeout=max(share, LEAST_CONNECT_SECONDS),
                     client_properties={"connection_name": name},
                     ssl_context=_verifying(url),
                     connection_class=kind,

@@ -2,11 +2,20 @@
 What counts as a lost connection to RabbitMQ, of all that its client library raises.
 """
 
+from typing import Any
+
+import aio_pika
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
+from yarl import URL
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq_connection import connection_errors
+from outbox.transports.rabbitmq_connection import (
+    CONNECT_SECONDS,
+    LEAST_CONNECT_SECONDS,
+    connect,
+    connection_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,3 +30,22 @@ def test_errors_of_the_connection_mean_that_the_broker_is_away(error):
 def test_errors_of_the_code_are_raised_as_they_are(error):
     with pytest.raises(type(error)), connection_errors():
         raise error
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [(1, CONNECT_SECONDS), (4, CONNECT_SECONDS / 4), (9, LEAST_CONNECT_SECONDS)],
+)
+async def test_time_that_a_node_does_not_use_is_left_to_those_after_it(monkeypatch, nodes, first):
+    timeouts = []
+
+    async def refuse(_url: URL, *, timeout: float, **_others: Any) -> None:  # noqa: ASYNC109
+        timeouts.append(timeout)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(aio_pika, "connect", refuse)
+    with pytest.raises(BrokerUnavailable):
+        await connect([URL("amqp://node/")] * nodes, name="test")
+
+    assert len(timeouts) == nodes
+    assert (timeouts[0], timeouts[-1]) == pytest.approx((first, CONNECT_SECONDS), abs=0.5)
