@@ -3,6 +3,7 @@ What a simulated world is made of: how many of each process, and their settings.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -69,6 +70,24 @@ class Plan:
     def consumers(self) -> list[str]:
         """The names of all consumers."""
         return [role for role in (ETL, LEDGER, MAIL) if role in self.processes.values()]
+
+    def reasons(self, *, disturbances: int, lasted: timedelta) -> frozenset[str]:
+        """
+        Why events may be given up of which no handler fails for good.
+
+        Args:
+            disturbances: How often something happened for which a delivery may have been lost.
+            lasted: How much time has passed on the wall.
+
+        """
+        possible = {
+            "expired": self.expires,
+            "unroutable": self.gives_up,
+            "refused": self.gives_up,
+            "delivery_limit": disturbances >= self.delivery_limit,
+            "too_old_to_dedupe": lasted >= timedelta(hours=RETENTION_HOURS),
+        }
+        return frozenset(reason for reason, is_possible in possible.items() if is_possible)
 
     def declared(self, trade: Trade) -> dict[str, Consumer]:
         """The consumers, by name, which fare as *trade* says."""

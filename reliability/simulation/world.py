@@ -23,7 +23,7 @@ from reliability.simulation.broker import Broker
 from reliability.simulation.crew import Crew, Service
 from reliability.simulation.database import Database
 from reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
-from reliability.simulation.loop import SimulatedLoop
+from reliability.simulation.loop import BEGINNING, SimulatedLoop
 from reliability.simulation.plan import (
     LEDGER,
     OPERATOR,
@@ -46,7 +46,6 @@ _LONGEST_WORK = 0.05
 
 FOR_NOTHING = frozenset({"retries_exhausted"})
 """Why the broker or the relay never give anything up, and consumers only what always fails."""
-OF_FAULTS = frozenset({"delivery_limit", "too_old_to_dedupe", "expired", "unroutable", "refused"})
 
 
 class World:
@@ -170,10 +169,13 @@ class World:
             history += witness.leases(self._paths[CONSUMERS], self.now)
         failing = self._of_kinds(FAILS_ALWAYS)
         history += witness.effects_of_failures(history, failing, at=self.now)
+        of_faults = self.plan.reasons(
+            disturbances=self.disturbances, lasted=self._loop.now - BEGINNING
+        )
         promise = Promise(
             consumers=frozenset(self.declared),
             ordered=frozenset({LEDGER} & set(self.declared)),
-            reasons=FOR_NOTHING | OF_FAULTS,
+            reasons=FOR_NOTHING | of_faults,
             drained=drained,
             duplicates=self.plan.batch * self.disturbances,
         )

@@ -1,0 +1,29 @@
+"""
+What a plan lets happen to events.
+"""
+
+from datetime import timedelta
+
+import pytest
+
+from reliability.simulation.plan import RETENTION_HOURS, Plan
+
+RETENTION = timedelta(hours=RETENTION_HOURS)
+SOON = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("plan", "disturbances", "lasted", "reasons"),
+    [
+        (Plan(), 19, SOON, set()),
+        (Plan(), 20, SOON, {"delivery_limit"}),
+        (Plan(delivery_limit=2), 2, SOON, {"delivery_limit"}),
+        (Plan(expires=True), 0, SOON, {"expired"}),
+        (Plan(gives_up=True), 0, SOON, {"unroutable", "refused"}),
+        (Plan(), 0, RETENTION, {"too_old_to_dedupe"}),
+    ],
+)
+def test_nothing_is_given_up_for_a_reason_that_the_plan_and_its_faults_do_not_give(
+    plan, disturbances, lasted, reasons
+):
+    assert plan.reasons(disturbances=disturbances, lasted=lasted) == reasons
