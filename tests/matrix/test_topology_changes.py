@@ -6,9 +6,11 @@ import aio_pika
 import pytest
 
 from outbox.tables import outbox
+from reliability.history import Produced
+from tests.support.effects import effects
 from tests.support.eventually import eventually
 from tests.support.servers import Management
-from tests.support.trial import CONSUMER, QUEUE, Trial
+from tests.support.trial import CONSUMER, FAILS_ONCE_EVERY, QUEUE, Trial
 
 pytestmark = pytest.mark.fault
 
@@ -103,7 +105,7 @@ async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for
 
 @pytest.mark.selection
 async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
-    postgres_url, rabbitmq_url, tmp_path
+    postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: retry target missing. What was in it would be gone, so it is empty."""
     async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
@@ -111,13 +113,28 @@ async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
         with trial.strike("retry queue removed"):
             await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")
             async with trial.load():  # those that do not fail flow
-                await consumer.wait_for_line("handler_failed")
+                await consumer.wait_for_line("handler_failed", within=60)
+            await keeps_what_failed(trial, rabbitmq_server.http, rabbitmq_vhost)
             await restore(trial)
         async with trial.load():
             await trial.goes_on()
         await trial.settles()
 
         await trial.judge()
+
+
+async def keeps_what_failed(trial: Trial, management: Management, vhost: str) -> None:
+    """Wait until everything is applied but what has failed, which is still in the work queue."""
+    produced = sum(isinstance(record, Produced) for record in trial.history)
+    failing = produced // FAILS_ONCE_EVERY
+
+    async def are_kept() -> bool:
+        depth = (await management.queues(vhost))[QUEUE]
+        are_there = depth.ready + depth.unacked == failing
+        return are_there and await trial.count(effects) == produced - failing
+
+    await eventually(are_kept, within=60)
+    assert await trial.dead() == []
 
 
 async def test_what_the_broker_gives_up_stays_in_its_queue_while_the_dead_queue_is_missing(

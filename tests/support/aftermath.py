@@ -7,11 +7,14 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from consumer.tables import parked_messages
 from outbox.tables import dead_letters, outbox
-from reliability.history import Applied, GivenUp, Record, Residue, Waiting
+from reliability.history import Applied, GivenUp, Leaked, Record, Residue, Waiting
+from tests.support.builders import CANARY
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
 
+MAY_HOLD_HEALTH_DATA = {"body", "ordering_key"}
 STAMPED = sa.text(
     "ALTER TABLE effects ADD COLUMN applied_at timestamptz DEFAULT clock_timestamp()"
 )
@@ -33,7 +36,12 @@ async def aftermath(deployment: Deployment) -> list[Record]:
             for row in await deployment.rows(dead_letters)
         ),
         *(Waiting(now, "outbox", str(row["event_id"])) for row in await deployment.rows(outbox)),
+        *(
+            Waiting(now, row["consumer"], row["message_id"] or "")
+            for row in await deployment.rows(parked_messages)
+        ),
         *await _residue(deployment),
+        *await _leaks(deployment),
     ]
 
 
@@ -56,6 +64,18 @@ async def _residue(deployment: Deployment) -> list[Record]:
     async with deployment.engine.connect() as connection:
         count = await connection.scalar(_OPEN)
     return [Residue(time.time(), "open transactions", count)] if count else []
+
+
+async def _leaks(deployment: Deployment) -> list[Record]:
+    pages = {"the logs of the processes": deployment.logs()}
+    for table in (outbox, dead_letters, parked_messages):
+        pages[f"the table {table.name}"] = "\n".join(
+            str(value)
+            for row in await deployment.rows(table)
+            for column, value in row.items()
+            if column not in MAY_HOLD_HEALTH_DATA
+        )
+    return [Leaked(time.time(), where) for where, page in pages.items() if CANARY in page]
 
 
 def _seconds(at: datetime | None) -> float:

@@ -24,7 +24,7 @@ from outbox.tables import outbox as outbox_table
 from reliability.checker import Promise, check
 from reliability.history import COMMITTED, Healed, Produced, Record, Struck
 from tests.support.aftermath import STAMPED, aftermath, has_times
-from tests.support.builders import an_event
+from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.effects import consumer, effects
 from tests.support.eventually import eventually
@@ -214,8 +214,8 @@ class Trial(Deployment):
 
     def _an_event(self) -> outbox.Event:
         self._produced += 1
-        fails = self._produced % FAILS_ONCE_EVERY == 0
-        return an_event(type="test.fails.once" if fails else "test.happened")
+        kind = "test.happened" if self._produced % FAILS_ONCE_EVERY else "test.fails.once"
+        return an_event(type=kind, payload={"note": CANARY})
 
     async def _is_committed(self, events: list[outbox.Event]) -> bool:
         try:
