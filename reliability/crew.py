@@ -92,9 +92,11 @@ class Member:
     async def terminate(self) -> int:
         """Ask it to end, and return its exit status; it stays ended until it is started."""
         self.wanted = False
-        if not self._process.running:
-            return self._process.exit_code or 0
-        return await self._process.terminate(within=STOP_SECONDS)
+        status = self._process.exit_code or 0
+        if self._process.running:
+            status = await self._process.terminate(within=STOP_SECONDS)
+        # Another fault may strike the same process meanwhile.
+        return 0 if self._was_killed and status == -signal.SIGKILL else status
 
     def freeze(self) -> None:
         """Stop it as if its machine hung."""
