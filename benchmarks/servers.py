@@ -24,11 +24,10 @@ from yarl import URL
 from benchmarks import filling
 from benchmarks.contenders import EXCHANGE
 from benchmarks.programs import Program
-from outbox.runtime import migrate
 from outbox.topology import Binding, Queue, Topology, publishing
 from outbox.transports.rabbitmq import RabbitMQTransport
+from tests.support import site
 from tests.support.processes import REPOSITORY
-from tests.support.servers import Fleet
 from tests.support.servers.ground import private_directory
 
 QUEUE = "benchmark"
@@ -116,27 +115,20 @@ class Site:
 @asynccontextmanager
 async def lend() -> AsyncIterator[Site]:
     """A migrated database, a bound quorum queue, and a purge of it every two seconds."""
-    fleet = Fleet()
     directory = private_directory()
     try:
-        rabbitmq, postgres = fleet.rabbitmq(), fleet.postgres()
-        await postgres.start()
-        await rabbitmq.start()
-        async with postgres.database() as database_url, rabbitmq.vhost() as vhost:
-            await asyncio.to_thread(migrate.upgrade, database_url)
-            broker_url = rabbitmq.url(vhost)
-            await _declare(broker_url)
-            async with _connected(database_url, broker_url, directory) as site:
-                await filling.stock_up(site.database)
-                purging = asyncio.ensure_future(_keep_empty(site))
+        async with site.lend() as ground:
+            await _declare(ground.broker_url)
+            async with _connected(ground.database_url, ground.broker_url, directory) as place:
+                await filling.stock_up(place.database)
+                purging = asyncio.ensure_future(_keep_empty(place))
                 try:
-                    yield site
+                    yield place
                 finally:
                     purging.cancel()
                     with suppress(asyncio.CancelledError):
                         await purging
     finally:
-        fleet.close()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -32,12 +32,12 @@ from reliability.leaks import logs_before, look_into_logs, look_into_metrics
 from reliability.producers import Load, Producers
 from reliability.residue import left_behind
 from reliability.roles import FREE, ORDERED, RELAY, cast
-from reliability.site import Site
 from reliability.tap import Tap
 from reliability.watch import Watch
 from reliability.ways import Ways
 from reliability.witness import Witness, is_still
 from tests.support.eventually import eventually
+from tests.support.site import Site
 
 APPLICATION = "reliability witness"
 DRAIN_SECONDS = 90.0

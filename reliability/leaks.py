@@ -12,9 +12,9 @@ from functools import partial
 from reliability.canary import is_leaked_in
 from reliability.crew import Crew, Member
 from reliability.history import Leaked, Record, Residue
-from reliability.site import Site
 from tests.support.eventually import eventually
 from tests.support.probes import get
+from tests.support.site import Site
 
 PATIENCE_SECONDS = 15.0
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from reliability.history import Record, Residue
-from reliability.site import Site
+from tests.support.site import Site
 
 PATIENCE_SECONDS = 15.0
 LOOK_EVERY_SECONDS = 0.25

@@ -27,7 +27,7 @@ from reliability.judgement import FindingsError
 from reliability.misfortune import Blow, next_blows
 from reliability.nemesis import TooQuietError
 from reliability.producers import Load
-from reliability.site import Site, lend
+from tests.support.site import Site, lend
 
 CALM_EFFECTS = 30
 """So many are waited for between faults, or a recovery could never be seen."""

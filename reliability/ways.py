@@ -5,7 +5,7 @@ The ways from each kind of process to each server, which a run can disturb one b
 from contextlib import AsyncExitStack
 from typing import Self
 
-from reliability.site import Site
+from tests.support.site import Site
 from tests.support.traps import TrapProxy
 
 

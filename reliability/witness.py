@@ -27,8 +27,8 @@ from reliability.history import (
     Waiting,
     of_kind,
 )
-from reliability.site import Site
 from reliability.tables import effects, uploads
+from tests.support.site import Site
 
 RETRIES_EXHAUSTED = "retries_exhausted"
 READ_SECONDS = 10

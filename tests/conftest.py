@@ -11,6 +11,7 @@ Invariants:
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -148,6 +149,16 @@ def sqlite_url(migrated_sqlite_file: Path, tmp_path: Path) -> str:
     ):
         source.backup(target)
     return f"sqlite+aiosqlite:///{file}"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Leave no setting of a developer's, and no `.env` of the working directory."""
+    for name in list(os.environ):
+        if name.startswith("MQ_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -2,8 +2,6 @@
 Settings that cannot work: a line that names the setting and its bound, and shows no value.
 """
 
-import os
-
 import pytest
 from yarl import URL
 
@@ -15,16 +13,10 @@ from outbox.settings import SharedSettings, load
 from outbox.transports.rabbitmq import RabbitMQTransport
 from relay.settings import RelaySettings
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 SECRET = "hunter2-of-the-test"
 KINDS = {"relay": RelaySettings, "consumer": ConsumerSettings}
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("MQ_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 def refusal(kind: type[SharedSettings]) -> str:

@@ -4,8 +4,8 @@ A site of each test's own, on the servers that all tests share, and how long the
 
 import pytest
 
-from reliability.site import Site
 from tests.support.servers import PostgresServer, RabbitmqServer
+from tests.support.site import Site
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

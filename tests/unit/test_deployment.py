@@ -1,6 +1,5 @@
 """What stands beside the code, checked against the code."""
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -42,15 +41,6 @@ def environment_of(service):
 @pytest.fixture(scope="module")
 def services():
     return yaml.safe_load(read("docker-compose.yml"))["services"]
-
-
-@pytest.fixture
-def clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("MQ_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)  # away from any .env
-    return monkeypatch
 
 
 def test_the_example_environment_names_every_setting_and_no_other():

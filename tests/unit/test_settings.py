@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from consumer.settings import ConsumerSettings
@@ -7,15 +5,9 @@ from outbox.errors import ConfigurationError
 from outbox.settings import SharedSettings, load
 from relay.settings import RelaySettings
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 SECRET = "hunter2-of-the-test"
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("MQ_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 def test_with_nothing_set_everything_is_in_sqlite_files_of_the_working_directory():

@@ -1,5 +1,5 @@
 """
-Where a run takes place: a database and a virtual host of its own, on real servers.
+Where a long run takes place: a database and a virtual host of its own, on real servers.
 """
 
 import asyncio
