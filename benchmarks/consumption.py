@@ -16,7 +16,7 @@ from benchmarks.results import Result, at_least, median, median_ratio
 from benchmarks.servers import Site
 from benchmarks.throughput import Turn
 from benchmarks.watching import watch_effects
-from outbox.codec import WireMessage
+from outbox.wire.codec import WireMessage
 
 ON_UVLOOP = "handwritten, uvloop"
 MESSAGES = {

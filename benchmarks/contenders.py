@@ -28,7 +28,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange
 
 from benchmarks import filling, prepared
-from outbox.codec import WireMessage
+from outbox.wire.codec import WireMessage
 
 NAIVE_BATCH = 100
 GATHER_BATCH = 500

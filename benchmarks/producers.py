@@ -27,7 +27,7 @@ from uuid_utils.compat import uuid7
 import outbox
 from benchmarks import filling
 from outbox import Event
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 
 PER_SECOND = 100
 FLOOR_CHANNEL = "benchmark_floor"

@@ -13,7 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from outbox.runtime import commands, service
+from outbox.cli import console as commands
+from outbox.runtime import service
 from outbox.transports.base import Outcome
 from relay import assembly
 from relay.settings import RelaySettings

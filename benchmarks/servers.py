@@ -24,8 +24,8 @@ from yarl import URL
 from benchmarks import filling
 from benchmarks.contenders import EXCHANGE
 from benchmarks.programs import Program
-from outbox.topology import Binding, Queue, Topology, publishing
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.topology import Binding, Queue, Topology, publishing
 from tests.support import site
 from tests.support.processes import REPOSITORY
 from tests.support.servers.ground import private_directory

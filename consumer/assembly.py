@@ -12,34 +12,35 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks, rights
-from consumer.attempt import Attempts
-from consumer.attendant import Attendant
-from consumer.board import Board
-from consumer.collector import Collector, ReturnPolicy
 from consumer.consumer import Consumer
-from consumer.dead_letters import Burials
-from consumer.dedup import Dedup
-from consumer.durations import Durations
-from consumer.inspector import Inspector
+from consumer.database_retry import Patience
+from consumer.dispatch.delivery_queue import Board
+from consumer.dispatch.parked_worker import Attendant
+from consumer.dispatch.settlement import Settlement
+from consumer.dispatch.worker import Workers
+from consumer.execution.executor import Attempts
+from consumer.execution.leased import Leased
+from consumer.execution.ordering import Lanes
+from consumer.execution.unit_of_work import Workplace
 from consumer.janitor import Janitor
-from consumer.lanes import Lanes
-from consumer.leased import Leased
-from consumer.leases import Leases
-from consumer.parking import Parking
-from consumer.patience import Patience
-from consumer.purge import Purge
+from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
+from consumer.maintenance.retention import Purge
+from consumer.maintenance.topology_monitor import Inspector
 from consumer.settings import ConsumerSettings
-from consumer.settlement import Settlement
 from consumer.status import Status, look
+from consumer.storage.dead_letters import Burials
+from consumer.storage.dedup import Dedup
+from consumer.storage.durations import Durations
+from consumer.storage.leases import Leases
+from consumer.storage.parked import Parking
 from consumer.telemetry import Telemetry
-from consumer.work import Workplace
-from consumer.workers import Workers
 from outbox.backoff import Exponential
+from outbox.database import migrate, privileges
 from outbox.event import allow_headers
-from outbox.runtime import migrate, privileges, probes, process
-from outbox.topology import ConsumerQueues, Topology
+from outbox.runtime import probes, process
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
+from outbox.transports.topology import ConsumerQueues, Topology
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2

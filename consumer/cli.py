@@ -14,13 +14,15 @@ from consumer import assembly, checks, replay
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from consumer.status import show
-from outbox.dead_letters import commands as dead_commands
-from outbox.dead_letters.interruption import carried_out
+from outbox.cli import console as commands
+from outbox.cli import dead_letters as dead_commands
+from outbox.cli.console import EXIT_CODES, console
+from outbox.cli.interruptible import carried_out
+from outbox.database import migrate
 from outbox.dead_letters.selection import duration
-from outbox.dead_letters.side import Side
+from outbox.dead_letters.source import Side
 from outbox.errors import ConfigurationError
-from outbox.runtime import commands, migrate, service
-from outbox.runtime.commands import EXIT_CODES, console
+from outbox.runtime import service
 
 app = typer.Typer(
     name="consumer",

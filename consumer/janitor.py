@@ -6,8 +6,8 @@ import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
-from consumer.dedup import PURGE_LIMIT
-from consumer.purge import Purge
+from consumer.maintenance.retention import Purge
+from consumer.storage.dedup import PURGE_LIMIT
 from consumer.telemetry import Telemetry
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.service import pause

@@ -13,14 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.consumer import Consumer
-from consumer.dedup_statements import COMPLETED
+from consumer.republish import replayed
 from consumer.settings import ConsumerSettings
-from consumer.tables import processed_messages
-from outbox import codec, letters
-from outbox.codec import WireMessage
-from outbox.copies import replayed
-from outbox.dead_letters.side import Side, allow_configured_headers
+from consumer.storage import stored_message as letters
+from consumer.storage.dedup_statements import COMPLETED
+from consumer.storage.tables import processed_messages
+from outbox.dead_letters.source import Side, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
 
 PUBLISHING = timedelta(seconds=10)
 """Time for the broker to confirm a batch; rows are locked meanwhile, on SQLite the whole file."""

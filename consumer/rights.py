@@ -5,8 +5,8 @@ What a consumer has to be allowed to do to the tables.
 import sqlalchemy as sa
 
 from consumer.consumer import Consumer
-from consumer.tables import parked_messages, processed_messages
-from outbox.runtime.privileges import Rights
+from consumer.storage.tables import parked_messages, processed_messages
+from outbox.database.privileges import Rights
 from outbox.tables import audit_log, dead_letters
 
 _EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE")

@@ -9,14 +9,14 @@ from datetime import timedelta
 from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.dedup import Dedup, Statistics
-from consumer.parking import Parking
-from outbox.dead_letters import display
-from outbox.dead_letters.side import reading
+from consumer.storage.dedup import Dedup, Statistics
+from consumer.storage.parked import Parking
+from outbox.cli import console as commands
+from outbox.cli import dead_letter_view as display
+from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters, Pile
-from outbox.runtime import commands
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Transport
+from outbox.transports.topology import ConsumerQueues
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer import Consumer, Message
 from outbox import HealthDataMessage, settings
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 
 metadata = sa.MetaData()
 uploads = sa.Table(

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import outbox
 from outbox import HealthDataMessage, settings
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 
 
 class Base(DeclarativeBase):

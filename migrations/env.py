@@ -7,15 +7,15 @@ from alembic import context
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import consumer.tables  # registers processed_messages
-from outbox.runtime.engine import create_engine
+import consumer.storage.tables  # registers processed_messages
+from outbox.database.engine import create_engine
 from outbox.settings import SharedSettings, load
 from outbox.tables import metadata
 
 VERSION_TABLE = "outbox_relay_version"
 MIGRATION_LOCK = 7_206_814_771  # any number, the same for all
 
-assert consumer.tables.processed_messages.metadata is metadata  # noqa: S101
+assert consumer.storage.tables.processed_messages.metadata is metadata  # noqa: S101
 
 
 def database() -> URL:

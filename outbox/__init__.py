@@ -8,7 +8,7 @@ The outbox: what a producing service imports.
 
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority, allow_headers
-from outbox.health import HEALTH_DATA_UPLOADED, HealthDataMessage
+from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 from outbox.record import add, insert
 from outbox.tables import metadata
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.orm import registry
 
-from outbox.codec import to_row
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent
 from outbox.tables import outbox
+from outbox.wire.codec import to_row
 
 Recordable: TypeAlias = Event | SupportsEvent
 

@@ -147,7 +147,11 @@ due_index = _partial("outbox_due", outbox.c.not_before, where=outbox.c.not_befor
 
 
 def letter_columns() -> list[sa.Column[Any]]:
-    """Columns for a message as it came; each may be null or odd. See `outbox.letters`."""
+    """
+    Columns for a message as it came; each may be null or odd.
+
+    See `consumer.storage.stored_message`.
+    """
     return [
         sa.Column("message_id", sa.Text),
         sa.Column("type", sa.Text),

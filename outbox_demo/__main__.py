@@ -17,9 +17,10 @@ from rich.console import Console
 
 from consumer.settings import ConsumerSettings
 from outbox import Event
+from outbox.cli import console as commands
+from outbox.database import migrate
+from outbox.database.engine import translated
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import commands, migrate
-from outbox.runtime.engine import translated
 from outbox.settings import load
 from outbox_demo import lines, sources, spool, workplace
 from outbox_demo.demo import perform

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import outbox
 from outbox import Event
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from outbox.settings import SharedSettings, load
 from outbox_demo import history, lines, sources, spool
 from outbox_demo.etl import record

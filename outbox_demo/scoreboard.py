@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, create_engine, translated
+from outbox.database.engine import DEFERRED, create_engine, translated
 from outbox.settings import SharedSettings
 from outbox.tables import outbox
 from outbox_demo.run import Run

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.settings import ConsumerSettings
-from consumer.tables import processed_messages
+from consumer.storage.tables import processed_messages
+from outbox.database.engine import create_engine, translated
 from outbox.errors import BrokerUnavailable
-from outbox.runtime.engine import create_engine, translated
 from outbox.tables import dead_letters, outbox
 from outbox_demo.etl import consumer_of
 from outbox_demo.run import Run

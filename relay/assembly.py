@@ -11,23 +11,24 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox import topology
 from outbox.backoff import Exponential
+from outbox.database import migrate, privileges
 from outbox.event import allow_headers
-from outbox.runtime import migrate, privileges, probes, process
+from outbox.runtime import probes, process
 from outbox.tables import dead_letters, outbox
-from outbox.topology import Topology
+from outbox.transports import topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
-from relay.janitor import Janitor
-from relay.pace import Pace
-from relay.pseudonyms import Pseudonyms
+from outbox.transports.topology import Topology
+from relay.maintenance import Janitor
+from relay.ordering_key_hash import Pseudonyms
+from relay.poll_interval import Pace
 from relay.relay import Limits, Relay
 from relay.settings import RelaySettings
-from relay.storage import salt
+from relay.storage import ordering_secret as salt
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
-from relay.storage.postgres_wakeup import PostgresWakeup
+from relay.storage.postgres_notify import PostgresWakeup
 from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
 from relay.wakeup import Doorbell, Polling, Wakeup

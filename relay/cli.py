@@ -9,18 +9,21 @@ from typing import Annotated
 import typer
 from alembic.util import CommandError
 
-from outbox.dead_letters import commands as dead_commands
-from outbox.dead_letters import display
-from outbox.dead_letters.side import Side, reading
+from outbox.cli import console as commands
+from outbox.cli import dead_letter_view as display
+from outbox.cli import dead_letters as dead_commands
+from outbox.cli.console import EXIT_CODES, console
+from outbox.database import migrate, privileges
+from outbox.database.engine import translated
+from outbox.dead_letters.source import Side, reading
 from outbox.dead_letters.store import DeadLetters, Pile
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import commands, migrate, privileges, service
-from outbox.runtime.commands import EXIT_CODES, console
-from outbox.runtime.engine import translated
+from outbox.runtime import service
 from outbox.settings import SharedSettings
 from outbox.tables import dead_letters as dead_letters_table
 from outbox.tables import outbox
-from relay import assembly, dead_letters
+from relay import assembly
+from relay import replay as dead_letters
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
 from relay.storage.sql import SOURCE

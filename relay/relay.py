@@ -14,19 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from outbox import codec
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.errors import BrokerUnavailable, Unavailable, UnreadableMessage
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
-from relay.lanes import waves
-from relay.pace import Found, Load, Pace
-from relay.pseudonyms import Pseudonyms
+from outbox.wire import codec
+from relay.ordering_key_hash import Pseudonyms
+from relay.poll_interval import Found, Load, Pace
 from relay.storage.base import OutboxStore, Row
 from relay.telemetry import Telemetry
 from relay.verdict import decide
 from relay.wakeup import Doorbell, Wakeup
+from relay.waves import waves
 
 
 @dataclass(frozen=True, slots=True)

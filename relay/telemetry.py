@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
-from relay.latencies import Latencies
+from relay.batch_histogram import Latencies
 from relay.storage.base import Backlog, Row
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 

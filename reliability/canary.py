@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import sqlalchemy as sa
 
-from consumer.tables import processed_messages
+from consumer.storage.tables import processed_messages
 from tests.support import builders
 
 CANARY = builders.CANARY.encode()

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import outbox
 from outbox import Event
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from reliability.canary import CANARY
 from reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
 from reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record

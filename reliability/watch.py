@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.tables import parked_messages
+from consumer.storage.tables import parked_messages
 from outbox.tables import outbox
 from reliability.canary import rows_with_leaks
 from reliability.crew import Crew, Member

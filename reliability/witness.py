@@ -12,7 +12,7 @@ import aio_pika
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from consumer.tables import parked_messages
+from consumer.storage.tables import parked_messages
 from outbox.tables import dead_letters, outbox
 from reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, free
 from reliability.history import (

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
 
@@ -84,7 +84,7 @@ def _or_exit(launch: Callable[[], S]) -> S:
 
 
 async def _migrate(database_url: str) -> None:
-    from outbox.runtime.migrate import upgrade  # noqa: PLC0415  tests of less need no database
+    from outbox.database.migrate import upgrade  # noqa: PLC0415  tests of less need no database
 
     # In a thread, because it runs an event loop of its own.
     await asyncio.to_thread(upgrade, database_url)

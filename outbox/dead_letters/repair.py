@@ -4,7 +4,7 @@ Another body for a dead letter: read from a file, and checked before anything is
 
 from pathlib import Path
 
-from outbox.dead_letters.exhibit import json_text
+from outbox.dead_letters.redaction import json_text
 from outbox.dead_letters.selection import Selection
 from outbox.errors import ConfigurationError
 from outbox.payload import JSON_CONTENT_TYPE, MAX_BODY_BYTES

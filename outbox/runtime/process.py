@@ -12,12 +12,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.database.engine import create_engine
 from outbox.errors import Unavailable
 from outbox.runtime import logs
-from outbox.runtime.engine import create_engine
 from outbox.settings import SharedSettings
-from outbox.topology import Topology
 from outbox.transports.base import Transport
+from outbox.transports.topology import Topology
 
 
 def name(role: str) -> str:

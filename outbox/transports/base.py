@@ -14,9 +14,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from outbox.codec import WireMessage
 from outbox.errors import TopologyMismatch
-from outbox.topology import Topology
+from outbox.transports.topology import Topology
+from outbox.wire.codec import WireMessage
 
 
 def differing(kind: str, name: str, argument: str) -> TopologyMismatch:

@@ -12,12 +12,12 @@ def transport(settings: SharedSettings, *, name: str) -> Transport:
     """The configured broker; *name* is what the broker shows as the connection's name."""
     first = settings.brokers[0]
     if first.scheme == "sqlite":
-        from outbox.transports.sqlite import SqliteTransport  # noqa: PLC0415
+        from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
 
         # As in SQLAlchemy: three slashes are a relative path, four an absolute one.
         return SqliteTransport(Path(first.path[1:]))
 
-    from outbox.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415
+    from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415
 
     return RabbitMQTransport(
         settings.brokers,

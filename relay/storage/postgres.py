@@ -20,11 +20,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.database.engine import answering, commit, translated
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.engine import answering, commit, translated
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.ready import (
+from relay.storage.claim_statements import (
     SIZE,
     UNKEYED_CANDIDATES,
     measured,

@@ -21,12 +21,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.runtime.engine import DEFERRED, commit, translated
-from outbox.runtime.sqlite_engine import BUSY_SECONDS
+from outbox.database.engine import DEFERRED, commit, translated
+from outbox.database.sqlite_engine import BUSY_SECONDS
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.ready import SIZE, measured, position_in_key
-from relay.storage.selection import Selection
+from relay.storage.claim import Selection
+from relay.storage.claim_statements import SIZE, measured, position_in_key
 from relay.storage.sql import SqlStore, changes_something
 from relay.verdict import Verdict
 

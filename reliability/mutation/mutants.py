@@ -71,14 +71,14 @@ MUTANTS = (
     Mutant(
         "passes_over_earlier_rows",
         "rows of a key are claimed although an earlier one waits or is held by another claim",
-        "relay/storage/ready.py",
+        "relay/storage/claim_statements.py",
         'if row.values["position"] == taken[key] + 1:',
         "if True:",
     ),
     Mutant(
         "acks_before_the_commit",
         "the broker is told that a message is done before it is",
-        "consumer/desk.py",
+        "consumer/dispatch/dispatcher.py",
         "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
         "            await self._subscription.ack(*unit.deliveries)\n"
         "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
@@ -86,7 +86,7 @@ MUTANTS = (
     Mutant(
         "records_in_a_transaction_of_its_own",
         "the dedup row is committed before the handler is called",
-        "consumer/transaction.py",
+        "consumer/execution/transaction.py",
         "            # Of two copies in one batch the first",
         "            await work.commit()\n            await work.begin()\n"
         "            # Of two copies in one batch the first",
@@ -94,14 +94,14 @@ MUTANTS = (
     Mutant(
         "handles_duplicates",
         "a completed message that comes again is recorded and handled again",
-        "consumer/dedup_statements.py",
+        "consumer/storage/dedup_statements.py",
         "            where=table.c.status != COMPLETED,\n        ).returning",
         "        ).returning",
     ),
     Mutant(
         "believes_a_lost_commit",
         "a COMMIT without an answer counts as one that was carried out",
-        "consumer/transaction.py",
+        "consumer/execution/transaction.py",
         "                    await work.commit()\n",
         "                    with __import__('contextlib').suppress(Exception):\n"
         "                        await work.commit()\n",
@@ -109,21 +109,21 @@ MUTANTS = (
     Mutant(
         "gives_up_without_a_trace",
         "a message is given up, and no row of dead_letters says so",
-        "consumer/dead_letters.py",
+        "consumer/storage/dead_letters.py",
         "    await session.execute(\n        sa.insert(dead_letters)",
         "    _ = (\n        sa.insert(dead_letters)",
     ),
     Mutant(
         "purges_below_the_horizon",
         "the dedup store forgets what may be delivered again",
-        "consumer/purge.py",
+        "consumer/maintenance/retention.py",
         "self._age = older_than + MARGIN",
         "self._age = timedelta(0)",
     ),
     Mutant(
         "handles_what_is_too_old",
         "a message that may have been forgotten counts as new",
-        "consumer/opening.py",
+        "consumer/execution/decode.py",
         "if envelope.recorded_at is not None and envelope.recorded_at < oldest:",
         "if False:",
     ),
@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         "acks_before_the_copy_is_confirmed",
         "a failed message is acked while its copy for the retry is on its way",
-        "outbox/transports/rabbitmq_subscription.py",
+        "outbox/transports/rabbitmq/subscription.py",
         "        outcome = (await self._publisher.publish(",
         "        await self.ack(delivery)\n        outcome = (await self._publisher.publish(",
         Suite(("tests/faults/test_retry_crashes.py",)),
@@ -146,7 +146,7 @@ MUTANTS = (
         "has_one_id_twice_in_flight",
         "two messages with one id are in flight on one channel, and a return is taken for the "
         "other's",
-        "outbox/transports/rabbitmq_in_flight.py",
+        "outbox/transports/rabbitmq/in_flight.py",
         "len(self._ids) + len(ids) <= MAX_MESSAGES and self._ids.isdisjoint(ids)",
         "len(self._ids) + len(ids) <= MAX_MESSAGES",
         Suite(("tests/contracts/test_rabbitmq_publisher.py", "tests/contracts/test_transport.py")),

@@ -17,10 +17,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable, TopologyMismatch
-from outbox.topology import Binding, Topology, matches
 from outbox.transports.base import Outcome, QueueDepth, differing
+from outbox.transports.topology import Binding, Topology, matches
+from outbox.wire.codec import WireMessage
 from reliability.simulation.line import Line
 from reliability.simulation.process import Process
 from reliability.simulation.queue import Held, SimulatedQueue

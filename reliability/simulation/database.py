@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from reliability.simulation.driver import Connection, lost
 from reliability.simulation.process import Process, current
 
@@ -66,7 +66,7 @@ class Engines:
         self._free: dict[str, list[AsyncEngine]] = {}
 
     def create(self, url: URL, **options: Any) -> AsyncEngine:
-        """What `outbox.runtime.engine.create_engine` makes, with the simulated driver."""
+        """What `outbox.database.engine.create_engine` makes, with the simulated driver."""
         free = self._free.setdefault(str(url), [])
         engine = free.pop() if free else self._made(url, options)
         engine.sync_engine.dispose(close=False)

@@ -20,7 +20,7 @@ from reliability.simulation.steps import commit_of, step_of
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 30.0
-"""As in `outbox.runtime.engine`, but it is the simulated time that is waited for."""
+"""As in `outbox.database.engine`, but it is the simulated time that is waited for."""
 _LOOK_AGAIN_SECONDS = 0.01
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from outbox.runtime import migrate
+from outbox.database import migrate
 from reliability.simulation.database import Database, Engines
 from reliability.simulation.trade import metadata, statements_for
 

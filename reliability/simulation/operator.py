@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import consumer.replay
-import relay.dead_letters
+import relay.replay
 from consumer import Consumer
 from consumer.assembly import database
 from consumer.assembly import purge as purge_of
@@ -17,7 +17,7 @@ from consumer.verdict import RETRIES_EXHAUSTED
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.side import Side
+from outbox.dead_letters.source import Side
 from outbox.errors import Unavailable
 from relay.settings import RelaySettings
 from relay.storage.sql import SOURCE
@@ -28,7 +28,7 @@ REPLAYED_WITHIN = timedelta(hours=1)
 
 def of_relay(settings: RelaySettings) -> Side:
     """The dead letters of relays."""
-    return relay.dead_letters.side(settings)
+    return relay.replay.side(settings)
 
 
 def of_consumer(declared: Consumer, settings: ConsumerSettings) -> Side:

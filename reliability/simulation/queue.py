@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from outbox.codec import WireMessage
-from outbox.topology import Arguments
+from outbox.transports.topology import Arguments
+from outbox.wire.codec import WireMessage
 
 _TRY_AGAIN_SECONDS = 10.0
 """How soon a message is dead-lettered again that had nowhere to go."""

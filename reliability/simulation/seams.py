@@ -17,7 +17,8 @@ import structlog
 
 import consumer.assembly
 import relay.assembly
-from outbox.runtime import migrate, process
+from outbox.database import migrate
+from outbox.runtime import process
 from outbox.settings import SharedSettings
 from relay.storage import sqlite
 from reliability.simulation.broker import Broker

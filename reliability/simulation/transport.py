@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import Topology
 from outbox.transports.base import Delivery, Outcome, QueueDepth
-from outbox.transports.inbox import Inbox
+from outbox.transports.delivery_buffer import Inbox
+from outbox.transports.topology import Topology
+from outbox.wire.codec import WireMessage
 from reliability.simulation.broker import Broker
 from reliability.simulation.line import LOST, Line
 from reliability.simulation.process import Process

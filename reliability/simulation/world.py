@@ -15,7 +15,7 @@ import consumer.assembly
 import relay.assembly
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
-from outbox.codec import WireMessage
+from outbox.wire.codec import WireMessage
 from reliability.checker import Finding, Promise, check
 from reliability.history import UNKNOWN, Produced, Published, Record
 from reliability.simulation import operator, witness

@@ -15,16 +15,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from consumer.dedup import Dedup
-from consumer.work import Workplace
+from consumer.execution.unit_of_work import Workplace
+from consumer.storage.dedup import Dedup
+from outbox.database import migrate
+from outbox.database.engine import create_engine, translated
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     OutboxError,
     SchemaMismatch,
 )
-from outbox.runtime import migrate
-from outbox.runtime.engine import create_engine, translated
 from tests.support.builders import CANARY, an_envelope, an_event
 from tests.support.servers import PostgresServer
 

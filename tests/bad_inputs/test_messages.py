@@ -12,15 +12,16 @@ from uuid import UUID
 
 import pytest
 
+from consumer.execution.decode import Attempt, open_delivery
 from consumer.handler import Handler
-from consumer.opening import Attempt, open_delivery
 from consumer.verdict import GiveUp, Verdict, after_failure
-from outbox import HealthDataMessage, codec
+from outbox import HealthDataMessage
 from outbox.backoff import Levels
-from outbox.codec import WireMessage
 from outbox.errors import UnreadableMessage
 from outbox.payload import MAX_BODY_BYTES, decompress
 from outbox.transports.base import Delivery
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
 from tests.support.bombs import gzip_bomb
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
 

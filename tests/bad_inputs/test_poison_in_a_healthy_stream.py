@@ -19,8 +19,8 @@ import aiormq
 import pytest
 import sqlalchemy as sa
 
-from outbox.codec import WireMessage
 from outbox.tables import dead_letters
+from outbox.wire.codec import WireMessage
 from tests.support.bombs import gzip_bomb
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
 from tests.support.eventually import eventually

@@ -13,8 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer import assembly as of_consumers
+from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.runtime.engine import create_engine
 from relay import assembly as of_relays
 from tests.support import effects, ordered
 from tests.support.pages import REPOSITORY

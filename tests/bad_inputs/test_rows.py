@@ -12,10 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from outbox.tables import outbox as table
-from outbox.topology import Binding, Exchange, Queue, Topology
 from outbox.transports.base import Transport
+from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually

@@ -10,7 +10,7 @@ from consumer.checks import check
 from consumer.settings import ConsumerSettings
 from outbox.errors import ConfigurationError
 from outbox.settings import SharedSettings, load
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from relay.settings import RelaySettings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")

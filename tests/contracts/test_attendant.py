@@ -15,14 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from consumer import Consumer, Message
 from consumer.assembly import assemble
-from consumer.attempt import TRIALS
-from consumer.attendant import Attendant
-from consumer.parking import Parking
+from consumer.dispatch.parked_worker import Attendant
+from consumer.execution.executor import TRIALS
 from consumer.settings import ConsumerSettings
-from consumer.tables import parked_messages, processed_messages
+from consumer.storage.parked import Parking
+from consumer.storage.tables import parked_messages, processed_messages
 from consumer.telemetry import Telemetry
+from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.engine import create_engine
 from outbox.runtime.probes import Health
 from tests.support.builders import an_event, on_the_wire
 

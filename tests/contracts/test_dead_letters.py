@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.dedup import Dedup
 from consumer.replay import Reruns
-from outbox import codec, letters
+from consumer.storage import stored_message as letters
+from consumer.storage.dedup import Dedup
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, Tally
 from outbox.tables import dead_letters, outbox
-from relay.dead_letters import WAITS_ALREADY, ToOutbox
+from outbox.wire import codec
+from relay.replay import WAITS_ALREADY, ToOutbox
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import (
     SOURCE,

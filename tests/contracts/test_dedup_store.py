@@ -11,16 +11,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.dedup import Dedup
-from consumer.durations import SAMPLE, Durations
 from consumer.handler import Expired, Lease
-from consumer.leases import Leases
-from consumer.purge import Purge
-from consumer.tables import processed_messages
-from outbox import codec
+from consumer.maintenance.retention import Purge
+from consumer.storage.dedup import Dedup
+from consumer.storage.durations import SAMPLE, Durations
+from consumer.storage.leases import Leases
+from consumer.storage.tables import processed_messages
 from outbox.errors import ConfigurationError
 from outbox.event import Envelope
 from outbox.tables import now_plus
+from outbox.wire import codec
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 

@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from consumer.execution.decode import Attempt, open_delivery
+from consumer.execution.leased import Leased, lost
 from consumer.handler import Expired, Handler, Lease
-from consumer.leased import Leased, lost
-from consumer.leases import Held, Leases
 from consumer.message import Message
-from consumer.opening import Attempt, open_delivery
-from consumer.tables import processed_messages
+from consumer.storage.leases import Held, Leases
+from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, GiveUp, Wait
 from outbox.errors import LeaseLost
 from outbox.transports.base import Delivery

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.dedup import Dedup
 from consumer.handler import Expired, Lease
-from consumer.leases import Busy, Claim, Completed, Held, Leases, Over
-from consumer.tables import processed_messages
-from outbox import codec
+from consumer.storage.dedup import Dedup
+from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
+from consumer.storage.tables import processed_messages
 from outbox.event import Envelope
 from outbox.tables import database_now
+from outbox.wire import codec
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.backoff import Exponential
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from outbox.tables import dead_letters
 from outbox.tables import outbox as table
 from outbox.transports.base import Outcome

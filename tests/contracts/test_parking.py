@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.parking import Parked, Parking
-from consumer.tables import parked_messages
-from outbox.codec import WireMessage
-from outbox.runtime.engine import create_engine
+from consumer.storage.parked import Parked, Parking
+from consumer.storage.tables import parked_messages
+from outbox.database.engine import create_engine
+from outbox.wire.codec import WireMessage
 from tests.support.builders import AN_INSTANT, CANARY
 from tests.support.eventually import eventually
 from tests.support.plans import recorded, rows_read

@@ -22,14 +22,15 @@ from pamqp.commands import Basic
 from structlog.testing import capture_logs
 from yarl import URL
 
-from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import Binding, Exchange, Queue, Topology
-from outbox.transports import rabbitmq_batch, rabbitmq_link
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.rabbitmq_in_flight import MAX_MESSAGES
-from outbox.transports.rabbitmq_publisher import RabbitMQPublisher
+from outbox.transports.rabbitmq import confirm_channel as rabbitmq_link
+from outbox.transports.rabbitmq import publish_batch as rabbitmq_batch
+from outbox.transports.rabbitmq.in_flight import MAX_MESSAGES
+from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.topology import Binding, Exchange, Queue, Topology
+from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 from tests.support.servers import RabbitmqServer

@@ -18,12 +18,12 @@ import pytest
 from structlog.testing import capture_logs
 from yarl import URL
 
-from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
-from outbox.topology import Queue, Topology
-from outbox.transports import rabbitmq_tap
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq import frame_reader as rabbitmq_tap
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.topology import Queue, Topology
+from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 

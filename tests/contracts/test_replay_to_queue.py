@@ -12,14 +12,15 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
+from consumer import republish as copies
 from consumer.replay import Reruns, ToQueue
-from outbox import codec, copies
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome, Transport
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.sqlite import SqliteTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.sqlite.transport import SqliteTransport
+from outbox.transports.topology import ConsumerQueues
+from outbox.wire import codec
 from tests.support.builders import AN_INSTANT
 from tests.support.dead_letters import (
     QUEUE,

@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.runtime.engine import create_engine
 from outbox.tables import ordering_salt
-from relay.storage import salt
+from relay.storage import ordering_secret as salt
 
 
 async def replace_by(engine: AsyncEngine, *salts: bytes) -> None:

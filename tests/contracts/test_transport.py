@@ -15,18 +15,13 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
-from outbox.codec import (
-    ATTEMPT_HEADER,
-    EXCHANGE_HEADER,
-    ROUTING_KEY_HEADER,
-    WireMessage,
-)
-from outbox.copies import attempt_of, retried
+from consumer.republish import attempt_of, retried
 from outbox.errors import TopologyMismatch
-from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.sqlite import SqliteTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.sqlite.transport import SqliteTransport
+from outbox.transports.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
+from outbox.wire.codec import ATTEMPT_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER, WireMessage
 from reliability.simulation.broker import Broker
 from reliability.simulation.transport import SimulatedTransport
 from tests.support.eventually import eventually

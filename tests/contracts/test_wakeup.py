@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.runtime.engine import create_engine
-from relay.storage.postgres_wakeup import PostgresWakeup
+from outbox.database.engine import create_engine
+from relay.storage.postgres_notify import PostgresWakeup
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 

@@ -14,16 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import registry
 
 from consumer import Message
-from consumer.attempt import BEFORE_ALL
-from consumer.dedup import Dedup
+from consumer.execution.decode import Attempt, open_delivery
+from consumer.execution.executor import BEFORE_ALL
+from consumer.execution.transaction import transact
+from consumer.execution.unit_of_work import Work, Workplace
 from consumer.handler import Handler
-from consumer.opening import Attempt, open_delivery
-from consumer.tables import processed_messages
-from consumer.transaction import transact
-from consumer.work import Work, Workplace
+from consumer.storage.dedup import Dedup
+from consumer.storage.tables import processed_messages
+from outbox.database.engine import create_engine, is_away
 from outbox.errors import DatabaseUnavailable
 from outbox.event import Envelope
-from outbox.runtime.engine import create_engine, is_away
 from outbox.tables import dead_letters
 from outbox.transports.base import Delivery
 from tests.support.builders import an_envelope, an_event, on_the_wire

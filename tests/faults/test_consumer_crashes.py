@@ -29,7 +29,7 @@ Attempts that end in another way than by their handler's failure are not counted
 import pytest
 import sqlalchemy as sa
 
-from outbox.codec import WireMessage
+from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 from tests.support.stage import APPLIED, RECORD, Stage, a_message
 from tests.support.traps import Trap

@@ -23,7 +23,7 @@ A lease that is over says that nobody knows; `REPEAT` calls again, `STOP` leaves
 import pytest
 import sqlalchemy as sa
 
-from consumer.tables import processed_messages
+from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually

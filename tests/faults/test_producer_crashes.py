@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from outbox.tables import outbox as table
 from tests.support.builders import an_event
 from tests.support.traps import TrapProxy

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
-from consumer.tables import processed_messages
-from outbox.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
+from consumer.storage.tables import processed_messages
+from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
 from tests.support.behaviours import BATCH_SIZE, ERRORS, LEASE, RATE
 from tests.support.effects import effects
 from tests.support.eventually import eventually

@@ -18,7 +18,7 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import _fastest_loop
 from outbox.transports.base import Transport
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
 
 START = Connection.Start(
     server_properties={"product": "test"}, mechanisms="PLAIN", locales="en_US"

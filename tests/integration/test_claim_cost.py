@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.runtime.engine import create_engine
+from outbox.database.engine import create_engine
 from relay.storage.base import Row
+from relay.storage.claim import Selector
 from relay.storage.postgres import PostgresStore
-from relay.storage.selection import Selector
 from relay.verdict import Delete
 from tests.support.plans import Statement, recorded, rows_read
 

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
-from outbox.runtime import migrate
-from outbox.runtime.engine import create_engine
+from outbox.database import migrate
+from outbox.database.engine import create_engine
 from tests.support.servers.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]

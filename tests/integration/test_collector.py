@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from outbox import copies
-from outbox.codec import EXCHANGE_HEADER, RETURNS_HEADER, ROUTING_KEY_HEADER, WireMessage
+from consumer import republish as copies
+from outbox.wire.codec import EXCHANGE_HEADER, RETURNS_HEADER, ROUTING_KEY_HEADER, WireMessage
 from tests.support.eventually import eventually
 from tests.support.place import EXCHANGE, Place, a_message, once
 

@@ -15,11 +15,11 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from yarl import URL
 
-from consumer.tables import processed_messages
-from outbox.codec import WireMessage
+from consumer.storage.tables import processed_messages
 from outbox.transports.base import Outcome
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.rabbitmq_gather import properties
+from outbox.transports.rabbitmq.publish_gather import properties
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.wire.codec import WireMessage
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
 from tests.support.deployment import Deployment
 from tests.support.effects import effects

@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.tables import processed_messages
+from consumer.storage.tables import processed_messages
+from outbox.database.engine import create_engine
 from outbox.dead_letters.replay import BATCH
-from outbox.dead_letters.side import reading
-from outbox.runtime.engine import create_engine
+from outbox.dead_letters.source import reading
 from outbox.tables import dead_letters, outbox
-from outbox.transports.sqlite import SqliteTransport
+from outbox.transports.sqlite.transport import SqliteTransport
 from tests.support.builders import CANARY
 from tests.support.dead_letters import (
     QUEUE,

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.dedup import PURGE_LIMIT, Dedup
-from consumer.purge import Purge
-from outbox.runtime.engine import create_engine
+from consumer.maintenance.retention import Purge
+from consumer.storage.dedup import PURGE_LIMIT, Dedup
+from outbox.database.engine import create_engine
 from tests.support.plans import blocks_read, recorded, rows_read
 
 MANY = 60_000

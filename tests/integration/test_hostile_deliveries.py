@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from outbox.topology import Queue, Topology
 from outbox.transports.base import Delivery, QueueDepth, Subscription
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.rabbitmq_content import MALFORMED
+from outbox.transports.rabbitmq.frame_decoder import MALFORMED
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.topology import Queue, Topology
 from tests.support.eventually import eventually
 from tests.support.frames import short, table
 from tests.support.hostile import FLAGS, HOSTILE, publish_raw, raw_channel

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.dedup import PURGE_LIMIT, Dedup
 from consumer.janitor import Janitor
-from consumer.purge import Purge
-from consumer.tables import processed_messages
+from consumer.maintenance.retention import Purge
+from consumer.storage.dedup import PURGE_LIMIT, Dedup
+from consumer.storage.tables import processed_messages
 from consumer.telemetry import Telemetry
 from outbox.tables import now_plus
 from tests.support.eventually import eventually

@@ -11,10 +11,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.work import Workplace
+from consumer.execution.unit_of_work import Workplace
+from outbox.database.engine import create_engine, is_away, translated
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.engine import create_engine, is_away, translated
-from relay.storage.postgres_wakeup import PostgresWakeup
+from relay.storage.postgres_notify import PostgresWakeup
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 from tests.support.weather import Side

@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 import sqlalchemy as sa
 
-from consumer.tables import parked_messages
+from consumer.storage.tables import parked_messages
 from outbox import Event, insert
 from tests.support import ordered
 from tests.support.deployment import Deployment

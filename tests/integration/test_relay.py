@@ -12,8 +12,8 @@ from yarl import URL
 
 import outbox
 from outbox.tables import outbox as table
-from outbox.topology import Binding, Exchange, Queue, Topology
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually

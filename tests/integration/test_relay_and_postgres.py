@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from yarl import URL
 
 import outbox
-from outbox.runtime.engine import KEEPALIVE, create_engine
+from outbox.database.engine import KEEPALIVE, create_engine
 from tests.integration.test_relay import (
     a_queue,
     commit,

@@ -9,7 +9,7 @@ from collections import defaultdict
 import aio_pika
 
 from outbox.tables import outbox as table
-from outbox.topology import Binding, Exchange, Queue, Topology
+from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from tests.integration.test_relay import (
     EXCHANGE,
     a_queue,

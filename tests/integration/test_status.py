@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.dedup import Dedup
-from consumer.parking import Parking
-from consumer.tables import processed_messages
-from outbox import codec, letters
+from consumer.storage import stored_message as letters
+from consumer.storage.dedup import Dedup
+from consumer.storage.parked import Parking
+from consumer.storage.tables import processed_messages
 from outbox.event import Envelope
 from outbox.tables import now_plus
+from outbox.wire import codec
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import a_letter, a_letter_of_the_relay, bury
 

@@ -6,7 +6,7 @@ import asyncio
 
 from consumer import Consumer
 from consumer.assembly import serve
-from consumer.inspector import Inspector
+from consumer.maintenance.topology_monitor import Inspector
 from consumer.settings import ConsumerSettings
 
 

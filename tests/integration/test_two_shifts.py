@@ -16,16 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.backoff import Exponential
-from outbox.codec import WireMessage
+from outbox.database.engine import create_engine
 from outbox.errors import BrokerUnavailable
-from outbox.runtime.engine import create_engine
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
-from relay.pace import Pace
-from relay.pseudonyms import Pseudonyms
+from outbox.wire.codec import WireMessage
+from relay.ordering_key_hash import Pseudonyms
+from relay.poll_interval import Pace
 from relay.relay import Limits, Relay
 from relay.storage.postgres import PostgresStore
-from relay.storage.postgres_wakeup import PostgresWakeup
+from relay.storage.postgres_notify import PostgresWakeup
 from relay.telemetry import Telemetry
 from relay.wakeup import Doorbell
 from tests.support.builders import an_event

@@ -10,7 +10,7 @@ import asyncio
 import pytest
 from sqlalchemy.engine import make_url
 
-from outbox.runtime import migrate
+from outbox.database import migrate
 from tests.support.eventually import eventually
 from tests.support.servers import PostgresServer
 from tests.support.servers.fleet import POSTGRES

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import outbox
+from relay.storage.claim import Selector
 from relay.storage.postgres import PostgresStore
-from relay.storage.selection import Selector
 from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
 from tests.support.builders import an_event
 from tests.support.trial import Trial

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from outbox.runtime import migrate
+from outbox.database import migrate
 from tests.support.eventually import eventually
 from tests.support.integrity import is_sound
 from tests.support.servers import PostgresServer, RabbitmqServer

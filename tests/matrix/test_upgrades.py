@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 import outbox
+from outbox.database import migrate
+from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.runtime import migrate
-from outbox.runtime.engine import create_engine
 from reliability.history import GivenUp
 from tests.support.builders import an_event
 from tests.support.servers import PostgresServer

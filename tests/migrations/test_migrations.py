@@ -10,10 +10,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy.engine import make_url
 
 import outbox
-from consumer.tables import processed_messages
+from consumer.storage.tables import processed_messages
+from outbox.database import migrate
+from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.runtime import migrate
-from outbox.runtime.engine import create_engine
 from outbox.tables import audit_log, ordering_salt
 from tests.support.builders import an_upload
 

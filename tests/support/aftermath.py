@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from consumer.tables import parked_messages
+from consumer.storage.tables import parked_messages
 from outbox.tables import dead_letters, outbox
 from reliability.history import Applied, GivenUp, Leaked, Record, Residue, Waiting
 from tests.support.builders import CANARY

@@ -5,9 +5,10 @@ Readable defaults for what tests are about to change.
 from datetime import UTC, datetime
 from typing import Any
 
-from outbox import Event, HealthDataMessage, codec
-from outbox.codec import WireMessage
+from outbox import Event, HealthDataMessage
 from outbox.event import Envelope
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CANARY = "canary-of-health-data"

@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox import codec, letters
+from consumer.storage import stored_message as letters
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.side import reading
+from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters
 from outbox.tables import audit_log, database_now, dead_letters, now_plus
+from outbox.wire import codec
 from tests.support.builders import AN_INSTANT, CANARY, an_event
 
 SOURCE = "effects"

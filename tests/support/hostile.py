@@ -13,8 +13,8 @@ from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from outbox.codec import WireMessage
-from outbox.transports.rabbitmq_gather import properties
+from outbox.transports.rabbitmq.publish_gather import properties
+from outbox.wire.codec import WireMessage
 from tests.support.frames import frame, header, nested_tables, short, table
 
 FLAGS = Basic.Properties.flags

@@ -27,7 +27,7 @@ from typing import Any
 MODULES = (
     "asyncpg",
     "sqlalchemy.dialects.postgresql.asyncpg",
-    "outbox.transports.rabbitmq",
+    "outbox.transports.rabbitmq.transport",
     "relay.cli",
     "relay.assembly",
     "consumer.cli",

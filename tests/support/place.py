@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from yarl import URL
 
-from outbox.codec import WireMessage
 from outbox.transports.base import Outcome, Transport
-from outbox.transports.rabbitmq import RabbitMQTransport
-from outbox.transports.sqlite import SqliteTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.sqlite.transport import SqliteTransport
+from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, on_the_wire
 from tests.support.deployment import Deployment
 from tests.support.effects import effects

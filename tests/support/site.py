@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import make_url
 
-from outbox.runtime import migrate
+from outbox.database import migrate
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer
 
 

@@ -12,10 +12,10 @@ from yarl import URL
 
 from consumer.assembly import declared
 from consumer.settings import ConsumerSettings
-from consumer.tables import processed_messages
-from outbox.codec import WireMessage
+from consumer.storage.tables import processed_messages
 from outbox.transports.base import Outcome
-from outbox.transports.rabbitmq import RabbitMQTransport
+from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.wire.codec import WireMessage
 from tests.support import crashing
 from tests.support.builders import an_event, on_the_wire
 from tests.support.deployment import Deployment

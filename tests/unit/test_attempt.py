@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from consumer import attempt
-from consumer.attempt import TRIALS, Attempts
+from consumer.execution import executor as attempt
+from consumer.execution.executor import TRIALS, Attempts
 from consumer.handler import Handler
 from outbox.errors import DatabaseUnavailable
 

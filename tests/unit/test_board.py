@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import CircuitBreaker, RateLimit
-from consumer.board import Board, Unit
+from consumer.dispatch.delivery_queue import Board, Unit
 from consumer.handler import Handler
-from outbox.codec import WireMessage
 from outbox.transports.base import Delivery
+from outbox.wire.codec import WireMessage
 
 NOON = 43_200.0
 PAUSE = 30.0

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from consumer import CircuitBreaker
-from consumer.breaker import Breaker
+from consumer.dispatch.circuit_breaker import Breaker
 
 NOON, PAUSE = 43_200.0, 30.0
 LATER = NOON + PAUSE

@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.collector import Collector, ReturnPolicy
-from consumer.patience import Patience
+from consumer.database_retry import Patience
+from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
-from outbox.codec import WireMessage
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome, Subscription
+from outbox.transports.topology import ConsumerQueues
+from outbox.wire.codec import WireMessage
 
 MILLISECOND = timedelta(milliseconds=1)
 DEATH = {"queue": "q", "reason": "expired", "exchange": "main", "routing-keys": ["a"]}

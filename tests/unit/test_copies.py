@@ -8,8 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from outbox import codec, copies
-from outbox.codec import WireMessage
+from consumer import republish as copies
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, on_the_wire
 
 MAIN = "main"

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.dead_letters import display, exhibit, repair
+from outbox.cli import dead_letter_view as display
+from outbox.dead_letters import redaction as exhibit
+from outbox.dead_letters import repair
 from outbox.dead_letters.selection import (
     Selection,
     deliberate,

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer import CircuitBreaker, RateLimit, desk
-from consumer.board import Board, Unit
-from consumer.desk import Desk
+from consumer import CircuitBreaker, RateLimit
+from consumer.database_retry import Patience
+from consumer.dispatch import dispatcher as desk
+from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.dispatcher import Desk
+from consumer.dispatch.settlement import Settlement
 from consumer.handler import Handler
-from consumer.patience import Patience
-from consumer.settlement import Settlement
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
-from outbox.codec import WireMessage
 from outbox.runtime.probes import Health
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.inbox import Inbox
+from outbox.transports.delivery_buffer import Inbox
+from outbox.transports.topology import ConsumerQueues
+from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 Make = Callable[[Unit], Awaitable[list[Verdict]]]

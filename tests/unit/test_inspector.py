@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from consumer.inspector import Inspector
+from consumer.maintenance.topology_monitor import Inspector
 from outbox.errors import BrokerUnavailable, TopologyMismatch
-from outbox.topology import Queue, Topology
+from outbox.transports.topology import Queue, Topology
 
 QUEUE = Queue("q", {"x-queue-type": "quorum"})
 AWAY = BrokerUnavailable("away")
@@ -89,7 +89,7 @@ async def test_the_looks_of_many_processes_are_spread(monkeypatch, chance, secon
     async def pause(_stop: asyncio.Event, duration: timedelta) -> None:
         waits.append(duration)
 
-    monkeypatch.setattr("consumer.inspector.pause", pause)
+    monkeypatch.setattr("consumer.maintenance.topology_monitor.pause", pause)
     broker: Any = Broker(None)
     await Inspector(transport=broker, queue=QUEUE, chance=lambda: chance).run(broker.stop)
 

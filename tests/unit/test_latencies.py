@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from relay.latencies import Latencies
+from relay.batch_histogram import Latencies
 
 BOUNDS = (0.005, 0.25, 1, 60)
 

@@ -4,9 +4,10 @@ import pytest
 
 from consumer import Consumer
 from consumer.message import open_message
-from outbox import HealthDataMessage, codec
+from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.event import Envelope
+from outbox.wire import codec
 from tests.support.builders import CANARY, an_event, an_upload
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from consumer import republish as copies
+from consumer.execution.decode import Attempt, open_delivery
 from consumer.handler import Handler
-from consumer.opening import Attempt, open_delivery
 from consumer.verdict import FILTERED, GiveUp, TryAgain, Verdict, Wait
-from outbox import HealthDataMessage, copies
-from outbox.codec import WireMessage
+from outbox import HealthDataMessage
 from outbox.transports.base import Delivery
+from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, an_upload, on_the_wire
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -4,7 +4,7 @@ Golden: a change of the digest would put a key's messages into two lanes during 
 
 import hashlib
 
-from relay.pseudonyms import Pseudonyms
+from relay.ordering_key_hash import Pseudonyms
 
 SALT = bytes(range(32))
 

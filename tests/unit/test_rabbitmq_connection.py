@@ -10,7 +10,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq_connection import (
+from outbox.transports.rabbitmq.connection import (
     CONNECT_SECONDS,
     LEAST_CONNECT_SECONDS,
     connect,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from outbox.codec import WireMessage
 from outbox.transports.base import Delivery
-from outbox.transports.rabbitmq_content import MALFORMED, read_deliver, read_header
-from outbox.transports.rabbitmq_table import MAX_DEPTH
+from outbox.transports.rabbitmq.frame_decoder import MALFORMED, read_deliver, read_header
+from outbox.transports.rabbitmq.table_decoder import MAX_DEPTH
+from outbox.wire.codec import WireMessage
 from tests.support.frames import deliver, nested_tables, short, table
 
 FLAGS = Basic.Properties.flags

@@ -13,10 +13,10 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from outbox.codec import WireMessage
-from outbox.transports.rabbitmq_answers import CANNOT_BE_WRITTEN
-from outbox.transports.rabbitmq_frames import publish_frames
-from outbox.transports.rabbitmq_gather import properties
+from outbox.transports.rabbitmq.confirms import CANNOT_BE_WRITTEN
+from outbox.transports.rabbitmq.frame_encoder import publish_frames
+from outbox.transports.rabbitmq.publish_gather import properties
+from outbox.wire.codec import WireMessage
 
 BODY_MAX = 64
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from outbox.codec import WireMessage
-from outbox.transports.rabbitmq_connection import heartbeat_to_ask_for
-from outbox.transports.rabbitmq_in_flight import MAX_BYTES, MAX_MESSAGES, InFlight, windows
+from outbox.transports.rabbitmq.connection import heartbeat_to_ask_for
+from outbox.transports.rabbitmq.in_flight import MAX_BYTES, MAX_MESSAGES, InFlight, windows
+from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 
 LATE = 60.0

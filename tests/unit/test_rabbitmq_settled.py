@@ -5,7 +5,7 @@ Whatever the order in which deliveries are settled, the broker is told each once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.transports.rabbitmq_settled import Acks, Settled
+from outbox.transports.rabbitmq.ack_tracker import Acks, Settled
 
 TAGS = 30
 

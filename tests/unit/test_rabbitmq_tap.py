@@ -13,8 +13,8 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
 from outbox.transports.base import Delivery
-from outbox.transports.rabbitmq_content import MALFORMED
-from outbox.transports.rabbitmq_tap import HEARTBEAT, HEARTBEAT_EVERY_SECONDS, Tap
+from outbox.transports.rabbitmq.frame_decoder import MALFORMED
+from outbox.transports.rabbitmq.frame_reader import HEARTBEAT, HEARTBEAT_EVERY_SECONDS, Tap
 from tests.support.frames import bodies, deliver, frame, header
 
 OURS, OTHER = 3, 4

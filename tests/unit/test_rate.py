@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import RateLimit
-from consumer.rate import Rate
+from consumer.dispatch.rate_limiter import Rate
 
 NOON = 43_200.0
 pauses = st.lists(st.floats(0, 3, allow_nan=False), max_size=200)

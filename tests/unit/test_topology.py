@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.topology import Binding, ConsumerQueues, Exchange, Queue, matches, publishing
+from outbox.transports.topology import (
+    Binding,
+    ConsumerQueues,
+    Exchange,
+    Queue,
+    matches,
+    publishing,
+)
 
 QUEUES = ConsumerQueues(
     "steps",

@@ -9,18 +9,18 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from consumer.board import Board, Unit
-from consumer.patience import Patience
-from consumer.settlement import Settlement
+from consumer.database_retry import Patience
+from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.settlement import Settlement
+from consumer.dispatch.worker import Workers
 from consumer.telemetry import Telemetry
 from consumer.verdict import TryAgain
-from consumer.workers import Workers
 from outbox.backoff import Exponential
-from outbox.codec import WireMessage
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
-from outbox.topology import ConsumerQueues
 from outbox.transports.base import Delivery, Outcome
+from outbox.transports.topology import ConsumerQueues
+from outbox.wire.codec import WireMessage
 
 SECOND = timedelta(seconds=1)
 MILLISECOND = timedelta(milliseconds=1)

@@ -1,0 +1,242 @@
+"""
+What waits in this process, and what is handled next: pure, with the time as an argument.
+
+    put ──▶ line of a handler ──take──▶ unit ──▶ settled, or put back for later
+              ▲ lanes: of an ordered consumer only the first of each key is in a line
+
+Decisions, in their order:
+
+- A handler whose circuit breaker is open, or whose rate is used up, gets nothing.
+- Of the others, the message of the highest priority comes first, then the one that came first.
+- A handler that takes batches gets all that wait, up to its size. While it works on a batch it
+  gets no other one that is not full: batches grow with the load, and without load nothing waits.
+- A handler that is tried after its breaker was open gets one message.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import NamedTuple, TypeAlias
+from uuid import UUID, uuid4
+
+from consumer.dispatch.circuit_breaker import Breaker
+from consumer.dispatch.rate_limiter import Rate
+from consumer.handler import Handler
+from outbox.transports.base import Delivery
+
+LaneOf: TypeAlias = Callable[[Delivery], str | None]
+
+_NORMAL_PRIORITY = 4
+
+
+class Waiting(NamedTuple):
+    """A delivery that waits since the time *since*; smaller ones come first."""
+
+    rank: int
+    number: int
+    since: float
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """
+    Deliveries to be handled together; *handler* is None if there is none for their type.
+
+    *owner* is who has the leases on them, however often they are claimed.
+    """
+
+    handler: Handler | None
+    waiting: Sequence[Waiting]
+    owner: UUID = field(default_factory=uuid4)
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """In the order in which they are handled."""
+        return [each.delivery for each in self.waiting]
+
+
+class Line:
+    """The deliveries that wait for one *handler*, and whether it may have some."""
+
+    def __init__(self, handler: Handler | None) -> None:
+        self.handler = handler
+        self.waiting: list[Waiting] = []
+        self._size = handler.batch_size if handler else 1
+        self._in_flight = 0
+        self._rate = Rate(handler.rate_limit) if handler and handler.rate_limit else None
+        self.breaker = (
+            Breaker(handler.circuit_breaker) if handler and handler.circuit_breaker else None
+        )
+
+    def is_ready(self, now: float) -> bool:
+        """Whether `take` would give a unit."""
+        return (
+            len(self.waiting) >= self._wanted
+            and (self.breaker is None or self.breaker.allows(now))
+            and (self._rate is None or self._rate.allowed(now) >= self._wanted)
+        )
+
+    def ready_at(self) -> float | None:
+        """When time alone makes it ready; None if it is not the time that it lacks."""
+        if len(self.waiting) < self._wanted or (self.breaker and self.breaker.is_probing):
+            return None
+        times = [self.breaker.allows_at if self.breaker else None]
+        if self._rate is not None:
+            room_at = self._rate.next_at(self._wanted)
+            if room_at is None:
+                return None
+            times.append(room_at)
+        return max((time for time in times if time is not None), default=None)
+
+    @property
+    def _wanted(self) -> int:
+        """How many messages make a unit: one, or a full batch beside another batch."""
+        return self._size if self._in_flight else 1
+
+    def take(self, now: float) -> Unit:
+        """The next unit; the line must be ready."""
+        count = min(self._size, len(self.waiting))
+        if self._rate is not None:
+            count = min(count, self._rate.allowed(now))
+        if self.breaker is not None:
+            count = count if self.breaker.is_closed else 1
+            self.breaker.called()
+        if self._rate is not None:
+            self._rate.taken(count, now)
+        # Single messages are handled side by side, batches only once they are full.
+        self._in_flight += self._size > 1
+        return Unit(self.handler, [heappop(self.waiting) for _ in range(count)])
+
+    def ended(self, now: float, *, failed: bool | None) -> None:
+        """A unit of this line is done with."""
+        self._in_flight -= self._size > 1
+        if self.breaker is None:
+            return
+        if failed is None:
+            self.breaker.passed_over()
+        elif failed:
+            self.breaker.failed(now)
+        else:
+            self.breaker.succeeded()
+
+
+class Board:
+    """
+    Everything that waits in this process.
+
+    Args:
+        handlers: By event type.
+        lane_of: For an ordered consumer, which lane a delivery is in; of each lane one delivery
+            at a time is handled, and lanes know no priorities.
+
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler], *, lane_of: LaneOf | None = None) -> None:
+        self._lines = {name: Line(handler) for name, handler in handlers.items()}
+        self._strangers = Line(None)
+        self._lane_of = lane_of
+        self._lanes: dict[str, deque[Waiting]] = {}
+        self._later: list[tuple[float, int, Waiting]] = []
+        self._numbers = 0
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether the order of deliveries matters."""
+        return self._lane_of is not None
+
+    def put(self, deliveries: Iterable[Delivery], now: float) -> None:
+        """These have come."""
+        for delivery in deliveries:
+            self._numbers += 1
+            waiting = Waiting(self._rank(delivery), self._numbers, now, delivery)
+            lane = self._lane_of(delivery) if self._lane_of else None
+            if lane is None:
+                self._to_line(waiting)
+            elif lane in self._lanes:
+                self._lanes[lane].append(waiting)
+            else:
+                self._lanes[lane] = deque()
+                self._to_line(waiting)
+
+    def take(self, now: float) -> Unit | None:
+        """The next unit to handle, or None if nothing can be handled now."""
+        while self._later and self._later[0][0] <= now:
+            self._to_line(heappop(self._later)[-1])
+        best: Line | None = None
+        for line in (*self._lines.values(), self._strangers):
+            if line.is_ready(now) and (best is None or line.waiting[0] < best.waiting[0]):
+                best = line
+        return best.take(now) if best is not None else None
+
+    def take_at(self) -> float | None:
+        """When to call `take` again though nothing has come, or None."""
+        times = [line.ready_at() for line in self._lines.values()]
+        times += [self._later[0][0]] if self._later else []
+        return min((time for time in times if time is not None), default=None)
+
+    def put_back(self, waiting: Waiting, at: float) -> None:
+        """It is to be handled again, not before the time *at*; its lane waits."""
+        heappush(self._later, (at, waiting.number, waiting))
+
+    def settled(self, waiting: Waiting) -> None:
+        """It is done with; the next of its lane may come."""
+        lane = self._lane_of(waiting.delivery) if self._lane_of else None
+        followers = self._lanes.get(lane) if lane is not None else None
+        if followers:
+            self._to_line(followers.popleft())
+        elif lane is not None:
+            self._lanes.pop(lane, None)
+
+    def ended(self, unit: Unit, now: float, *, failed: bool | None) -> None:
+        """
+        The handler has done with *unit*; *failed* if that was its fault or its servers'.
+
+        None if it was not called.
+        """
+        self._line(unit.handler).ended(now, failed=failed)
+
+    def is_patient(self, handler: Handler | None) -> bool:
+        """Whether the handler's circuit breaker is open: its failures count for no message."""
+        breaker = self._line(handler).breaker
+        return breaker is not None and not breaker.is_closed
+
+    def stale(self, since: float) -> list[Delivery]:
+        """Remove and return what has waited from before *since* and stands in no lane."""
+        if self._lane_of is not None:
+            return []
+        found: list[Delivery] = []
+        for line in self._lines.values():
+            found += [each.delivery for each in line.waiting if each.since < since]
+            line.waiting = [each for each in line.waiting if each.since >= since]
+            line.waiting.sort()
+        found += [each.delivery for *_, each in self._later if each.since < since]
+        self._later = [later for later in self._later if later[-1].since >= since]
+        self._later.sort()
+        return found
+
+    def clear(self) -> list[Delivery]:
+        """Remove and return everything that waits, in the order in which it came."""
+        lines = (*self._lines.values(), self._strangers)
+        found = [each for line in lines for each in line.waiting]
+        found += [each for followers in self._lanes.values() for each in followers]
+        found += [each for *_, each in self._later]
+        for line in lines:
+            line.waiting = []
+        self._lanes.clear()
+        self._later.clear()
+        return [each.delivery for each in sorted(found, key=lambda each: each.number)]
+
+    def _line(self, handler: Handler | None) -> Line:
+        return self._strangers if handler is None else self._lines[handler.event_type]
+
+    def _to_line(self, waiting: Waiting) -> None:
+        line = self._lines.get(waiting.delivery.message.type or "", self._strangers)
+        heappush(line.waiting, waiting)
+
+    def _rank(self, delivery: Delivery) -> int:
+        if self._lane_of is not None:
+            return 0
+        priority = delivery.message.priority
+        return -(_NORMAL_PRIORITY if priority is None else priority)

@@ -1,0 +1,89 @@
+"""
+The loop of a consumer: one subscription after another, each worked off at a desk of its own.
+"""
+
+import asyncio
+from datetime import timedelta
+
+from consumer.database_retry import Patience
+from consumer.dispatch.delivery_queue import Board
+from consumer.dispatch.dispatcher import Desk
+from consumer.dispatch.settlement import Settlement
+from consumer.execution.executor import Attempts
+from consumer.telemetry import Telemetry
+from outbox.errors import BrokerUnavailable
+from outbox.runtime.probes import Health
+from outbox.runtime.service import pause
+from outbox.transports.base import Transport
+
+
+class Workers:
+    """
+    Up to *concurrency* handlers at a time, for what comes out of *queue*.
+
+    *ordered* if the queue has a single active consumer.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        queue: str,
+        board: Board,
+        attempts: Attempts,
+        settlement: Settlement,
+        patience: Patience,
+        concurrency: int,
+        prefetch: int,
+        ordered: bool,
+        telemetry: Telemetry,
+        health: Health,
+    ) -> None:
+        self._transport = transport
+        self._queue = queue
+        self._board = board
+        self._attempts = attempts
+        self._settlement = settlement
+        self._patience = patience
+        self._concurrency = concurrency
+        self._prefetch = prefetch
+        self._ordered = ordered
+        self._telemetry = telemetry
+        self._health = health
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set; deliveries in flight are finished first."""
+        failures = 0
+        while not stop.is_set():
+            # Deliveries that nobody can handle would only be counted.
+            await self._patience.until_done(self._attempts.ready, stop, longest=timedelta.max)
+            try:
+                # One at a time at first, see the desk. A queue with a single active consumer has
+                # no room for a second subscription that takes more.
+                first = self._prefetch if self._ordered else 1
+                async with self._transport.subscribe(
+                    self._queue, prefetch=first, ordered=self._ordered
+                ) as subscription:
+                    self._health.up("broker")
+                    self._telemetry.availability.up()
+                    failures = 0
+                    await Desk(
+                        subscription,
+                        board=self._board,
+                        attempts=self._attempts,
+                        settlement=self._settlement,
+                        patience=self._patience,
+                        concurrency=self._concurrency,
+                        prefetch=self._prefetch,
+                        widened=self._ordered,
+                    ).work(stop)
+                error = BrokerUnavailable("the connection was lost")
+            except BrokerUnavailable as unavailable:
+                error = unavailable
+            if stop.is_set():
+                return
+            failures += 1
+            wait = self._patience.wait(failures)
+            self._health.down("broker")
+            self._telemetry.availability.down(error, pause=wait)
+            await pause(stop, wait)

@@ -1,0 +1,194 @@
+"""
+Attempts at deliveries: what each handler is called with, and what becomes of the messages.
+
+Nothing is settled here. A verdict says what is to be done, and `consumer.dispatch.settlement`
+does it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from consumer import republish as copies
+from consumer import verdict
+from consumer.dispatch.delivery_queue import Unit
+from consumer.execution.decode import Attempt, is_too_old, open_delivery
+from consumer.execution.leased import Leased, lost
+from consumer.execution.ordering import Lanes
+from consumer.execution.transaction import Kept, is_cancelled_from_outside, may_pass, transact
+from consumer.execution.unit_of_work import Workplace
+from consumer.handler import Handler
+from consumer.storage.dedup import Dedup
+from consumer.storage.durations import Durations
+from consumer.storage.leases import Held
+from consumer.telemetry import Telemetry
+from consumer.verdict import Verdict
+from outbox.backoff import Exponential, RetryPolicy
+from outbox.database.engine import DEFERRED, answering, translated
+from outbox.dead_letters import audit
+from outbox.errors import LeaseLost
+from outbox.transports.base import Delivery
+
+ANSWERS_WITHIN = timedelta(seconds=10)
+BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+TRIALS = 5
+"""How often a transaction is made that others have held up, before it counts as failed."""
+
+_CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """
+    What attempts of a consumer need.
+
+    Args:
+        lanes: Those of an ordered consumer.
+        policy: For handlers without one of their own.
+        retention: How long the dedup store remembers.
+        chance: A number in [0, 1), for jitter.
+
+    """
+
+    place: Workplace
+    sessions: async_sessionmaker[AsyncSession]
+    dedup: Dedup
+    leased: Leased
+    lanes: Lanes | None
+    policy: RetryPolicy
+    retention: timedelta
+    durations: Durations
+    telemetry: Telemetry
+    chance: Callable[[], float]
+
+    async def ready(self) -> bool:
+        """
+        Whether the database answers; always true.
+
+        Raises DatabaseUnavailable.
+        """
+        async with answering(ANSWERS_WITHIN), self.sessions() as session:
+            await session.connection(execution_options=DEFERRED)
+            await session.execute(sa.select(1))
+        return True
+
+    async def make(self, unit: Unit) -> list[Verdict]:
+        """
+        Handle the deliveries of *unit*; a verdict on each.
+
+        Raises DatabaseUnavailable if the attempt should be made again, uncounted.
+        """
+        handler, now = unit.handler, datetime.now(UTC)
+        oldest = now - self.retention
+        opened = [self.open(delivery, handler, now, oldest) for delivery in unit.deliveries]
+        for position, delivery in enumerate(unit.deliveries):
+            if is_too_old(opened[position]) and await self._was_replayed(delivery):
+                opened[position] = self.open(delivery, handler, now, BEFORE_ALL)
+        attempts = [each for each in opened if isinstance(each, Attempt)]
+        if handler is None or not attempts:
+            return [each for each in opened if not isinstance(each, Attempt)]
+        if handler.lease is not None:
+            made = iter([await self._make_leased(handler, each, unit.owner) for each in attempts])
+        else:
+            made = iter(await self._carry_out(handler, attempts))
+        return [next(made) if isinstance(each, Attempt) else each for each in opened]
+
+    def open(
+        self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
+    ) -> Attempt | Verdict:
+        """`open_delivery`; a filter that fails is a failure of the message."""
+        try:
+            return open_delivery(delivery, handler, now=now, oldest=oldest)
+        except BaseException as error:  # noqa: BLE001 - the user's filter
+            return self.after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
+
+    async def _was_replayed(self, delivery: Delivery) -> bool:
+        run = copies.replay_of(delivery.message)
+        if run is None:
+            return False
+        with translated():
+            async with self.sessions() as session:
+                return await audit.is_known(session, run)
+
+    async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
+        made = await self._transact(handler, attempts)
+        if isinstance(made, Kept):
+            self.kept(handler, made.durations)
+            return list(made.verdicts)
+        if len(attempts) == 1:
+            return [self.after_failure(handler, attempts[0].number, made)]
+        self.telemetry.batch_failed(handler.event_type, made, size=len(attempts))
+        return [
+            verdict
+            for attempt in attempts
+            for verdict in await self._carry_out(handler, [attempt])
+        ]
+
+    async def _transact(
+        self, handler: Handler, attempts: Sequence[Attempt]
+    ) -> Kept | BaseException:
+        """What was kept, or the error of the handler's for which nothing was."""
+        trial = 1
+        while True:
+            made = await transact(
+                handler,
+                attempts,
+                place=self.place,
+                dedup=self.dedup,
+                lanes=self.lanes,
+            )
+            if isinstance(made, Kept) or not may_pass(made):
+                return made
+            # Before it counts: a database of ours that is away is nobody's failure.
+            await self.pause_after(trial)
+            if trial == TRIALS:
+                return made
+            trial += 1
+
+    async def pause_after(self, trial: int) -> None:
+        """
+        Wait before a transaction is begun anew.
+
+        Raises DatabaseUnavailable if it is our database that is away.
+        """
+        await self.ready()
+        pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
+        await asyncio.sleep(pause.total_seconds())
+
+    async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
+        claim = await self.leased.claim(handler, attempt, owner=owner)
+        if not isinstance(claim, Held):
+            return claim
+        try:
+            took = await self.leased.call(handler, attempt, claim)
+        except LeaseLost:
+            self.telemetry.lease_lost(handler.event_type)
+            return lost(handler, attempt)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
+                # Nobody knows what it has done: the lease stays, and then the policy decides.
+                raise
+            await self.leased.release(attempt, claim)
+            return self.after_failure(handler, attempt.number, error)
+        verdict = await self.leased.complete(handler, attempt, claim, took=took)
+        self.telemetry.handled(handler.event_type, [took])
+        return verdict
+
+    def kept(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
+        """*handler* has worked so long, by idempotency key, and its effects are committed."""
+        self.telemetry.handled(handler.event_type, durations.values())
+        if handler.batch_size == 1:
+            # Of a batch it would be the batch's, and the store would write each row twice for it.
+            self.durations.note(durations)
+
+    def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
+        """What becomes of a message whose attempt of this *number* has failed with *error*."""
+        event_type = handler.event_type if handler else None
+        self.telemetry.handler_failed(event_type, error, attempt=number)
+        policy = (handler.retry if handler else None) or self.policy
+        return verdict.after_failure(error, number, policy, chance=self.chance())

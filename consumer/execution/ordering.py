@@ -1,0 +1,64 @@
+"""
+The lanes of an ordered consumer: what waits in the database, and what may go on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from consumer import republish as copies
+from consumer.execution.decode import Attempt
+from consumer.storage.parked import Parking
+from consumer.verdict import PARKED, Parked, TryAgain
+from outbox.database.engine import translated, uninterrupted
+from outbox.transports.base import Delivery
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
+
+AT_ONCE = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Lanes whose waiting messages are in *parking*."""
+
+    sessions: async_sessionmaker[AsyncSession]
+    parking: Parking
+
+    @staticmethod
+    def lane_of(delivery: Delivery) -> str | None:
+        """The lane of *delivery*; None if it has no ordering key."""
+        return codec.lane_of(delivery.message)
+
+    async def hold_back(self, session: AsyncSession, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """
+        Park those of *attempts* that others of their lanes wait before, and return the rest.
+
+        Of each lane there is one attempt at most.
+        """
+        free: list[Attempt] = []
+        for attempt in attempts:
+            lane, message = attempt.envelope.lane, attempt.delivery.message
+            if lane is None or not await self.parking.is_parked(session, lane):
+                free.append(attempt)
+            else:
+                failed = attempt.number - 1
+                await self.parking.park(session, message, lane=lane, attempts=failed, wait=AT_ONCE)
+        return free
+
+    async def park(self, message: WireMessage, lane: str, verdict: TryAgain) -> Parked:
+        """
+        Have *message* wait for its next attempt, at the head of its lane.
+
+        Raises DatabaseUnavailable.
+        """
+        attempts = max(verdict.attempt, copies.attempt_of(message))
+        with translated():
+            async with self.sessions() as session:
+                await self.parking.park(
+                    session, message, lane=lane, attempts=attempts, wait=verdict.delay
+                )
+                await uninterrupted(session.commit())
+        return PARKED

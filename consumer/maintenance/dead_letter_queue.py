@@ -1,0 +1,165 @@
+"""
+Collecting what the broker gave up by itself, from the dead queue into `dead_letters`.
+
+    <queue>.dead ──▶ expired in the work queue? ──▶ back to the work queue, a few times
+                 └─▶ everything else            ──▶ dead_letters, with the broker's reason
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
+
+from consumer import republish as copies
+from consumer.database_retry import Patience
+from consumer.storage.dead_letters import Burials
+from consumer.telemetry import Telemetry
+from consumer.verdict import GiveUp
+from outbox.database.engine import uninterrupted
+from outbox.errors import BrokerUnavailable
+from outbox.runtime.service import pause
+from outbox.transports.base import Delivery, Outcome, Subscription, Transport
+from outbox.transports.topology import ConsumerQueues
+from outbox.wire.codec import WireMessage
+
+_PREFETCH = 50
+LASTING = timedelta(minutes=1)
+"""A subscription that has lived for so long was not ended by a message in front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Put it into the work queue again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Move it to `dead_letters`; *code* is the broker's reason."""
+
+    code: str
+
+
+Fate: TypeAlias = Return | Bury
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnPolicy:
+    """Which *reasons* of the broker are no fault of the message, and how often it comes back."""
+
+    reasons: Collection[str]
+    most: int
+
+    def decide(self, message: WireMessage, *, queue: str) -> Fate:
+        """What becomes of *message*, which has died in *queue*."""
+        reason = copies.death_of(message, queue=queue)
+        if reason in self.reasons and copies.returns_of(message) < self.most:
+            return Return()
+        return Bury(reason)
+
+
+class Collector:
+    """Empties the dead queue of *queues*."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        queues: ConsumerQueues,
+        policy: ReturnPolicy,
+        burials: Burials,
+        patience: Patience,
+        telemetry: Telemetry,
+        lasting: timedelta = LASTING,
+    ) -> None:
+        self._transport = transport
+        self._queues = queues
+        self._policy = policy
+        self._burials = burials
+        self._patience = patience
+        self._telemetry = telemetry
+        self._lasting = lasting.total_seconds()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set. A broker that is away is the workers' to report."""
+        clock = asyncio.get_running_loop().time
+        failures = 0
+        while not stop.is_set():
+            was_well = False
+            with suppress(BrokerUnavailable):
+                async with self._transport.subscribe(
+                    self._queues.dead, prefetch=_PREFETCH
+                ) as subscription:
+                    began = clock()
+                    collected = await self._empty(subscription, stop)
+                    was_well = collected or clock() - began >= self._lasting
+            # A message that ends each connection may lie in front: it is not hurried after.
+            failures = 1 if was_well else failures + 1
+            await pause(stop, self._patience.wait(failures))
+
+    async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
+        """Work until the subscription is lost or *stop* is set; whether anything was collected."""
+        collected = False
+        async with asyncio.TaskGroup() as group:
+            stopper = group.create_task(_stop_when(stop, subscription))
+            try:
+                while deliveries := await subscription.take(_PREFETCH):
+                    await self._collect(subscription, deliveries, stop)
+                    collected = True
+            except BrokerUnavailable:
+                pass
+            finally:
+                stopper.cancel()
+        return collected
+
+    async def _collect(
+        self, subscription: Subscription, deliveries: Sequence[Delivery], stop: asyncio.Event
+    ) -> None:
+        queue = self._queues.name
+        for delivery in deliveries:
+            message = copies.revived(delivery.message, queue=queue)
+            fate = self._policy.decide(delivery.message, queue=queue)
+            if isinstance(fate, Return):
+                copy = copies.returned(message, queue=queue)
+                if await self._return(subscription, delivery, copy, stop) is not Outcome.REJECTED:
+                    continue
+                fate = Bury(Outcome.REJECTED.value)
+            if await self._bury(message, fate.code, stop):
+                await subscription.ack(delivery)
+
+    async def _return(
+        self,
+        subscription: Subscription,
+        delivery: Delivery,
+        copy: WireMessage,
+        stop: asyncio.Event,
+    ) -> Outcome | None:
+        """ACKED, REJECTED if no broker will ever take *copy*, or None if the process stops."""
+        failures = 0
+        while not stop.is_set():
+            outcome = await subscription.replace(delivery, copy)
+            if outcome is Outcome.ACKED:
+                self._telemetry.returned(delivery.message.type)
+            if outcome in {Outcome.ACKED, Outcome.REJECTED}:
+                return outcome
+            failures += 1
+            await pause(stop, self._patience.wait(failures))
+        return None
+
+    async def _bury(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
+        attempts = copies.attempt_of(message)
+        burial = partial(self._burials.give_up, message, reason=code, attempts=attempts)
+        buried = await self._patience.until_done(burial, stop, longest=timedelta.max)
+        if buried:
+            self._telemetry.settled([(message.type, GiveUp(attempts, code))])
+        return buried is not None
+
+
+async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
+    await stop.wait()
+    try:
+        await uninterrupted(subscription.stop())
+    except BrokerUnavailable:
+        return

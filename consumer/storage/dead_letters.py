@@ -1,0 +1,87 @@
+"""
+Giving messages up: kept in `dead_letters`, whatever they look like.
+"""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from consumer.storage import stored_message as letters
+from consumer.storage.dedup import Dedup
+from outbox.database.engine import translated, uninterrupted
+from outbox.errors import UnreadableMessage
+from outbox.event import Envelope
+from outbox.tables import dead_letters
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Burials:
+    """What it takes to give up messages of *consumer*, which came from *queue*."""
+
+    consumer: str
+    queue: str
+    sessions: async_sessionmaker[AsyncSession]
+    dedup: Dedup
+
+    async def give_up(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
+        """
+        Bury *message*, and record that it has failed, if its envelope can be read.
+
+        Returns False, and does nothing, if it has been completed: there is nothing to repair.
+        Raises DatabaseUnavailable if nothing of this was done.
+        """
+        with translated():
+            async with self.sessions() as session:
+                kept = await self.within(session, message, reason=reason, attempts=attempts)
+                await uninterrupted(session.commit())
+                return kept
+
+    async def within(
+        self, session: AsyncSession, message: WireMessage, *, reason: str, attempts: int
+    ) -> bool:
+        """The same in the transaction of *session*."""
+        envelope = _envelope(message)
+        if envelope is not None and not await self.dedup.failed(
+            session, envelope, attempt=attempts
+        ):
+            return False
+        await bury(
+            session,
+            message,
+            source=self.consumer,
+            queue=self.queue,
+            reason=reason,
+            attempts=attempts,
+        )
+        return True
+
+
+async def bury(
+    session: AsyncSession,
+    message: WireMessage,
+    *,
+    source: str,
+    queue: str,
+    reason: str,
+    attempts: int,
+) -> None:
+    """Write *message* into `dead_letters` in the transaction of *session*."""
+    await session.execute(
+        sa.insert(dead_letters).values(
+            source=source,
+            queue=queue,
+            reason=reason,
+            attempts=attempts,
+            **letters.to_columns(message),
+        )
+    )
+
+
+def _envelope(message: WireMessage) -> Envelope | None:
+    try:
+        return codec.from_wire(message)
+    except UnreadableMessage:
+        return None

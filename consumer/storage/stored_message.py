@@ -1,0 +1,71 @@
+"""
+A message that is kept in a table: to a row's columns, and back to what can be published again.
+
+The columns are `outbox.tables.letter_columns`. Whatever a message looks like, it can be kept.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from outbox.event import Priority
+from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER, WireMessage, priority_of, wire_priority
+
+_MAX_TEXT = 1_024
+_STANDS_FOR_A_VALUE = re.compile(r"<\w+>")
+
+
+def to_columns(message: WireMessage) -> dict[str, Any]:
+    """
+    The values that keep *message*.
+
+    Of headers that are not plain values, such as those that a broker adds, only the type is kept.
+    """
+    return {
+        "message_id": _text(message.message_id),
+        "type": _text(message.type),
+        "exchange": _text(message.exchange),
+        "routing_key": _text(message.routing_key),
+        "idempotency_key": _text(message.headers.get(IDEMPOTENCY_KEY_HEADER)),
+        "correlation_id": _text(message.correlation_id),
+        "priority": priority_of(message).value,
+        "headers": {_text(name): _plain(value) for name, value in message.headers.items()},
+        "content_type": _text(message.content_type),
+        "content_encoding": _text(message.content_encoding),
+        "body": message.body,
+        "occurred_at": message.timestamp,
+    }
+
+
+def from_columns(row: Mapping[str, Any]) -> WireMessage:
+    """The message that *row* keeps, without the headers of which only the type was kept."""
+    return WireMessage(
+        exchange=row["exchange"] or "",
+        routing_key=row["routing_key"] or "",
+        body=row["body"],
+        message_id=row["message_id"],
+        type=row["type"],
+        correlation_id=row["correlation_id"],
+        timestamp=row["occurred_at"],
+        content_type=row["content_type"],
+        content_encoding=row["content_encoding"],
+        priority=wire_priority(Priority(row["priority"] or Priority.NORMAL)),
+        headers={
+            name: value
+            for name, value in row["headers"].items()
+            if not (isinstance(value, str) and _STANDS_FOR_A_VALUE.fullmatch(value))
+        },
+    )
+
+
+def _text(value: Any) -> str | None:
+    """*value* as text that a database takes: Postgres stores no NUL."""
+    return value.replace("\0", "")[:_MAX_TEXT] if isinstance(value, str) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool | int) or value is None:
+        return value
+    return f"<{type(value).__name__}>"

@@ -1,0 +1,45 @@
+"""
+What the user of a process may do to the tables, asked before the process needs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from outbox.database.engine import translated
+from outbox.errors import SchemaMismatch
+
+Rights: TypeAlias = Mapping[sa.Table, Sequence[str]]
+
+# Most rights may be granted for columns alone; whoever has any of them knows what it does.
+_OF_TABLE = sa.text("SELECT has_table_privilege(:name, :right)")
+_OF_COLUMNS = sa.text("SELECT has_any_column_privilege(:name, :right)")
+
+
+async def verify(engine: AsyncEngine, needed: Rights) -> None:
+    """
+    Check that the user of *engine* has the rights *needed* on each table; SQLite knows none.
+
+    Raises SchemaMismatch, with a line for each table that says what to grant, and
+    DatabaseUnavailable.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    problems = []
+    with translated():
+        async with engine.connect() as connection:
+            for table, rights in needed.items():
+                missing = [
+                    right for right in rights if not await _has(connection, table.name, right)
+                ]
+                if missing:
+                    problems.append(f"no privilege: GRANT {', '.join(missing)} ON {table.name}")
+    if problems:
+        raise SchemaMismatch("\n".join(problems))
+
+
+async def _has(connection: AsyncConnection, name: str, right: str) -> bool:
+    statement = _OF_TABLE if right == "DELETE" else _OF_COLUMNS
+    return bool(await connection.scalar(statement, {"name": name, "right": right}))

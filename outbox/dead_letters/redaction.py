@@ -1,0 +1,98 @@
+"""
+What of a dead letter may be seen by whom: its metadata by operators, body and keys on request.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from outbox.errors import UnreadableMessage
+from outbox.event import is_allowed_header
+from outbox.payload import decompress
+from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER
+
+_METADATA = (
+    "id",
+    "source",
+    "queue",
+    "reason",
+    "attempts",
+    "type",
+    "message_id",
+    "exchange",
+    "routing_key",
+    "correlation_id",
+    "priority",
+    "content_type",
+    "content_encoding",
+    "size_bytes",
+    "occurred_at",
+    "first_at",
+    "last_at",
+)
+
+
+def metadata(letter: Mapping[str, Any]) -> dict[str, Any]:
+    """What anybody may see who may use the command, as JSON values."""
+    shown = {name: _json_value(letter[name]) for name in _METADATA}
+    return {**shown, "headers": _headers(letter["headers"])}
+
+
+def keys(letter: Mapping[str, Any]) -> dict[str, str | None]:
+    """What tells whom a message is about, as the body does."""
+    return {name: letter[name] for name in ("idempotency_key", "ordering_key")}
+
+
+def body(letter: Mapping[str, Any]) -> dict[str, str]:
+    """The body as it came: its text if that is JSON, else in base64."""
+    text = json_text(letter["body"])
+    if text is None:
+        return {"body_base64": base64.b64encode(letter["body"]).decode()}
+    return {"body": text}
+
+
+def readable_body(letter: Mapping[str, Any]) -> str:
+    """The body for people: unpacked if it can be, its text if that is JSON, else in base64."""
+    try:
+        plain = decompress(letter["body"], letter["content_encoding"])
+    except UnreadableMessage:
+        plain = letter["body"]
+    return json_text(plain) or base64.b64encode(plain).decode()
+
+
+def json_text(data: bytes) -> str | None:
+    """The text of *data* if it is JSON in UTF-8."""
+    try:
+        text = data.decode()
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return text
+
+
+def _refuse(_constant: str) -> Any:
+    raise ValueError("NaN and infinity are not JSON")
+
+
+def printable(text: str) -> str:
+    """*text* without what would steer a terminal."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else f"\\u{ord(sign):04x}" for sign in text
+    )
+
+
+def _headers(headers: Any) -> dict[str, Any]:
+    # A row that was written by SQL may hold any JSON.
+    found = headers if isinstance(headers, dict) else {}
+    return {
+        name: value
+        for name, value in found.items()
+        if is_allowed_header(name)
+        or (name.startswith("x-outbox-") and name != IDEMPOTENCY_KEY_HEADER)
+    }
+
+
+def _json_value(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -1,0 +1,150 @@
+"""
+What precedes the body of a delivered message: the frames Basic.Deliver and content header.
+
+Whoever publishes chooses most of these bytes, and the broker does not look at all of them. So
+whatever they are, reading them ends with a delivery: a flawed one, if they are not legal.
+"""
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from pamqp.commands import Basic
+
+from outbox.transports.base import Delivery
+from outbox.transports.rabbitmq.table_decoder import FLAWS, moment, read_table
+from outbox.wire.codec import WireMessage
+
+MALFORMED = "malformed"
+DELIVER = struct.pack(">HH", Basic.frame_id, 60)
+"""What the frame of a delivery begins with."""
+
+_TAG = struct.Struct(">QB")
+_CONTENT = struct.Struct(">xxxxQH")
+_LONG = struct.Struct(">I")
+_LONG_LONG = struct.Struct(">Q")
+_MORE_FLAGS = 1
+_UNREADABLE = object()
+
+
+def read_deliver(data: bytes) -> Delivery | None:
+    """
+    The delivery that the payload of a Basic.Deliver announces, its content yet to come.
+
+    None if it has no end that fits: then it is not the publisher's doing, and no delivery.
+    """
+    try:
+        at = 5 + data[4]
+        tag, redelivered = _TAG.unpack_from(data, at)
+        exchange, routing_key, flaw = _route(data[at + _TAG.size :])
+    except FLAWS:
+        return None
+    message = WireMessage(exchange=exchange, routing_key=routing_key, body=b"")
+    return Delivery(message, tag, redelivered & 1 == 1, flaw)
+
+
+def read_header(data: bytes, delivery: Delivery) -> int:
+    """Put the properties in the payload of a content header into *delivery*; the body's size."""
+    try:
+        size, flags = _CONTENT.unpack_from(data, 0)
+    except struct.error:
+        delivery.flaw = MALFORMED
+        return 0
+    if flags & _MORE_FLAGS or not _read_properties(data, flags, delivery.message):
+        delivery.flaw = MALFORMED
+    return int(size)
+
+
+def _read_properties(data: bytes, flags: int, message: WireMessage) -> bool:
+    """Whether all the properties could be read; those that could are in *message*."""
+    at, fine = _CONTENT.size, True
+    try:
+        for name, read in _plan(flags):
+            value, at, legal = read(data, at)
+            fine = fine and legal
+            if name is not None and value is not _UNREADABLE:
+                setattr(message, name, value)
+    except FLAWS:
+        return False
+    return fine and at == len(data)
+
+
+def _short(data: bytes, at: int) -> tuple[Any, int, bool]:
+    raw, stop = _short_bytes(data, at)
+    try:
+        return raw.decode(), stop, True
+    except UnicodeDecodeError:
+        return _UNREADABLE, stop, False
+
+
+def _skipped(data: bytes, at: int) -> tuple[Any, int, bool]:
+    return _UNREADABLE, _short_bytes(data, at)[1], True
+
+
+def _short_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    start = at + 1
+    stop = start + data[at]
+    if stop > len(data):
+        raise ValueError("longer than what it is in")
+    return data[start:stop], stop
+
+
+def _octet(data: bytes, at: int) -> tuple[Any, int, bool]:
+    return data[at], at + 1, True
+
+
+def _table(data: bytes, at: int) -> tuple[Any, int, bool]:
+    start = at + 4
+    stop = start + _LONG.unpack_from(data, at)[0]
+    whole = stop <= len(data)
+    table, fine = read_table(data, start, stop if whole else len(data))
+    # Nobody can find the properties behind a table that is cut; what could be read of it stays.
+    return MappingProxyType(table), stop, fine and whole
+
+
+def _timestamp(data: bytes, at: int) -> tuple[Any, int, bool]:
+    number = _LONG_LONG.unpack_from(data, at)[0]
+    try:
+        return moment(number), at + _LONG_LONG.size, True
+    except FLAWS:
+        return _UNREADABLE, at + _LONG_LONG.size, False
+
+
+_Reader = Callable[[bytes, int], tuple[Any, int, bool]]
+_PROPERTIES: tuple[tuple[str, str | None, _Reader], ...] = (
+    ("content_type", "content_type", _short),
+    ("content_encoding", "content_encoding", _short),
+    ("headers", "headers", _table),
+    ("delivery_mode", None, _octet),
+    ("priority", "priority", _octet),
+    ("correlation_id", "correlation_id", _short),
+    ("reply_to", None, _skipped),
+    ("expiration", None, _skipped),
+    ("message_id", "message_id", _short),
+    ("timestamp", "timestamp", _timestamp),
+    ("message_type", "type", _short),
+    ("user_id", None, _skipped),
+    ("app_id", None, _skipped),
+    ("cluster_id", None, _skipped),
+)
+
+
+@lru_cache(maxsize=256)
+def _plan(flags: int) -> list[tuple[str | None, _Reader]]:
+    """The properties that *flags* announce, in their order."""
+    known = Basic.Properties.flags
+    return [(name, read) for theirs, name, read in _PROPERTIES if flags & known[theirs]]
+
+
+# Routes are few; whoever uses many gets the uncached speed.
+@lru_cache(maxsize=1024)
+def _route(data: bytes) -> tuple[str, str, str | None]:
+    """Exchange and routing key, and what is the matter with them."""
+    exchange, at = _short_bytes(data, 0)
+    routing_key, _ = _short_bytes(data, at)
+    try:
+        return exchange.decode(), routing_key.decode(), None
+    except UnicodeDecodeError:
+        return exchange.decode(errors="replace"), routing_key.decode(errors="replace"), MALFORMED

@@ -1,0 +1,124 @@
+"""
+RabbitMQ through aio-pika.
+
+Connections are plain, not aio-pika's robust ones: those declare again what they remember, and
+reconnect for ever when it does not fit. Here a lost connection is an error that the caller sees,
+and the next call connects anew.
+
+Rules that the library and the protocol ask for:
+
+- Channels raise returned messages, every publish is mandatory, and only `basic.ack` counts: the
+  broker also acks what it has dropped for want of a queue.
+- aiormq attributes returns by message id, so no two publishes in flight on a channel share one.
+- A silent peer makes aiormq cancel the futures of publishes: a `CancelledError` in a task that
+  nobody cancelled is a lost connection.
+- Deliveries are put into an inbox of ours. Handlers never run in the client's callback tasks,
+  which it cancels when the channel dies.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from aio_pika import Connection
+from aio_pika.abc import AbstractConnection
+from yarl import URL
+
+from outbox.errors import TopologyMismatch
+from outbox.transports.base import QueueDepth
+from outbox.transports.rabbitmq.confirm_channel import MethodName
+from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_ask_for
+from outbox.transports.rabbitmq.frame_reader import TappedConnection
+from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
+from outbox.transports.rabbitmq.subscription import DeliveryMethodName, RabbitMQSubscription
+from outbox.transports.rabbitmq.topology import channel_for, compared, declare, named, things
+from outbox.transports.topology import Topology
+
+
+class RabbitMQTransport:
+    """
+    The broker behind one of *urls*, tried in their order.
+
+    Args:
+        heartbeat_seconds: A silent peer is noticed within three of these.
+        name: What the management interface shows as the connection's name.
+        publish_method: How several messages are published at once.
+        delivery_method: How deliveries come in.
+
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[URL],
+        *,
+        heartbeat_seconds: int,
+        name: str,
+        publish_method: MethodName = "batch",
+        delivery_method: DeliveryMethodName = "frames",
+    ) -> None:
+        heartbeat = str(heartbeat_to_ask_for(heartbeat_seconds))
+        self._urls = [url.update_query(heartbeat=heartbeat) for url in urls]
+        self._name = name
+        self._publish_method = publish_method
+        self._delivery_method = delivery_method
+
+    @asynccontextmanager
+    async def publisher(self) -> AsyncIterator["RabbitMQPublisher"]:
+        publisher = RabbitMQPublisher(self._connect, method=self._publish_method)
+        try:
+            yield publisher
+        finally:
+            await publisher.close()
+
+    @asynccontextmanager
+    async def subscribe(
+        self, queue: str, *, prefetch: int, ordered: bool = False
+    ) -> AsyncIterator["RabbitMQSubscription"]:
+        method = self._delivery_method
+        kind = TappedConnection if method == "frames" else Connection
+        connection = await connect(self._urls, name=self._name, kind=kind)
+        try:
+            async with self.publisher() as publisher:
+                subscription = RabbitMQSubscription(
+                    connection, publisher, queue, method=method, ordered=ordered
+                )
+                await subscription.start(prefetch)
+                try:
+                    yield subscription
+                finally:
+                    await subscription.close()
+        finally:
+            await close(connection)
+
+    async def declare(self, topology: Topology) -> None:
+        connection = await self._connect()
+        try:
+            for thing in things(topology):
+                await declare(connection, thing)
+            for binding in topology.bindings:
+                async with channel_for(connection, f"binding of queue {binding.queue}") as channel:
+                    await channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
+        finally:
+            await close(connection)
+
+    async def verify(self, topology: Topology) -> list[str]:
+        connection = await self._connect()
+        try:
+            return [
+                named(thing) for thing in things(topology) if not await compared(connection, thing)
+            ]
+        finally:
+            await close(connection)
+
+    async def depth(self, queue: str) -> QueueDepth | None:
+        connection = await self._connect()
+        try:
+            async with channel_for(connection, f"queue {queue}") as channel:
+                found = await channel.queue_declare(queue, passive=True)
+                return QueueDepth(found.message_count or 0, found.consumer_count or 0)
+        except TopologyMismatch:
+            return None
+        finally:
+            await close(connection)
+
+    async def _connect(self) -> AbstractConnection:
+        return await connect(self._urls, name=self._name)

@@ -1,0 +1,253 @@
+"""
+Messages of the embedded broker and their leases, and every statement on them.
+
+A message is ready (no owner) or leased (owned by a consumer that extends its lease in time). What
+an owner writes is filtered by its ownership: after its lease was taken away it finds no row.
+Each queue has its own copy of a message. A row that has reached `expires_at` dead-letters, which
+is how retries come back: they wait in a queue whose time to live is the delay.
+
+Functions take a connection and the time in milliseconds; transactions are the caller's.
+Rows are never lost for want of a place to go: a message that cannot be dead-lettered stays.
+"""
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from outbox.transports.base import Delivery, Outcome, QueueDepth
+from outbox.transports.sqlite.consumers import extend, is_active
+from outbox.transports.sqlite.schema import changed, one, route
+from outbox.wire.codec import WireMessage
+
+_PUT = """
+INSERT INTO messages (queue, rank, expires_at, exchange, routing_key, properties, body)
+SELECT name, :rank, :now + json_extract(arguments, '$."x-message-ttl"'),
+       :exchange, :routing_key, :properties, :body
+FROM queues WHERE name = :queue
+"""
+
+_WORK = """
+SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = :queue) AS ready,
+       EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now) AS chores
+"""
+
+# The order is that of messages_ready, so that only the rows that are taken are read. The write
+# lock is held: nobody else takes them between the SELECT and the UPDATE.
+_CLAIM = """
+UPDATE messages SET owner = :owner WHERE seq IN (
+    SELECT seq FROM messages
+    WHERE owner IS NULL AND queue = :queue AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY rank DESC, seq LIMIT :limit
+)
+RETURNING rank, seq, redelivered, failures, exchange, routing_key, properties, body
+"""
+
+_DEPTH = """
+SELECT (SELECT count(*) FROM messages WHERE owner IS NULL AND queue = :queue) AS ready,
+       (SELECT count(*) FROM messages
+        WHERE owner IN (SELECT id FROM consumers WHERE queue = :queue)) AS leased,
+       (SELECT count(*) FROM consumers WHERE queue = :queue AND lease_until >= :now) AS consumers
+"""
+
+_SPENT = """
+SELECT seq FROM messages JOIN queues ON queues.name = messages.queue
+WHERE owner = ? AND failures >= json_extract(arguments, '$."x-delivery-limit"')
+"""
+
+_LETTER = """
+SELECT messages.*, arguments FROM messages JOIN queues ON queues.name = messages.queue
+WHERE seq = ?
+"""
+
+_SWEEP_LIMIT = 500
+_RETRY_SWEEP_MS = 60_000
+_NORMAL = 4
+_MAX_SHORT_STRING = 255
+_MAX_PRIORITY = 255
+_LAST_ROUTING_KEYS = "x-last-death-routing-keys"
+_PLAIN_PROPERTIES = (
+    "message_id",
+    "type",
+    "correlation_id",
+    "content_type",
+    "content_encoding",
+    "priority",
+)
+
+
+def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
+    """What *queue* holds, ready and leased, and how many leases on it are alive."""
+    if one(db, "SELECT 1 FROM queues WHERE name = ?", queue) is None:
+        return None
+    counted = db.execute(_DEPTH, {"queue": queue, "now": now}).fetchone()
+    return QueueDepth(counted["ready"] + counted["leased"], counted["consumers"])
+
+
+def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]) -> list[Outcome]:
+    """Put each message into every queue that its exchange and routing key lead to."""
+    routes: dict[tuple[str, str], list[str]] = {}
+    outcomes = []
+    for message in messages:
+        try:
+            row = _row(message)
+        except (TypeError, ValueError):
+            outcomes.append(Outcome.REJECTED)
+            continue
+        target = (message.exchange, message.routing_key)
+        if target not in routes:
+            routes[target] = route(db, *target)
+        for queue in routes[target]:
+            db.execute(_PUT, {**row, "queue": queue, "now": now})
+        outcomes.append(Outcome.ACKED if routes[target] else Outcome.RETURNED)
+    return outcomes
+
+
+def work(db: sqlite3.Connection, now: int, *, owner: int, queue: str) -> bool:
+    """Whether a claim of *owner* would find something to do. Reads few index entries."""
+    found = db.execute(_WORK, {"queue": queue, "now": now}).fetchone()
+    return bool(found["chores"] or (found["ready"] and is_active(db, owner=owner, queue=queue)))
+
+
+def claim(
+    db: sqlite3.Connection, now: int, *, owner: int, queue: str, limit: int, lease: int
+) -> list[Delivery] | None:
+    """
+    Up to *limit* messages, leased to *owner*; None if it has lost its lease.
+
+    None of them are for one that stands by.
+    """
+    if not extend(db, now, owner=owner, lease=lease):
+        return None
+    for (late,) in db.execute("SELECT id FROM consumers WHERE lease_until < ?", (now,)).fetchall():
+        leave(db, now, owner=late)
+    expired = db.execute(
+        "SELECT seq FROM messages WHERE owner IS NULL AND expires_at <= ? "
+        "ORDER BY expires_at, seq LIMIT ?",
+        (now, _SWEEP_LIMIT),
+    ).fetchall()
+    for (seq,) in expired:
+        _dead_letter(db, now, seq=seq, reason="expired")
+    if not is_active(db, owner=owner, queue=queue):
+        return []
+    rows = db.execute(_CLAIM, {"owner": owner, "queue": queue, "limit": limit, "now": now})
+    # RETURNING promises no order.
+    return [_delivery(row) for row in sorted(rows, key=lambda row: (-row["rank"], row["seq"]))]
+
+
+def ack(db: sqlite3.Connection, _now: int, *, owner: int, seqs: Collection[int]) -> Outcome | None:
+    """Delete the messages; None if one was no longer *owner*'s."""
+    deleted = db.execute(
+        "DELETE FROM messages WHERE owner = ? AND seq IN (SELECT value FROM json_each(?))",
+        (owner, json.dumps(list(seqs))),
+    )
+    return Outcome.ACKED if deleted.rowcount == len(seqs) else None
+
+
+def release(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outcome | None:
+    """Make the message ready again, in its old place; None if it was no longer *owner*'s."""
+    statement = "UPDATE messages SET owner = NULL, redelivered = 1 WHERE seq = ? AND owner = ?"
+    return Outcome.ACKED if changed(db, statement, seq, owner) else None
+
+
+def replace(
+    db: sqlite3.Connection, now: int, *, owner: int, seq: int, copy: WireMessage
+) -> Outcome | None:
+    """Put *copy* in place of the message; None if that was no longer *owner*'s."""
+    if one(db, "SELECT 1 FROM messages WHERE seq = ? AND owner = ?", seq, owner) is None:
+        return None
+    outcome = publish(db, now, messages=[copy])[0]
+    if outcome is Outcome.ACKED:
+        ack(db, now, owner=owner, seqs=[seq])
+    return outcome
+
+
+def hand_back(db: sqlite3.Connection, _now: int, *, owner: int, keep: Collection[int]) -> None:
+    """Make ready again what *owner* leased, except *keep*. No failure: nobody has tried it."""
+    db.execute(
+        "UPDATE messages SET owner = NULL, redelivered = 1 "
+        "WHERE owner = ? AND seq NOT IN (SELECT value FROM json_each(?))",
+        (owner, json.dumps(list(keep))),
+    )
+
+
+def leave(db: sqlite3.Connection, now: int, *, owner: int) -> None:
+    """End *owner*. What it had not settled counts as failed: ready again, or dead-lettered."""
+    spent = db.execute(_SPENT, (owner,)).fetchall()
+    db.execute(
+        "UPDATE messages SET owner = NULL, redelivered = 1, failures = failures + 1 "
+        "WHERE owner = ?",
+        (owner,),
+    )
+    for (seq,) in spent:
+        _dead_letter(db, now, seq=seq, reason="delivery_limit")
+    db.execute("DELETE FROM consumers WHERE id = ?", (owner,))
+
+
+def _dead_letter(db: sqlite3.Connection, now: int, *, seq: int, reason: str) -> None:
+    """Move a message to where its queue's arguments say; without any it is dropped, as in AMQP."""
+    row = db.execute(_LETTER, (seq,)).fetchone()
+    arguments = json.loads(row["arguments"])
+    if "x-dead-letter-exchange" in arguments:
+        letter = _letter(_delivery(row).message, row["queue"], arguments, reason)
+        if publish(db, now, messages=[letter]) != [Outcome.ACKED]:
+            later = "UPDATE messages SET expires_at = ? WHERE seq = ? AND expires_at IS NOT NULL"
+            db.execute(later, (now + _RETRY_SWEEP_MS, seq))
+            return
+    db.execute("DELETE FROM messages WHERE seq = ?", (seq,))
+
+
+def _letter(
+    message: WireMessage, queue: str, arguments: Mapping[str, Any], reason: str
+) -> WireMessage:
+    # As RabbitMQ does, which writes the routing keys into x-death.
+    death = {"queue": queue, "reason": reason, "exchange": message.exchange}
+    first = {f"x-first-death-{name}": value for name, value in death.items()}
+    last = {f"x-last-death-{name}": value for name, value in death.items()}
+    return dataclasses.replace(
+        message,
+        exchange=arguments["x-dead-letter-exchange"],
+        routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key),
+        headers={**first, **message.headers, **last, _LAST_ROUTING_KEYS: [message.routing_key]},
+    )
+
+
+def _row(message: WireMessage) -> dict[str, Any]:
+    """*message* as a row. Raises TypeError or ValueError if no broker could take it."""
+    for text in (message.exchange, message.routing_key):
+        if len(text.encode()) > _MAX_SHORT_STRING:
+            raise ValueError("longer than a short string")
+    rank = _NORMAL if message.priority is None else message.priority
+    if not 0 <= rank <= _MAX_PRIORITY:
+        raise ValueError("no octet")
+    properties = {name: getattr(message, name) for name in _PLAIN_PROPERTIES}
+    stamp = message.timestamp
+    properties["timestamp"] = None if stamp is None else int(stamp.timestamp())
+    properties["headers"] = dict(message.headers)
+    return {
+        "rank": rank,
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "properties": json.dumps(properties),
+        "body": message.body,
+    }
+
+
+def _delivery(row: sqlite3.Row) -> Delivery:
+    values = json.loads(row["properties"])
+    if (stamp := values["timestamp"]) is not None:
+        values["timestamp"] = datetime.fromtimestamp(stamp, UTC)
+    if row["failures"]:
+        values["headers"]["x-delivery-count"] = row["failures"]
+    values["headers"] = MappingProxyType(values["headers"])
+    return Delivery(
+        WireMessage(
+            exchange=row["exchange"], routing_key=row["routing_key"], body=row["body"], **values
+        ),
+        tag=row["seq"],
+        redelivered=bool(row["redelivered"]),
+    )

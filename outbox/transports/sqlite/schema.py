@@ -1,0 +1,128 @@
+"""
+Tables of the embedded broker, and what is declared in it.
+
+    exchanges ──bindings──▶ queues ◀── messages ──owner──▶ consumers (lease_until)
+
+Functions take a connection and the time in milliseconds; transactions are the caller's.
+"""
+
+import json
+import operator
+import sqlite3
+from typing import Any
+
+from outbox.errors import SchemaMismatch, TopologyMismatch
+from outbox.transports.base import differing
+from outbox.transports.topology import Topology, matches
+
+APPLICATION_ID = 0x6F75_7462
+VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE queues (name TEXT PRIMARY KEY, arguments TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE bindings (
+    exchange TEXT NOT NULL, queue TEXT NOT NULL, pattern TEXT NOT NULL,
+    PRIMARY KEY (exchange, queue, pattern)
+) WITHOUT ROWID;
+CREATE TABLE consumers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, lease_until INTEGER NOT NULL
+);
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue TEXT NOT NULL,
+    owner INTEGER,
+    rank INTEGER NOT NULL,
+    expires_at INTEGER,
+    redelivered INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    exchange TEXT NOT NULL,
+    routing_key TEXT NOT NULL,
+    properties TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX messages_ready ON messages (queue, rank DESC, seq) WHERE owner IS NULL;
+CREATE INDEX messages_expiring ON messages (expires_at)
+    WHERE owner IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX messages_leased ON messages (owner) WHERE owner IS NOT NULL;
+"""
+
+
+def prepare(db: sqlite3.Connection) -> None:
+    """
+    Set *db* up and make its tables if the file is empty.
+
+    Raises SchemaMismatch if the file is something else's, or of another version.
+    """
+    db.row_factory = sqlite3.Row
+    known = (one(db, "PRAGMA application_id"), one(db, "PRAGMA user_version"))
+    empty = one(db, "SELECT count(*) FROM sqlite_master") == 0
+    if not empty and known != (APPLICATION_ID, VERSION):
+        raise SchemaMismatch("the broker's file is not one of this version")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if empty:
+        db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
+            f"PRAGMA user_version = {VERSION}; COMMIT;"
+        )
+
+
+def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
+    """Make *topology* exist, or raise TopologyMismatch and change nothing."""
+    for exchange in topology.exchanges:
+        db.execute("INSERT OR IGNORE INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind))
+    for queue in topology.queues:
+        arguments = json.dumps(queue.arguments, sort_keys=True)
+        db.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (queue.name, arguments))
+    verify(db, now, topology=topology)
+    for binding in topology.bindings:
+        require(db, "exchange", binding.exchange)
+        require(db, "queue", binding.queue)
+        db.execute(
+            "INSERT OR IGNORE INTO bindings VALUES (?, ?, ?)",
+            (binding.exchange, binding.queue, binding.pattern),
+        )
+
+
+def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
+    """Raise TopologyMismatch for the first exchange or queue that is not as declared."""
+    for exchange in topology.exchanges:
+        require(db, "exchange", exchange.name)
+        if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
+            raise differing("exchange", exchange.name, "type")
+    for queue in topology.queues:
+        require(db, "queue", queue.name)
+        found = one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name)
+        differences = json.loads(found).items() ^ queue.arguments.items()
+        if differences:
+            raise differing("queue", queue.name, min(argument for argument, _ in differences))
+
+
+def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:
+    """The queues that a message goes to; none if the exchange does not exist."""
+    if not exchange:
+        found = db.execute("SELECT name FROM queues WHERE name = ?", (routing_key,))
+        return [name for (name,) in found]
+    kind = one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange)
+    fits = matches if kind == "topic" else operator.eq
+    bindings = db.execute("SELECT pattern, queue FROM bindings WHERE exchange = ?", (exchange,))
+    return sorted({queue for pattern, queue in bindings if fits(pattern, routing_key)})
+
+
+def require(db: sqlite3.Connection, kind: str, name: str) -> None:
+    """Raise TopologyMismatch if there is no exchange, or queue, of that *name*."""
+    table = {"exchange": "exchanges", "queue": "queues"}[kind]
+    if one(db, f"SELECT 1 FROM {table} WHERE name = ?", name) is None:
+        raise TopologyMismatch(f"{kind} {name} does not exist")
+
+
+def one(db: sqlite3.Connection, statement: str, *values: Any) -> Any:
+    """The first value of the first row, or None."""
+    row = db.execute(statement, values).fetchone()
+    return None if row is None else row[0]
+
+
+def changed(db: sqlite3.Connection, statement: str, *values: Any) -> bool:
+    """Whether the statement found its row."""
+    return db.execute(statement, values).rowcount == 1

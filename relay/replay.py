@@ -1,0 +1,88 @@
+"""
+The relay's dead letters: back into the outbox, as the events that they were.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from outbox.dead_letters.replay import Destination
+from outbox.dead_letters.source import Side, allow_configured_headers
+from outbox.errors import UnreadableMessage
+from outbox.tables import outbox
+from outbox.wire import codec
+from relay import assembly
+from relay.settings import RelaySettings
+from relay.storage.sql import ENVELOPE_COLUMNS, SOURCE
+
+WAITS_ALREADY = "already in the outbox"
+
+
+class ToOutbox:
+    """Inserts letters as new rows of the outbox, in the transaction that deletes them."""
+
+    async def ready(self) -> None:
+        """Nothing but the database is needed."""
+
+    async def send(
+        self, connection: AsyncConnection, letters: Sequence[Any], *, run: UUID
+    ) -> list[str | None]:
+        """Why each of *letters* cannot be a row of the outbox."""
+        del run  # the relay's own copies are no replays to a consumer: they were never published
+        events: dict[UUID, dict[str, Any]] = {}
+        problems: list[str | None] = []
+        for letter in letters:
+            try:
+                event = _event(letter)
+            except UnreadableMessage as error:
+                problems.append(error.code)
+                continue
+            problems.append(WAITS_ALREADY if event["event_id"] in events else None)
+            events.setdefault(event["event_id"], event)
+        waiting = set(events) - await _inserted(connection, list(events.values()))
+        return [
+            WAITS_ALREADY if problem is None and UUID(letter["message_id"]) in waiting else problem
+            for letter, problem in zip(letters, problems, strict=True)
+        ]
+
+
+def _event(letter: Any) -> dict[str, Any]:
+    """Raises UnreadableMessage if the relay would only give it up again."""
+    try:
+        identity = UUID(letter["message_id"] or "")
+    except ValueError:
+        raise UnreadableMessage("malformed", "message_id") from None
+    event = {"event_id": identity, **{name: letter[name] for name in ENVELOPE_COLUMNS}}
+    codec.from_row(event)
+    return event
+
+
+async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -> set[UUID]:
+    if not events:
+        return set()
+    # ON CONFLICT is not in the common part of SQLAlchemy, though both databases read it alike.
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = (
+        insert(outbox)
+        .values(events)
+        .on_conflict_do_nothing(index_elements=[outbox.c.event_id])
+        .returning(outbox.c.event_id)
+    )
+    return set((await connection.execute(statement)).scalars())
+
+
+@asynccontextmanager
+async def _to_outbox() -> AsyncIterator[Destination]:
+    yield ToOutbox()
+
+
+def side(settings: RelaySettings) -> Side:
+    """What the commands on the relay's dead letters need."""
+    allow_configured_headers(settings)
+    return Side(
+        source=SOURCE, database=lambda: assembly.database(settings), destination=_to_outbox
+    )

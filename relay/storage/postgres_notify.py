@@ -1,0 +1,104 @@
+"""
+LISTEN and NOTIFY, only while there is nothing to do.
+
+Migration 0002 has a trigger on `outbox` that notifies unless it gets a shared advisory lock. The
+relay that waits holds this lock; a relay that works lets go of it, and no transaction pays for
+NOTIFY. Of several idle relays one holds the lock, and the others look again from time to time.
+
+The session is one of its own, since the lock and LISTEN belong to a session. Behind a pooler
+that hands out another session for each transaction this can not work.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from outbox.database.engine import answering
+from outbox.database.postgres_connection import DRIVER_ERRORS
+from outbox.errors import DatabaseUnavailable
+
+CHANNEL = "outbox"
+PATIENCE = timedelta(seconds=5)
+"""How long the server may take for an answer; none of these statements waits for anything."""
+
+# The trigger computes the same number.
+_LOCK = "((1870033506::bigint << 32) + 'outbox'::regclass::oid::bigint)"
+_TRY_LOCK = sa.text(f"SELECT pg_try_advisory_lock({_LOCK})")
+_UNLOCK = sa.text(f"SELECT pg_advisory_unlock({_LOCK})")
+
+
+class PostgresWakeup:
+    """
+    Calls *ring* when rows have been committed to the outbox in the database of *engine*.
+
+    Never raises for a database that is away: then it is not armed.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, ring: Callable[[], None]) -> None:
+        self._engine = engine
+        self._ring = ring
+        self._connection: AsyncConnection | None = None
+        self._armed = False
+
+    @property
+    def armed(self) -> bool:
+        return self._armed
+
+    async def arm(self) -> bool:
+        if self._armed:
+            return False
+        try:
+            async with answering(PATIENCE):
+                connection = await self._listening()
+                self._armed = bool(await connection.scalar(_TRY_LOCK))
+        except DatabaseUnavailable:
+            await self.close()
+        return self._armed
+
+    async def disarm(self) -> None:
+        if not self._armed or self._connection is None:
+            return
+        self._armed = False
+        try:
+            async with answering(PATIENCE):
+                await self._connection.execute(_UNLOCK)
+        except DatabaseUnavailable:
+            await self.close()
+
+    async def close(self) -> None:
+        self._armed = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Not back into the pool: the session listens, and may hold the lock.
+            with suppress(SQLAlchemyError, OSError):
+                await connection.invalidate()
+            with suppress(SQLAlchemyError, OSError):
+                await connection.close()
+
+    async def _listening(self) -> AsyncConnection:
+        if self._connection is None:
+            self._connection = connection = await self._engine.connect()
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver.add_termination_listener(self._on_end)
+            try:
+                await driver.add_listener(CHANNEL, self._on_notification)
+            except DRIVER_ERRORS as error:
+                # SQLAlchemy has no part in this, and so does not translate it.
+                raise DatabaseUnavailable(type(error).__name__) from None
+        return self._connection
+
+    def _on_notification(self, *_notification: object) -> None:
+        if self._armed:
+            self._ring()
+
+    def _on_end(self, *_connection: object) -> None:
+        # Nothing rings any more, so somebody has to look, and to arm again.
+        if self._armed:
+            self._armed = False
+            self._ring()
