@@ -31,7 +31,7 @@ from uuid_utils.compat import uuid7
 from benchmarks.dedup_table import CONSUMER, EVENT_TYPE, Keys
 from consumer.storage.dedup import PURGE_LIMIT, Dedup, Purged
 from outbox.database.engine import create_engine
-from outbox.event import Envelope
+from outbox.wire.envelope import Envelope
 
 WRITERS, PER_TRANSACTION = 8, 100
 WARM_UP_SECONDS, BURST_SECONDS = 0.5, 1.0

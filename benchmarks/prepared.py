@@ -14,10 +14,10 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from benchmarks import filling
-from outbox.event import Envelope
 from outbox.transports.base import Outcome, Publisher
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 
 BATCH = 500
 IN_FLIGHT = 2

@@ -17,8 +17,8 @@ from outbox.cli import console as commands
 from outbox.runtime import service
 from outbox.transports.base import Outcome
 from relay import assembly
+from relay.row import Row
 from relay.settings import RelaySettings
-from relay.storage.base import Row
 from relay.telemetry import Telemetry
 
 

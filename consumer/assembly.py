@@ -11,7 +11,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer import checks, rights
+from consumer import checks
 from consumer.consumer import Consumer
 from consumer.database_retry import Patience
 from consumer.dispatch.delivery_queue import Board
@@ -22,12 +22,11 @@ from consumer.execution.executor import Attempts
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
 from consumer.execution.unit_of_work import Workplace
-from consumer.janitor import Janitor
 from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
-from consumer.maintenance.retention import Purge
+from consumer.maintenance.retention import Janitor, Purge
 from consumer.maintenance.topology_monitor import Inspector
+from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
-from consumer.status import Status, look
 from consumer.storage.dead_letters import Burials
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import Durations
@@ -36,11 +35,11 @@ from consumer.storage.parked import Parking
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database import migrate, privileges
-from outbox.event import allow_headers
 from outbox.runtime import probes, process
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
-from outbox.transports.topology import ConsumerQueues, Topology
+from outbox.transports.topology import Topology
+from outbox.validation import allow_headers
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
@@ -90,7 +89,7 @@ async def verified(consumer: Consumer, engine: AsyncEngine) -> None:
     Raises SchemaMismatch and DatabaseUnavailable.
     """
     await migrate.verify(engine)
-    await privileges.verify(engine, rights.needed(consumer))
+    await privileges.verify(engine, checks.needed(consumer))
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
@@ -217,25 +216,6 @@ def assemble(
             patience=patience,
         )
     return Staff(workers, collector, inspector, attendant, janitor, durations)
-
-
-async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
-    """
-    What *consumer* has done, and what waits for it.
-
-    Raises SchemaMismatch, DatabaseUnavailable and BrokerUnavailable.
-    """
-    async with database(consumer, settings) as engine:
-        await migrate.verify(engine)
-        await privileges.verify(engine, rights.to_look(consumer))
-        return await look(
-            consumer.name,
-            engine,
-            broker(consumer, settings),
-            queues=queues(consumer, settings),
-            retention=settings.retention,
-            horizon=checks.horizon(consumer, settings),
-        )
 
 
 def purge(

@@ -5,10 +5,15 @@ Whether what is set and what is registered can work together: pure.
 import math
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
+from consumer.storage.tables import parked_messages, processed_messages
 from outbox.backoff import Levels
+from outbox.database.privileges import Rights
 from outbox.errors import ConfigurationError
+from outbox.tables import audit_log, dead_letters
 
 LEAST_PREFETCH = 64
 UNITS_AHEAD = 3
@@ -80,3 +85,23 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
         )
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+_EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def needed(consumer: Consumer) -> Rights:
+    """The rights that a process of *consumer* needs."""
+    rights: dict[sa.Table, tuple[str, ...]] = {
+        processed_messages: _EVERYTHING,
+        dead_letters: ("SELECT", "INSERT"),
+        audit_log: ("SELECT",),
+    }
+    if consumer.ordered:
+        rights[parked_messages] = _EVERYTHING
+    return rights
+
+
+def to_look(consumer: Consumer) -> Rights:
+    """The rights that a look at *consumer* needs."""
+    return {table: ("SELECT",) for table in needed(consumer) if table is not audit_log}

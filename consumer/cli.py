@@ -13,7 +13,8 @@ import typer
 from consumer import assembly, checks, replay
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
-from consumer.status import show
+from consumer.status import status as status_of
+from consumer.status_view import show
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
@@ -91,7 +92,7 @@ def check(target: Target) -> None:
 def status(target: Target, *, as_json: commands.AsJson = False) -> None:
     """Show what the consumer has done and what waits for it."""
     settings, consumer = _start(target)
-    found = commands.once(lambda: assembly.status(consumer, settings))
+    found = commands.once(lambda: status_of(consumer, settings))
     if as_json:
         commands.print_json(found)
     else:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from consumer.handler import Expired, Handler, Lease, Options
 from consumer.message import Message
 from outbox.errors import ConfigurationError, InvalidEvent
-from outbox.event import check_type
+from outbox.validation import check_type
 
 HandlerFunction: TypeAlias = Callable[[Message[Any], AsyncSession], Awaitable[None]]
 BatchFunction: TypeAlias = Callable[[Sequence[Message[Any]], AsyncSession], Awaitable[None]]

@@ -12,8 +12,8 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from outbox.errors import InvalidEvent, UnreadableMessage
-from outbox.event import Envelope
 from outbox.payload import JSON_CONTENT_TYPE
+from outbox.wire.envelope import Envelope
 
 Payload = TypeVar("Payload")
 

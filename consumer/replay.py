@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
@@ -16,11 +15,9 @@ from consumer.consumer import Consumer
 from consumer.republish import replayed
 from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message as letters
-from consumer.storage.dedup_statements import COMPLETED
-from consumer.storage.tables import processed_messages
+from consumer.storage.completed import Reruns, _key
 from outbox.dead_letters.source import Side, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
-from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 
 PUBLISHING = timedelta(seconds=10)
@@ -66,46 +63,6 @@ class ToQueue:
         return replayed(message, queue=letter["queue"] or self._queue, run=run)
 
 
-class Reruns:
-    """The records that messages of one *consumer* are completed."""
-
-    def __init__(self, consumer: str) -> None:
-        self._consumer = consumer
-
-    async def among(
-        self, connection: AsyncConnection, kept: Sequence[Any], *, hold: bool
-    ) -> list[int]:
-        """
-        The ids of the letters whose messages are completed.
-
-        With *hold* their records are locked: a consumer that gets a copy waits for them in its own
-        upsert, and finds none once they are deleted.
-        """
-        keys = {letter["id"]: _key(letter) for letter in kept}
-        found = sa.select(processed_messages.c.idempotency_key).where(self._completed(keys))
-        if hold:
-            # In one order, so that two runs never wait for each other.
-            found = found.order_by(processed_messages.c.idempotency_key).with_for_update()
-        completed = set((await connection.scalars(found)).all())
-        return [id_ for id_, key in keys.items() if key in completed]
-
-    async def forget(self, connection: AsyncConnection, kept: Sequence[Any]) -> int:
-        """Delete the records that the messages of *kept* are completed; returns how many."""
-        keys = {letter["id"]: _key(letter) for letter in kept}
-        deleted = await connection.execute(
-            sa.delete(processed_messages).where(self._completed(keys))
-        )
-        return deleted.rowcount
-
-    def _completed(self, keys: dict[int, str | None]) -> sa.ColumnElement[bool]:
-        table = processed_messages.c
-        return (
-            (table.consumer == self._consumer)
-            & (table.status == COMPLETED)
-            & table.idempotency_key.in_([key for key in keys.values() if key is not None])
-        )
-
-
 def side(consumer: Consumer, settings: ConsumerSettings) -> Side:
     """What the commands on the dead letters of *consumer* need."""
     allow_configured_headers(settings)
@@ -126,14 +83,3 @@ def side(consumer: Consumer, settings: ConsumerSettings) -> Side:
 
 def _problem(outcome: Outcome) -> str | None:
     return None if outcome is Outcome.ACKED else outcome.value
-
-
-def _key(letter: Any) -> str | None:
-    """What the message of *letter* is deduplicated by; None if it has no identity."""
-    try:
-        identity = UUID(letter["message_id"] or "")
-    except ValueError:
-        return None
-    headers = letter["headers"] if isinstance(letter["headers"], dict) else {}
-    key = headers.get(codec.IDEMPOTENCY_KEY_HEADER)
-    return key if isinstance(key, str) else str(identity)

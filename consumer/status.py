@@ -2,21 +2,22 @@
 What a consumer has done, and what waits for it: looked at, not changed.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from consumer import checks
+from consumer.assembly import broker, database, queues
+from consumer.consumer import Consumer
+from consumer.queues import ConsumerQueues
+from consumer.settings import ConsumerSettings
 from consumer.storage.dedup import Dedup, Statistics
 from consumer.storage.parked import Parking
-from outbox.cli import console as commands
-from outbox.cli import dead_letter_view as display
+from outbox.database import migrate, privileges
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters, Pile
 from outbox.transports.base import Transport
-from outbox.transports.topology import ConsumerQueues
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,33 +114,6 @@ async def look(
     )
 
 
-def show(console: Console, status: Status) -> None:
-    """Print *status* for people."""
-    commands.show("processed", {"in all": status.processed, **status.by_status})
-    commands.show_lines(
-        "completed in the last 24 hours",
-        ("type", "messages", "mean seconds"),
-        [
-            (name, each.completed, _seconds(each.mean_duration))
-            for name, each in status.last_24_hours.items()
-        ],
-    )
-    commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
-    display.piles(console, status.dead_letters)
-    if status.parked is not None:
-        commands.show(
-            "parked", {"messages": status.parked.messages, "oldest": status.parked.oldest}
-        )
-    commands.show(
-        "dedup store",
-        {
-            "oldest row": status.dedup.oldest,
-            "kept for": status.dedup.retention,
-            "horizon": status.dedup.horizon,
-        },
-    )
-
-
 def _by_type(statistics: Statistics) -> dict[str, OfType]:
     seconds = statistics.seconds_by_type
     return {
@@ -155,12 +129,20 @@ async def _state(broker: Transport, queue: str) -> QueueState:
     return QueueState(queue, depth.messages, depth.consumers)
 
 
-def _lines(queues: Iterable[QueueState]) -> list[tuple[object, ...]]:
-    return [
-        (each.queue, "missing" if each.messages is None else each.messages, each.consumers)
-        for each in queues
-    ]
+async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
+    """
+    What *consumer* has done, and what waits for it.
 
-
-def _seconds(duration: timedelta | None) -> str:
-    return "-" if duration is None else f"{duration.total_seconds():.3f}"
+    Raises SchemaMismatch, DatabaseUnavailable and BrokerUnavailable.
+    """
+    async with database(consumer, settings) as engine:
+        await migrate.verify(engine)
+        await privileges.verify(engine, checks.to_look(consumer))
+        return await look(
+            consumer.name,
+            engine,
+            broker(consumer, settings),
+            queues=queues(consumer, settings),
+            retention=settings.retention,
+            horizon=checks.horizon(consumer, settings),
+        )

@@ -7,10 +7,11 @@ The outbox: what a producing service imports.
 """
 
 from outbox.errors import InvalidEvent, OutboxError
-from outbox.event import Event, Priority, allow_headers
+from outbox.event import Event, Priority
 from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 from outbox.record import add, insert
 from outbox.tables import metadata
+from outbox.validation import allow_headers
 
 __all__ = [
     "HEALTH_DATA_UPLOADED",

@@ -3,20 +3,17 @@ Payloads as bytes, and bytes as they were before compression.
 """
 
 import json
-import zlib
 from typing import Any
 
 from pydantic import BaseModel
 
-from outbox.errors import InvalidEvent, UnreadableMessage
+from outbox.errors import InvalidEvent
 
 JSON_CONTENT_TYPE = "application/json"
 
 MAX_BODY_BYTES = 1_048_576
 """Largest body in bytes; brokers refuse 16 MiB (RabbitMQ 4), and one large row stalls a batch."""
 
-_GZIP_WINDOW = 31
-"""zlib's window bits for the gzip format."""
 
 _MAX_PATH = 20
 
@@ -91,27 +88,3 @@ def _path_of_fault(value: Any, path: str = "payload", *, depth: int = 0) -> str:
         except (TypeError, ValueError):
             return _path_of_fault(child, child_path, depth=depth + 1)
     return path
-
-
-def decompress(body: bytes, encoding: str | None) -> bytes:
-    """
-    The plain body; reads at most one byte more than is allowed, so that bombs stay small.
-
-    Raises UnreadableMessage with one of the codes `content_encoding_unknown`, `malformed`,
-    `decompress_limit`.
-    """
-    if not encoding or encoding == "identity":
-        return body
-    if encoding != "gzip":
-        raise UnreadableMessage("content_encoding_unknown")
-    reader = zlib.decompressobj(_GZIP_WINDOW)
-    try:
-        plain = reader.decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error:
-        raise UnreadableMessage("malformed", "body") from None
-    if len(plain) > MAX_BODY_BYTES:
-        raise UnreadableMessage("decompress_limit")
-    if not reader.eof or reader.unused_data:
-        # Cut, or more than one: a part would pass for the whole.
-        raise UnreadableMessage("malformed", "body")
-    return plain

@@ -19,7 +19,7 @@ from consumer.settings import ConsumerSettings
 from outbox import Event
 from outbox.cli import console as commands
 from outbox.database import migrate
-from outbox.database.engine import translated
+from outbox.database.errors import translated
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.settings import load
 from outbox_demo import lines, sources, spool, workplace

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import DEFERRED, create_engine, translated
+from outbox.database.engine import DEFERRED, create_engine
+from outbox.database.errors import translated
 from outbox.settings import SharedSettings
 from outbox.tables import outbox
 from outbox_demo.run import Run

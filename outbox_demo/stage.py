@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from consumer import assembly
 from consumer.settings import ConsumerSettings
 from consumer.storage.tables import processed_messages
-from outbox.database.engine import create_engine, translated
+from outbox.database.engine import create_engine
+from outbox.database.errors import translated
 from outbox.errors import BrokerUnavailable
 from outbox.tables import dead_letters, outbox
 from outbox_demo.etl import consumer_of

@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.backoff import Exponential
 from outbox.database import migrate, privileges
-from outbox.event import allow_headers
 from outbox.runtime import probes, process
 from outbox.tables import dead_letters, outbox
 from outbox.transports import topology
 from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 from outbox.transports.topology import Topology
+from outbox.validation import allow_headers
 from relay.maintenance import Janitor
 from relay.ordering_key_hash import Pseudonyms
 from relay.poll_interval import Pace

@@ -14,7 +14,7 @@ from outbox.cli import dead_letter_view as display
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.database import migrate, privileges
-from outbox.database.engine import translated
+from outbox.database.errors import translated
 from outbox.dead_letters.source import Side, reading
 from outbox.dead_letters.store import DeadLetters, Pile
 from outbox.errors import ConfigurationError, Unavailable

@@ -22,7 +22,8 @@ from outbox.transports.base import Outcome, Publisher
 from outbox.wire import codec
 from relay.ordering_key_hash import Pseudonyms
 from relay.poll_interval import Found, Load, Pace
-from relay.storage.base import OutboxStore, Row
+from relay.row import Row
+from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
 from relay.verdict import decide
 from relay.wakeup import Doorbell, Wakeup

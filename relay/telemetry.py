@@ -16,7 +16,8 @@ from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
 from relay.batch_histogram import Latencies
-from relay.storage.base import Backlog, Row
+from relay.row import Row
+from relay.storage.base import Backlog
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)

@@ -13,7 +13,7 @@ from typing import TypeAlias, assert_never
 
 from outbox.backoff import RetryPolicy
 from outbox.transports.base import Outcome
-from relay.storage.base import Row
+from relay.row import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Different keys, and rows without a key, go side by side.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from relay.storage.base import Row
+from relay.row import Row
 
 SMALLEST_SHARE = 8
 """A wave goes out if it has at least one row for so many of the first."""
@@ -40,3 +40,18 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
             result.append([])
         result[wave].append(row)
     return [wave for wave in result if is_worth_while(len(wave), first=len(result[0]))]
+
+
+MOST_ROWS_OF_A_KEY = 16
+"""They are published one after another, and the rest of the batch waits to be settled."""
+
+
+def rows_of_a_key(keys: int, *, limit: int, beside: int) -> int:
+    """
+    How many rows of each of *keys* to read, for a batch with so many rows *beside* them; pure.
+
+    No more than can be published: each needs a wave of its own.
+    """
+    if not is_worth_while(keys, first=keys + beside):
+        return 1
+    return min(max(limit // keys, 1), MOST_ROWS_OF_A_KEY)

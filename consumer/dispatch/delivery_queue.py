@@ -14,47 +14,19 @@ Decisions, in their order:
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
-from typing import NamedTuple, TypeAlias
-from uuid import UUID, uuid4
+from typing import TypeAlias
 
 from consumer.dispatch.circuit_breaker import Breaker
 from consumer.dispatch.rate_limiter import Rate
+from consumer.execution.work_unit import Unit, Waiting
 from consumer.handler import Handler
 from outbox.transports.base import Delivery
 
 LaneOf: TypeAlias = Callable[[Delivery], str | None]
 
 _NORMAL_PRIORITY = 4
-
-
-class Waiting(NamedTuple):
-    """A delivery that waits since the time *since*; smaller ones come first."""
-
-    rank: int
-    number: int
-    since: float
-    delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """
-    Deliveries to be handled together; *handler* is None if there is none for their type.
-
-    *owner* is who has the leases on them, however often they are claimed.
-    """
-
-    handler: Handler | None
-    waiting: Sequence[Waiting]
-    owner: UUID = field(default_factory=uuid4)
-
-    @property
-    def deliveries(self) -> list[Delivery]:
-        """In the order in which they are handled."""
-        return [each.delivery for each in self.waiting]
 
 
 class Line:

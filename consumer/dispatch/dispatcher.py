@@ -18,13 +18,14 @@ from datetime import timedelta
 from functools import partial
 
 from consumer.database_retry import LONGEST, Patience
-from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.delivery_queue import Board
 from consumer.dispatch.settlement import Settlement
 from consumer.execution.executor import Attempts
+from consumer.execution.work_unit import Unit
 from consumer.verdict import Verdict, Wait, has_failed, is_failure
-from outbox.database.engine import uninterrupted
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
+from outbox.runtime.shield import uninterrupted
 from outbox.transports.base import Subscription
 
 _TAKEN_AT_ONCE = 1_000

@@ -35,7 +35,7 @@ from consumer.storage.dead_letters import Burials
 from consumer.storage.parked import Parked as Head
 from consumer.storage.parked import Parking
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
-from outbox.database.engine import translated
+from outbox.database.errors import translated
 from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery

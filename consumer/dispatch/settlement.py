@@ -13,6 +13,7 @@ from typing import assert_never
 
 from consumer.database_retry import Patience
 from consumer.execution.ordering import Lanes
+from consumer.queues import ConsumerQueues
 from consumer.republish import retried
 from consumer.storage.dead_letters import Burials
 from consumer.telemetry import Telemetry
@@ -29,7 +30,6 @@ from consumer.verdict import (
 )
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery, Outcome, Subscription
-from outbox.transports.topology import ConsumerQueues
 
 
 class Settlement:

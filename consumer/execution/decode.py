@@ -12,9 +12,9 @@ from consumer.message import Message, open_message
 from consumer.outcomes import LONGEST_WAIT
 from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, GiveUp, TryAgain, Verdict, Wait
 from outbox.errors import UnreadableMessage
-from outbox.event import Envelope
 from outbox.transports.base import Delivery
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 
 _HELD_FOR = timedelta(seconds=5)
 """A message that comes too early by less than this waits in the process."""

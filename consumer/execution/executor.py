@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import republish as copies
 from consumer import verdict
-from consumer.dispatch.delivery_queue import Unit
 from consumer.execution.decode import Attempt, is_too_old, open_delivery
 from consumer.execution.leased import Leased, lost
 from consumer.execution.ordering import Lanes
 from consumer.execution.transaction import Kept, is_cancelled_from_outside, may_pass, transact
 from consumer.execution.unit_of_work import Workplace
+from consumer.execution.work_unit import Unit
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import Durations
@@ -29,7 +29,8 @@ from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
 from consumer.verdict import Verdict
 from outbox.backoff import Exponential, RetryPolicy
-from outbox.database.engine import DEFERRED, answering, translated
+from outbox.database.engine import DEFERRED
+from outbox.database.errors import answering, translated
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.transports.base import Delivery

@@ -24,8 +24,9 @@ from consumer.execution.transaction import is_cancelled_from_outside, within
 from consumer.handler import Expired, Handler, Lease
 from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, GiveUp, Verdict, Wait
-from outbox.database.engine import translated, uninterrupted
+from outbox.database.errors import translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
+from outbox.runtime.shield import uninterrupted
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,8 @@ from consumer import republish as copies
 from consumer.execution.decode import Attempt
 from consumer.storage.parked import Parking
 from consumer.verdict import PARKED, Parked, TryAgain
-from outbox.database.engine import translated, uninterrupted
+from outbox.database.errors import translated
+from outbox.runtime.shield import uninterrupted
 from outbox.transports.base import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage

@@ -27,7 +27,7 @@ from consumer.execution.unit_of_work import Workplace
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
-from outbox.database.engine import is_away, is_contention, translated
+from outbox.database.errors import is_away, is_contention, translated
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 
 

@@ -26,9 +26,10 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import SessionTransaction
 
 from consumer.storage.dedup import Dedup, Entries
-from outbox.database.engine import is_away, reason_of, uninterrupted
+from outbox.database.errors import is_away, reason_of
 from outbox.database.postgres_connection import DRIVER_ERRORS, is_spent
 from outbox.errors import DatabaseUnavailable
+from outbox.runtime.shield import uninterrupted
 
 
 class Workplace:

@@ -15,14 +15,14 @@ from typing import TypeAlias
 
 from consumer import republish as copies
 from consumer.database_retry import Patience
+from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import Burials
 from consumer.telemetry import Telemetry
 from consumer.verdict import GiveUp
-from outbox.database.engine import uninterrupted
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
+from outbox.runtime.shield import uninterrupted
 from outbox.transports.base import Delivery, Outcome, Subscription, Transport
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire.codec import WireMessage
 
 _PREFETCH = 50

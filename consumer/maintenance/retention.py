@@ -10,13 +10,16 @@ while its message still passes for young would let the message take effect again
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage.dedup import PURGE_LIMIT, Dedup
-from outbox.database.engine import translated
-from outbox.errors import ConfigurationError
+from consumer.telemetry import Telemetry
+from outbox.database.errors import translated
+from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.runtime.service import pause
 
 MARGIN = timedelta(hours=1)
 
@@ -61,3 +64,26 @@ class Purge:
         while rows == PURGE_LIMIT and not stop.is_set():
             rows = await self.batch()
             yield rows
+
+
+PURGE_EVERY = timedelta(minutes=10)
+
+
+class Janitor:
+    """Carries out *purge*, round after round."""
+
+    def __init__(self, *, purge: Purge, telemetry: Telemetry) -> None:
+        self._purge = purge
+        self._telemetry = telemetry
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set."""
+        while not stop.is_set():
+            rows = 0
+            # A database that is away is the workers' to report.
+            with suppress(DatabaseUnavailable):
+                rows = await self._purge.batch()
+            if rows:
+                self._telemetry.purged(rows)
+            if rows < PURGE_LIMIT:
+                await pause(stop, PURGE_EVERY)

@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.storage import stored_message as letters
 from consumer.storage.dedup import Dedup
-from outbox.database.engine import translated, uninterrupted
+from outbox.database.errors import translated
 from outbox.errors import UnreadableMessage
-from outbox.event import Envelope
+from outbox.runtime.shield import uninterrupted
 from outbox.tables import dead_letters
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from consumer.storage.dedup_statements import (
     statements,
 )
 from consumer.storage.tables import processed_messages
-from outbox.event import Envelope
 from outbox.tables import database_now
+from outbox.wire.envelope import Envelope
 
 PURGE_LIMIT = 1_000
 DAY = timedelta(days=1)

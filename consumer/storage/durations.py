@@ -16,9 +16,10 @@ from itertools import islice
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage.dedup import Dedup
-from outbox.database.engine import commit, translated
+from outbox.database.errors import translated
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.service import pause
+from outbox.runtime.shield import commit
 
 WRITE_EVERY = timedelta(seconds=1)
 SAMPLE = 100

@@ -22,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from consumer.handler import Expired, Lease
 from consumer.storage.dedup_statements import COMPLETED, FAILED, PROCESSING
 from consumer.storage.tables import processed_messages
-from outbox.event import Envelope
 from outbox.tables import database_now, now_plus
+from outbox.wire.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)

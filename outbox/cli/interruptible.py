@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from outbox.cli import console as commands
-from outbox.database.engine import reason_of, sqlstate
+from outbox.database.errors import reason_of, sqlstate
 from outbox.errors import ConfigurationError
 from outbox.runtime.service import ExitCode
 

@@ -4,24 +4,18 @@ The database engine of a process, made from `MQ_DATABASE_URL`.
 Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED. SQLite: `sqlite_engine`.
 """
 
-import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from outbox.database.postgres_connection import PostgresConnection, is_spent
 from outbox.database.sqlite_engine import sqlite_engine
-from outbox.errors import ConfigurationError, DatabaseUnavailable
-from outbox.transports.sqlite.connection import is_trouble
 
 CONNECT_SECONDS = 10
 
@@ -35,15 +29,6 @@ KEEPALIVE = {
 
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read: on SQLite they then wait for no writer."""
-
-# The server shuts down, starts up, has no room, has ended the session, or is a standby.
-_AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
-# Serialization failure, deadlock, lock not available, statement timeout.
-_CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
-# A prepared statement is not there, or is there already: the session is another one.
-_MIXED_UP_STATES = ("26000", "42P05")
-# User or password are wrong, or a right is missing.
-_REFUSAL_STATES = ("28", "42501")
 
 
 def create_engine(
@@ -122,115 +107,3 @@ def _encryption(query: dict[str, Any]) -> dict[str, Any]:
     if mode != "verify-full":
         return {"ssl": mode}
     return {"ssl": ssl.create_default_context(cafile=str(root) if root else None)}
-
-
-@contextmanager
-def translated(*, refusals: bool = True) -> Iterator[None]:
-    """
-    Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
-    that nobody told us of into ConfigurationError.
-
-    With *refusals* also what they raise for a user who is not let in, or may not do this: who
-    has taken a right away, or changed a password, may put it right while the process waits.
-    The cause is dropped: drivers quote rows in their messages. Everything else passes.
-    """
-    try:
-        yield
-    except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-        if is_transient(error) or (refusals and _is_refusal(error)):
-            raise DatabaseUnavailable(reason_of(error)) from None
-        if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
-            raise ConfigurationError(
-                "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
-                " pooler: add ?pgbouncer=1"
-            ) from None
-        raise
-
-
-@asynccontextmanager
-async def answering(within: timedelta) -> AsyncIterator[None]:
-    """
-    `translated`, and a database that does not answer *within* a time counts as away.
-
-    Not for COMMIT: whoever stops waiting for it does not undo it.
-    """
-    with translated():
-        async with asyncio.timeout(within.total_seconds()):
-            yield
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed when it is done again later, whoever held it up."""
-    return is_away(error) or is_contention(error)
-
-
-def is_contention(error: BaseException) -> bool:
-    """Whether other transactions have held this one up, so that it may be begun anew at once."""
-    state = sqlstate(error)
-    return state is not None and state.startswith(_CONTENTION_STATES)
-
-
-def _is_refusal(error: BaseException) -> bool:
-    state = sqlstate(error)
-    return state is not None and state.startswith(_REFUSAL_STATES)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether *error* comes from a database that cannot be reached, or has no room."""
-    if not isinstance(error, DBAPIError):
-        return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
-    state = sqlstate(error)
-    if state is not None:
-        return state.startswith(_AWAY_STATES)
-    lost = error.connection_invalidated or isinstance(error, InterfaceError)
-    return lost or is_trouble(error.orig) or _is_connection_loss(error.orig)
-
-
-def _is_connection_loss(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, (OSError, TimeoutError)):
-            return True
-        error = error.__cause__
-    return False
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of a database *error*, if its driver tells one."""
-    orig = getattr(error, "orig", None)
-    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    return str(state) if state else None
-
-
-def reason_of(error: BaseException) -> str:
-    """What may be shown of a database *error*: its class and its code, never its text."""
-    cause = getattr(error, "orig", None) or error
-    state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
-    name = type(cause).__name__
-    return f"{name} {state}" if state else name
-
-
-async def commit(connection: AsyncConnection) -> None:
-    """
-    Commit, and let no cancellation come in between: its outcome would be unknown.
-
-    There is no timeout either. A client that stops waiting for a COMMIT does not undo it.
-    """
-    await uninterrupted(connection.commit())
-
-
-async def uninterrupted(work: Any) -> None:
-    """Wait for the coroutine *work* to its end; a cancellation is raised only after it."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except BaseException:  # noqa: BLE001, S110 - raised by task.result() below
-            pass
-    task.result()
-    if cancelled is not None:
-        raise cancelled

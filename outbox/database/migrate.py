@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.database.engine import DEFERRED, is_transient, sqlstate, translated
+from outbox.database.engine import DEFERRED
+from outbox.database.errors import is_transient, sqlstate, translated
+from outbox.database.sqlite_errors import primary_code
 from outbox.errors import ConfigurationError, SchemaMismatch
-from outbox.transports.sqlite.connection import primary_code
 
 VERSION_TABLE = "outbox_relay_version"
 

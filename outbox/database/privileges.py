@@ -8,7 +8,7 @@ from typing import TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import translated
+from outbox.database.errors import translated
 from outbox.errors import SchemaMismatch
 
 Rights: TypeAlias = Mapping[sa.Table, Sequence[str]]

@@ -10,13 +10,14 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from outbox.database.engine import commit, translated
+from outbox.database.errors import translated
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import Opened, Side, reading
 from outbox.dead_letters.store import Span, Tally
 from outbox.errors import ConfigurationError
+from outbox.runtime.shield import commit
 
 LISTED = 100
 """How many letters are listed if nobody says how many."""

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from outbox.errors import UnreadableMessage
-from outbox.event import is_allowed_header
-from outbox.payload import decompress
+from outbox.validation import is_allowed_header
 from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER
+from outbox.wire.compression import decompress
 
 _METADATA = (
     "id",

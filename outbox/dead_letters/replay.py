@@ -22,10 +22,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import commit, translated, uninterrupted
+from outbox.database.errors import translated
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.selection import Snapshot
 from outbox.dead_letters.store import DeadLetters, Span
+from outbox.runtime.shield import commit, uninterrupted
 
 BATCH = 100
 AWAY = "unknown"

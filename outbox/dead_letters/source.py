@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database import migrate
-from outbox.database.engine import DEFERRED, translated
+from outbox.database.engine import DEFERRED
+from outbox.database.errors import translated
 from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, Tally
 from outbox.errors import ConfigurationError, InvalidEvent
-from outbox.event import allow_headers
 from outbox.settings import SharedSettings
+from outbox.validation import allow_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

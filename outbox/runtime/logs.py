@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from outbox.database.engine import reason_of
+from outbox.database.errors import reason_of
 from outbox.settings import SharedSettings, console_wanted
 
 

@@ -37,11 +37,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from outbox import instants
 from outbox.errors import InvalidEvent, UnreadableMessage
-from outbox.event import Envelope, Event, Priority, check
-from outbox.payload import decompress
+from outbox.event import Event, Priority
+from outbox.validation import check
 from outbox.wire import header_values as foreign
+from outbox.wire.compression import decompress
+from outbox.wire.envelope import Envelope
 
 APP_ID = "outbox-relay"
 VERSION = 1
@@ -141,10 +142,10 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         **envelope.headers,
         VERSION_HEADER: VERSION,
         IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-        OCCURRED_AT_HEADER: instants.text(envelope.occurred_at),
+        OCCURRED_AT_HEADER: foreign.iso_text(envelope.occurred_at),
     }
     if envelope.recorded_at is not None:
-        headers[RECORDED_AT_HEADER] = instants.seconds(envelope.recorded_at)
+        headers[RECORDED_AT_HEADER] = foreign.epoch_seconds(envelope.recorded_at)
     if lane is not None:
         headers[LANE_HEADER] = lane
     return WireMessage(

@@ -8,12 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from outbox.errors import UnreadableMessage
-from outbox.instants import EPOCH
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LANE = re.compile(r"[0-9a-f]{32}")
 _MAX_ATTEMPT = 1_000_000
 _END_OF_TIME = 253_370_764_800
 """The year 9999, in seconds since 1970: there is no later one in every time zone."""
+_SECONDS_OF_A_DAY = 86_400
 
 
 def identity(message_id: str | None) -> UUID:
@@ -60,3 +62,25 @@ def recorded_at(seconds: Any, timestamp: datetime | None) -> datetime | None:
 
 def _with_zone(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def iso_text(moment: datetime) -> str:
+    """*moment* in ISO 8601, in UTC and with microseconds."""
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    # What `isoformat` makes of it, at two thirds of the cost.
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06d+00:00" % (  # noqa: UP031
+        moment.year,
+        moment.month,
+        moment.day,
+        moment.hour,
+        moment.minute,
+        moment.second,
+        moment.microsecond,
+    )
+
+
+def epoch_seconds(moment: datetime) -> int:
+    """Whole seconds from 1970 to *moment*; `timestamp` takes half as long again."""
+    since = moment - EPOCH
+    return since.days * _SECONDS_OF_A_DAY + since.seconds

@@ -6,26 +6,14 @@ To add one, implement `OutboxStore` and run `tests/contracts/test_outbox_store.p
 Every method raises DatabaseUnavailable when the database cannot be reached, and only that.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import timedelta
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from relay.verdict import Verdict
-
-
-# Not frozen for the reason that Envelope is not.
-@dataclass(slots=True)
-class Row:
-    """A claimed row of the outbox: its *values* as they were read, and what the relay looks at."""
-
-    id: int
-    ordering_key: str | None
-    attempts: int
-    created_at: datetime
-    values: Mapping[str, Any] = field(repr=False, compare=False)
+from relay.row import Row
+from relay.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +31,9 @@ class Claim:
 
     rows: Sequence[Row]
     more: bool
-    _settle: Callable[[Sequence["Verdict"]], Awaitable[None]] = field(repr=False)
+    _settle: Callable[[Sequence[Verdict]], Awaitable[None]] = field(repr=False)
 
-    async def settle(self, verdicts: Sequence["Verdict"]) -> None:
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Carry out all *verdicts* in one transaction, or none of them. At most once a claim."""
         await self._settle(verdicts)
 

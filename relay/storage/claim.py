@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.storage.base import Row
+from relay.row import Row
 from relay.storage.claim_statements import (
     NONE_LEFT,
     VISIT,
@@ -24,9 +24,9 @@ from relay.storage.claim_statements import (
     Heads,
     choose_heads,
     ready_prefixes,
-    rows_of_a_key,
 )
 from relay.storage.low_water_mark import FROM_THE_BEGINNING, LowWater
+from relay.waves import rows_of_a_key
 
 
 @dataclass(frozen=True, slots=True)

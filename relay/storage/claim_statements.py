@@ -21,8 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from outbox.tables import outbox
-from relay.storage.base import Row
-from relay.waves import is_worth_while
+from relay.row import Row
 
 READY = outbox.c.not_before.is_(None)
 UNKEYED = outbox.c.ordering_key.is_(None)
@@ -33,9 +32,6 @@ CLAIMED = (
     # As text: most events have no headers, and to decode none costs as much as to decode some.
     sa.cast(outbox.c.headers, sa.Text).label("headers"),
 )
-
-MOST_ROWS_OF_A_KEY = 16
-"""They are published one after another, and the rest of the batch waits to be settled."""
 
 
 # Served by outbox_ready: rows that wait and rows with a key are not in that index.
@@ -164,17 +160,6 @@ class Heads:
 
     ids: Mapping[str, int]
     last: str | None
-
-
-def rows_of_a_key(keys: int, *, limit: int, beside: int) -> int:
-    """
-    How many rows of each of *keys* to read, for a batch with so many rows *beside* them; pure.
-
-    No more than can be published: each needs a wave of its own.
-    """
-    if not is_worth_while(keys, first=keys + beside):
-        return 1
-    return min(max(limit // keys, 1), MOST_ROWS_OF_A_KEY)
 
 
 NONE_LEFT = Heads({}, None)

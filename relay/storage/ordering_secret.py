@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database.engine import DEFERRED, is_transient, translated
+from outbox.database.engine import DEFERRED
+from outbox.database.errors import is_transient, translated
 from outbox.errors import SchemaMismatch
 from outbox.tables import ordering_salt
 

@@ -20,8 +20,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import answering, commit, translated
+from outbox.database.errors import answering, translated
 from outbox.errors import DatabaseUnavailable
+from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import (

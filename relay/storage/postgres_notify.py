@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import answering
+from outbox.database.errors import answering
 from outbox.database.postgres_connection import DRIVER_ERRORS
 from outbox.errors import DatabaseUnavailable
 

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.engine import answering
+from outbox.database.errors import answering
 from outbox.tables import database_now, dead_letters, now_plus, outbox
-from relay.storage.base import Backlog, Row
+from relay.row import Row
+from relay.storage.base import Backlog
 from relay.storage.claim import Selector
 from relay.storage.claim_statements import READY, UNKEYED_CANDIDATES, measured, with_news_of_keys
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict

@@ -21,8 +21,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database.engine import DEFERRED, commit, translated
+from outbox.database.engine import DEFERRED
+from outbox.database.errors import translated
 from outbox.database.sqlite_engine import BUSY_SECONDS
+from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim import Selection

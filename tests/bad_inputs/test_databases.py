@@ -18,7 +18,8 @@ import outbox
 from consumer.execution.unit_of_work import Workplace
 from consumer.storage.dedup import Dedup
 from outbox.database import migrate
-from outbox.database.engine import create_engine, translated
+from outbox.database.engine import create_engine
+from outbox.database.errors import translated
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailable,

@@ -18,10 +18,11 @@ from consumer.verdict import GiveUp, Verdict, after_failure
 from outbox import HealthDataMessage
 from outbox.backoff import Levels
 from outbox.errors import UnreadableMessage
-from outbox.payload import MAX_BODY_BYTES, decompress
+from outbox.payload import MAX_BODY_BYTES
 from outbox.transports.base import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.compression import decompress
 from tests.support.bombs import gzip_bomb
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.replay import Reruns
 from consumer.storage import stored_message as letters
+from consumer.storage.completed import Reruns
 from consumer.storage.dedup import Dedup
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, Tally

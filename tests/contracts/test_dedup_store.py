@@ -18,9 +18,9 @@ from consumer.storage.durations import SAMPLE, Durations
 from consumer.storage.leases import Leases
 from consumer.storage.tables import processed_messages
 from outbox.errors import ConfigurationError
-from outbox.event import Envelope
 from outbox.tables import now_plus
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 

@@ -16,9 +16,9 @@ from consumer.handler import Expired, Lease
 from consumer.storage.dedup import Dedup
 from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.storage.tables import processed_messages
-from outbox.event import Envelope
 from outbox.tables import database_now
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 

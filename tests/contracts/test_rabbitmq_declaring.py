@@ -8,11 +8,12 @@ import pytest
 import structlog
 from yarl import URL
 
+from consumer.queues import ConsumerQueues
 from outbox.errors import TopologyMismatch
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
-from outbox.transports.topology import ConsumerQueues, Queue, Topology
+from outbox.transports.topology import Queue, Topology
 
 WORK = ConsumerQueues("work", bindings=["#"], delays=[timedelta(seconds=1)])
 WANTED = WORK.topology(main_exchange="events", dlx_exchange="dead-letters")

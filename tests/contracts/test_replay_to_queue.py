@@ -13,13 +13,14 @@ import pytest
 from yarl import URL
 
 from consumer import republish as copies
-from consumer.replay import Reruns, ToQueue
+from consumer.queues import ConsumerQueues
+from consumer.replay import ToQueue
+from consumer.storage.completed import Reruns
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Delivery, Outcome, Transport
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire import codec
 from tests.support.builders import AN_INSTANT
 from tests.support.dead_letters import (

@@ -15,12 +15,13 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
+from consumer.queues import ConsumerQueues
 from consumer.republish import attempt_of, retried
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
-from outbox.transports.topology import Binding, ConsumerQueues, Exchange, Queue, Topology
+from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from outbox.wire.codec import ATTEMPT_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER, WireMessage
 from reliability.simulation.broker import Broker
 from reliability.simulation.transport import SimulatedTransport

@@ -21,11 +21,12 @@ from consumer.execution.unit_of_work import Work, Workplace
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.tables import processed_messages
-from outbox.database.engine import create_engine, is_away
+from outbox.database.engine import create_engine
+from outbox.database.errors import is_away
 from outbox.errors import DatabaseUnavailable
-from outbox.event import Envelope
 from outbox.tables import dead_letters
 from outbox.transports.base import Delivery
+from outbox.wire.envelope import Envelope
 from tests.support.builders import an_envelope, an_event, on_the_wire
 from tests.support.eventually import eventually
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
-from relay.storage.base import Row
+from relay.row import Row
 from relay.storage.claim import Selector
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete

@@ -17,13 +17,13 @@ from uuid import uuid4
 
 import pytest
 
+from consumer.queues import ConsumerQueues
 from consumer.republish import retried
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription
 from outbox.transports.sqlite import schema as sqlite_schema
 from outbox.transports.sqlite.connection import SqliteConnection
 from outbox.transports.sqlite.transport import SqliteTransport
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.janitor import Janitor
-from consumer.maintenance.retention import Purge
+from consumer.maintenance.retention import Janitor, Purge
 from consumer.storage.dedup import PURGE_LIMIT, Dedup
 from consumer.storage.tables import processed_messages
 from consumer.telemetry import Telemetry

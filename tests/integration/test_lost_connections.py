@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.execution.unit_of_work import Workplace
-from outbox.database.engine import create_engine, is_away, translated
+from outbox.database.engine import create_engine
+from outbox.database.errors import is_away, translated
 from outbox.errors import DatabaseUnavailable
 from relay.storage.postgres_notify import PostgresWakeup
 from tests.support.eventually import eventually

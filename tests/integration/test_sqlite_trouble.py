@@ -8,7 +8,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.database.engine import create_engine, translated
+from outbox.database.engine import create_engine
+from outbox.database.errors import translated
 from outbox.errors import DatabaseUnavailable
 from tests.support.builders import an_event
 

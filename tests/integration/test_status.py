@@ -17,9 +17,9 @@ from consumer.storage import stored_message as letters
 from consumer.storage.dedup import Dedup
 from consumer.storage.parked import Parking
 from consumer.storage.tables import processed_messages
-from outbox.event import Envelope
 from outbox.tables import now_plus
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import a_letter, a_letter_of_the_relay, bury
 

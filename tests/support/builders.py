@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from outbox import Event, HealthDataMessage
-from outbox.event import Envelope
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.envelope import Envelope
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CANARY = "canary-of-health-data"

@@ -15,7 +15,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database.engine import create_engine, is_away
+from outbox.database.engine import create_engine
+from outbox.database.errors import is_away
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
 from tests.support.eventually import eventually

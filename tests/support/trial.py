@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 import outbox
-from outbox.database.engine import reason_of
+from outbox.database.errors import reason_of
 from outbox.runtime.service import pause
 from outbox.tables import outbox as outbox_table
 from reliability.checker import Promise, check

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import CircuitBreaker, RateLimit
-from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.delivery_queue import Board
+from consumer.execution.work_unit import Unit
 from consumer.handler import Handler
 from outbox.transports.base import Delivery
 from outbox.wire.codec import WireMessage

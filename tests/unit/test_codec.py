@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.errors import UnreadableMessage
-from outbox.event import Envelope, Priority
+from outbox.event import Priority
 from outbox.payload import MAX_BODY_BYTES
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.envelope import Envelope
 from tests.support.builders import AN_INSTANT, an_event
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}

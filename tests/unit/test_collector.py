@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from consumer.database_retry import Patience
 from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
+from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Delivery, Outcome, Subscription
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire.codec import WireMessage
 
 MILLISECOND = timedelta(milliseconds=1)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from outbox.backoff import Exponential, Levels
 from outbox.transports.base import Outcome
 from relay.poll_interval import Found, Load, Pace
-from relay.storage.base import Row
-from relay.storage.claim_statements import Heads, choose_heads, ready_prefixes, rows_of_a_key
+from relay.row import Row
+from relay.storage.claim_statements import Heads, choose_heads, ready_prefixes
 from relay.storage.low_water_mark import LowWater
 from relay.verdict import Delete, GiveUp, Leave, Retry, decide
-from relay.waves import waves
+from relay.waves import rows_of_a_key, waves
 
 SECOND = timedelta(seconds=1)
 

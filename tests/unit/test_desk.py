@@ -14,17 +14,18 @@ from prometheus_client import CollectorRegistry
 from consumer import CircuitBreaker, RateLimit
 from consumer.database_retry import Patience
 from consumer.dispatch import dispatcher as desk
-from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.delivery_queue import Board
 from consumer.dispatch.dispatcher import Desk
 from consumer.dispatch.settlement import Settlement
+from consumer.execution.work_unit import Unit
 from consumer.handler import Handler
+from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
 from outbox.runtime.probes import Health
 from outbox.transports.base import Delivery, Outcome
 from outbox.transports.delivery_buffer import Inbox
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)

@@ -6,8 +6,8 @@ from consumer import Consumer
 from consumer.message import open_message
 from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
-from outbox.event import Envelope
 from outbox.wire import codec
+from outbox.wire.envelope import Envelope
 from tests.support.builders import CANARY, an_event, an_upload
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}

@@ -4,14 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.transports.topology import (
-    Binding,
-    ConsumerQueues,
-    Exchange,
-    Queue,
-    matches,
-    publishing,
-)
+from consumer.queues import ConsumerQueues
+from outbox.transports.topology import Binding, Exchange, Queue, matches, publishing
 
 QUEUES = ConsumerQueues(
     "steps",

@@ -10,16 +10,17 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.database_retry import Patience
-from consumer.dispatch.delivery_queue import Board, Unit
+from consumer.dispatch.delivery_queue import Board
 from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.worker import Workers
+from consumer.execution.work_unit import Unit
+from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import TryAgain
 from outbox.backoff import Exponential
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.topology import ConsumerQueues
 from outbox.wire.codec import WireMessage
 
 SECOND = timedelta(seconds=1)

@@ -1,0 +1,111 @@
+"""
+What errors of database drivers mean.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from outbox.database.sqlite_errors import is_trouble
+from outbox.errors import ConfigurationError, DatabaseUnavailable
+
+# The server shuts down, starts up, has no room, has ended the session, or is a standby.
+_AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
+
+# Serialization failure, deadlock, lock not available, statement timeout.
+_CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
+
+# A prepared statement is not there, or is there already: the session is another one.
+_MIXED_UP_STATES = ("26000", "42P05")
+
+# User or password are wrong, or a right is missing.
+_REFUSAL_STATES = ("28", "42501")
+
+
+@contextmanager
+def translated(*, refusals: bool = True) -> Iterator[None]:
+    """
+    Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
+    that nobody told us of into ConfigurationError.
+
+    With *refusals* also what they raise for a user who is not let in, or may not do this: who
+    has taken a right away, or changed a password, may put it right while the process waits.
+    The cause is dropped: drivers quote rows in their messages. Everything else passes.
+    """
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+        if is_transient(error) or (refusals and _is_refusal(error)):
+            raise DatabaseUnavailable(reason_of(error)) from None
+        if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
+            raise ConfigurationError(
+                "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
+                " pooler: add ?pgbouncer=1"
+            ) from None
+        raise
+
+
+@asynccontextmanager
+async def answering(within: timedelta) -> AsyncIterator[None]:
+    """
+    `translated`, and a database that does not answer *within* a time counts as away.
+
+    Not for COMMIT: whoever stops waiting for it does not undo it.
+    """
+    with translated():
+        async with asyncio.timeout(within.total_seconds()):
+            yield
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed when it is done again later, whoever held it up."""
+    return is_away(error) or is_contention(error)
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether other transactions have held this one up, so that it may be begun anew at once."""
+    state = sqlstate(error)
+    return state is not None and state.startswith(_CONTENTION_STATES)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    state = sqlstate(error)
+    return state is not None and state.startswith(_REFUSAL_STATES)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether *error* comes from a database that cannot be reached, or has no room."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
+    state = sqlstate(error)
+    if state is not None:
+        return state.startswith(_AWAY_STATES)
+    lost = error.connection_invalidated or isinstance(error, InterfaceError)
+    return lost or is_trouble(error.orig) or _is_connection_loss(error.orig)
+
+
+def _is_connection_loss(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (OSError, TimeoutError)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of a database *error*, if its driver tells one."""
+    orig = getattr(error, "orig", None)
+    state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
+    return str(state) if state else None
+
+
+def reason_of(error: BaseException) -> str:
+    """What may be shown of a database *error*: its class and its code, never its text."""
+    cause = getattr(error, "orig", None) or error
+    state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
+    name = type(cause).__name__
+    return f"{name} {state}" if state else name

@@ -1,0 +1,172 @@
+"""
+What an event may hold, checked when it is made and again before it is published.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Protocol, TypeAlias
+
+from outbox.errors import InvalidEvent
+from outbox.payload import MAX_BODY_BYTES
+
+MAX_KEY_BYTES = 255
+"""AMQP 0-9-1 short strings hold at most 255 bytes (specification, section 4.2.5.3)."""
+
+
+HeaderValue: TypeAlias = str | int | bool
+
+_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+_CONTENT_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?[a-z]+=[A-Za-z0-9.+-]+)*")
+
+_CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
+
+_MAX_HEADER_BYTES = 1_024
+
+_MAX_INTEGER = 2**63
+
+
+_FIRST_TIME, _LAST_TIME = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+
+
+_allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
+
+
+def allow_headers(*names: str) -> None:
+    """
+    Allow these header *names* in this process, besides traceparent, tracestate, source and
+    schema-version.
+
+    The relay and consumers take the same names from `MQ_ALLOWED_HEADERS`.
+
+    Raises InvalidEvent if a name is not lower-case words joined by dashes, or is reserved.
+    """
+    for name in names:
+        reserved = name.startswith(("x-", "amq")) or name in {"cc", "bcc"}
+        if reserved or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 64:  # noqa: PLR2004
+            raise InvalidEvent("headers", "an allowed name is reserved or not lower-case words")
+    _allowed_headers.update(names)
+
+
+def is_allowed_header(name: str) -> bool:
+    """Whether events may carry a header of this *name* in this process."""
+    return name in _allowed_headers
+
+
+class Checkable(Protocol):
+    """What `check` reads of an event: the fields that `Event` and `Envelope` share."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def idempotency_key(self) -> str: ...
+    @property
+    def ordering_key(self) -> str | None: ...
+    @property
+    def correlation_id(self) -> str | None: ...
+    @property
+    def occurred_at(self) -> datetime: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def headers(self) -> Mapping[str, HeaderValue]: ...
+
+
+def check(event: Checkable) -> None:
+    """
+    Check everything about *event* that the broker and its consumers rely on.
+
+    Raises InvalidEvent, which names the field and never its value.
+    """
+    check_type(event.type)
+    _check_time("occurred_at", event.occurred_at)
+    _check_key("routing_key", event.routing_key)
+    _check_key("idempotency_key", event.idempotency_key)
+    if event.ordering_key is not None:
+        _check_key("ordering_key", event.ordering_key)
+    if event.correlation_id is not None:
+        _check_key("correlation_id", event.correlation_id)
+    if not _is_text(event.content_type) or not _is_content_type(event.content_type):
+        raise InvalidEvent("content_type", "must be a media type such as application/json")
+    if len(event.body) > MAX_BODY_BYTES:
+        raise InvalidEvent("payload", f"is larger than {MAX_BODY_BYTES} bytes")
+    for name, value in event.headers.items():
+        _check_header(name, value)
+
+
+def check_type(value: str) -> None:
+    """Raises InvalidEvent unless *value* is words joined by dots, at most 128 characters."""
+    if not _is_text(value) or not _is_type(value):
+        raise InvalidEvent("type", "must be words joined by dots, at most 128 characters")
+
+
+# A service has few types, and a relay checks them for each event.
+@lru_cache(maxsize=1024)
+def _is_type(value: str) -> bool:
+    return _TYPE.fullmatch(value) is not None and len(value) <= 128  # noqa: PLR2004
+
+
+@lru_cache(maxsize=1024)
+def _is_content_type(value: str) -> bool:
+    return _CONTENT_TYPE.fullmatch(value) is not None and len(value) <= MAX_KEY_BYTES
+
+
+def _is_text(value: object) -> bool:
+    """Callers without a type checker pass anything."""
+    return isinstance(value, str)
+
+
+def _check_key(name: str, value: str) -> None:
+    if not _is_text(value) or not value:
+        raise InvalidEvent(name, "must be a string that is not empty")
+    if (
+        value.isascii()
+        and value.isprintable()
+        and " " not in value
+        and len(value) <= MAX_KEY_BYTES
+    ):
+        return  # nearly all of them, without a regular expression
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent(name, "is not valid Unicode") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidEvent(name, f"is longer than {MAX_KEY_BYTES} bytes")
+    if _CONTROL_OR_SPACE.search(value):
+        raise InvalidEvent(name, "must have no white space or control characters")
+
+
+def _check_header(name: str, value: HeaderValue) -> None:
+    if name not in _allowed_headers:
+        raise InvalidEvent("headers", "has a name that is not allowed (see outbox.allow_headers)")
+    match value:
+        case bool():
+            return
+        case int():
+            if not -_MAX_INTEGER <= value < _MAX_INTEGER:
+                raise InvalidEvent(f"headers.{name}", "does not fit in 64 bits")
+        case str():
+            try:
+                size = len(value.encode())
+            except UnicodeEncodeError:
+                raise InvalidEvent(f"headers.{name}", "is not valid Unicode") from None
+            if size > _MAX_HEADER_BYTES or re.search(r"[\x00-\x1f\x7f]", value):
+                raise InvalidEvent(
+                    f"headers.{name}", f"is longer than {_MAX_HEADER_BYTES} bytes or has controls"
+                )
+        case _:
+            raise InvalidEvent(f"headers.{name}", "must be a string, an integer or a boolean")
+
+
+def _check_time(name: str, value: datetime) -> None:
+    """AMQP has no time before 1970; the margin of a day is for time zones."""
+    if getattr(value, "tzinfo", None) is None or value.utcoffset() is None:
+        raise InvalidEvent(name, "must be a datetime with a time zone")
+    if not _FIRST_TIME <= value < _LAST_TIME:
+        raise InvalidEvent(name, "must be after 1970 and before 9999")

@@ -1,0 +1,42 @@
+"""
+An event on its way, as the relay reads it from the outbox and the consumer from the broker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from outbox.event import Priority
+from outbox.payload import JSON_CONTENT_TYPE
+from outbox.validation import HeaderValue
+
+
+# Nobody changes it, but `frozen` would make it three times as expensive to make, and each event
+# has one made.
+@dataclass(slots=True, kw_only=True)
+class Envelope:
+    """
+    An event on its way, with its body as bytes.
+
+    *exchange* is None for the configured main exchange.
+    *ordering_key* is None on the consumer's side: it never leaves the database. There *lane* says
+    which messages belong together, or is None for those that have no key.
+    *recorded_at* is when the outbox row was inserted, in whole seconds on the consumer's side.
+    """
+
+    id: UUID
+    type: str
+    body: bytes = field(repr=False)
+    routing_key: str
+    idempotency_key: str
+    occurred_at: datetime
+    exchange: str | None = None
+    ordering_key: str | None = None
+    lane: str | None = None
+    correlation_id: str | None = None
+    priority: Priority = Priority.NORMAL
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    recorded_at: datetime | None = None
+    content_type: str = JSON_CONTENT_TYPE
+    content_encoding: str | None = None
