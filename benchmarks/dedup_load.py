@@ -70,7 +70,7 @@ async def _burst(engine: AsyncEngine, keys: Keys, seconds: float) -> dict[str, f
             async with sessions.begin() as session:
                 made = [_envelope(keys) for _ in range(PER_TRANSACTION)]
                 entries = {envelope.idempotency_key: (envelope, 1) for envelope in made}
-                if len(await dedup.first_times(session, entries)) < PER_TRANSACTION:
+                if len(await dedup.record_completed(session, entries)) < PER_TRANSACTION:
                     raise RuntimeError("a new message was taken for a duplicate")
             rows += PER_TRANSACTION
 

@@ -57,20 +57,20 @@ class Rows:
     waiting: Literal["none", "first", "all"] = "none"
 
 
-def body(chance: random.Random, *, number: int = 0) -> bytes:
+def body(jitter: random.Random, *, number: int = 0) -> bytes:
     """A JSON body of `BODY_BYTES`."""
     frame = len(json.dumps({"number": f"{number:06}", "data": ""}))
-    data = base64.b64encode(chance.randbytes(BODY_BYTES)).decode()[: BODY_BYTES - frame]
+    data = base64.b64encode(jitter.randbytes(BODY_BYTES)).decode()[: BODY_BYTES - frame]
     return json.dumps({"number": f"{number:06}", "data": data}).encode()
 
 
 async def stock_up(connection: Any) -> None:
     """Make the bodies that `fill` uses."""
-    chance = random.Random(1)
+    jitter = random.Random(1)
     await connection.execute(_CREATE_STOCK)
     await connection.copy_records_to_table(
         "benchmark_bodies",
-        records=[(number, body(chance, number=number)) for number in range(STOCK)],
+        records=[(number, body(jitter, number=number)) for number in range(STOCK)],
     )
     await connection.execute("ANALYZE benchmark_bodies")
 

@@ -23,8 +23,8 @@ BATCH = 500
 IN_FLIGHT = 2
 WITHIN = timedelta(seconds=60)
 
-_chance = random.Random(2)
-_bodies = [filling.body(_chance, number=number) for number in range(filling.STOCK)]
+_jitter = random.Random(2)
+_bodies = [filling.body(_jitter, number=number) for number in range(filling.STOCK)]
 _numbers = itertools.count()
 
 

@@ -39,8 +39,8 @@ VALUES ($1, $2, $2, $3, $4)
 """
 _Commit: TypeAlias = Callable[[], Awaitable[UUID]]
 
-_chance = random.Random(4)
-_payloads = [json.loads(filling.body(_chance, number=number)) for number in range(100)]
+_jitter = random.Random(4)
+_payloads = [json.loads(filling.body(_jitter, number=number)) for number in range(100)]
 
 
 async def events(file: Path, seconds: float, event_type: str) -> None:
@@ -52,7 +52,7 @@ async def events(file: Path, seconds: float, event_type: str) -> None:
     async with engine.connect() as connection:
 
         async def commit() -> UUID:
-            event = Event(event_type, _chance.choice(_payloads))
+            event = Event(event_type, _jitter.choice(_payloads))
             await connection.execute(outbox.insert(event))
             await connection.commit()
             return event.id
@@ -88,7 +88,7 @@ async def _evenly(commit: _Commit, file: Path, seconds: float) -> None:
 async def load(count: int, seconds: float) -> None:
     """*count* connections, each with one row per transaction, one transaction after another."""
     connections = [await _connect() for _ in range(count)]
-    body = filling.body(_chance)
+    body = filling.body(_jitter)
     done = 0
     end = time.monotonic() + WARM_UP_SECONDS + seconds
 

@@ -8,18 +8,18 @@ The consumer: what a service that handles events imports.
 """
 
 from consumer.consumer import Consumer
-from consumer.handler import CircuitBreaker, Expired, RateLimit
+from consumer.handler import CircuitBreaker, OnLeaseExpired, RateLimit
 from consumer.message import Message
 from consumer.outcomes import Reject, Retry
-from outbox.backoff import Levels
+from outbox.backoff import RetrySchedule
 
 __all__ = [
     "CircuitBreaker",
     "Consumer",
-    "Expired",
-    "Levels",
     "Message",
+    "OnLeaseExpired",
     "RateLimit",
     "Reject",
     "Retry",
+    "RetrySchedule",
 ]

@@ -13,25 +13,25 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks
 from consumer.consumer import Consumer
-from consumer.database_retry import Patience
-from consumer.dispatch.delivery_queue import Board
-from consumer.dispatch.parked_worker import Attendant
+from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.delivery_queue import DeliveryQueue
+from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.settlement import Settlement
-from consumer.dispatch.worker import Workers
-from consumer.execution.executor import Attempts
+from consumer.dispatch.worker import Worker
+from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
-from consumer.execution.unit_of_work import Workplace
-from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
+from consumer.execution.unit_of_work import UnitOfWorkFactory
+from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
 from consumer.maintenance.retention import Janitor, Purge
-from consumer.maintenance.topology_monitor import Inspector
+from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
-from consumer.storage.dead_letters import Burials
+from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import Durations
 from consumer.storage.leases import Leases
-from consumer.storage.parked import Parking
+from consumer.storage.parked import ParkedMessages
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database import migrate, privileges
@@ -110,29 +110,29 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     ):
         await verified(consumer, engine)
         await prepare(consumer, settings)
-        staff = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
+        tasks = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
         telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
-            group.create_task(staff.janitor.run(stop))
-            group.create_task(staff.collector.run(stop))
-            inspection = group.create_task(staff.inspector.run(stop))
-            if staff.attendant is not None:
-                group.create_task(staff.attendant.run(stop))
-            group.create_task(staff.durations.run(stop))
-            await staff.workers.run(stop)
+            group.create_task(tasks.janitor.run(stop))
+            group.create_task(tasks.dead_letter_worker.run(stop))
+            inspection = group.create_task(tasks.topology_monitor.run(stop))
+            if tasks.parked_worker is not None:
+                group.create_task(tasks.parked_worker.run(stop))
+            group.create_task(tasks.durations.run(stop))
+            await tasks.workers.run(stop)
             # It may wait for a broker that is silent, and there is nothing to protect any more.
             inspection.cancel()
-        await staff.durations.write()
+        await tasks.durations.write()
 
 
 @dataclass(frozen=True, slots=True)
-class Staff:
+class Tasks:
     """Everything that runs in the process of a consumer."""
 
-    workers: Workers
-    collector: Collector
-    inspector: Inspector
-    attendant: Attendant | None
+    workers: Worker
+    dead_letter_worker: DeadLetterQueueWorker
+    topology_monitor: TopologyMonitor
+    parked_worker: ParkedWorker | None
     janitor: Janitor
     durations: Durations
 
@@ -144,26 +144,26 @@ def assemble(
     *,
     telemetry: Telemetry,
     health: probes.Health,
-) -> Staff:
+) -> Tasks:
     """The parts of *consumer*, put together."""
     mine = queues(consumer, settings)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
     durations = Durations(engine=engine, dedup=dedup)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
-    burials = Burials(consumer.name, mine.name, sessions, dedup)
-    lanes = Lanes(sessions, Parking(consumer.name)) if consumer.ordered else None
-    patience = Patience(
+    dead_letter_writer = DeadLetterWriter(consumer.name, mine.name, sessions, dedup)
+    lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
+    database_retry = DatabaseRetry(
         reconnect=Exponential(
             first=timedelta(milliseconds=200),
             cap=timedelta(seconds=settings.reconnect_max_seconds),
         ),
         telemetry=telemetry,
         health=health,
-        chance=random.random,
+        jitter=random.random,
     )
-    attempts = Attempts(
-        place=Workplace(engine),
+    executor = Executor(
+        units=UnitOfWorkFactory(engine),
         sessions=sessions,
         dedup=dedup,
         leased=Leased(sessions, Leases(consumer.name)),
@@ -172,50 +172,54 @@ def assemble(
         retention=settings.retention,
         durations=durations,
         telemetry=telemetry,
-        chance=random.random,
+        jitter=random.random,
     )
-    workers = Workers(
+    workers = Worker(
         transport=broker(consumer, settings),
         queue=mine.name,
-        board=Board(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
-        attempts=attempts,
+        delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
+        executor=executor,
         settlement=Settlement(
-            queues=mine, burials=burials, lanes=lanes, patience=patience, telemetry=telemetry
+            queues=mine,
+            dead_letter_writer=dead_letter_writer,
+            lanes=lanes,
+            database_retry=database_retry,
+            telemetry=telemetry,
         ),
-        patience=patience,
+        database_retry=database_retry,
         concurrency=concurrency,
         prefetch=checks.prefetch(consumer, settings),
         ordered=consumer.ordered,
         telemetry=telemetry,
         health=health,
     )
-    collector = Collector(
+    dead_letter_worker = DeadLetterQueueWorker(
         transport=broker(consumer, settings),
         queues=mine,
-        policy=ReturnPolicy(settings.returned_reasons, settings.max_returns),
-        burials=burials,
-        patience=patience,
+        policy=RequeuePolicy(settings.requeue_reasons, settings.max_requeues),
+        dead_letter_writer=dead_letter_writer,
+        database_retry=database_retry,
         telemetry=telemetry,
     )
     janitor = Janitor(
         purge=purge(consumer, settings, engine, older_than=settings.retention),
         telemetry=telemetry,
     )
-    inspector = Inspector(
+    topology_monitor = TopologyMonitor(
         transport=broker(consumer, settings), queue=mine.work_queue(settings.dlx_exchange)
     )
-    attendant = None
+    parked_worker = None
     if lanes is not None:
-        attendant = Attendant(
+        parked_worker = ParkedWorker(
             handlers=consumer.handlers,
             queue=mine.name,
-            attempts=attempts,
-            parking=lanes.parking,
-            burials=burials,
+            executor=executor,
+            parked=lanes.parked,
+            dead_letter_writer=dead_letter_writer,
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
-            patience=patience,
+            database_retry=database_retry,
         )
-    return Staff(workers, collector, inspector, attendant, janitor, durations)
+    return Tasks(workers, dead_letter_worker, topology_monitor, parked_worker, janitor, durations)
 
 
 def purge(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from consumer.storage.tables import parked_messages, processed_messages
-from outbox.backoff import Levels
+from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters
@@ -19,7 +19,7 @@ LEAST_PREFETCH = 64
 UNITS_AHEAD = 3
 
 
-def policies(consumer: Consumer, settings: ConsumerSettings) -> list[Levels]:
+def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedule]:
     """The retry policies of all handlers."""
     own = [handler.retry for handler in consumer.handlers.values() if handler.retry is not None]
     return [settings.retry_policy, *own]
@@ -48,7 +48,7 @@ def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
     """
     ttl = settings.message_ttl or timedelta(0)
     ways = (
-        policy.longest + (policy.max_retries + 1 + settings.max_returns) * ttl
+        policy.longest + (policy.max_retries + 1 + settings.max_requeues) * ttl
         for policy in policies(consumer, settings)
     )
     return max(ways) + settings.replay_window
@@ -61,7 +61,7 @@ def check_kept(name: str, kept: timedelta, consumer: Consumer, settings: Consume
         hours = math.ceil(needed / timedelta(hours=0.1)) / 10
         raise ConfigurationError(
             f"{name}: must be at least {hours} hours, the longest that a message can take by "
-            "MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS, MQ_MAX_RETURNS and "
+            "MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS, MQ_MAX_REQUEUES and "
             "MQ_REPLAY_WINDOW_HOURS"
         )
 

@@ -18,10 +18,10 @@ from consumer.status_view import show
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
-from outbox.cli.interruptible import carried_out
+from outbox.cli.interruptible import run_interruptible
 from outbox.database import migrate
 from outbox.dead_letters.selection import duration
-from outbox.dead_letters.source import Side
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 from outbox.runtime import service
 
@@ -124,12 +124,12 @@ def purge(
                 total += rows
         return total
 
-    console.print(f"{carried_out(forget):,} rows forgotten")
+    console.print(f"{run_interruptible(forget):,} rows forgotten")
 
 
-def _dead_letters(target: str) -> Side:
+def _dead_letters(target: str) -> DeadLetterSource:
     settings, consumer = _start(target)
-    return replay.side(consumer, settings)
+    return replay.dead_letter_source(consumer, settings)
 
 
 def _start(target: str) -> tuple[ConsumerSettings, Consumer]:

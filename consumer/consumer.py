@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.handler import Expired, Handler, Lease, Options
+from consumer.handler import Handler, Lease, OnLeaseExpired, Options
 from consumer.message import Message
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.validation import check_type
@@ -93,7 +93,7 @@ class Consumer:
         /,
         *,
         lease: timedelta = timedelta(seconds=30),
-        expired: Expired = Expired.REPEAT,
+        on_expired: OnLeaseExpired = OnLeaseExpired.RETRY,
         **options: Unpack[Options],
     ) -> Callable[[Leased], Leased]:
         """
@@ -101,9 +101,9 @@ class Consumer:
 
         It is called with the message alone, and hands `message.idempotency_key` on to the other
         side. While it works its *lease* is extended, and a second delivery waits. If a process
-        dies, *expired* says what becomes of the message once the lease is over.
+        dies, *on_expired* says what becomes of the message once the lease is over.
         """
-        return self._registering(event_type, lease=Lease(lease, expired), **options)
+        return self._registering(event_type, lease=Lease(lease, on_expired), **options)
 
     def _registering(self, event_type: str, **facts: Any) -> Callable[[Any], Any]:
         if event_type in self.handlers:

@@ -23,7 +23,7 @@ LONGEST = timedelta(minutes=10)
 Result = TypeVar("Result")
 
 
-class Patience:
+class DatabaseRetry:
     """How long to wait between attempts to reach a server, and who is told."""
 
     def __init__(
@@ -32,14 +32,14 @@ class Patience:
         reconnect: Exponential,
         telemetry: Telemetry,
         health: Health,
-        chance: Callable[[], float],
+        jitter: Callable[[], float],
     ) -> None:
         self._reconnect = reconnect
         self._telemetry = telemetry
         self._health = health
-        self._chance = chance
+        self._jitter = jitter
 
-    async def until_done(
+    async def run(
         self,
         work: Callable[[], Awaitable[Result]],
         stop: asyncio.Event,
@@ -68,4 +68,4 @@ class Patience:
 
     def wait(self, failures: int) -> timedelta:
         """How long to wait after so many *failures* in a row."""
-        return self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
+        return self._reconnect.delay(failures, jitter=self._jitter()) or timedelta(0)

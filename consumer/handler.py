@@ -11,10 +11,10 @@ from typing import Any, TypeAlias, TypedDict
 from pydantic import BaseModel
 
 from consumer.message import Message
-from outbox.backoff import Levels
+from outbox.backoff import RetrySchedule
 from outbox.errors import ConfigurationError
 
-Wanted: TypeAlias = Callable[[Message[Any]], bool]
+Filter: TypeAlias = Callable[[Message[Any]], bool]
 
 LONGEST_BATCH = 5_000
 
@@ -57,12 +57,12 @@ class CircuitBreaker:
             raise ConfigurationError("circuit_breaker: failures and pause must be positive")
 
 
-class Expired(StrEnum):
+class OnLeaseExpired(StrEnum):
     """What becomes of a message whose handler has not ended before its lease was over."""
 
-    REPEAT = "repeat"
+    RETRY = "retry"
     """Call the handler again: at least once. The other side has to know the idempotency key."""
-    STOP = "stop"
+    DEAD_LETTER = "dead_letter"
     """Give the message up, for a human: at most once."""
 
 
@@ -71,7 +71,7 @@ class Lease:
     """The right to handle a message for *duration*, extended while the handler works."""
 
     duration: timedelta
-    expired: Expired
+    on_expired: OnLeaseExpired
 
     def __post_init__(self) -> None:
         if self.duration < timedelta(seconds=1):
@@ -83,18 +83,18 @@ class Options(TypedDict, total=False):
     What any handler can be given.
 
     model: the pydantic model of the payload; None is a JSON value, or bytes.
-    wanted: which messages of the type to handle; the others are acked and counted as `filtered`.
+    filter: which messages of the type to handle; the others are acked and counted as `filtered`.
     timeout: how long the handler may take before it has failed.
     rate_limit, circuit_breaker: see there; messages wait meanwhile, and no attempt is counted.
     retry: when failed messages are tried again, instead of `MQ_RETRY_DELAYS` and `MQ_MAX_RETRIES`.
     """
 
     model: type[BaseModel] | None
-    wanted: Wanted | None
+    filter: Filter | None
     timeout: timedelta | None
     rate_limit: RateLimit | None
     circuit_breaker: CircuitBreaker | None
-    retry: Levels | None
+    retry: RetrySchedule | None
 
 
 async def _nothing(*_: object) -> None:
@@ -121,11 +121,11 @@ class Handler:
     takes_list: bool = False
     lease: Lease | None = None
     model: type[BaseModel] | None = None
-    wanted: Wanted | None = None
+    filter: Filter | None = None
     timeout: timedelta | None = None
     rate_limit: RateLimit | None = None
     circuit_breaker: CircuitBreaker | None = None
-    retry: Levels | None = None
+    retry: RetrySchedule | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= LONGEST_BATCH:

@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.consumer import Consumer
-from consumer.republish import replayed
+from consumer.republish import replay_copy
 from consumer.settings import ConsumerSettings
-from consumer.storage import stored_message as letters
-from consumer.storage.completed import Reruns, _key
-from outbox.dead_letters.source import Side, allow_configured_headers
+from consumer.storage import stored_message
+from consumer.storage.completed import CompletedMessages, _key
+from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 
@@ -56,14 +56,14 @@ class ToQueue:
         if _key(letter) is None:
             return NO_IDENTITY
         try:
-            message = letters.from_columns(letter)
+            message = stored_message.from_columns(letter)
         except (ValueError, AttributeError):
             # Somebody else has written the row: its priority or its headers are none.
             return Outcome.MALFORMED.value
-        return replayed(message, queue=letter["queue"] or self._queue, run=run)
+        return replay_copy(message, queue=letter["queue"] or self._queue, run=run)
 
 
-def side(consumer: Consumer, settings: ConsumerSettings) -> Side:
+def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLetterSource:
     """What the commands on the dead letters of *consumer* need."""
     allow_configured_headers(settings)
     queue = assembly.queues(consumer, settings).name
@@ -73,11 +73,11 @@ def side(consumer: Consumer, settings: ConsumerSettings) -> Side:
         async with assembly.broker(consumer, settings).publisher() as publisher:
             yield ToQueue(publisher, queue=queue)
 
-    return Side(
-        source=consumer.name,
+    return DeadLetterSource(
+        name=consumer.name,
         database=lambda: assembly.database(consumer, settings),
         destination=to_queue,
-        duplicates=Reruns(consumer.name),
+        duplicates=CompletedMessages(consumer.name),
     )
 
 

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from outbox.wire import header_values as foreign
+from outbox.wire import header_values
 from outbox.wire.codec import (
     ATTEMPT_HEADER,
     EXCHANGE_HEADER,
     NOT_BEFORE_HEADER,
     REPLAY_HEADER,
-    RETURNS_HEADER,
+    REQUEUES_HEADER,
     ROUTING_KEY_HEADER,
     WireMessage,
 )
@@ -31,18 +31,18 @@ _DEATHS = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
 
 def attempt_of(message: WireMessage) -> int:
     """How often *message* has failed before; 0 if its header is absent or nonsense."""
-    return foreign.attempt(message.headers.get(ATTEMPT_HEADER))
+    return header_values.attempt(message.headers.get(ATTEMPT_HEADER))
 
 
-def returns_of(message: WireMessage) -> int:
+def requeues_of(message: WireMessage) -> int:
     """How often *message* was put back after the broker had given it up."""
-    return foreign.attempt(message.headers.get(RETURNS_HEADER))
+    return header_values.attempt(message.headers.get(REQUEUES_HEADER))
 
 
 def replay_of(message: WireMessage) -> UUID | None:
     """The run that has replayed *message*; None if its header is absent or nonsense."""
     try:
-        return UUID(foreign.text(message.headers.get(REPLAY_HEADER), ""))
+        return UUID(header_values.text(message.headers.get(REPLAY_HEADER), ""))
     except ValueError:
         return None
 
@@ -57,7 +57,7 @@ def not_before_of(message: WireMessage) -> datetime | None:
     return moment if moment is not None and moment.tzinfo is not None else None
 
 
-def retried(
+def retry_copy(
     message: WireMessage,
     *,
     queue: str,
@@ -78,22 +78,22 @@ def retried(
     return _copy(message, queue, without={NOT_BEFORE_HEADER}, added=added)
 
 
-def returned(message: WireMessage, *, queue: str) -> WireMessage:
+def requeue_copy(message: WireMessage, *, queue: str) -> WireMessage:
     """The copy that is put back into *queue*, once more."""
-    return _copy(message, queue, added={RETURNS_HEADER: returns_of(message) + 1})
+    return _copy(message, queue, added={REQUEUES_HEADER: requeues_of(message) + 1})
 
 
-def replayed(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
+def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
     """The copy that goes back to its *queue*; everything about it is counted anew."""
     return _copy(
         message,
         queue,
-        without={ATTEMPT_HEADER, RETURNS_HEADER, NOT_BEFORE_HEADER},
+        without={ATTEMPT_HEADER, REQUEUES_HEADER, NOT_BEFORE_HEADER},
         added={REPLAY_HEADER: str(run)},
     )
 
 
-def death_of(message: WireMessage, *, queue: str) -> str:
+def dead_letter_reason(message: WireMessage, *, queue: str) -> str:
     """
     Why the broker gave *message* up in *queue*.
 
@@ -103,7 +103,7 @@ def death_of(message: WireMessage, *, queue: str) -> str:
     return reason if isinstance(reason, str) and reason in _DEATHS else UNKNOWN_DEATH
 
 
-def revived(message: WireMessage, *, queue: str) -> WireMessage:
+def original_message(message: WireMessage, *, queue: str) -> WireMessage:
     """*message* as it was delivered from *queue*, before the broker gave it up."""
     death = _death(message, queue)
     exchange = death.get("exchange")

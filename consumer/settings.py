@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from outbox.backoff import Levels
+from outbox.backoff import RetrySchedule
 from outbox.settings import EntityName, Items, SharedSettings
 
 DelaySeconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -71,12 +71,12 @@ class ConsumerSettings(SharedSettings):
         description="How long completed messages are remembered.",
     )
 
-    returned_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
+    requeue_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
         default=("expired",),
         description="List of the broker's reasons for which a message that it gave up goes back "
         "to the work queue.",
     )
-    max_returns: int = Field(
+    max_requeues: int = Field(
         default=3,
         ge=0,
         le=1_000,
@@ -112,9 +112,9 @@ class ConsumerSettings(SharedSettings):
         return [timedelta(seconds=seconds) for seconds in self.retry_delays]
 
     @property
-    def retry_policy(self) -> Levels:
+    def retry_policy(self) -> RetrySchedule:
         """When messages whose handler failed are tried again."""
-        return Levels(self.delays, self.max_retries, self.retry_jitter)
+        return RetrySchedule(self.delays, self.max_retries, self.retry_jitter)
 
     @property
     def message_ttl(self) -> timedelta | None:

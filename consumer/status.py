@@ -13,15 +13,15 @@ from consumer.consumer import Consumer
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dedup import Dedup, Statistics
-from consumer.storage.parked import Parking
+from consumer.storage.parked import ParkedMessages
 from outbox.database import migrate, privileges
 from outbox.dead_letters.source import reading
-from outbox.dead_letters.store import DeadLetters, Pile
+from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.transports.base import Transport
 
 
 @dataclass(frozen=True, slots=True)
-class OfType:
+class TypeStatus:
     """
     The messages of one type that were completed in the last 24 hours.
 
@@ -50,7 +50,7 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class DedupStatus:
     """How far the dedup store goes back, and how far it has to."""
 
     oldest: timedelta | None
@@ -72,11 +72,11 @@ class Status:
     consumer: str
     processed: int
     by_status: dict[str, int]
-    last_24_hours: dict[str, OfType]
+    last_24_hours: dict[str, TypeStatus]
     queues: list[QueueState]
-    dead_letters: list[Pile]
+    dead_letters: list[ReasonCount]
     parked: Parked | None
-    dedup: Remembered
+    dedup: DedupStatus
 
 
 async def look(
@@ -97,8 +97,8 @@ async def look(
     async with reading(engine) as connection:
         statistics = await dedup.statistics(connection)
         oldest = await dedup.oldest(connection)
-        piles = await DeadLetters(name).piles(connection)
-        parked = Parked(*await Parking(name).waiting(connection))
+        reason_counts = await DeadLetters(name).reason_counts(connection)
+        parked = Parked(*await ParkedMessages(name).waiting(connection))
     return Status(
         consumer=name,
         processed=sum(statistics.by_status.values()),
@@ -108,16 +108,16 @@ async def look(
             await _state(broker, queue)
             for queue in (queues.name, *queues.retry_queues.values(), queues.dead)
         ],
-        dead_letters=piles,
+        dead_letters=reason_counts,
         parked=parked if parked.messages or queues.single_active else None,
-        dedup=Remembered(oldest, retention, horizon),
+        dedup=DedupStatus(oldest, retention, horizon),
     )
 
 
-def _by_type(statistics: Statistics) -> dict[str, OfType]:
+def _by_type(statistics: Statistics) -> dict[str, TypeStatus]:
     seconds = statistics.seconds_by_type
     return {
-        name: OfType(count, timedelta(seconds=seconds[name]) if name in seconds else None)
+        name: TypeStatus(count, timedelta(seconds=seconds[name]) if name in seconds else None)
         for name, count in statistics.completed_by_type.items()
     }
 

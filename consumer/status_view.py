@@ -24,7 +24,7 @@ def show(console: Console, status: Status) -> None:
         ],
     )
     commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
-    display.piles(console, status.dead_letters)
+    display.reason_counts(console, status.dead_letters)
     if status.parked is not None:
         commands.show(
             "parked", {"messages": status.parked.messages, "oldest": status.parked.oldest}

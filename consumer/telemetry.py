@@ -73,8 +73,8 @@ class Telemetry:
             ["type"],
             registry=registry,
         )
-        self._returns = Counter(
-            "mq_returned_to_queue",
+        self._requeues = Counter(
+            "mq_requeued",
             "Messages that the broker had given up and that were put back into the work queue.",
             ["type"],
             registry=registry,
@@ -129,9 +129,9 @@ class Telemetry:
                 self._duplicates.labels(label).inc(count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
-    def returned(self, event_type: str | None) -> None:
+    def requeued(self, event_type: str | None) -> None:
         """What the broker had given up was put back into the work queue."""
-        self._returns.labels(self._label(event_type)).inc()
+        self._requeues.labels(self._label(event_type)).inc()
 
     def _given_up(self, label: str, verdict: GiveUp) -> None:
         code = verdict.code if verdict.code in CODES else BY_HANDLER

@@ -118,12 +118,12 @@ def is_failure(verdict: Verdict) -> bool:
 
 
 def after_failure(
-    error: BaseException, attempt: int, policy: RetryPolicy, *, chance: float
+    error: BaseException, attempt: int, policy: RetryPolicy, *, jitter: float
 ) -> TryAgain | GiveUp:
     """What becomes of a message whose attempt number *attempt* has failed with *error*."""
     if isinstance(error, Reject):
         return GiveUp(attempt, error.reason)
-    delay = policy.delay(attempt, chance=chance)
+    delay = policy.delay(attempt, jitter=jitter)
     if delay is None:
         return GiveUp(attempt, RETRIES_EXHAUSTED)
     if isinstance(error, Retry) and error.after is not None:

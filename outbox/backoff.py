@@ -11,11 +11,11 @@ from typing import Protocol
 class RetryPolicy(Protocol):
     """Says how long to wait after a failed attempt."""
 
-    def delay(self, attempt: int, *, chance: float = 1.0) -> timedelta | None:
+    def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         """
         How long to wait after failed attempt number *attempt*, from 1 on, or None to give up.
 
-        *chance* in [0, 1) spreads the waits of many rows; policies with fixed delays ignore it.
+        *jitter* in [0, 1) spreads the waits of many rows; policies with fixed delays ignore it.
         """
 
 
@@ -32,20 +32,20 @@ class Exponential:
     cap: timedelta = timedelta(minutes=5)
     max_attempts: int | None = None
 
-    def delay(self, attempt: int, *, chance: float = 1.0) -> timedelta | None:
+    def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         if self.max_attempts is not None and attempt >= self.max_attempts:
             return None
         # 2**40 times any delay is past every cap; the bound keeps the arithmetic small.
         doublings: int = 2 ** min(attempt - 1, 40)
         full = min(self.first * doublings, self.cap)
-        return full / 2 + full / 2 * chance
+        return full / 2 + full / 2 * jitter
 
 
 MOST_LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class RetrySchedule:
     """
     One fixed delay per attempt, the last one repeated, until *max_retries* are used up.
 
@@ -74,7 +74,7 @@ class Levels:
         max_retries: int,
         factor: int = 2,
         jitter: bool = False,
-    ) -> "Levels":
+    ) -> "RetrySchedule":
         """
         Delays that grow by *factor* from *first* up to *cap*.
 
@@ -98,10 +98,10 @@ class Levels:
             timedelta(0),
         )
 
-    def delay(self, attempt: int, *, chance: float = 1.0) -> timedelta | None:
+    def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         if attempt > self.max_retries:
             return None
-        return self._delay(attempt, later=self.jitter and chance >= 0.5)  # noqa: PLR2004
+        return self._delay(attempt, later=self.jitter and jitter >= 0.5)  # noqa: PLR2004
 
     def _delay(self, attempt: int, *, later: bool) -> timedelta:
         return self.delays[min(max(attempt, 1) - 1 + later, len(self.delays) - 1)]

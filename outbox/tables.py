@@ -146,7 +146,7 @@ key_index = _partial(
 due_index = _partial("outbox_due", outbox.c.not_before, where=outbox.c.not_before.is_not(None))
 
 
-def letter_columns() -> list[sa.Column[Any]]:
+def message_columns() -> list[sa.Column[Any]]:
     """
     Columns for a message as it came; each may be null or odd.
 
@@ -177,7 +177,7 @@ dead_letters = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("ordering_key", sa.Text),
-    *letter_columns(),
+    *message_columns(),
     sa.Column("first_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Index("dead_letters_source", "source", "reason", "last_at"),
@@ -212,8 +212,8 @@ One call of a command is a *run*; it adds a row in each of its transactions, so 
 right even if it is interrupted. `selection` holds the filters, never a key or a body.
 """
 
-ordering_salt = sa.Table(
-    "ordering_salt", metadata, sa.Column("salt", sa.LargeBinary, nullable=False)
+ordering_secret = sa.Table(
+    "ordering_secret", metadata, sa.Column("secret", sa.LargeBinary, nullable=False)
 )
 """
 One row with a random secret, made by the migration and known to all relays of the database.

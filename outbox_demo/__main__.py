@@ -19,7 +19,7 @@ from consumer.settings import ConsumerSettings
 from outbox import Event
 from outbox.cli import console as commands
 from outbox.database import migrate
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.settings import load
 from outbox_demo import lines, sources, spool, workplace
@@ -110,7 +110,7 @@ def _perform(
     theirs = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
     os.environ.update(workplace.environment(work) | run.environment())
     settings = load(ConsumerSettings)
-    with translated():
+    with driver_errors_translated():
         migrate.upgrade(settings.database_url.get_secret_value())
     try:
         return asyncio.run(perform(Plot(run, intended, settings, work, deadline, seed), console))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.engine import DEFERRED, create_engine
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.settings import SharedSettings
 from outbox.tables import outbox
 from outbox_demo.run import Run
@@ -72,7 +72,7 @@ class Scoreboard:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with translated():
+        with driver_errors_translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**DEFERRED)
                 yield connection

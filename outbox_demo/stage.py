@@ -17,7 +17,7 @@ from consumer import assembly
 from consumer.settings import ConsumerSettings
 from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import BrokerUnavailable
 from outbox.tables import dead_letters, outbox
 from outbox_demo.etl import consumer_of
@@ -87,7 +87,7 @@ class Stage:
         """A transaction of its own."""
         engine = create_engine(self.settings.database, pool_size=2, application_name="outbox-demo")
         try:
-            with translated():
+            with driver_errors_translated():
                 async with engine.begin() as connection:
                     yield connection
         finally:

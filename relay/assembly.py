@@ -20,18 +20,18 @@ from outbox.transports.base import Transport
 from outbox.transports.connect import transport
 from outbox.transports.topology import Topology
 from outbox.validation import allow_headers
-from relay.maintenance import Janitor
-from relay.ordering_key_hash import Pseudonyms
-from relay.poll_interval import Pace
+from relay.maintenance import Maintenance
+from relay.ordering_key_hash import OrderingKeyHasher
+from relay.poll_interval import PollInterval
 from relay.relay import Limits, Relay
 from relay.settings import RelaySettings
-from relay.storage import ordering_secret as salt
+from relay.storage import ordering_secret as secret
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_notify import PostgresWakeup
 from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
-from relay.wakeup import Doorbell, Polling, Wakeup
+from relay.wakeup import Polling, WakeSignal, Wakeup
 
 ROLE = "relay"
 USUAL_METRICS_PORT = 8001
@@ -57,13 +57,13 @@ def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine
 
 async def verified(engine: AsyncEngine) -> bytes:
     """
-    The salt of the database of *engine*, whose schema and rights have been checked.
+    The secret of the database of *engine*, whose schema and rights have been checked.
 
     Raises SchemaMismatch and DatabaseUnavailable.
     """
     await migrate.verify(engine)
     await privileges.verify(engine, RIGHTS)
-    return await salt.read(engine)
+    return await secret.read(engine)
 
 
 def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
@@ -75,9 +75,9 @@ def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
     )
 
 
-def wakeup(engine: AsyncEngine, settings: RelaySettings, doorbell: Doorbell) -> Wakeup:
-    """What rings the *doorbell* of an idle relay."""
-    return PostgresWakeup(engine, ring=doorbell.ring) if settings.is_woken else Polling()
+def wakeup(engine: AsyncEngine, settings: RelaySettings, wake_signal: WakeSignal) -> Wakeup:
+    """What rings the *wake_signal* of an idle relay."""
+    return PostgresWakeup(engine, notify=wake_signal.notify) if settings.is_woken else Polling()
 
 
 async def serve(
@@ -95,31 +95,31 @@ async def serve(
     registry = CollectorRegistry()
     health = probes.Health("servers")
     told = telemetry(registry, exchange=settings.main_exchange)
-    doorbell = Doorbell()
+    wake_signal = WakeSignal()
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(settings) as engine,
     ):
-        pseudonyms = Pseudonyms(await verified(engine))
+        key_hasher = OrderingKeyHasher(await verified(engine))
         await process.prepare(broker(settings), declared(settings), settings)
         outbox_store = store(engine, settings)
         async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
-            janitor = Janitor(store=outbox_store, doorbell=doorbell, telemetry=told)
-            keeping = group.create_task(janitor.run(stop))
+            maintenance = Maintenance(store=outbox_store, wake_signal=wake_signal, telemetry=told)
+            keeping = group.create_task(maintenance.run(stop))
             relay = Relay(
                 store=outbox_store,
                 publisher=publisher,
-                wakeup=wakeup(engine, settings, doorbell),
-                doorbell=doorbell,
+                wakeup=wakeup(engine, settings, wake_signal),
+                wake_signal=wake_signal,
                 exchange=settings.main_exchange,
-                pseudonyms=pseudonyms,
+                key_hasher=key_hasher,
                 limits=Limits(
                     rows=settings.batch_size,
                     bytes=settings.batch_bytes,
                     publishing=settings.publish_timeout,
                 ),
                 policy=settings.retry_policy,
-                pace=Pace(
+                poll_interval=PollInterval(
                     timedelta(seconds=settings.poll_min_seconds),
                     timedelta(seconds=settings.poll_max_seconds),
                 ),
@@ -129,7 +129,7 @@ async def serve(
                 ),
                 telemetry=told,
                 health=health,
-                chance=random.random,
+                jitter=random.random,
             )
             told.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)

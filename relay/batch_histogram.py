@@ -14,7 +14,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Latencies(Collector):
+class BatchHistogram(Collector):
     """
     Seconds, counted in buckets.
 

@@ -14,9 +14,9 @@ from outbox.cli import dead_letter_view as display
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.database import migrate, privileges
-from outbox.database.errors import translated
-from outbox.dead_letters.source import Side, reading
-from outbox.dead_letters.store import DeadLetters, Pile
+from outbox.database.errors import driver_errors_translated
+from outbox.dead_letters.source import DeadLetterSource, reading
+from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import service
 from outbox.settings import SharedSettings
@@ -59,7 +59,7 @@ def migrate_command(
     """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
     settings = commands.settings(SharedSettings, process="relay")
     try:
-        with translated():
+        with driver_errors_translated():
             migrate.upgrade(settings.database_url.get_secret_value(), revision)
     except CommandError:
         commands.fail(ConfigurationError("REVISION: there is no such revision"))
@@ -98,17 +98,17 @@ def status(*, as_json: commands.AsJson = False) -> None:
     """Show what is in the outbox, and what the relay has given up."""
     settings = commands.settings(RelaySettings, process="relay")
 
-    async def look() -> tuple[Backlog, list[Pile]]:
+    async def look() -> tuple[Backlog, list[ReasonCount]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
             await privileges.verify(engine, {outbox: ["SELECT"], dead_letters_table: ["SELECT"]})
             backlog = await assembly.store(engine, settings).backlog()
             async with reading(engine) as connection:
-                return backlog, await DeadLetters(SOURCE).piles(connection)
+                return backlog, await DeadLetters(SOURCE).reason_counts(connection)
 
-    backlog, piles = commands.once(look)
+    backlog, reason_counts = commands.once(look)
     if as_json:
-        commands.print_json({"outbox": backlog, "dead_letters": piles})
+        commands.print_json({"outbox": backlog, "dead_letters": reason_counts})
         return
     rows: dict[str, object] = {
         "rows": backlog.rows,
@@ -118,11 +118,11 @@ def status(*, as_json: commands.AsJson = False) -> None:
         rows["rows to vacuum"] = backlog.dead_tuples
         rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
     commands.show("outbox", rows)
-    display.piles(console, piles)
+    display.reason_counts(console, reason_counts)
 
 
-def _dead_letters(_target: str) -> Side:
-    return dead_letters.side(commands.settings(RelaySettings, process="relay"))
+def _dead_letters(_target: str) -> DeadLetterSource:
+    return dead_letters.dead_letter_source(commands.settings(RelaySettings, process="relay"))
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))

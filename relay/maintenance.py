@@ -10,13 +10,13 @@ from outbox.errors import Unavailable
 from outbox.runtime.service import pause
 from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
-from relay.wakeup import Doorbell
+from relay.wakeup import WakeSignal
 
 PROMOTE_EVERY = timedelta(milliseconds=250)
 SAMPLE_EVERY = timedelta(seconds=15)
 
 
-class Janitor:
+class Maintenance:
     """
     Keeps the outbox of *store* in order.
 
@@ -24,9 +24,11 @@ class Janitor:
     the relay's to report.
     """
 
-    def __init__(self, *, store: OutboxStore, doorbell: Doorbell, telemetry: Telemetry) -> None:
+    def __init__(
+        self, *, store: OutboxStore, wake_signal: WakeSignal, telemetry: Telemetry
+    ) -> None:
         self._store = store
-        self._doorbell = doorbell
+        self._wake_signal = wake_signal
         self._telemetry = telemetry
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -43,7 +45,7 @@ class Janitor:
             except Unavailable:
                 await pause(stop, SAMPLE_EVERY)
             if promoted:
-                self._doorbell.ring()
+                self._wake_signal.notify()
             else:
                 await pause(stop, PROMOTE_EVERY)
 

@@ -11,22 +11,22 @@ LANE_BYTES = 16
 """Among 2^64 keys two may share a lane by chance; they would only wait for each other."""
 
 
-class Pseudonyms:
+class OrderingKeyHasher:
     """
-    The lanes of ordering keys, the same for all relays that share *salt*.
+    The lanes of ordering keys, the same for all relays that share *secret*.
 
-    *salt* has at most 64 bytes.
+    *secret* has at most 64 bytes.
     """
 
-    def __init__(self, salt: bytes) -> None:
+    def __init__(self, secret: bytes) -> None:
         # Copied for each key: that costs half of preparing it anew. Results are not remembered,
         # which would gain less with few keys than it would lose with many.
-        self._salted = blake2b(key=salt, digest_size=LANE_BYTES)
+        self._keyed = blake2b(key=secret, digest_size=LANE_BYTES)
 
     def lane(self, ordering_key: str | None) -> str | None:
         """32 hex digits that stand for *ordering_key*, or None if there is none."""
         if ordering_key is None:
             return None
-        digest = self._salted.copy()
+        digest = self._keyed.copy()
         digest.update(ordering_key.encode())
         return digest.hexdigest()

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ClaimResult:
     """
     What a claim has found.
 
@@ -22,13 +22,13 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollInterval:
     """Pauses between *shortest* and *longest*; an empty outbox is looked at ever more rarely."""
 
     shortest: timedelta
     longest: timedelta
 
-    def after(self, found: Found, *, woken: bool, previous: timedelta) -> timedelta:
+    def after(self, found: ClaimResult, *, woken: bool, previous: timedelta) -> timedelta:
         """
         The pause after what was *found*; the *previous* one was so long.
 
@@ -46,7 +46,7 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Load:
+class LoadMeter:
     """
     Whether rows come so fast that to look for them often costs less than to be told of each.
 

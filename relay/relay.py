@@ -20,13 +20,13 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire import codec
-from relay.ordering_key_hash import Pseudonyms
-from relay.poll_interval import Found, Load, Pace
+from relay.ordering_key_hash import OrderingKeyHasher
+from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
 from relay.row import Row
 from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
 from relay.verdict import decide
-from relay.wakeup import Doorbell, Wakeup
+from relay.wakeup import WakeSignal, Wakeup
 from relay.waves import waves
 
 
@@ -64,46 +64,46 @@ class Relay:
         store: OutboxStore,
         publisher: Publisher,
         wakeup: Wakeup,
-        doorbell: Doorbell,
+        wake_signal: WakeSignal,
         exchange: str,
-        pseudonyms: Pseudonyms,
+        key_hasher: OrderingKeyHasher,
         limits: Limits,
         policy: RetryPolicy,
-        pace: Pace,
+        poll_interval: PollInterval,
         reconnect: Exponential,
         telemetry: Telemetry,
         health: Health,
-        chance: Callable[[], float],
+        jitter: Callable[[], float],
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._wakeup = wakeup
-        self._doorbell = doorbell
+        self._wake_signal = wake_signal
         self._exchange = exchange
-        self._pseudonyms = pseudonyms
+        self._key_hasher = key_hasher
         self._limits = limits
         self._policy = policy
-        self._pace = pace
+        self._poll_interval = poll_interval
         self._reconnect = reconnect
         self._telemetry = telemetry
         self._health = health
-        self._chance = chance
-        self._load = Load()
+        self._jitter = jitter
+        self._load = LoadMeter()
         self._reachable = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set; the batches in flight are finished first."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._first_shift(stop))
-                group.create_task(self._second_shift(stop))
+                group.create_task(self._primary_loop(stop))
+                group.create_task(self._secondary_loop(stop))
                 await stop.wait()
                 self._reachable.set()
-                self._doorbell.silence(waiting=2)
+                self._wake_signal.close(waiting=2)
         finally:
             await self._wakeup.close()
 
-    async def _first_shift(self, stop: asyncio.Event) -> None:
+    async def _primary_loop(self, stop: asyncio.Event) -> None:
         """Work, look again from time to time, and wait for servers that are away."""
         wait, failures = timedelta(0), 0
         while not stop.is_set():
@@ -113,30 +113,30 @@ class Relay:
                     found = await self.run_once()
             except Unavailable as error:
                 failures += 1
-                wait = self._reconnect.delay(failures, chance=self._chance()) or timedelta(0)
+                wait = self._reconnect.delay(failures, jitter=self._jitter()) or timedelta(0)
                 self._reachable.clear()
                 self._health.down("servers")
                 self._telemetry.availability.down(error, pause=wait)
                 await pause(stop, wait)
             else:
-                wait = self._pace.after(found, woken=self._wakeup.armed, previous=wait)
+                wait = self._poll_interval.after(found, woken=self._wakeup.armed, previous=wait)
                 failures = 0
                 self._reachable.set()
                 self._health.up("servers")
                 self._telemetry.availability.up()
                 if wait:
-                    await self._doorbell.wait(wait)
+                    await self._wake_signal.wait(wait)
 
-    async def _second_shift(self, stop: asyncio.Event) -> None:
+    async def _secondary_loop(self, stop: asyncio.Event) -> None:
         """Work when the bell rings, until nothing is found; servers are the first shift's care."""
         while not stop.is_set():
             await self._reachable.wait()
-            await self._doorbell.wait()
+            await self._wake_signal.wait()
             try:
                 await self._until_nothing_is_found(stop)
             except Unavailable:
                 self._reachable.clear()
-                self._doorbell.ring()
+                self._wake_signal.notify()
 
     async def _until_nothing_is_found(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -145,9 +145,9 @@ class Relay:
                 continue
             if not found.more:
                 return
-            await self._doorbell.wait(self._pace.shortest)
+            await self._wake_signal.wait(self._poll_interval.shortest)
 
-    async def run_once(self) -> Found:
+    async def run_once(self) -> ClaimResult:
         """
         Claim one batch, publish it, settle every row.
 
@@ -157,14 +157,14 @@ class Relay:
         """
         await self._publisher.ready()
         async with self._store.claim(limit=self._limits.rows, size=self._limits.bytes) as claim:
-            found = Found(len(claim.rows), claim.more)
+            found = ClaimResult(len(claim.rows), claim.more)
             if not found.rows:
                 return found
             if found.more:
-                self._doorbell.ring()
+                self._wake_signal.notify()
             outcomes = await self._publish(claim.rows)
             verdicts = [
-                decide(row, outcomes[row.id], self._policy, chance=self._chance())
+                decide(row, outcomes[row.id], self._policy, jitter=self._jitter())
                 for row in claim.rows
                 if row.id in outcomes
             ]
@@ -180,7 +180,7 @@ class Relay:
         if self._wakeup.armed:
             await self._wakeup.disarm()
             # Whoever waits to be woken would wait in vain.
-            self._doorbell.ring()
+            self._wake_signal.notify()
 
     async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
         """
@@ -216,7 +216,7 @@ class Relay:
                 messages[row.id] = codec.to_wire(
                     envelope,
                     exchange=self._exchange,
-                    lane=self._pseudonyms.lane(envelope.ordering_key),
+                    lane=self._key_hasher.lane(envelope.ordering_key),
                 )
         if messages:
             answers = await self._publisher.publish(list(messages.values()), within=within)

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.dead_letters.replay import Destination
-from outbox.dead_letters.source import Side, allow_configured_headers
+from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.errors import UnreadableMessage
 from outbox.tables import outbox
 from outbox.wire import codec
@@ -80,9 +80,9 @@ async def _to_outbox() -> AsyncIterator[Destination]:
     yield ToOutbox()
 
 
-def side(settings: RelaySettings) -> Side:
+def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
     """What the commands on the relay's dead letters need."""
     allow_configured_headers(settings)
-    return Side(
-        source=SOURCE, database=lambda: assembly.database(settings), destination=_to_outbox
+    return DeadLetterSource(
+        name=SOURCE, database=lambda: assembly.database(settings), destination=_to_outbox
     )

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
-from relay.batch_histogram import Latencies
+from relay.batch_histogram import BatchHistogram
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
@@ -41,7 +41,7 @@ class Telemetry:
             ["exchange"],
             registry=registry,
         )
-        self._latency = Latencies(
+        self._latency = BatchHistogram(
             "mq_commit_to_confirm_seconds",
             "From the insertion of an event to its confirm, by the clocks of database and relay.",
             bounds=_LATENCY_BUCKETS,

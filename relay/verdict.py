@@ -50,17 +50,17 @@ class Leave:
 Verdict: TypeAlias = Delete | Retry | GiveUp | Leave
 
 
-def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, chance: float = 1.0) -> Verdict:
+def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, jitter: float = 1.0) -> Verdict:
     """
     What becomes of *row* after *outcome*.
 
-    *chance* in [0, 1) is the policy's jitter.
+    *jitter* in [0, 1) is the policy's jitter.
     """
     match outcome:
         case Outcome.ACKED:
             return Delete(row)
         case Outcome.RETURNED | Outcome.NACKED:
-            delay = policy.delay(row.attempts + 1, chance=chance)
+            delay = policy.delay(row.attempts + 1, jitter=jitter)
             if delay is None:
                 return GiveUp(row, outcome.value)
             return Retry(row, delay, outcome.value)

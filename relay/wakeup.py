@@ -11,31 +11,31 @@ from datetime import timedelta
 from typing import Protocol
 
 
-class Doorbell:
+class WakeSignal:
     """Rings for whoever waits; a ring that nobody waits for is kept, but only one."""
 
     def __init__(self) -> None:
-        self._rings = asyncio.Semaphore(0)
-        self._silenced = False
+        self._notifications = asyncio.Semaphore(0)
+        self._closed = False
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake one who waits, or the next who is about to."""
-        if self._rings.locked():
-            self._rings.release()
+        if self._notifications.locked():
+            self._notifications.release()
 
-    def silence(self, waiting: int) -> None:
+    def close(self, waiting: int) -> None:
         """Wake all who wait, at most *waiting*; from now on nobody is kept waiting."""
-        self._silenced = True
+        self._closed = True
         for _ in range(waiting):
-            self._rings.release()
+            self._notifications.release()
 
     async def wait(self, within: timedelta | None = None) -> None:
         """Wait for a ring, but no longer than *within*."""
-        if self._silenced:
+        if self._closed:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds() if within is not None else None):
-                await self._rings.acquire()
+                await self._notifications.acquire()
 
 
 class Wakeup(Protocol):

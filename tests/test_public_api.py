@@ -27,10 +27,10 @@ def test_the_public_names_are_these():
     assert consumer.__all__ == [
         "CircuitBreaker",
         "Consumer",
-        "Expired",
-        "Levels",
         "Message",
+        "OnLeaseExpired",
         "RateLimit",
         "Reject",
         "Retry",
+        "RetrySchedule",
     ]

@@ -52,7 +52,7 @@ class Breaker:
             self._open_until = None
             self._probing = False
 
-    def passed_over(self) -> None:
+    def skipped(self) -> None:
         """The handler was not called after all."""
         self._probing = False
 

@@ -19,8 +19,8 @@ from heapq import heappop, heappush
 from typing import TypeAlias
 
 from consumer.dispatch.circuit_breaker import Breaker
-from consumer.dispatch.rate_limiter import Rate
-from consumer.execution.work_unit import Unit, Waiting
+from consumer.dispatch.rate_limiter import RateLimiter
+from consumer.execution.work_unit import QueuedDelivery, WorkUnit
 from consumer.handler import Handler
 from outbox.transports.base import Delivery
 
@@ -29,15 +29,15 @@ LaneOf: TypeAlias = Callable[[Delivery], str | None]
 _NORMAL_PRIORITY = 4
 
 
-class Line:
+class HandlerQueue:
     """The deliveries that wait for one *handler*, and whether it may have some."""
 
     def __init__(self, handler: Handler | None) -> None:
         self.handler = handler
-        self.waiting: list[Waiting] = []
+        self.waiting: list[QueuedDelivery] = []
         self._size = handler.batch_size if handler else 1
         self._in_flight = 0
-        self._rate = Rate(handler.rate_limit) if handler and handler.rate_limit else None
+        self._rate = RateLimiter(handler.rate_limit) if handler and handler.rate_limit else None
         self.breaker = (
             Breaker(handler.circuit_breaker) if handler and handler.circuit_breaker else None
         )
@@ -67,7 +67,7 @@ class Line:
         """How many messages make a unit: one, or a full batch beside another batch."""
         return self._size if self._in_flight else 1
 
-    def take(self, now: float) -> Unit:
+    def take(self, now: float) -> WorkUnit:
         """The next unit; the line must be ready."""
         count = min(self._size, len(self.waiting))
         if self._rate is not None:
@@ -79,7 +79,7 @@ class Line:
             self._rate.taken(count, now)
         # Single messages are handled side by side, batches only once they are full.
         self._in_flight += self._size > 1
-        return Unit(self.handler, [heappop(self.waiting) for _ in range(count)])
+        return WorkUnit(self.handler, [heappop(self.waiting) for _ in range(count)])
 
     def ended(self, now: float, *, failed: bool | None) -> None:
         """A unit of this line is done with."""
@@ -87,14 +87,14 @@ class Line:
         if self.breaker is None:
             return
         if failed is None:
-            self.breaker.passed_over()
+            self.breaker.skipped()
         elif failed:
             self.breaker.failed(now)
         else:
             self.breaker.succeeded()
 
 
-class Board:
+class DeliveryQueue:
     """
     Everything that waits in this process.
 
@@ -106,11 +106,11 @@ class Board:
     """
 
     def __init__(self, handlers: Mapping[str, Handler], *, lane_of: LaneOf | None = None) -> None:
-        self._lines = {name: Line(handler) for name, handler in handlers.items()}
-        self._strangers = Line(None)
+        self._handler_queues = {name: HandlerQueue(handler) for name, handler in handlers.items()}
+        self._unhandled = HandlerQueue(None)
         self._lane_of = lane_of
-        self._lanes: dict[str, deque[Waiting]] = {}
-        self._later: list[tuple[float, int, Waiting]] = []
+        self._lanes: dict[str, deque[QueuedDelivery]] = {}
+        self._later: list[tuple[float, int, QueuedDelivery]] = []
         self._numbers = 0
 
     @property
@@ -122,56 +122,58 @@ class Board:
         """These have come."""
         for delivery in deliveries:
             self._numbers += 1
-            waiting = Waiting(self._rank(delivery), self._numbers, now, delivery)
+            waiting = QueuedDelivery(self._rank(delivery), self._numbers, now, delivery)
             lane = self._lane_of(delivery) if self._lane_of else None
             if lane is None:
-                self._to_line(waiting)
+                self._enqueue(waiting)
             elif lane in self._lanes:
                 self._lanes[lane].append(waiting)
             else:
                 self._lanes[lane] = deque()
-                self._to_line(waiting)
+                self._enqueue(waiting)
 
-    def take(self, now: float) -> Unit | None:
+    def take(self, now: float) -> WorkUnit | None:
         """The next unit to handle, or None if nothing can be handled now."""
         while self._later and self._later[0][0] <= now:
-            self._to_line(heappop(self._later)[-1])
-        best: Line | None = None
-        for line in (*self._lines.values(), self._strangers):
-            if line.is_ready(now) and (best is None or line.waiting[0] < best.waiting[0]):
-                best = line
+            self._enqueue(heappop(self._later)[-1])
+        best: HandlerQueue | None = None
+        for handler_queue in (*self._handler_queues.values(), self._unhandled):
+            if handler_queue.is_ready(now) and (
+                best is None or handler_queue.waiting[0] < best.waiting[0]
+            ):
+                best = handler_queue
         return best.take(now) if best is not None else None
 
     def take_at(self) -> float | None:
         """When to call `take` again though nothing has come, or None."""
-        times = [line.ready_at() for line in self._lines.values()]
+        times = [handler_queue.ready_at() for handler_queue in self._handler_queues.values()]
         times += [self._later[0][0]] if self._later else []
         return min((time for time in times if time is not None), default=None)
 
-    def put_back(self, waiting: Waiting, at: float) -> None:
+    def put_back(self, waiting: QueuedDelivery, at: float) -> None:
         """It is to be handled again, not before the time *at*; its lane waits."""
         heappush(self._later, (at, waiting.number, waiting))
 
-    def settled(self, waiting: Waiting) -> None:
+    def settled(self, waiting: QueuedDelivery) -> None:
         """It is done with; the next of its lane may come."""
         lane = self._lane_of(waiting.delivery) if self._lane_of else None
         followers = self._lanes.get(lane) if lane is not None else None
         if followers:
-            self._to_line(followers.popleft())
+            self._enqueue(followers.popleft())
         elif lane is not None:
             self._lanes.pop(lane, None)
 
-    def ended(self, unit: Unit, now: float, *, failed: bool | None) -> None:
+    def ended(self, unit: WorkUnit, now: float, *, failed: bool | None) -> None:
         """
         The handler has done with *unit*; *failed* if that was its fault or its servers'.
 
         None if it was not called.
         """
-        self._line(unit.handler).ended(now, failed=failed)
+        self._handler_queue(unit.handler).ended(now, failed=failed)
 
-    def is_patient(self, handler: Handler | None) -> bool:
+    def is_breaker_open(self, handler: Handler | None) -> bool:
         """Whether the handler's circuit breaker is open: its failures count for no message."""
-        breaker = self._line(handler).breaker
+        breaker = self._handler_queue(handler).breaker
         return breaker is not None and not breaker.is_closed
 
     def stale(self, since: float) -> list[Delivery]:
@@ -179,10 +181,10 @@ class Board:
         if self._lane_of is not None:
             return []
         found: list[Delivery] = []
-        for line in self._lines.values():
-            found += [each.delivery for each in line.waiting if each.since < since]
-            line.waiting = [each for each in line.waiting if each.since >= since]
-            line.waiting.sort()
+        for handler_queue in self._handler_queues.values():
+            found += [each.delivery for each in handler_queue.waiting if each.since < since]
+            handler_queue.waiting = [each for each in handler_queue.waiting if each.since >= since]
+            handler_queue.waiting.sort()
         found += [each.delivery for *_, each in self._later if each.since < since]
         self._later = [later for later in self._later if later[-1].since >= since]
         self._later.sort()
@@ -190,22 +192,24 @@ class Board:
 
     def clear(self) -> list[Delivery]:
         """Remove and return everything that waits, in the order in which it came."""
-        lines = (*self._lines.values(), self._strangers)
-        found = [each for line in lines for each in line.waiting]
+        handler_queues = (*self._handler_queues.values(), self._unhandled)
+        found = [each for handler_queue in handler_queues for each in handler_queue.waiting]
         found += [each for followers in self._lanes.values() for each in followers]
         found += [each for *_, each in self._later]
-        for line in lines:
-            line.waiting = []
+        for handler_queue in handler_queues:
+            handler_queue.waiting = []
         self._lanes.clear()
         self._later.clear()
         return [each.delivery for each in sorted(found, key=lambda each: each.number)]
 
-    def _line(self, handler: Handler | None) -> Line:
-        return self._strangers if handler is None else self._lines[handler.event_type]
+    def _handler_queue(self, handler: Handler | None) -> HandlerQueue:
+        return self._unhandled if handler is None else self._handler_queues[handler.event_type]
 
-    def _to_line(self, waiting: Waiting) -> None:
-        line = self._lines.get(waiting.delivery.message.type or "", self._strangers)
-        heappush(line.waiting, waiting)
+    def _enqueue(self, waiting: QueuedDelivery) -> None:
+        handler_queue = self._handler_queues.get(
+            waiting.delivery.message.type or "", self._unhandled
+        )
+        heappush(handler_queue.waiting, waiting)
 
     def _rank(self, delivery: Delivery) -> int:
         if self._lane_of is not None:

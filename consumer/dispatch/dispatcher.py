@@ -17,21 +17,21 @@ import asyncio
 from datetime import timedelta
 from functools import partial
 
-from consumer.database_retry import LONGEST, Patience
-from consumer.dispatch.delivery_queue import Board
+from consumer.database_retry import LONGEST, DatabaseRetry
+from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.settlement import Settlement
-from consumer.execution.executor import Attempts
-from consumer.execution.work_unit import Unit
+from consumer.execution.executor import Executor
+from consumer.execution.work_unit import WorkUnit
 from consumer.verdict import Verdict, Wait, has_failed, is_failure
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
-from outbox.runtime.shield import uninterrupted
+from outbox.runtime.shield import shielded
 from outbox.transports.base import Subscription
 
 _TAKEN_AT_ONCE = 1_000
 
 
-class Desk:
+class Dispatcher:
     """
     Works off what *subscription* delivers, until it ends.
 
@@ -47,19 +47,19 @@ class Desk:
         self,
         subscription: Subscription,
         *,
-        board: Board,
-        attempts: Attempts,
+        delivery_queue: DeliveryQueue,
+        executor: Executor,
         settlement: Settlement,
-        patience: Patience,
+        database_retry: DatabaseRetry,
         concurrency: int,
         prefetch: int,
         widened: bool,
     ) -> None:
         self._subscription = subscription
-        self._board = board
-        self._attempts = attempts
+        self._delivery_queue = delivery_queue
+        self._executor = executor
         self._settlement = settlement
-        self._patience = patience
+        self._database_retry = database_retry
         self._free = concurrency
         self._prefetch = prefetch
         self._widened = widened
@@ -67,7 +67,7 @@ class Desk:
         self._ending = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def work(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         """
         Return once *stop* is set and everything in flight is done, or the subscription is lost.
 
@@ -93,26 +93,26 @@ class Desk:
     async def _take_in(self, group: asyncio.TaskGroup) -> None:
         try:
             while deliveries := await self._subscription.take(_TAKEN_AT_ONCE):
-                self._board.put(deliveries, self._now())
+                self._delivery_queue.put(deliveries, self._now())
                 self._begin(group)
                 if not self._widened and not all(each.redelivered for each in deliveries):
-                    await self._widen()
+                    await self._raise_prefetch()
         except BrokerUnavailable:
             # What was not acked comes again; of that, what was committed is dropped as duplicate.
             return
 
-    async def _widen(self) -> None:
+    async def _raise_prefetch(self) -> None:
         self._widened = True
         if self._prefetch > 1:
-            await self._subscription.widen(self._prefetch)
+            await self._subscription.raise_prefetch(self._prefetch)
 
     def _begin(self, group: asyncio.TaskGroup) -> None:
         """Begin as many units as there is room for, and come back when time allows more."""
         self._silence()
         while self._free and not self._ending.is_set():
-            unit = self._board.take(self._now())
+            unit = self._delivery_queue.take(self._now())
             if unit is None:
-                at = self._board.take_at()
+                at = self._delivery_queue.take_at()
                 if at is not None:
                     loop = asyncio.get_running_loop()
                     self._alarm = loop.call_at(at, self._begin, group)
@@ -120,7 +120,7 @@ class Desk:
             self._free -= 1
             group.create_task(self._handle(unit, group))
 
-    async def _handle(self, unit: Unit, group: asyncio.TaskGroup) -> None:
+    async def _handle(self, unit: WorkUnit, group: asyncio.TaskGroup) -> None:
         try:
             verdicts = await self._verdicts(unit)
             if verdicts is None:
@@ -138,7 +138,7 @@ class Desk:
         self._free += 1
         self._begin(group)
 
-    async def _verdicts(self, unit: Unit) -> list[Verdict] | None:
+    async def _verdicts(self, unit: WorkUnit) -> list[Verdict] | None:
         """
         Verdicts on the deliveries of *unit*, or None if the database was away for too long.
 
@@ -146,15 +146,15 @@ class Desk:
         """
         verdicts: list[Verdict] | None = None
         try:
-            make = partial(self._attempts.make, unit)
-            verdicts = await self._patience.until_done(make, self._ending)
+            execute = partial(self._executor.execute, unit)
+            verdicts = await self._database_retry.run(execute, self._ending)
         finally:
-            self._board.ended(unit, self._now(), failed=has_failed(verdicts or []))
-        if verdicts is None or not self._board.is_patient(unit.handler):
+            self._delivery_queue.ended(unit, self._now(), failed=has_failed(verdicts or []))
+        if verdicts is None or not self._delivery_queue.is_breaker_open(unit.handler):
             return verdicts
         return [Wait(timedelta(0)) if is_failure(verdict) else verdict for verdict in verdicts]
 
-    async def _settle(self, unit: Unit, verdicts: list[Verdict]) -> None:
+    async def _settle(self, unit: WorkUnit, verdicts: list[Verdict]) -> None:
         waits = await self._settlement.settle(
             self._subscription, unit.deliveries, verdicts, self._ending
         )
@@ -162,34 +162,34 @@ class Desk:
             self._leaving.set()
             return
         if not self._widened and any(wait is not None for wait in waits):
-            await self._widen()
+            await self._raise_prefetch()
         for waiting, wait in zip(unit.waiting, waits, strict=True):
             if wait is None:
-                self._board.settled(waiting)
+                self._delivery_queue.settled(waiting)
             else:
-                self._board.put_back(waiting, self._now() + wait.total_seconds())
+                self._delivery_queue.put_back(waiting, self._now() + wait.total_seconds())
 
     async def _refresh(self) -> None:
         while not self._ending.is_set():
             await pause(self._ending, LONGEST / 10)
-            stale = self._board.stale(self._now() - LONGEST.total_seconds())
+            stale = self._delivery_queue.stale(self._now() - LONGEST.total_seconds())
             try:
                 left = await self._settlement.exchange(self._subscription, stale)
             except BrokerUnavailable:
                 return
-            self._board.put(left, self._now())
+            self._delivery_queue.put(left, self._now())
 
     async def _leave_when(self, event: asyncio.Event) -> None:
         await event.wait()
         try:
             # Otherwise the broker goes on delivering to us what we have no use for.
-            await uninterrupted(self._subscription.stop())
+            await shielded(self._subscription.stop())
         except BrokerUnavailable:
             return
 
     async def _release(self) -> None:
-        left = self._board.clear()
-        if self._board.has_lanes:
+        left = self._delivery_queue.clear()
+        if self._delivery_queue.has_lanes:
             # What goes back by itself comes behind what is not here yet, or before what is in
             # flight. When the subscription ends, all of it goes back in its order.
             return

@@ -19,23 +19,23 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.database_retry import Patience
+from consumer.database_retry import DatabaseRetry
 from consumer.execution.decode import Attempt
-from consumer.execution.executor import BEFORE_ALL, TRIALS, Attempts
+from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
 from consumer.execution.transaction import (
     call,
     may_pass,
     raise_if_unavailable,
     raise_unless_failure,
 )
-from consumer.execution.unit_of_work import Work
+from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
-from consumer.republish import retried
-from consumer.storage.dead_letters import Burials
-from consumer.storage.parked import Parked as Head
-from consumer.storage.parked import Parking
+from consumer.republish import retry_copy
+from consumer.storage.dead_letters import DeadLetterWriter
+from consumer.storage.parked import Parked as ParkedMessage
+from consumer.storage.parked import ParkedMessages
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.runtime.service import pause
 from outbox.transports.base import Delivery
@@ -45,7 +45,7 @@ LOOK_EVERY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ParkedResult:
     """What an attempt has come to; *handler* worked for *durations* if it has succeeded."""
 
     verdict: Verdict
@@ -54,9 +54,9 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Attendant:
+class ParkedWorker:
     """
-    Attends to what is in *parking*.
+    Attends to what is in *parked*.
 
     Args:
         queue: Where its messages came from.
@@ -66,11 +66,11 @@ class Attendant:
 
     handlers: Mapping[str, Handler]
     queue: str
-    attempts: Attempts
-    parking: Parking
-    burials: Burials
+    executor: Executor
+    parked: ParkedMessages
+    dead_letter_writer: DeadLetterWriter
     lanes_at_once: int
-    patience: Patience
+    database_retry: DatabaseRetry
     _losses: Counter[int] = field(default_factory=Counter, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -81,7 +81,7 @@ class Attendant:
 
     async def _attend(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            found = await self.patience.until_done(self.attempt_next, stop, longest=timedelta.max)
+            found = await self.database_retry.run(self.attempt_next, stop, longest=timedelta.max)
             if not found:
                 await pause(stop, LOOK_EVERY)
 
@@ -92,20 +92,20 @@ class Attendant:
         Returns False if there is none.
         Raises DatabaseUnavailable.
         """
-        head: Head | None = None
-        made: Made | None = None
+        head: ParkedMessage | None = None
+        made: ParkedResult | None = None
         try:
-            with translated():
-                async with self.attempts.place.begin() as work:
-                    heads = await self.parking.next_due(work.session, limit=1)
+            with driver_errors_translated():
+                async with self.executor.units.begin() as work:
+                    heads = await self.parked.next_due(work.session, limit=1)
                     if not heads:
                         return False
                     head = heads[0]
-                    with losses_named(work):
+                    with session_loss_raised(work):
                         made = await self._make(work, head)
                         settled = await self._commit(work, head, made)
         except SessionLost as lost:
-            if head is None or not self._is_to_blame(head):
+            if head is None or not self._lost_too_often(head):
                 raise
             settled = lost
         if isinstance(settled, BaseException):
@@ -114,24 +114,24 @@ class Attendant:
             settled = await self._settle_anew(head, made)
         self._losses.pop(head.id, None)
         if settled is not None:
-            self.attempts.telemetry.settled([(head.message.type, settled)])
+            self.executor.telemetry.settled([(head.message.type, settled)])
         return True
 
-    async def _settle_anew(self, head: Head, made: Made) -> Verdict | None:
+    async def _settle_anew(self, head: ParkedMessage, made: ParkedResult) -> Verdict | None:
         """
         What becomes of *head* after an attempt whose transaction was lost.
 
         The handler ended it, or left to the commit what failed there. The lock of the lane is gone
         with it, so another process may be faster now.
         """
-        with translated():
-            async with self.attempts.place.begin() as work:
+        with driver_errors_translated():
+            async with self.executor.units.begin() as work:
                 settled = await self._commit(work, head, made)
                 if isinstance(settled, BaseException):
                     raise settled
         return settled
 
-    def _is_to_blame(self, head: Head) -> bool:
+    def _lost_too_often(self, head: ParkedMessage) -> bool:
         """
         Whether *head* was lost with the database's session too often to be nobody's failure.
 
@@ -140,34 +140,36 @@ class Attendant:
         self._losses[head.id] += 1
         return self._losses[head.id] >= TRIALS
 
-    async def _make(self, work: Work, head: Head) -> Made:
+    async def _make(self, work: UnitOfWork, head: ParkedMessage) -> ParkedResult:
         """Attempt *head* in a savepoint of *work*, so that the lane stays locked if it fails."""
         handler = self.handlers.get(head.message.type or "")
         # Its age was looked at when it came.
         delivery = Delivery(self._as_delivered(head), 0, redelivered=True)
-        opened = self.attempts.open(delivery, handler, datetime.now(UTC), BEFORE_ALL)
-        if not isinstance(opened, Attempt):
-            return Made(opened)
+        decoded = self.executor.decode(delivery, handler, datetime.now(UTC), BEFORE_ALL)
+        if not isinstance(decoded, Attempt):
+            return ParkedResult(decoded)
         if handler is None:
             raise AssertionError("without a handler there is no attempt")
         trial = 1
         while True:
-            made = await self._try(work, opened, handler)
-            if isinstance(made, Made):
+            made = await self._try(work, decoded, handler)
+            if isinstance(made, ParkedResult):
                 return made
             if may_pass(made):
-                await self.attempts.pause_after(trial)
+                await self.executor.pause_after(trial)
             if trial == TRIALS or not may_pass(made) or not work.is_open:
                 return self._failed(head, made)
             trial += 1
 
-    async def _try(self, work: Work, attempt: Attempt, handler: Handler) -> Made | BaseException:
+    async def _try(
+        self, work: UnitOfWork, attempt: Attempt, handler: Handler
+    ) -> ParkedResult | BaseException:
         """What *attempt* has come to, or the error of the handler's for which it was undone."""
         savepoint = await work.savepoint()
         entries = {attempt.key: (attempt.envelope, attempt.number)}
-        if not await work.first_times(self.attempts.dedup, entries):
+        if not await work.record_completed(self.executor.dedup, entries):
             await savepoint.commit()
-            return Made(DUPLICATE)
+            return ParkedResult(DUPLICATE)
         try:
             durations = await call(handler, [attempt], work.session)
             if not work.is_open:
@@ -179,9 +181,11 @@ class Attendant:
             if work.is_open:
                 await savepoint.rollback()
             return error
-        return Made(DONE, handler, durations)
+        return ParkedResult(DONE, handler, durations)
 
-    async def _commit(self, work: Work, head: Head, made: Made) -> Verdict | BaseException | None:
+    async def _commit(
+        self, work: UnitOfWork, head: ParkedMessage, made: ParkedResult
+    ) -> Verdict | BaseException | None:
         """
         Settle *head* and commit.
 
@@ -202,40 +206,42 @@ class Attendant:
             raise_if_unavailable(error)
             return error
         if made.handler is not None:
-            self.attempts.kept(made.handler, made.durations)
+            self.executor.record_success(made.handler, made.durations)
         return settled
 
-    async def _settle(self, session: AsyncSession, head: Head, verdict: Verdict) -> Verdict | None:
+    async def _settle(
+        self, session: AsyncSession, head: ParkedMessage, verdict: Verdict
+    ) -> Verdict | None:
         """What becomes of *head* with the transaction; None if another process was faster."""
-        parking = self.parking
+        parked = self.parked
         match verdict:
             case TryAgain(attempt=attempts, delay=delay):
-                kept = await parking.postpone(session, head, attempts=attempts, wait=delay)
+                kept = await parked.postpone(session, head, attempts=attempts, wait=delay)
                 return verdict if kept else None
             case Wait(delay=delay):
-                kept = await parking.postpone(session, head, attempts=head.attempts, wait=delay)
+                kept = await parked.postpone(session, head, attempts=head.attempts, wait=delay)
                 return verdict if kept else None
         # The lane first, then the record, as an attempt locks them.
-        if not await parking.remove(session, head):
+        if not await parked.remove(session, head):
             return None
         if not isinstance(verdict, GiveUp):
             return verdict
         message = self._as_delivered(head)
-        buried = await self.burials.within(
+        written = await self.dead_letter_writer.write_in(
             session, message, reason=verdict.code, attempts=verdict.attempt
         )
-        return verdict if buried else DUPLICATE
+        return verdict if written else DUPLICATE
 
-    def _failed(self, head: Head, error: BaseException) -> Made:
+    def _failed(self, head: ParkedMessage, error: BaseException) -> ParkedResult:
         handler = self.handlers.get(head.message.type or "")
-        return Made(self.attempts.after_failure(handler, head.attempts + 1, error))
+        return ParkedResult(self.executor.after_failure(handler, head.attempts + 1, error))
 
-    def _as_delivered(self, head: Head) -> WireMessage:
-        return retried(head.message, queue=self.queue, attempt=head.attempts)
+    def _as_delivered(self, head: ParkedMessage) -> WireMessage:
+        return retry_copy(head.message, queue=self.queue, attempt=head.attempts)
 
 
 @contextmanager
-def losses_named(work: Work) -> Iterator[None]:
+def session_loss_raised(work: UnitOfWork) -> Iterator[None]:
     """Raise SessionLost for what is raised once the database has ended the session of *work*."""
     try:
         yield
@@ -244,7 +250,7 @@ def losses_named(work: Work) -> Iterator[None]:
         raise
 
 
-def raise_if_lost(work: Work) -> None:
+def raise_if_lost(work: UnitOfWork) -> None:
     """Raise SessionLost if the database has ended the session of *work*, and its lock."""
     if work.is_lost:
         raise SessionLost("the session was ended") from None

@@ -7,7 +7,7 @@ The generic cell rate algorithm (ITU-T I.371, annex A) in its form with a theore
 from consumer.handler import RateLimit
 
 
-class Rate:
+class RateLimiter:
     """When the next message may be handled; a full allowance can be used at once."""
 
     def __init__(self, limit: RateLimit) -> None:

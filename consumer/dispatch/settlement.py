@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import assert_never
 
-from consumer.database_retry import Patience
+from consumer.database_retry import DatabaseRetry
 from consumer.execution.ordering import Lanes
 from consumer.queues import ConsumerQueues
-from consumer.republish import retried
-from consumer.storage.dead_letters import Burials
+from consumer.republish import retry_copy
+from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
 from consumer.verdict import (
     DUPLICATE,
@@ -39,15 +39,15 @@ class Settlement:
         self,
         *,
         queues: ConsumerQueues,
-        burials: Burials,
+        dead_letter_writer: DeadLetterWriter,
         lanes: Lanes | None,
-        patience: Patience,
+        database_retry: DatabaseRetry,
         telemetry: Telemetry,
     ) -> None:
         self._queues = queues
-        self._burials = burials
+        self._dead_letter_writer = dead_letter_writer
         self._lanes = lanes
-        self._patience = patience
+        self._database_retry = database_retry
         self._telemetry = telemetry
 
     async def settle(
@@ -96,7 +96,7 @@ class Settlement:
             for delivery in deliveries
             if Outcome.ACKED
             is not await subscription.replace(
-                delivery, retried(delivery.message, queue=self._queues.name)
+                delivery, retry_copy(delivery.message, queue=self._queues.name)
             )
         ]
 
@@ -113,7 +113,7 @@ class Settlement:
                 return await self._give_up(delivery, verdict, stop)
             case TryAgain() if self._lanes is not None and (lane := self._lanes.lane_of(delivery)):
                 park = partial(self._lanes.park, delivery.message, lane, verdict)
-                return await self._patience.until_done(park, stop)
+                return await self._database_retry.run(park, stop)
             case TryAgain():
                 return await self._retry(subscription, delivery, verdict, stop)
             case _:
@@ -122,16 +122,16 @@ class Settlement:
     async def _give_up(
         self, delivery: Delivery, verdict: GiveUp, stop: asyncio.Event
     ) -> Verdict | None:
-        burial = partial(
-            self._burials.give_up,
+        write = partial(
+            self._dead_letter_writer.write,
             delivery.message,
             reason=verdict.code,
             attempts=verdict.attempt,
         )
-        buried = await self._patience.until_done(burial, stop)
-        if buried is None:
+        written = await self._database_retry.run(write, stop)
+        if written is None:
             return None
-        return verdict if buried else DUPLICATE
+        return verdict if written else DUPLICATE
 
     async def _retry(
         self,
@@ -145,7 +145,7 @@ class Settlement:
         call the handler again at once, and use up the delivery limit.
         """
         level = level_for(verdict.delay, sorted(self._queues.retry_queues))
-        copy = retried(
+        copy = retry_copy(
             delivery.message,
             queue=self._queues.retry_queues[level],
             attempt=verdict.attempt,
@@ -161,4 +161,4 @@ class Settlement:
             if stop.is_set():
                 return None
             failures += 1
-            await pause(stop, self._patience.wait(failures))
+            await pause(stop, self._database_retry.wait(failures))

@@ -5,11 +5,11 @@ The loop of a consumer: one subscription after another, each worked off at a des
 import asyncio
 from datetime import timedelta
 
-from consumer.database_retry import Patience
-from consumer.dispatch.delivery_queue import Board
-from consumer.dispatch.dispatcher import Desk
+from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.delivery_queue import DeliveryQueue
+from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.settlement import Settlement
-from consumer.execution.executor import Attempts
+from consumer.execution.executor import Executor
 from consumer.telemetry import Telemetry
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
@@ -17,7 +17,7 @@ from outbox.runtime.service import pause
 from outbox.transports.base import Transport
 
 
-class Workers:
+class Worker:
     """
     Up to *concurrency* handlers at a time, for what comes out of *queue*.
 
@@ -29,10 +29,10 @@ class Workers:
         *,
         transport: Transport,
         queue: str,
-        board: Board,
-        attempts: Attempts,
+        delivery_queue: DeliveryQueue,
+        executor: Executor,
         settlement: Settlement,
-        patience: Patience,
+        database_retry: DatabaseRetry,
         concurrency: int,
         prefetch: int,
         ordered: bool,
@@ -41,10 +41,10 @@ class Workers:
     ) -> None:
         self._transport = transport
         self._queue = queue
-        self._board = board
-        self._attempts = attempts
+        self._delivery_queue = delivery_queue
+        self._executor = executor
         self._settlement = settlement
-        self._patience = patience
+        self._database_retry = database_retry
         self._concurrency = concurrency
         self._prefetch = prefetch
         self._ordered = ordered
@@ -56,7 +56,7 @@ class Workers:
         failures = 0
         while not stop.is_set():
             # Deliveries that nobody can handle would only be counted.
-            await self._patience.until_done(self._attempts.ready, stop, longest=timedelta.max)
+            await self._database_retry.run(self._executor.ready, stop, longest=timedelta.max)
             try:
                 # One at a time at first, see the desk. A queue with a single active consumer has
                 # no room for a second subscription that takes more.
@@ -67,23 +67,23 @@ class Workers:
                     self._health.up("broker")
                     self._telemetry.availability.up()
                     failures = 0
-                    await Desk(
+                    await Dispatcher(
                         subscription,
-                        board=self._board,
-                        attempts=self._attempts,
+                        delivery_queue=self._delivery_queue,
+                        executor=self._executor,
                         settlement=self._settlement,
-                        patience=self._patience,
+                        database_retry=self._database_retry,
                         concurrency=self._concurrency,
                         prefetch=self._prefetch,
                         widened=self._ordered,
-                    ).work(stop)
+                    ).run(stop)
                 error = BrokerUnavailable("the connection was lost")
             except BrokerUnavailable as unavailable:
                 error = unavailable
             if stop.is_set():
                 return
             failures += 1
-            wait = self._patience.wait(failures)
+            wait = self._database_retry.wait(failures)
             self._health.down("broker")
             self._telemetry.availability.down(error, pause=wait)
             await pause(stop, wait)

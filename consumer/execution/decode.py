@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from consumer import republish as copies
+from consumer import republish
 from consumer.handler import Handler
 from consumer.message import Message, open_message
 from consumer.outcomes import LONGEST_WAIT
@@ -36,7 +36,7 @@ class Attempt:
         return self.envelope.idempotency_key
 
 
-def open_delivery(
+def decode_delivery(
     delivery: Delivery, handler: Handler | None, *, now: datetime, oldest: datetime
 ) -> Attempt | Verdict:
     """
@@ -44,29 +44,29 @@ def open_delivery(
 
     A message that was recorded before *oldest* may have been handled and forgotten.
     """
-    number = copies.attempt_of(delivery.message) + 1
+    number = republish.attempt_of(delivery.message) + 1
     if early := _too_early(delivery, now):
         return early
     try:
         attempt = _read(delivery, handler, number, oldest=oldest)
     except UnreadableMessage as error:
         return GiveUp(number, error.code)
-    if handler is not None and handler.wanted is not None and not handler.wanted(attempt.message):
+    if handler is not None and handler.filter is not None and not handler.filter(attempt.message):
         return FILTERED
     return attempt
 
 
-def is_too_old(opened: Attempt | Verdict) -> bool:
+def is_too_old(decoded: Attempt | Verdict) -> bool:
     """Whether age is the only reason why the message is given up."""
-    return isinstance(opened, GiveUp) and opened.code == TOO_OLD
+    return isinstance(decoded, GiveUp) and decoded.code == TOO_OLD
 
 
 def _read(
     delivery: Delivery, handler: Handler | None, number: int, *, oldest: datetime
 ) -> Attempt:
     """Raises UnreadableMessage with the reason code for which it is to be given up."""
-    if delivery.flaw is not None:
-        raise UnreadableMessage(delivery.flaw)
+    if delivery.decode_error is not None:
+        raise UnreadableMessage(delivery.decode_error)
     envelope = codec.from_wire(delivery.message)
     if handler is None:
         raise UnreadableMessage(NO_HANDLER)
@@ -80,11 +80,11 @@ def _read(
 
 def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
     """For a copy whose time has not come, although no retry queue keeps it any longer."""
-    not_before = copies.not_before_of(delivery.message)
+    not_before = republish.not_before_of(delivery.message)
     if not_before is None or not now < not_before <= now + LONGEST_WAIT:
         # Nobody of ours asks for more: somebody else has written it.
         return None
     left = not_before - now
     if left < _HELD_FOR:
         return Wait(left)
-    return TryAgain(copies.attempt_of(delivery.message), left, failed=False)
+    return TryAgain(republish.attempt_of(delivery.message), left, failed=False)

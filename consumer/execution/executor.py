@@ -14,14 +14,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import republish as copies
-from consumer import verdict
-from consumer.execution.decode import Attempt, is_too_old, open_delivery
+from consumer import republish, verdict
+from consumer.execution.decode import Attempt, decode_delivery, is_too_old
 from consumer.execution.leased import Leased, lost
 from consumer.execution.ordering import Lanes
-from consumer.execution.transaction import Kept, is_cancelled_from_outside, may_pass, transact
-from consumer.execution.unit_of_work import Workplace
-from consumer.execution.work_unit import Unit
+from consumer.execution.transaction import Committed, is_cancelled_from_outside, may_pass, transact
+from consumer.execution.unit_of_work import UnitOfWorkFactory
+from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import Durations
@@ -30,7 +29,7 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import Verdict
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import answering, translated
+from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.transports.base import Delivery
@@ -44,7 +43,7 @@ _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(millis
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
+class Executor:
     """
     What attempts of a consumer need.
 
@@ -56,7 +55,7 @@ class Attempts:
 
     """
 
-    place: Workplace
+    units: UnitOfWorkFactory
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
     leased: Leased
@@ -65,7 +64,7 @@ class Attempts:
     retention: timedelta
     durations: Durations
     telemetry: Telemetry
-    chance: Callable[[], float]
+    jitter: Callable[[], float]
 
     async def ready(self) -> bool:
         """
@@ -73,12 +72,12 @@ class Attempts:
 
         Raises DatabaseUnavailable.
         """
-        async with answering(ANSWERS_WITHIN), self.sessions() as session:
+        async with with_deadline(ANSWERS_WITHIN), self.sessions() as session:
             await session.connection(execution_options=DEFERRED)
             await session.execute(sa.select(1))
         return True
 
-    async def make(self, unit: Unit) -> list[Verdict]:
+    async def execute(self, unit: WorkUnit) -> list[Verdict]:
         """
         Handle the deliveries of *unit*; a verdict on each.
 
@@ -86,40 +85,40 @@ class Attempts:
         """
         handler, now = unit.handler, datetime.now(UTC)
         oldest = now - self.retention
-        opened = [self.open(delivery, handler, now, oldest) for delivery in unit.deliveries]
+        decoded = [self.decode(delivery, handler, now, oldest) for delivery in unit.deliveries]
         for position, delivery in enumerate(unit.deliveries):
-            if is_too_old(opened[position]) and await self._was_replayed(delivery):
-                opened[position] = self.open(delivery, handler, now, BEFORE_ALL)
-        attempts = [each for each in opened if isinstance(each, Attempt)]
+            if is_too_old(decoded[position]) and await self._was_replayed(delivery):
+                decoded[position] = self.decode(delivery, handler, now, BEFORE_ALL)
+        attempts = [each for each in decoded if isinstance(each, Attempt)]
         if handler is None or not attempts:
-            return [each for each in opened if not isinstance(each, Attempt)]
+            return [each for each in decoded if not isinstance(each, Attempt)]
         if handler.lease is not None:
             made = iter([await self._make_leased(handler, each, unit.owner) for each in attempts])
         else:
             made = iter(await self._carry_out(handler, attempts))
-        return [next(made) if isinstance(each, Attempt) else each for each in opened]
+        return [next(made) if isinstance(each, Attempt) else each for each in decoded]
 
-    def open(
+    def decode(
         self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
     ) -> Attempt | Verdict:
-        """`open_delivery`; a filter that fails is a failure of the message."""
+        """`decode_delivery`; a filter that fails is a failure of the message."""
         try:
-            return open_delivery(delivery, handler, now=now, oldest=oldest)
+            return decode_delivery(delivery, handler, now=now, oldest=oldest)
         except BaseException as error:  # noqa: BLE001 - the user's filter
-            return self.after_failure(handler, copies.attempt_of(delivery.message) + 1, error)
+            return self.after_failure(handler, republish.attempt_of(delivery.message) + 1, error)
 
     async def _was_replayed(self, delivery: Delivery) -> bool:
-        run = copies.replay_of(delivery.message)
+        run = republish.replay_of(delivery.message)
         if run is None:
             return False
-        with translated():
+        with driver_errors_translated():
             async with self.sessions() as session:
                 return await audit.is_known(session, run)
 
     async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
         made = await self._transact(handler, attempts)
-        if isinstance(made, Kept):
-            self.kept(handler, made.durations)
+        if isinstance(made, Committed):
+            self.record_success(handler, made.durations)
             return list(made.verdicts)
         if len(attempts) == 1:
             return [self.after_failure(handler, attempts[0].number, made)]
@@ -132,18 +131,18 @@ class Attempts:
 
     async def _transact(
         self, handler: Handler, attempts: Sequence[Attempt]
-    ) -> Kept | BaseException:
+    ) -> Committed | BaseException:
         """What was kept, or the error of the handler's for which nothing was."""
         trial = 1
         while True:
             made = await transact(
                 handler,
                 attempts,
-                place=self.place,
+                units=self.units,
                 dedup=self.dedup,
                 lanes=self.lanes,
             )
-            if isinstance(made, Kept) or not may_pass(made):
+            if isinstance(made, Committed) or not may_pass(made):
                 return made
             # Before it counts: a database of ours that is away is nobody's failure.
             await self.pause_after(trial)
@@ -158,7 +157,7 @@ class Attempts:
         Raises DatabaseUnavailable if it is our database that is away.
         """
         await self.ready()
-        pause = _CONTENTION.delay(trial, chance=self.chance()) or timedelta(0)
+        pause = _CONTENTION.delay(trial, jitter=self.jitter()) or timedelta(0)
         await asyncio.sleep(pause.total_seconds())
 
     async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
@@ -180,7 +179,7 @@ class Attempts:
         self.telemetry.handled(handler.event_type, [took])
         return verdict
 
-    def kept(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
+    def record_success(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
         """*handler* has worked so long, by idempotency key, and its effects are committed."""
         self.telemetry.handled(handler.event_type, durations.values())
         if handler.batch_size == 1:
@@ -192,4 +191,4 @@ class Attempts:
         event_type = handler.event_type if handler else None
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
-        return verdict.after_failure(error, number, policy, chance=self.chance())
+        return verdict.after_failure(error, number, policy, jitter=self.jitter())

@@ -21,12 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.execution.decode import Attempt
 from consumer.execution.transaction import is_cancelled_from_outside, within
-from consumer.handler import Expired, Handler, Lease
+from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, GiveUp, Verdict, Wait
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
-from outbox.runtime.shield import uninterrupted
+from outbox.runtime.shield import shielded
 
 Result = TypeVar("Result")
 
@@ -147,10 +147,10 @@ class Leased:
                 )
 
     async def _commit(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        with translated():
+        with driver_errors_translated():
             async with self.sessions() as session:
                 result = await work(session)
-                await uninterrupted(session.commit())
+                await shielded(session.commit())
                 return result
 
 
@@ -163,6 +163,6 @@ def lease_of(handler: Handler) -> Lease:
 
 def lost(handler: Handler, attempt: Attempt) -> Verdict:
     """What becomes of a message that was taken over while its handler worked."""
-    if lease_of(handler).expired is Expired.STOP:
+    if lease_of(handler).on_expired is OnLeaseExpired.DEAD_LETTER:
         return GiveUp(attempt.number, LEASE_EXPIRED)
     return Wait(_SHORTEST_WAIT)

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import republish as copies
+from consumer import republish
 from consumer.execution.decode import Attempt
-from consumer.storage.parked import Parking
+from consumer.storage.parked import ParkedMessages
 from consumer.verdict import PARKED, Parked, TryAgain
-from outbox.database.errors import translated
-from outbox.runtime.shield import uninterrupted
+from outbox.database.errors import driver_errors_translated
+from outbox.runtime.shield import shielded
 from outbox.transports.base import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
@@ -23,10 +23,10 @@ AT_ONCE = timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Lanes whose waiting messages are in *parking*."""
+    """Lanes whose waiting messages are in *parked*."""
 
     sessions: async_sessionmaker[AsyncSession]
-    parking: Parking
+    parked: ParkedMessages
 
     @staticmethod
     def lane_of(delivery: Delivery) -> str | None:
@@ -42,11 +42,11 @@ class Lanes:
         free: list[Attempt] = []
         for attempt in attempts:
             lane, message = attempt.envelope.lane, attempt.delivery.message
-            if lane is None or not await self.parking.is_parked(session, lane):
+            if lane is None or not await self.parked.is_parked(session, lane):
                 free.append(attempt)
             else:
                 failed = attempt.number - 1
-                await self.parking.park(session, message, lane=lane, attempts=failed, wait=AT_ONCE)
+                await self.parked.park(session, message, lane=lane, attempts=failed, wait=AT_ONCE)
         return free
 
     async def park(self, message: WireMessage, lane: str, verdict: TryAgain) -> Parked:
@@ -55,11 +55,11 @@ class Lanes:
 
         Raises DatabaseUnavailable.
         """
-        attempts = max(verdict.attempt, copies.attempt_of(message))
-        with translated():
+        attempts = max(verdict.attempt, republish.attempt_of(message))
+        with driver_errors_translated():
             async with self.sessions() as session:
-                await self.parking.park(
+                await self.parked.park(
                     session, message, lane=lane, attempts=attempts, wait=verdict.delay
                 )
-                await uninterrupted(session.commit())
+                await shielded(session.commit())
         return PARKED

@@ -23,16 +23,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
-from consumer.execution.unit_of_work import Workplace
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
-from outbox.database.errors import is_away, is_contention, translated
+from outbox.database.errors import driver_errors_translated, is_contention, is_unavailable
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Committed:
     """What a transaction has committed: a verdict on each attempt, and how long handlers took."""
 
     verdicts: Sequence[Verdict]
@@ -43,22 +43,22 @@ async def transact(
     handler: Handler,
     attempts: Sequence[Attempt],
     *,
-    place: Workplace,
+    units: UnitOfWorkFactory,
     dedup: Dedup,
     lanes: Lanes | None = None,
-) -> Kept | BaseException:
+) -> Committed | BaseException:
     """
-    Carry *attempts* out at *place*, all together; with *lanes*, those whose lane is free.
+    Carry *attempts* out at *units*, all together; with *lanes*, those whose lane is free.
 
     Returns the error for which nothing was kept, if that may be the handler's.
     Raises DatabaseUnavailable.
     """
-    with translated():
-        async with place.begin() as work:
+    with driver_errors_translated():
+        async with units.begin() as work:
             try:
                 free = attempts if lanes is None else await lanes.hold_back(work.session, attempts)
                 by_key = {attempt.key: attempt for attempt in reversed(free)}
-                fresh = await work.first_times(
+                fresh = await work.record_completed(
                     dedup, {key: (each.envelope, each.number) for key, each in by_key.items()}
                 )
             except DBAPIError as error:
@@ -80,7 +80,7 @@ async def transact(
                 return error
     verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
     verdicts |= {id(each): DONE for each in chosen}
-    return Kept([verdicts.get(id(each), PARKED) for each in attempts], durations)
+    return Committed([verdicts.get(id(each), PARKED) for each in attempts], durations)
 
 
 def raise_unless_failure(error: BaseException) -> None:
@@ -99,7 +99,7 @@ def raise_if_unavailable(error: BaseException) -> None:
     if not isinstance(error, DBAPIError):
         return
     try:
-        with translated():
+        with driver_errors_translated():
             raise error
     except DBAPIError:
         return
@@ -111,7 +111,7 @@ def may_pass(error: BaseException) -> bool:
 
     Others have held it up, or a database was away: ours, or one that the handler asked as well.
     """
-    return is_contention(error) or (isinstance(error, SQLAlchemyError) and is_away(error))
+    return is_contention(error) or (isinstance(error, SQLAlchemyError) and is_unavailable(error))
 
 
 def is_cancelled_from_outside(error: BaseException) -> bool:

@@ -26,13 +26,13 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import SessionTransaction
 
 from consumer.storage.dedup import Dedup, Entries
-from outbox.database.errors import is_away, reason_of
+from outbox.database.errors import is_unavailable, reason_of
 from outbox.database.postgres_connection import DRIVER_ERRORS, is_spent
 from outbox.errors import DatabaseUnavailable
-from outbox.runtime.shield import uninterrupted
+from outbox.runtime.shield import shielded
 
 
-class Workplace:
+class UnitOfWorkFactory:
     """Where transactions are made: the database behind *engine*."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -41,7 +41,7 @@ class Workplace:
         self._engine = engine.execution_options(**options)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator["Work"]:
+    async def begin(self) -> AsyncIterator["UnitOfWork"]:
         """
         A transaction, which is rolled back at the end of the block unless it was committed.
 
@@ -49,7 +49,7 @@ class Workplace:
         """
         connection = await self._engine.connect()
         session = AsyncSession(connection, expire_on_commit=False)
-        work = Work(session, _driver(connection) if self._is_postgres else None)
+        work = UnitOfWork(session, _driver(connection) if self._is_postgres else None)
         try:
             await work.begin()
             yield work
@@ -59,10 +59,10 @@ class Workplace:
                 session.sync_session.close()
                 _sync(connection).close()
             else:
-                await uninterrupted(_end(work, connection))
+                await shielded(_end(work, connection))
 
 
-class Work:
+class UnitOfWork:
     """One transaction of *session*, which on Postgres is that of the *driver*'s connection."""
 
     def __init__(self, session: AsyncSession, driver: Any) -> None:
@@ -76,16 +76,16 @@ class Work:
             await self.session.connection()
             self._began = self.session.sync_session.get_transaction()
         else:
-            with spoken_to(self.driver):
+            with as_sqlalchemy_errors(self.driver):
                 await self.driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             self._began = self.session.sync_session.begin()
 
-    async def first_times(self, dedup: Dedup, entries: Entries) -> set[str]:
-        """`Dedup.first_times` in this transaction."""
+    async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
+        """`Dedup.record_completed` in this transaction."""
         if self.driver is None:
-            return await dedup.first_times(self.session, entries)
-        with spoken_to(self.driver):
-            return await dedup.first_times_by(self.driver, entries)
+            return await dedup.record_completed(self.session, entries)
+        with as_sqlalchemy_errors(self.driver):
+            return await dedup.record_completed_by_driver(self.driver, entries)
 
     async def savepoint(self) -> AsyncSessionTransaction:
         """A savepoint that is there: a session makes its own only with its next statement."""
@@ -133,13 +133,13 @@ class Work:
         try:
             await self._commit()
         except DBAPIError as error:
-            if is_away(error) and not self.is_lost:
+            if is_unavailable(error) and not self.is_lost:
                 raise DatabaseUnavailable(reason_of(error)) from None
             raise
 
     async def _commit(self) -> None:
         if self.driver is None:
-            await uninterrupted(self.session.commit())
+            await shielded(self.session.commit())
             return
         # To the session a savepoint is a transaction of its own, which it could not end later.
         while (savepoint := self.session.get_nested_transaction()) is not None:
@@ -147,14 +147,14 @@ class Work:
         session = self.session.sync_session
         if session.new or session.dirty or session.deleted:
             await self.session.flush()
-        with spoken_to(self.driver):
-            await uninterrupted(self.driver.execute("COMMIT"))
+        with as_sqlalchemy_errors(self.driver):
+            await shielded(self.driver.execute("COMMIT"))
         # Of the database there is nothing left to ask; but who listens for a commit is told.
         session.commit()
 
 
 @contextmanager
-def spoken_to(driver: Any) -> Iterator[None]:
+def as_sqlalchemy_errors(driver: Any) -> Iterator[None]:
     """Raise for what *driver* does what SQLAlchemy would raise."""
     try:
         yield
@@ -176,7 +176,7 @@ def _driver(connection: AsyncConnection) -> Any:
     return _sync(connection).connection.driver_connection
 
 
-async def _end(work: Work, connection: AsyncConnection) -> None:
+async def _end(work: UnitOfWork, connection: AsyncConnection) -> None:
     """Roll back whatever was not committed, and give the connection back, or throw it away."""
     driver = work.driver
     try:
@@ -189,7 +189,7 @@ async def _end(work: Work, connection: AsyncConnection) -> None:
 async def _let_go(driver: Any, connection: AsyncConnection) -> None:
     try:
         if driver is not None and not driver.is_closed() and driver.is_in_transaction():
-            with spoken_to(driver):
+            with as_sqlalchemy_errors(driver):
                 await driver.execute("ROLLBACK")
     finally:
         if driver is not None and (driver.is_closed() or driver.is_in_transaction()):

@@ -11,7 +11,7 @@ from consumer.handler import Handler
 from outbox.transports.base import Delivery
 
 
-class Waiting(NamedTuple):
+class QueuedDelivery(NamedTuple):
     """A delivery that waits since the time *since*; smaller ones come first."""
 
     rank: int
@@ -21,7 +21,7 @@ class Waiting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class WorkUnit:
     """
     Deliveries to be handled together; *handler* is None if there is none for their type.
 
@@ -29,7 +29,7 @@ class Unit:
     """
 
     handler: Handler | None
-    waiting: Sequence[Waiting]
+    waiting: Sequence[QueuedDelivery]
     owner: UUID = field(default_factory=uuid4)
 
     @property

@@ -13,15 +13,15 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeAlias
 
-from consumer import republish as copies
-from consumer.database_retry import Patience
+from consumer import republish
+from consumer.database_retry import DatabaseRetry
 from consumer.queues import ConsumerQueues
-from consumer.storage.dead_letters import Burials
+from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
 from consumer.verdict import GiveUp
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
-from outbox.runtime.shield import uninterrupted
+from outbox.runtime.shield import shielded
 from outbox.transports.base import Delivery, Outcome, Subscription, Transport
 from outbox.wire.codec import WireMessage
 
@@ -31,36 +31,36 @@ LASTING = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class Requeue:
     """Put it into the work queue again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
+class DeadLetter:
     """Move it to `dead_letters`; *code* is the broker's reason."""
 
     code: str
 
 
-Fate: TypeAlias = Return | Bury
+Decision: TypeAlias = Requeue | DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
-class ReturnPolicy:
+class RequeuePolicy:
     """Which *reasons* of the broker are no fault of the message, and how often it comes back."""
 
     reasons: Collection[str]
     most: int
 
-    def decide(self, message: WireMessage, *, queue: str) -> Fate:
+    def decide(self, message: WireMessage, *, queue: str) -> Decision:
         """What becomes of *message*, which has died in *queue*."""
-        reason = copies.death_of(message, queue=queue)
-        if reason in self.reasons and copies.returns_of(message) < self.most:
-            return Return()
-        return Bury(reason)
+        reason = republish.dead_letter_reason(message, queue=queue)
+        if reason in self.reasons and republish.requeues_of(message) < self.most:
+            return Requeue()
+        return DeadLetter(reason)
 
 
-class Collector:
+class DeadLetterQueueWorker:
     """Empties the dead queue of *queues*."""
 
     def __init__(
@@ -68,17 +68,17 @@ class Collector:
         *,
         transport: Transport,
         queues: ConsumerQueues,
-        policy: ReturnPolicy,
-        burials: Burials,
-        patience: Patience,
+        policy: RequeuePolicy,
+        dead_letter_writer: DeadLetterWriter,
+        database_retry: DatabaseRetry,
         telemetry: Telemetry,
         lasting: timedelta = LASTING,
     ) -> None:
         self._transport = transport
         self._queues = queues
         self._policy = policy
-        self._burials = burials
-        self._patience = patience
+        self._dead_letter_writer = dead_letter_writer
+        self._database_retry = database_retry
         self._telemetry = telemetry
         self._lasting = lasting.total_seconds()
 
@@ -97,7 +97,7 @@ class Collector:
                     was_well = collected or clock() - began >= self._lasting
             # A message that ends each connection may lie in front: it is not hurried after.
             failures = 1 if was_well else failures + 1
-            await pause(stop, self._patience.wait(failures))
+            await pause(stop, self._database_retry.wait(failures))
 
     async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
         """Work until the subscription is lost or *stop* is set; whether anything was collected."""
@@ -119,14 +119,14 @@ class Collector:
     ) -> None:
         queue = self._queues.name
         for delivery in deliveries:
-            message = copies.revived(delivery.message, queue=queue)
-            fate = self._policy.decide(delivery.message, queue=queue)
-            if isinstance(fate, Return):
-                copy = copies.returned(message, queue=queue)
+            message = republish.original_message(delivery.message, queue=queue)
+            decision = self._policy.decide(delivery.message, queue=queue)
+            if isinstance(decision, Requeue):
+                copy = republish.requeue_copy(message, queue=queue)
                 if await self._return(subscription, delivery, copy, stop) is not Outcome.REJECTED:
                     continue
-                fate = Bury(Outcome.REJECTED.value)
-            if await self._bury(message, fate.code, stop):
+                decision = DeadLetter(Outcome.REJECTED.value)
+            if await self._dead_letter(message, decision.code, stop):
                 await subscription.ack(delivery)
 
     async def _return(
@@ -141,25 +141,25 @@ class Collector:
         while not stop.is_set():
             outcome = await subscription.replace(delivery, copy)
             if outcome is Outcome.ACKED:
-                self._telemetry.returned(delivery.message.type)
+                self._telemetry.requeued(delivery.message.type)
             if outcome in {Outcome.ACKED, Outcome.REJECTED}:
                 return outcome
             failures += 1
-            await pause(stop, self._patience.wait(failures))
+            await pause(stop, self._database_retry.wait(failures))
         return None
 
-    async def _bury(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
-        attempts = copies.attempt_of(message)
-        burial = partial(self._burials.give_up, message, reason=code, attempts=attempts)
-        buried = await self._patience.until_done(burial, stop, longest=timedelta.max)
-        if buried:
+    async def _dead_letter(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
+        attempts = republish.attempt_of(message)
+        write = partial(self._dead_letter_writer.write, message, reason=code, attempts=attempts)
+        written = await self._database_retry.run(write, stop, longest=timedelta.max)
+        if written:
             self._telemetry.settled([(message.type, GiveUp(attempts, code))])
-        return buried is not None
+        return written is not None
 
 
 async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
     await stop.wait()
     try:
-        await uninterrupted(subscription.stop())
+        await shielded(subscription.stop())
     except BrokerUnavailable:
         return

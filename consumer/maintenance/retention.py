@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage.dedup import PURGE_LIMIT, Dedup
 from consumer.telemetry import Telemetry
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.runtime.service import pause
 
@@ -50,7 +50,7 @@ class Purge:
         Less than `PURGE_LIMIT` are the last of a round; the next one begins at the oldest row.
         Raises DatabaseUnavailable.
         """
-        with translated():
+        with driver_errors_translated():
             async with self._engine.begin() as connection:
                 purged = await self._dedup.purge(
                     connection, older_than=self._age, since=self._since

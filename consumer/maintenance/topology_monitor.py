@@ -20,7 +20,7 @@ INSPECT_EVERY = timedelta(seconds=15)
 ANSWERS_WITHIN = timedelta(seconds=10)
 
 
-class Inspector:
+class TopologyMonitor:
     """
     Compares *queue* with what is in the broker, again and again.
 
@@ -38,13 +38,13 @@ class Inspector:
         queue: Queue,
         every: timedelta = INSPECT_EVERY,
         within: timedelta = ANSWERS_WITHIN,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
         self._expected = Topology(queues=[queue])
         self._every = every
         self._within = within
-        self._chance = chance
+        self._jitter = jitter
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -56,7 +56,7 @@ class Inspector:
         """
         is_suspect = False
         while True:
-            wait = self._every * (1 - self._chance() / 2)
+            wait = self._every * (1 - self._jitter() / 2)
             await pause(stop, wait / 3 if is_suspect else wait)
             if stop.is_set():
                 return

@@ -14,7 +14,7 @@ from consumer.storage.tables import processed_messages
 from outbox.wire import codec
 
 
-class Reruns:
+class CompletedMessages:
     """The records that messages of one *consumer* are completed."""
 
     def __init__(self, consumer: str) -> None:

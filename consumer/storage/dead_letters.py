@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer.storage import stored_message as letters
+from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import UnreadableMessage
-from outbox.runtime.shield import uninterrupted
+from outbox.runtime.shield import shielded
 from outbox.tables import dead_letters
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
@@ -19,7 +19,7 @@ from outbox.wire.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)
-class Burials:
+class DeadLetterWriter:
     """What it takes to give up messages of *consumer*, which came from *queue*."""
 
     consumer: str
@@ -27,20 +27,20 @@ class Burials:
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
 
-    async def give_up(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
+    async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
         """
         Bury *message*, and record that it has failed, if its envelope can be read.
 
         Returns False, and does nothing, if it has been completed: there is nothing to repair.
         Raises DatabaseUnavailable if nothing of this was done.
         """
-        with translated():
+        with driver_errors_translated():
             async with self.sessions() as session:
-                kept = await self.within(session, message, reason=reason, attempts=attempts)
-                await uninterrupted(session.commit())
+                kept = await self.write_in(session, message, reason=reason, attempts=attempts)
+                await shielded(session.commit())
                 return kept
 
-    async def within(
+    async def write_in(
         self, session: AsyncSession, message: WireMessage, *, reason: str, attempts: int
     ) -> bool:
         """The same in the transaction of *session*."""
@@ -49,7 +49,7 @@ class Burials:
             session, envelope, attempt=attempts
         ):
             return False
-        await bury(
+        await write_dead_letter(
             session,
             message,
             source=self.consumer,
@@ -60,7 +60,7 @@ class Burials:
         return True
 
 
-async def bury(
+async def write_dead_letter(
     session: AsyncSession,
     message: WireMessage,
     *,
@@ -76,7 +76,7 @@ async def bury(
             queue=queue,
             reason=reason,
             attempts=attempts,
-            **letters.to_columns(message),
+            **stored_message.to_columns(message),
         )
     )
 

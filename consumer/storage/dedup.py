@@ -23,7 +23,7 @@ from consumer.storage.dedup_statements import (
     FAILED,
     long_ago,
     purging,
-    record_by_asyncpg,
+    record_statement_of_driver,
     statements,
 )
 from consumer.storage.tables import processed_messages
@@ -68,7 +68,7 @@ class Dedup:
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
 
-    async def first_times(self, session: AsyncSession, entries: Entries) -> set[str]:
+    async def record_completed(self, session: AsyncSession, entries: Entries) -> set[str]:
         """
         Record that *entries* are completed by the transaction of *session*.
 
@@ -77,7 +77,9 @@ class Dedup:
         """
         return await self._record(session, entries, status=COMPLETED)
 
-    async def took(self, connection: AsyncConnection, durations: Mapping[str, timedelta]) -> None:
+    async def record_durations(
+        self, connection: AsyncConnection, durations: Mapping[str, timedelta]
+    ) -> None:
         """
         Add how long the handler worked to completed messages, by idempotency key.
 
@@ -86,7 +88,7 @@ class Dedup:
         of = statements(connection.dialect.name)
         given = [(key, duration.total_seconds()) for key, duration in durations.items()]
         await connection.execute(
-            of.took, {"of_consumer": self._consumer, **of.durations.parameters(given)}
+            of.record_durations, {"of_consumer": self._consumer, **of.durations.parameters(given)}
         )
 
     async def failed(self, session: AsyncSession, envelope: Envelope, *, attempt: int) -> bool:
@@ -148,11 +150,11 @@ class Dedup:
             seconds_by_type={name: mean for name, _, mean in by_type if mean is not None},
         )
 
-    async def first_times_by(self, driver: Any, entries: Entries) -> set[str]:
+    async def record_completed_by_driver(self, driver: Any, entries: Entries) -> set[str]:
         """The same by a connection of asyncpg, in whatever transaction that is."""
         if not entries:
             return set()
-        statement = record_by_asyncpg()
+        statement = record_statement_of_driver()
         parameters = {
             "of_consumer": self._consumer,
             "as_status": COMPLETED,

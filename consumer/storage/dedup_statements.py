@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from consumer.storage.tables import processed_messages
-from consumer.storage.values_table import Given
+from consumer.storage.values_table import ValuesTable
 from outbox.tables import database_now, now_plus
 
 COMPLETED = "completed"
@@ -29,20 +29,20 @@ class Statements:
     Args:
         record: Inserts *messages* with a status, or updates those that are not completed;
             returns the keys of both.
-        took: Adds *durations* in seconds to rows that are there.
+        record_durations: Adds *durations* in seconds to rows that are there.
 
     """
 
-    messages: Given
+    messages: ValuesTable
     record: sa.Executable
-    durations: Given
-    took: sa.Executable
+    durations: ValuesTable
+    record_durations: sa.Executable
 
 
 @cache
 def statements(dialect: str) -> Statements:
     """The statements for databases of this *dialect*."""
-    messages = Given(
+    messages = ValuesTable(
         dialect,
         {
             "idempotency_key": sa.Text(),
@@ -52,8 +52,10 @@ def statements(dialect: str) -> Statements:
             "attempts": sa.Integer(),
         },
     )
-    durations = Given(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
-    return Statements(messages, _record(dialect, messages), durations, _took(dialect, durations))
+    durations = ValuesTable(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
+    return Statements(
+        messages, _record(dialect, messages), durations, _record_durations(dialect, durations)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,14 @@ class DriverStatement:
 
 
 @cache
-def record_by_asyncpg() -> DriverStatement:
+def record_statement_of_driver() -> DriverStatement:
     """`Statements.record` for Postgres."""
     record: Any = statements("postgresql").record
     compiled = record.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
     return DriverStatement(str(compiled), tuple(compiled.positiontup), compiled.params)
 
 
-def _record(dialect: str, messages: Given) -> sa.Executable:
+def _record(dialect: str, messages: ValuesTable) -> sa.Executable:
     # ON CONFLICT is not in the common part of SQLAlchemy, though both databases read it alike.
     insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
     table = processed_messages
@@ -112,7 +114,7 @@ def _record(dialect: str, messages: Given) -> sa.Executable:
     )
 
 
-def _took(dialect: str, durations: Given) -> sa.Executable:
+def _record_durations(dialect: str, durations: ValuesTable) -> sa.Executable:
     table, given = processed_messages, durations.table.c
     mine = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
     rows = sa.select(table.c.idempotency_key, given.seconds).where(

@@ -16,7 +16,7 @@ from itertools import islice
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage.dedup import Dedup
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.service import pause
 from outbox.runtime.shield import commit
@@ -49,7 +49,7 @@ class Durations:
         noted, self._noted = self._noted, {}
         if not noted:
             return
-        with suppress(DatabaseUnavailable), translated():
+        with suppress(DatabaseUnavailable), driver_errors_translated():
             async with self._engine.connect() as connection:
-                await self._dedup.took(connection, noted)
+                await self._dedup.record_durations(connection, noted)
                 await commit(connection)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.handler import Expired, Lease
+from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.dedup_statements import COMPLETED, FAILED, PROCESSING
 from consumer.storage.tables import processed_messages
 from outbox.tables import database_now, now_plus
@@ -80,7 +80,7 @@ class Leases:
         if row.status == COMPLETED:
             return Completed()
         left: timedelta = row.lease_until - row.now
-        if left <= timedelta(0) and lease.expired is Expired.STOP:
+        if left <= timedelta(0) and lease.on_expired is OnLeaseExpired.DEAD_LETTER:
             return Over()
         # One that has ended since the attempt to claim it is for the next claim to take over.
         return Busy(max(left, timedelta(0)))
@@ -147,7 +147,7 @@ class Leases:
         }
         # One that is the owner's already, who has not heard of the commit.
         free = (table.c.status == FAILED) | (table.c.owner == owner)
-        if lease.expired is Expired.REPEAT:
+        if lease.on_expired is OnLeaseExpired.RETRY:
             free |= (table.c.status == PROCESSING) & (table.c.lease_until < database_now())
         return (
             insert(table)

@@ -44,9 +44,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from consumer.storage import stored_message as letters
+from consumer.storage import stored_message
 from consumer.storage.tables import parked_messages
-from outbox.tables import database_now, letter_columns, now_plus
+from outbox.tables import database_now, message_columns, now_plus
 from outbox.wire.codec import WireMessage
 
 _ROW = parked_messages.alias("row_of_lane")
@@ -133,12 +133,12 @@ def _columns(of: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     return [of.c[name] for name in ("id", "lane", "attempts", *_LETTER)]
 
 
-_LETTER = [column.name for column in letter_columns()]
+_LETTER = [column.name for column in message_columns()]
 _DUE, _DUE_AGAIN = _due(again=False), _due(again=True)
 _IS_PARKED = sa.select(_first("lane", _ROW.c.lane >= sa.bindparam("lane")) == sa.bindparam("lane"))
 
 
-class Parking:
+class ParkedMessages:
     """The rows of one *consumer* in `parked_messages`, in the transactions of its handlers."""
 
     def __init__(self, consumer: str) -> None:
@@ -166,7 +166,7 @@ class Parking:
                 lane=lane,
                 attempts=attempts,
                 due_at=now_plus(sa.literal(wait.total_seconds())),
-                **letters.to_columns(message),
+                **stored_message.to_columns(message),
             )
         )
 
@@ -235,7 +235,7 @@ class Parking:
             {"consumer": self._consumer, **parameters},
         )
         return [
-            Parked(row["id"], row["lane"], row["attempts"], letters.from_columns(row))
+            Parked(row["id"], row["lane"], row["attempts"], stored_message.from_columns(row))
             for row in rows.mappings()
         ]
 

@@ -1,7 +1,7 @@
 """
 A message that is kept in a table: to a row's columns, and back to what can be published again.
 
-The columns are `outbox.tables.letter_columns`. Whatever a message looks like, it can be kept.
+The columns are `outbox.tables.message_columns`. Whatever a message looks like, it can be kept.
 """
 
 import re

@@ -4,7 +4,7 @@ The tables of consumers, in the database of their effects.
 
 import sqlalchemy as sa
 
-from outbox.tables import Identity, UtcDateTime, database_now, letter_columns, metadata
+from outbox.tables import Identity, UtcDateTime, database_now, message_columns, metadata
 
 processed_messages = sa.Table(
     "processed_messages",
@@ -41,7 +41,7 @@ parked_messages = sa.Table(
     sa.Column("lane", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False, server_default=database_now()),
-    *letter_columns(),
+    *message_columns(),
     sa.Column("parked_at", UtcDateTime, nullable=False, server_default=database_now()),
     sqlite_autoincrement=True,
 )

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 
-class Given:
+class ValuesTable:
     """A table of values with these *columns*, for databases of this *dialect*."""
 
     def __init__(self, dialect: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> None:

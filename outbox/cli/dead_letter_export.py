@@ -17,7 +17,7 @@ from outbox.dead_letters import redaction as exhibit
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.queries import pages
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.source import Side
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 
 OUTPUT = "-"
@@ -28,7 +28,7 @@ class ExportFailed(Exception):  # noqa: N818 - it names what happened
 
 
 async def export(
-    side: Side,
+    source: DeadLetterSource,
     selection: Selection,
     file: str,
     *,
@@ -44,7 +44,7 @@ async def export(
     cannot be made, and ExportFailed.
     """
     written = 0
-    async with side.opened(selection) as opened:
+    async with source.opened(selection) as opened:
         with _new(file) as output, display.bar(console) as bar:
             task = bar.add_task("exported", total=opened.count)
             async for page in pages(opened, audit=audit):

@@ -13,12 +13,12 @@ from outbox.cli import dead_letter_view as display
 from outbox.dead_letters import repair
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run, Summary
-from outbox.dead_letters.source import Opened, Side, reading
+from outbox.dead_letters.source import DeadLetterSource, OpenedSource, reading
 from outbox.dead_letters.store import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ReplayRequest:
     """
     What is to be done, on whose account.
 
@@ -33,31 +33,35 @@ class Order:
     body: bytes | None = None
 
 
-async def replay(side: Side, order: Order, console: Console, stop: asyncio.Event) -> Summary:
+async def replay(
+    source: DeadLetterSource, order: ReplayRequest, console: Console, stop: asyncio.Event
+) -> Summary:
     """Send letters where they came from; says what has come of it even if it fails midway."""
-    async with side.opened(order.audit.selection) as opened:
+    async with source.opened(order.audit.selection) as opened:
         await check_body(opened, order.body)
         async with (
-            side.destination() as destination,
+            source.destination() as destination,
             _run(opened, order, console, stop, verb="replayed") as run,
         ):
             await run.replay(
-                destination, duplicates=side.duplicates, rerun=order.rerun, body=order.body
+                destination, duplicates=source.duplicates, rerun=order.rerun, body=order.body
             )
             return run.summary
 
 
-async def drop(side: Side, order: Order, console: Console, stop: asyncio.Event) -> Summary:
+async def drop(
+    source: DeadLetterSource, order: ReplayRequest, console: Console, stop: asyncio.Event
+) -> Summary:
     """Delete letters; says how many even if it fails midway."""
     async with (
-        side.opened(order.audit.selection) as opened,
+        source.opened(order.audit.selection) as opened,
         _run(opened, order, console, stop, verb="dropped") as run,
     ):
         await run.drop()
         return run.summary
 
 
-async def check_body(opened: Opened, body: bytes | None) -> None:
+async def check_body(opened: OpenedSource, body: bytes | None) -> None:
     """Raises ConfigurationError if *body* does not fit the letters that it shall be of."""
     if body is None:
         return
@@ -70,7 +74,7 @@ async def check_body(opened: Opened, body: bytes | None) -> None:
 
 @asynccontextmanager
 async def _run(
-    opened: Opened, order: Order, console: Console, stop: asyncio.Event, *, verb: str
+    opened: OpenedSource, order: ReplayRequest, console: Console, stop: asyncio.Event, *, verb: str
 ) -> AsyncIterator[Run]:
     summary = Summary()
     try:

@@ -73,7 +73,7 @@ def _filters(
     return selection({"ids": ids, "older_than": older_than, "newer_than": newer_than, **named})
 
 
-def offered(command: Callable[..., None], *, without: Collection[str]) -> Callable[..., None]:
+def with_filters(command: Callable[..., None], *, without: Collection[str]) -> Callable[..., None]:
     """
     *command* as Typer shall see it: the filters in place of its parameter `selected`, and none of
     the parameters *without* which it is called.

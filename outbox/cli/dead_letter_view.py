@@ -13,7 +13,7 @@ from rich.text import Text
 
 from outbox.dead_letters.redaction import printable
 from outbox.dead_letters.replay import Summary
-from outbox.dead_letters.store import Pile, Tally
+from outbox.dead_letters.store import ReasonCount, TypeCount
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 _WIDE = 200
@@ -53,7 +53,7 @@ def letter(console: Console, shown: Mapping[str, Any]) -> None:
     _print(console, table)
 
 
-def tallies(console: Console, found: Sequence[Tally]) -> None:
+def tallies(console: Console, found: Sequence[TypeCount]) -> None:
     """A line for each type and reason."""
     table = Table("type", "reason", "letters")
     for tally in found:
@@ -61,7 +61,7 @@ def tallies(console: Console, found: Sequence[Tally]) -> None:
     _print(console, table)
 
 
-def piles(console: Console, found: Sequence[Pile]) -> None:
+def reason_counts(console: Console, found: Sequence[ReasonCount]) -> None:
     """A line for each reason."""
     table = Table("reason", "letters", "oldest", title="dead letters", title_justify="left")
     for pile in found:

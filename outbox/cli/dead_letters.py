@@ -14,7 +14,7 @@ from outbox.cli import dead_letter_operations as leaving
 from outbox.cli import dead_letter_view as display
 from outbox.cli.console import console
 from outbox.cli.dead_letter_export import ExportFailed, export
-from outbox.cli.dead_letter_operations import Order
+from outbox.cli.dead_letter_operations import ReplayRequest
 from outbox.cli.dead_letter_options import (
     Because,
     Bodies,
@@ -28,15 +28,15 @@ from outbox.cli.dead_letter_options import (
     Positions,
     ShowBody,
     Target,
-    offered,
+    with_filters,
 )
-from outbox.cli.interruptible import carried_out, looked_up
+from outbox.cli.interruptible import run_interruptible, run_query
 from outbox.dead_letters import queries as reading
 from outbox.dead_letters import redaction as exhibit
 from outbox.dead_letters import repair
 from outbox.dead_letters.audit import Audit, user_and_host
 from outbox.dead_letters.selection import Selection, deliberate, selection, words
-from outbox.dead_letters.source import Side
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.runtime.service import ExitCode
 
 EXIT_CODES = (
@@ -47,13 +47,13 @@ EXIT_CODES = (
 _FOR_BODIES = "is needed to see bodies: say why, it is kept"
 _FOR_CHANGES = "is needed: say why, it is kept"
 
-OpenSide = Callable[[str], Side]
-"""The side that a target names; ends the process with status 2 if there is none."""
+OpenSource = Callable[[str], DeadLetterSource]
+"""The source that a target names; ends the process with status 2 if there is none."""
 
 
-def app(open_side: OpenSide, *, of_consumers: bool) -> typer.Typer:
+def app(open_source: OpenSource, *, of_consumers: bool) -> typer.Typer:
     """The sub-command `dead`; commands take a target only if it is *of_consumers*."""
-    commands = DeadCommands(open_side)
+    commands = DeadCommands(open_source)
     without = set() if of_consumers else {"target", "completed"}
     made = typer.Typer(
         name="dead",
@@ -62,15 +62,15 @@ def app(open_side: OpenSide, *, of_consumers: bool) -> typer.Typer:
         no_args_is_help=True,
     )
     for name, command in commands.by_name().items():
-        made.command(name)(offered(command, without=without))
+        made.command(name)(with_filters(command, without=without))
     return made
 
 
 class DeadCommands:
-    """The commands on the letters of the side that *open_side* finds."""
+    """The commands on the letters of the source that *open_source* finds."""
 
-    def __init__(self, open_side: OpenSide) -> None:
-        self._open = open_side
+    def __init__(self, open_source: OpenSource) -> None:
+        self._open = open_source
 
     def by_name(self) -> dict[str, Callable[..., None]]:
         """Each command with the name that it is called by."""
@@ -84,8 +84,8 @@ class DeadCommands:
 
     def list_letters(self, *, target: Target = "", selected: Selection) -> None:
         """List letters, the oldest first, without bodies and keys."""
-        side = self._open(target)
-        rows, now, count = looked_up(lambda: reading.listed(side, selected))
+        source = self._open(target)
+        rows, now, count = run_query(lambda: reading.listed(source, selected))
         display.letters(console, rows, now=now)
         more = "" if len(rows) == count else "; --limit shows more"
         console.print(f"{len(rows):,} of {count:,}{more}")
@@ -100,10 +100,10 @@ class DeadCommands:
         by: By = None,
     ) -> None:
         """Show what is known of a letter; its body and keys only with --body and --because."""
-        side = self._open(target)
+        source = self._open(target)
         chosen = selection({"ids": [id_]})
-        audit = _audit(side, chosen, because, by, needed=_FOR_BODIES) if body else None
-        letter = looked_up(lambda: reading.one(side, chosen, audit))
+        audit = _audit(source, chosen, because, by, needed=_FOR_BODIES) if body else None
+        letter = run_query(lambda: reading.one(source, chosen, audit))
         display.letter(console, exhibit.metadata(letter))
         if body:
             display.letter(console, exhibit.keys(letter))
@@ -120,12 +120,12 @@ class DeadCommands:
         selected: Selection,
     ) -> None:
         """Write letters into a new file, a JSON object a line; with bodies only if asked."""
-        side = self._open(target)
-        audit = _audit(side, selected, because, by, needed=_FOR_BODIES) if bodies else None
+        source = self._open(target)
+        audit = _audit(source, selected, because, by, needed=_FOR_BODIES) if bodies else None
         beside = Console(stderr=True)
-        work = partial(export, side, selected, file, audit=audit, console=beside)
+        work = partial(export, source, selected, file, audit=audit, console=beside)
         try:
-            is_whole = carried_out(lambda stop: work(stop=stop))
+            is_whole = run_interruptible(lambda stop: work(stop=stop))
         except ExportFailed as error:
             print(f"error: FILE: cannot be written ({error})", file=sys.stderr)  # noqa: T201
             # A pipe that nobody reads would raise once more at the end of the process.
@@ -148,14 +148,14 @@ class DeadCommands:
     ) -> None:
         """Send letters where they came from, and delete those that have arrived."""
         del positions  # they are in the selection
-        side = self._open(target)
+        source = self._open(target)
         deliberate(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
-            return self._count(side, selected, rerun=completed)
-        audit = _audit(side, selected, because, by, needed=_FOR_CHANGES)
-        order = Order(audit=audit, rerun=completed, body=new_body)
-        summary = carried_out(lambda stop: leaving.replay(side, order, console, stop))
+            return self._count(source, selected, rerun=completed)
+        audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+        order = ReplayRequest(audit=audit, rerun=completed, body=new_body)
+        summary = run_interruptible(lambda stop: leaving.replay(source, order, console, stop))
         return _end(is_clean=summary.is_clean)
 
     def drop(
@@ -171,16 +171,20 @@ class DeadCommands:
     ) -> None:
         """Delete letters for ever."""
         del positions
-        side = self._open(target)
+        source = self._open(target)
         deliberate(selected, everything=everything)
         if dry_run:
-            return self._count(side, selected)
-        audit = _audit(side, selected, because, by, needed=_FOR_CHANGES)
-        summary = carried_out(lambda stop: leaving.drop(side, Order(audit=audit), console, stop))
+            return self._count(source, selected)
+        audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+        summary = run_interruptible(
+            lambda stop: leaving.drop(source, ReplayRequest(audit=audit), console, stop)
+        )
         return _end(is_clean=summary.is_clean)
 
-    def _count(self, side: Side, selected: Selection, *, rerun: bool | None = None) -> None:
-        tallies, duplicates = looked_up(lambda: reading.counted(side, selected))
+    def _count(
+        self, source: DeadLetterSource, selected: Selection, *, rerun: bool | None = None
+    ) -> None:
+        tallies, duplicates = run_query(lambda: reading.counted(source, selected))
         display.tallies(console, tallies)
         console.print(f"{sum(tally.letters for tally in tallies):,} selected, nothing changed")
         if rerun is not None:
@@ -188,12 +192,17 @@ class DeadCommands:
 
 
 def _audit(
-    side: Side, selected: Selection, because: str | None, by: str | None, *, needed: str
+    source: DeadLetterSource,
+    selected: Selection,
+    because: str | None,
+    by: str | None,
+    *,
+    needed: str,
 ) -> Audit:
     return Audit(
         actor=words("--by", user_and_host() if by is None else by, needed="is empty"),
         because=words("--because", because, needed=needed),
-        source=side.source,
+        source=source.name,
         selection=selected,
     )
 

@@ -20,22 +20,24 @@ Result = TypeVar("Result")
 _NO_PRIVILEGE = "42501"
 
 
-def carried_out(work: Callable[[asyncio.Event], Awaitable[Result]]) -> Result:
+def run_interruptible(work: Callable[[asyncio.Event], Awaitable[Result]]) -> Result:
     """
     The result of *work*; ends the process with the fitting status if it cannot be done.
 
     SIGINT and SIGTERM set the event, after which *work* takes nothing new. A second one cancels
     it: what is not committed is rolled back.
     """
-    return _carried_out(work, patience=1)
+    return _run_interruptible(work, patience=1)
 
 
-def looked_up(work: Callable[[], Awaitable[Result]]) -> Result:
+def run_query(work: Callable[[], Awaitable[Result]]) -> Result:
     """Likewise, for *work* that changes nothing and is ended by the first signal."""
-    return _carried_out(lambda _stop: work(), patience=0)
+    return _run_interruptible(lambda _stop: work(), patience=0)
 
 
-def _carried_out(work: Callable[[asyncio.Event], Awaitable[Result]], *, patience: int) -> Result:
+def _run_interruptible(
+    work: Callable[[asyncio.Event], Awaitable[Result]], *, patience: int
+) -> Result:
 
     async def awaited() -> Result:
         stop = asyncio.Event()

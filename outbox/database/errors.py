@@ -27,7 +27,7 @@ _REFUSAL_STATES = ("28", "42501")
 
 
 @contextmanager
-def translated(*, refusals: bool = True) -> Iterator[None]:
+def driver_errors_translated(*, refusals: bool = True) -> Iterator[None]:
     """
     Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
     that nobody told us of into ConfigurationError.
@@ -50,20 +50,20 @@ def translated(*, refusals: bool = True) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def answering(within: timedelta) -> AsyncIterator[None]:
+async def with_deadline(within: timedelta) -> AsyncIterator[None]:
     """
-    `translated`, and a database that does not answer *within* a time counts as away.
+    `driver_errors_translated`, and a database that does not answer *within* a time counts as away.
 
     Not for COMMIT: whoever stops waiting for it does not undo it.
     """
-    with translated():
+    with driver_errors_translated():
         async with asyncio.timeout(within.total_seconds()):
             yield
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed when it is done again later, whoever held it up."""
-    return is_away(error) or is_contention(error)
+    return is_unavailable(error) or is_contention(error)
 
 
 def is_contention(error: BaseException) -> bool:
@@ -77,7 +77,7 @@ def _is_refusal(error: BaseException) -> bool:
     return state is not None and state.startswith(_REFUSAL_STATES)
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether *error* comes from a database that cannot be reached, or has no room."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import is_transient, sqlstate, translated
+from outbox.database.errors import driver_errors_translated, is_transient, sqlstate
 from outbox.database.sqlite_errors import primary_code
 from outbox.errors import ConfigurationError, SchemaMismatch
 
@@ -74,7 +74,7 @@ async def verify(engine: AsyncEngine) -> None:
 
 
 async def _revision(engine: AsyncEngine) -> str | None:
-    with translated(), _refusals():
+    with driver_errors_translated(), _refusals():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             if not await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE)):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import SchemaMismatch
 
 Rights: TypeAlias = Mapping[sa.Table, Sequence[str]]
@@ -28,7 +28,7 @@ async def verify(engine: AsyncEngine, needed: Rights) -> None:
     if engine.dialect.name != "postgresql":
         return
     problems = []
-    with translated():
+    with driver_errors_translated():
         async with engine.connect() as connection:
             for table, rights in needed.items():
                 missing = [

@@ -10,12 +10,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.source import Opened, Side, reading
-from outbox.dead_letters.store import Span, Tally
+from outbox.dead_letters.source import DeadLetterSource, OpenedSource, reading
+from outbox.dead_letters.store import Span, TypeCount
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 
@@ -23,40 +23,42 @@ LISTED = 100
 """How many letters are listed if nobody says how many."""
 
 
-async def listed(side: Side, selection: Selection) -> tuple[Sequence[Any], datetime, int]:
+async def listed(
+    source: DeadLetterSource, selection: Selection
+) -> tuple[Sequence[Any], datetime, int]:
     """Letters without bodies, the database's time, and how many there are in all."""
-    async with side.opened(selection) as opened:
+    async with source.opened(selection) as opened:
         few = replace(opened, selection=replace(selection, limit=selection.limit or LISTED))
         rows = [row async for page in pages(few) for row in page]
         return rows, opened.snapshot.now, opened.count
 
 
-async def one(side: Side, selection: Selection, audit: Audit | None) -> Any:
+async def one(source: DeadLetterSource, selection: Selection, audit: Audit | None) -> Any:
     """
     The letter that *selection* names; with its body if *audit* says who wants it.
 
     Raises ConfigurationError if it is not there.
     """
-    async with side.opened(selection) as opened:
+    async with source.opened(selection) as opened:
         async for page in pages(opened, audit=audit, action=Action.SHOW_BODY):
             return page[0]
     raise ConfigurationError("--id: the letter has just left")
 
 
-async def counted(side: Side, selection: Selection) -> tuple[list[Tally], int]:
+async def counted(source: DeadLetterSource, selection: Selection) -> tuple[list[TypeCount], int]:
     """How many are meant, by type and reason, and how many of them would have no effect."""
     duplicates = 0
-    async with side.opened(selection) as opened:
-        if side.duplicates is not None:
+    async with source.opened(selection) as opened:
+        if source.duplicates is not None:
             async for page in pages(opened):
                 async with reading(opened.engine) as connection:
-                    among = await side.duplicates.among(connection, page, hold=False)
+                    among = await source.duplicates.among(connection, page, hold=False)
                 duplicates += len(among)
         return opened.tallies, duplicates
 
 
 async def pages(
-    opened: Opened, *, audit: Audit | None = None, action: Action = Action.EXPORT_BODIES
+    opened: OpenedSource, *, audit: Audit | None = None, action: Action = Action.EXPORT_BODIES
 ) -> AsyncIterator[Sequence[Any]]:
     """
     The letters that are meant, some at a time.
@@ -75,13 +77,15 @@ async def pages(
         left -= len(page)
 
 
-async def _page(opened: Opened, span: Span, audit: Audit | None, action: Action) -> Sequence[Any]:
+async def _page(
+    opened: OpenedSource, span: Span, audit: Audit | None, action: Action
+) -> Sequence[Any]:
     where = opened.selection.where(opened.letters.source, opened.snapshot)
     look = partial(opened.letters.look, where=where, span=span)
     if audit is None:
         async with reading(opened.engine) as connection:
             return await look(connection, bodies=False)
-    with translated(refusals=False):
+    with driver_errors_translated(refusals=False):
         async with opened.engine.connect() as connection:
             page = await look(connection, bodies=True)
             if page:

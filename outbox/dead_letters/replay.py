@@ -22,11 +22,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.selection import Snapshot
 from outbox.dead_letters.store import DeadLetters, Span
-from outbox.runtime.shield import commit, uninterrupted
+from outbox.runtime.shield import commit, shielded
 
 BATCH = 100
 AWAY = "unknown"
@@ -88,7 +88,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Treated:
+class BatchResult:
     """
     What has become of a batch.
 
@@ -102,7 +102,7 @@ class Treated:
     duplicates: int = 0
 
 
-Treat: TypeAlias = Callable[[Batch], Awaitable[Treated]]
+Treat: TypeAlias = Callable[[Batch], Awaitable[BatchResult]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +140,12 @@ class Run:
         Raises BrokerUnavailable if nothing was sent, and DatabaseUnavailable at any time.
         """
         await destination.ready()
-        with translated(refusals=False):
+        with driver_errors_translated(refusals=False):
             async with self.engine.connect() as connection:
                 await self.audit.record(connection, Action.REPLAY_STARTED, 0)
                 await commit(connection)
 
-        async def treat(batch: Batch) -> Treated:
+        async def treat(batch: Batch) -> BatchResult:
             if body is not None:
                 batch = await self._repair(batch, body)
             return await self._send(batch, destination, duplicates, rerun=rerun)
@@ -159,8 +159,8 @@ class Run:
         Raises DatabaseUnavailable.
         """
 
-        async def treat(batch: Batch) -> Treated:
-            return Treated([None] * len(batch.letters))
+        async def treat(batch: Batch) -> BatchResult:
+            return BatchResult([None] * len(batch.letters))
 
         await self._sweep(treat, Action.DROP)
 
@@ -173,7 +173,7 @@ class Run:
                 self.summary.interrupted = True
                 return
             size = BATCH if allowed is None else min(BATCH, allowed)
-            with translated(refusals=False):
+            with driver_errors_translated(refusals=False):
                 async with self.engine.connect() as connection:
                     letters = await self.letters.take(
                         connection,
@@ -195,7 +195,7 @@ class Run:
         self,
         connection: AsyncConnection,
         letters: Sequence[Letter],
-        treated: Treated,
+        treated: BatchResult,
         action: Action,
     ) -> None:
         gone = _arrived(letters, treated.problems)
@@ -210,7 +210,7 @@ class Run:
             self.summary.left.update(code for code in treated.problems if code is not None)
 
         # Together, so that a cancelled run says what it has done, too.
-        await uninterrupted(committed())
+        await shielded(committed())
 
     async def _send(
         self,
@@ -219,7 +219,7 @@ class Run:
         duplicates: Duplicates | None,
         *,
         rerun: bool,
-    ) -> Treated:
+    ) -> BatchResult:
         connection, letters = batch.connection, batch.letters
         completed: Collection[int] = ()
         if duplicates is not None:
@@ -228,10 +228,10 @@ class Run:
         problems = await destination.send(connection, letters, run=self.audit.run)
         sent = [one for one in _arrived(letters, problems) if one["id"] in completed]
         if duplicates is None or not rerun or not sent:
-            return Treated(problems, len(sent))
+            return BatchResult(problems, len(sent))
         forgotten = await duplicates.forget(connection, sent)
         await self.audit.record(connection, Action.RERUN, forgotten)
-        return Treated(problems)
+        return BatchResult(problems)
 
     async def _repair(self, batch: Batch, body: bytes) -> Batch:
         repaired = []

@@ -10,42 +10,42 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database import migrate
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
-from outbox.dead_letters.store import DeadLetters, Tally
+from outbox.dead_letters.store import DeadLetters, TypeCount
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.settings import SharedSettings
 from outbox.validation import allow_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class DeadLetterSource:
     """
     One of the two ends of the way: the relay, or a consumer.
 
     Args:
-        source: What its letters have in the column of that name.
+        name: What its dead letters have in the column `source`.
         database: The database that they are in.
         destination: Where they go when they are replayed.
         duplicates: Knows which would have no effect; None if nobody there knows.
 
     """
 
-    source: str
+    name: str
     database: Callable[[], AbstractAsyncContextManager[AsyncEngine]]
     destination: Callable[[], AbstractAsyncContextManager[Destination]]
     duplicates: Duplicates | None = None
 
     @asynccontextmanager
-    async def opened(self, selection: Selection) -> AsyncIterator["Opened"]:
+    async def opened(self, selection: Selection) -> AsyncIterator["OpenedSource"]:
         """
         The letters that *selection* means.
 
         Raises ConfigurationError if one of its ids is unknown, SchemaMismatch, and
         DatabaseUnavailable.
         """
-        letters = DeadLetters(self.source)
+        letters = DeadLetters(self.name)
         async with self.database() as engine:
             await migrate.verify(engine)
             async with reading(engine) as connection:
@@ -53,20 +53,20 @@ class Side:
                 unknown = await letters.unknown(connection, selection.ids)
                 if unknown:
                     names = ", ".join(map(str, unknown))
-                    raise ConfigurationError(f"--id: {self.source} has no dead letter {names}")
+                    raise ConfigurationError(f"--id: {self.name} has no dead letter {names}")
                 tallies = await letters.tallies(connection, selection, snapshot)
-            yield Opened(engine, letters, selection, snapshot, tallies)
+            yield OpenedSource(engine, letters, selection, snapshot, tallies)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedSource:
     """Letters at the moment when a command began, and how many of them are meant."""
 
     engine: AsyncEngine
     letters: DeadLetters
     selection: Selection
     snapshot: Snapshot
-    tallies: list[Tally]
+    tallies: list[TypeCount]
 
     @property
     def count(self) -> int:
@@ -77,7 +77,7 @@ class Opened:
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that only reads: on SQLite it waits for no writer."""
-    with translated(refusals=False):
+    with driver_errors_translated(refusals=False):
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             yield connection

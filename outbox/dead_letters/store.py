@@ -20,7 +20,7 @@ _METADATA = [column for column in dead_letters.c if column.name != "body"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class TypeCount:
     """How many letters of a type were given up for a reason."""
 
     type: str | None
@@ -29,7 +29,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Pile:
+class ReasonCount:
     """How many *letters* there are for a reason, and how long ago the *oldest* was given up."""
 
     reason: str
@@ -73,7 +73,7 @@ class DeadLetters:
 
     async def tallies(
         self, connection: AsyncConnection, selection: Selection, snapshot: Snapshot
-    ) -> list[Tally]:
+    ) -> list[TypeCount]:
         """How many are meant, by type and reason."""
         meant = (
             sa.select(dead_letters.c.type, dead_letters.c.reason)
@@ -86,9 +86,9 @@ class DeadLetters:
         rows = await connection.execute(
             kinds.group_by(meant.c.type, meant.c.reason).order_by(meant.c.reason, meant.c.type)
         )
-        return [Tally(*row) for row in rows]
+        return [TypeCount(*row) for row in rows]
 
-    async def piles(self, connection: AsyncConnection) -> list[Pile]:
+    async def reason_counts(self, connection: AsyncConnection) -> list[ReasonCount]:
         """All letters by reason; reads nothing but the index dead_letters_source."""
         rows = await connection.execute(
             sa.select(dead_letters.c.reason, sa.func.count(), sa.func.min(dead_letters.c.last_at))
@@ -99,7 +99,7 @@ class DeadLetters:
         found = rows.all()
         now = (await connection.execute(sa.select(database_now()))).scalar_one()
         return [
-            Pile(reason, letters, max(now - oldest, timedelta(0)))
+            ReasonCount(reason, letters, max(now - oldest, timedelta(0)))
             for reason, letters, oldest in found
         ]
 

@@ -14,10 +14,10 @@ async def commit(connection: AsyncConnection) -> None:
 
     There is no timeout either. A client that stops waiting for a COMMIT does not undo it.
     """
-    await uninterrupted(connection.commit())
+    await shielded(connection.commit())
 
 
-async def uninterrupted(work: Any) -> None:
+async def shielded(work: Any) -> None:
     """Wait for the coroutine *work* to its end; a cancellation is raised only after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -19,7 +19,7 @@ from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 
 
-def differing(kind: str, name: str, argument: str) -> TopologyMismatch:
+def argument_mismatch(kind: str, name: str, argument: str) -> TopologyMismatch:
     """The error for a *kind* of thing that exists with another *argument* than the declared."""
     return TopologyMismatch(f"{kind} {name} exists with another {argument}", argument=argument)
 
@@ -78,7 +78,7 @@ class Delivery:
     message: WireMessage
     tag: int
     redelivered: bool
-    flaw: str | None = None
+    decode_error: str | None = None
 
 
 class Subscription(Protocol):
@@ -95,7 +95,7 @@ class Subscription(Protocol):
         Raises BrokerUnavailable when the connection is lost.
         """
 
-    async def widen(self, prefetch: int) -> None:
+    async def raise_prefetch(self, prefetch: int) -> None:
         """Have up to *prefetch* unsettled from now on, and never fewer than before."""
 
     async def stop(self) -> None:

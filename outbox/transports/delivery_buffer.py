@@ -10,7 +10,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Delivery
 
 
-class Inbox:
+class DeliveryBuffer:
     """
     Deliveries that nobody has taken yet.
 

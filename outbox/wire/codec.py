@@ -23,7 +23,7 @@ This module owns every header name. The wire format is version 1:
     x-outbox-attempt            on a retried copy: failed attempts so far
     x-outbox-exchange           on a retried or replayed copy: where it was first published
     x-outbox-routing-key        on a retried copy: likewise
-    x-outbox-returns            on a copy of what the broker gave up: how often it was put back
+    x-outbox-requeues            on a copy of what the broker gave up: how often it was put back
     x-outbox-not-before         on a retried copy that no retry queue keeps long enough: until when
     x-outbox-replay             on a replayed copy, and its retries: the run, see `audit_log`
 
@@ -40,7 +40,7 @@ from typing import Any
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Event, Priority
 from outbox.validation import check
-from outbox.wire import header_values as foreign
+from outbox.wire import header_values
 from outbox.wire.compression import decompress
 from outbox.wire.envelope import Envelope
 
@@ -56,7 +56,7 @@ ATTEMPT_HEADER = "x-outbox-attempt"
 EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
 NOT_BEFORE_HEADER = "x-outbox-not-before"
-RETURNS_HEADER = "x-outbox-returns"
+REQUEUES_HEADER = "x-outbox-requeues"
 REPLAY_HEADER = "x-outbox-replay"
 
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
@@ -142,10 +142,10 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         **envelope.headers,
         VERSION_HEADER: VERSION,
         IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-        OCCURRED_AT_HEADER: foreign.iso_text(envelope.occurred_at),
+        OCCURRED_AT_HEADER: header_values.iso_text(envelope.occurred_at),
     }
     if envelope.recorded_at is not None:
-        headers[RECORDED_AT_HEADER] = foreign.epoch_seconds(envelope.recorded_at)
+        headers[RECORDED_AT_HEADER] = header_values.epoch_seconds(envelope.recorded_at)
     if lane is not None:
         headers[LANE_HEADER] = lane
     return WireMessage(
@@ -177,22 +177,26 @@ def from_wire(message: WireMessage) -> Envelope:
     headers = message.headers
     if headers.get(VERSION_HEADER, VERSION) != VERSION:
         raise UnreadableMessage("schema_unsupported")
-    identity = foreign.identity(message.message_id)
+    identity = header_values.identity(message.message_id)
     try:
         envelope = Envelope(
             id=identity,
             type=message.type or "",
             body=decompress(message.body, message.content_encoding),
-            exchange=foreign.text(headers.get(EXCHANGE_HEADER), message.exchange),
-            routing_key=foreign.text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
-            idempotency_key=foreign.text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
-            lane=foreign.lane(headers.get(LANE_HEADER)),
+            exchange=header_values.text(headers.get(EXCHANGE_HEADER), message.exchange),
+            routing_key=header_values.text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
+            idempotency_key=header_values.text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
+            lane=header_values.lane(headers.get(LANE_HEADER)),
             correlation_id=message.correlation_id,
             priority=priority_of(message),
             headers=_event_headers(headers),
             content_type=message.content_type or "application/octet-stream",
-            occurred_at=foreign.occurred_at(headers.get(OCCURRED_AT_HEADER), message.timestamp),
-            recorded_at=foreign.recorded_at(headers.get(RECORDED_AT_HEADER), message.timestamp),
+            occurred_at=header_values.occurred_at(
+                headers.get(OCCURRED_AT_HEADER), message.timestamp
+            ),
+            recorded_at=header_values.recorded_at(
+                headers.get(RECORDED_AT_HEADER), message.timestamp
+            ),
         )
         # Headers of other publishers are not ours to refuse.
         check(replace(envelope, headers={}))
@@ -216,7 +220,7 @@ def wire_priority(priority: Priority) -> int:
 
 def lane_of(message: WireMessage) -> str | None:
     """The lane of *message*; None if it has no ordering key, or its header is nonsense."""
-    return foreign.lane(message.headers.get(LANE_HEADER))
+    return header_values.lane(message.headers.get(LANE_HEADER))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -19,18 +19,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.row import Row
 from relay.storage.claim_statements import (
     NONE_LEFT,
-    VISIT,
-    VISIT_AFTER,
-    Heads,
-    choose_heads,
+    SKIP_SCAN,
+    SKIP_SCAN_AFTER,
+    KeyHeads,
+    key_heads,
     ready_prefixes,
 )
-from relay.storage.low_water_mark import FROM_THE_BEGINNING, LowWater
+from relay.storage.low_water_mark import FROM_THE_BEGINNING, LowWaterMark
 from relay.waves import rows_of_a_key
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ClaimedRows:
     """
     What a claim has found.
 
@@ -43,7 +43,7 @@ class Selection:
 
     rows: list[Row]
     more: bool = False
-    let_go: bool = False
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Hints:
 NO_HINTS = Hints(FROM_THE_BEGINNING, FROM_THE_BEGINNING)
 
 
-class Selector:
+class Claimer:
     """
     Selects rows for the claims of one store.
 
@@ -81,8 +81,8 @@ class Selector:
         self._rows_of_keys = of_keys
         self._parameters = parameters
         self._clock = clock
-        self._low_water = LowWater(clock)
-        self._keyed_low_water = LowWater(clock)
+        self._low_water = LowWaterMark(clock)
+        self._keyed_low_water = LowWaterMark(clock)
         self._visited_until: str | None = None
         self._keyed_of_last = 0
         self._last_keyed: int | None = None
@@ -92,7 +92,7 @@ class Selector:
         self._low_water.released()
         self._keyed_low_water.released()
 
-    async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> Selection:
+    async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> ClaimedRows:
         """The rows of a claim."""
         hints = Hints(self._low_water.begin(), self._keyed_low_water.begin())
         found = await self._look(connection, hints, limit=limit, size=size)
@@ -105,7 +105,7 @@ class Selector:
 
     async def _look(
         self, connection: AsyncConnection, hints: Hints, *, limit: int, size: int
-    ) -> Selection:
+    ) -> ClaimedRows:
         # Neither kind starves the other: as many rows as there were with keys may come again.
         reserved = min(limit // 2, 2 * self._keyed_of_last)
         unkeyed, there_are_keys = await self._unkeyed(
@@ -126,15 +126,15 @@ class Selector:
             beside=len(unkeyed.rows),
         )
         self._keyed_of_last = max(len(keyed.rows), 1)
-        return Selection(
+        return ClaimedRows(
             sorted(unkeyed.rows + keyed.rows, key=lambda row: row.id),
             more=unkeyed.more or keyed.more,
-            let_go=unkeyed.let_go or keyed.let_go,
+            released=unkeyed.released or keyed.released,
         )
 
     async def _unkeyed(
         self, connection: AsyncConnection, hints: Hints, *, limit: int, size: int
-    ) -> tuple[Selection, bool]:
+    ) -> tuple[ClaimedRows, bool]:
         """Rows without a key, and whether there are any with one."""
         began = self._clock()
         values = await self._read(
@@ -159,24 +159,24 @@ class Selector:
             self._low_water.exhausted(hints.unkeyed, last=last, began=began)
         if not there_are_keys:
             self._keyed_low_water.exhausted(hints.keyed, last=self._last_keyed, began=began)
-        return Selection(rows, more=more, let_go=do_not_fit), there_are_keys
+        return ClaimedRows(rows, more=more, released=do_not_fit), there_are_keys
 
     async def _keyed(
         self, connection: AsyncConnection, above: int, *, limit: int, size: int, beside: int
-    ) -> Selection:
+    ) -> ClaimedRows:
         """Rows with a key, for a batch with so many others *beside* them."""
         if not limit:
-            return Selection([], more=True)
+            return ClaimedRows([], more=True)
         began = self._clock()
         after = self._visited_until
-        heads = await self._visit(connection, above, limit, after)
+        heads = await self._skip_scan(connection, above, limit, after)
         if after is not None and heads == NONE_LEFT:
             after = None
-            heads = await self._visit(connection, above, limit, after)
+            heads = await self._skip_scan(connection, above, limit, after)
         self._visited_until = heads.last
         # Until a visit has gone from the first key to the last, there may be others.
         complete = heads.last is None and after is None
-        found = Selection([])
+        found = ClaimedRows([])
         if heads.ids:
             found = await self._of_keys(connection, heads, limit=limit, size=size, beside=beside)
         if complete and found.more:
@@ -186,8 +186,8 @@ class Selector:
         return replace(found, more=found.more or not complete)
 
     async def _of_keys(
-        self, connection: AsyncConnection, heads: Heads, *, limit: int, size: int, beside: int
-    ) -> Selection:
+        self, connection: AsyncConnection, heads: KeyHeads, *, limit: int, size: int, beside: int
+    ) -> ClaimedRows:
         """The rows of the keys of *heads*, those that other claims hold left out."""
         each = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
         values = await self._read(
@@ -200,16 +200,18 @@ class Selector:
         ready = ready_prefixes(rows)
         longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
         do_not_fit = len(rows) < len(heads.ids) or values[0]["found"] > len(rows)
-        return Selection(ready, more=do_not_fit or longest == each, let_go=len(ready) < len(rows))
+        return ClaimedRows(
+            ready, more=do_not_fit or longest == each, released=len(ready) < len(rows)
+        )
 
-    async def _visit(
+    async def _skip_scan(
         self, connection: AsyncConnection, above: int, limit: int, after: str | None
-    ) -> Heads:
+    ) -> KeyHeads:
         visited = await connection.execute(
-            VISIT if after is None else VISIT_AFTER,
+            SKIP_SCAN if after is None else SKIP_SCAN_AFTER,
             {"keyed_above": above, "visits": limit, "after": after},
         )
-        return choose_heads(visited, visits=limit)
+        return key_heads(visited, visits=limit)
 
     async def _read(
         self, connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]

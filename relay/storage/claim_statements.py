@@ -98,7 +98,7 @@ def with_news_of_keys(rows: sa.Select[Any]) -> sa.Select[Any]:
     )
 
 
-def _visit(*, after: bool) -> sa.Select[Any]:
+def _skip_scan(*, after: bool) -> sa.Select[Any]:
     """
     At most `visits` keys with ready rows above the hint, in the index's order, and the first row
     of each.
@@ -143,12 +143,12 @@ def _visit(*, after: bool) -> sa.Select[Any]:
     )
 
 
-VISIT = _visit(after=False)
-VISIT_AFTER = _visit(after=True)
+SKIP_SCAN = _skip_scan(after=False)
+SKIP_SCAN_AFTER = _skip_scan(after=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class KeyHeads:
     """
     First rows of keys that are ready.
 
@@ -162,17 +162,17 @@ class Heads:
     last: str | None
 
 
-NONE_LEFT = Heads({}, None)
+NONE_LEFT = KeyHeads({}, None)
 
 
-def choose_heads(visited: Iterable[Sequence[Any]], *, visits: int) -> Heads:
+def key_heads(visited: Iterable[Sequence[Any]], *, visits: int) -> KeyHeads:
     """
     The heads among the keys that were *visited*, as (key, id of its first row, ready); pure.
 
     *visits* is how many the visit was allowed: fewer mean that there were no more.
     """
     keys = list(visited)
-    return Heads(
+    return KeyHeads(
         {key: row_id for key, row_id, ready in keys if ready},
         keys[-1][0] if len(keys) == visits else None,
     )

@@ -23,7 +23,7 @@ LONGEST_WITHOUT_SECONDS = 30.0
 
 
 @dataclass(slots=True)
-class LowWater:
+class LowWaterMark:
     """
     The id above which ready rows are looked for.
 

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.errors import answering, translated
+from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
@@ -118,33 +118,33 @@ class PostgresStore(SqlStore):
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
         released = True
-        async with answering(self._patience):
+        async with with_deadline(self._patience):
             connection = await self._engine.connect()
         try:
-            async with answering(self._patience):
+            async with with_deadline(self._patience):
                 await self._prepare(connection)
-                found = await self.selector.select(connection, limit=limit, size=size)
+                found = await self.claimer.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
                 nonlocal released
                 if changes_something(verdicts):
-                    async with answering(self._patience):
+                    async with with_deadline(self._patience):
                         await self.settle(connection, verdicts)
-                    with translated():
+                    with driver_errors_translated():
                         await commit(connection)
-                    released = found.let_go or lets_go(found.rows, verdicts)
+                    released = found.released or lets_go(found.rows, verdicts)
 
             yield Claim(found.rows, found.more, settle)
-            released = released and (found.let_go or bool(found.rows))
+            released = released and (found.released or bool(found.rows))
         finally:
             if released:
-                self.selector.released()
+                self.claimer.released()
             await self._let_go(connection)
 
     async def _let_go(self, connection: AsyncConnection) -> None:
         """Roll back what was not committed; a session that is gone has done so already."""
         try:
-            async with answering(self._patience):
+            async with with_deadline(self._patience):
                 await connection.close()
         except (DatabaseUnavailable, SQLAlchemyError, OSError):
             with suppress(SQLAlchemyError, OSError):

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.errors import answering
+from outbox.database.errors import with_deadline
 from outbox.database.postgres_connection import DRIVER_ERRORS
 from outbox.errors import DatabaseUnavailable
 
@@ -34,14 +34,14 @@ _UNLOCK = sa.text(f"SELECT pg_advisory_unlock({_LOCK})")
 
 class PostgresWakeup:
     """
-    Calls *ring* when rows have been committed to the outbox in the database of *engine*.
+    Calls *notify* when rows have been committed to the outbox in the database of *engine*.
 
     Never raises for a database that is away: then it is not armed.
     """
 
-    def __init__(self, engine: AsyncEngine, *, ring: Callable[[], None]) -> None:
+    def __init__(self, engine: AsyncEngine, *, notify: Callable[[], None]) -> None:
         self._engine = engine
-        self._ring = ring
+        self._notify = notify
         self._connection: AsyncConnection | None = None
         self._armed = False
 
@@ -53,7 +53,7 @@ class PostgresWakeup:
         if self._armed:
             return False
         try:
-            async with answering(PATIENCE):
+            async with with_deadline(PATIENCE):
                 connection = await self._listening()
                 self._armed = bool(await connection.scalar(_TRY_LOCK))
         except DatabaseUnavailable:
@@ -65,7 +65,7 @@ class PostgresWakeup:
             return
         self._armed = False
         try:
-            async with answering(PATIENCE):
+            async with with_deadline(PATIENCE):
                 await self._connection.execute(_UNLOCK)
         except DatabaseUnavailable:
             await self.close()
@@ -95,10 +95,10 @@ class PostgresWakeup:
 
     def _on_notification(self, *_notification: object) -> None:
         if self._armed:
-            self._ring()
+            self._notify()
 
     def _on_end(self, *_connection: object) -> None:
         # Nothing rings any more, so somebody has to look, and to arm again.
         if self._armed:
             self._armed = False
-            self._ring()
+            self._notify()

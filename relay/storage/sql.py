@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database.errors import answering
+from outbox.database.errors import with_deadline
 from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.row import Row
 from relay.storage.base import Backlog
-from relay.storage.claim import Selector
+from relay.storage.claim import Claimer
 from relay.storage.claim_statements import READY, UNKEYED_CANDIDATES, measured, with_news_of_keys
 from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
 
@@ -65,13 +65,13 @@ class SqlStore(ABC):
     def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
         self._engine = engine
         self._patience = patience
-        self.selector = Selector(
+        self.claimer = Claimer(
             unkeyed=self.unkeyed, of_keys=self.of_keys, parameters=self._parameters
         )
 
     async def promote(self) -> int:
         due = self._due()
-        async with answering(self._patience):
+        async with with_deadline(self._patience):
             async with self._engine.connect() as connection:
                 await connection.execution_options(**self.only_reading)
                 # Mostly nothing is due, and a look takes no lock.
@@ -83,12 +83,12 @@ class SqlStore(ABC):
                     .where(outbox.c.id.in_(self._due_to_promote()))
                     .values(not_before=None)
                 )
-        self.selector.released()
+        self.claimer.released()
         return result.rowcount
 
     async def backlog(self) -> Backlog:
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
-        async with answering(self._patience), self._engine.connect() as connection:
+        async with with_deadline(self._patience), self._engine.connect() as connection:
             await connection.execution_options(**self.only_reading)
             rows = await self._count(connection)
             now = await connection.scalar(sa.select(database_now()))

@@ -22,12 +22,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.database.sqlite_engine import BUSY_SECONDS
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.claim import Selection
+from relay.storage.claim import ClaimedRows
 from relay.storage.claim_statements import SIZE, measured, position_in_key
 from relay.storage.sql import SqlStore, changes_something
 from relay.verdict import Verdict
@@ -67,24 +67,24 @@ class SqliteStore(SqlStore):
         # Claims of this process take turns: nothing but that keeps their rows apart.
         async with self._turn:
             mine = self._lock.acquire()
-            found = await self._look(limit, size) if mine else Selection([])
+            found = await self._look(limit, size) if mine else ClaimedRows([])
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
                 if changes_something(verdicts):
-                    with translated():
+                    with driver_errors_translated():
                         async with self._engine.connect() as connection:
                             await self.settle(connection, verdicts)
                             await commit(connection)
 
             yield Claim(found.rows, found.more, settle)
 
-    async def _look(self, limit: int, size: int) -> Selection:
+    async def _look(self, limit: int, size: int) -> ClaimedRows:
         # There are no dead rows to walk over, so nothing is passed over either.
-        self.selector.released()
-        with translated():
+        self.claimer.released()
+        with driver_errors_translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**self.only_reading)
-                return await self.selector.select(connection, limit=limit, size=size)
+                return await self.claimer.select(connection, limit=limit, size=size)
 
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"heads": json.dumps(list(heads.values()))}

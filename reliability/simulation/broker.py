@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from outbox.errors import BrokerUnavailable, TopologyMismatch
-from outbox.transports.base import Outcome, QueueDepth, differing
+from outbox.transports.base import Outcome, QueueDepth, argument_mismatch
 from outbox.transports.topology import Binding, Topology, matches
 from outbox.wire.codec import WireMessage
 from reliability.simulation.line import Line
@@ -151,11 +151,11 @@ class Broker:
         for exchange in topology.exchanges:
             self._require("exchange", exchange.name, self._exchanges)
             if self._exchanges[exchange.name] != exchange.kind:
-                raise differing("exchange", exchange.name, "type")
+                raise argument_mismatch("exchange", exchange.name, "type")
         for queue in topology.queues:
             found = self.queue(queue.name).arguments
             if differences := found.items() ^ queue.arguments.items():
-                raise differing("queue", queue.name, min(name for name, _ in differences))
+                raise argument_mismatch("queue", queue.name, min(name for name, _ in differences))
 
     def queue(self, name: str) -> SimulatedQueue:
         """Raises TopologyMismatch if it does not exist."""

@@ -15,7 +15,7 @@ from reliability.simulation.trade import metadata, statements_for
 
 PRODUCERS = "outbox.db"
 CONSUMERS = "consumers.db"
-_SALT = b"the same in each run"
+_SECRET = b"the same in each run"
 
 
 class Ground:
@@ -36,7 +36,7 @@ class Ground:
         self.head = migrate.head()
         with closing(sqlite3.connect(self._migrated)) as connection:
             # Lanes are digests with it, and are worked off in their order.
-            connection.execute("UPDATE ordering_salt SET salt = ?", (_SALT,))
+            connection.execute("UPDATE ordering_secret SET secret = ?", (_SECRET,))
             for statement in statements_for(metadata):
                 connection.execute(statement)
             connection.commit()

@@ -17,7 +17,7 @@ from consumer.verdict import RETRIES_EXHAUSTED
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.source import Side
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import Unavailable
 from relay.settings import RelaySettings
 from relay.storage.sql import SOURCE
@@ -26,26 +26,26 @@ REPLAYED_WITHIN = timedelta(hours=1)
 """What is older may have been forgotten; an operator who replays it knows what he does."""
 
 
-def of_relay(settings: RelaySettings) -> Side:
+def of_relay(settings: RelaySettings) -> DeadLetterSource:
     """The dead letters of relays."""
-    return relay.replay.side(settings)
+    return relay.replay.dead_letter_source(settings)
 
 
-def of_consumer(declared: Consumer, settings: ConsumerSettings) -> Side:
+def of_consumer(declared: Consumer, settings: ConsumerSettings) -> DeadLetterSource:
     """The dead letters of a consumer."""
-    return consumer.replay.side(declared, settings)
+    return consumer.replay.dead_letter_source(declared, settings)
 
 
-async def replay(side: Side, run: UUID) -> None:
+async def replay(source: DeadLetterSource, run: UUID) -> None:
     """Replay what the relay has given up, or handlers have failed with, of late."""
-    reason = None if side.source == SOURCE else RETRIES_EXHAUSTED
+    reason = None if source.name == SOURCE else RETRIES_EXHAUSTED
     selection = Selection(reason=reason, newer_than=REPLAYED_WITHIN)
     audit = Audit(
-        actor="operator", because="mended", source=side.source, selection=selection, run=run
+        actor="operator", because="mended", source=source.name, selection=selection, run=run
     )
     # Whoever calls the command sees that a server is away, and calls it again.
     with suppress(Unavailable):
-        async with side.opened(selection) as opened, side.destination() as destination:
+        async with source.opened(selection) as opened, source.destination() as destination:
             await Run(
                 engine=opened.engine,
                 letters=opened.letters,
@@ -53,7 +53,7 @@ async def replay(side: Side, run: UUID) -> None:
                 audit=audit,
                 stop=asyncio.Event(),
                 told=lambda _: None,
-            ).replay(destination, duplicates=side.duplicates)
+            ).replay(destination, duplicates=source.duplicates)
 
 
 async def purge(declared: Consumer, settings: ConsumerSettings) -> None:

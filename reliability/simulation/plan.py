@@ -99,18 +99,18 @@ class Plan:
         return {name: made[name] for name in self.consumers}
 
 
-def drawn(chance: Random) -> Plan:
+def drawn(jitter: Random) -> Plan:
     """Any plan."""
     return Plan(
-        relays=chance.choice((1, 1, 2)),
-        etl=chance.choice((1, 2)),
-        ledger=chance.choice((0, 1, 2)),
-        mail=chance.choice((0, 0, 1)),
-        batch=chance.choice((2, 4, 8)),
-        handled_together=chance.choice((1, 1, 3)),
-        expires=chance.random() < 0.2,  # noqa: PLR2004
-        delivery_limit=chance.choice((3, 20)),
-        gives_up=chance.random() < 0.2,  # noqa: PLR2004
+        relays=jitter.choice((1, 1, 2)),
+        etl=jitter.choice((1, 2)),
+        ledger=jitter.choice((0, 1, 2)),
+        mail=jitter.choice((0, 0, 1)),
+        batch=jitter.choice((2, 4, 8)),
+        handled_together=jitter.choice((1, 1, 3)),
+        expires=jitter.random() < 0.2,  # noqa: PLR2004
+        delivery_limit=jitter.choice((3, 20)),
+        gives_up=jitter.random() < 0.2,  # noqa: PLR2004
     )
 
 

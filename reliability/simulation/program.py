@@ -49,10 +49,10 @@ class Outcome:
 
 def run(ground: Ground, *, seed: int, steps: int = STEPS) -> Outcome:
     """A run of so many *steps*, then a healing, until nothing waits any more."""
-    chance = Random(f"schedule {seed}")
-    plan = drawn(chance)
+    jitter = Random(f"schedule {seed}")
+    plan = drawn(jitter)
     with simulated(plan, ground, seed=seed) as simulation:
-        findings = _steps(simulation, Schedule(simulation.world, chance), steps)
+        findings = _steps(simulation, Schedule(simulation.world, jitter), steps)
         world = simulation.world
         if not findings:
             simulation.run(world.heal_and_drain())

@@ -127,10 +127,10 @@ class SimulatedQueue:
             self.receivers.remove(receiver)
             self.dispatch()
 
-    def shuffle(self, chance: Random) -> None:
+    def shuffle(self, jitter: Random) -> None:
         """Have what is ready in another order."""
         places = [held.place for held in self.ready]
-        chance.shuffle(self.ready)
+        jitter.shuffle(self.ready)
         for place, held in zip(places, self.ready, strict=True):
             held.place = place
 

@@ -35,11 +35,11 @@ SKIPS = (
 
 
 class Schedule:
-    """Steps in *world*, chosen by *chance*."""
+    """Steps in *world*, chosen by *jitter*."""
 
-    def __init__(self, world: World, chance: Random) -> None:
+    def __init__(self, world: World, jitter: Random) -> None:
         self._world = world
-        self._chance = chance
+        self._jitter = jitter
         self._steps: dict[Callable[[], Awaitable[None]], int] = {
             self.produce: 24,
             self.flow: 20,
@@ -62,28 +62,28 @@ class Schedule:
             self.replay: 6,
         }
 
-        if chance.random() < _CALM:
+        if jitter.random() < _CALM:
             calm = (self.produce, self.flow, self.rest, self.start, self.stop, self.purge)
             self._steps = {step: self._steps[step] for step in calm}
 
     async def step(self) -> None:
         """Take any step."""
-        [step] = self._chance.choices(list(self._steps), list(self._steps.values()))
+        [step] = self._jitter.choices(list(self._steps), list(self._steps.values()))
         self._world.note(step.__name__)
         await step()
 
     async def produce(self) -> None:
         """A transaction with some events."""
-        drafts = [self._draft() for _ in range(self._chance.randint(1, _MOST_EVENTS))]
-        await self._world.produce(drafts, self._chance.choice(_ENDINGS))
+        drafts = [self._draft() for _ in range(self._jitter.randint(1, _MOST_EVENTS))]
+        await self._world.produce(drafts, self._jitter.choice(_ENDINGS))
 
     async def flow(self) -> None:
         """Time for one thing or another."""
-        await asyncio.sleep(self._chance.uniform(0.01, 0.4))
+        await asyncio.sleep(self._jitter.uniform(0.01, 0.4))
 
     async def rest(self) -> None:
         """Time for retries."""
-        await asyncio.sleep(self._chance.uniform(1, 5))
+        await asyncio.sleep(self._jitter.uniform(1, 5))
 
     async def strike(self) -> None:
         """Something will happen at a point that was passed before."""
@@ -103,22 +103,22 @@ class Schedule:
 
     async def mishaps(self) -> None:
         """The next published messages fare badly, or some of them."""
-        fates = self._chance.choices(list(Mishap), k=self._chance.randint(1, 3))
+        fates = self._jitter.choices(list(Mishap), k=self._jitter.randint(1, 3))
         self._world.broker.mishaps.extend(fates)
 
     async def repeat(self) -> None:
         """A message that was published to a consumer comes once more."""
         broker = self._world.broker
-        for _ in range(self._chance.randint(1, 3)):
-            queue = self._work_queue(self._chance.choice(list(self._world.declared)))
+        for _ in range(self._jitter.randint(1, 3)):
+            queue = self._work_queue(self._jitter.choice(list(self._world.declared)))
             if archive := broker.archive[queue]:
-                broker.repeat(queue, self._chance.choice(archive))
+                broker.repeat(queue, self._jitter.choice(archive))
 
     async def reorder(self) -> None:
         """What waits for a consumer that is not ordered comes in another order."""
         for name in (ETL, MAIL):
             if name in self._world.declared:
-                self._world.broker.queues[self._work_queue(name)].shuffle(self._chance)
+                self._world.broker.queues[self._work_queue(name)].shuffle(self._jitter)
 
     async def cut_broker(self) -> None:
         self._world.broker.cut(self._world.crew.process(self._anybody()))
@@ -139,16 +139,16 @@ class Schedule:
 
     async def lose_database(self) -> None:
         """A database is away for a while."""
-        database = self._chance.choice(list(self._world.databases.values()))
+        database = self._jitter.choice(list(self._world.databases.values()))
         database.leave()
         self._later(database.come_back)
 
     async def skip(self) -> None:
         """It is later, all of a sudden."""
-        self._world.skip(self._chance.choice(SKIPS))
+        self._world.skip(self._jitter.choice(SKIPS))
 
     async def purge(self) -> None:
-        await self._world.purge(self._chance.choice(list(self._world.declared)))
+        await self._world.purge(self._jitter.choice(list(self._world.declared)))
 
     async def mend(self) -> None:
         """What was broken works, or is broken again."""
@@ -157,36 +157,36 @@ class Schedule:
     async def replay(self) -> None:
         """An operator has mended something, and replays what had failed, on a bad day perhaps."""
         self._world.trade.is_mended = True
-        if self._chance.random() < _BAD_DAYS:
+        if self._jitter.random() < _BAD_DAYS:
             await self.mishaps()
             points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
             self._arm(points)
-        await self._world.replay(self._chance.choice([RELAY, *self._world.declared]))
+        await self._world.replay(self._jitter.choice([RELAY, *self._world.declared]))
 
     def _points(self) -> list[str]:
         return sorted(self._world.points.passed)
 
     def _arm(self, points: list[str]) -> None:
         if points and len(self._world.points.armed) < _MOST_STRIKES:
-            point = self._chance.choice(points)
-            blow = self._chance.choice(list(Blow))
-            self._world.points.arm(Strike(point, blow, self._chance.randrange(3)))
+            point = self._jitter.choice(points)
+            blow = self._jitter.choice(list(Blow))
+            self._world.points.arm(Strike(point, blow, self._jitter.randrange(3)))
 
     def _draft(self) -> Draft:
-        key = self._chance.choice(_KEYS)
+        key = self._jitter.choice(_KEYS)
         # What is given up and replayed comes behind its successors, as it must.
         kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
         weights = (6, 3, 1, 2)[: len(kinds)]
-        [kind] = self._chance.choices(kinds, weights)
-        waits = self._chance.uniform(0, 2) if self._chance.random() < _LATER else None
+        [kind] = self._jitter.choices(kinds, weights)
+        waits = self._jitter.uniform(0, 2) if self._jitter.random() < _LATER else None
         return Draft(self._world.an_id(), kind, key, waits)
 
     def _anybody(self) -> str:
-        return self._chance.choice(self._world.crew.names)
+        return self._jitter.choice(self._world.crew.names)
 
     def _work_queue(self, name: str) -> str:
         return consumer.assembly.queues(*self._world.declared[name]).name
 
     def _later(self, back: Callable[[], None]) -> None:
-        seconds = self._chance.uniform(0.5, _LONGEST_AWAY_SECONDS)
+        seconds = self._jitter.uniform(0.5, _LONGEST_AWAY_SECONDS)
         asyncio.get_running_loop().call_later(seconds, back)

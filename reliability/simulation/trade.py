@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.schema import CreateTable
 
-from consumer import Consumer, Expired, Message
+from consumer import Consumer, Message, OnLeaseExpired
 from reliability.simulation.process import current
 
 PLAIN = "simulated.plain"
@@ -118,7 +118,7 @@ def leased(name: str, trade: Trade) -> Consumer:
     """A consumer whose effects are outside of its database."""
     consumer = Consumer(name, bindings=["simulated.#"])
     for kind in KINDS:
-        consumer.on_leased(kind, lease=LEASE, expired=Expired.REPEAT)(trade.post)
+        consumer.on_leased(kind, lease=LEASE, on_expired=OnLeaseExpired.RETRY)(trade.post)
     return consumer
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Delivery, Outcome, QueueDepth
-from outbox.transports.delivery_buffer import Inbox
+from outbox.transports.delivery_buffer import DeliveryBuffer
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 from reliability.simulation.broker import Broker
@@ -134,33 +134,33 @@ class SimulatedSubscription:
         self._ordered = ordered
         self._queue = broker.queue(queue)
         self._receiver = Receiver(self._deliver, prefetch)
-        self._inbox = Inbox()
+        self._buffer = DeliveryBuffer()
         self._given: set[int] = set()
         line.at_end += [
-            lambda: self._inbox.lose(LOST),
+            lambda: self._buffer.lose(LOST),
             lambda: self._queue.leave(self._receiver),
         ]
         self._queue.receivers.append(self._receiver)
         self._queue.dispatch()
 
     async def take(self, limit: int) -> list[Delivery]:
-        taken = await self._inbox.take(limit)
+        taken = await self._buffer.take(limit)
         if taken:
             self._line.passing("deliver.answered")
         self._given.update(delivery.tag for delivery in taken)
         return taken
 
-    async def widen(self, prefetch: int) -> None:
-        if self._inbox.ended:
+    async def raise_prefetch(self, prefetch: int) -> None:
+        if self._buffer.ended:
             return
         await self._line.go("widen")
         self._receiver.capacity = max(self._receiver.capacity, prefetch)
         self._queue.dispatch()
 
     async def stop(self) -> None:
-        if self._inbox.ended:
+        if self._buffer.ended:
             return
-        self._inbox.end()
+        self._buffer.end()
         if self._ordered:
             return
         await self._line.go("cancel")
@@ -195,4 +195,4 @@ class SimulatedSubscription:
         delivery = Delivery(
             replace(held.message, headers=headers), held.place, redelivered=held.redelivered
         )
-        self._line.deliver(lambda: self._inbox.put([delivery]))
+        self._line.deliver(lambda: self._buffer.put([delivery]))

@@ -61,8 +61,8 @@ class World:
         self.findings: list[Finding] = []
         self.points = Points(self._note)
         self._loop = loop
-        self._chance = Random(seed)
-        self.trade = Trade(lambda: self._chance.uniform(0, _LONGEST_WORK))
+        self._jitter = Random(seed)
+        self.trade = Trade(lambda: self._jitter.uniform(0, _LONGEST_WORK))
         self.broker = Broker(delay=self._delay, told=self._sent)
         self._paths = {name: ground.fresh(name) for name in (PRODUCERS, CONSUMERS)}
         self.databases = {
@@ -130,7 +130,7 @@ class World:
 
     def an_id(self) -> UUID:
         """An id that nobody has had before."""
-        return UUID(int=self._chance.getrandbits(128), version=4)
+        return UUID(int=self._jitter.getrandbits(128), version=4)
 
     def skip(self, duration: timedelta) -> None:
         """Put all clocks on the wall forward."""
@@ -227,8 +227,8 @@ class World:
         return operator.of_consumer(*self.declared[source])
 
     def _delay(self) -> float:
-        is_long = self._chance.randrange(_LONG_EVERY) == 0
-        return self._chance.uniform(*(_LONG_DELAY if is_long else _USUAL_DELAY))
+        is_long = self._jitter.randrange(_LONG_EVERY) == 0
+        return self._jitter.uniform(*(_LONG_DELAY if is_long else _USUAL_DELAY))
 
     @property
     def disturbances(self) -> int:

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from consumer.execution.unit_of_work import Workplace
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.storage.dedup import Dedup
 from outbox.database import migrate
 from outbox.database.engine import create_engine
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -67,7 +67,7 @@ async def answer(engine: AsyncEngine, state: str) -> Exception | None:
     """What a caller gets for a statement that Postgres ends with this SQLSTATE."""
     raising = f"DO $$ BEGIN RAISE EXCEPTION '{CANARY}' USING ERRCODE = '{state}'; END $$"
     try:
-        with translated():
+        with driver_errors_translated():
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(raising)
     except (OutboxError, DBAPIError) as error:
@@ -113,22 +113,22 @@ async def only_reading(server: PostgresServer, engine: AsyncEngine) -> AsyncIter
 
 
 async def insert(engine: AsyncEngine) -> None:
-    with translated():
+    with driver_errors_translated():
         async with engine.begin() as connection:
             await connection.execute(outbox.insert(an_event(payload=CANARY)))
 
 
 async def write_as_a_handler(engine: AsyncEngine) -> None:
-    with translated():
-        async with Workplace(engine).begin() as work:
+    with driver_errors_translated():
+        async with UnitOfWorkFactory(engine).begin() as work:
             await work.session.execute(outbox.insert(an_event(payload=CANARY)))
 
 
 async def record(engine: AsyncEngine) -> None:
     envelope = an_envelope()
-    with translated():
-        async with Workplace(engine).begin() as work:
-            await work.first_times(Dedup("etl"), {envelope.idempotency_key: (envelope, 1)})
+    with driver_errors_translated():
+        async with UnitOfWorkFactory(engine).begin() as work:
+            await work.record_completed(Dedup("etl"), {envelope.idempotency_key: (envelope, 1)})
 
 
 @pytest.mark.parametrize("write", [insert, write_as_a_handler, record])
@@ -171,7 +171,7 @@ async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
     async with file.connect() as connection:
         pages = await connection.scalar(sa.text("PRAGMA page_count"))
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(DatabaseUnavailable) as caught, translated():
+        with pytest.raises(DatabaseUnavailable) as caught, driver_errors_translated():
             await connection.execute(
                 outbox.insert(an_event(payload=body, content_type="text/plain"))
             )
@@ -184,7 +184,10 @@ def test_a_disk_that_cannot_be_read_is_waited_for_and_only_its_code_is_told(code
     error = sqlite3.OperationalError(CANARY)
     error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_CODE"
 
-    with pytest.raises(DatabaseUnavailable, match="OperationalError SQLITE_CODE"), translated():
+    with (
+        pytest.raises(DatabaseUnavailable, match="OperationalError SQLITE_CODE"),
+        driver_errors_translated(),
+    ):
         raise DBAPIError(None, None, error)
 
 
@@ -192,7 +195,7 @@ def test_a_mistake_in_a_statement_for_sqlite_is_not_waited_for():
     error = sqlite3.OperationalError("no such table")
     error.sqlite_errorcode = sqlite3.SQLITE_ERROR
 
-    with pytest.raises(DBAPIError), translated():
+    with pytest.raises(DBAPIError), driver_errors_translated():
         raise DBAPIError(None, None, error)
 
 

@@ -12,11 +12,11 @@ from uuid import UUID
 
 import pytest
 
-from consumer.execution.decode import Attempt, open_delivery
+from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.verdict import GiveUp, Verdict, after_failure
 from outbox import HealthDataMessage
-from outbox.backoff import Levels
+from outbox.backoff import RetrySchedule
 from outbox.errors import UnreadableMessage
 from outbox.payload import MAX_BODY_BYTES
 from outbox.transports.base import Delivery
@@ -44,7 +44,7 @@ def with_header(name: str, value: Any) -> WireMessage:
 
 
 def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
-    return open_delivery(
+    return decode_delivery(
         Delivery(message, 1, redelivered=False),
         handler,
         now=NOON,
@@ -196,7 +196,7 @@ def test_a_forged_attempt_is_bounded_and_leads_to_an_end(value, number):
     assert isinstance(attempt, Attempt)
     assert attempt.number == number
     last = after_failure(
-        RuntimeError(CANARY), number + 3, Levels([timedelta(seconds=1)], 3), chance=0
+        RuntimeError(CANARY), number + 3, RetrySchedule([timedelta(seconds=1)], 3), jitter=0
     )
     assert last == GiveUp(number + 3, "retries_exhausted")
 

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.storage import stored_message as letters
-from consumer.storage.completed import Reruns
+from consumer.storage import stored_message
+from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.store import DeadLetters, Span, Tally
+from outbox.dead_letters.store import DeadLetters, Span, TypeCount
 from outbox.tables import dead_letters, outbox
 from outbox.wire import codec
 from relay.replay import WAITS_ALREADY, ToOutbox
@@ -29,9 +29,9 @@ from tests.support.dead_letters import (
     a_run,
     audit_rows,
     audited,
-    bury,
     bury_many,
     remaining,
+    write_dead_letter,
 )
 
 AN_HOUR = timedelta(hours=1)
@@ -64,13 +64,15 @@ async def test_a_filter_finds_what_fits_and_nothing_else(engine, selection):
         idempotency_key="idem",
         ordering_key="order",
     )
-    _, id_, _ = await bury(engine, a_letter(), wanted, {**wanted, "source": "another"})
+    _, id_, _ = await write_dead_letter(
+        engine, a_letter(), wanted, {**wanted, "source": "another"}
+    )
 
     assert await selected(engine, selection) == [id_]
 
 
 async def test_newer_letters_and_single_ones_are_found_too(engine):
-    old, new = await bury(engine, a_letter(age_seconds=7200), a_letter())
+    old, new = await write_dead_letter(engine, a_letter(age_seconds=7200), a_letter())
 
     assert await selected(engine, Selection(newer_than=AN_HOUR)) == [new]
     assert await selected(engine, Selection(ids=(old,))) == [old]
@@ -79,7 +81,7 @@ async def test_newer_letters_and_single_ones_are_found_too(engine):
 
 
 async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
-    first, *_ = await bury(
+    first, *_ = await write_dead_letter(
         engine, a_letter(type="a"), a_letter(type="a"), a_letter(type=None, reason="malformed")
     )
     found = DeadLetters(SOURCE)
@@ -90,13 +92,13 @@ async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
         one = await found.tallies(connection, Selection(limit=1), snapshot)
         unknown = await found.unknown(connection, [first, 10**12])
 
-    assert everything == [Tally(None, "malformed", 1), Tally("a", "retries_exhausted", 2)]
-    assert one == [Tally("a", "retries_exhausted", 1)]
+    assert everything == [TypeCount(None, "malformed", 1), TypeCount("a", "retries_exhausted", 2)]
+    assert one == [TypeCount("a", "retries_exhausted", 1)]
     assert unknown == [10**12]
 
 
 async def test_a_look_leaves_the_body_where_it_is_unless_it_is_asked_for(engine):
-    await bury(engine, a_letter(body=b"\x00\xff{}"))
+    await write_dead_letter(engine, a_letter(body=b"\x00\xff{}"))
     found = DeadLetters(SOURCE)
 
     async with engine.connect() as connection:
@@ -110,7 +112,7 @@ async def test_a_look_leaves_the_body_where_it_is_unless_it_is_asked_for(engine)
 
 
 async def test_a_replayed_letter_is_gone_and_the_audit_says_so(engine):
-    await bury(engine, a_letter(), a_letter(), a_letter(source="another"))
+    await write_dead_letter(engine, a_letter(), a_letter(), a_letter(source="another"))
     run, destination = await a_run(engine, Selection(key=CANARY, limit=7)), Recorder()
     everything = await a_run(engine)
 
@@ -132,7 +134,7 @@ async def test_a_replayed_letter_is_gone_and_the_audit_says_so(engine):
 
 
 async def test_the_run_is_written_down_before_anything_is_sent(engine):
-    await bury(engine, a_letter())
+    await write_dead_letter(engine, a_letter())
     seen = []
 
     class Looking(Recorder):
@@ -147,7 +149,7 @@ async def test_the_run_is_written_down_before_anything_is_sent(engine):
 
 async def test_what_was_not_taken_stays_and_is_counted_by_its_outcome(engine):
     kept = [a_letter() for _ in range(3)]
-    await bury(engine, *kept)
+    await write_dead_letter(engine, *kept)
     run = await a_run(engine)
 
     await run.replay(Recorder(refused={kept[1]["message_id"]: "unroutable"}))
@@ -171,7 +173,7 @@ async def test_a_run_that_gets_no_answer_does_not_go_on(engine):
 
 async def test_the_limit_takes_the_oldest(engine):
     kept = [a_letter() for _ in range(3)]
-    await bury(engine, *kept)
+    await write_dead_letter(engine, *kept)
     destination = Recorder()
 
     await (await a_run(engine, Selection(limit=2))).replay(destination)
@@ -247,7 +249,7 @@ async def test_a_cancelled_batch_is_rolled_back(engine):
 
 
 async def test_a_repaired_letter_goes_with_its_new_body(engine):
-    (id_,) = await bury(engine, a_letter(body=b"broken", content_encoding="gzip"))
+    (id_,) = await write_dead_letter(engine, a_letter(body=b"broken", content_encoding="gzip"))
     destination = Recorder()
 
     await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
@@ -258,7 +260,9 @@ async def test_a_repaired_letter_goes_with_its_new_body(engine):
 
 
 async def test_a_repaired_letter_that_was_not_taken_keeps_its_new_body(engine):
-    (id_,) = await bury(engine, letter := a_letter(body=b"broken", content_encoding="gzip"))
+    (id_,) = await write_dead_letter(
+        engine, letter := a_letter(body=b"broken", content_encoding="gzip")
+    )
     destination = Recorder(refused={letter["message_id"]: "unroutable"})
 
     await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
@@ -269,7 +273,7 @@ async def test_a_repaired_letter_that_was_not_taken_keeps_its_new_body(engine):
 
 
 async def test_dropped_letters_are_gone_and_the_audit_says_how_many(engine):
-    await bury(engine, a_letter(source="another"))
+    await write_dead_letter(engine, a_letter(source="another"))
     await bury_many(engine, 150)
     run = await a_run(engine)
 
@@ -281,7 +285,7 @@ async def test_dropped_letters_are_gone_and_the_audit_says_how_many(engine):
 
 
 async def test_the_audit_cannot_be_rewritten(engine):
-    await bury(engine, a_letter())
+    await write_dead_letter(engine, a_letter())
     await (await a_run(engine)).drop()
 
     for statement in ("DELETE FROM audit_log", "UPDATE audit_log SET actor = 'nobody'"):
@@ -292,18 +296,20 @@ async def test_the_audit_cannot_be_rewritten(engine):
 
 async def complete(engine: AsyncEngine, letter: dict) -> bool:
     """Handle the message of *letter*; returns whether it took effect."""
-    envelope = codec.from_wire(letters.from_columns(letter))
+    envelope = codec.from_wire(stored_message.from_columns(letter))
     async with async_sessionmaker(engine).begin() as session:
         entries = {envelope.idempotency_key: (envelope, 1)}
-        return bool(await Dedup(SOURCE).first_times(session, entries))
+        return bool(await Dedup(SOURCE).record_completed(session, entries))
 
 
 async def test_completed_messages_are_counted_and_stay_completed(engine):
-    await bury(engine, done := a_letter(), a_letter(), a_letter(headers={}, message_id=None))
+    await write_dead_letter(
+        engine, done := a_letter(), a_letter(), a_letter(headers={}, message_id=None)
+    )
     await complete(engine, done)
     run = await a_run(engine)
 
-    await run.replay(Recorder(), duplicates=Reruns(SOURCE))
+    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE))
 
     assert (run.summary.done, run.summary.duplicates) == (3, 1)
     assert not await complete(engine, done)
@@ -311,12 +317,12 @@ async def test_completed_messages_are_counted_and_stay_completed(engine):
 
 async def test_a_rerun_forgets_that_messages_were_completed_and_the_audit_says_so(engine):
     done, other = a_letter(), a_letter(headers={})
-    await bury(engine, done, other, a_letter())
+    await write_dead_letter(engine, done, other, a_letter())
     await complete(engine, done)
     await complete(engine, other)
     run = await a_run(engine, Selection(ids=(1, 3)))
 
-    await run.replay(Recorder(), duplicates=Reruns(SOURCE), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE), rerun=True)
 
     assert (run.summary.done, run.summary.duplicates) == (2, 0)
     assert await audited(engine) == [("replay_started", 0), ("rerun", 1), ("replay", 2)]
@@ -325,18 +331,18 @@ async def test_a_rerun_forgets_that_messages_were_completed_and_the_audit_says_s
 
 
 async def test_a_rerun_that_was_not_sent_forgets_nothing(engine):
-    await bury(engine, done := a_letter())
+    await write_dead_letter(engine, done := a_letter())
     await complete(engine, done)
     run = await a_run(engine)
 
     refusing = Recorder(refused={done["message_id"]: "unroutable"})
-    await run.replay(refusing, duplicates=Reruns(SOURCE), rerun=True)
+    await run.replay(refusing, duplicates=CompletedMessages(SOURCE), rerun=True)
 
     assert not await complete(engine, done)
 
 
 async def test_a_consumer_that_is_faster_than_the_rerun_waits_for_it(engine):
-    await bury(engine, done := a_letter())
+    await write_dead_letter(engine, done := a_letter())
     await complete(engine, done)
     early = []
 
@@ -347,17 +353,17 @@ async def test_a_consumer_that_is_faster_than_the_rerun_waits_for_it(engine):
             assert not early[0].done()
             return await super().send(connection, kept, run=run)
 
-    await (await a_run(engine)).replay(Fast(), duplicates=Reruns(SOURCE), rerun=True)
+    await (await a_run(engine)).replay(Fast(), duplicates=CompletedMessages(SOURCE), rerun=True)
 
     assert await early[0]
 
 
 async def test_messages_of_another_consumer_are_none_of_ours(engine):
-    await bury(engine, done := a_letter())
+    await write_dead_letter(engine, done := a_letter())
     await complete(engine, done)
     run = await a_run(engine)
 
-    await run.replay(Recorder(), duplicates=Reruns("another"), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages("another"), rerun=True)
 
     assert not await complete(engine, done)
 
@@ -369,7 +375,7 @@ async def events(engine: AsyncEngine) -> list[sa.RowMapping]:
 
 async def test_a_letter_of_the_relay_is_the_event_that_it_was(engine):
     letter = a_letter_of_the_relay(headers={"source": "s"}, correlation_id="c", priority="high")
-    await bury(engine, letter)
+    await write_dead_letter(engine, letter)
 
     await (await a_run(engine, source="relay")).replay(ToOutbox())
 
@@ -384,7 +390,7 @@ async def test_a_letter_of_the_relay_is_the_event_that_it_was(engine):
 
 async def test_an_event_that_waits_already_is_left_and_reported(engine):
     letter, twin = a_letter_of_the_relay(), a_letter_of_the_relay()
-    await bury(engine, letter, twin, twin)
+    await write_dead_letter(engine, letter, twin, twin)
     waiting = an_event(id=UUID(letter["message_id"]))
     async with engine.begin() as connection:
         await connection.execute(sa.insert(outbox).values(codec.to_row(waiting)))
@@ -418,7 +424,7 @@ async def test_an_event_that_waits_already_is_left_and_reported(engine):
     ],
 )
 async def test_what_is_no_event_is_left_and_reported(engine, odd):
-    await bury(engine, a_letter_of_the_relay(**odd), a_letter_of_the_relay())
+    await write_dead_letter(engine, a_letter_of_the_relay(**odd), a_letter_of_the_relay())
     run = await a_run(engine, source="relay")
 
     await run.replay(ToOutbox())
@@ -428,7 +434,7 @@ async def test_what_is_no_event_is_left_and_reported(engine, odd):
 
 
 async def test_two_replays_at_once_insert_each_event_once(engine):
-    await bury(engine, *(a_letter_of_the_relay() for _ in range(250)))
+    await write_dead_letter(engine, *(a_letter_of_the_relay() for _ in range(250)))
     runs = [await a_run(engine, source="relay") for _ in range(2)]
 
     await asyncio.gather(*(run.replay(ToOutbox()) for run in runs))

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.handler import Expired, Lease
+from consumer.handler import Lease, OnLeaseExpired
 from consumer.maintenance.retention import Purge
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE, Durations
@@ -31,7 +31,7 @@ def an_envelope(**changes) -> Envelope:
     return codec.from_row({**codec.to_row(an_event(**changes)), **EMPTY})
 
 
-A_LEASE = Lease(timedelta(hours=1), Expired.REPEAT)
+A_LEASE = Lease(timedelta(hours=1), OnLeaseExpired.RETRY)
 EMPTY = {"exchange": None, "content_encoding": None}
 
 
@@ -47,12 +47,12 @@ async def complete(sessions: Sessions, dedup: Dedup, envelope: Envelope) -> bool
 
 async def first_time(session: AsyncSession, dedup: Dedup, *envelopes: Envelope) -> set[str]:
     entries = {envelope.idempotency_key: (envelope, 1) for envelope in envelopes}
-    return await dedup.first_times(session, entries)
+    return await dedup.record_completed(session, entries)
 
 
 async def add_duration(sessions: Sessions, dedup: Dedup, key: str, took: timedelta) -> None:
     async with sessions.begin() as session:
-        await dedup.took(await session.connection(), {key: took})
+        await dedup.record_durations(await session.connection(), {key: took})
 
 
 async def row_of(sessions: Sessions) -> sa.Row:
@@ -114,7 +114,7 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
 
     async with sessions.begin() as session:
         key = envelope.idempotency_key
-        await dedup.first_times(session, {key: (envelope, 2)})
+        await dedup.record_completed(session, {key: (envelope, 2)})
     await add_duration(sessions, dedup, key, timedelta(seconds=1.5))
 
     row = await row_of(sessions)
@@ -127,7 +127,7 @@ async def test_of_many_durations_no_more_than_a_sample_is_written_at_once(sessio
     dedup, engine = Dedup("etl"), sessions.kw["bind"]
     envelopes = [an_envelope() for _ in range(SAMPLE + 50)]
     async with sessions.begin() as session:
-        await dedup.first_times(session, {e.idempotency_key: (e, 1) for e in envelopes})
+        await dedup.record_completed(session, {e.idempotency_key: (e, 1) for e in envelopes})
     durations = Durations(engine=engine, dedup=dedup)
 
     for _second in range(2):
@@ -248,7 +248,7 @@ async def test_a_purge_takes_everything_that_is_old_and_several_do_it_once(engin
 
 async def test_writers_and_purges_neither_wait_for_ever_nor_forget_what_is_young(engine, sessions):
     """Eight writers insert shuffled duplicates, of messages given up long ago too."""
-    dedup, chance = Dedup("etl"), random.Random(7)
+    dedup, jitter = Dedup("etl"), random.Random(7)
     envelopes = [an_envelope() for _ in range(400)]
     by_key = {envelope.idempotency_key: envelope for envelope in envelopes}
     given_up, forgotten = envelopes[:200], [an_envelope() for _ in range(1_500)]
@@ -264,7 +264,7 @@ async def test_writers_and_purges_neither_wait_for_ever_nor_forget_what_is_young
     async def write() -> None:
         for _ in range(15):
             async with sessions.begin() as session:
-                mine = chance.sample(envelopes, 60)
+                mine = jitter.sample(envelopes, 60)
                 found = await first_time(session, dedup, *mine)
             applied.extend(found)
 
@@ -347,7 +347,7 @@ async def test_a_duration_waits_for_no_row_that_another_transaction_has(sessions
         )
         async with sessions.begin() as session:
             each = {e.idempotency_key: timedelta(seconds=1) for e in (held, free)}
-            await dedup.took(await session.connection(), each)
+            await dedup.record_durations(await session.connection(), each)
 
     async with sessions() as session:
         rows = (await session.execute(sa.select(processed_messages))).all()
@@ -360,10 +360,10 @@ async def test_a_duration_waits_for_no_row_that_another_transaction_has(sessions
 async def test_batches_with_shuffled_keys_in_common_wait_and_never_deadlock(engine, sessions):
     """Each of eight transactions at a time has the same keys, in an order of its own."""
     dedup, envelopes = Dedup("etl"), [an_envelope() for _ in range(50)]
-    chance = random.Random(7)
+    jitter = random.Random(7)
 
     async def batch() -> int:
-        shuffled = chance.sample(envelopes, len(envelopes))
+        shuffled = jitter.sample(envelopes, len(envelopes))
         async with sessions.begin() as session:
             return len(await first_time(session, dedup, *shuffled))
 

@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.execution.decode import Attempt, open_delivery
+from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.leased import Leased, lost
-from consumer.handler import Expired, Handler, Lease
+from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.message import Message
 from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
@@ -33,14 +33,14 @@ async def succeed(_message: Message[Any]) -> None: ...
 
 
 def a_handler(function: Function = succeed, **changes: Any) -> Handler:
-    lease = Lease(LEASE, changes.pop("expired", Expired.REPEAT))
+    lease = Lease(LEASE, changes.pop("expired", OnLeaseExpired.RETRY))
     return Handler("test.happened", function=function, lease=lease, **changes)
 
 
 @pytest.fixture
 def attempt() -> Attempt:
     delivery = Delivery(on_the_wire(an_event(), exchange="main"), 1, redelivered=False)
-    opened = open_delivery(delivery, a_handler(), now=datetime.now(UTC), oldest=BEFORE_ALL)
+    opened = decode_delivery(delivery, a_handler(), now=datetime.now(UTC), oldest=BEFORE_ALL)
     assert isinstance(opened, Attempt)
     return opened
 
@@ -82,7 +82,7 @@ async def test_a_second_delivery_looks_again_before_the_lease_is_over(leased, at
     assert timedelta(0) < busy.delay <= LEASE
 
 
-@pytest.mark.parametrize("expired", list(Expired))
+@pytest.mark.parametrize("expired", list(OnLeaseExpired))
 async def test_what_is_claimed_after_the_lease_is_called_again_or_given_up(
     leased, attempt, expired
 ):
@@ -95,13 +95,13 @@ async def test_what_is_claimed_after_the_lease_is_called_again_or_given_up(
 
     found = await eventually(claim)
 
-    if expired is Expired.REPEAT:
+    if expired is OnLeaseExpired.RETRY:
         assert isinstance(found, Held)
     else:
         assert found == GiveUp(1, "lease_expired")
 
 
-@pytest.mark.parametrize("expired", list(Expired))
+@pytest.mark.parametrize("expired", list(OnLeaseExpired))
 async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expired):
     ended = asyncio.Event()
 
@@ -121,7 +121,7 @@ async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expir
     assert ended.is_set()
     verdict = await leased.complete(handler, attempt, claim, took=LEASE)
     assert verdict == lost(handler, attempt)
-    assert isinstance(verdict, Wait if expired is Expired.REPEAT else GiveUp)
+    assert isinstance(verdict, Wait if expired is OnLeaseExpired.RETRY else GiveUp)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.handler import Expired, Lease
+from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.dedup import Dedup
 from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.storage.tables import processed_messages
@@ -24,10 +24,10 @@ from tests.support.eventually import eventually
 
 Sessions = async_sessionmaker[AsyncSession]
 
-REPEAT = Lease(timedelta(minutes=1), Expired.REPEAT)
-STOP = Lease(timedelta(minutes=1), Expired.STOP)
-SHORT_REPEAT = Lease(timedelta(seconds=1), Expired.REPEAT)
-SHORT_STOP = Lease(timedelta(seconds=1), Expired.STOP)
+RETRY = Lease(timedelta(minutes=1), OnLeaseExpired.RETRY)
+DEAD_LETTER = Lease(timedelta(minutes=1), OnLeaseExpired.DEAD_LETTER)
+SHORT_REPEAT = Lease(timedelta(seconds=1), OnLeaseExpired.RETRY)
+SHORT_STOP = Lease(timedelta(seconds=1), OnLeaseExpired.DEAD_LETTER)
 MINE, OTHER = uuid4(), uuid4()
 A_SECOND = timedelta(seconds=1)
 
@@ -82,17 +82,17 @@ def clerk(engine: AsyncEngine) -> Clerk:
 
 
 async def test_who_claims_first_has_it_and_others_hear_for_how_long(clerk):
-    assert await clerk.claim(REPEAT) == Held(MINE)
+    assert await clerk.claim(RETRY) == Held(MINE)
 
-    busy = await clerk.claim(REPEAT, OTHER)
+    busy = await clerk.claim(RETRY, OTHER)
 
     assert isinstance(busy, Busy)
-    assert timedelta(seconds=50) < busy.remaining <= REPEAT.duration
+    assert timedelta(seconds=50) < busy.remaining <= RETRY.duration
     row = await clerk.row()
     assert (row.status, row.owner, row.attempts) == ("processing", MINE, 1)
 
 
-@pytest.mark.parametrize("lease", [REPEAT, STOP], ids=["repeat", "stop"])
+@pytest.mark.parametrize("lease", [RETRY, DEAD_LETTER], ids=["repeat", "stop"])
 async def test_what_is_completed_is_never_claimed_again(clerk, lease):
     await clerk.claim(lease)
 
@@ -107,12 +107,12 @@ async def test_what_is_completed_is_never_claimed_again(clerk, lease):
 async def test_what_a_transaction_has_completed_is_not_claimed(clerk):
     async with clerk.sessions.begin() as session:
         key = clerk.envelope.idempotency_key
-        await Dedup("mail").first_times(session, {key: (clerk.envelope, 1)})
+        await Dedup("mail").record_completed(session, {key: (clerk.envelope, 1)})
 
-    assert await clerk.claim(REPEAT) == Completed()
+    assert await clerk.claim(RETRY) == Completed()
 
 
-@pytest.mark.parametrize("lease", [REPEAT, STOP], ids=["repeat", "stop"])
+@pytest.mark.parametrize("lease", [RETRY, DEAD_LETTER], ids=["repeat", "stop"])
 async def test_what_is_released_can_be_claimed_at_once(clerk, lease):
     await clerk.claim(lease)
 
@@ -128,8 +128,8 @@ async def test_who_has_not_heard_of_its_claim_claims_again(clerk):
     await clerk.claim(SHORT_STOP)
     await eventually(clerk.is_over)
 
-    assert await clerk.claim(STOP) == Held(MINE)
-    assert isinstance(await clerk.claim(STOP, OTHER), Busy)
+    assert await clerk.claim(DEAD_LETTER) == Held(MINE)
+    assert isinstance(await clerk.claim(DEAD_LETTER, OTHER), Busy)
 
 
 async def test_a_lease_that_is_over_is_taken_over_if_the_handler_may_be_called_again(clerk):
@@ -151,9 +151,9 @@ async def test_a_lease_that_is_over_is_over_if_the_handler_must_not_be_called_ag
 async def test_a_lease_that_is_extended_is_not_over(clerk):
     await clerk.claim(SHORT_STOP)
 
-    assert await clerk.extend(STOP)
+    assert await clerk.extend(DEAD_LETTER)
 
-    busy = await clerk.claim(STOP, OTHER)
+    busy = await clerk.claim(DEAD_LETTER, OTHER)
     assert isinstance(busy, Busy)
     assert busy.remaining > timedelta(seconds=50)
 
@@ -163,18 +163,18 @@ async def test_even_a_lease_that_was_over_is_its_owners_until_another_takes_it(c
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
 
-    assert await clerk.extend(REPEAT)
+    assert await clerk.extend(RETRY)
 
-    assert isinstance(await clerk.claim(REPEAT, OTHER), Busy)
+    assert isinstance(await clerk.claim(RETRY, OTHER), Busy)
 
 
 async def test_who_has_lost_it_finds_no_row_and_changes_nothing(clerk):
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
-    await clerk.claim(REPEAT, OTHER)
+    await clerk.claim(RETRY, OTHER)
     before = await clerk.row()
 
-    assert not await clerk.extend(REPEAT)
+    assert not await clerk.extend(RETRY)
     assert not await clerk.complete()
     assert not await clerk.release()
 
@@ -182,12 +182,12 @@ async def test_who_has_lost_it_finds_no_row_and_changes_nothing(clerk):
 
 
 async def test_what_is_completed_or_released_is_nobodys(clerk):
-    await clerk.claim(REPEAT)
+    await clerk.claim(RETRY)
     await clerk.release()
-    assert not await clerk.extend(REPEAT)
+    assert not await clerk.extend(RETRY)
     assert not await clerk.complete()
 
-    await clerk.claim(REPEAT)
+    await clerk.claim(RETRY)
     await clerk.complete()
     assert not await clerk.release()
     assert (await clerk.row()).status == "completed"
@@ -197,11 +197,11 @@ async def test_what_was_given_up_can_be_claimed_by_a_replay(clerk):
     async with clerk.sessions.begin() as session:
         await Dedup("mail").failed(session, clerk.envelope, attempt=4)
 
-    assert await clerk.claim(STOP) == Held(MINE)
+    assert await clerk.claim(DEAD_LETTER) == Held(MINE)
 
 
 async def test_of_many_who_claim_at_once_one_has_it(clerk):
-    found = await asyncio.gather(*(clerk.claim(REPEAT, uuid4()) for _ in range(10)))
+    found = await asyncio.gather(*(clerk.claim(RETRY, uuid4()) for _ in range(10)))
 
     assert sorted(type(each).__name__ for each in found) == ["Busy"] * 9 + ["Held"]
 
@@ -210,8 +210,8 @@ async def test_consumers_do_not_know_of_each_other(clerk):
     other = Clerk(clerk.sessions, consumer="audit")
     other.envelope = clerk.envelope
 
-    assert await clerk.claim(REPEAT) == Held(MINE)
-    assert await other.claim(REPEAT, OTHER) == Held(OTHER)
+    assert await clerk.claim(RETRY) == Held(MINE)
+    assert await other.claim(RETRY, OTHER) == Held(OTHER)
 
 
 class Slow:

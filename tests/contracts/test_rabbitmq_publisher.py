@@ -190,13 +190,13 @@ async def test_a_queue_that_stays_full_causes_ever_fewer_connections(publisher, 
 
     for _ in range(3):
         await eventually(is_replaced)
-        kept.append(rabbitmq_link.kept_seconds(publisher._dialer._link.in_vain))
+        kept.append(rabbitmq_link.kept_seconds(publisher._dialer._link.fruitless_replacements))
     assert kept == [1, 2, 4]
 
     monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that nothing is refused early
     for _ in range(2):
         await eventually(is_replaced)
-    assert publisher._dialer._link.in_vain == 0
+    assert publisher._dialer._link.fruitless_replacements == 0
 
 
 def test_no_connection_is_kept_for_more_than_five_minutes_though_it_refuses():
@@ -620,10 +620,10 @@ async def test_a_channel_that_differs_in_what_batches_need_is_unfit(url, name, v
     async with await aio_pika.connect(url) as connection:
         wrapped = await connection.channel(on_return_raises=True)
         channel = await wrapped.get_underlay_channel()
-        assert await rabbitmq_batch.unfit(channel) is None
+        assert await rabbitmq_batch.incompatibility(channel) is None
         original = getattr(channel, name)
 
         setattr(channel, name, value)
 
-        assert await rabbitmq_batch.unfit(channel) is not None
+        assert await rabbitmq_batch.incompatibility(channel) is not None
         setattr(channel, name, original)

@@ -163,10 +163,10 @@ async def test_many_deliveries_may_be_unsettled(url, transport):
 async def test_what_is_settled_in_any_order_and_way_is_that_and_no_more(url, transport):
     bodies = [str(number).encode() for number in range(300)]
     await publish(url, *map(a_message, bodies))
-    chance = random.Random(7)
+    jitter = random.Random(7)
     async with transport.subscribe(WORK, prefetch=300) as subscription:
         deliveries = await receive(subscription, 300)
-        chance.shuffle(deliveries)
+        jitter.shuffle(deliveries)
         acked, replaced, released = deliveries[:150], deliveries[150:180], deliveries[180:200]
         for delivery in (*acked[:70], *released[:10]):
             settle = subscription.ack if delivery in acked else subscription.release
@@ -261,7 +261,7 @@ async def test_widening_while_deliveries_flow_loses_nothing_and_returns_nothing(
     ):
         tasks.create_task(consume(subscription))
         for prefetch in (20, 10, 200, 400):
-            await subscription.widen(prefetch)
+            await subscription.raise_prefetch(prefetch)
         await publish(url, *map(a_message, bodies[1000:]))
 
     assert sorted(delivery.message.body for delivery in received) == sorted(bodies)
@@ -341,7 +341,7 @@ async def test_the_client_library_of_this_installation_is_fit_for_frames(url):
 
 
 async def test_deliveries_come_by_callback_if_the_client_library_is_another(url, monkeypatch):
-    monkeypatch.setattr(rabbitmq_tap.TappedConnection, "_tapping", lambda _: {})
+    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_tapping", lambda _: {})
     await publish(url, a_message(b"1"), a_message(b"2"))
 
     with capture_logs() as logs:
@@ -366,7 +366,7 @@ async def test_deliveries_come_by_callback_if_the_client_library_is_another(url,
 )
 async def test_what_differs_in_what_frames_need_is_unfit(url, owner, name, value):
     async with await aio_pika.connect(
-        url, connection_class=rabbitmq_tap.TappedConnection
+        url, connection_class=rabbitmq_tap.FrameReadingConnection
     ) as connection:
         channel = await (await connection.channel()).get_underlay_channel()
         owners: dict[str, Any] = {
@@ -374,12 +374,12 @@ async def test_what_differs_in_what_frames_need_is_unfit(url, owner, name, value
             "channel": channel,
             "tap": connection.tap,
         }
-        assert rabbitmq_tap.unfit(connection, channel) is None
+        assert rabbitmq_tap.incompatibility(connection, channel) is None
         original = getattr(owners[owner], name)
 
         setattr(owners[owner], name, value)
 
-        assert rabbitmq_tap.unfit(connection, channel) is not None
+        assert rabbitmq_tap.incompatibility(connection, channel) is not None
         setattr(owners[owner], name, original)
 
 

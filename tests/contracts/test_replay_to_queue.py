@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
-from consumer import republish as copies
+from consumer import republish
 from consumer.queues import ConsumerQueues
 from consumer.replay import ToQueue
-from consumer.storage.completed import Reruns
+from consumer.storage.completed import CompletedMessages
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Delivery, Outcome, Transport
@@ -28,9 +28,9 @@ from tests.support.dead_letters import (
     a_letter,
     a_run,
     audited,
-    bury,
     bury_many,
     remaining,
+    write_dead_letter,
 )
 from tests.support.eventually import eventually
 from tests.support.servers.ports import free_ports
@@ -96,7 +96,7 @@ async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine
         "source": "s",
         "odd": "<float>",
     }
-    await bury(engine, kept)
+    await write_dead_letter(engine, kept)
     run = await a_run(engine)
 
     async with transport.publisher() as publisher:
@@ -106,8 +106,8 @@ async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine
     message = delivery.message
     assert (message.message_id, message.body) == (kept["message_id"], kept["body"])
     assert (message.exchange, message.routing_key) == ("", QUEUE)
-    assert copies.attempt_of(message) == 0
-    assert copies.replay_of(message) == run.audit.run
+    assert republish.attempt_of(message) == 0
+    assert republish.replay_of(message) == run.audit.run
     assert set(message.headers) == {
         codec.VERSION_HEADER,
         codec.IDEMPOTENCY_KEY_HEADER,
@@ -125,7 +125,7 @@ async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine
 
 
 async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport):
-    await bury(engine, a_letter())
+    await write_dead_letter(engine, a_letter())
     run = await a_run(engine)
     async with transport.publisher() as publisher:
         await run.replay(ToQueue(publisher, queue=QUEUE))
@@ -135,17 +135,17 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
         transport.subscribe(QUEUE, prefetch=1) as subscription,
     ):
         (first,) = await subscription.take(1)
-        waiting = copies.retried(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
+        waiting = republish.retry_copy(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
         assert await subscription.replace(first, waiting) is Outcome.ACKED
         (second,) = await subscription.take(1)
         await subscription.ack(second)
 
-    assert copies.attempt_of(second.message) == 1
-    assert copies.replay_of(second.message) == run.audit.run
+    assert republish.attempt_of(second.message) == 1
+    assert republish.replay_of(second.message) == run.audit.run
 
 
 async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport):
-    await bury(engine, a_letter(queue=None))
+    await write_dead_letter(engine, a_letter(queue=None))
 
     async with transport.publisher() as publisher:
         await (await a_run(engine)).replay(ToQueue(publisher, queue=QUEUE))
@@ -154,7 +154,7 @@ async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport)
 
 
 async def test_what_the_broker_does_not_take_stays(engine, transport):
-    gone, *_ = await bury(
+    gone, *_ = await write_dead_letter(
         engine,
         a_letter(),
         a_letter(queue="missing"),
@@ -166,7 +166,7 @@ async def test_what_the_broker_does_not_take_stays(engine, transport):
     run = await a_run(engine)
 
     async with transport.publisher() as publisher:
-        await run.replay(ToQueue(publisher, queue=QUEUE), duplicates=Reruns("effects"))
+        await run.replay(ToQueue(publisher, queue=QUEUE), duplicates=CompletedMessages("effects"))
 
     assert run.summary.left == Counter(malformed=2, no_identity=2, unroutable=1)
     assert gone not in [row["id"] for row in await remaining(engine)]
@@ -192,7 +192,7 @@ async def test_two_replays_at_once_of_a_thousand_letters_deliver_each_once(engin
 
 
 async def test_a_broker_that_cannot_be_reached_changes_nothing(engine):
-    await bury(engine, a_letter(message_id=str(uuid4())))
+    await write_dead_letter(engine, a_letter(message_id=str(uuid4())))
     away = transport_to(f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/")
     run = await a_run(engine, Selection())
 

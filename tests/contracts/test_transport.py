@@ -16,7 +16,7 @@ import pytest
 from yarl import URL
 
 from consumer.queues import ConsumerQueues
-from consumer.republish import attempt_of, retried
+from consumer.republish import attempt_of, retry_copy
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
@@ -92,7 +92,7 @@ async def receive_many(subscription: Subscription, count: int) -> list[Delivery]
 
 
 async def retry(subscription: Subscription, delivery: Delivery, *, attempt: int) -> Outcome:
-    copy = retried(delivery.message, queue=WORK.retry(DELAY), attempt=attempt)
+    copy = retry_copy(delivery.message, queue=WORK.retry(DELAY), attempt=attempt)
     return await subscription.replace(delivery, copy)
 
 
@@ -340,7 +340,7 @@ async def test_what_cannot_be_replaced_is_not_settled(declared):
 
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
-        nowhere = retried(delivery.message, queue="no-such-queue", attempt=1)
+        nowhere = retry_copy(delivery.message, queue="no-such-queue", attempt=1)
         assert await subscription.replace(delivery, nowhere) is Outcome.RETURNED
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         assert await receive_bodies(subscription, 1) == [b"kept"]
@@ -407,12 +407,12 @@ async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to
     async with declared.subscribe(WORK.name, prefetch=2) as greedy:
         held = await receive_many(greedy, 2)
 
-        await greedy.widen(5)
+        await greedy.raise_prefetch(5)
 
         held += await receive_many(greedy, 3)
         async with declared.subscribe(WORK.name, prefetch=2) as modest:
             others = await receive_many(modest, 2)
-            await greedy.widen(1)
+            await greedy.raise_prefetch(1)
             await publish(declared, a_message(bodies[7]))
             await greedy.ack(*held[:3])
             held += await receive_many(greedy, 1)
@@ -427,7 +427,7 @@ async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to
 async def test_a_subscription_that_was_stopped_cannot_be_widened(declared):
     async with declared.subscribe(WORK.name, prefetch=1) as stopped:
         await stopped.stop()
-        await stopped.widen(10)
+        await stopped.raise_prefetch(10)
         await publish(declared, a_message(b"for somebody else"))
 
         assert await stopped.take(1) == []

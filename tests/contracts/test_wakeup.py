@@ -45,7 +45,7 @@ def rings() -> Rings:
 
 @pytest.fixture
 async def wakeup(engine: AsyncEngine, rings: Rings) -> AsyncIterator[PostgresWakeup]:
-    wakeup = PostgresWakeup(engine, ring=rings)
+    wakeup = PostgresWakeup(engine, notify=rings)
     yield wakeup
     await wakeup.close()
 
@@ -133,7 +133,7 @@ async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_
     engine, wakeup, rings, witness
 ):
     other_rings = Rings()
-    other = PostgresWakeup(engine, ring=other_rings)
+    other = PostgresWakeup(engine, notify=other_rings)
     await wakeup.arm()
     assert not await other.arm()
 
@@ -168,7 +168,7 @@ async def test_a_lost_session_rings_and_can_be_armed_again(
 async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory, rings):
     url = make_url(f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none")
     engine = create_engine(url, pool_size=2, application_name="test")
-    wakeup = PostgresWakeup(engine, ring=rings)
+    wakeup = PostgresWakeup(engine, notify=rings)
 
     assert not await wakeup.arm()
 

@@ -17,7 +17,8 @@ A consumer that dies or is cut off around a handler whose effects are outside of
 | T2, outcome of the COMMIT unknown          | `test_a_completion_whose_outcome_is_unknown_…`     |
 | after T2, before the acknowledgement       | `test_a_consumer_killed_once_it_has_completed_…`   |
 
-A lease that is over says that nobody knows; `REPEAT` calls again, `STOP` leaves it to a human.
+After an expired lease the outcome is unknown: `RETRY` calls the handler again, `DEAD_LETTER`
+gives the message to a human.
 """
 
 import pytest
@@ -33,7 +34,7 @@ from tests.support.wire import ACK, COMMIT, statement
 pytestmark = pytest.mark.fault
 
 COMPLETION = statement("UPDATE processed_messages")
-REPEAT, STOP = "test.leased.repeat", "test.leased.stop"
+RETRY, DEAD_LETTER = "test.leased.repeat", "test.leased.stop"
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ async def lease_is_over(stage: Stage) -> bool:
         return bool(await connection.scalar(over))
 
 
-@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 @pytest.mark.parametrize("committed", [False, True])
 async def test_a_claim_whose_outcome_is_unknown_is_made_again_and_leads_to_one_call(
     stage, committed, event_type
@@ -95,7 +96,7 @@ async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_messag
 ):
     doomed = await stage.consumer()
     trap = stage.database.before(RECORD, COMMIT)
-    await stage.publish(a_message(STOP))
+    await stage.publish(a_message(DEAD_LETTER))
     await trap.sprung()
 
     doomed.kill()
@@ -107,7 +108,7 @@ async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_messag
 async def test_a_consumer_killed_once_its_claim_is_committed_is_one_of_which_nobody_knows(stage):
     doomed = await stage.consumer()
     trap = stage.database.after(RECORD, COMMIT)
-    await stage.publish(a_message(STOP))
+    await stage.publish(a_message(DEAD_LETTER))
     await trap.sprung()
 
     doomed.kill()
@@ -116,7 +117,7 @@ async def test_a_consumer_killed_once_its_claim_is_committed_is_one_of_which_nob
     await is_stopped(stage, after=0)
 
 
-@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_policy(
     stage, event_type
 ):
@@ -128,7 +129,7 @@ async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_polic
     doomed.kill()
     await stage.consumer()
 
-    if event_type == REPEAT:
+    if event_type == RETRY:
         await is_completed(stage, after=2)
     else:
         await is_stopped(stage, after=1)
@@ -137,7 +138,7 @@ async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_polic
 async def test_a_database_that_is_away_for_longer_than_the_lease_leads_to_no_second_call(stage):
     await stage.consumer()
     trap = stage.database.before(COMPLETION)
-    await stage.publish(a_message(STOP))
+    await stage.publish(a_message(DEAD_LETTER))
     await trap.sprung()
 
     await stage.database.cut()
@@ -148,7 +149,7 @@ async def test_a_database_that_is_away_for_longer_than_the_lease_leads_to_no_sec
     await is_completed(stage, after=1)
 
 
-@pytest.mark.parametrize("event_type", [REPEAT, STOP])
+@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 @pytest.mark.parametrize("committed", [False, True])
 async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
     stage, committed, event_type
@@ -169,7 +170,7 @@ async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
 async def test_a_consumer_killed_once_it_has_completed_leads_to_no_second_call(stage):
     doomed = await stage.consumer()
     trap = stage.broker.before(ACK)
-    await stage.publish(a_message(STOP))
+    await stage.publish(a_message(DEAD_LETTER))
     await trap.sprung()
 
     doomed.kill()

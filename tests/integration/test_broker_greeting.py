@@ -110,10 +110,10 @@ def hangs_up() -> Iterator[int]:
 def test_a_broker_that_hangs_up_before_it_says_anything_is_away(hangs_up: int, use: Use):
     """Seen with the event loop of the processes: it tells of an end before anybody has read."""
 
-    async def is_away() -> None:
+    async def is_unavailable() -> None:
         for _ in range(TIMES):
             with pytest.raises(BrokerUnavailable):
                 await use(a_transport(hangs_up))
 
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        runner.run(is_away())
+        runner.run(is_unavailable())

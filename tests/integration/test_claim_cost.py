@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from relay.row import Row
-from relay.storage.claim import Selector
+from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.plans import Statement, recorded, rows_read
@@ -119,7 +119,7 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
 ):
     """Only its full scans do, and the clock stands still between them."""
     store = a_store(engine)
-    store.selector = Selector(
+    store.selector = Claimer(
         unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
     )
     await fill(engine, 10, key=key)

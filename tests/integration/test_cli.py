@@ -133,17 +133,17 @@ def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_a_relay_without_a_salt_for_ordering_keys_does_not_start(run, tmp_path, verb):
+def test_a_relay_without_a_secret_for_ordering_keys_does_not_start(run, tmp_path, verb):
     run("relay", "migrate")
     run("relay", "topology")
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
-        database.execute("DELETE FROM ordering_salt")
+        database.execute("DELETE FROM ordering_secret")
         database.commit()
 
     done = run("relay", verb, MQ_METRICS_PORT="0")
 
     assert done.returncode == 2
-    assert "ordering_salt: there must be one row" in done.stdout + done.stderr
+    assert "ordering_secret: there must be one row" in done.stdout + done.stderr
 
 
 def test_the_database_file_is_for_its_owner_alone(run, tmp_path):

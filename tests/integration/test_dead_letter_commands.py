@@ -31,9 +31,9 @@ from tests.support.dead_letters import (
     a_letter_of_the_relay,
     audit_rows,
     audited,
-    bury,
     bury_many,
     remaining,
+    write_dead_letter,
 )
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -127,7 +127,7 @@ async def engine(sqlite_url):
 
 async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, tmp_path):
     shell, engine = stage.shell, stage.engine
-    broken, fine = await bury(
+    broken, fine = await write_dead_letter(
         engine, first := a_letter(body=b"{broken"), second := a_letter(reason="no_handler")
     )
     (tmp_path / "body.json").write_text('{"number": 2}')
@@ -172,15 +172,15 @@ async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, 
 async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(stage):
     shell = stage.shell
     letter = a_letter()
-    await bury(stage.engine, letter)
+    await write_dead_letter(stage.engine, letter)
     await stage.deployment.consumer()
     await shell.consumer("replay", "--all", *BECAUSE)
     await stage.deployment.applies(1)
 
-    await bury(stage.engine, letter)
+    await write_dead_letter(stage.engine, letter)
     _, dry, _ = await shell.consumer("replay", "--all", "--dry-run")
     _, said, _ = await shell.consumer("replay", "--all", *BECAUSE)
-    await bury(stage.engine, letter)
+    await write_dead_letter(stage.engine, letter)
     _, again, _ = await shell.consumer("replay", "--all", "--completed", "--dry-run")
     await shell.consumer("replay", "--all", "--completed", *BECAUSE)
 
@@ -197,7 +197,7 @@ async def test_the_relays_letters_are_published_after_all(stage):
     shell = stage.shell
     letter = a_letter_of_the_relay()
     malformed = a_letter_of_the_relay(type=None)
-    await bury(stage.engine, letter, malformed)
+    await write_dead_letter(stage.engine, letter, malformed)
 
     code, said, _ = await shell.relay("replay", "--all", *BECAUSE)
     assert (code, said.splitlines()) == (1, ["replayed 1 of 2", "1 left: malformed"])
@@ -234,7 +234,7 @@ async def test_two_replays_at_once_deliver_each_of_a_thousand_messages_once(stag
 
 
 async def test_a_replay_to_a_queue_that_is_missing_leaves_the_letters_and_says_so(stage):
-    await bury(stage.engine, a_letter(queue="missing"), a_letter())
+    await write_dead_letter(stage.engine, a_letter(queue="missing"), a_letter())
 
     code, said, _ = await stage.shell.consumer("replay", "--all", *BECAUSE)
 
@@ -252,7 +252,7 @@ async def test_bodies_and_keys_are_shown_only_to_who_says_why(shell, engine, tmp
         "x-outbox-idempotency-key": f"idem-{CANARY}",
         "user": CANARY,
     }
-    (id_,) = await bury(engine, letter)
+    (id_,) = await write_dead_letter(engine, letter)
 
     for verb in (["list"], ["show", str(id_)], ["export", "-"], ["export", "letters.ndjson"]):
         code, *said = await shell.consumer(*verb)
@@ -281,7 +281,7 @@ async def test_bodies_and_keys_are_shown_only_to_who_says_why(shell, engine, tmp
 
 
 async def test_an_export_is_a_new_file_for_its_owner_alone(shell, engine, tmp_path):
-    await bury(engine, a_letter(body=b"\xff\x00"), a_letter(body=b'{"a": NaN}'))
+    await write_dead_letter(engine, a_letter(body=b"\xff\x00"), a_letter(body=b'{"a": NaN}'))
     (tmp_path / "taken").write_text("mine")
 
     code, _, said = await shell.consumer("export", "new", "--bodies", *BECAUSE)
@@ -332,7 +332,7 @@ async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engin
 async def test_a_bad_option_is_a_line_that_names_it_and_changes_nothing(
     shell, engine, tmp_path, arguments, problem
 ):
-    await bury(engine, a_letter())
+    await write_dead_letter(engine, a_letter())
     (tmp_path / "bad").write_text(f'{{"{CANARY}')
 
     code, out, err = await shell.consumer(*arguments)
@@ -347,7 +347,7 @@ async def test_a_bad_option_is_a_line_that_names_it_and_changes_nothing(
 
 async def test_the_key_is_neither_printed_nor_kept(shell, engine):
     key = f"user-{CANARY}"
-    await bury(engine, a_letter(ordering_key=key), a_letter())
+    await write_dead_letter(engine, a_letter(ordering_key=key), a_letter())
 
     code, *said = await shell.consumer("drop", "--key", key, "--limit", "5", *BECAUSE)
 
@@ -372,7 +372,7 @@ async def test_a_database_that_cannot_be_reached_is_status_3(tmp_path, verb):
 async def test_a_broker_that_cannot_be_reached_is_status_3_and_changes_nothing(
     shell, engine, tmp_path
 ):
-    await bury(engine, a_letter())
+    await write_dead_letter(engine, a_letter())
     away = Shell(tmp_path, MQ_BROKER_URL=f"amqp://u:p@127.0.0.1:{free_ports(1)[0]}/")
 
     code, _, err = await away.consumer("replay", "--all", *BECAUSE)
@@ -383,7 +383,7 @@ async def test_a_broker_that_cannot_be_reached_is_status_3_and_changes_nothing(
 
 
 async def test_a_type_cannot_steer_the_terminal(shell, engine):
-    (id_,) = await bury(engine, a_letter(type="[red]a\x1b[2J"))
+    (id_,) = await write_dead_letter(engine, a_letter(type="[red]a\x1b[2J"))
 
     _, listing, _ = await shell.consumer("list")
     _, shown, _ = await shell.consumer("show", str(id_))
@@ -507,7 +507,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
     )
     try:
         assert (await shell("consumer", "topology", TARGET))[0] == 0
-        await bury(engine, a_letter(), a_letter_of_the_relay())
+        await write_dead_letter(engine, a_letter(), a_letter_of_the_relay())
         async with engine.begin() as connection:
             for grant in grants[:-1]:
                 await connection.execute(sa.text(grant))

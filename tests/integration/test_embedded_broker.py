@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 
 from consumer.queues import ConsumerQueues
-from consumer.republish import retried
+from consumer.republish import retry_copy
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription
 from outbox.transports.sqlite import schema as sqlite_schema
@@ -125,7 +125,7 @@ async def receive(subscription: Subscription) -> Delivery:
 
 
 async def retry(subscription: Subscription, delivery: Delivery, delay: timedelta) -> Outcome:
-    copy = retried(delivery.message, queue=WORK.retry(delay), attempt=1)
+    copy = retry_copy(delivery.message, queue=WORK.retry(delay), attempt=1)
     return await subscription.replace(delivery, copy)
 
 

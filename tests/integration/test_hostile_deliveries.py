@@ -57,14 +57,16 @@ async def test_hostile_messages_arrive_flawed_in_a_healthy_stream_and_can_be_ack
         await publish(channel, name.encode(), *hostile)
     await publish(channel, b"last")
     expected = [
-        (body, flaw)
+        (body, decode_error)
         for name in HOSTILE
-        for body, flaw in ((f"before {name}", None), (name, MALFORMED))
+        for body, decode_error in ((f"before {name}", None), (name, MALFORMED))
     ]
 
     async with transport.subscribe(WORK, prefetch=100) as subscription:
         deliveries = await receive(subscription, len(expected) + 1)
-        found = [(delivery.message.body.decode(), delivery.flaw) for delivery in deliveries]
+        found = [
+            (delivery.message.body.decode(), delivery.decode_error) for delivery in deliveries
+        ]
         await subscription.ack(*deliveries)
 
         assert found == [*expected, ("last", None)]
@@ -90,7 +92,7 @@ async def test_what_can_be_read_of_a_hostile_message_is_there(transport, channel
         [delivery] = await receive(subscription, 1)
 
     message = delivery.message
-    assert delivery.flaw == MALFORMED
+    assert delivery.decode_error == MALFORMED
     assert (message.content_type, message.message_id, message.body) == ("text/plain", "id", b"{}")
     assert message.headers == {"source": "phone"}
     assert message.timestamp is None

@@ -4,6 +4,7 @@ Connections to Postgres that are lost, when the driver has heard the server's la
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,14 +12,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.execution.unit_of_work import Workplace
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from outbox.database.engine import create_engine
-from outbox.database.errors import is_away, translated
+from outbox.database.errors import driver_errors_translated, is_unavailable
 from outbox.errors import DatabaseUnavailable
 from relay.storage.postgres_notify import PostgresWakeup
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
-from tests.support.weather import Side
 
 NAME = "loses"
 BACKENDS = sa.text(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")
@@ -30,7 +30,7 @@ END_BACKENDS = sa.text(
 class LastWords(Proxy):
     """A proxy that passes on what a server says at its end, and not that it has ended."""
 
-    async def _over(self, *copies: "asyncio.Task[Side]") -> None:
+    async def _over(self, *copies: "asyncio.Task[Any]") -> None:
         await asyncio.wait(copies)
 
 
@@ -74,7 +74,7 @@ async def test_a_session_whose_server_has_said_goodbye_is_away_and_the_next_one_
         with pytest.raises(DBAPIError) as lost:
             await connection.execute(sa.select(1))
 
-    assert is_away(lost.value)
+    assert is_unavailable(lost.value)
     assert await answers(engine)
 
 
@@ -82,7 +82,7 @@ async def test_a_pooled_connection_whose_server_has_said_goodbye_costs_one_attem
     assert await answers(engine)
     await end_backends(server)
 
-    with pytest.raises(DatabaseUnavailable), translated():
+    with pytest.raises(DatabaseUnavailable), driver_errors_translated():
         await answers(engine)
     assert await answers(engine)
 
@@ -91,7 +91,7 @@ async def test_a_pooled_connection_whose_server_has_said_goodbye_costs_one_attem
 async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_one_works(
     engine, server, begun
 ):
-    place = Workplace(engine)
+    place = UnitOfWorkFactory(engine)
     if begun:
         with pytest.raises(DBAPIError) as lost:
             async with place.begin():
@@ -102,7 +102,7 @@ async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_
         with pytest.raises(DBAPIError) as lost:
             await place.begin().__aenter__()
 
-    assert is_away(lost.value)
+    assert is_unavailable(lost.value)
     async with place.begin() as work:
         assert await work.session.scalar(sa.select(1)) == 1
 
@@ -110,7 +110,7 @@ async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_
 async def test_a_doorbell_whose_server_has_said_goodbye_is_away(engine, server):
     assert await answers(engine)
     await end_backends(server)
-    wakeup = PostgresWakeup(engine, ring=lambda: None)
+    wakeup = PostgresWakeup(engine, notify=lambda: None)
 
     with pytest.raises(DatabaseUnavailable):
         await wakeup._listening()

@@ -179,7 +179,11 @@ async def test_a_tap_is_told_what_passes_and_nothing_else(echo):
             assert await client.reader.readexactly(len(OPEN)) == OPEN
         client.close()
 
-    assert told == [(Side.CLIENT, CONFIRMED), (Side.CLIENT, OPEN), (Side.SERVER, OPEN)]
+    assert told == [
+        (Side.CLIENT, CONFIRMED),
+        (Side.CLIENT, OPEN),
+        (Side.SERVER, OPEN),
+    ]
 
 
 async def test_a_trap_that_was_taken_away_holds_nothing_up(echo):

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.database.engine import create_engine
-from outbox.database.errors import translated
+from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable
 from tests.support.builders import an_event
 
@@ -31,7 +31,7 @@ async def test_a_file_that_has_no_room_is_away_until_it_has_some(engine):
         pages = await connection.scalar(sa.text("PRAGMA page_count"))
         await connection.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
 
-    with pytest.raises(DatabaseUnavailable, match="SQLITE_FULL"), translated():
+    with pytest.raises(DatabaseUnavailable, match="SQLITE_FULL"), driver_errors_translated():
         await insert(engine, size=100_000)
 
     async with engine.begin() as connection:
@@ -40,6 +40,6 @@ async def test_a_file_that_has_no_room_is_away_until_it_has_some(engine):
 
 
 async def test_what_a_file_refuses_for_good_is_not_hidden(engine):
-    with pytest.raises(sa.exc.IntegrityError), translated():
+    with pytest.raises(sa.exc.IntegrityError), driver_errors_translated():
         async with engine.begin() as connection:
             await connection.execute(sa.text("INSERT INTO outbox (type) VALUES ('t')"))

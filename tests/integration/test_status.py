@@ -13,15 +13,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from consumer.storage import stored_message as letters
+from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
-from consumer.storage.parked import Parking
+from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
 from outbox.tables import now_plus
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import CANARY, an_event
-from tests.support.dead_letters import a_letter, a_letter_of_the_relay, bury
+from tests.support.dead_letters import a_letter, a_letter_of_the_relay, write_dead_letter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "tests.support.effects:consumer"
@@ -61,8 +61,8 @@ async def complete(
     envelope, dedup = codec.from_row(row), Dedup("effects")
     async with async_sessionmaker(engine).begin() as session:
         key = envelope.idempotency_key
-        await dedup.first_times(session, {key: (envelope, 1)})
-        await dedup.took(await session.connection(), {key: timedelta(seconds=took)})
+        await dedup.record_completed(session, {key: (envelope, 1)})
+        await dedup.record_durations(await session.connection(), {key: timedelta(seconds=took)})
         await session.execute(
             sa.update(processed_messages)
             .where(processed_messages.c.idempotency_key == key)
@@ -72,9 +72,11 @@ async def complete(
 
 
 async def park(engine: AsyncEngine) -> None:
-    message = letters.from_columns({**a_letter(), "id": 1})
+    message = stored_message.from_columns({**a_letter(), "id": 1})
     async with async_sessionmaker(engine).begin() as session:
-        await Parking("effects").park(session, message, lane="a" * 32, attempts=1, wait=HOUR)
+        await ParkedMessages("effects").park(
+            session, message, lane="a" * 32, attempts=1, wait=HOUR
+        )
 
 
 async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
@@ -82,7 +84,7 @@ async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
     await complete(engine, "test.happened", took=1)
     await complete(engine, "test.happened", took=2)
     await complete(engine, "test.leads.on", took=7, hours_ago=48)
-    await bury(
+    await write_dead_letter(
         engine,
         a_letter(reason="no_handler", age_seconds=7_200),
         a_letter(reason="no_handler"),
@@ -115,7 +117,7 @@ async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
 
 async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
     await complete(engine, "test.happened", took=1.25)
-    await bury(engine, a_letter(reason="no_handler", age_seconds=7_200))
+    await write_dead_letter(engine, a_letter(reason="no_handler", age_seconds=7_200))
 
     printed = run("consumer", "status", TARGET)
 
@@ -131,7 +133,7 @@ async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
 
 async def test_the_status_of_the_relay_tells_of_its_dead_letters(run, engine):
     assert "no dead letters" in run("relay", "status")
-    await bury(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
+    await write_dead_letter(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
 
     assert "rejected" in run("relay", "status")
     status = json.loads(run("relay", "status", "--json"))

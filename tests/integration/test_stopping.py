@@ -6,7 +6,7 @@ import asyncio
 
 from consumer import Consumer
 from consumer.assembly import serve
-from consumer.maintenance.topology_monitor import Inspector
+from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.settings import ConsumerSettings
 
 
@@ -19,7 +19,7 @@ async def test_a_consumer_that_stops_does_not_wait_for_a_look_at_a_silent_broker
         stop.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Inspector, "run", look_for_ever)
+    monkeypatch.setattr(TopologyMonitor, "run", look_for_ever)
     settings = ConsumerSettings(
         _env_file=None, database_url=sqlite_url, broker_url=embedded_broker_url, metrics_port=0
     )

@@ -21,7 +21,7 @@ async def test_processes_that_are_killed_in_their_commits_leave_sound_files_and_
     sqlite_url, embedded_broker_url, tmp_path
 ):
     """F28: kill -9 in commit, 4 processes."""
-    chance = random.Random(28)
+    jitter = random.Random(28)
     async with Trial(sqlite_url, embedded_broker_url, tmp_path) as trial:
         crew = [
             await trial.consumer(),
@@ -31,8 +31,8 @@ async def test_processes_that_are_killed_in_their_commits_leave_sound_files_and_
         ]
         async with trial.load():
             for _ in range(KILLS):
-                await trial.works_for(chance.uniform(0, MOST_BETWEEN))
-                victim = chance.choice(crew)
+                await trial.works_for(jitter.uniform(0, MOST_BETWEEN))
+                victim = jitter.choice(crew)
                 with trial.strike("killed"):
                     victim.kill()
                     victim.start()

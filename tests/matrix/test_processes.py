@@ -23,18 +23,18 @@ async def test_processes_that_are_killed_again_and_again_lose_nothing_and_double
     site, tmp_path, pytestconfig
 ):
     """F1: SIGKILL in a loop, of relays and of both kinds of consumers."""
-    chance, kills = random.Random(1), pytestconfig.getoption("kills")
+    jitter, kills = random.Random(1), pytestconfig.getoption("kills")
     # Small batches, so that the bound is far below what a relay would send that forgets all.
     settings = {**UNHURRIED, "MQ_BATCH_SIZE": str(BATCH)}
     course = Course(site, tmp_path, drain_seconds=60, **settings)
     async with course:
-        victims = [chance.choice(course.crew.members) for _ in range(kills)]
+        victims = [jitter.choice(course.crew.members) for _ in range(kills)]
         bound = BATCH * SHIFTS * (sum(victim.role == RELAY for victim in victims) + 1)
         course.promise = promised(*BOTH, duplicates=bound)
         for victim in victims:
             async with course.strike(f"{victim.role} killed"):
                 victim.kill()
-                await course.lasts(chance.uniform(0.1, 0.7))
+                await course.lasts(jitter.uniform(0.1, 0.7))
         await course.goes_on()
 
     assert bound < figures(read(course.chronicle.path)).sent

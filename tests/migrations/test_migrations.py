@@ -14,7 +14,7 @@ from consumer.storage.tables import processed_messages
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.tables import audit_log, ordering_salt
+from outbox.tables import audit_log, ordering_secret
 from tests.support.builders import an_upload
 
 assert processed_messages.metadata is outbox.metadata
@@ -46,7 +46,7 @@ async def test_the_schema_goes_up_down_and_up_again(empty_url):
         "processed_messages",
         "parked_messages",
         "audit_log",
-        "ordering_salt",
+        "ordering_secret",
         "outbox_relay_version",
     }
 
@@ -88,11 +88,11 @@ async def test_the_audit_log_is_append_only(engine, misdeed):
             await connection.execute(sa.text(misdeed))
 
 
-async def test_each_database_has_a_salt_of_its_own(engine):
+async def test_each_database_has_a_secret_of_its_own(engine):
     async with engine.connect() as connection:
-        (salt,) = await connection.scalars(sa.select(ordering_salt.c.salt))
+        (secret,) = await connection.scalars(sa.select(ordering_secret.c.secret))
 
-    assert len(salt) == 32
+    assert len(secret) == 32
 
 
 async def test_a_database_without_tables_is_refused_with_the_remedy(empty_url):
@@ -243,11 +243,12 @@ async def test_rows_that_no_relay_could_read_are_readable_after_the_migration(em
         empty_url, f"INSERT INTO outbox ({', '.join(row)}) VALUES ({', '.join(row.values())})"
     )
 
-    for _ in range(2):  # what has not come to its end is done again
-        await asyncio.to_thread(migrate.upgrade, empty_url)
-        await execute(empty_url, f"UPDATE {VERSION_TABLE} SET version_num = '0004'")
+    for _ in range(2):  # a migration that was interrupted is run again
+        await asyncio.to_thread(migrate.upgrade, empty_url, "0005")
         if "sqlite" in empty_url:
             break
+        await execute(empty_url, f"UPDATE {VERSION_TABLE} SET version_num = '0004'")
+    await asyncio.to_thread(migrate.upgrade, empty_url)
 
     engine = create_engine(make_url(empty_url), pool_size=1, application_name="test")
     async with engine.connect() as connection:
@@ -255,6 +256,17 @@ async def test_rows_that_no_relay_could_read_are_readable_after_the_migration(em
     await engine.dispose()
     assert found.created_at.year < 9999
     assert (found.not_before, found.attempts) == (None, 0)
+
+
+async def test_the_secret_of_ordering_keys_survives_its_renaming(empty_url):
+    await asyncio.to_thread(migrate.upgrade, empty_url, "0005")
+    before = await execute(empty_url, "SELECT salt FROM ordering_salt")
+
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+    assert await execute(empty_url, "SELECT secret FROM ordering_secret") == before
+
+    await asyncio.to_thread(migrate.downgrade, empty_url, "0005")
+    assert await execute(empty_url, "SELECT salt FROM ordering_salt") == before
 
 
 async def test_a_constraint_is_validated_while_others_write(empty_postgres_url):

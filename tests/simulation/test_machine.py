@@ -110,9 +110,9 @@ class Product(RuleBasedStateMachine):
         if archive := broker.archive[queue]:
             self.do(broker.repeat, queue, archive[which % len(archive)])
 
-    @rule(name=st.sampled_from([ETL, MAIL]), chance=st.randoms(use_true_random=False))
-    def reorder(self, name, chance):
-        self.world.broker.queues[self.queue(name)].shuffle(chance)
+    @rule(name=st.sampled_from([ETL, MAIL]), jitter=st.randoms(use_true_random=False))
+    def reorder(self, name, jitter):
+        self.world.broker.queues[self.queue(name)].shuffle(jitter)
 
     @rule()
     def cut_broker(self):

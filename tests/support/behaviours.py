@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from consumer import CircuitBreaker, Consumer, Expired, Message, RateLimit, Reject, Retry
+from consumer import CircuitBreaker, Consumer, Message, OnLeaseExpired, RateLimit, Reject, Retry
 from tests.support.effects import apply, effects
 
 BATCH_SIZE = 10
@@ -80,7 +80,7 @@ def is_wanted(message: Message[Any]) -> bool:
     return bool(message.payload["wanted"])
 
 
-@consumer.on("test.is.filtered", wanted=is_wanted)
+@consumer.on("test.is.filtered", filter=is_wanted)
 async def filtered(message: Message[Any], session: AsyncSession) -> None:
     await apply(message, session)
 
@@ -143,7 +143,7 @@ async def leased_repeat(message: Message[Any]) -> None:
     await work_outside(message)
 
 
-@consumer.on_leased("test.leased.stop", lease=LEASE, expired=Expired.STOP)
+@consumer.on_leased("test.leased.stop", lease=LEASE, on_expired=OnLeaseExpired.DEAD_LETTER)
 async def leased_stop(message: Message[Any]) -> None:
     await work_outside(message)
 

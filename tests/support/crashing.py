@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer import Consumer, Expired, Message
+from consumer import Consumer, Message, OnLeaseExpired
 from tests.support.effects import apply, fail_always, fail_once
 
 LEASE = timedelta(seconds=1)
@@ -35,6 +35,6 @@ async def leased_repeat(_message: Message[Any]) -> None:
     print(CALLED, file=sys.stderr, flush=True)  # noqa: T201
 
 
-@consumer.on_leased("test.leased.stop", lease=LEASE, expired=Expired.STOP)
+@consumer.on_leased("test.leased.stop", lease=LEASE, on_expired=OnLeaseExpired.DEAD_LETTER)
 async def leased_stop(message: Message[Any]) -> None:
     await leased_repeat(message)

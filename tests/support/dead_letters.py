@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.storage import stored_message as letters
+from consumer.storage import stored_message
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
@@ -35,7 +35,7 @@ def a_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
         "reason": "retries_exhausted",
         "attempts": 4,
         "ordering_key": None,
-        **letters.to_columns(message),
+        **stored_message.to_columns(message),
         "last_at": now_plus(sa.literal(-age_seconds)) if age_seconds else database_now(),
         **changes,
     }
@@ -56,7 +56,7 @@ def a_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
     }
 
 
-async def bury(engine: AsyncEngine, *rows: dict[str, Any]) -> list[int]:
+async def write_dead_letter(engine: AsyncEngine, *rows: dict[str, Any]) -> list[int]:
     """Write *rows* into dead_letters; returns their ids."""
     ids = []
     async with engine.begin() as connection:

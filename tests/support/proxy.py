@@ -189,7 +189,7 @@ class Proxy:
                     self._torn.add(link)
                     continue
                 for piece in self._weather.pieces(self._heard(link, side, chunk)):
-                    if wait := self._weather.pause(piece, chance=random.random()):
+                    if wait := self._weather.pause(piece, jitter=random.random()):
                         await asyncio.sleep(wait)
                     link.tell(side.other, piece)
                     await link.writers[side.other].drain()

@@ -47,9 +47,9 @@ class Weather:
             size = min(size, max(1, self.bytes_per_second // _STEPS_PER_SECOND))
         return (data[start : start + size] for start in range(0, len(data), size))
 
-    def pause(self, piece: bytes, *, chance: float) -> float:
-        """How many seconds *piece* is under way; *chance* is from 0 to 1."""
-        seconds = (self.delay + self.jitter * chance).total_seconds()
+    def pause(self, piece: bytes, *, jitter: float) -> float:
+        """How many seconds *piece* is under way; *jitter* is from 0 to 1."""
+        seconds = (self.delay + self.jitter * jitter).total_seconds()
         if self.bytes_per_second is not None:
             seconds += len(piece) / self.bytes_per_second
         return seconds

@@ -15,12 +15,12 @@ import outbox
 from consumer import (
     CircuitBreaker,
     Consumer,
-    Expired,
-    Levels,
     Message,
+    OnLeaseExpired,
     RateLimit,
     Reject,
     Retry,
+    RetrySchedule,
 )
 from outbox import Event, HealthDataMessage
 
@@ -44,11 +44,11 @@ async def other(message: Message[dict[str, int]], session: AsyncSession) -> None
     "every.option",
     batch_size=100,
     model=None,
-    wanted=lambda message: message.payload["kind"] == "meter",
+    filter=lambda message: message.payload["kind"] == "meter",
     timeout=minute,
     rate_limit=RateLimit(100, per=minute),
     circuit_breaker=CircuitBreaker(failures=3, pause=minute),
-    retry=Levels.exponential(minute, 60 * minute, max_retries=9, jitter=True),
+    retry=RetrySchedule.exponential(minute, 60 * minute, max_retries=9, jitter=True),
 )
 async def with_options(message: Message[dict[str, str]], session: AsyncSession) -> None:
     del session
@@ -64,7 +64,12 @@ async def load_many(messages: Sequence[Message[HealthDataMessage]], session: Asy
     del sizes
 
 
-@etl.on_leased("by.mail", lease=minute, expired=Expired.STOP, retry=Levels([minute], 3))
+@etl.on_leased(
+    "by.mail",
+    lease=minute,
+    on_expired=OnLeaseExpired.DEAD_LETTER,
+    retry=RetrySchedule([minute], 3),
+)
 async def send(message: Message[dict[str, str]]) -> None:
     key: str = message.idempotency_key
     del key

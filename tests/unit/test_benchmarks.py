@@ -299,8 +299,8 @@ def test_a_scaled_plan_keeps_enough_to_measure():
 
 
 def test_bodies_are_json_of_one_kilobyte():
-    chance = random.Random(1)
-    bodies = [filling.body(chance, number=number) for number in (0, 999)]
+    jitter = random.Random(1)
+    bodies = [filling.body(jitter, number=number) for number in (0, 999)]
 
     assert [len(body) for body in bodies] == [filling.BODY_BYTES] * 2
     assert json.loads(bodies[1])["number"] == "000999"

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from consumer import Consumer, Levels
+from consumer import Consumer, RetrySchedule
 from consumer.checks import check, horizon, prefetch
 from consumer.settings import ConsumerSettings
 from outbox.errors import ConfigurationError
@@ -33,15 +33,15 @@ def test_the_horizon_is_the_longest_way_of_a_message():
         retry_delays=(60, 120),
         max_retries=3,
         message_ttl_seconds=3600,
-        max_returns=2,
+        max_requeues=2,
         replay_window_hours=10,
     )
 
     waits = timedelta(seconds=60 + 120 + 120)
     assert horizon(a_consumer(), of) == waits + 6 * HOUR + 10 * HOUR
-    own = a_consumer(retry=Levels([HOUR], max_retries=20))
+    own = a_consumer(retry=RetrySchedule([HOUR], max_retries=20))
     assert horizon(own, of) == 20 * HOUR + 23 * HOUR + 10 * HOUR
-    often = a_consumer(retry=Levels([timedelta(seconds=1)], max_retries=30))
+    often = a_consumer(retry=RetrySchedule([timedelta(seconds=1)], max_retries=30))
     assert horizon(often, of) == timedelta(seconds=30) + 33 * HOUR + 10 * HOUR
 
 
@@ -49,9 +49,13 @@ def test_the_horizon_is_the_longest_way_of_a_message():
     ("options", "values", "setting"),
     [
         ({}, {"deduplication_retention_hours": 168}, "MQ_DEDUPLICATION_RETENTION_HOURS"),
-        ({"retry": Levels([24 * HOUR], 30)}, {}, "MQ_DEDUPLICATION_RETENTION_HOURS"),
+        ({"retry": RetrySchedule([24 * HOUR], 30)}, {}, "MQ_DEDUPLICATION_RETENTION_HOURS"),
         ({}, {"message_ttl_seconds": 900}, "MQ_MESSAGE_TTL_SECONDS"),
-        ({"retry": Levels([HOUR], 1)}, {"message_ttl_seconds": 1000}, "MQ_MESSAGE_TTL_SECONDS"),
+        (
+            {"retry": RetrySchedule([HOUR], 1)},
+            {"message_ttl_seconds": 1000},
+            "MQ_MESSAGE_TTL_SECONDS",
+        ),
         ({"batch_size": 100}, {"prefetch": 99}, "MQ_PREFETCH"),
     ],
 )

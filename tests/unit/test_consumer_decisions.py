@@ -6,26 +6,26 @@ from datetime import timedelta
 
 import pytest
 
-from consumer import Levels, Reject, Retry, verdict
+from consumer import Reject, Retry, RetrySchedule, verdict
 
 SECOND = timedelta(seconds=1)
 
 
 def test_a_failed_attempt_is_retried_until_the_policy_ends_it():
-    policy, error = Levels([SECOND], max_retries=1), RuntimeError()
+    policy, error = RetrySchedule([SECOND], max_retries=1), RuntimeError()
 
     def after(attempt: int) -> verdict.Verdict:
-        return verdict.after_failure(error, attempt, policy, chance=0.0)
+        return verdict.after_failure(error, attempt, policy, jitter=0.0)
 
     assert after(1) == verdict.TryAgain(1, SECOND)
     assert after(2) == verdict.GiveUp(2, "retries_exhausted")
 
 
 def test_a_handler_may_ask_for_another_delay_and_not_for_more_attempts():
-    policy, hour = Levels([SECOND], max_retries=1), timedelta(hours=1)
+    policy, hour = RetrySchedule([SECOND], max_retries=1), timedelta(hours=1)
 
     def after(attempt: int, error: Exception) -> verdict.Verdict:
-        return verdict.after_failure(error, attempt, policy, chance=0.0)
+        return verdict.after_failure(error, attempt, policy, jitter=0.0)
 
     assert after(1, Retry(after=hour)) == verdict.TryAgain(1, hour)
     assert after(1, Retry()) == verdict.TryAgain(1, SECOND)
@@ -34,7 +34,7 @@ def test_a_handler_may_ask_for_another_delay_and_not_for_more_attempts():
 
 def test_a_rejected_message_is_given_up_at_once_for_the_handlers_reason():
     rejected = verdict.after_failure(
-        Reject("unknown_device"), 1, Levels([SECOND], max_retries=9), chance=0.0
+        Reject("unknown_device"), 1, RetrySchedule([SECOND], max_retries=9), jitter=0.0
     )
 
     assert rejected == verdict.GiveUp(1, "unknown_device")
@@ -63,20 +63,20 @@ def test_a_delay_is_waited_for_in_the_shortest_queue_that_is_long_enough(wanted,
 
 
 def test_exponential_levels_grow_to_the_cap_and_their_queues_are_few():
-    levels = Levels.exponential(SECOND, timedelta(seconds=5), max_retries=5)
+    levels = RetrySchedule.exponential(SECOND, timedelta(seconds=5), max_retries=5)
 
     assert [delay.total_seconds() for delay in levels.delays] == [1, 2, 4, 5]
     assert levels.longest == timedelta(seconds=1 + 2 + 4 + 5 + 5)
     with pytest.raises(ValueError, match="delays"):
-        Levels.exponential(timedelta(milliseconds=1), timedelta(days=1), max_retries=1)
+        RetrySchedule.exponential(timedelta(milliseconds=1), timedelta(days=1), max_retries=1)
 
 
 def test_with_jitter_half_of_the_attempts_wait_for_the_next_longer_delay():
-    levels = Levels([SECOND, 2 * SECOND], max_retries=9, jitter=True)
+    levels = RetrySchedule([SECOND, 2 * SECOND], max_retries=9, jitter=True)
 
-    assert levels.delay(1, chance=0.49) == SECOND
-    assert levels.delay(1, chance=0.5) == 2 * SECOND
-    assert levels.delay(9, chance=0.9) == 2 * SECOND
+    assert levels.delay(1, jitter=0.49) == SECOND
+    assert levels.delay(1, jitter=0.5) == 2 * SECOND
+    assert levels.delay(9, jitter=0.9) == 2 * SECOND
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_with_jitter_half_of_the_attempts_wait_for_the_next_longer_delay():
 )
 def test_levels_that_cannot_work_are_refused(changes, field):
     with pytest.raises(ValueError, match=field):
-        Levels(**{"delays": [SECOND], "max_retries": 1, **changes})
+        RetrySchedule(**{"delays": [SECOND], "max_retries": 1, **changes})

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.backoff import Exponential, Levels
+from outbox.backoff import Exponential, RetrySchedule
 from outbox.transports.base import Outcome
-from relay.poll_interval import Found, Load, Pace
+from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
 from relay.row import Row
-from relay.storage.claim_statements import Heads, choose_heads, ready_prefixes
-from relay.storage.low_water_mark import LowWater
+from relay.storage.claim_statements import KeyHeads, key_heads, ready_prefixes
+from relay.storage.low_water_mark import LowWaterMark
 from relay.verdict import Delete, GiveUp, Leave, Retry, decide
 from relay.waves import rows_of_a_key, waves
 
@@ -42,18 +42,18 @@ rows = st.lists(st.sampled_from([None, "a", "b", "c"])).map(
 def test_exponential_delays_double_up_to_the_cap():
     policy = Exponential(first=SECOND, cap=10 * SECOND)
 
-    delays = [policy.delay(attempt, chance=1.0) for attempt in (1, 2, 3, 4, 5, 1000)]
+    delays = [policy.delay(attempt, jitter=1.0) for attempt in (1, 2, 3, 4, 5, 1000)]
 
     assert delays == [SECOND, 2 * SECOND, 4 * SECOND, 8 * SECOND, 10 * SECOND, 10 * SECOND]
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
-def test_jitter_never_leaves_the_upper_half_of_the_delay(attempt, chance):
+def test_jitter_never_leaves_the_upper_half_of_the_delay(attempt, jitter):
     policy = Exponential(first=SECOND, cap=60 * SECOND)
-    full = policy.delay(attempt, chance=1.0)
+    full = policy.delay(attempt, jitter=1.0)
 
     assert full is not None
-    assert full / 2 <= policy.delay(attempt, chance=chance) <= full
+    assert full / 2 <= policy.delay(attempt, jitter=jitter) <= full
 
 
 def test_exponential_gives_up_when_its_attempts_are_used_up():
@@ -64,7 +64,7 @@ def test_exponential_gives_up_when_its_attempts_are_used_up():
 
 
 def test_levels_repeat_the_last_delay_until_the_retries_are_used_up():
-    policy = Levels([SECOND, 5 * SECOND], max_retries=3)
+    policy = RetrySchedule([SECOND, 5 * SECOND], max_retries=3)
 
     assert [policy.delay(n) for n in (1, 2, 3, 4)] == [SECOND, 5 * SECOND, 5 * SECOND, None]
 
@@ -157,13 +157,16 @@ def test_a_key_is_claimed_up_to_its_first_row_that_another_claim_holds():
 def test_more_is_followed_at_once_and_an_empty_outbox_is_looked_at_ever_more_rarely(
     rows, more, woken, previous, pause
 ):
-    pace = Pace(SECOND, 5 * SECOND)
+    poll_interval = PollInterval(SECOND, 5 * SECOND)
 
-    assert pace.after(Found(rows, more), woken=woken, previous=previous * SECOND) == pause * SECOND
+    assert (
+        poll_interval.after(ClaimResult(rows, more), woken=woken, previous=previous * SECOND)
+        == pause * SECOND
+    )
 
 
 def test_the_load_is_high_when_many_rows_come_in_a_short_time():
-    load = Load(rows=10, within_seconds=1.0)
+    load = LoadMeter(rows=10, within_seconds=1.0)
 
     assert not load.is_high(9, now=100.0)
     assert load.is_high(1, now=100.9)
@@ -182,7 +185,7 @@ class Clock:
 
 def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
     clock = Clock()
-    hint = LowWater(clock)
+    hint = LowWaterMark(clock)
     assert hint.begin() == 0
 
     hint.left_some(0, behind=500, began=0.0)
@@ -195,7 +198,7 @@ def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
 
 def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
     clock = Clock()
-    hint = LowWater(clock)
+    hint = LowWaterMark(clock)
 
     clock.now = 0.2
     hint.left_some(0, behind=500, began=0.0)
@@ -208,7 +211,7 @@ def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
 
 def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
     clock = Clock()
-    hint = LowWater(clock)
+    hint = LowWaterMark(clock)
 
     clock.now = 1000.0
     hint.left_some(0, behind=500, began=0.0)
@@ -219,7 +222,7 @@ def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
 
 def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothing():
     clock = Clock()
-    hint = LowWater(clock)
+    hint = LowWaterMark(clock)
     hint.left_some(0, behind=500, began=-0.001)
 
     clock.now = 0.02
@@ -228,7 +231,7 @@ def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothi
 
 
 def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
-    hint = LowWater(Clock())
+    hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
     hint.released()
@@ -238,7 +241,7 @@ def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
 
 def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
     clock = Clock()
-    hint = LowWater(clock)
+    hint = LowWaterMark(clock)
 
     clock.now = 1.0
     hint.released()
@@ -249,7 +252,7 @@ def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
 
 
 def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back():
-    hint = LowWater(Clock())
+    hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
     hint.exhausted(0, last=3, began=0.0)
@@ -260,7 +263,7 @@ def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back(
 
 
 def test_a_look_that_began_beyond_the_hint_does_not_move_it():
-    hint = LowWater(Clock())
+    hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
     hint.left_some(20_000, behind=20_010, began=0.0)
@@ -280,9 +283,9 @@ def test_of_each_key_no_more_is_read_than_can_be_published():
 def test_a_visit_that_was_cut_short_is_continued_behind_its_last_key():
     visited = [("a", 1, True), ("b", 2, False), ("c", 3, True), ("d", 4, True)]
 
-    assert choose_heads(visited, visits=9) == Heads({"a": 1, "c": 3, "d": 4}, None)
-    assert choose_heads(visited, visits=4) == Heads({"a": 1, "c": 3, "d": 4}, "d")
-    assert choose_heads([], visits=9) == Heads({}, None)
+    assert key_heads(visited, visits=9) == KeyHeads({"a": 1, "c": 3, "d": 4}, None)
+    assert key_heads(visited, visits=4) == KeyHeads({"a": 1, "c": 3, "d": 4}, "d")
+    assert key_heads([], visits=9) == KeyHeads({}, None)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ TIMES = 2_000
 
 
 def drafts(load: Load = LOAD, *, seed: int = 1):
-    chance = random.Random(seed)
-    return [draft(load, chance) for _ in range(TIMES)]
+    jitter = random.Random(seed)
+    return [draft(load, jitter) for _ in range(TIMES)]
 
 
 def test_shares_are_as_the_load_says():

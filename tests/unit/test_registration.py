@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer import CircuitBreaker, Consumer, Expired, Levels, RateLimit
+from consumer import CircuitBreaker, Consumer, OnLeaseExpired, RateLimit, RetrySchedule
 from consumer.handler import Handler, Lease
 from outbox.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ def a_consumer(**changes: Any) -> Consumer:
 
 def test_what_is_registered_is_what_was_said():
     consumer = a_consumer()
-    limit, breaker, retry = RateLimit(5), CircuitBreaker(), Levels([SECOND], 1)
+    limit, breaker, retry = RateLimit(5), CircuitBreaker(), RetrySchedule([SECOND], 1)
 
     decorated = consumer.on(
         "a", batch_size=9, timeout=SECOND, rate_limit=limit, circuit_breaker=breaker, retry=retry
@@ -54,9 +54,9 @@ def test_a_handler_of_batches_takes_lists():
 def test_a_leased_handler_has_a_lease():
     consumer = a_consumer()
 
-    consumer.on_leased("a", lease=5 * SECOND, expired=Expired.STOP)(handle)
+    consumer.on_leased("a", lease=5 * SECOND, on_expired=OnLeaseExpired.DEAD_LETTER)(handle)
 
-    lease = Lease(5 * SECOND, Expired.STOP)
+    lease = Lease(5 * SECOND, OnLeaseExpired.DEAD_LETTER)
     assert consumer.handlers["a"] == Handler("a", function=handle, lease=lease)
 
 
@@ -99,7 +99,7 @@ def test_an_option_that_cannot_work_is_refused_by_its_name(options, named):
         (partial(RateLimit, 1, NOTHING), "rate_limit"),
         (partial(CircuitBreaker, failures=0), "circuit_breaker"),
         (partial(CircuitBreaker, pause=NOTHING), "circuit_breaker"),
-        (partial(Lease, timedelta(milliseconds=999), Expired.STOP), "lease"),
+        (partial(Lease, timedelta(milliseconds=999), OnLeaseExpired.DEAD_LETTER), "lease"),
     ],
     ids=str,
 )

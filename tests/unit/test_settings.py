@@ -54,7 +54,7 @@ def test_retry_delays_are_a_list(monkeypatch, written):
         ("MQ_PUBLISH_RETRY_FIRST_SECONDS", "400"),
         ("MQ_DATABASE_POOL_SIZE", "2"),
         ("MQ_DEDUPLICATION_RETENTION_HOURS", "0"),
-        ("MQ_RETURNED_REASONS", "bored"),
+        ("MQ_REQUEUE_REASONS", "bored"),
         ("MQ_LOG_LEVEL", "loud"),
         ("MQ_DATABASE_URL", "nonsense"),
         ("MQ_DATABASE_URL", "mysql://db"),

@@ -42,4 +42,4 @@ def test_nothing_is_nothing_in_any_weather():
     ],
 )
 def test_a_piece_is_under_way_for_its_delay_some_of_the_jitter_and_by_its_size(weather, seconds):
-    assert weather.pause(DATA, chance=0.25) == seconds
+    assert weather.pause(DATA, jitter=0.25) == seconds

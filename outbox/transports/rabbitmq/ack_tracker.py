@@ -24,7 +24,7 @@ class Acks:
     single: list[int]
 
 
-class Settled:
+class AckTracker:
     """The tags of one channel that are settled, told to the broker or not yet."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq.ack_tracker import Settled
+from outbox.transports.rabbitmq.ack_tracker import AckTracker
 from outbox.transports.rabbitmq.connection import CLOSE_SECONDS, connection_errors
 
 DELAY_SECONDS = 0.003
@@ -51,12 +51,12 @@ class Acks(Protocol):
         """Tell what waits, and return once it is out; never raises."""
 
 
-class GatheredAcks:
+class BatchedAcks:
     """Acks as frames of ours, gathered for a few milliseconds."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
-        self._settled = Settled()
+        self._settled = AckTracker()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -122,12 +122,12 @@ class GatheredAcks:
         return b"".join(_settle(number, _NACK, tag, _REQUEUE) for tag in tags)
 
 
-class CalledAcks:
+class DirectAcks:
     """Acks by the documented calls of aiormq, at once."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
-        self._settled = Settled()
+        self._settled = AckTracker()
         # Held to write: an ack of several must not overtake another one.
         self._turn = asyncio.Lock()
 

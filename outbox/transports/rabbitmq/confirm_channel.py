@@ -20,10 +20,10 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq.confirms import Answer, answered, refused
+from outbox.transports.rabbitmq.confirms import Confirm, answered, refused
 from outbox.transports.rabbitmq.connection import begin_to_close, close, connection_errors
 from outbox.transports.rabbitmq.in_flight import InFlight, is_blocked
-from outbox.transports.rabbitmq.publish_batch import publish_batch, unfit
+from outbox.transports.rabbitmq.publish_batch import incompatibility, publish_batch
 from outbox.transports.rabbitmq.publish_gather import publish_gathered
 from outbox.wire.codec import WireMessage
 
@@ -48,7 +48,7 @@ class Method(Protocol):
         *,
         in_flight: InFlight,
         deadline: float,
-    ) -> list[Answer]:
+    ) -> list[Confirm]:
         """
         Publish *messages*, each mandatory, persistent and confirmed; one answer for each.
 
@@ -59,24 +59,28 @@ class Method(Protocol):
 _METHODS: dict[MethodName, Method] = {"batch": publish_batch, "gather": publish_gathered}
 
 
-def kept_seconds(in_vain: int) -> float:
-    """How long to use a connection on which something is refused, after *in_vain* others."""
-    doubled: float = REFUSED_SECONDS * 2 ** min(in_vain, _MOST_DOUBLINGS)
+def kept_seconds(fruitless_replacements: int) -> float:
+    """How long to use a connection that is refused, after so many *fruitless_replacements*."""
+    doubled: float = REFUSED_SECONDS * 2 ** min(fruitless_replacements, _MOST_DOUBLINGS)
     return min(doubled, MOST_REFUSED_SECONDS)
 
 
-class Link:
+class ConfirmChannel:
     """
     One channel, alone on *connection*, from its opening to its loss.
 
-    *in_vain* is how many links before it, one after another, were of no help against refusals.
+    *fruitless_replacements* is how many channels before it, in a row, did not end the refusals.
     """
 
     def __init__(
-        self, connection: AbstractConnection, *, method: MethodName, in_vain: int = 0
+        self,
+        connection: AbstractConnection,
+        *,
+        method: MethodName,
+        fruitless_replacements: int = 0,
     ) -> None:
         self.method = method
-        self.in_vain = in_vain
+        self.fruitless_replacements = fruitless_replacements
         self._connection = connection
         # aio-pika's channel is held only to keep it, and published on is aiormq's beneath it.
         self._wrapper: AbstractChannel | None = None
@@ -98,7 +102,7 @@ class Link:
                 publisher_confirms=True, on_return_raises=True
             )
             channel = await self._wrapper.get_underlay_channel()
-        if self.method == "batch" and (flaw := await unfit(channel)) is not None:
+        if self.method == "batch" and (flaw := await incompatibility(channel)) is not None:
             structlog.get_logger(component="rabbitmq").warning(
                 "batch_publishing_unavailable", missing=flaw, method="gather"
             )
@@ -119,7 +123,7 @@ class Link:
             self._channel is None or self._channel.is_closed or self._channel.connection.is_closed
         )
 
-    async def worn(self) -> bool:
+    async def needs_replacement(self) -> bool:
         """Whether the next publish needs another one."""
         spent = self._spent or (self._refused and self._has_rested)
         return self.lost or (spent and not await is_blocked(self._channel.connection))
@@ -130,12 +134,12 @@ class Link:
 
     @property
     def _is_old(self) -> bool:
-        return self._now() - self._opened >= kept_seconds(self.in_vain)
+        return self._now() - self._opened >= kept_seconds(self.fruitless_replacements)
 
     @property
     def in_vain_so_far(self) -> int:
-        """What *in_vain* is for the next link, if this one is replaced."""
-        return self.in_vain + 1 if self._refused_early else 0
+        """What *fruitless_replacements* is for the next link, if this one is replaced."""
+        return self.fruitless_replacements + 1 if self._refused_early else 0
 
     async def unblocked(self) -> None:
         """
@@ -149,7 +153,7 @@ class Link:
             async with asyncio.timeout(UNBLOCKED_SECONDS):
                 await self._channel.connection.ready()
 
-    async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Answer]:
+    async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Confirm]:
         """One answer for each of *messages*; never raises for what the broker does."""
         if self._now() >= deadline:
             return [TimeoutError()] * len(messages)
@@ -176,42 +180,46 @@ class Link:
         return asyncio.get_running_loop().time()
 
 
-class Dialer:
+class ChannelProvider:
     """Keeps one link open. Used by one task at a time."""
 
     def __init__(self, connect: Connect, *, method: MethodName) -> None:
         self._connect = connect
         self._method = method
-        self._link: Link | None = None
-        self._in_vain = 0
+        self._link: ConfirmChannel | None = None
+        self._fruitless_replacements = 0
 
-    def another(self) -> "Dialer":
+    def another(self) -> "ChannelProvider":
         """One for a link of its own."""
-        return Dialer(self._connect, method=self._method)
+        return ChannelProvider(self._connect, method=self._method)
 
-    async def link(self) -> Link:
+    async def link(self) -> ConfirmChannel:
         """
         The open link, or else a new one.
 
         Raises BrokerUnavailable.
         """
-        if self._link is None or await self._link.worn():
+        if self._link is None or await self._link.needs_replacement():
             if self._link is not None:
-                self._in_vain = self._link.in_vain_so_far
+                self._fruitless_replacements = self._link.in_vain_so_far
             await self.close()
             connection = await self._connect()
             # Kept even if there will be no channel, so that `close` finds it.
-            self._link = Link(connection, method=self._method, in_vain=self._in_vain)
+            self._link = ConfirmChannel(
+                connection,
+                method=self._method,
+                fruitless_replacements=self._fruitless_replacements,
+            )
             await self._link.open()
             self._method = self._link.method
         return self._link
 
-    def release(self) -> Link | None:
+    def release(self) -> ConfirmChannel | None:
         """Hand out the link, if there is one, and have none."""
         link, self._link = self._link, None
         return link
 
-    def adopt(self, link: Link | None) -> None:
+    def adopt(self, link: ConfirmChannel | None) -> None:
         """Keep *link*, or drop it if one is open already."""
         kept, dropped = link, self._link
         if self._link is not None and not self._link.lost:

@@ -11,7 +11,7 @@ from pamqp.commands import Basic
 
 from outbox.transports.base import Outcome
 
-Answer: TypeAlias = Basic.Ack | Basic.Nack | Basic.Reject | BaseException | None
+Confirm: TypeAlias = Basic.Ack | Basic.Nack | Basic.Reject | BaseException | None
 """A frame of the broker, or the error in its place."""
 
 CANNOT_BE_WRITTEN = (TypeError, ValueError, ArithmeticError, struct.error)
@@ -34,12 +34,12 @@ _ANSWERED = (
 )
 
 
-def answered(answer: Answer) -> bool:
+def answered(answer: Confirm) -> bool:
     """Whether *answer* is about this message alone, and final."""
     return isinstance(answer, _ANSWERED)
 
 
-def refused(answer: Answer) -> bool:
+def refused(answer: Confirm) -> bool:
     """
     Whether the broker has taken note of the message, and does not take it.
 
@@ -50,19 +50,19 @@ def refused(answer: Answer) -> bool:
     return not returned and isinstance(answer, (Basic.Nack, Basic.Reject, errors.DeliveryError))
 
 
-def shows_culprit(answer: Answer) -> bool:
+def shows_culprit(answer: Confirm) -> bool:
     """Whether some message of those in flight has closed the channel."""
     return isinstance(answer, _CULPRIT_SHOWN)
 
 
-def nothing_sent(answers: Sequence[Answer]) -> bool:
+def nothing_sent(answers: Sequence[Confirm]) -> bool:
     """Whether the channel was closed before any of the messages could be written to it."""
     found = [answer for answer in answers if not isinstance(answer, CANNOT_BE_WRITTEN)]
     closed = aiormq.exceptions.ChannelInvalidStateError
     return bool(found) and all(isinstance(answer, closed) for answer in found)
 
 
-def outcome_of(answer: Answer) -> Outcome:
+def outcome_of(answer: Confirm) -> Outcome:
     """What *answer* means for a message; one that closes the channel must have been alone."""
     errors = aiormq.exceptions
     match answer:

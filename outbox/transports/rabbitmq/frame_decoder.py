@@ -38,11 +38,11 @@ def read_deliver(data: bytes) -> Delivery | None:
     try:
         at = 5 + data[4]
         tag, redelivered = _TAG.unpack_from(data, at)
-        exchange, routing_key, flaw = _route(data[at + _TAG.size :])
+        exchange, routing_key, decode_error = _route(data[at + _TAG.size :])
     except FLAWS:
         return None
     message = WireMessage(exchange=exchange, routing_key=routing_key, body=b"")
-    return Delivery(message, tag, redelivered & 1 == 1, flaw)
+    return Delivery(message, tag, redelivered & 1 == 1, decode_error)
 
 
 def read_header(data: bytes, delivery: Delivery) -> int:
@@ -50,10 +50,10 @@ def read_header(data: bytes, delivery: Delivery) -> int:
     try:
         size, flags = _CONTENT.unpack_from(data, 0)
     except struct.error:
-        delivery.flaw = MALFORMED
+        delivery.decode_error = MALFORMED
         return 0
     if flags & _MORE_FLAGS or not _read_properties(data, flags, delivery.message):
-        delivery.flaw = MALFORMED
+        delivery.decode_error = MALFORMED
     return int(size)
 
 

@@ -6,7 +6,7 @@ ends the connection, and the broker sends the same message again to the next one
 of deliveries are cut out of the stream and read by `rabbitmq_content`; all others go on to aiormq
 as they are, whole and in order. aiormq keeps the connection: handshake, TLS, heartbeats, channels.
 
-This relies on less than what it replaces; `unfit` finds out whether it is all there:
+This relies on less than what it replaces; `incompatibility` finds out whether it is all there:
 
 - aiormq's Connection takes a `transport_factory`, which makes its StreamReader.
 - asyncio hands all that comes in to the reader's `feed_data`, which may be replaced.
@@ -40,7 +40,7 @@ _END = HEARTBEAT[-1]
 _NO_CHANNEL = -1
 
 
-class Tap:
+class FrameReader:
     """
     Splits what is fed into deliveries of one channel, and the rest.
 
@@ -161,12 +161,12 @@ class Tap:
             self._hand_on(HEARTBEAT)
 
 
-class TappedConnection(aio_pika.Connection):
+class FrameReadingConnection(aio_pika.Connection):
     """A connection with a `tap`, which is None if there is no place for it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tap: Tap | None = None
+        self.tap: FrameReader | None = None
         self.kwargs.update(self._tapping())
 
     def _tapping(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class TappedConnection(aio_pika.Connection):
 class _Tapping(TransportFactory):
     """Makes what aiormq would make by itself, and puts a tap in front of the reader."""
 
-    def __init__(self, connection: TappedConnection) -> None:
+    def __init__(self, connection: FrameReadingConnection) -> None:
         self._connection = connection
 
     async def create(
@@ -187,14 +187,14 @@ class _Tapping(TransportFactory):
         secure = url.scheme == "amqps"
         plain = TLSTransportFactory() if secure else TCPTransportFactory()
         reader, writer = await plain.create(url, **kwargs)
-        tap = Tap(reader.feed_data, clock=asyncio.get_running_loop().time)
+        tap = FrameReader(reader.feed_data, clock=asyncio.get_running_loop().time)
         # Nothing has come in yet: the server of AMQP waits to be addressed.
         reader.feed_data = tap.feed  # type: ignore[assignment]
         self._connection.tap = tap
         return reader, writer
 
 
-def unfit(connection: Any, channel: Any) -> str | None:
+def incompatibility(connection: Any, channel: Any) -> str | None:
     """
     What is not as it has to be for the deliveries of aiormq's *channel* to be tapped; None if all
     is. The connection has been opened, so its tap must have heard of that.

@@ -6,8 +6,8 @@ loop turns several times for it. Here the frames of all messages are assembled i
 slot for each is put where aiormq looks for whom to tell about a confirmation, and one entry goes
 into the write queue.
 
-This reaches into aiormq, though not below what is named here; `unfit` finds out whether it is
-all there:
+This reaches into aiormq, though not below what is named here; `incompatibility` finds out whether
+it is all there:
 
 - `lock` of a channel guards `delivery_tag`, `confirmations` and `message_id_delivery_tag`.
 - `confirmations` holds, for each delivery tag, something that `done`, `cancelled`, `set_result`
@@ -31,7 +31,7 @@ import aiormq
 from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 
-from outbox.transports.rabbitmq.confirms import CANNOT_BE_WRITTEN, Answer
+from outbox.transports.rabbitmq.confirms import CANNOT_BE_WRITTEN, Confirm
 from outbox.transports.rabbitmq.frame_encoder import FRAME_OVERHEAD, publish_frames
 from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_answers
 from outbox.transports.rabbitmq.publish_gather import identify
@@ -52,19 +52,19 @@ class Batch:
     def __init__(
         self, size: int, *, complete: "asyncio.Future[None]", tags: dict[str, int]
     ) -> None:
-        self.answers: list[Answer] = [None] * size
+        self.answers: list[Confirm] = [None] * size
         self.missing = size
         self.complete = complete
         self.tags = tags
 
-    def answer(self, position: int, answer: Answer) -> None:
+    def answer(self, position: int, answer: Confirm) -> None:
         self.answers[position] = answer
         self.missing -= 1
         if not self.missing and not self.complete.done():
             self.complete.set_result(None)
 
 
-class Slot:
+class PendingConfirm:
     """
     Where aiormq puts the answer to one message; the part of a future that it makes use of.
 
@@ -88,7 +88,7 @@ class Slot:
         """Whether a second answer is nothing to warn of."""
         return self._answered
 
-    def set_result(self, answer: Answer) -> None:
+    def set_result(self, answer: Confirm) -> None:
         if self._answered:
             return
         self._answered = True
@@ -106,9 +106,9 @@ class Slot:
 
 async def publish_batch(
     channel: Any, messages: Sequence[WireMessage], *, in_flight: InFlight, deadline: float
-) -> list[Answer]:
+) -> list[Confirm]:
     """Publish *messages* on aiormq's *channel*; one answer for each."""
-    answers: list[Answer] = [None] * len(messages)
+    answers: list[Confirm] = [None] * len(messages)
     frames: dict[int, bytes] = {}
     ids: list[str] = []
     body_max = channel.connection.connection_tune.frame_max - FRAME_OVERHEAD
@@ -129,7 +129,7 @@ async def publish_batch(
 
 async def _send_and_wait(
     channel: Any, ids: Sequence[str], payload: bytes, deadline: float
-) -> list[Answer]:
+) -> list[Confirm]:
     try:
         async with asyncio.timeout_at(deadline):
             batch = await _send(channel, ids, payload)
@@ -149,7 +149,9 @@ async def _send(channel: Any, ids: Sequence[str], payload: bytes) -> Batch:
         tags = channel.message_id_delivery_tag
         batch = Batch(len(ids), complete=channel.create_future(), tags=tags)
         first = channel.delivery_tag + 1
-        slots = [Slot(batch, tag - first, id_, tag) for tag, id_ in enumerate(ids, first)]
+        slots = [
+            PendingConfirm(batch, tag - first, id_, tag) for tag, id_ in enumerate(ids, first)
+        ]
         channel.confirmations.update(enumerate(slots, first))
         tags.update(zip(ids, range(first, first + len(ids)), strict=True))
         channel.delivery_tag += len(ids)
@@ -192,7 +194,7 @@ def _reason(complete: "asyncio.Future[None]") -> BaseException:
     return TimeoutError()
 
 
-async def unfit(channel: Any) -> str | None:
+async def incompatibility(channel: Any) -> str | None:
     """
     What of aiormq's *channel*, not in use yet, is not as `publish_batch` needs it; None if all is.
 
@@ -236,7 +238,7 @@ async def _rehearsed(channel: Any) -> str | None:
     loop = asyncio.get_running_loop()
     batch = Batch(len(ids), complete=loop.create_future(), tags=ids)
     for id_, tag in list(ids.items()):
-        channel.confirmations[tag] = Slot(batch, tag - 1, id_, tag)
+        channel.confirmations[tag] = PendingConfirm(batch, tag - 1, id_, tag)
     confirm_at_once(channel)
     for frame in (Basic.Nack(3), Basic.Ack(2, multiple=True), Basic.Ack(4, multiple=True)):
         await channel._on_confirm_frame(frame)  # noqa: SLF001 - see above

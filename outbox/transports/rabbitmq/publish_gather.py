@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pamqp.commands import Basic
 
-from outbox.transports.rabbitmq.confirms import Answer
+from outbox.transports.rabbitmq.confirms import Confirm
 from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_answers
 from outbox.wire.codec import APP_ID, WireMessage
 
@@ -21,7 +21,7 @@ _PERSISTENT = 2
 
 async def publish_gathered(
     channel: Any, messages: Sequence[WireMessage], *, in_flight: InFlight, deadline: float
-) -> list[Answer]:
+) -> list[Confirm]:
     """Publish *messages* on aiormq's *channel*; one answer for each."""
     identified = [identify(message) for message in messages]
     # What is no text cannot be written either, and shares its name with nobody.
@@ -57,8 +57,8 @@ def properties(message: WireMessage) -> Basic.Properties:
     )
 
 
-async def _publish(channel: Any, message: WireMessage) -> Answer:
-    answer: Answer = await channel.basic_publish(
+async def _publish(channel: Any, message: WireMessage) -> Confirm:
+    answer: Confirm = await channel.basic_publish(
         message.body,
         exchange=message.exchange,
         routing_key=message.routing_key,
@@ -69,7 +69,7 @@ async def _publish(channel: Any, message: WireMessage) -> Answer:
     return answer
 
 
-def _answer(task: "asyncio.Task[Answer]") -> Answer:
+def _answer(task: "asyncio.Task[Confirm]") -> Confirm:
     # Cancelled by us, for want of time, or by aiormq, whose peer is silent.
     if task.cancelled():
         return TimeoutError()

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
-from outbox.transports.rabbitmq.confirm_channel import Connect, Dialer, MethodName
+from outbox.transports.rabbitmq.confirm_channel import ChannelProvider, Connect, MethodName
 from outbox.transports.rabbitmq.confirms import (
-    Answer,
+    Confirm,
     answered,
     nothing_sent,
     outcome_of,
@@ -31,7 +31,7 @@ class RabbitMQPublisher:
     """
 
     def __init__(self, connect: Connect, *, method: MethodName = "batch") -> None:
-        self._dialer = Dialer(connect, method=method)
+        self._dialer = ChannelProvider(connect, method=method)
         # Held to open a link, and while messages are published one by one.
         self._turn = asyncio.Lock()
 
@@ -45,7 +45,7 @@ class RabbitMQPublisher:
         self, messages: Sequence[WireMessage], *, within: timedelta
     ) -> list[Outcome]:
         deadline = asyncio.get_running_loop().time() + within.total_seconds()
-        answers: list[Answer] = []
+        answers: list[Confirm] = []
         for window in windows(messages):
             part = messages[window.start : window.stop]
             answers += await self._publish_window(part, deadline)
@@ -57,7 +57,7 @@ class RabbitMQPublisher:
 
     async def _publish_window(
         self, messages: Sequence[WireMessage], deadline: float
-    ) -> list[Answer]:
+    ) -> list[Confirm]:
         answers = await self._publish_together(messages, deadline)
         if any(map(shows_culprit, answers)):
             # One message closed the channel and took its neighbours with it, perhaps with the
@@ -70,8 +70,8 @@ class RabbitMQPublisher:
 
     async def _publish_together(
         self, messages: Sequence[WireMessage], deadline: float
-    ) -> list[Answer]:
-        answers: list[Answer] = []
+    ) -> list[Confirm]:
+        answers: list[Confirm] = []
         for _ in range(_ATTEMPTS_TO_SEND):
             try:
                 async with self._my_turn(deadline):
@@ -86,14 +86,14 @@ class RabbitMQPublisher:
 
     async def _publish_alone(
         self, messages: Sequence[WireMessage], deadline: float
-    ) -> list[Answer]:
+    ) -> list[Confirm]:
         """
         Publish one message after another, on a connection that no other caller publishes on.
 
         Each answer is thus about its message; a channel that closes was closed by it.
         """
         alone = self._dialer.another()
-        answers: list[Answer] = []
+        answers: list[Confirm] = []
         try:
             async with self._my_turn(deadline):
                 try:

@@ -26,10 +26,10 @@ from aiormq.abc import DeliveredMessage
 
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import Inbox
-from outbox.transports.rabbitmq.acks import Acks, CalledAcks, GatheredAcks
+from outbox.transports.delivery_buffer import DeliveryBuffer
+from outbox.transports.rabbitmq.acks import Acks, BatchedAcks, DirectAcks
 from outbox.transports.rabbitmq.connection import CLOSE_SECONDS, connection_errors
-from outbox.transports.rabbitmq.frame_reader import Tap, unfit
+from outbox.transports.rabbitmq.frame_reader import FrameReader, incompatibility
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
 from outbox.wire.codec import WireMessage
 
@@ -67,7 +67,7 @@ class RabbitMQSubscription:
         self._consumer_tags: list[str] = []
         # Held while the broker is told to begin or end.
         self._turn = asyncio.Lock()
-        self._inbox = Inbox()
+        self._buffer = DeliveryBuffer()
         self._acks: Acks
 
     async def start(self, prefetch: int) -> None:
@@ -89,30 +89,30 @@ class RabbitMQSubscription:
                 raise TopologyMismatch(f"queue {self._queue} does not exist") from None
 
     async def take(self, limit: int) -> list[Delivery]:
-        if not self._inbox and 2 * self._acks.waiting >= self._prefetch:
+        if not self._buffer and 2 * self._acks.waiting >= self._prefetch:
             # The next delivery may be waiting for the acks of those before. As long as they are
             # fewer, the broker has delivered others that nobody has begun yet.
             self._acks.flush()
-        return await self._inbox.take(limit)
+        return await self._buffer.take(limit)
 
-    async def widen(self, prefetch: int) -> None:
+    async def raise_prefetch(self, prefetch: int) -> None:
         async with self._turn:
-            if prefetch <= self._prefetch or self._inbox.ended:
+            if prefetch <= self._prefetch or self._buffer.ended:
                 return
             with connection_errors():
                 await self._consume(prefetch)
 
     async def stop(self) -> None:
-        if self._inbox.ended:
+        if self._buffer.ended:
             return
-        self._inbox.end()
+        self._buffer.end()
         self._acks.flush()
         if self._ordered:
             return
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._cancel()
-        if left := self._inbox.left():
+        if left := self._buffer.left():
             await self._acks.release([delivery.tag for delivery in left])
 
     async def close(self) -> None:
@@ -123,7 +123,7 @@ class RabbitMQSubscription:
         forgets acks that it has not handed to a quorum queue yet. It hands them over before it
         cancels a consumer, so for one that is not ordered this goes back to before `stop`.
         """
-        self._inbox.end()
+        self._buffer.end()
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._acks.close()
@@ -142,17 +142,19 @@ class RabbitMQSubscription:
         await self._acks.release([delivery.tag])
 
     def _choose_method(self) -> None:
-        if self.method == "frames" and (flaw := unfit(self._connection, self._channel)):
+        if self.method == "frames" and (
+            decode_error := incompatibility(self._connection, self._channel)
+        ):
             structlog.get_logger(component="rabbitmq").warning(
-                "frame_deliveries_unavailable", missing=flaw, method="callback"
+                "frame_deliveries_unavailable", missing=decode_error, method="callback"
             )
             self.method = "callback"
         if self.method == "frames":
-            tap: Tap = cast("Any", self._connection).tap
-            tap.follow(self._channel.number, self._inbox.put)
-            self._acks = GatheredAcks(self._channel)
+            tap: FrameReader = cast("Any", self._connection).tap
+            tap.follow(self._channel.number, self._buffer.put)
+            self._acks = BatchedAcks(self._channel)
         else:
-            self._acks = CalledAcks(self._channel)
+            self._acks = DirectAcks(self._channel)
 
     async def _consume(self, prefetch: int) -> None:
         """
@@ -177,11 +179,11 @@ class RabbitMQSubscription:
             await self._channel.close()
 
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
-        self._inbox.put([_to_delivery(delivered)])
+        self._buffer.put([_to_delivery(delivered)])
 
     def _on_end(self, _cause: Any) -> None:
         # What is still here will come again; nobody could ack it now.
-        self._inbox.lose("the connection was lost")
+        self._buffer.lose("the connection was lost")
 
 
 def _to_delivery(delivered: DeliveredMessage) -> Delivery:

@@ -16,7 +16,7 @@ import aiormq
 from aio_pika.abc import AbstractConnection
 
 from outbox.errors import TopologyMismatch
-from outbox.transports.base import differing
+from outbox.transports.base import argument_mismatch
 from outbox.transports.rabbitmq.connection import connection_errors
 from outbox.transports.topology import Exchange, Queue, Topology
 
@@ -30,12 +30,12 @@ class NoPermission(TopologyMismatch):
     """The broker's user may not declare it."""
 
 
-def things(topology: Topology) -> list[Thing]:
+def entities(topology: Topology) -> list[Thing]:
     """What *topology* declares, exchanges first, since queues dead-letter to them."""
     return [*topology.exchanges, *topology.queues]
 
 
-def named(thing: Thing) -> str:
+def describe(thing: Thing) -> str:
     """What errors call *thing*."""
     return f"{'exchange' if isinstance(thing, Exchange) else 'queue'} {thing.name}"
 
@@ -46,7 +46,7 @@ async def declare(connection: AbstractConnection, thing: Thing, *, passive: bool
 
     Raises TopologyMismatch if it has other arguments, or is not there.
     """
-    async with channel_for(connection, named(thing)) as channel:
+    async with channel_for(connection, describe(thing)) as channel:
         match thing:
             case Exchange(name, kind):
                 await channel.exchange_declare(
@@ -98,7 +98,7 @@ def _mismatch(what: str, text: str) -> TopologyMismatch:
     """What the broker's *text* says of the argument that differs, without its values."""
     if found := _DIFFERS.search(text):
         kind, _, name = what.partition(" ")
-        return differing(kind, name, found[1])
+        return argument_mismatch(kind, name, found[1])
     if found := _REFUSED.search(text):
         return TopologyMismatch(f"{what}: the broker refuses {found[1]}", argument=found[1])
     return TopologyMismatch(f"{what} exists with other arguments")

@@ -27,10 +27,10 @@ from outbox.errors import TopologyMismatch
 from outbox.transports.base import QueueDepth
 from outbox.transports.rabbitmq.confirm_channel import MethodName
 from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_ask_for
-from outbox.transports.rabbitmq.frame_reader import TappedConnection
+from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq.subscription import DeliveryMethodName, RabbitMQSubscription
-from outbox.transports.rabbitmq.topology import channel_for, compared, declare, named, things
+from outbox.transports.rabbitmq.topology import channel_for, compared, declare, describe, entities
 from outbox.transports.topology import Topology
 
 
@@ -74,7 +74,7 @@ class RabbitMQTransport:
         self, queue: str, *, prefetch: int, ordered: bool = False
     ) -> AsyncIterator["RabbitMQSubscription"]:
         method = self._delivery_method
-        kind = TappedConnection if method == "frames" else Connection
+        kind = FrameReadingConnection if method == "frames" else Connection
         connection = await connect(self._urls, name=self._name, kind=kind)
         try:
             async with self.publisher() as publisher:
@@ -92,7 +92,7 @@ class RabbitMQTransport:
     async def declare(self, topology: Topology) -> None:
         connection = await self._connect()
         try:
-            for thing in things(topology):
+            for thing in entities(topology):
                 await declare(connection, thing)
             for binding in topology.bindings:
                 async with channel_for(connection, f"binding of queue {binding.queue}") as channel:
@@ -104,7 +104,9 @@ class RabbitMQTransport:
         connection = await self._connect()
         try:
             return [
-                named(thing) for thing in things(topology) if not await compared(connection, thing)
+                describe(thing)
+                for thing in entities(topology)
+                if not await compared(connection, thing)
             ]
         finally:
             await close(connection)

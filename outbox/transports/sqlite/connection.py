@@ -114,7 +114,7 @@ class SqliteConnection:
 
     def _commit(self, batch: list[_Task]) -> None:
         deadline = time.monotonic() + max(task.wait for task in batch)
-        with _translated(), self._locked(deadline):
+        with _driver_errors_translated(), self._locked(deadline):
             connection = self._open()
             left = max(deadline - time.monotonic(), 0)
             connection.execute(f"PRAGMA busy_timeout = {int(left * 1000)}")
@@ -130,7 +130,7 @@ class SqliteConnection:
             task.result = result
 
     def _query(self, operation: Operation[T]) -> T:
-        with _translated():
+        with _driver_errors_translated():
             if self._connection is None:
                 with self._locked(time.monotonic() + BUSY_SECONDS):
                     self._open()
@@ -194,7 +194,7 @@ def _taken(lock: int) -> bool:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _driver_errors_translated() -> Iterator[None]:
     """Turn trouble with the file into BrokerUnavailable; its text has codes, no values."""
     try:
         yield

@@ -12,7 +12,7 @@ import sqlite3
 from typing import Any
 
 from outbox.errors import SchemaMismatch, TopologyMismatch
-from outbox.transports.base import differing
+from outbox.transports.base import argument_mismatch
 from outbox.transports.topology import Topology, matches
 
 APPLICATION_ID = 0x6F75_7462
@@ -90,13 +90,15 @@ def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
     for exchange in topology.exchanges:
         require(db, "exchange", exchange.name)
         if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
-            raise differing("exchange", exchange.name, "type")
+            raise argument_mismatch("exchange", exchange.name, "type")
     for queue in topology.queues:
         require(db, "queue", queue.name)
         found = one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name)
         differences = json.loads(found).items() ^ queue.arguments.items()
         if differences:
-            raise differing("queue", queue.name, min(argument for argument, _ in differences))
+            raise argument_mismatch(
+                "queue", queue.name, min(argument for argument, _ in differences)
+            )
 
 
 def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:

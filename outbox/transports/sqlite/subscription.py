@@ -15,7 +15,7 @@ from functools import partial
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import Inbox
+from outbox.transports.delivery_buffer import DeliveryBuffer
 from outbox.transports.sqlite import consumers
 from outbox.transports.sqlite import messages as store
 from outbox.transports.sqlite.connection import CLOSE_SECONDS, Operation, SqliteConnection
@@ -25,7 +25,7 @@ _LEASE_LOST = "the lease was lost"
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Intervals:
     """How often a subscription does what it does by itself."""
 
     lease: timedelta
@@ -46,15 +46,15 @@ class SqliteSubscription:
         *,
         prefetch: int,
         ordered: bool,
-        pace: Pace,
+        intervals: Intervals,
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._prefetch = prefetch
         self._ordered = ordered
-        self._pace = pace
+        self._intervals = intervals
         self._owner = 0
-        self._inbox = Inbox()
+        self._buffer = DeliveryBuffer()
         self._given: set[int] = set()
         self._room = asyncio.Event()
         self._room.set()
@@ -67,7 +67,7 @@ class SqliteSubscription:
         Raises TopologyMismatch if the queue does not exist.
         """
         self._owner = await self._connection.write(
-            partial(consumers.join, queue=self._queue, lease=self._pace.lease_milliseconds)
+            partial(consumers.join, queue=self._queue, lease=self._intervals.lease_milliseconds)
         )
         # No TaskGroup: it would wrap whatever the caller's block raises.
         self._tasks = [
@@ -76,18 +76,18 @@ class SqliteSubscription:
         ]
 
     async def take(self, limit: int) -> list[Delivery]:
-        taken = await self._inbox.take(limit)
+        taken = await self._buffer.take(limit)
         self._given.update(delivery.tag for delivery in taken)
         return taken
 
-    async def widen(self, prefetch: int) -> None:
+    async def raise_prefetch(self, prefetch: int) -> None:
         self._prefetch = max(self._prefetch, prefetch)
         self._room.set()
 
     async def stop(self) -> None:
-        if self._inbox.ended:
+        if self._buffer.ended:
             return
-        self._inbox.end()
+        self._buffer.end()
         await _cancelled(self._tasks[:1])
         if self._ordered:
             return
@@ -96,7 +96,7 @@ class SqliteSubscription:
 
     async def close(self) -> None:
         """End the subscription: everything unsettled is ready again."""
-        self._inbox.end()
+        self._buffer.end()
         await _cancelled(self._tasks)
         if not self._owner:
             return
@@ -146,7 +146,7 @@ class SqliteSubscription:
             await self._room.wait()
             found = (found or await self._work_waits()) and await self._claim()
             if not found:
-                await asyncio.sleep(self._pace.poll.total_seconds())
+                await asyncio.sleep(self._intervals.poll.total_seconds())
 
     async def _work_waits(self) -> bool:
         return await self._connection.read(
@@ -161,24 +161,26 @@ class SqliteSubscription:
                 owner=self._owner,
                 queue=self._queue,
                 limit=self._free(),
-                lease=self._pace.lease_milliseconds,
+                lease=self._intervals.lease_milliseconds,
             )
         )
         if deliveries is None:
             raise BrokerUnavailable(_LEASE_LOST)
-        self._inbox.put(deliveries)
+        self._buffer.put(deliveries)
         if self._free() <= 0:
             self._room.clear()
         return bool(deliveries)
 
     def _free(self) -> int:
-        return self._prefetch - len(self._inbox) - len(self._given)
+        return self._prefetch - len(self._buffer) - len(self._given)
 
     async def _stay_alive(self) -> None:
         while True:
-            await asyncio.sleep(self._pace.lease.total_seconds() / 4)
+            await asyncio.sleep(self._intervals.lease.total_seconds() / 4)
             if not await self._connection.write(
-                partial(consumers.extend, owner=self._owner, lease=self._pace.lease_milliseconds)
+                partial(
+                    consumers.extend, owner=self._owner, lease=self._intervals.lease_milliseconds
+                )
             ):
                 raise BrokerUnavailable(_LEASE_LOST)
 
@@ -187,11 +189,11 @@ class SqliteSubscription:
             with suppress(BrokerUnavailable):
                 await activity()
         finally:
-            if not self._inbox.ended:
+            if not self._buffer.ended:
                 self._lose()
 
     def _lose(self) -> None:
-        self._inbox.lose(_LEASE_LOST)
+        self._buffer.lose(_LEASE_LOST)
 
     def _hand_back(self, db: sqlite3.Connection, now: int) -> None:
         store.hand_back(db, now, owner=self._owner, keep=self._given)

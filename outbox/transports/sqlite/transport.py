@@ -37,7 +37,7 @@ from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.sqlite import messages as sqlite_store
 from outbox.transports.sqlite import schema as sqlite_schema
 from outbox.transports.sqlite.connection import SqliteConnection
-from outbox.transports.sqlite.subscription import Pace, SqliteSubscription
+from outbox.transports.sqlite.subscription import Intervals, SqliteSubscription
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 
@@ -57,7 +57,7 @@ class SqliteTransport:
 
     def __init__(self, path: Path, *, lease: timedelta = LEASE, poll: timedelta = POLL) -> None:
         self._path = path
-        self._pace = Pace(lease, poll)
+        self._intervals = Intervals(lease, poll)
 
     @asynccontextmanager
     async def publisher(self) -> AsyncIterator["SqlitePublisher"]:
@@ -70,7 +70,7 @@ class SqliteTransport:
     ) -> AsyncIterator["SqliteSubscription"]:
         async with self._connection() as connection:
             subscription = SqliteSubscription(
-                connection, queue, prefetch=prefetch, ordered=ordered, pace=self._pace
+                connection, queue, prefetch=prefetch, ordered=ordered, intervals=self._intervals
             )
             try:
                 await subscription.start()

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.database_retry import Patience
-from consumer.maintenance.dead_letter_queue import Collector, ReturnPolicy
+from consumer.database_retry import DatabaseRetry
+from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
@@ -39,20 +39,20 @@ class Broker:
     async def ack(self, *_: Delivery) -> None:
         self.asked.append("ack")
 
-    async def give_up(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
+    async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
         self.asked.append(f"bury {message.routing_key}: {reason}, {attempts}")
         return True
 
 
-def a_collector(broker: Any, reconnect: Any, **options: Any) -> Collector:
+def a_collector(broker: Any, reconnect: Any, **options: Any) -> DeadLetterQueueWorker:
     telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
-    return Collector(
+    return DeadLetterQueueWorker(
         transport=broker,
         queues=ConsumerQueues("q", bindings=["#"], delays=[MILLISECOND]),
-        policy=ReturnPolicy({"expired"}, most=1),
-        burials=broker,
-        patience=Patience(
-            reconnect=reconnect, telemetry=telemetry, health=Health(), chance=lambda: 0.0
+        policy=RequeuePolicy({"expired"}, most=1),
+        dead_letter_writer=broker,
+        database_retry=DatabaseRetry(
+            reconnect=reconnect, telemetry=telemetry, health=Health(), jitter=lambda: 0.0
         ),
         telemetry=telemetry,
         **options,
@@ -112,8 +112,8 @@ class Waits:
         self._stop = stop
         self._last = last
 
-    def delay(self, failures: int, *, chance: float) -> timedelta:
-        del chance
+    def delay(self, failures: int, *, jitter: float) -> timedelta:
+        del jitter
         self.failures.append(failures)
         if len(self.failures) == self._last:
             self._stop.set()
@@ -123,7 +123,7 @@ class Waits:
 async def test_a_message_that_ends_each_connection_is_read_ever_more_rarely():
     """It stays in the dead queue if the client library cannot read it."""
     broker: Any = LosesConnections(after=[0, 0, 0, 2, 0, 0])
-    broker.give_up = Broker().give_up
+    broker.write = Broker().write
     stop = asyncio.Event()
     waits = Waits(stop, last=6)
 

@@ -14,15 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import registry
 
 from consumer import Message
-from consumer.execution.decode import Attempt, open_delivery
+from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.executor import BEFORE_ALL
 from consumer.execution.transaction import transact
-from consumer.execution.unit_of_work import Work, Workplace
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
-from outbox.database.errors import is_away
+from outbox.database.errors import is_unavailable
 from outbox.errors import DatabaseUnavailable
 from outbox.tables import dead_letters
 from outbox.transports.base import Delivery
@@ -35,15 +35,17 @@ ROW = {"source": "etl", "reason": "test", "attempts": 1, "body": b""}
 
 
 @pytest.fixture
-def place(engine: AsyncEngine) -> Workplace:
-    return Workplace(engine)
+def place(engine: AsyncEngine) -> UnitOfWorkFactory:
+    return UnitOfWorkFactory(engine)
 
 
-async def record(work: Work, *envelopes: Envelope) -> set[str]:
-    return await work.first_times(DEDUP, {each.idempotency_key: (each, 1) for each in envelopes})
+async def record(work: UnitOfWork, *envelopes: Envelope) -> set[str]:
+    return await work.record_completed(
+        DEDUP, {each.idempotency_key: (each, 1) for each in envelopes}
+    )
 
 
-async def write(work: Work) -> None:
+async def write(work: UnitOfWork) -> None:
     await work.session.execute(sa.insert(dead_letters).values(**ROW))
 
 
@@ -145,20 +147,20 @@ async def test_a_savepoint_of_the_handler_works_as_it_should(engine, place):
     assert await rows(engine) == (1, 1)
 
 
-async def spoil(place: Workplace) -> None:
+async def spoil(place: UnitOfWorkFactory) -> None:
     async with place.begin() as work:
         await record(work, an_envelope())
         raise ZeroDivisionError
 
 
-async def spoil_inside_of_a_savepoint(place: Workplace) -> None:
+async def spoil_inside_of_a_savepoint(place: UnitOfWorkFactory) -> None:
     async with place.begin() as work:
         await work.savepoint()
         await record(work, an_envelope())
         raise ZeroDivisionError
 
 
-async def lose_the_connection(engine: AsyncEngine, place: Workplace) -> None:
+async def lose_the_connection(engine: AsyncEngine, place: UnitOfWorkFactory) -> None:
     async with place.begin() as work:
         pid = await work.session.scalar(sa.text("SELECT pg_backend_pid()"))
         async with engine.connect() as other:
@@ -209,7 +211,7 @@ async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
     with pytest.raises(DBAPIError) as lost:
         await lose_the_connection(engine, place)
 
-    assert is_away(lost.value)
+    assert is_unavailable(lost.value)
     async with place.begin() as work:
         await record(work, an_envelope())
         await work.commit()
@@ -274,11 +276,11 @@ async def test_a_database_without_room_for_a_commit_is_away_and_the_handler_has_
 
     handler = Handler("test.happened", handle)
     delivery = Delivery(on_the_wire(an_event(), exchange="main"), 1, redelivered=False)
-    attempt = open_delivery(delivery, handler, now=datetime.now(UTC), oldest=BEFORE_ALL)
+    attempt = decode_delivery(delivery, handler, now=datetime.now(UTC), oldest=BEFORE_ALL)
     assert isinstance(attempt, Attempt)
 
     with pytest.raises(DatabaseUnavailable, match=r"53100|SQLITE_FULL"):
-        await transact(handler, [attempt], place=Workplace(engine), dedup=DEDUP)
+        await transact(handler, [attempt], place=UnitOfWorkFactory(engine), dedup=DEDUP)
 
     assert await rows(engine) == (0, 0)
     await engine.dispose()

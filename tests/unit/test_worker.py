@@ -9,11 +9,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from consumer.database_retry import Patience
-from consumer.dispatch.delivery_queue import Board
+from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.settlement import Settlement
-from consumer.dispatch.worker import Workers
-from consumer.execution.work_unit import Unit
+from consumer.dispatch.worker import Worker
+from consumer.execution.work_unit import WorkUnit
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import TryAgain
@@ -50,7 +50,7 @@ class Script:
             self.stop_asked.set()
         return [self._deliveries.pop()] if self._deliveries else []
 
-    async def widen(self, _prefetch: int) -> None:
+    async def raise_prefetch(self, _prefetch: int) -> None:
         return
 
     async def stop(self) -> None:
@@ -59,7 +59,7 @@ class Script:
     async def ready(self) -> bool:
         return True
 
-    async def make(self, _unit: Unit) -> list[TryAgain]:
+    async def execute(self, _unit: WorkUnit) -> list[TryAgain]:
         self.asked.append("handler")
         return [TryAgain(1, SECOND)]
 
@@ -70,7 +70,7 @@ class Script:
             self._settled.set()
         return outcome
 
-    async def give_up(self, _message: WireMessage, *, reason: str, **_: int) -> bool:
+    async def write(self, _message: WireMessage, *, reason: str, **_: int) -> bool:
         self.asked.append(f"give up: {reason}")
         if self._database_away:
             self._database_away -= 1
@@ -84,25 +84,25 @@ class Script:
     async def run(self) -> list[str]:
         it: Any = self
         telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
-        patience = Patience(
+        database_retry = DatabaseRetry(
             reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
             telemetry=telemetry,
             health=Health(),
-            chance=lambda: 0.0,
+            jitter=lambda: 0.0,
         )
-        workers = Workers(
+        workers = Worker(
             transport=it,
             queue="q",
-            board=Board({}),
-            attempts=it,
+            delivery_queue=DeliveryQueue({}),
+            executor=it,
             settlement=Settlement(
                 queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
-                burials=it,
+                dead_letter_writer=it,
                 lanes=None,
-                patience=patience,
+                database_retry=database_retry,
                 telemetry=telemetry,
             ),
-            patience=patience,
+            database_retry=database_retry,
             concurrency=1,
             prefetch=1,
             ordered=False,

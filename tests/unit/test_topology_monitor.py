@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.maintenance.topology_monitor import Inspector
+from consumer.maintenance.topology_monitor import TopologyMonitor
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.topology import Queue, Topology
 
@@ -41,7 +41,7 @@ class Broker:
     async def is_inspected(self) -> None:
         transport: Any = self
         millisecond = timedelta(milliseconds=1)
-        inspector = Inspector(
+        inspector = TopologyMonitor(
             transport=transport, queue=QUEUE, every=millisecond, within=10 * millisecond
         )
         async with asyncio.timeout(10):
@@ -82,8 +82,8 @@ async def test_a_user_who_may_not_compare_is_asked_once():
     assert not broker.stop.is_set()
 
 
-@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 15), (0.5, 11.25)])
-async def test_the_looks_of_many_processes_are_spread(monkeypatch, chance, seconds):
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 15), (0.5, 11.25)])
+async def test_the_looks_of_many_processes_are_spread(monkeypatch, jitter, seconds):
     waits: list[timedelta] = []
 
     async def pause(_stop: asyncio.Event, duration: timedelta) -> None:
@@ -91,6 +91,6 @@ async def test_the_looks_of_many_processes_are_spread(monkeypatch, chance, secon
 
     monkeypatch.setattr("consumer.maintenance.topology_monitor.pause", pause)
     broker: Any = Broker(None)
-    await Inspector(transport=broker, queue=QUEUE, chance=lambda: chance).run(broker.stop)
+    await TopologyMonitor(transport=broker, queue=QUEUE, jitter=lambda: jitter).run(broker.stop)
 
     assert waits[0] == timedelta(seconds=seconds)

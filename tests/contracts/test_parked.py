@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.storage.parked import Parked, Parking
+from consumer.storage.parked import Parked, ParkedMessages
 from consumer.storage.tables import parked_messages
 from outbox.database.engine import create_engine
 from outbox.wire.codec import WireMessage
@@ -37,11 +37,13 @@ def sessions(engine: AsyncEngine) -> Sessions:
 
 
 @pytest.fixture
-def parking() -> Parking:
-    return Parking("etl")
+def parking() -> ParkedMessages:
+    return ParkedMessages("etl")
 
 
-async def park(sessions: Sessions, parking: Parking, *names: str, wait: timedelta = NOW) -> None:
+async def park(
+    sessions: Sessions, parking: ParkedMessages, *names: str, wait: timedelta = NOW
+) -> None:
     """Park messages that are named after their lane and a number, as in `a1`."""
     async with sessions.begin() as session:
         for name in names:
@@ -52,12 +54,16 @@ def names(found: list[Parked]) -> list[str | None]:
     return [parked.message.message_id for parked in found]
 
 
-async def due(sessions: Sessions, parking: Parking, *, limit: int = 100) -> list[str | None]:
+async def due(
+    sessions: Sessions, parking: ParkedMessages, *, limit: int = 100
+) -> list[str | None]:
     async with sessions() as session:
         return names(await parking.next_due(session, limit=limit))
 
 
-async def finish(sessions: Sessions, parking: Parking, *, limit: int = 100) -> list[str | None]:
+async def finish(
+    sessions: Sessions, parking: ParkedMessages, *, limit: int = 100
+) -> list[str | None]:
     """Let what is due succeed."""
     async with sessions.begin() as session:
         found = await parking.next_due(session, limit=limit)
@@ -97,7 +103,7 @@ async def test_what_is_parked_does_not_show_its_body(sessions, parking):
 
 
 async def test_a_lane_is_parked_from_its_first_row_to_its_last(sessions, parking):
-    async def is_parked(lane: str, by: Parking = parking) -> bool:
+    async def is_parked(lane: str, by: ParkedMessages = parking) -> bool:
         async with sessions() as session:
             return await by.is_parked(session, lane)
 
@@ -106,7 +112,7 @@ async def test_a_lane_is_parked_from_its_first_row_to_its_last(sessions, parking
     assert await is_parked("b")
     assert not await is_parked("a")
     assert not await is_parked("c")
-    assert not await is_parked("b", Parking("audit"))
+    assert not await is_parked("b", ParkedMessages("audit"))
 
     async with sessions.begin() as session:
         await session.execute(sa.update(parked_messages).values(due_at=AN_INSTANT))
@@ -127,9 +133,9 @@ async def test_the_messages_of_a_lane_come_one_after_another_in_the_order_of_par
 
 
 async def test_consumers_do_not_know_of_each_others_messages(sessions, parking):
-    await park(sessions, Parking("audit"), "a1")
+    await park(sessions, ParkedMessages("audit"), "a1")
     await park(sessions, parking, "a2")
-    await park(sessions, Parking("zeta"), "a3")
+    await park(sessions, ParkedMessages("zeta"), "a3")
 
     assert await due(sessions, parking) == ["a2"]
 
@@ -168,7 +174,7 @@ async def test_a_rolled_back_attempt_leaves_the_row_as_it_was(sessions, parking)
     assert again == parked
 
 
-def postpone_of(parking: Parking) -> Callable[[AsyncSession, Parked], Awaitable[bool]]:
+def postpone_of(parking: ParkedMessages) -> Callable[[AsyncSession, Parked], Awaitable[bool]]:
     return lambda session, parked: parking.postpone(session, parked, attempts=2, wait=LATER)
 
 
@@ -193,8 +199,8 @@ async def test_two_sessions_never_work_on_one_lane(sessions, parking):
     """On SQLite the second one waits for the first; on Postgres it gets the other lanes."""
     await park(sessions, parking, "a1", "a2", "b1", "b2")
     async with sessions() as session:
-        (mine,) = await Parking("etl").next_due(session, limit=1)
-        other = asyncio.create_task(due(sessions, Parking("etl")))
+        (mine,) = await ParkedMessages("etl").next_due(session, limit=1)
+        other = asyncio.create_task(due(sessions, ParkedMessages("etl")))
         if session.get_bind().dialect.name == "sqlite":
             await asyncio.wait({other}, timeout=0.2)
             assert not other.done()
@@ -216,7 +222,7 @@ async def test_an_attempt_that_is_rolled_back_to_a_savepoint_keeps_its_lane(sess
         attempt = await session.begin_nested()
         await session.execute(sa.delete(parked_messages))
         await attempt.rollback()
-        other = asyncio.create_task(due(sessions, Parking("etl")))
+        other = asyncio.create_task(due(sessions, ParkedMessages("etl")))
         await asyncio.wait({other}, timeout=0.2)
 
         assert await parking.postpone(session, parked, attempts=2, wait=LATER)
@@ -248,7 +254,7 @@ async def test_how_many_wait_and_for_how_long(engine, sessions, parking):
 
     assert await waiting() == (0, None)
 
-    await park(sessions, Parking("audit"), "a1")
+    await park(sessions, ParkedMessages("audit"), "a1")
     await park(sessions, parking, "a1", "a2", "b1", wait=LATER)
     async with sessions.begin() as session:
         await session.execute(
@@ -308,7 +314,7 @@ async def test_a_lane_of_twenty_thousand_rows_costs_no_more_than_one_with_a_sing
     engine, analysed, wait
 ):
     async def look(session: AsyncSession) -> None:
-        parking = Parking("etl")
+        parking = ParkedMessages("etl")
         parking._after = "key-25"  # in the middle, so that there are two statements
         found = await parking.next_due(session, limit=2 * FEW)
         assert len(found) == FEW + (wait == "-1")
@@ -327,7 +333,7 @@ async def test_a_lane_of_twenty_thousand_rows_costs_no_more_than_one_with_a_sing
 
 async def test_no_more_lanes_are_looked_at_than_are_taken(engine):
     async def look(session: AsyncSession) -> None:
-        assert len(await Parking("etl").next_due(session, limit=5)) == 5
+        assert len(await ParkedMessages("etl").next_due(session, limit=5)) == 5
 
     await fill(engine, lane="'key-' || n", count=FEW)
     before = await cost(engine, look)
@@ -341,7 +347,7 @@ async def test_no_more_lanes_are_looked_at_than_are_taken(engine):
 @pytest.mark.parametrize("rows", ["'long'", "'lane-' || n"])
 async def test_whether_a_lane_is_parked_costs_one_probe(engine, lane, rows):
     async def probe(session: AsyncSession) -> None:
-        await Parking("etl").is_parked(session, lane)
+        await ParkedMessages("etl").is_parked(session, lane)
 
     await fill(engine, lane=rows, count=MANY)
     async with engine.begin() as connection:
@@ -359,8 +365,8 @@ async def test_plans_that_are_made_for_any_lane_do_not_read_the_table(postgres_u
         await session.execute(sa.text("SET LOCAL plan_cache_mode = force_generic_plan"))
         before = await read_so_far(session)
 
-        assert not await Parking("etl").is_parked(session, "unknown")
-        assert len(await Parking("etl").next_due(session, limit=5)) == 1
+        assert not await ParkedMessages("etl").is_parked(session, "unknown")
+        assert len(await ParkedMessages("etl").next_due(session, limit=5)) == 1
 
         assert await read_so_far(session) - before < 10
     await engine.dispose()
@@ -384,14 +390,14 @@ async def test_a_look_from_before_an_attempt_has_ended_finds_neither_its_row_nor
 ):
     """The look sees the lane as it was, and must not take what it locks for that."""
     engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
-    sessions, parking = async_sessionmaker(engine), Parking("etl")
+    sessions, parking = async_sessionmaker(engine), ParkedMessages("etl")
     changes = {"remove": parking.remove, "postpone": postpone_of(parking)}
     await park(sessions, parking, "a1", "a2", "b1")
     async with sessions() as session, sessions() as gate:
         (parked,) = await parking.next_due(session, limit=1)
         await gate.execute(sa.text("SELECT pg_advisory_xact_lock(1)"))
         with held_up(engine):
-            look = asyncio.create_task(due(sessions, Parking("etl")))
+            look = asyncio.create_task(due(sessions, ParkedMessages("etl")))
             await eventually(lambda: somebody_waits(engine))
 
         assert await changes[change](session, parked)

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from consumer import republish as copies
-from outbox.wire.codec import EXCHANGE_HEADER, RETURNS_HEADER, ROUTING_KEY_HEADER, WireMessage
+from consumer import republish
+from outbox.wire.codec import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER, WireMessage
 from tests.support.eventually import eventually
 from tests.support.place import EXCHANGE, Place, a_message, once
 
@@ -32,7 +32,7 @@ async def place(urls, tmp_path) -> AsyncIterator[Place]:
         urls,
         tmp_path,
         MQ_MESSAGE_TTL_SECONDS=f"{TTL.total_seconds():g}",
-        MQ_MAX_RETURNS="1",
+        MQ_MAX_REQUEUES="1",
         MQ_DELIVERY_LIMIT=str(LIMIT),
     ) as place:
         assert await (await place.consumer()).terminate() == 0
@@ -47,7 +47,7 @@ async def are_dead(place: Place, count: int) -> bool:
 
 def returned(message: WireMessage) -> WireMessage:
     """*message* as if it had been put back into the queue once before."""
-    return replace(message, headers={**message.headers, RETURNS_HEADER: 1})
+    return replace(message, headers={**message.headers, REQUEUES_HEADER: 1})
 
 
 async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place):
@@ -75,8 +75,8 @@ async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place)
 async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
     """Also if it died as a copy that was tried again."""
     fresh, other = a_message("test.happened"), a_message("test.is.filtered", wanted=True)
-    retried = copies.retried(other, queue=place.queue, attempt=3)
-    await place.publish(fresh, retried)
+    retry_copy = republish.retry_copy(other, queue=place.queue, attempt=3)
+    await place.publish(fresh, retry_copy)
     for _ in range(LIMIT + 1):
         async with place.broker.subscribe(place.queue, prefetch=2) as subscription:
             deliveries = await subscription.take(2)

@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from consumer import Consumer, Message
 from consumer.assembly import assemble
-from consumer.dispatch.parked_worker import Attendant
+from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.execution.executor import TRIALS
 from consumer.settings import ConsumerSettings
-from consumer.storage.parked import Parking
+from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import parked_messages, processed_messages
 from consumer.telemetry import Telemetry
 from outbox.database.engine import create_engine
@@ -47,24 +47,26 @@ class Scene:
     def __post_init__(self) -> None:
         consumer = Consumer("etl", bindings=["#"], ordered=True)
 
-        @consumer.on(TYPE, wanted=self.wanted)
+        @consumer.on(TYPE, filter=self.wanted)
         async def handle(_message: Message[dict], session: AsyncSession) -> None:
             await self.act(session)
 
-        staff = assemble(
+        tasks = assemble(
             consumer,
             ConsumerSettings(_env_file=None, retry_delays=(60,)),
             self.engine,
             telemetry=Telemetry(self.registry, source="etl", queue="q", known=consumer.handlers),
             health=Health(),
         )
-        assert staff.attendant is not None
-        self.attendant: Attendant = staff.attendant
+        assert tasks.attendant is not None
+        self.attendant: ParkedWorker = tasks.attendant
 
     async def begin(self) -> None:
         message = on_the_wire(an_event(ordering_key="key"), exchange="main")
         async with AsyncSession(self.engine) as session, session.begin():
-            await Parking("etl").park(session, message, lane="lane", attempts=0, wait=timedelta(0))
+            await ParkedMessages("etl").park(
+                session, message, lane="lane", attempts=0, wait=timedelta(0)
+            )
 
     async def execute(self, *statements: str) -> None:
         async with self.engine.begin() as connection:

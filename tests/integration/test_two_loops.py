@@ -21,13 +21,13 @@ from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from outbox.wire.codec import WireMessage
-from relay.ordering_key_hash import Pseudonyms
-from relay.poll_interval import Pace
+from relay.ordering_key_hash import OrderingKeyHasher
+from relay.poll_interval import PollInterval
 from relay.relay import Limits, Relay
 from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_notify import PostgresWakeup
 from relay.telemetry import Telemetry
-from relay.wakeup import Doorbell
+from relay.wakeup import WakeSignal
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 
@@ -77,22 +77,22 @@ async def at_work(
     engine: AsyncEngine, broker: SlowBroker, *, rows: int = 500, size: int = 1_000_000
 ) -> AsyncIterator[PostgresWakeup]:
     """Run a relay until the block ends; it is idle when the block begins."""
-    doorbell, stop = Doorbell(), asyncio.Event()
-    wakeup = PostgresWakeup(engine, ring=doorbell.ring)
+    wake_signal, stop = WakeSignal(), asyncio.Event()
+    wakeup = PostgresWakeup(engine, notify=wake_signal.notify)
     relay = Relay(
         store=PostgresStore(engine, publish_timeout=timedelta(seconds=10)),
         publisher=broker,
         wakeup=wakeup,
-        doorbell=doorbell,
+        wake_signal=wake_signal,
         exchange="x",
-        pseudonyms=Pseudonyms(b"salt"),
+        key_hasher=OrderingKeyHasher(b"secret"),
         limits=Limits(rows=rows, bytes=size, publishing=timedelta(seconds=10)),
         policy=Exponential(),
-        pace=Pace(timedelta(milliseconds=20), LONGEST),
+        poll_interval=PollInterval(timedelta(milliseconds=20), LONGEST),
         reconnect=Exponential(first=timedelta(milliseconds=50), cap=timedelta(seconds=1)),
         telemetry=Telemetry(CollectorRegistry(), exchange="x"),
         health=Health("servers"),
-        chance=lambda: 0.5,
+        jitter=lambda: 0.5,
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run(stop))

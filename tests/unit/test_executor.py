@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from consumer.execution import executor as attempt
-from consumer.execution.executor import TRIALS, Attempts
+from consumer.execution.executor import TRIALS, Executor
 from consumer.handler import Handler
 from outbox.errors import DatabaseUnavailable
 
@@ -35,10 +35,10 @@ class Database:
 
 async def carried_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> object:
     nothing: Any = None
-    names = Attempts.__dataclass_fields__
-    attempts = Attempts(**{**dict.fromkeys(names, nothing), "chance": lambda: 0.0})
+    names = Executor.__dataclass_fields__
+    attempts = Executor(**{**dict.fromkeys(names, nothing), "jitter": lambda: 0.0})
     monkeypatch.setattr(attempt, "transact", database.transact)
-    monkeypatch.setattr(Attempts, "ready", database.ready)
+    monkeypatch.setattr(Executor, "ready", database.ready)
     return await attempts._transact(Handler("a"), [])
 
 

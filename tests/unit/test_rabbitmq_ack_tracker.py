@@ -5,7 +5,7 @@ Whatever the order in which deliveries are settled, the broker is told each once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.transports.rabbitmq.ack_tracker import Acks, Settled
+from outbox.transports.rabbitmq.ack_tracker import Acks, AckTracker
 
 TAGS = 30
 
@@ -45,7 +45,7 @@ steps = st.lists(
 
 @given(steps)
 def test_what_is_told_is_what_was_settled(steps):
-    settled, broker = Settled(), Broker()
+    settled, broker = AckTracker(), Broker()
     acked: set[int] = set()
     for step, argument in [*steps, ("collect", None)]:
         if step == "ack":
@@ -63,7 +63,7 @@ def test_what_is_told_is_what_was_settled(steps):
 
 
 def test_a_run_without_gaps_is_one_ack():
-    settled = Settled()
+    settled = AckTracker()
     settled.ack([3, 1, 2, 5])
 
     assert settled.collect() == Acks(up_to=3, single=[5])
@@ -75,7 +75,7 @@ def test_a_run_without_gaps_is_one_ack():
 
 
 def test_nothing_is_told_twice():
-    settled = Settled()
+    settled = AckTracker()
     settled.ack([1, 3])
     settled.collect()
     settled.ack([1, 3])
@@ -85,7 +85,7 @@ def test_nothing_is_told_twice():
 
 
 def test_what_was_put_back_is_passed_over_by_later_acks():
-    settled = Settled()
+    settled = AckTracker()
     settled.tell([1])
     settled.ack([2])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from consumer import republish as copies
-from consumer.execution.decode import Attempt, open_delivery
+from consumer import republish
+from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.verdict import FILTERED, GiveUp, TryAgain, Verdict, Wait
 from outbox import HealthDataMessage
@@ -33,10 +33,10 @@ def an_upload_message(**changes: Any) -> WireMessage:
 
 
 def opened(
-    message: WireMessage, handler: Handler | None = ANY, *, flaw: str | None = None
+    message: WireMessage, handler: Handler | None = ANY, *, decode_error: str | None = None
 ) -> Attempt | Verdict:
-    delivery = Delivery(message, 1, redelivered=True, flaw=flaw)
-    return open_delivery(delivery, handler, now=NOON, oldest=NOON - RETENTION)
+    delivery = Delivery(message, 1, redelivered=True, decode_error=decode_error)
+    return decode_delivery(delivery, handler, now=NOON, oldest=NOON - RETENTION)
 
 
 def test_a_message_becomes_an_attempt_with_what_the_handler_gets():
@@ -89,7 +89,7 @@ def test_what_has_no_handler_is_given_up_unless_it_cannot_be_read():
 
 
 def test_what_the_broker_could_not_hand_over_whole_is_given_up():
-    assert opened(a_message(), flaw="malformed") == GiveUp(1, "malformed")
+    assert opened(a_message(), decode_error="malformed") == GiveUp(1, "malformed")
 
 
 def test_the_number_of_what_is_given_up_counts_the_attempts_before():
@@ -110,7 +110,7 @@ def test_what_may_have_been_forgotten_is_given_up():
 
 
 def test_a_handler_gets_only_what_it_wants():
-    picky = Handler("test.happened", wanted=lambda message: message.payload == {"number": 1})
+    picky = Handler("test.happened", filter=lambda message: message.payload == {"number": 1})
 
     assert isinstance(opened(a_message(), picky), Attempt)
     assert opened(a_message(body=b'{"number": 2}'), picky) is FILTERED
@@ -120,7 +120,7 @@ def test_a_filter_is_asked_only_about_what_can_be_read():
     def wanted(_message: object) -> bool:
         raise AssertionError
 
-    assert opened(a_message(body=b"{"), Handler("test.happened", wanted=wanted)) == GiveUp(
+    assert opened(a_message(body=b"{"), Handler("test.happened", filter=wanted)) == GiveUp(
         1, "malformed"
     )
 
@@ -137,7 +137,7 @@ def test_a_filter_is_asked_only_about_what_can_be_read():
     ids=str,
 )
 def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(early, becomes):
-    copy = copies.retried(a_message(), queue="q", attempt=2, not_before=NOON + early)
+    copy = republish.retry_copy(a_message(), queue="q", attempt=2, not_before=NOON + early)
 
     found = opened(copy)
 
@@ -146,6 +146,8 @@ def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(ea
 
 @pytest.mark.parametrize("year", [2030, 9000])
 def test_a_time_that_nobody_of_ours_asks_for_is_not_waited_for(year):
-    copy = copies.retried(a_message(), queue="q", attempt=2, not_before=NOON.replace(year=year))
+    copy = republish.retry_copy(
+        a_message(), queue="q", attempt=2, not_before=NOON.replace(year=year)
+    )
 
     assert isinstance(opened(copy), Attempt)

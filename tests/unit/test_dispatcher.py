@@ -12,12 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer import CircuitBreaker, RateLimit
-from consumer.database_retry import Patience
+from consumer.database_retry import DatabaseRetry
 from consumer.dispatch import dispatcher as desk
-from consumer.dispatch.delivery_queue import Board
-from consumer.dispatch.dispatcher import Desk
+from consumer.dispatch.delivery_queue import DeliveryQueue
+from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.settlement import Settlement
-from consumer.execution.work_unit import Unit
+from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
@@ -25,11 +25,11 @@ from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
 from outbox.runtime.probes import Health
 from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import Inbox
+from outbox.transports.delivery_buffer import DeliveryBuffer
 from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
-Make = Callable[[Unit], Awaitable[list[Verdict]]]
+Make = Callable[[WorkUnit], Awaitable[list[Verdict]]]
 
 
 def a_delivery(tag: int, *, redelivered: bool = False, lane: str | None = None) -> Delivery:
@@ -50,8 +50,8 @@ class FakeSubscription:
     """
 
     def __init__(self, *deliveries: Delivery, outcomes: Sequence[Outcome] = ()) -> None:
-        self.inbox = Inbox()
-        self.inbox.put(deliveries)
+        self.buffer = DeliveryBuffer()
+        self.buffer.put(deliveries)
         self.said: list[Any] = []
         self.stopped = asyncio.Event()
         self._outcomes = list(outcomes)
@@ -59,9 +59,9 @@ class FakeSubscription:
 
     async def take(self, _limit: int) -> list[Delivery]:
         await self._room.acquire()
-        return await self.inbox.take(1)
+        return await self.buffer.take(1)
 
-    async def widen(self, prefetch: int) -> None:
+    async def raise_prefetch(self, prefetch: int) -> None:
         self.said.append(("widen", prefetch))
         self._make_room(prefetch)
 
@@ -70,7 +70,7 @@ class FakeSubscription:
             self._room.release()
 
     async def stop(self) -> None:
-        self.inbox.end()
+        self.buffer.end()
         self._make_room(1)
         for _ in range(5):  # the broker answers after a while
             await asyncio.sleep(0)
@@ -97,50 +97,50 @@ class Office:
         subscription: FakeSubscription,
         make: Make,
         *,
-        patience: Any = None,
+        database_retry: Any = None,
         ordered: bool = False,
-        board: Board | None = None,
+        delivery_queue: DeliveryQueue | None = None,
         concurrency: int = 1,
         **options: Any,
     ) -> None:
         it: Any = self
         self.subscription = subscription
         self.stop = asyncio.Event()
-        self.make = make
+        self.execute = make
         telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
-        patience = patience or Patience(
+        database_retry = database_retry or DatabaseRetry(
             reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
             telemetry=telemetry,
             health=Health(),
-            chance=lambda: 0.0,
+            jitter=lambda: 0.0,
         )
         self.settlement = Settlement(
             queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
-            burials=it,
+            dead_letter_writer=it,
             lanes=None,
-            patience=patience,
+            database_retry=database_retry,
             telemetry=telemetry,
         )
-        self.board = board or Board(
+        self.delivery_queue = delivery_queue or DeliveryQueue(
             {"a": Handler("a", **options)}, lane_of=lane_of if ordered else None
         )
-        self.desk = Desk(
+        self.desk = Dispatcher(
             it.subscription,
-            board=self.board,
-            attempts=it,
+            delivery_queue=self.delivery_queue,
+            executor=it,
             settlement=self.settlement,
-            patience=patience,
+            database_retry=database_retry,
             concurrency=concurrency,
             prefetch=10,
             widened=False,
         )
 
-    async def give_up(self, _message: WireMessage, **_: Any) -> bool:
+    async def write(self, _message: WireMessage, **_: Any) -> bool:
         return True
 
     async def works(self) -> list[Any]:
         async with asyncio.timeout(10):
-            await self.desk.work(self.stop)
+            await self.desk.run(self.stop)
         return self.subscription.said
 
 
@@ -149,7 +149,7 @@ async def test_deliveries_come_one_at_a_time_until_one_is_fresh():
         a_delivery(1, redelivered=True), a_delivery(2, redelivered=True), a_delivery(3)
     )
 
-    async def make(unit: Unit) -> list[Verdict]:
+    async def make(unit: WorkUnit) -> list[Verdict]:
         if unit.deliveries[0].tag == 3:
             office.stop.set()
         return [DONE]
@@ -163,7 +163,7 @@ async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
     subscription = FakeSubscription(a_delivery(1, redelivered=True))
     verdicts: list[Verdict] = [Wait(MILLISECOND), DONE]
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         if len(verdicts) == 1:
             office.stop.set()
         return [verdicts.pop(0)]
@@ -174,7 +174,7 @@ async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
 
 
 async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_left():
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         office.stop.set()
         return [DONE]
 
@@ -188,7 +188,7 @@ async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_l
 async def test_what_waits_goes_back_while_what_is_in_flight_is_finished():
     finish = asyncio.Event()
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         office.stop.set()
         await finish.wait()
         return [DONE]
@@ -203,21 +203,23 @@ async def test_of_lanes_nothing_goes_back_before_all_of_it_does():
     """When the subscription ends the broker puts it back in its order."""
     second_is_here = asyncio.Event()
 
-    async def make(unit: Unit) -> list[Verdict]:
+    async def make(unit: WorkUnit) -> list[Verdict]:
         await second_is_here.wait()
         office.stop.set()
         await office.subscription.stopped.wait()
         return [Wait(SECOND) for _ in unit.deliveries]
 
     office = Office(FakeSubscription(a_delivery(1, lane="x")), make, ordered=True)
-    office.subscription.inbox.put([a_delivery(2, lane="x")])
-    office.subscription.widen = _setting(second_is_here, office.subscription.widen)  # type: ignore[method-assign]
+    office.subscription.buffer.put([a_delivery(2, lane="x")])
+    office.subscription.raise_prefetch = _setting(
+        second_is_here, office.subscription.raise_prefetch
+    )  # type: ignore[method-assign]
 
     said = await office.works()
 
     assert [each for each in said if each[0] != "widen"] == []
     # The next subscription has other tags: what was of this one must not be settled there.
-    assert office.board.clear() == []
+    assert office.delivery_queue.clear() == []
 
 
 def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> Any:
@@ -229,7 +231,7 @@ def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> An
 
 
 async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk_from_ending():
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
@@ -246,7 +248,7 @@ async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened
 
     calls = itertools.count(1)
 
-    async def fail(_unit: Unit) -> list[Verdict]:
+    async def fail(_unit: WorkUnit) -> list[Verdict]:
         if next(calls) == 1:
             return [TryAgain(1, SECOND)]
         task = asyncio.current_task()
@@ -258,14 +260,14 @@ async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened
     breaker = CircuitBreaker(failures=1, pause=20 * MILLISECOND)
     before = Office(FakeSubscription(a_delivery(1)), fail, batch_size=9, circuit_breaker=breaker)
     await before.works()
-    assert before.board.clear() == []
-    assert before.board.is_patient(Handler("a"))
+    assert before.delivery_queue.clear() == []
+    assert before.delivery_queue.is_breaker_open(Handler("a"))
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         office.stop.set()
         return [DONE]
 
-    office = Office(FakeSubscription(a_delivery(3)), make, board=before.board)
+    office = Office(FakeSubscription(a_delivery(3)), make, delivery_queue=before.delivery_queue)
 
     assert ("ack", 3) in await office.works()
 
@@ -273,19 +275,19 @@ async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened
 class Impatience:
     """A server that is away for longer than anybody waits."""
 
-    async def until_done(self, work: Any, _stop: asyncio.Event) -> Any:
-        return None if work.func.__name__ == "give_up" else await work()
+    async def run(self, work: Any, _stop: asyncio.Event) -> Any:
+        return None if work.func.__name__ == "write" else await work()
 
 
 async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_first():
     handled = []
 
-    async def make(unit: Unit) -> list[Verdict]:
+    async def make(unit: WorkUnit) -> list[Verdict]:
         handled.append(unit.deliveries[0].tag)
         return [GiveUp(1, "malformed")]
 
     deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
-    office = Office(FakeSubscription(*deliveries), make, patience=Impatience(), ordered=True)
+    office = Office(FakeSubscription(*deliveries), make, database_retry=Impatience(), ordered=True)
 
     said = await office.works()
 
@@ -298,7 +300,7 @@ async def test_failures_count_for_no_message_while_the_breaker_is_open():
     given_up = GiveUp(1, "retries_exhausted")
     verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         if len(verdicts) == 1:
             office.stop.set()
         return [verdicts.pop(0)]
@@ -319,7 +321,7 @@ async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_
         a_delivery(1), a_delivery(2), outcomes=[Outcome.NACKED, Outcome.ACKED]
     )
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         return [DONE]
 
     office = Office(subscription, make, rate_limit=RateLimit(1, timedelta(hours=1)))
@@ -344,9 +346,9 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
 
-    async def make(_unit: Unit) -> list[Verdict]:
+    async def make(_unit: WorkUnit) -> list[Verdict]:
         if next(calls) == 1:
-            office.subscription.inbox.put([a_delivery(1), a_delivery(2)])
+            office.subscription.buffer.put([a_delivery(1), a_delivery(2)])
             return [TryAgain(1, SECOND)]
         asyncio.get_running_loop().call_later(0.1, probe_ends.set)
         await probe_ends.wait()
@@ -360,14 +362,14 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
         circuit_breaker=breaker,
         concurrency=2,
     )
-    take = Board.take
+    take = DeliveryQueue.take
 
-    def counted(board: Board, now: float) -> Unit | None:
+    def counted(delivery_queue: DeliveryQueue, now: float) -> WorkUnit | None:
         nonlocal looks
         looks += 1
-        return take(board, now)
+        return take(delivery_queue, now)
 
-    monkeypatch.setattr(Board, "take", counted)
+    monkeypatch.setattr(DeliveryQueue, "take", counted)
 
     await office.works()
 

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import RateLimit
-from consumer.dispatch.rate_limiter import Rate
+from consumer.dispatch.rate_limiter import RateLimiter
 
 NOON = 43_200.0
 pauses = st.lists(st.floats(0, 3, allow_nan=False), max_size=200)
 
 
-def of(messages: int, **per: float) -> Rate:
-    return Rate(RateLimit(messages, timedelta(**per) if per else timedelta(seconds=1)))
+def of(messages: int, **per: float) -> RateLimiter:
+    return RateLimiter(RateLimit(messages, timedelta(**per) if per else timedelta(seconds=1)))
 
 
-def greedy(rate: Rate, times: list[float]) -> list[float]:
+def greedy(rate: RateLimiter, times: list[float]) -> list[float]:
     """When messages go through, if as many as are allowed are taken at each of *times*."""
     taken: list[float] = []
     for now in times:

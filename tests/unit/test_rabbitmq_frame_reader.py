@@ -14,7 +14,7 @@ from pamqp.heartbeat import Heartbeat
 
 from outbox.transports.base import Delivery
 from outbox.transports.rabbitmq.frame_decoder import MALFORMED
-from outbox.transports.rabbitmq.frame_reader import HEARTBEAT, HEARTBEAT_EVERY_SECONDS, Tap
+from outbox.transports.rabbitmq.frame_reader import HEARTBEAT, HEARTBEAT_EVERY_SECONDS, FrameReader
 from tests.support.frames import bodies, deliver, frame, header
 
 OURS, OTHER = 3, 4
@@ -30,7 +30,7 @@ class Connection:
     deliveries: list[Delivery] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tap = Tap(self._hand_on, clock=lambda: self.now)
+        self.tap = FrameReader(self._hand_on, clock=lambda: self.now)
         self.tap.follow(OURS, self.deliveries.extend)
 
     def _hand_on(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ def test_frames_of_other_channels_may_come_between_those_of_a_delivery():
 
 def test_nothing_is_taken_before_a_channel_is_followed():
     rest: list[bytes] = []
-    tap = Tap(rest.append, clock=lambda: -1.0)
+    tap = FrameReader(rest.append, clock=lambda: -1.0)
 
     tap.feed(message(1))
 
@@ -123,7 +123,7 @@ def test_a_message_that_cannot_be_read_arrives_flawed_between_its_neighbours():
     connection.tap.feed(message(1, b"before") + hostile + message(3, b"after"))
 
     assert connection.bodies == [b"before", b"", b"after"]
-    assert [delivery.flaw for delivery in connection.deliveries] == [None, MALFORMED, None]
+    assert [delivery.decode_error for delivery in connection.deliveries] == [None, MALFORMED, None]
     assert [delivery.tag for delivery in connection.deliveries] == [1, 2, 3]
 
 

@@ -42,7 +42,7 @@ def test_failures_in_a_row_open_it_and_others_do_not(breaker):
 
 def test_a_call_that_was_not_made_is_no_success(breaker):
     breaker.failed(NOON)
-    breaker.passed_over()
+    breaker.skipped()
     breaker.failed(NOON)
 
     assert not breaker.is_closed
@@ -82,7 +82,7 @@ def test_an_attempt_that_fails_opens_it_for_another_pause(open_breaker):
 
 def test_an_attempt_that_was_not_made_leaves_room_for_the_next(open_breaker):
     open_breaker.called()
-    open_breaker.passed_over()
+    open_breaker.skipped()
 
     assert not open_breaker.is_closed
     assert open_breaker.allows(LATER)

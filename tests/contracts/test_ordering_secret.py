@@ -9,33 +9,33 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from outbox.tables import ordering_salt
-from relay.storage import ordering_secret as salt
+from outbox.tables import ordering_secret
+from relay.storage import ordering_secret as secret
 
 
-async def replace_by(engine: AsyncEngine, *salts: bytes) -> None:
+async def replace_by(engine: AsyncEngine, *secrets: bytes) -> None:
     async with engine.begin() as connection:
-        await connection.execute(sa.delete(ordering_salt))
-        for value in salts:
-            await connection.execute(sa.insert(ordering_salt).values(salt=value))
+        await connection.execute(sa.delete(ordering_secret))
+        for value in secrets:
+            await connection.execute(sa.insert(ordering_secret).values(secret=value))
 
 
-async def test_all_relays_of_a_database_read_the_same_salt(engine):
-    first = await salt.read(engine)
+async def test_all_relays_of_a_database_read_the_same_secret(engine):
+    first = await secret.read(engine)
 
     assert len(first) == 32
-    assert await salt.read(engine) == first
+    assert await secret.read(engine) == first
 
 
 @pytest.mark.parametrize("length", [16, 64])
-async def test_a_salt_may_be_replaced(engine, length):
+async def test_a_secret_may_be_replaced(engine, length):
     await replace_by(engine, bytes(length))
 
-    assert await salt.read(engine) == bytes(length)
+    assert await secret.read(engine) == bytes(length)
 
 
 @pytest.mark.parametrize(
-    ("salts", "message"),
+    ("secrets", "message"),
     [
         pytest.param([], "one row", id="none"),
         pytest.param([b"a" * 32, b"b" * 32], "one row", id="two"),
@@ -44,23 +44,23 @@ async def test_a_salt_may_be_replaced(engine, length):
         pytest.param([b"s" * 65], "16 to 64 bytes", id="long"),
     ],
 )
-async def test_a_salt_that_is_none_is_refused_and_not_shown(engine, salts, message):
-    await replace_by(engine, *salts)
+async def test_a_secret_that_is_none_is_refused_and_not_shown(engine, secrets, message):
+    await replace_by(engine, *secrets)
 
     with pytest.raises(SchemaMismatch, match=message) as caught:
-        await salt.read(engine)
+        await secret.read(engine)
 
-    assert "ordering_salt" in str(caught.value)
+    assert "ordering_secret" in str(caught.value)
     assert "sss" not in str(caught.value)
 
 
-async def test_a_role_that_may_not_read_the_salt_is_told_what_to_grant(postgres_url):
+async def test_a_role_that_may_not_read_the_secret_is_told_what_to_grant(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
     # A role that every server has, and that may read no table.
     sa.event.listen(
         engine.sync_engine, "begin", lambda c: c.exec_driver_sql("SET LOCAL ROLE pg_monitor")
     )
 
-    with pytest.raises(SchemaMismatch, match="GRANT SELECT ON ordering_salt"):
-        await salt.read(engine)
+    with pytest.raises(SchemaMismatch, match="GRANT SELECT ON ordering_secret"):
+        await secret.read(engine)
     await engine.dispose()

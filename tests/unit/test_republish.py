@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from consumer import republish as copies
+from consumer import republish
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, on_the_wire
@@ -22,11 +22,11 @@ def a_message(**changes) -> WireMessage:
 
 
 def test_a_retried_copy_remembers_where_it_came_from_and_counts():
-    first = copies.retried(a_message(routing_key="a.b"), queue="q.retry.1s", attempt=1)
-    second = copies.retried(replace(first, routing_key="q"), queue="q.retry.5s", attempt=2)
+    first = republish.retry_copy(a_message(routing_key="a.b"), queue="q.retry.1s", attempt=1)
+    second = republish.retry_copy(replace(first, routing_key="q"), queue="q.retry.5s", attempt=2)
 
     assert (second.exchange, second.routing_key) == ("", "q.retry.5s")
-    assert copies.attempt_of(second) == 2
+    assert republish.attempt_of(second) == 2
     assert codec.from_wire(second).routing_key == "a.b"
     assert codec.from_wire(second).exchange == "main"
 
@@ -34,7 +34,7 @@ def test_a_retried_copy_remembers_where_it_came_from_and_counts():
 def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
     headers = {"x-outbox-lane": LANE, "x-outbox-recorded-at": 7}
 
-    copied = copies.retried(a_message(headers=headers), queue="q", attempt=1)
+    copied = republish.retry_copy(a_message(headers=headers), queue="q", attempt=1)
 
     assert codec.from_wire(copied).lane == LANE
     assert codec.from_wire(copied).recorded_at == datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
@@ -43,7 +43,7 @@ def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
 def test_a_retried_copy_carries_no_header_of_the_broker():
     message = a_message(headers={"x-death": [], "x-first-death-queue": "q", "CC": [], "source": 1})
 
-    copied = copies.retried(message, queue="q", attempt=1).headers
+    copied = republish.retry_copy(message, queue="q", attempt=1).headers
 
     assert set(copied) == {
         "source",
@@ -56,7 +56,7 @@ def test_a_retried_copy_carries_no_header_of_the_broker():
 def test_a_retried_copy_leaves_out_what_can_be_read_but_not_written():
     message = a_message(headers={"double": 1e300, "bytes": b"\xff", "big": 2**63, "text": "kept"})
 
-    copied = copies.retried(message, queue="q", attempt=1).headers
+    copied = republish.retry_copy(message, queue="q", attempt=1).headers
 
     assert {"double", "bytes", "big"}.isdisjoint(copied)
     assert copied["text"] == "kept"
@@ -66,30 +66,32 @@ def test_a_retried_copy_leaves_out_what_can_be_read_but_not_written():
     ("value", "attempt"), [(3, 3), (-1, 0), (10**12, 10**6), ("7", 0), (True, 0), (None, 0)]
 )
 def test_a_forged_attempt_counts_within_bounds(value, attempt):
-    assert copies.attempt_of(a_message(headers={"x-outbox-attempt": value})) == attempt
+    assert republish.attempt_of(a_message(headers={"x-outbox-attempt": value})) == attempt
 
 
 def test_a_replayed_copy_starts_anew_and_names_its_run():
     run = UUID("01955000-0000-7000-8000-000000000001")
     message = a_message(headers={**a_message().headers, "x-outbox-attempt": 4, "x-death": "x"})
 
-    copy = copies.replayed(copies.retried(message, queue="q", attempt=5), queue="work", run=run)
+    copy = republish.replay_copy(
+        republish.retry_copy(message, queue="q", attempt=5), queue="work", run=run
+    )
 
     assert (copy.exchange, copy.routing_key) == ("", "work")
     assert (copy.message_id, copy.body) == (message.message_id, message.body)
-    assert copies.attempt_of(copy) == 0
+    assert republish.attempt_of(copy) == 0
     assert codec.ATTEMPT_HEADER not in copy.headers
     assert "x-death" not in copy.headers
     assert copy.headers[codec.EXCHANGE_HEADER] == "main"
     assert copy.headers[codec.ROUTING_KEY_HEADER] == message.routing_key
-    assert copies.replay_of(copy) == run
-    assert copies.replay_of(copies.retried(copy, queue="q", attempt=1)) == run
+    assert republish.replay_of(copy) == run
+    assert republish.replay_of(republish.retry_copy(copy, queue="q", attempt=1)) == run
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "nonsense", b"01955000"])
 def test_a_nonsense_run_is_none(value):
-    assert copies.replay_of(a_message()) is None
-    assert copies.replay_of(a_message(headers={codec.REPLAY_HEADER: value})) is None
+    assert republish.replay_of(a_message()) is None
+    assert republish.replay_of(a_message(headers={codec.REPLAY_HEADER: value})) is None
 
 
 DEATHS = [
@@ -112,41 +114,41 @@ DEAD = {"exchange": "dlx", "routing_key": "work"}
     ],
 )
 def test_the_brokers_reason_is_that_of_the_work_queue(headers, reason):
-    assert copies.death_of(a_message(headers=headers), queue="work") == reason
+    assert republish.dead_letter_reason(a_message(headers=headers), queue="work") == reason
 
 
 def test_a_revived_message_has_its_route_and_no_header_of_the_broker():
     dead = a_message(headers={"x-death": DEATHS, "source": "s"}, **DEAD)
 
-    revived = copies.revived(dead, queue="work")
+    original_message = republish.original_message(dead, queue="work")
 
-    assert (revived.exchange, revived.routing_key) == ("main", "a.b")
-    assert revived.headers == {"source": "s"}
+    assert (original_message.exchange, original_message.routing_key) == ("main", "a.b")
+    assert original_message.headers == {"source": "s"}
 
 
 def test_of_a_message_whose_death_is_unknown_only_the_queue_is():
-    revived = copies.revived(a_message(**DEAD), queue="work")
+    original_message = republish.original_message(a_message(**DEAD), queue="work")
 
-    assert (revived.exchange, revived.routing_key) == ("", "work")
+    assert (original_message.exchange, original_message.routing_key) == ("", "work")
 
 
 def test_a_returned_copy_is_counted():
-    once = copies.returned(a_message(), queue="work")
-    twice = copies.returned(once, queue="work")
+    once = republish.requeue_copy(a_message(), queue="work")
+    twice = republish.requeue_copy(once, queue="work")
 
-    assert [copies.returns_of(each) for each in (a_message(), once, twice)] == [0, 1, 2]
+    assert [republish.requeues_of(each) for each in (a_message(), once, twice)] == [0, 1, 2]
 
 
 def test_a_copy_waits_until_the_time_it_was_given_and_the_next_one_does_not():
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
-    waiting = copies.retried(a_message(), queue="q", attempt=1, not_before=noon)
+    waiting = republish.retry_copy(a_message(), queue="q", attempt=1, not_before=noon)
 
-    assert copies.not_before_of(waiting) == noon
-    assert copies.not_before_of(copies.retried(waiting, queue="q", attempt=2)) is None
+    assert republish.not_before_of(waiting) == noon
+    assert republish.not_before_of(republish.retry_copy(waiting, queue="q", attempt=2)) is None
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "noon", "2026-01-02T12:00:00"])
 def test_a_nonsense_time_is_none(value):
     message = a_message(headers={codec.NOT_BEFORE_HEADER: value})
 
-    assert copies.not_before_of(message) is None
+    assert republish.not_before_of(message) is None
