@@ -26,10 +26,10 @@ faults: $(VENV)/.dev ## Run the fault matrix; ARGS="-m selection" is the part th
 	$(BIN)/pytest tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/.dev ## Faults at random for MINUTES=30, and a report in soak/
-	$(BIN)/python -m reliability.soak --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m tests.reliability.soak --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 12 minutes with --rounds 2
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv
 

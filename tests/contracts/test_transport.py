@@ -23,8 +23,8 @@ from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from outbox.wire.codec import ATTEMPT_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER, WireMessage
-from reliability.simulation.broker import Broker
-from reliability.simulation.transport import SimulatedTransport
+from tests.reliability.simulation.broker import Broker
+from tests.reliability.simulation.transport import SimulatedTransport
 from tests.support.eventually import eventually
 
 EVENTS = "events"

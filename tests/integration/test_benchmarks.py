@@ -22,7 +22,14 @@ def benchmarks(
 ) -> ChildProcess:
     """A run on the servers of the tests, which writes into *directory*."""
     return ChildProcess(
-        [sys.executable, "-m", "benchmarks", *arguments, "--directory", directory / "results"],
+        [
+            sys.executable,
+            "-m",
+            "tests.benchmarks",
+            *arguments,
+            "--directory",
+            directory / "results",
+        ],
         log=directory / "benchmarks.log",
         env={
             DATABASE_VARIABLE: postgres.admin_url,
@@ -74,7 +81,7 @@ async def test_the_consumer_its_path_and_its_dedup_store_are_measured(
 
 async def test_an_unknown_group_is_refused_before_anything_is_started(tmp_path: Path):
     run = ChildProcess(
-        [sys.executable, "-m", "benchmarks", "--only", "everything"],
+        [sys.executable, "-m", "tests.benchmarks", "--only", "everything"],
         log=tmp_path / "benchmarks.log",
     )
 

@@ -4,13 +4,13 @@ Ways between processes and servers that break, fall silent, or let little pass.
 
 import pytest
 
-from reliability import nemesis
-from reliability.course import Course
-from reliability.figures import figures
-from reliability.history import read
-from reliability.judgement import promised
-from reliability.producers import Load
-from reliability.roles import FREE, ORDERED, RELAY
+from tests.reliability import nemesis
+from tests.reliability.course import Course
+from tests.reliability.figures import figures
+from tests.reliability.history import read
+from tests.reliability.judgement import promised
+from tests.reliability.producers import Load
+from tests.reliability.roles import FREE, ORDERED, RELAY
 from tests.support.weather import Side
 
 pytestmark = pytest.mark.timeout(300)

@@ -8,13 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.tables import dead_letters
-from reliability.consumers import FAILS_ALWAYS
-from reliability.course import Course
-from reliability.figures import figures
-from reliability.history import read
-from reliability.judgement import FindingsError, promised
-from reliability.roles import UNHURRIED
-from reliability.tables import effects, uploads
+from tests.reliability.consumers import FAILS_ALWAYS
+from tests.reliability.course import Course
+from tests.reliability.figures import figures
+from tests.reliability.history import read
+from tests.reliability.judgement import FindingsError, promised
+from tests.reliability.roles import UNHURRIED
+from tests.reliability.tables import effects, uploads
 from tests.support.builders import CANARY
 
 pytestmark = pytest.mark.selection

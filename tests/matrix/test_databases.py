@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from reliability import nemesis, outages
-from reliability.course import Course
-from reliability.figures import figures
-from reliability.history import read
+from tests.reliability import nemesis, outages
+from tests.reliability.course import Course
+from tests.reliability.figures import figures
+from tests.reliability.history import read
 
 pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
 

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import aio_pika
 import pytest
 
-from reliability import nemesis
-from reliability.course import Course
-from reliability.producers import Load
-from reliability.roles import FREE, ORDERED
-from reliability.witness import QUEUE_PREFIX
+from tests.reliability import nemesis
+from tests.reliability.course import Course
+from tests.reliability.producers import Load
+from tests.reliability.roles import FREE, ORDERED
+from tests.reliability.witness import QUEUE_PREFIX
 
 pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
 

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from reliability import nemesis
-from reliability.course import Course
-from reliability.figures import figures
-from reliability.history import read
-from reliability.judgement import promised
-from reliability.roles import FREE, ORDERED, RELAY, UNHURRIED
+from tests.reliability import nemesis
+from tests.reliability.course import Course
+from tests.reliability.figures import figures
+from tests.reliability.history import read
+from tests.reliability.judgement import promised
+from tests.reliability.roles import FREE, ORDERED, RELAY, UNHURRIED
 
 BOTH = (FREE, ORDERED)
 BATCH, SHIFTS = 10, 2

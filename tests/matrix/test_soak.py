@@ -17,7 +17,7 @@ async def test_a_short_soak_leaves_a_report_and_its_status_says_whether_anything
     directory = tmp_path / "soak"
     words = ("--minutes", "0.3", "--seed", "4", "--directory", directory)
     async with ChildProcess(
-        [sys.executable, "-m", "reliability.soak", *words], log=tmp_path / "log"
+        [sys.executable, "-m", "tests.reliability.soak", *words], log=tmp_path / "log"
     ) as soak:
         assert await soak.wait(within=540) == 0, soak.output
 

@@ -6,7 +6,7 @@ import aio_pika
 import pytest
 
 from outbox.tables import outbox
-from reliability.history import Produced
+from tests.reliability.history import Produced
 from tests.support.effects import effects
 from tests.support.eventually import eventually
 from tests.support.servers import Management

@@ -17,7 +17,7 @@ import outbox
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from reliability.history import GivenUp
+from tests.reliability.history import GivenUp
 from tests.support.builders import an_event
 from tests.support.servers import PostgresServer
 from tests.support.trial import Trial

@@ -4,11 +4,11 @@ Processes that begin while a server is away: their supervisor starts them again,
 
 import pytest
 
-from reliability.simulation.loop import pass_time
-from reliability.simulation.plan import Plan
-from reliability.simulation.points import Blow, Strike
-from reliability.simulation.simulation import simulated
-from reliability.simulation.world import World
+from tests.reliability.simulation.loop import pass_time
+from tests.reliability.simulation.plan import Plan
+from tests.reliability.simulation.points import Blow, Strike
+from tests.reliability.simulation.simulation import simulated
+from tests.reliability.simulation.world import World
 
 ALL_OF_THEM = ["relay", "etl", "ledger", "mail"]
 

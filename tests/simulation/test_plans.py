@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from reliability.simulation.plan import RETENTION_HOURS, Plan
+from tests.reliability.simulation.plan import RETENTION_HOURS, Plan
 
 RETENTION = timedelta(hours=RETENTION_HOURS)
 SOON = timedelta(minutes=1)

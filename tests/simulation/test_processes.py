@@ -4,14 +4,14 @@ What becomes of a simulated process that dies: nothing gets through, and others 
 
 import pytest
 
-from reliability.simulation.broker import Mishap
-from reliability.simulation.loop import pass_time
-from reliability.simulation.plan import Plan
-from reliability.simulation.points import Blow, Strike
-from reliability.simulation.producer import Draft, Ending
-from reliability.simulation.simulation import simulated
-from reliability.simulation.trade import PLAIN
-from reliability.simulation.world import World
+from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.loop import pass_time
+from tests.reliability.simulation.plan import Plan
+from tests.reliability.simulation.points import Blow, Strike
+from tests.reliability.simulation.producer import Draft, Ending
+from tests.reliability.simulation.simulation import simulated
+from tests.reliability.simulation.trade import PLAIN
+from tests.reliability.simulation.world import World
 from tests.support.eventually import eventually
 
 PLAN = Plan(relays=2, etl=2, ledger=0, mail=0)

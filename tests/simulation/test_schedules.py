@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from reliability.simulation.program import run
+from tests.reliability.simulation.program import run
 
 SEEDS = range(1, 13)
 
@@ -30,7 +30,7 @@ def test_two_runs_of_a_seed_have_equal_traces(simulation_ground):
 
 
 def test_the_command_tells_the_same_story_in_another_process():
-    command = [sys.executable, "-m", "reliability.simulation", "--seeds", "3", "--trace"]
+    command = [sys.executable, "-m", "tests.reliability.simulation", "--seeds", "3", "--trace"]
 
     stories = [
         subprocess.run(command, check=True, capture_output=True, text=True).stdout

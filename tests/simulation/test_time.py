@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from reliability.simulation.driver import Connection
-from reliability.simulation.loop import BEGINNING, SimulatedLoop, StandstillError
-from reliability.simulation.points import Points
-from reliability.simulation.process import Process
+from tests.reliability.simulation.driver import Connection
+from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop, StandstillError
+from tests.reliability.simulation.points import Points
+from tests.reliability.simulation.process import Process
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from consumer.storage.tables import parked_messages
 from outbox.tables import dead_letters, outbox
-from reliability.history import Applied, GivenUp, Leaked, Record, Residue, Waiting
+from tests.reliability.history import Applied, GivenUp, Leaked, Record, Residue, Waiting
 from tests.support.builders import CANARY
 from tests.support.deployment import Deployment
 from tests.support.effects import effects

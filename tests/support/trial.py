@@ -21,8 +21,8 @@ import outbox
 from outbox.database.errors import reason_of
 from outbox.runtime.service import pause
 from outbox.tables import outbox as outbox_table
-from reliability.checker import Promise, check
-from reliability.history import COMMITTED, Healed, Produced, Record, Struck
+from tests.reliability.checker import Promise, check
+from tests.reliability.history import COMMITTED, Healed, Produced, Record, Struck
 from tests.support.aftermath import STAMPED, aftermath, has_times
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment

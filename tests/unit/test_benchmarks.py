@@ -5,12 +5,12 @@ import random
 import pytest
 from rich.console import Console
 
-from benchmarks import consumption, dedup, end_to_end, filling, flatness, latency, throughput
-from benchmarks.course import Course, Sample
-from benchmarks.dedup import Purge
-from benchmarks.flatness import Memory
-from benchmarks.plan import Plan
-from benchmarks.results import (
+from tests.benchmarks import consumption, dedup, end_to_end, filling, flatness, latency, throughput
+from tests.benchmarks.course import Course, Sample
+from tests.benchmarks.dedup import Purge
+from tests.benchmarks.flatness import Memory
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.results import (
     Result,
     as_json,
     as_markdown,
@@ -23,7 +23,7 @@ from benchmarks.results import (
     ratio,
     significant,
 )
-from benchmarks.throughput import Turn
+from tests.benchmarks.throughput import Turn
 
 FOUND = [
     Result("speed", 3.14159, "×", at_least(3)),

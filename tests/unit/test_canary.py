@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from reliability.canary import CANARY, is_leaked_in
+from tests.reliability.canary import CANARY, is_leaked_in
 
 AROUND = [b"", b"a", b"ab", b"abc"]
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from reliability import history
-from reliability.checker import Promise, check
-from reliability.figures import figures
-from reliability.history import (
+from tests.reliability import history
+from tests.reliability.checker import Promise, check
+from tests.reliability.figures import figures
+from tests.reliability.history import (
     COMMITTED,
     ROLLED_BACK,
     UNKNOWN,

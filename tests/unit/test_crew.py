@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from outbox.runtime.service import ExitCode
-from reliability.crew import is_explained
+from tests.reliability.crew import is_explained
 
 KILLED = -signal.SIGKILL
 

@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from reliability.mutation.mutants import MUTANTS, Schedules, Suite
-from reliability.mutation.program import without_faults
-from reliability.mutation.trial import PROJECT, found_by, mutated
+from tests.reliability.mutation.mutants import MUTANTS, Schedules, Suite
+from tests.reliability.mutation.program import without_faults
+from tests.reliability.mutation.trial import PROJECT, found_by, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

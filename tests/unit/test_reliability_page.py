@@ -4,8 +4,8 @@ What `docs/reliability.md` says of deliberate faults.
 
 import re
 
-from reliability.mutation.mutants import MUTANTS
-from reliability.mutation.trial import PROJECT
+from tests.reliability.mutation.mutants import MUTANTS
+from tests.reliability.mutation.trial import PROJECT
 
 PAGE = (PROJECT / "docs" / "reliability.md").read_text()
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from reliability.checker import Finding, Promise
-from reliability.history import (
+from tests.reliability.checker import Finding, Promise
+from tests.reliability.history import (
     COMMITTED,
     UNKNOWN,
     Applied,
@@ -18,8 +18,8 @@ from reliability.history import (
     Published,
     Struck,
 )
-from reliability.misfortune import KINDS, next_blows
-from reliability.report import markdown, percentile, report, write
+from tests.reliability.misfortune import KINDS, next_blows
+from tests.reliability.report import markdown, percentile, report, write
 
 PROMISE = Promise(consumers=frozenset({"etl"}))
 HISTORY = [

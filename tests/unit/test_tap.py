@@ -8,9 +8,9 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from reliability.canary import CANARY, is_leaked_in
-from reliability.history import Leaked, Published, Record
-from reliability.tap import Tap
+from tests.reliability.canary import CANARY, is_leaked_in
+from tests.reliability.history import Leaked, Published, Record
+from tests.reliability.tap import Tap
 from tests.support.proxy import Link
 from tests.support.weather import Side
 

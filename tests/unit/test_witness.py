@@ -4,10 +4,10 @@ What witnesses make of dead letters, and of effects that should have been undone
 
 import pytest
 
-from reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, free, ordered
-from reliability.history import Applied, Residue
-from reliability.simulation.witness import effects_of_failures
-from reliability.witness import RETRIES_EXHAUSTED, reason_told
+from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, free, ordered
+from tests.reliability.history import Applied, Residue
+from tests.reliability.simulation.witness import effects_of_failures
+from tests.reliability.witness import RETRIES_EXHAUSTED, reason_told
 
 
 def test_what_always_fails_is_given_up_by_the_consumer_in_which_it_does():

@@ -1,3 +1,0 @@
-from reliability.mutation.program import app
-
-app()

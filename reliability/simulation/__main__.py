@@ -1,3 +1,0 @@
-from reliability.simulation.program import app
-
-app()

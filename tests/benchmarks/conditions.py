@@ -1,0 +1,53 @@
+"""
+Under what circumstances the figures were taken.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.results import Conditions
+from tests.benchmarks.servers import Site
+from tests.benchmarks.throughput import GATHER_ROWS, NAIVE_ROWS, RELAY_ROWS
+from tests.support.processes import REPOSITORY
+
+_LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
+
+
+async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Conditions:
+    """Versions, machine, and extent of the run."""
+    load = os.getloadavg()[0]
+    return {
+        "Postgres": str(await site.database.fetchval("SHOW server_version")),
+        "RabbitMQ": site.broker_version,
+        "Python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load before": f"{load:.2f}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "extent": f"{plan.rounds} rounds, scale {plan.scale:g}, {', '.join(groups)}",
+        "messages": "1 KB bodies, persistent, mandatory, confirmed, one quorum queue, one node",
+        "rows for throughput": f"naive {plan.rows(NAIVE_ROWS):,}, "
+        f"gather {plan.rows(GATHER_ROWS):,}, "
+        f"relay and bare publisher {plan.rows(RELAY_ROWS):,}",
+    }
+
+
+def commit() -> str:
+    """The commit that is run, and whether files of it are changed."""
+
+    def git(*words: str) -> str:
+        asked = subprocess.run(
+            ["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
+        " with changes" if changed else ""
+    )

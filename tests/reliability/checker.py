@@ -1,0 +1,207 @@
+"""
+What must be true of a history, whatever the faults were: pure.
+
+    lost        committed, and neither applied, nor given up, nor waiting
+    ghost       applied, given up or sent, and never committed
+    twice       applied more than once for a consumer, other than by a replay
+    order       sent first, or applied by an ordered consumer, before an earlier one of its key
+    duplicates  sent again more often than crashes and cuts explain
+    reason      given up without saying why, or although nothing was wrong with it
+    residue     something is left behind: a transaction, a lock, a connection
+    backlog     something waits although nothing may, any more
+    growth      memory or file descriptors that grow and grow, beyond a warm-up
+    leak        health data where none may be
+    recovery    no progress, or still a backlog, too long after the last fault was over
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+from tests.reliability.figures import figures, lost, recoveries, twice
+from tests.reliability.history import (
+    ROLLED_BACK,
+    Applied,
+    GivenUp,
+    Leaked,
+    Produced,
+    Published,
+    Record,
+    Residue,
+    Sampled,
+    Waiting,
+    of_kind,
+)
+
+MANY = 5
+"""So many of what was found are named."""
+
+_GROWTH_SAMPLES = 9
+_GROWTH_BYTES = 64 * 1024 * 1024
+_GROWTH_DESCRIPTORS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """
+    What a run may do, beyond what always holds.
+
+    Args:
+        consumers: Each of them has to apply every event.
+        ordered: Those of them that apply the events of a key in their order.
+        duplicates: The most copies on the wire beyond one of each event; None if the faults of
+            the run bound nothing.
+        reasons: Why events may have been given up in this run; none by default.
+        drained: Whether nothing may wait at the end.
+        progress_seconds: The longest from the end of a fault to the first effect of an event that
+            was committed after it; None if the run does not tell.
+
+    """
+
+    consumers: frozenset[str]
+    ordered: frozenset[str] = frozenset()
+    duplicates: int | None = None
+    reasons: frozenset[str] = frozenset()
+    drained: bool = True
+    progress_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that was broken, and by what."""
+
+    rule: str
+    text: str
+
+
+def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
+    """Everything that *history* shows to be wrong; nothing, if all is well."""
+    return [
+        Finding(rule.__name__.lstrip("_"), text)
+        for rule in _RULES
+        for text in rule(history, promise)
+    ]
+
+
+def _lost(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    for consumer, missing in sorted(lost(history, promise.consumers).items()):
+        if missing:
+            yield f"{consumer}: {_named(missing)}"
+
+
+def _ghost(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+    # Of a producer who did not know at first, the last word counts.
+    outcomes = {record.id: record.outcome for record in of_kind(history, Produced)}
+    possible = {id_ for id_, outcome in outcomes.items() if outcome != ROLLED_BACK}
+    for kind in (Published, Applied, GivenUp):
+        if ghosts := _ids(history, kind) - possible:
+            yield f"{kind.__name__.lower()}: {_named(ghosts)}"
+
+
+def _twice(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+    for consumer, again in sorted(twice(history).items()):
+        yield f"{consumer}: {_named(again)}"
+
+
+def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    places = {record.id: (record.key, record.sequence) for record in of_kind(history, Produced)}
+    seen = {"on the wire": [record.id for record in of_kind(history, Published)]}
+    for consumer in sorted(promise.ordered):
+        seen[consumer] = [
+            record.id for record in of_kind(history, Applied) if record.consumer == consumer
+        ]
+    for where, ids in seen.items():
+        of_key: dict[str, list[int]] = defaultdict(list)
+        for id_ in dict.fromkeys(ids):  # copies come later, and harm no order
+            key, sequence = places.get(id_, (None, 0))
+            if key is not None:
+                of_key[key].append(sequence)
+        wrong = {key for key, order in of_key.items() if any(a > b for a, b in pairwise(order))}
+        if wrong:
+            yield f"{where}: the keys {_named(wrong)}"
+
+
+def _duplicates(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    found = figures(history).duplicates
+    if promise.duplicates is not None and found > promise.duplicates:
+        yield f"{found} on the wire, and no more than {promise.duplicates} are explained"
+
+
+def _reason(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    reasons = Counter(record.reason for record in of_kind(history, GivenUp))
+    for reason, count in sorted(reasons.items()):
+        if reason not in promise.reasons:
+            yield f"{count} given up for the reason {reason!r}"
+
+
+def _backlog(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    places = Counter(record.place for record in of_kind(history, Waiting))
+    if promise.drained and places:
+        yield ", ".join(f"{count} wait in {place}" for place, count in sorted(places.items()))
+
+
+def _residue(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+    for record in of_kind(history, Residue):
+        yield f"{record.count} {record.kind}"
+
+
+def _growth(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+    samples: dict[str, list[Sampled]] = defaultdict(list)
+    for record in of_kind(history, Sampled):
+        samples[record.process].append(record)
+    for process, taken in sorted(samples.items()):
+        if len(taken) < _GROWTH_SAMPLES:
+            continue
+        third = len(taken) // 3
+        middle, last = taken[third : 2 * third], taken[-third:]
+        memory = _mean(last, "resident_bytes") - _mean(middle, "resident_bytes")
+        if memory > _GROWTH_BYTES:
+            yield f"{process} has grown by {memory / (1024 * 1024):.0f} MiB"
+        files = _mean(last, "descriptors") - _mean(middle, "descriptors")
+        if files > _GROWTH_DESCRIPTORS:
+            yield f"{process} has {files:.0f} more file descriptors"
+
+
+def _leak(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+    for where, count in sorted(
+        Counter(record.where for record in of_kind(history, Leaked)).items()
+    ):
+        yield f"{where}, {count} times"
+
+
+def _recovery(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+    if promise.progress_seconds is None:
+        return
+    for fault, took in recoveries(history):
+        if took is not None and took > promise.progress_seconds:
+            yield f"after {fault}, the first effect of a new event took {took:.1f} s"
+
+
+_RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
+    _lost,
+    _ghost,
+    _twice,
+    _order,
+    _duplicates,
+    _reason,
+    _backlog,
+    _residue,
+    _growth,
+    _leak,
+    _recovery,
+)
+
+
+def _ids(history: Sequence[Record], kind: type[Record]) -> set[str]:
+    return {record.id for record in of_kind(history, kind)}
+
+
+def _mean(samples: Sequence[Sampled], what: str) -> float:
+    return fmean(getattr(sample, what) for sample in samples)
+
+
+def _named(things: set[str]) -> str:
+    some = ", ".join(sorted(things)[:MANY])
+    return f"{len(things)}: {some}{', …' if len(things) > MANY else ''}"

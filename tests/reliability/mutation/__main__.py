@@ -1,0 +1,3 @@
+from tests.reliability.mutation.program import app
+
+app()

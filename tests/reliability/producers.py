@@ -1,0 +1,186 @@
+"""
+Producers that commit events as long as a run goes on, and write down what they know of it.
+
+    one row of `subjects`, locked    so that the events of a key are serialised
+    `uploads`                        what else the transaction is about
+    `outbox`                         one event or several
+    COMMIT, or now and then ROLLBACK
+
+A COMMIT without an answer is written down as unknown; `uploads` tells later what became of it.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import outbox
+from outbox import Event
+from outbox.database.engine import create_engine
+from tests.reliability.canary import CANARY
+from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
+from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record
+from tests.reliability.tables import subjects, uploads
+
+APPLICATION = "reliability producer"
+PATIENCE_SECONDS = 10.0
+_LATER = timedelta(seconds=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """
+    What producers do.
+
+    Args:
+        events_per_second: Of all producers together.
+        producers: How many work side by side.
+        keys: How many ordering keys there are.
+        keyed, rolled_back: Shares of transactions.
+        failing_once, failing_always, delayed: Shares of events.
+
+    """
+
+    events_per_second: float = 100
+    producers: int = 4
+    keys: int = 20
+    events_per_transaction: int = 4
+    keyed: float = 0.5
+    rolled_back: float = 0.05
+    failing_once: float = 0.02
+    failing_always: float = 0.002
+    delayed: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A transaction that is to be made."""
+
+    events: list[Event]
+    key: str | None
+    is_kept: bool
+
+
+def draft(load: Load, chance: random.Random) -> Draft:
+    """What a producer does next."""
+    key = None
+    if chance.random() < load.keyed:
+        key = f"{CANARY.decode()}-{chance.randrange(load.keys)}"
+    count = chance.randint(1, load.events_per_transaction)
+    events = [_event(load, key, chance) for _ in range(count)]
+    return Draft(events, key, is_kept=chance.random() >= load.rolled_back)
+
+
+def _event(load: Load, key: str | None, chance: random.Random) -> Event:
+    kind, drawn = HAPPENED, chance.random()
+    if drawn < load.failing_always:
+        kind = FAILS_ALWAYS
+    elif drawn < load.failing_always + load.failing_once:
+        kind = FAILS_ONCE
+    later = datetime.now(UTC) + _LATER if chance.random() < load.delayed else None
+    return Event(
+        kind,
+        {"patient": CANARY.decode(), "note": "x" * chance.randrange(200)},
+        ordering_key=key,
+        not_before=later,
+    )
+
+
+@dataclass(slots=True)
+class Producers:
+    """Produce the *load* for the block, and hand a record of each event to *write*."""
+
+    url: str
+    write: Callable[[Record], None]
+    load: Load
+    seed: int
+    committed: int = 0
+    _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
+    _resting: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        self._resting.clear()
+        self._tasks = [
+            asyncio.ensure_future(self._produce(random.Random(f"{self.seed}-{number}")))
+            for number in range(self.load.producers)
+        ]
+
+    async def stop(self) -> None:
+        """Return when the transactions in flight have ended, one way or another."""
+        self._resting.set()
+        await asyncio.gather(*self._tasks)
+        self._tasks.clear()
+
+    async def _produce(self, chance: random.Random) -> None:
+        engine = create_engine(make_url(self.url), pool_size=1, application_name=APPLICATION)
+        share = self.load.producers / self.load.events_per_second
+        try:
+            while not self._resting.is_set():
+                next_ = draft(self.load, chance)
+                await _Transaction(next_, self._tell).make(engine.connect)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._resting.wait(), share * len(next_.events))
+        finally:
+            await engine.dispose()
+
+    def _tell(self, record: Produced) -> None:
+        self.committed += record.outcome == COMMITTED
+        self.write(record)
+
+
+@dataclass(slots=True)
+class _Transaction:
+    draft: Draft
+    tell: Callable[[Produced], None]
+    outcome: str = ROLLED_BACK
+    first: int = 0
+
+    async def make(self, connect: Callable[[], AsyncConnection]) -> None:
+        """Make it, and tell what is known of it."""
+        with suppress(SQLAlchemyError, OSError, TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS), connect() as connection:
+                await self._write(connection)
+        for place, event in enumerate(self.draft.events):
+            self.tell(
+                Produced(
+                    time.time(), str(event.id), self.draft.key, self.first + place, self.outcome
+                )
+            )
+
+    async def _write(self, connection: AsyncConnection) -> None:
+        events, key = self.draft.events, self.draft.key
+        if key is not None:
+            last = await connection.scalar(_NEXT, {"of": key, "count": len(events)})
+            self.first = (last or 0) - len(events) + 1
+        rows = [{"event_id": each.id, "type": each.type} for each in events]
+        await connection.execute(sa.insert(uploads), rows)
+        await connection.execute(outbox.insert(*events))
+        if not self.draft.is_kept:
+            await connection.rollback()
+            return
+        self.outcome = UNKNOWN
+        await connection.commit()
+        self.outcome = COMMITTED
+
+
+_NEXT = (
+    sa.update(subjects)
+    .where(subjects.c.key == sa.bindparam("of"))
+    .values(sequence=subjects.c.sequence + sa.bindparam("count"))
+    .returning(subjects.c.sequence)
+)
+
+
+def a_row_for_each_key(load: Load) -> sa.Insert:
+    """What producers need before they begin."""
+    names = [f"{CANARY.decode()}-{number}" for number in range(load.keys)]
+    return sa.insert(subjects).values([{"key": name} for name in names])

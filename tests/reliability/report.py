@@ -1,0 +1,129 @@
+"""
+What a long run has come to, for people and for programs: pure.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.reliability.checker import Finding, Promise
+from tests.reliability.figures import figures, lost, twice
+from tests.reliability.history import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    The figures of a run.
+
+    Args:
+        conditions: Versions, machine, load, seed: everything that a figure depends on.
+        unknown: Events of which their producer could not tell whether they were committed.
+        wire_duplicates: Copies on the wire beyond one of each event.
+        recovery_p50_seconds, recovery_p99_seconds: From the end of a fault to the first
+            effect of an event that was committed after it, where no other fault came in between.
+        longest_pause_seconds: The longest time without any effect, whatever struck meanwhile.
+        drained_after_seconds: From the end of the last fault until nothing waited.
+
+    """
+
+    conditions: Mapping[str, str]
+    events: int
+    unknown: int
+    effects: int
+    given_up: int
+    sent: int
+    faults: Mapping[str, int]
+    lost: int
+    applied_twice: int
+    wire_duplicates: int
+    recovery_p50_seconds: float | None
+    recovery_p99_seconds: float | None
+    longest_pause_seconds: float | None
+    drained_after_seconds: float | None
+    findings: Sequence[str]
+
+
+def report(
+    history: Sequence[Record],
+    promise: Promise,
+    findings: Iterable[Finding],
+    conditions: Mapping[str, str],
+) -> Report:
+    """The report on *history*."""
+    told = figures(history)
+    return Report(
+        conditions=dict(conditions),
+        events=told.events,
+        unknown=told.unknown,
+        effects=told.applied,
+        given_up=told.given_up,
+        sent=told.sent,
+        faults=dict(sorted(told.faults.items())),
+        lost=sum(map(len, lost(history, promise.consumers).values())),
+        applied_twice=sum(map(len, twice(history).values())),
+        wire_duplicates=told.duplicates,
+        recovery_p50_seconds=percentile(told.recoveries, 0.5),
+        recovery_p99_seconds=percentile(told.recoveries, 0.99),
+        longest_pause_seconds=told.longest_pause,
+        drained_after_seconds=told.drained_after,
+        findings=[f"{finding.rule}: {finding.text}" for finding in findings],
+    )
+
+
+def percentile(ascending: Sequence[float], share: float) -> float | None:
+    """The value that a *share* of all does not exceed; None of nothing."""
+    if not ascending:
+        return None
+    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
+
+
+def write(told: Report, directory: Path) -> None:
+    """Write `report.json` and `report.md` into *directory*."""
+    (directory / "report.json").write_text(json.dumps(asdict(told), indent=2) + "\n")
+    (directory / "report.md").write_text(markdown(told))
+
+
+def markdown(told: Report) -> str:
+    """The report as a page."""
+    duplicates = told.wire_duplicates / max(1, told.sent)
+    rows = {
+        "events committed": f"{told.events:,}",
+        "outcome of the COMMIT unknown to the producer": f"{told.unknown:,}",
+        "effects": f"{told.effects:,}",
+        "given up on purpose": f"{told.given_up:,}",
+        "faults": f"{sum(told.faults.values()):,}",
+        "lost": f"{told.lost:,}",
+        "applied twice": f"{told.applied_twice:,}",
+        "copies on the wire": f"{told.wire_duplicates:,} ({duplicates:.2%} of what was sent)",
+        "recovery, median": _seconds(told.recovery_p50_seconds),
+        "recovery, 99 of 100": _seconds(told.recovery_p99_seconds),
+        "longest time without an effect": _seconds(told.longest_pause_seconds),
+        "from the end of the last fault to an empty backlog": _seconds(told.drained_after_seconds),
+        "findings": f"{len(told.findings):,}",
+    }
+    findings = "\n".join(f"- {finding}" for finding in told.findings) or "None."
+    return "\n\n".join(
+        [
+            "# Soak",
+            _table("", "", rows),
+            "## Findings",
+            findings,
+            "## Faults",
+            _table("fault", "times", told.faults),
+            "## Conditions",
+            _table("", "", told.conditions),
+            "",
+        ]
+    )
+
+
+def _table(left: str, right: str, rows: Mapping[str, object]) -> str:
+    lines = [f"| {left} | {right} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"

@@ -1,0 +1,50 @@
+"""
+Who plays in a run: relays, and processes of both consumers, each over the ways of its kind.
+"""
+
+from pathlib import Path
+
+from tests.reliability import consumers
+from tests.reliability.crew import Member, environment
+from tests.reliability.ways import Ways
+
+RELAY, FREE, ORDERED = "relay", consumers.free.name, consumers.ordered.name
+
+SETTINGS = {
+    "MQ_METRICS_PORT": "0",
+    "MQ_LOG_FORMAT": "json",
+    "MQ_BATCH_SIZE": "100",
+    "MQ_HEARTBEAT_SECONDS": "3",
+    "MQ_POLL_MAX_SECONDS": "0.2",
+    "MQ_PUBLISH_TIMEOUT_SECONDS": "3",
+    "MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.5",
+    "MQ_PUBLISH_RETRY_MAX_SECONDS": "2",
+    "MQ_RECONNECT_MAX_SECONDS": "1",
+    "MQ_RETRY_DELAYS": "[0.2, 1]",
+}
+"""Of all processes: what is found out by time is found out soon."""
+
+UNHURRIED = {"MQ_HEARTBEAT_SECONDS": "10", "MQ_PUBLISH_TIMEOUT_SECONDS": "15"}
+"""Instead, where copies are counted: a machine that is only slow must not look like a fault."""
+
+
+def cast(role: str, number: int, ways: Ways, directory: Path, **settings: str) -> Member:
+    """Number *number* of those with this *role*; *settings* are further environment variables."""
+    command = ["consumer", "run", f"{consumers.__name__}:{role}"]
+    database, broker = ways.consumer_database, ways.consumer_broker
+    if role == RELAY:
+        command = ["relay", "run"]
+        database, broker = ways.relay_database, ways.relay_broker
+    own = {
+        "MQ_DATABASE_URL": database.url,
+        "MQ_BROKER_URL": broker.url,
+        consumers.DIRECTORY: str(directory),
+    }
+    return Member(
+        role,
+        number,
+        command,
+        announces=f"{command[0]}_started",
+        directory=directory,
+        env=environment(**{**SETTINGS, **own, **settings}),
+    )

@@ -1,0 +1,3 @@
+from tests.reliability.simulation.program import app
+
+app()

@@ -1,0 +1,257 @@
+"""
+A broker in memory, with RabbitMQ's semantics and a bad day.
+
+- A message is in each queue that is bound to its key, or in none and returned.
+- A confirm may get lost, whether the message was taken or not; a message may be returned or
+  refused although everything was right a moment ago; of several queues some may have taken it.
+- Publishers may be blocked: then nobody answers, and what they have sent is taken later.
+- Between queues messages travel by dead-lettering, which never loses one.
+"""
+
+import asyncio
+import operator
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from outbox.errors import BrokerUnavailable, TopologyMismatch
+from outbox.transports.base import Outcome, QueueDepth, argument_mismatch
+from outbox.transports.topology import Binding, Topology, matches
+from outbox.wire.codec import WireMessage
+from tests.reliability.simulation.line import Line
+from tests.reliability.simulation.process import Process
+from tests.reliability.simulation.queue import Held, SimulatedQueue
+
+_LONGEST_NAME = 255
+_LARGEST_PRIORITY = 255
+
+
+class Mishap(StrEnum):
+    """What befalls a published message."""
+
+    LOST = "lost"
+    """It never arrives."""
+    TAKEN = "taken"
+    """It is taken, and the confirm is lost."""
+    RETURNED = "returned"
+    """For a moment nothing is bound to its key."""
+    REFUSED = "refused"
+    """No queue takes it."""
+    REFUSED_BY_SOME = "refused_by_some"
+    """One queue takes it, and the answer is that it was refused."""
+
+
+class Broker:
+    """
+    Exchanges, queues, and connections to them.
+
+    Args:
+        delay: Seconds of the next way to it or from it.
+        told: Called with each published message that was taken.
+
+    """
+
+    def __init__(
+        self, *, delay: Callable[[], float], told: Callable[[WireMessage], None] = lambda _: None
+    ) -> None:
+        self.queues: dict[str, SimulatedQueue] = {}
+        self.archive: dict[str, list[WireMessage]] = {}
+        self.mishaps: deque[Mishap] = deque()
+        self.is_away = False
+        self.is_blocked = False
+        self.disturbances = 0
+        self._delay = delay
+        self._told = told
+        self._exchanges: dict[str, str] = {}
+        self._bindings: dict[Binding, None] = {}
+        self._lines: list[Line] = []
+        self._unread: list[tuple[Line, Sequence[WireMessage], asyncio.Future[list[Outcome]]]] = []
+
+    def connect(self, process: Process | None) -> Line:
+        """Raises BrokerUnavailable if it is away."""
+        if process is not None:
+            process.check()
+        if self.is_away:
+            raise BrokerUnavailable("the connection was refused")
+        line = Line(process, delay=self._delay)
+        line.at_end.append(lambda: self._lines.remove(line))
+        self._lines.append(line)
+        if process is not None:
+            process.at_death(line.cut)
+        return line
+
+    def cut(self, process: Process | None = None) -> None:
+        """Cut the connections of *process*, or of everybody."""
+        self.disturbances += 1
+        for line in list(self._lines):
+            if process is None or line.process is process:
+                line.cut()
+
+    def leave(self) -> None:
+        """Be away, with everything that it holds."""
+        self.is_away = True
+        for queue in self.queues.values():
+            queue.is_frozen = True
+        self.cut()
+
+    def come_back(self) -> None:
+        """Be there again."""
+        self.is_away = False
+        for queue in self.queues.values():
+            queue.thaw()
+
+    def block(self) -> None:
+        """Read nothing more of what is published."""
+        self.disturbances += 1
+        self.is_blocked = True
+
+    def unblock(self) -> None:
+        """Read what was published meanwhile, unless its connection is gone."""
+        self.is_blocked = False
+        unread, self._unread = self._unread, []
+        for line, messages, answer in unread:
+            if line.is_open:
+                outcomes = [self._take(message) for message in messages]
+                if not answer.done():
+                    answer.set_result(outcomes)
+
+    async def publish(self, line: Line, messages: Sequence[WireMessage]) -> list[Outcome]:
+        """Take *messages*, which have arrived on *line*, once publishers are not blocked."""
+        if not self.is_blocked:
+            return [self._take(message) for message in messages]
+        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._unread.append((line, messages, answer))
+        return await answer
+
+    def repeat(self, queue: str, message: WireMessage) -> None:
+        """Have *queue* hold one more copy of *message*."""
+        self.queues[queue].put(message)
+
+    def declare(self, topology: Topology) -> None:
+        """Raises TopologyMismatch for the first thing that exists otherwise."""
+        for exchange in topology.exchanges:
+            self._exchanges.setdefault(exchange.name, exchange.kind)
+        for queue in topology.queues:
+            if queue.name not in self.queues:
+                self.queues[queue.name] = SimulatedQueue(
+                    queue.name, dict(queue.arguments), dead_letter=self._dead_letter
+                )
+                self.archive[queue.name] = []
+        self.verify(topology)
+        for binding in topology.bindings:
+            self._require("exchange", binding.exchange, self._exchanges)
+            self._require("queue", binding.queue, self.queues)
+            self._bindings[binding] = None
+
+    def verify(self, topology: Topology) -> None:
+        """Raises TopologyMismatch for the first thing that is not as declared."""
+        for exchange in topology.exchanges:
+            self._require("exchange", exchange.name, self._exchanges)
+            if self._exchanges[exchange.name] != exchange.kind:
+                raise argument_mismatch("exchange", exchange.name, "type")
+        for queue in topology.queues:
+            found = self.queue(queue.name).arguments
+            if differences := found.items() ^ queue.arguments.items():
+                raise argument_mismatch("queue", queue.name, min(name for name, _ in differences))
+
+    def queue(self, name: str) -> SimulatedQueue:
+        """Raises TopologyMismatch if it does not exist."""
+        self._require("queue", name, self.queues)
+        return self.queues[name]
+
+    def depth(self, name: str) -> QueueDepth | None:
+        """What waits in the queue, and how many subscriptions it has."""
+        queue = self.queues.get(name)
+        return None if queue is None else QueueDepth(len(queue.messages), len(queue.receivers))
+
+    def _take(self, message: WireMessage) -> Outcome:
+        if not _can_be_sent(message):
+            return Outcome.REJECTED
+        mishap = self.mishaps.popleft() if self.mishaps else None
+        self.disturbances += mishap is not None
+        queues = self._route(message)
+        outcome = Outcome.ACKED if queues else Outcome.RETURNED
+        match mishap:
+            case Mishap.LOST:
+                queues, outcome = [], Outcome.UNKNOWN
+            case Mishap.TAKEN:
+                outcome = Outcome.UNKNOWN
+            case Mishap.RETURNED:
+                queues, outcome = [], Outcome.RETURNED
+            case Mishap.REFUSED:
+                queues, outcome = [], Outcome.NACKED
+            case Mishap.REFUSED_BY_SOME if queues:
+                queues, outcome = queues[:1], Outcome.NACKED
+        self._put(message, queues)
+        return outcome
+
+    def _put(self, message: WireMessage, queues: Sequence[str]) -> None:
+        carried = _on_the_wire(message)
+        if queues:
+            self._told(carried)
+        for name in queues:
+            self.archive[name].append(carried)
+            self.queues[name].put(carried)
+
+    def _route(self, message: WireMessage) -> list[str]:
+        if not message.exchange:
+            return [message.routing_key] if message.routing_key in self.queues else []
+        fits = matches if self._exchanges.get(message.exchange) == "topic" else operator.eq
+        found = {
+            binding.queue: None
+            for binding in self._bindings
+            if binding.exchange == message.exchange and fits(binding.pattern, message.routing_key)
+        }
+        return list(found)
+
+    def _dead_letter(self, queue: SimulatedQueue, held: Held, reason: str) -> bool:
+        """At least once: what has nowhere to go stays where it is."""
+        exchange = queue.arguments.get("x-dead-letter-exchange")
+        if exchange is None:
+            return True
+        key = queue.arguments.get("x-dead-letter-routing-key", held.message.routing_key)
+        letter = replace(
+            held.message,
+            exchange=str(exchange),
+            routing_key=str(key),
+            headers=_with_death(held.message, queue.name, reason),
+        )
+        targets = self._route(letter)
+        for name in targets:
+            self.queues[name].put(letter)
+        return bool(targets)
+
+    @staticmethod
+    def _require(kind: str, name: str, things: dict[str, Any]) -> None:
+        if name not in things:
+            raise TopologyMismatch(f"{kind} {name} does not exist")
+
+
+def _can_be_sent(message: WireMessage) -> bool:
+    names = (message.exchange, message.routing_key)
+    fits = all(len(name.encode()) <= _LONGEST_NAME for name in names)
+    return fits and (message.priority is None or 0 <= message.priority <= _LARGEST_PRIORITY)
+
+
+def _on_the_wire(message: WireMessage) -> WireMessage:
+    stamp = message.timestamp
+    return replace(
+        message,
+        timestamp=None if stamp is None else stamp.replace(microsecond=0),
+        headers=MappingProxyType(dict(message.headers)),
+    )
+
+
+def _with_death(message: WireMessage, queue: str, reason: str) -> dict[str, Any]:
+    earlier = message.headers.get("x-death", [])
+    death = {
+        "queue": queue,
+        "reason": reason,
+        "exchange": message.exchange,
+        "routing-keys": [message.routing_key],
+    }
+    others = [each for each in earlier if (each["queue"], each["reason"]) != (queue, reason)]
+    return {**message.headers, "x-death": [death, *others]}

@@ -1,0 +1,152 @@
+"""
+What a simulated world is made of: how many of each process, and their settings.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from pydantic import SecretStr
+
+from consumer import Consumer
+from consumer.settings import ConsumerSettings
+from relay.settings import RelaySettings
+from tests.reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
+from tests.reliability.simulation.trade import Trade, leased, transactional
+
+RELAY = "relay"
+ETL = "etl"
+LEDGER = "ledger"
+MAIL = "mail"
+PRODUCER = "producer"
+OPERATOR = "operator"
+
+RETRY_SECONDS = (0.5, 2.0)
+RETENTION_HOURS = 2.0
+REPLAY_WINDOW_HOURS = 1.0
+LONGER_THAN_RETRIES_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    Processes and settings of a world.
+
+    Args:
+        relays: How many; on SQLite one works, and the others stand by.
+        etl: Processes of a consumer whose handlers write into its database.
+        ledger: Processes of an ordered one.
+        mail: Processes of one whose effects are outside.
+        batch: How many events a relay claims at once.
+        handled_together: How many messages share a transaction of the first consumer.
+        expires: Whether the broker gives up what has waited too long for the first consumer.
+        delivery_limit: How many lost deliveries the broker puts up with.
+        gives_up: Whether the relay gives up what is unroutable or refused three times.
+
+    """
+
+    relays: int = 1
+    etl: int = 1
+    ledger: int = 1
+    mail: int = 1
+    batch: int = 4
+    handled_together: int = 1
+    expires: bool = False
+    delivery_limit: int = 20
+    gives_up: bool = False
+
+    @property
+    def processes(self) -> dict[str, str]:
+        """The roles of all processes, by name."""
+        counts = {RELAY: self.relays, ETL: self.etl, LEDGER: self.ledger, MAIL: self.mail}
+        return {
+            f"{role}-{number}": role
+            for role, count in counts.items()
+            for number in range(1, count + 1)
+        }
+
+    @property
+    def consumers(self) -> list[str]:
+        """The names of all consumers."""
+        return [role for role in (ETL, LEDGER, MAIL) if role in self.processes.values()]
+
+    def reasons(self, *, disturbances: int, lasted: timedelta) -> frozenset[str]:
+        """
+        Why events may be given up of which no handler fails for good.
+
+        Args:
+            disturbances: How often something happened for which a delivery may have been lost.
+            lasted: How much time has passed on the wall.
+
+        """
+        possible = {
+            "expired": self.expires,
+            "unroutable": self.gives_up,
+            "refused": self.gives_up,
+            "delivery_limit": disturbances >= self.delivery_limit,
+            "too_old_to_dedupe": lasted >= timedelta(hours=RETENTION_HOURS),
+        }
+        return frozenset(reason for reason, is_possible in possible.items() if is_possible)
+
+    def declared(self, trade: Trade) -> dict[str, Consumer]:
+        """The consumers, by name, which fare as *trade* says."""
+        made = {
+            ETL: transactional(ETL, trade, ordered=False, batch_size=self.handled_together),
+            LEDGER: transactional(LEDGER, trade, ordered=True, batch_size=1),
+            MAIL: leased(MAIL, trade),
+        }
+        return {name: made[name] for name in self.consumers}
+
+
+def drawn(jitter: Random) -> Plan:
+    """Any plan."""
+    return Plan(
+        relays=jitter.choice((1, 1, 2)),
+        etl=jitter.choice((1, 2)),
+        ledger=jitter.choice((0, 1, 2)),
+        mail=jitter.choice((0, 0, 1)),
+        batch=jitter.choice((2, 4, 8)),
+        handled_together=jitter.choice((1, 1, 3)),
+        expires=jitter.random() < 0.2,
+        delivery_limit=jitter.choice((3, 20)),
+        gives_up=jitter.random() < 0.2,
+    )
+
+
+def relay_settings(plan: Plan, ground: Ground) -> RelaySettings:
+    """Those of all relays."""
+    return RelaySettings(
+        **_shared(ground, PRODUCERS),
+        batch_size=plan.batch,
+        poll_max_seconds=2,
+        publish_timeout_seconds=3,
+        publish_max_attempts=3 if plan.gives_up else None,
+        publish_retry_first_seconds=0.5,
+        publish_retry_max_seconds=2,
+    )
+
+
+def consumer_settings(plan: Plan, ground: Ground, name: str) -> ConsumerSettings:
+    """Those of the consumer of this *name*."""
+    expires = plan.expires and name == ETL
+    return ConsumerSettings(
+        **_shared(ground, CONSUMERS),
+        concurrency=2,
+        max_retries=2,
+        retry_delays=RETRY_SECONDS,
+        message_ttl_seconds=LONGER_THAN_RETRIES_SECONDS if expires else None,
+        delivery_limit=plan.delivery_limit,
+        deduplication_retention_hours=RETENTION_HOURS,
+        replay_window_hours=REPLAY_WINDOW_HOURS,
+    )
+
+
+def _shared(ground: Ground, database: str) -> dict[str, Any]:
+    return {
+        "_env_file": None,
+        "database_url": SecretStr(f"sqlite:///{ground.directory / database}"),
+        "broker_url": SecretStr("sqlite:///simulated"),
+        "enable_metrics": False,
+        "reconnect_max_seconds": 2,
+    }

@@ -1,0 +1,119 @@
+"""
+A process that can be killed.
+
+A kill is what SIGKILL is: from that instant nothing that the process asks of a server gets
+through, its connections are closed by the servers, and its locks on files are gone. Its tasks are
+cancelled, so that they end; what they try to do on the way, in `finally` say, fails.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from tests.reliability.simulation.points import Blow, Points
+
+Result = TypeVar("Result")
+
+_TIDYING_SECONDS = 1.0
+
+
+class KilledError(BaseException):
+    """The process that asks is gone. No code of the product knows this."""
+
+
+class Process:
+    """
+    One process, of a *role*, known by its *name*.
+
+    Args:
+        points: What its steps are told to, and what strikes at them.
+
+    """
+
+    def __init__(self, role: str, name: str, points: Points) -> None:
+        self.role = role
+        self.name = name
+        self.points = points
+        self.alive = True
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._at_death: list[Callable[[], None]] = []
+        self._when_gone: list[Callable[[], None]] = []
+
+    def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Do *work* as this process; tasks that it makes are the process's, too."""
+        context = contextvars.copy_context()
+        context.run(_CURRENT.set, self)
+        return asyncio.get_running_loop().create_task(work, context=context)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """*task* is one of this process; of a dead one it may tidy up, and ends soon."""
+        self._tasks[task] = None
+        task.add_done_callback(self._ended)
+        if not self.alive:
+            task.get_loop().call_later(_TIDYING_SECONDS, task.cancel)
+
+    def at_death(self, *callbacks: Callable[[], None]) -> None:
+        """Call these when the process ends, in whatever way."""
+        self._at_death += callbacks
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call this when the process has ended and no task of it is left."""
+        self._when_gone.append(callback)
+        self._look()
+
+    def kill(self) -> None:
+        """End it, as SIGKILL does; at the end of its work this only closes what is left."""
+        if not self.alive:
+            return
+        self.alive = False
+        for callback in self._at_death:
+            callback()
+        for task in list(self._tasks):
+            task.cancel()
+        self._look()
+
+    def check(self) -> None:
+        """Raises KilledError if it is gone."""
+        if not self.alive:
+            raise KilledError
+
+    def passing(self, step: str) -> bool:
+        """
+        Take note that it passes *step*; returns whether its connection is cut there.
+
+        Raises KilledError if it is gone, or is killed there.
+        """
+        self.check()
+        blow = self.points.passing(self.role, self.name, step)
+        if blow is Blow.KILL:
+            self.kill()
+            raise KilledError
+        return blow is Blow.CUT
+
+    def passing_unasked(self, step: str) -> bool:
+        """The same for a *step* that the server takes when nobody waits for it."""
+        try:
+            return self.passing(step)
+        except KilledError:
+            return False
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled():
+            # Whoever waits for it is told; nobody needs to be told that nobody waits.
+            task.exception()
+        self._look()
+
+    def _look(self) -> None:
+        if not self.alive and not self._tasks:
+            while self._when_gone:
+                self._when_gone.pop()()
+
+
+_CURRENT: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+def current(context: contextvars.Context | None = None) -> Process | None:
+    """The process of *context*, or of the running code; None for the simulation itself."""
+    return _CURRENT.get() if context is None else context.get(_CURRENT)

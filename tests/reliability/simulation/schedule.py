@@ -1,0 +1,192 @@
+"""
+What befalls a world, step after step, by chance.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from random import Random
+
+import consumer.assembly
+from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
+from tests.reliability.simulation.points import Blow, Strike
+from tests.reliability.simulation.producer import Draft, Ending
+from tests.reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
+from tests.reliability.simulation.world import World
+
+_KEYS = (None, None, None, "a", "a", "b")
+_ENDINGS = (*[Ending.COMMIT] * 12, *Ending)
+_MOST_EVENTS = 4
+_MOST_STRIKES = 3
+_LONGEST_AWAY_SECONDS = 6.0
+_BAD_DAYS = 0.6
+_CALM = 0.1
+"""Of so many runs nothing is wrong, and nothing is sent twice."""
+_LATER = 0.1
+SKIPS = (
+    timedelta(seconds=20),
+    timedelta(minutes=5),
+    timedelta(minutes=40),
+    timedelta(minutes=90),
+    timedelta(hours=4),
+)
+"""The retention is two hours, and rows are kept for one more."""
+
+
+class Schedule:
+    """Steps in *world*, chosen by *jitter*."""
+
+    def __init__(self, world: World, jitter: Random) -> None:
+        self._world = world
+        self._jitter = jitter
+        self._steps: dict[Callable[[], Awaitable[None]], int] = {
+            self.produce: 24,
+            self.flow: 20,
+            self.rest: 8,
+            self.strike: 16,
+            self.kill: 6,
+            self.stop: 3,
+            self.start: 12,
+            self.mishaps: 8,
+            self.repeat: 8,
+            self.reorder: 2,
+            self.cut_broker: 3,
+            self.lose_broker: 2,
+            self.block_broker: 2,
+            self.cut_database: 3,
+            self.lose_database: 2,
+            self.skip: 4,
+            self.purge: 3,
+            self.mend: 2,
+            self.replay: 6,
+        }
+
+        if jitter.random() < _CALM:
+            calm = (self.produce, self.flow, self.rest, self.start, self.stop, self.purge)
+            self._steps = {step: self._steps[step] for step in calm}
+
+    async def step(self) -> None:
+        """Take any step."""
+        [step] = self._jitter.choices(list(self._steps), list(self._steps.values()))
+        self._world.note(step.__name__)
+        await step()
+
+    async def produce(self) -> None:
+        """A transaction with some events."""
+        drafts = [self._draft() for _ in range(self._jitter.randint(1, _MOST_EVENTS))]
+        await self._world.produce(drafts, self._jitter.choice(_ENDINGS))
+
+    async def flow(self) -> None:
+        """Time for one thing or another."""
+        await asyncio.sleep(self._jitter.uniform(0.01, 0.4))
+
+    async def rest(self) -> None:
+        """Time for retries."""
+        await asyncio.sleep(self._jitter.uniform(1, 5))
+
+    async def strike(self) -> None:
+        """Something will happen at a point that was passed before."""
+        self._arm(self._points())
+        await self.flow()
+
+    async def kill(self) -> None:
+        self._world.crew.kill(self._anybody())
+
+    async def stop(self) -> None:
+        await self._world.crew.stop(self._anybody())
+
+    async def start(self) -> None:
+        """Start whoever is not there."""
+        self._world.start()
+        await self.flow()
+
+    async def mishaps(self) -> None:
+        """The next published messages fare badly, or some of them."""
+        fates = self._jitter.choices(list(Mishap), k=self._jitter.randint(1, 3))
+        self._world.broker.mishaps.extend(fates)
+
+    async def repeat(self) -> None:
+        """A message that was published to a consumer comes once more."""
+        broker = self._world.broker
+        for _ in range(self._jitter.randint(1, 3)):
+            queue = self._work_queue(self._jitter.choice(list(self._world.declared)))
+            if archive := broker.archive[queue]:
+                broker.repeat(queue, self._jitter.choice(archive))
+
+    async def reorder(self) -> None:
+        """What waits for a consumer that is not ordered comes in another order."""
+        for name in (ETL, MAIL):
+            if name in self._world.declared:
+                self._world.broker.queues[self._work_queue(name)].shuffle(self._jitter)
+
+    async def cut_broker(self) -> None:
+        self._world.broker.cut(self._world.crew.process(self._anybody()))
+
+    async def lose_broker(self) -> None:
+        """The broker is away for a while."""
+        self._world.broker.leave()
+        self._later(self._world.broker.come_back)
+
+    async def block_broker(self) -> None:
+        """The broker reads nothing that is published, for a while."""
+        self._world.broker.block()
+        self._later(self._world.broker.unblock)
+
+    async def cut_database(self) -> None:
+        for database in self._world.databases.values():
+            database.cut(self._world.crew.process(self._anybody()))
+
+    async def lose_database(self) -> None:
+        """A database is away for a while."""
+        database = self._jitter.choice(list(self._world.databases.values()))
+        database.leave()
+        self._later(database.come_back)
+
+    async def skip(self) -> None:
+        """It is later, all of a sudden."""
+        self._world.skip(self._jitter.choice(SKIPS))
+
+    async def purge(self) -> None:
+        await self._world.purge(self._jitter.choice(list(self._world.declared)))
+
+    async def mend(self) -> None:
+        """What was broken works, or is broken again."""
+        self._world.trade.is_mended = not self._world.trade.is_mended
+
+    async def replay(self) -> None:
+        """An operator has mended something, and replays what had failed, on a bad day perhaps."""
+        self._world.trade.is_mended = True
+        if self._jitter.random() < _BAD_DAYS:
+            await self.mishaps()
+            points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
+            self._arm(points)
+        await self._world.replay(self._jitter.choice([RELAY, *self._world.declared]))
+
+    def _points(self) -> list[str]:
+        return sorted(self._world.points.passed)
+
+    def _arm(self, points: list[str]) -> None:
+        if points and len(self._world.points.armed) < _MOST_STRIKES:
+            point = self._jitter.choice(points)
+            blow = self._jitter.choice(list(Blow))
+            self._world.points.arm(Strike(point, blow, self._jitter.randrange(3)))
+
+    def _draft(self) -> Draft:
+        key = self._jitter.choice(_KEYS)
+        # What is given up and replayed comes behind its successors, as it must.
+        kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
+        weights = (6, 3, 1, 2)[: len(kinds)]
+        [kind] = self._jitter.choices(kinds, weights)
+        waits = self._jitter.uniform(0, 2) if self._jitter.random() < _LATER else None
+        return Draft(self._world.an_id(), kind, key, waits)
+
+    def _anybody(self) -> str:
+        return self._jitter.choice(self._world.crew.names)
+
+    def _work_queue(self, name: str) -> str:
+        return consumer.assembly.queues(*self._world.declared[name]).name
+
+    def _later(self, back: Callable[[], None]) -> None:
+        seconds = self._jitter.uniform(0.5, _LONGEST_AWAY_SECONDS)
+        asyncio.get_running_loop().call_later(seconds, back)

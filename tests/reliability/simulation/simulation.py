@@ -1,0 +1,59 @@
+"""
+A simulation from its beginning to its end, driven from outside of its event loop.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tests.reliability.simulation.ground import Ground
+from tests.reliability.simulation.loop import SimulatedLoop
+from tests.reliability.simulation.plan import Plan
+from tests.reliability.simulation.seams import replaced
+from tests.reliability.simulation.world import World
+
+Result = TypeVar("Result")
+
+
+class Simulation:
+    """A *world*, and the loop that its time passes in."""
+
+    def __init__(self, world: World, loop: SimulatedLoop) -> None:
+        self.world = world
+        self._loop = loop
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of *work*; everything else goes on meanwhile, and only then."""
+        return self._loop.run_until_complete(work)
+
+
+@contextmanager
+def simulated(plan: Plan, ground: Ground, *, seed: int) -> Iterator[Simulation]:
+    """A simulation whose processes run and whose queues are declared."""
+    loop = SimulatedLoop()
+    loop.start_clock()
+    try:
+        world = World(plan, ground, loop, seed=seed)
+        with replaced(ground, world.broker, seed=seed):
+            simulation = Simulation(world, loop)
+            simulation.run(_begin(world))
+            try:
+                yield simulation
+            finally:
+                simulation.run(world.crew.dismiss())
+                simulation.run(_rest())
+    finally:
+        loop.stop_clock()
+        loop.close()
+
+
+async def _begin(world: World) -> None:
+    world.start()
+    await world.declare()
+
+
+async def _rest() -> None:
+    """Wait for whatever is left of processes that are gone."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)

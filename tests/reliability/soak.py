@@ -1,0 +1,130 @@
+"""
+A long run with faults at random: `python -m tests.reliability.soak --minutes 30`.
+
+The seed is printed, and draws the same faults again with `--seed`; when they strike depends on
+the machine. The exit status is 1 if anything is wrong, and the report says what.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg  # type: ignore[import-untyped]
+
+from tests.benchmarks.conditions import commit
+from tests.reliability import report
+from tests.reliability.checker import Finding
+from tests.reliability.course import Course
+from tests.reliability.history import read
+from tests.reliability.judgement import FindingsError
+from tests.reliability.misfortune import Blow, next_blows
+from tests.reliability.nemesis import TooQuietError
+from tests.reliability.producers import Load
+from tests.support.site import Site, lend
+
+CALM_EFFECTS = 30
+"""So many are waited for between faults, or a recovery could never be seen."""
+
+_DID_NOT_STRIKE = (
+    TooQuietError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+"""A fault that needs a server which another one has just taken away."""
+
+
+async def soak(course: Course, *, seconds: float, chance: random.Random) -> None:
+    """Let faults strike for so many *seconds*; raises AssertionError if nothing goes on."""
+    deadline = time.monotonic() + seconds
+    await course.goes_on(CALM_EFFECTS)
+    while time.monotonic() < deadline:
+        async with asyncio.TaskGroup() as group:
+            for blow in next_blows(chance):
+                group.create_task(_suffer(course, blow, chance))
+        await course.goes_on(CALM_EFFECTS)
+
+
+async def _suffer(course: Course, blow: Blow, chance: random.Random) -> None:
+    try:
+        async with blow.strike(course, chance):
+            await course.lasts(blow.seconds)
+    except _DID_NOT_STRIKE:
+        return
+
+
+async def run(options: argparse.Namespace) -> list[Finding]:
+    """Soak, write the report, and return what is wrong."""
+    directory: Path = options.directory
+    load = Load(events_per_second=options.rate)
+    async with lend() as site:
+        began = await _conditions(site, options)
+        course = Course(site, directory, load=load, seed=options.seed)
+        findings: list[Finding] = []
+        try:
+            async with course:
+                try:
+                    chance = random.Random(options.seed)
+                    await soak(course, seconds=options.minutes * 60, chance=chance)
+                except* AssertionError as stuck:
+                    findings += [Finding("stuck", str(each)) for each in stuck.exceptions]
+        except FindingsError as broken:
+            findings += broken.findings
+        history = read(course.chronicle.path)
+        told = report.report(history, course.promise, findings, began)
+    report.write(told, directory)
+    print(report.markdown(told))
+    return findings
+
+
+async def _conditions(site: Site, options: argparse.Namespace) -> dict[str, str]:
+    async with site.postgres.connection() as connection:
+        postgres = str(await connection.fetchval("SHOW server_version"))
+    overview = await site.rabbitmq.http.request("GET", "overview")
+    return {
+        "minutes of faults": f"{options.minutes:g}",
+        "seed": str(options.seed),
+        "events a second": f"{options.rate:g}",
+        "processes": "2 relays, 2 of a consumer, 2 of an ordered consumer",
+        "Postgres": f"{postgres}, fsync on, one node",
+        "RabbitMQ": f"{overview['rabbitmq_version']}, quorum queues, one node",
+        "Python": platform.python_version(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load before": f"{os.getloadavg()[0]:.2f}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30, help="how long faults strike")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all chance")
+    parser.add_argument("--rate", type=float, default=100, help="events a second")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("soak") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S"),
+        help="for the report, the history and all logs",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the soak of the command line; returns the exit status."""
+    options = _options()
+    options.directory = options.directory.resolve()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    print(f"seed {options.seed}, everything in {options.directory}", flush=True)
+    return 1 if asyncio.run(run(options)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
