@@ -28,7 +28,7 @@ from outbox.runtime import service
 app = typer.Typer(
     name="consumer",
     help="Handles events, each once in effect.",
-    epilog="Settings are environment variables that begin with MQ_; see docs/running.md. "
+    epilog="Settings are environment variables that begin with MQ_; see docs/how-to/run.md. "
     + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

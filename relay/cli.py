@@ -31,7 +31,7 @@ from relay.storage.sql import SOURCE
 app = typer.Typer(
     name="relay",
     help="Publishes what applications have committed to the outbox.",
-    epilog="Settings are environment variables that begin with MQ_; see docs/running.md. "
+    epilog="Settings are environment variables that begin with MQ_; see docs/how-to/run.md. "
     + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

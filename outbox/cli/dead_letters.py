@@ -58,7 +58,7 @@ def app(open_source: OpenSource, *, of_consumers: bool) -> typer.Typer:
     made = typer.Typer(
         name="dead",
         help="Read, repair, replay and drop messages that were given up.",
-        epilog="See docs/dead-letters.md. " + EXIT_CODES,
+        epilog="See docs/how-to/retries-and-dead-letters.md. " + EXIT_CODES,
         no_args_is_help=True,
     )
     for name, command in commands.by_name().items():

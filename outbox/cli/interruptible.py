@@ -64,7 +64,7 @@ def _run_interruptible(
         if sqlstate(error) == _NO_PRIVILEGE:
             commands.fail(
                 ConfigurationError(
-                    "the database refuses this to its user: see Dead letters in docs/running.md"
+                    "the database refuses this to its user: see Dead letters in docs/how-to/run.md"
                 )
             )
         print(f"error: the database has refused: {reason_of(error)}", file=sys.stderr)  # noqa: T201

@@ -15,8 +15,8 @@ from outbox.tables import ordering_secret
 SHORTEST, LONGEST = 16, 64
 
 _MISSING = (
-    "ordering_secret: there must be one row; put it back from a backup, or see docs/ordering.md"
-    " for a new one"
+    "ordering_secret: there must be one row; put it back from a backup, or see"
+    " docs/explanation/ordering.md for a new one"
 )
 
 

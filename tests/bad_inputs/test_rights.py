@@ -67,7 +67,7 @@ PROCESSES: dict[str, tuple[str, Verify, set[str]]] = {
 
 def documented_rights(process: str) -> set[str]:
     """What the documentation grants to *process* on tables, right by right."""
-    lines = (REPOSITORY / "docs" / "running.md").read_text().splitlines()
+    lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
     granted = [
         re.fullmatch(r"grant ([a-z, ]+) on (\w+)", line.partition(f" to {process};")[0])
         for line in lines

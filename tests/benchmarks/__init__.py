@@ -1,5 +1,5 @@
 """
 What relay and consumer achieve, measured beside what one would write by hand; run by `make bench`.
 
-`docs/benchmarks.md` says what each figure means and how it is taken.
+`docs/explanation/benchmarks.md` says what each figure means and how it is taken.
 """

@@ -527,14 +527,14 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
 
     assert (refused, problem.strip()) == (
         2,
-        "error: the database refuses this to its user: see Dead letters in docs/running.md",
+        "error: the database refuses this to its user: see Dead letters in docs/how-to/run.md",
     )
     assert [code for code, *_ in allowed] == [0, 0, 0]
 
 
 def documented_grants(role: str) -> list[str]:
     """The statements of the documentation for who uses `dead`; the one on audit_log is last."""
-    lines = (REPOSITORY / "docs" / "running.md").read_text().splitlines()
+    lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
     granted = [line.partition(";")[0] for line in lines if " to operator;" in line]
     return sorted(
         (grant.replace("to operator", f"to {role}") for grant in granted),

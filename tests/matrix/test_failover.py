@@ -2,7 +2,7 @@
 Row F19: a Postgres that is lost, and its synchronous standby, which is promoted.
 
 What the primary has confirmed is on the standby, so nothing is lost and nothing is a ghost. With a
-standby that is not synchronous that does not hold; see docs/fault-matrix.md.
+standby that is not synchronous that does not hold; see docs/reference/fault-matrix.md.
 """
 
 import asyncio

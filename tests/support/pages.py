@@ -34,7 +34,7 @@ def missing_tests(page: Path, *, root: Path = REPOSITORY) -> list[str]:
 
 def pages_with_tests(root: Path = REPOSITORY) -> list[Path]:
     """The pages of the documentation that name tests."""
-    return [page for page in sorted((root / "docs").glob("*.md")) if named_tests(page)]
+    return [page for page in sorted((root / "docs").rglob("*.md")) if named_tests(page)]
 
 
 def rows_of_table(page: Path) -> Iterator[list[str]]:

@@ -66,7 +66,7 @@ def test_the_example_environment_sets_no_password():
 
 
 def test_the_documentation_has_every_setting():
-    assert {name for name in SETTINGS if f"`{name}`" not in read("docs/running.md")} == set()
+    assert {name for name in SETTINGS if f"`{name}`" not in read("docs/how-to/run.md")} == set()
 
 
 def test_every_variable_of_the_compose_file_is_a_setting():
@@ -167,7 +167,7 @@ def test_make_commands_that_are_written_down_exist(page):
 
 
 def test_links_between_pages_lead_somewhere():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     broken = [
         f"{page.name}: {link}"
         for page in pages

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.processes import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "fault-matrix.md"
+PAGE = REPOSITORY / "docs" / "reference" / "fault-matrix.md"
 ROWS = [f"F{number}" for number in range(1, 31)]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.pages import REPOSITORY, missing_tests, pages_with_tests, rows_of_table
 
-BAD_INPUTS = REPOSITORY / "docs" / "bad-inputs.md"
+BAD_INPUTS = REPOSITORY / "docs" / "reference" / "bad-inputs.md"
 HERE = Path(__file__).relative_to(REPOSITORY)
 
 

@@ -1,5 +1,5 @@
 """
-What `docs/reliability.md` says of deliberate faults.
+What `docs/explanation/reliability.md` says of deliberate faults.
 """
 
 import re
@@ -7,7 +7,7 @@ import re
 from tests.reliability.mutation.mutants import MUTANTS
 from tests.reliability.mutation.trial import PROJECT
 
-PAGE = (PROJECT / "docs" / "reliability.md").read_text()
+PAGE = (PROJECT / "docs" / "explanation" / "reliability.md").read_text()
 
 
 def test_the_page_lists_the_mutants_that_there_are_and_what_caught_each():

@@ -46,7 +46,8 @@ class SmallDisk:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise RootNeededError(
                 "a disk that fills up is a tmpfs, which only root may mount (in a container: "
-                f"CAP_SYS_ADMIN); docs/fault-matrix.md lists the rows that need it: {done.stderr}"
+                "CAP_SYS_ADMIN); docs/reference/fault-matrix.md lists the rows that need it: "
+                f"{done.stderr}"
             )
         guardian().mounted(self.directory)
         return self
