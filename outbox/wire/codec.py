@@ -23,7 +23,7 @@ This module owns every header name. The wire format is version 1:
     x-outbox-attempt            on a retried copy: failed attempts so far
     x-outbox-exchange           on a retried or replayed copy: where it was first published
     x-outbox-routing-key        on a retried copy: likewise
-    x-outbox-requeues            on a copy of what the broker gave up: how often it was put back
+    x-outbox-requeues           on a copy of what the broker gave up: how often it was put back
     x-outbox-not-before         on a retried copy that no retry queue keeps long enough: until when
     x-outbox-replay             on a replayed copy, and its retries: the run, see `audit_log`
 

@@ -37,7 +37,7 @@ REFUSALS = {
 
 @dataclass
 class Scene:
-    """A message that waits for its first attempt, and the attendant of its consumer."""
+    """A message that waits for its first attempt, and the parked worker of its consumer."""
 
     engine: AsyncEngine
     act: Callable[[AsyncSession], Any]
@@ -58,8 +58,8 @@ class Scene:
             telemetry=Telemetry(self.registry, source="etl", queue="q", known=consumer.handlers),
             health=Health(),
         )
-        assert tasks.attendant is not None
-        self.attendant: ParkedWorker = tasks.attendant
+        assert tasks.parked_worker is not None
+        self.parked_worker: ParkedWorker = tasks.parked_worker
 
     async def begin(self) -> None:
         message = on_the_wire(an_event(ordering_key="key"), exchange="main")
@@ -122,11 +122,11 @@ async def test_a_refusal_of_what_is_written_down_is_nobodys_failure(postgres, ac
 
     for _ in range(TRIALS + 1):
         with pytest.raises(DatabaseUnavailable, match=state):
-            await scene.attendant.attempt_next()
+            await scene.parked_worker.attempt_next()
 
     assert await scene.attempts() == [0]
     await scene.execute("DROP FUNCTION refuse CASCADE")
-    assert await scene.attendant.attempt_next()
+    assert await scene.parked_worker.attempt_next()
     assert await scene.attempts() == ([] if act is succeed else [1])
 
 
@@ -140,7 +140,7 @@ async def test_a_refusal_to_commit_is_nobodys_failure(postgres, state):
 
     for _ in range(TRIALS + 1):
         with pytest.raises(DatabaseUnavailable, match=state):
-            await scene.attendant.attempt_next()
+            await scene.parked_worker.attempt_next()
 
     assert (await scene.attempts(), scene.failures) == ([0], None)
 
@@ -152,7 +152,7 @@ async def test_what_a_handler_has_left_to_the_commit_is_its_failure(postgres):
         "23514", kind="CONSTRAINT", when="AFTER INSERT OR UPDATE", table=processed_messages
     )
 
-    assert await scene.attendant.attempt_next()
+    assert await scene.parked_worker.attempt_next()
 
     assert (await scene.attempts(), scene.failures) == ([1], 1)
 
@@ -162,7 +162,7 @@ async def test_a_failure_is_told_once(postgres, act):
     scene = Scene(postgres, act)
     await scene.begin()
 
-    assert await scene.attendant.attempt_next()
+    assert await scene.parked_worker.attempt_next()
 
     assert (await scene.attempts(), scene.failures) == ([1], 1)
 
@@ -174,6 +174,6 @@ async def test_a_filter_that_fails_is_a_failure_of_its_message(postgres):
     scene = Scene(postgres, succeed, wanted)
     await scene.begin()
 
-    assert await scene.attendant.attempt_next()
+    assert await scene.parked_worker.attempt_next()
 
     assert (await scene.attempts(), scene.failures) == ([1], 1)

@@ -193,7 +193,7 @@ async def test_an_ack_is_told_though_nobody_asks_for_more(url, transport):
         [first] = await receive(subscription, 1)
         await subscription.ack(first)
 
-        await eventually(lambda: len(subscription._inbox) == 1)
+        await eventually(lambda: len(subscription._buffer) == 1)
 
 
 async def test_acks_one_by_one_are_few_writes(url):

@@ -280,7 +280,7 @@ async def test_a_database_without_room_for_a_commit_is_away_and_the_handler_has_
     assert isinstance(attempt, Attempt)
 
     with pytest.raises(DatabaseUnavailable, match=r"53100|SQLITE_FULL"):
-        await transact(handler, [attempt], place=UnitOfWorkFactory(engine), dedup=DEDUP)
+        await transact(handler, [attempt], units=UnitOfWorkFactory(engine), dedup=DEDUP)
 
     assert await rows(engine) == (0, 0)
     await engine.dispose()

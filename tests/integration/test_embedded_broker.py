@@ -42,7 +42,7 @@ import asyncio, os, sys, threading
 from datetime import timedelta
 from pathlib import Path
 from outbox.errors import BrokerUnavailable
-from outbox.transports.sqlite import SqliteTransport
+from outbox.transports.sqlite.transport import SqliteTransport
 
 path, lease, poll = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 transport = SqliteTransport(path, lease=timedelta(seconds=lease), poll=timedelta(seconds=poll))

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
-from outbox.database.errors import is_away
+from outbox.database.errors import is_unavailable
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
 from tests.support.eventually import eventually
@@ -109,7 +109,7 @@ class Deployment:
                 async with self.engine.connect() as connection:
                     found[:] = (await connection.execute(sa.select(table))).mappings()
             except (DBAPIError, OSError) as error:
-                if is_away(error):
+                if is_unavailable(error):
                     return False
                 raise
             return True
