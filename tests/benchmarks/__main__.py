@@ -18,22 +18,22 @@ from tests.benchmarks import (
     flatness,
     keys,
     latency,
-    presence,
+    overhead,
     results,
     throughput,
 )
 from tests.benchmarks.conditions import conditions
+from tests.benchmarks.environment import Environment, provision
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Result
-from tests.benchmarks.servers import Site, lend
 
-Group: TypeAlias = Callable[[Site, Plan], Awaitable[list[Result]]]
+Group: TypeAlias = Callable[[Environment, Plan], Awaitable[list[Result]]]
 
 GROUPS: dict[str, Group] = {
     "throughput": throughput.measure,
     "latency": latency.measure,
-    "idle": presence.idle,
-    "notify": presence.notify,
+    "idle": overhead.idle,
+    "notify": overhead.notify,
     "keys": keys.measure,
     "pinned": flatness.pinned,
     "backlog": flatness.backlog,
@@ -76,7 +76,7 @@ async def _run(chosen: Sequence[str], plan: Plan, directory: Path) -> None:
     began = time.monotonic()
     found: list[Result] = []
     _say("starting the servers")
-    async with lend() as site:
+    async with provision() as site:
         circumstances = dict(await conditions(site, plan, chosen))
         for name in chosen:
             _say(f"{name} ({time.monotonic() - began:.0f} s since the start)")

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Conditions
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import GATHER_ROWS, NAIVE_ROWS, RELAY_ROWS
 from tests.support.processes import REPOSITORY
 
 _LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
 
 
-async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Conditions:
+async def conditions(site: Environment, plan: Plan, groups: Sequence[str]) -> Conditions:
     """Versions, machine, and extent of the run."""
     load = os.getloadavg()[0]
     return {

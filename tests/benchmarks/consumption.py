@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from outbox.wire.codec import WireMessage
-from tests.benchmarks import effects, prepared
+from tests.benchmarks import effects, prepared_messages
 from tests.benchmarks.consumers import QUEUE
-from tests.benchmarks.course import Course, Sample
+from tests.benchmarks.drain_curve import Course, Sample
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.programs import Program
+from tests.benchmarks.progress import watch_effects
 from tests.benchmarks.results import Result, at_least, median, median_ratio
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import Turn
-from tests.benchmarks.watching import watch_effects
 
 ON_UVLOOP = "handwritten, uvloop"
 MESSAGES = {
@@ -31,7 +31,7 @@ LONGEST_SECONDS = 30.0
 _THOUSAND = 1_000
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     turns: dict[str, list[Turn]] = defaultdict(list)
     async with consuming(site):
@@ -72,7 +72,7 @@ def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 
 
 @asynccontextmanager
-async def consuming(site: Site) -> AsyncIterator[None]:
+async def consuming(site: Environment) -> AsyncIterator[None]:
     """The tables of the effects, and the product's queue; nothing is left in it at the end."""
     await site.database.execute(effects.CREATE)
     async with site.program("consumer", "topology", "benchmarks.consumers:single", ready=QUEUE):
@@ -84,11 +84,11 @@ async def consuming(site: Site) -> AsyncIterator[None]:
         await effects.forget(site.database)
 
 
-async def _turn(site: Site, name: str, messages: int) -> Turn:
+async def _turn(site: Environment, name: str, messages: int) -> Turn:
     await site.purge(QUEUE)
     await effects.forget(site.database)
-    async with prepared.publisher(site.broker_url, name="benchmark") as to:
-        await prepared.publish_all(to, _batches(messages))
+    async with prepared_messages.publisher(site.broker_url, name="benchmark") as to:
+        await prepared_messages.publish_all(to, _batches(messages))
     used: dict[Sample, float] = {}
     began = time.monotonic()
     async with _program(site, name) as program:
@@ -121,7 +121,7 @@ def evaluate(course: Course, used: Mapping[Sample, float], messages: int) -> Tur
     return Turn(going.rate(first.gone), cpu)
 
 
-def _program(site: Site, name: str) -> Program:
+def _program(site: Environment, name: str) -> Program:
     if name.startswith("handwritten"):
         loop = ["uvloop"] if name == ON_UVLOOP else []
         return site.program("tests.benchmarks.handwritten", QUEUE, *loop, ready="ready")
@@ -130,9 +130,9 @@ def _program(site: Site, name: str) -> Program:
 
 def _batches(count: int) -> Iterator[list[WireMessage]]:
     """Straight into the queue, through the exchange that has no name."""
-    for first in range(0, count, prepared.BATCH):
-        yield prepared.messages(
-            min(prepared.BATCH, count - first),
+    for first in range(0, count, prepared_messages.BATCH):
+        yield prepared_messages.messages(
+            min(prepared_messages.BATCH, count - first),
             exchange="",
             routing_key=QUEUE,
             event_type=effects.EVENT_TYPE,

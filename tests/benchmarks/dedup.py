@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from tests.benchmarks import dedup_table
 from tests.benchmarks.dedup_table import DAYS, EMPTY, FULL, Keys
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Result, at_least, at_most, median, median_ratio, ratio
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import last_line
 
 ROWS, SECONDS, PURGE_SECONDS, GRACE_SECONDS = 10_000_000, 12.0, 8.0, 30.0
@@ -59,7 +59,7 @@ class Purge:
     beside: float
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     rows = plan.rows(ROWS)
     found: list[Result] = []
@@ -120,7 +120,7 @@ def _named(keys: Keys) -> str:
     return {"event_ids": "event ids", "digests": "SHA-256 keys"}[keys]
 
 
-async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
+async def _turns(site: Environment, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
         await dedup_table.settle(site.database)
@@ -134,7 +134,9 @@ async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     return turns
 
 
-async def _recorded(site: Site, keys: Keys, seconds: float, *schemas: str) -> dict[str, Turn]:
+async def _recorded(
+    site: Environment, keys: Keys, seconds: float, *schemas: str
+) -> dict[str, Turn]:
     """What the writers recorded in each of *schemas*, in as many *seconds* together."""
     load = site.program(
         "tests.benchmarks.dedup_load", "record", keys, str(seconds), *schemas, ready="ready"
@@ -147,7 +149,7 @@ async def _recorded(site: Site, keys: Keys, seconds: float, *schemas: str) -> di
     }
 
 
-async def _purge(site: Site, plan: Plan) -> Purge:
+async def _purge(site: Environment, plan: Plan) -> Purge:
     """The writers alone, and then for as long while rows are purged all the time."""
     seconds = plan.seconds(PURGE_SECONDS)
     await dedup_table.settle(site.database)
@@ -175,7 +177,7 @@ async def _purge(site: Site, plan: Plan) -> Purge:
 
 
 @asynccontextmanager
-async def _lock_waits(site: Site) -> AsyncIterator[list[float]]:
+async def _lock_waits(site: Environment) -> AsyncIterator[list[float]]:
     """For how long somebody had been waiting for a lock, in seconds, at each look."""
     waits = [0.0]
 

@@ -5,10 +5,11 @@ From the producer's commit to the consumer's, beside the least that this can tak
 import secrets
 from collections.abc import Sequence
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
 from tests.benchmarks.consumers import COMMITS, QUEUE
 from tests.benchmarks.consumption import consuming
 from tests.benchmarks.effects import EVENT_TYPE
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.latency import (
     GRACE_SECONDS,
     SECONDS,
@@ -20,12 +21,11 @@ from tests.benchmarks.latency import (
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.producers import PER_SECOND
 from tests.benchmarks.results import Result, at_most, median, ratio
-from tests.benchmarks.servers import Site
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
-    await filling.empty(site.database)
+    await outbox_rows.empty(site.database)
     floors: list[Delays] = []
     products: list[Delays] = []
     async with consuming(site), site.unbound():
@@ -57,7 +57,7 @@ def figures(floors: Sequence[Delays], products: Sequence[Delays]) -> list[Result
     ]
 
 
-async def _delays(site: Site, plan: Plan, name: str) -> Delays:
+async def _delays(site: Environment, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
     committed, applied = (site.directory / f"{run}.{what}" for what in ("commits", "effects"))
     warm_up = plan.seconds(WARM_UP_SECONDS)

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.benchmarks import filling
-from tests.benchmarks.course import Course, Sample
-from tests.benchmarks.filling import Rows
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.drain_curve import Course, Sample
+from tests.benchmarks.environment import Environment
+from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
+from tests.benchmarks.progress import watch
 from tests.benchmarks.results import Result, at_least, at_most, median, median_ratio, ratio
-from tests.benchmarks.servers import Site
-from tests.benchmarks.watching import watch
 
 PINNED_ROWS = 300_000
 LARGE, SMALL, LOOKED_AT = 1_000_000, 100_000, 60_000
@@ -25,14 +25,14 @@ LONGEST_DRAIN_SECONDS = 120.0
 _MEGABYTE = 1_000_000
 
 
-async def pinned(site: Site, plan: Plan) -> list[Result]:
+async def pinned(site: Environment, plan: Plan) -> list[Result]:
     """The last tenth against the first while dead rows cannot be removed."""
     rows = plan.rows(PINNED_ROWS)
     courses: list[Course] = []
     for number in range(1, plan.rounds + 1):
-        await filling.empty(site.database)
-        first_id = await filling.fill(site.database, [Rows(rows)])
-        await filling.settle_down(site.database)
+        await outbox_rows.empty(site.database)
+        first_id = await outbox_rows.fill(site.database, [Rows(rows)])
+        await outbox_rows.settle_down(site.database)
         async with _old_snapshot(site):
             courses.append(await _emptied(site, first_id, rows, within=LONGEST_SECONDS))
         first, last = tenths(courses[-1], rows)
@@ -59,7 +59,7 @@ def tenths(course: Course, rows: int) -> tuple[float, float]:
     return going.rate(begin, begin + tenth), going.rate(going.gone - tenth, going.gone)
 
 
-async def backlog(site: Site, plan: Plan) -> list[Result]:
+async def backlog(site: Environment, plan: Plan) -> list[Result]:
     """A large backlog against a small one; the last large one is emptied for the memory."""
     sizes = {"large": plan.rows(LARGE), "small": plan.rows(SMALL)}
     rates: dict[str, list[float]] = defaultdict(list)
@@ -69,9 +69,9 @@ async def backlog(site: Site, plan: Plan) -> list[Result]:
         for name in order:
             rows = sizes[name]
             whole = name == "large" and number == plan.rounds
-            await filling.empty(site.database)
-            first_id = await filling.fill(site.database, [Rows(rows)])
-            await filling.settle_down(site.database)
+            await outbox_rows.empty(site.database)
+            first_id = await outbox_rows.fill(site.database, [Rows(rows)])
+            await outbox_rows.settle_down(site.database)
             course = await _emptied(
                 site,
                 first_id,
@@ -84,7 +84,7 @@ async def backlog(site: Site, plan: Plan) -> list[Result]:
             rate = going.rate(going.samples[0].gone, plan.rows(LOOKED_AT))
             plan.say(f"  backlog of {rows:,} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
-    await filling.empty(site.database)
+    await outbox_rows.empty(site.database)
     return [
         Result(
             "backlog_1m_vs_100k", median_ratio(rates["large"], rates["small"]), "×", at_least(0.9)
@@ -117,7 +117,7 @@ class Memory:
 
 
 async def _emptied(
-    site: Site,
+    site: Environment,
     first: int,
     rows: int,
     *,
@@ -147,7 +147,7 @@ async def _emptied(
 
 
 @asynccontextmanager
-async def _old_snapshot(site: Site) -> AsyncIterator[None]:
+async def _old_snapshot(site: Environment) -> AsyncIterator[None]:
     """Another session that has read and goes on with its transaction; and no autovacuum."""
     await site.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
     other = await asyncpg.connect(site.database_url.replace("+asyncpg", ""))

@@ -5,18 +5,18 @@ Whether rows with an ordering key, or with a time, hold up those without.
 import time
 from collections import defaultdict
 
-from tests.benchmarks import filling
-from tests.benchmarks.filling import Rows
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.environment import Environment
+from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
+from tests.benchmarks.progress import watch
 from tests.benchmarks.results import Result, at_least, median, median_ratio
-from tests.benchmarks.servers import Site
-from tests.benchmarks.watching import watch
 
 FREE_ROWS, OTHER_ROWS = 40_000, 100_000
 LONGEST_SECONDS = 20.0
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     count = plan.rows(OTHER_ROWS)
     others = {
@@ -31,7 +31,7 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
             rate = await _rate(site, rows, plan.rows(FREE_ROWS))
             plan.say(f"  {name} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
-    await filling.empty(site.database)
+    await outbox_rows.empty(site.database)
     return [
         *(
             Result(f"{name}_vs_none", median_ratio(rates[name], rates["none"]), "×", at_least(0.8))
@@ -42,16 +42,16 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
     ]
 
 
-async def _rate(site: Site, others: list[Rows], free: int) -> float:
+async def _rate(site: Environment, others: list[Rows], free: int) -> float:
     """
     Rows without a key per second, beside the *others*, which are older.
 
     The relay starts when all of them are there: of the rows without a key none is older than its
     first look.
     """
-    await filling.empty(site.database)
-    first = await filling.fill(site.database, [*others, Rows(free)])
-    await filling.settle_down(site.database)
+    await outbox_rows.empty(site.database)
+    first = await outbox_rows.fill(site.database, [*others, Rows(free)])
+    await outbox_rows.settle_down(site.database)
     await site.purge()
     began = time.monotonic()
     async with site.relay() as relay:

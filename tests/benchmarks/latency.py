@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.producers import PER_SECOND
 from tests.benchmarks.results import Result, at_most, median, percentile, ratio
-from tests.benchmarks.servers import Site
 from tests.support.eventually import eventually
 
 SECONDS, WARM_UP_SECONDS, GRACE_SECONDS = 10.0, 2.0, 10.0
@@ -26,9 +26,9 @@ class Delays:
     p99: float
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
-    await filling.empty(site.database)
+    await outbox_rows.empty(site.database)
     floors: list[Delays] = []
     relays: list[Delays] = []
     for number in range(1, plan.rounds + 1):
@@ -60,7 +60,7 @@ def figures(floors: Sequence[Delays], relays: Sequence[Delays]) -> list[Result]:
     ]
 
 
-async def _delays(site: Site, plan: Plan, name: str) -> Delays:
+async def _delays(site: Environment, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
     committed, confirmed = (site.directory / f"{run}.{what}" for what in ("commits", "confirms"))
     warm_up = plan.seconds(WARM_UP_SECONDS)
@@ -72,7 +72,7 @@ async def _delays(site: Site, plan: Plan, name: str) -> Delays:
         program = site.program(
             "tests.benchmarks.recording_relay", str(confirmed), ready="relay_started"
         )
-        source = ["events", str(committed), seconds, filling.EVENT_TYPE]
+        source = ["events", str(committed), seconds, outbox_rows.EVENT_TYPE]
     async with (
         program,
         site.program("tests.benchmarks.producers", *source, ready="ready") as producer,

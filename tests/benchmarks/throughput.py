@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks import filling
-from tests.benchmarks.filling import Rows
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.environment import Environment
+from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.programs import Program
+from tests.benchmarks.progress import watch
 from tests.benchmarks.results import Result, at_least, at_most, median, median_ratio
-from tests.benchmarks.servers import Site
-from tests.benchmarks.watching import watch
 
 NAIVE_ROWS, GATHER_ROWS, RELAY_ROWS = 3_000, 20_000, 60_000
 LONGEST_SECONDS = 30.0
@@ -29,7 +29,7 @@ class Turn:
     cpu: float
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(site: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
@@ -59,8 +59,8 @@ def figures(turns: dict[str, list[Turn]]) -> list[Result]:
     ]
 
 
-async def _turn(site: Site, plan: Plan, name: str) -> Turn:
-    await filling.empty(site.database)
+async def _turn(site: Environment, plan: Plan, name: str) -> Turn:
+    await outbox_rows.empty(site.database)
     await site.purge()
     match name:
         case "naive":
@@ -73,10 +73,10 @@ async def _turn(site: Site, plan: Plan, name: str) -> Turn:
             return await _published(site, plan.rows(RELAY_ROWS))
 
 
-async def _emptied(site: Site, program: Program, rows: int) -> Turn:
+async def _emptied(site: Environment, program: Program, rows: int) -> Turn:
     """The program is idle until the rows appear in one commit."""
     async with program:
-        first = await filling.fill(site.database, [Rows(rows)])
+        first = await outbox_rows.fill(site.database, [Rows(rows)])
         began, used = time.monotonic(), program.cpu_seconds
         course = await watch(
             site, program, first=first, rows=rows, began=began, within=LONGEST_SECONDS
@@ -85,7 +85,7 @@ async def _emptied(site: Site, program: Program, rows: int) -> Turn:
     return Turn(course.rate(), used / max(course.gone, 1) * _THOUSAND)
 
 
-async def _published(site: Site, rows: int) -> Turn:
+async def _published(site: Environment, rows: int) -> Turn:
     async with site.contender("publisher", str(rows)) as program:
         said = json.loads(last_line(await program.ended(within=2 * LONGEST_SECONDS)))
     return Turn(

@@ -19,7 +19,7 @@ from outbox.database.engine import create_engine
 from outbox.wire.codec import WireMessage
 from tests.support.builders import AN_INSTANT, CANARY
 from tests.support.eventually import eventually
-from tests.support.plans import recorded, rows_read
+from tests.support.query_plans import recorded, rows_read
 
 Sessions = async_sessionmaker[AsyncSession]
 NOW, LATER = timedelta(0), timedelta(hours=1)

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.servers import RabbitmqServer
-from tests.support.trial import Trial
 
 pytestmark = pytest.mark.fault
 
@@ -21,7 +21,7 @@ def alarm(server: RabbitmqServer, resource: str) -> AbstractAsyncContextManager[
     return server.memory_alarm() if resource == "memory" else server.disk_alarm()
 
 
-async def longest_transaction(trial: Trial, *, during: float) -> float:
+async def longest_transaction(trial: CheckedDeployment, *, during: float) -> float:
     """The longest that a relay has had a transaction open, looking for so many seconds."""
     clock = asyncio.get_running_loop().time
     end, longest = clock() + during, 0.0
@@ -41,7 +41,7 @@ async def test_while_a_broker_blocks_publishers_no_transaction_is_held_and_then_
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
 ):
     """F9: it goes on within 20 seconds after the alarm."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
         relay, _ = await trial.begin()
         async with trial.load():
             with trial.strike(f"{resource} alarm"):

@@ -8,9 +8,9 @@ kill.
 import pytest
 
 from outbox.tables import outbox
+from tests.support.checked_deployment import QUEUE, CheckedDeployment
 from tests.support.servers.cluster import RabbitmqCluster
 from tests.support.servers.fleet import RABBITMQ
-from tests.support.trial import QUEUE, Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
@@ -45,7 +45,7 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
     postgres_url, cluster, vhost, tmp_path
 ):
     """F12: kill leader."""
-    async with Trial(postgres_url, cluster.urls(vhost), tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, cluster.urls(vhost), tmp_path) as trial:
         await trial.begin()
         async with trial.load():
             leader = await cluster.leader(vhost, QUEUE)
@@ -71,7 +71,7 @@ async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
     """
     *others, last = cluster.nodes
     settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
-    async with Trial(postgres_url, last.url(vhost), tmp_path, **settings) as trial:
+    async with CheckedDeployment(postgres_url, last.url(vhost), tmp_path, **settings) as trial:
         relay, _ = await trial.begin()
         await cluster.leader(vhost, QUEUE)
         async with trial.load():
@@ -98,7 +98,7 @@ async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
 ):
     """F12: pause node. The processes are connected to it, or to another one."""
     urls = cluster.urls(vhost)
-    async with Trial(postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3") as trial:
+    async with CheckedDeployment(postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3") as trial:
         await trial.begin()
         async with trial.load():
             leader = await cluster.leader(vhost, QUEUE)

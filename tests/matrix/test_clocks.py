@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.clock import WallClock
 from tests.support.processes import ChildProcess
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -36,7 +36,7 @@ async def test_a_clock_that_jumps_by_an_hour_makes_no_difference(
     """F21: one hour forwards or backwards and back again, on relay and consumer."""
     clock = WallClock(tmp_path / "clock")
     settings = {"MQ_LOG_LEVEL": "debug"}
-    async with Trial(
+    async with CheckedDeployment(
         postgres_url, rabbitmq_url, tmp_path, preload=clock.environment, **settings
     ) as trial:
         await trial.begin()

@@ -4,14 +4,14 @@ Ways between processes and servers that break, fall silent, or let little pass.
 
 import pytest
 
-from tests.reliability import nemesis
-from tests.reliability.course import Course
+from tests.reliability import process_faults
+from tests.reliability.fault_run import Course
 from tests.reliability.figures import figures
+from tests.reliability.guarantees import promised
 from tests.reliability.history import read
-from tests.reliability.judgement import promised
 from tests.reliability.producers import Load
 from tests.reliability.roles import FREE, ORDERED, RELAY
-from tests.support.weather import Side
+from tests.support.network_conditions import Side
 
 pytestmark = pytest.mark.timeout(300)
 selection = pytest.mark.selection
@@ -29,7 +29,7 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
     promise = promised(*BOTH, duplicates=BATCH * SHIFTS * RELAYS * 10, progress_seconds=15)
     async with Course(site, tmp_path, promise=promise) as course:
         for _ in range(10):
-            async with nemesis.confirm_reset(course):
+            async with process_faults.confirm_reset(course):
                 pass
             await course.goes_on(30)
 
@@ -44,7 +44,7 @@ async def test_a_peer_that_has_fallen_silent_is_noticed_and_nothing_is_lost(site
     async with Course(site, tmp_path) as course:
         await course.goes_on()
         role = RELAY if way.startswith("relay") else FREE
-        async with nemesis.half_open(course, getattr(course.ways, way)):
+        async with process_faults.half_open(course, getattr(course.ways, way)):
             for member in course.crew[role]:
                 await member.says("server_unavailable", within=30)
         await course.goes_on()
@@ -54,7 +54,7 @@ async def test_consumers_whose_database_has_fallen_silent_go_on_when_it_speaks(s
     """F6: half-open connections to Postgres."""
     async with Course(site, tmp_path) as course:
         await course.goes_on()
-        async with nemesis.half_open(course, course.ways.consumer_database):
+        async with process_faults.half_open(course, course.ways.consumer_database):
             await course.lasts(10)
         await course.goes_on()
 
@@ -64,7 +64,7 @@ async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effe
     """F7: only confirms are lost."""
     async with Course(site, tmp_path) as course:
         await course.goes_on()
-        async with nemesis.confirms_lost(course):
+        async with process_faults.confirms_lost(course):
             await course.lasts(8)
         await course.goes_on()
 
@@ -76,7 +76,7 @@ async def test_acknowledgements_that_are_lost_double_no_effect(site, tmp_path):
     """F7: only acknowledgements of consumers are lost, and then their connections."""
     async with Course(site, tmp_path) as course:
         await course.goes_on()
-        async with nemesis.acks_lost(course):
+        async with process_faults.acks_lost(course):
             await course.lasts(5)
         await course.goes_on()
 
@@ -87,7 +87,7 @@ async def test_a_way_that_works_in_one_direction_only_loses_nothing(site, tmp_pa
     async with Course(site, tmp_path) as course:
         await course.goes_on()
         for way in course.ways.named.values():
-            async with nemesis.one_way(course, way, silent=side):
+            async with process_faults.one_way(course, way, silent=side):
                 await course.lasts(4)
             await course.goes_on(30)
 
@@ -95,9 +95,9 @@ async def test_a_way_that_works_in_one_direction_only_loses_nothing(site, tmp_pa
 @pytest.mark.parametrize(
     "weather",
     [
-        pytest.param(nemesis.slow, marks=selection),
-        nemesis.narrow,
-        pytest.param(nemesis.torn, marks=selection),
+        pytest.param(process_faults.slow, marks=selection),
+        process_faults.narrow,
+        pytest.param(process_faults.torn, marks=selection),
     ],
 )
 async def test_slow_and_narrow_ways_lose_nothing(site, tmp_path, weather, record_property):

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from tests.reliability import nemesis, outages
-from tests.reliability.course import Course
+from tests.reliability import process_faults, server_faults
+from tests.reliability.fault_run import Course
 from tests.reliability.figures import figures
 from tests.reliability.history import read
 
@@ -37,7 +37,7 @@ async def test_sessions_that_are_ended_at_random_lose_nothing(site, tmp_path):
     """F15: pg_terminate_backend, of half of all sessions, ten times."""
     async with Course(site, tmp_path) as course:
         for _ in range(10):
-            async with outages.sessions_ended(course, share=0.5):
+            async with server_faults.sessions_ended(course, share=0.5):
                 pass
             await course.goes_on(20)
 
@@ -47,7 +47,7 @@ async def test_a_postgres_that_crashes_again_and_again_loses_nothing(site, tmp_p
     async with Course(site, tmp_path) as course:
         for _ in range(2):
             await course.goes_on()
-            async with outages.postgres_crashed(course):
+            async with server_faults.postgres_crashed(course):
                 await course.lasts(1)
         await course.goes_on()
 
@@ -78,7 +78,7 @@ async def test_a_commit_without_an_answer_doubles_nothing(site, tmp_path, way):
     """F16: the proxy forwards COMMIT, and cuts before the reply, five times."""
     async with Course(site, tmp_path) as course:
         for _ in range(5):
-            async with nemesis.commit_unanswered(course, getattr(course.ways, way)):
+            async with process_faults.commit_unanswered(course, getattr(course.ways, way)):
                 pass
             await course.goes_on(20)
 

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import aio_pika
 import pytest
 
-from tests.reliability import nemesis
-from tests.reliability.course import Course
+from tests.reliability import process_faults
+from tests.reliability.fault_run import Course
+from tests.reliability.outcomes import QUEUE_PREFIX
 from tests.reliability.producers import Load
 from tests.reliability.roles import FREE, ORDERED
-from tests.reliability.witness import QUEUE_PREFIX
 
 pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
 
@@ -68,7 +68,7 @@ async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(
     async with site.rabbitmq.impatient(milliseconds=5_000), Course(site, tmp_path) as course:
         await course.goes_on()
         before = len(site.rabbitmq.log)
-        async with nemesis.handler_lingers(course, 20):
+        async with process_faults.handler_lingers(course, 20):
             await course.lasts(12)
         await course.goes_on()
 

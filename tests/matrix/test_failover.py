@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from outbox.database import migrate
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.servers import PostgresServer
 from tests.support.servers.fleet import POSTGRES
 from tests.support.servers.private_postgres import PrivatePostgres, StandbyPostgres
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection, pytest.mark.timeout(240)]
 
@@ -80,7 +80,7 @@ async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_
     """F19: promotion, with MQ_DATABASE_URL as a list of hosts."""
     url = pair.primary.url(await pair.primary.create_database())
     await asyncio.to_thread(migrate.upgrade, url)
-    async with Trial(pair.hosts(url), rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(pair.hosts(url), rabbitmq_url, tmp_path) as trial:
         await trial.begin()
         async with trial.load():
             with trial.strike("primary lost"):

@@ -15,7 +15,7 @@ from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
 from tests.support.builders import an_event
-from tests.support.trial import Trial
+from tests.support.checked_deployment import CheckedDeployment
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -48,7 +48,7 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
         await connection.close()
 
 
-def a_store(trial: Trial) -> PostgresStore:
+def a_store(trial: CheckedDeployment) -> PostgresStore:
     """One whose claims begin behind the last one: its clock stands still."""
     store = PostgresStore(trial.engine, publish_timeout=timedelta(seconds=10))
     store.selector = Claimer(
@@ -57,7 +57,7 @@ def a_store(trial: Trial) -> PostgresStore:
     return store
 
 
-async def pages(trial: Trial) -> int:
+async def pages(trial: CheckedDeployment) -> int:
     """How many pages a claim of a few rows touches."""
     store = a_store(trial)
     await settle_all(store)
@@ -81,7 +81,7 @@ async def test_forgotten_transactions_lose_nothing_and_make_no_claim_dearer(
     """F17: a long transaction, and one that was prepared and left behind."""
     prepared = [an_event() for _ in range(EVENTS)]
     async with (
-        Trial(postgres_url, rabbitmq_url, tmp_path) as trial,
+        CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial,
         forgotten(postgres_url, prepared) as connection,
     ):
         cheap = await pages(trial)

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from outbox.database import migrate
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.integrity import is_sound
 from tests.support.servers import PostgresServer, RabbitmqServer
 from tests.support.servers.disk import SmallDisk
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
-from tests.support.servers.ground import unprivileged_account
+from tests.support.servers.isolation import unprivileged_account
 from tests.support.servers.private_postgres import SMALL_SEGMENTS, PrivatePostgres
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
@@ -38,7 +38,7 @@ def disk_of_postgres() -> Iterator[SmallDisk]:
         yield disk
 
 
-async def some_time_later(trial: Trial, disk: SmallDisk) -> None:
+async def some_time_later(trial: CheckedDeployment, disk: SmallDisk) -> None:
     """Let an operator make room, when everybody has had his difficulties."""
     await trial.works_for(FULL_SECONDS)
     disk.free()
@@ -60,7 +60,7 @@ async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         url = server.url(await server.create_database())
         await asyncio.to_thread(migrate.upgrade, url)
-        async with Trial(url, rabbitmq_url, tmp_path) as trial:
+        async with CheckedDeployment(url, rabbitmq_url, tmp_path) as trial:
             await trial.begin()
             async with trial.load():
                 with trial.strike("disk full"):
@@ -90,7 +90,7 @@ async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         async with (
             server.vhost() as vhost,
-            Trial(postgres_url, server.url(vhost), tmp_path) as trial,
+            CheckedDeployment(postgres_url, server.url(vhost), tmp_path) as trial,
         ):
             relay, _ = await trial.begin()
             async with trial.load():
@@ -114,7 +114,7 @@ async def test_sqlite_files_whose_disk_is_full_go_on_when_there_is_room_again(di
     database, broker = disk.directory / "outbox.db", disk.directory / "broker.db"
     url = f"sqlite+aiosqlite:///{database}"
     await asyncio.to_thread(migrate.upgrade, url)
-    async with Trial(url, f"sqlite:///{broker}", tmp_path) as trial:
+    async with CheckedDeployment(url, f"sqlite:///{broker}", tmp_path) as trial:
         await trial.begin()
         async with trial.load():
             with trial.strike("disk full"):

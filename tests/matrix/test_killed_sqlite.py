@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.integrity import is_sound
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -22,7 +22,7 @@ async def test_processes_that_are_killed_in_their_commits_leave_sound_files_and_
 ):
     """F28: kill -9 in commit, 4 processes."""
     jitter = random.Random(28)
-    async with Trial(sqlite_url, embedded_broker_url, tmp_path) as trial:
+    async with CheckedDeployment(sqlite_url, embedded_broker_url, tmp_path) as trial:
         crew = [
             await trial.consumer(),
             await trial.consumer(),

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.reliability import nemesis
-from tests.reliability.course import Course
+from tests.reliability import process_faults
+from tests.reliability.fault_run import Course
 from tests.reliability.figures import figures
+from tests.reliability.guarantees import promised
 from tests.reliability.history import read
-from tests.reliability.judgement import promised
 from tests.reliability.roles import FREE, ORDERED, RELAY, UNHURRIED
 
 BOTH = (FREE, ORDERED)
@@ -63,9 +63,9 @@ async def hang(course: Course, seconds: float) -> None:
         await course.goes_on()
         relay, free, ordered = (course.crew[role][0] for role in (RELAY, *BOTH))
         async with (
-            nemesis.frozen(course, relay),
-            nemesis.frozen(course, free),
-            nemesis.frozen(course, ordered),
+            process_faults.frozen(course, relay),
+            process_faults.frozen(course, free),
+            process_faults.frozen(course, ordered),
         ):
             await course.lasts(seconds)
         await course.goes_on()
@@ -81,7 +81,7 @@ async def test_processes_that_are_asked_to_end_under_load_leave_nothing_and_send
     async with Course(site, tmp_path, promise=promise, **UNHURRIED) as course:
         for member in [*course.crew.members] * 2:
             await course.goes_on(30)
-            async with nemesis.terminated(course, member):
+            async with process_faults.terminated(course, member):
                 pass
         await course.goes_on()
 
@@ -96,9 +96,9 @@ async def test_a_handler_that_blocks_its_event_loop_doubles_nothing(site, tmp_pa
     """F22: a handler of each kind blocks its process, until the broker takes it for dead."""
     async with Course(site, tmp_path) as course:
         await course.goes_on()
-        async with nemesis.loop_blocked(course, 12):
+        async with process_faults.loop_blocked(course, 12):
             await course.goes_on()
-            async with nemesis.loop_blocked(course, 12):
+            async with process_faults.loop_blocked(course, 12):
                 await course.lasts(14)
         await course.goes_on()
 

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.servers import Management
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -94,9 +94,9 @@ async def broker_user(rabbitmq_server, rabbitmq_vhost) -> AsyncIterator[BrokerUs
 @pytest.fixture
 async def trial_of_broker_user(
     postgres_url, rabbitmq_url, broker_user, tmp_path
-) -> AsyncIterator[Trial]:
+) -> AsyncIterator[CheckedDeployment]:
     url = URL(rabbitmq_url).with_user(broker_user.name).with_password(broker_user.word)
-    async with Trial(postgres_url, str(url), tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, str(url), tmp_path) as trial:
         yield trial
 
 
@@ -117,10 +117,10 @@ async def database_user(postgres_server, postgres_url) -> AsyncIterator[Database
 @pytest.fixture
 async def trial_of_database_user(
     postgres_url, rabbitmq_url, database_user, tmp_path
-) -> AsyncIterator[Trial]:
+) -> AsyncIterator[CheckedDeployment]:
     url = make_url(postgres_url).set(username=database_user.name, password=RIGHT)
     settings = {"MQ_DATABASE_URL": url.render_as_string(hide_password=False)}
-    async with Trial(postgres_url, rabbitmq_url, tmp_path, **settings) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **settings) as trial:
         yield trial
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from outbox.tables import outbox
 from tests.reliability.history import Produced
+from tests.support.checked_deployment import CONSUMER, FAILS_ONCE_EVERY, QUEUE, CheckedDeployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
 from tests.support.servers import Management
-from tests.support.trial import CONSUMER, FAILS_ONCE_EVERY, QUEUE, Trial
 
 pytestmark = pytest.mark.fault
 
@@ -32,11 +32,11 @@ async def remove(url: str, gone: str) -> None:
                 await channel.queue_delete(queue)
 
 
-async def restore(trial: Trial) -> None:
+async def restore(trial: CheckedDeployment) -> None:
     assert await trial.command("consumer", "topology", CONSUMER) == 0
 
 
-async def waits_as_unroutable(trial: Trial, *, at_least: int) -> None:
+async def waits_as_unroutable(trial: CheckedDeployment, *, at_least: int) -> None:
     """Wait until so many events have come back; none of them is given up."""
 
     async def are_there() -> bool:
@@ -51,7 +51,7 @@ async def test_a_broker_that_is_restarted_under_load_is_waited_for(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     """F10: restart."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
         await trial.begin()
         async with trial.load():
             with trial.strike("broker restart"):
@@ -68,7 +68,7 @@ async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_b
     postgres_url, rabbitmq_url, tmp_path, gone
 ):
     """F10: exchange or binding removed."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
         await trial.begin()
         async with trial.load():
             with trial.strike(f"{gone} removed"):
@@ -86,7 +86,7 @@ async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F10: queue deleted. What was in it would be gone, so it is empty."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
         _, consumer = await trial.begin()
         await trial.produce(50)
         await trial.settles()
@@ -108,7 +108,7 @@ async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: retry target missing. What was in it would be gone, so it is empty."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
         _, consumer = await trial.begin()
         with trial.strike("retry queue removed"):
             await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")
@@ -123,7 +123,7 @@ async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
         await trial.judge()
 
 
-async def keeps_what_failed(trial: Trial, management: Management, vhost: str) -> None:
+async def keeps_what_failed(trial: CheckedDeployment, management: Management, vhost: str) -> None:
     """Wait until everything is applied but what has failed, which is still in the work queue."""
     produced = sum(isinstance(record, Produced) for record in trial.history)
     failing = produced // FAILS_ONCE_EVERY
@@ -141,7 +141,7 @@ async def test_what_the_broker_gives_up_stays_in_its_queue_while_the_dead_queue_
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: dead queue missing. Messages expire meanwhile, and come back from the dead queue."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path, **TTL) as trial:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **TTL) as trial:
         _, consumer = await trial.begin()
         await trial.produce(50)
         await trial.settles()

@@ -19,8 +19,8 @@ from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
 from tests.reliability.history import GivenUp
 from tests.support.builders import an_event
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.servers import PostgresServer
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -59,7 +59,7 @@ async def is_refused(url: str) -> bool:
     return False
 
 
-async def leave_behind(trial: Trial) -> None:
+async def leave_behind(trial: CheckedDeployment) -> None:
     """
     Have in the tables what an older version has left there.
 
@@ -84,7 +84,7 @@ async def test_rows_of_an_older_schema_are_read_after_an_upgrade_under_load(
     """F25: old rows and new schema."""
     async with (
         database_at(postgres_server, revision) as url,
-        Trial(url, rabbitmq_url, tmp_path) as trial,
+        CheckedDeployment(url, rabbitmq_url, tmp_path) as trial,
     ):
         await leave_behind(trial)
         assert await is_refused(url)

@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from tests.reliability.canary import is_leaked_in
-from tests.reliability.crew import Crew, Member
 from tests.reliability.history import Leaked, Record, Residue
+from tests.reliability.leak_marker import is_leaked_in
+from tests.reliability.supervisor import Crew, Member
+from tests.support.environment import Environment
 from tests.support.eventually import eventually
 from tests.support.probes import get
-from tests.support.site import Site
 
 PATIENCE_SECONDS = 15.0
 
@@ -29,7 +29,7 @@ class LogsBefore:
     rabbitmq: int
 
 
-def logs_before(site: Site) -> LogsBefore:
+def logs_before(site: Environment) -> LogsBefore:
     return LogsBefore(len(site.postgres.log), len(site.rabbitmq.log))
 
 
@@ -48,7 +48,7 @@ async def look_into_metrics(crew: Crew, write: Callable[[Record], None]) -> None
 
 
 def look_into_logs(
-    site: Site, crew: Crew, before: LogsBefore, write: Callable[[Record], None]
+    site: Environment, crew: Crew, before: LogsBefore, write: Callable[[Record], None]
 ) -> None:
     """Look through all logs, to their ends."""
     pages = {

@@ -25,9 +25,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import outbox
 from outbox import Event
 from outbox.database.engine import create_engine
-from tests.reliability.canary import CANARY
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record
+from tests.reliability.leak_marker import CANARY
 from tests.reliability.tables import subjects, uploads
 
 APPLICATION = "reliability producer"

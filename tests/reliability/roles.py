@@ -5,8 +5,8 @@ Who plays in a run: relays, and processes of both consumers, each over the ways 
 from pathlib import Path
 
 from tests.reliability import consumers
-from tests.reliability.crew import Member, environment
-from tests.reliability.ways import Ways
+from tests.reliability.proxies import Ways
+from tests.reliability.supervisor import Member, environment
 
 RELAY, FREE, ORDERED = "relay", consumers.free.name, consumers.ordered.name
 

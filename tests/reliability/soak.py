@@ -21,13 +21,13 @@ import asyncpg  # type: ignore[import-untyped]
 from tests.benchmarks.conditions import commit
 from tests.reliability import report
 from tests.reliability.checker import Finding
-from tests.reliability.course import Course
+from tests.reliability.fault_run import Course
+from tests.reliability.fault_schedule import Blow, next_blows
+from tests.reliability.guarantees import FindingsError
 from tests.reliability.history import read
-from tests.reliability.judgement import FindingsError
-from tests.reliability.misfortune import Blow, next_blows
-from tests.reliability.nemesis import TooQuietError
+from tests.reliability.process_faults import TooQuietError
 from tests.reliability.producers import Load
-from tests.support.site import Site, lend
+from tests.support.environment import Environment, provision
 
 CALM_EFFECTS = 30
 """So many are waited for between faults, or a recovery could never be seen."""
@@ -64,7 +64,7 @@ async def run(options: argparse.Namespace) -> list[Finding]:
     """Soak, write the report, and return what is wrong."""
     directory: Path = options.directory
     load = Load(events_per_second=options.rate)
-    async with lend() as site:
+    async with provision() as site:
         began = await _conditions(site, options)
         course = Course(site, directory, load=load, seed=options.seed)
         findings: list[Finding] = []
@@ -84,7 +84,7 @@ async def run(options: argparse.Namespace) -> list[Finding]:
     return findings
 
 
-async def _conditions(site: Site, options: argparse.Namespace) -> dict[str, str]:
+async def _conditions(site: Environment, options: argparse.Namespace) -> dict[str, str]:
     async with site.postgres.connection() as connection:
         postgres = str(await connection.fetchval("SHOW server_version"))
     overview = await site.rabbitmq.http.request("GET", "overview")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.reliability.simulation.ground import Ground, ground
+from tests.reliability.simulation.database_files import Ground, ground
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ Processes that begin while a server is away: their supervisor starts them again,
 
 import pytest
 
+from tests.reliability.simulation.fault_points import Blow, Strike
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.simulation import simulated
 from tests.reliability.simulation.world import World
 

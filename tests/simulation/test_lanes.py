@@ -4,12 +4,12 @@ Parked messages of an ordered consumer whose connection is lost at a bad moment.
 
 import pytest
 
+from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.handlers import FAILS_ONCE, PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
 from tests.reliability.simulation.simulation import simulated
-from tests.reliability.simulation.trade import FAILS_ONCE, PLAIN
 from tests.reliability.simulation.world import World
 from tests.support.eventually import eventually
 

@@ -19,13 +19,13 @@ from hypothesis.stateful import (
 
 import consumer.assembly
 from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import ETL, LEDGER, MAIL, RELAY, Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
 from tests.reliability.simulation.protocol import STEPS, points
 from tests.reliability.simulation.simulation import Simulation, simulated
-from tests.reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.world import World
 
 CONSUMERS = (ETL, LEDGER, MAIL)

@@ -5,12 +5,12 @@ What becomes of a simulated process that dies: nothing gets through, and others 
 import pytest
 
 from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.handlers import PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
 from tests.reliability.simulation.simulation import simulated
-from tests.reliability.simulation.trade import PLAIN
 from tests.reliability.simulation.world import World
 from tests.support.eventually import eventually
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.simulation.driver import Connection
+from tests.reliability.simulation.fault_points import Points
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop, StandstillError
-from tests.reliability.simulation.points import Points
 from tests.reliability.simulation.process import Process
 
 

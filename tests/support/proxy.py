@@ -13,7 +13,7 @@ from typing import Self
 
 from yarl import URL
 
-from tests.support.weather import CLEAR, SILENT, Side, Weather
+from tests.support.network_conditions import DROP_ALL, UNIMPAIRED, NetworkConditions, Side
 
 _CHUNK = 65_536
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -56,7 +56,7 @@ class Proxy:
         self._links: set[Link] = set()
         self._torn: set[Link] = set()
         self._port = 0
-        self._weather = CLEAR
+        self._weather = UNIMPAIRED
         self._audible = asyncio.Event()
         self._audible.set()
 
@@ -102,14 +102,14 @@ class Proxy:
 
     async def swallow(self) -> None:
         """Keep connections open, and pass nothing on: the peer has fallen silent."""
-        self._turn(SILENT)
+        self._turn(DROP_ALL)
 
     async def speak(self) -> None:
         """Pass on again what comes in from now on."""
-        self._turn(CLEAR)
+        self._turn(UNIMPAIRED)
 
     @asynccontextmanager
-    async def under(self, weather: Weather) -> AsyncIterator[None]:
+    async def under(self, weather: NetworkConditions) -> AsyncIterator[None]:
         """
         Have this *weather* for the block.
 
@@ -119,14 +119,14 @@ class Proxy:
         try:
             yield
         finally:
-            self._turn(CLEAR)
+            self._turn(UNIMPAIRED)
             self.reset_torn()
 
     def reset_torn(self) -> None:
         """End connections over which something got lost."""
         self._reset(self._torn)
 
-    def _turn(self, weather: Weather) -> None:
+    def _turn(self, weather: NetworkConditions) -> None:
         self._weather = weather
         if weather.silent:
             self._audible.clear()

@@ -5,9 +5,17 @@ import random
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import consumption, dedup, end_to_end, filling, flatness, latency, throughput
-from tests.benchmarks.course import Course, Sample
+from tests.benchmarks import (
+    consumption,
+    dedup,
+    end_to_end,
+    flatness,
+    latency,
+    outbox_rows,
+    throughput,
+)
 from tests.benchmarks.dedup import Purge
+from tests.benchmarks.drain_curve import Course, Sample
 from tests.benchmarks.flatness import Memory
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import (
@@ -300,8 +308,8 @@ def test_a_scaled_plan_keeps_enough_to_measure():
 
 def test_bodies_are_json_of_one_kilobyte():
     jitter = random.Random(1)
-    bodies = [filling.body(jitter, number=number) for number in (0, 999)]
+    bodies = [outbox_rows.body(jitter, number=number) for number in (0, 999)]
 
-    assert [len(body) for body in bodies] == [filling.BODY_BYTES] * 2
+    assert [len(body) for body in bodies] == [outbox_rows.BODY_BYTES] * 2
     assert json.loads(bodies[1])["number"] == "000999"
     assert bodies[0] != bodies[1]

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tests.reliability.canary import CANARY
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
+from tests.reliability.leak_marker import CANARY
+from tests.reliability.outcomes import consumer_of
 from tests.reliability.producers import Load, draft
-from tests.reliability.witness import consumer_of
 
 LOAD = Load(keys=3, events_per_transaction=4, failing_once=0.2, failing_always=0.1)
 TIMES = 2_000

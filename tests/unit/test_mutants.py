@@ -8,7 +8,7 @@ import pytest
 
 from tests.reliability.mutation.mutants import MUTANTS, Schedules, Suite
 from tests.reliability.mutation.program import without_faults
-from tests.reliability.mutation.trial import PROJECT, found_by, mutated
+from tests.reliability.mutation.runner import PROJECT, found_by, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

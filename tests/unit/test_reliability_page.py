@@ -5,7 +5,7 @@ What `docs/explanation/reliability.md` says of deliberate faults.
 import re
 
 from tests.reliability.mutation.mutants import MUTANTS
-from tests.reliability.mutation.trial import PROJECT
+from tests.reliability.mutation.runner import PROJECT
 
 PAGE = (PROJECT / "docs" / "explanation" / "reliability.md").read_text()
 

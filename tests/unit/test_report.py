@@ -8,6 +8,7 @@ import random
 import pytest
 
 from tests.reliability.checker import Finding, Promise
+from tests.reliability.fault_schedule import KINDS, next_blows
 from tests.reliability.history import (
     COMMITTED,
     UNKNOWN,
@@ -18,7 +19,6 @@ from tests.reliability.history import (
     Published,
     Struck,
 )
-from tests.reliability.misfortune import KINDS, next_blows
 from tests.reliability.report import markdown, percentile, report, write
 
 PROMISE = Promise(consumers=frozenset({"etl"}))

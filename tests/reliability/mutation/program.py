@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tests.reliability.mutation.mutants import MUTANTS, Mutant, Schedules, Suite, Trial
-from tests.reliability.mutation.trial import Verdict, attempt, plant
+from tests.reliability.mutation.runner import Verdict, attempt, plant
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -21,7 +21,7 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, argument_mismatch
 from outbox.transports.topology import Binding, Topology, matches
 from outbox.wire.codec import WireMessage
-from tests.reliability.simulation.line import Line
+from tests.reliability.simulation.broker_connection import Line
 from tests.reliability.simulation.process import Process
 from tests.reliability.simulation.queue import Held, SimulatedQueue
 

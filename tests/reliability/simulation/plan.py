@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from relay.settings import RelaySettings
-from tests.reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
-from tests.reliability.simulation.trade import Trade, leased, transactional
+from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, Ground
+from tests.reliability.simulation.handlers import Trade, leased, transactional
 
 RELAY = "relay"
 ETL = "etl"

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.points import Blow, Points
+from tests.reliability.simulation.fault_points import Blow, Points
 
 Result = TypeVar("Result")
 

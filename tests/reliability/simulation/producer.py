@@ -15,7 +15,7 @@ from outbox import Event, add
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN
-from tests.reliability.simulation.points import Blow, Strike
+from tests.reliability.simulation.fault_points import Blow, Strike
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tests.reliability.checker import Finding
-from tests.reliability.simulation.ground import Ground, ground
+from tests.reliability.simulation.database_files import Ground, ground
 from tests.reliability.simulation.plan import Plan, drawn
 from tests.reliability.simulation.schedule import Schedule
 from tests.reliability.simulation.simulation import Simulation, simulated

@@ -9,10 +9,10 @@ from random import Random
 
 import consumer.assembly
 from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
-from tests.reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.world import World
 
 _KEYS = (None, None, None, "a", "a", "b")

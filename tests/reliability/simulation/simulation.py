@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.ground import Ground
+from tests.reliability.simulation.database_files import Ground
 from tests.reliability.simulation.loop import SimulatedLoop
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.seams import replaced
+from tests.reliability.simulation.substitutes import replaced
 from tests.reliability.simulation.world import World
 
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ from outbox.transports.delivery_buffer import DeliveryBuffer
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.line import LOST, Line
+from tests.reliability.simulation.broker_connection import LOST, Line
 from tests.reliability.simulation.process import Process
 from tests.reliability.simulation.queue import Held, Receiver
 

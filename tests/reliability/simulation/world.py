@@ -18,11 +18,12 @@ from consumer.settings import ConsumerSettings
 from outbox.wire.codec import WireMessage
 from tests.reliability.checker import Finding, Promise, check
 from tests.reliability.history import UNKNOWN, Produced, Published, Record
-from tests.reliability.simulation import operator, witness
+from tests.reliability.simulation import operator, outcomes
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.crew import Crew, Service
 from tests.reliability.simulation.database import Database
-from tests.reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
+from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, Ground
+from tests.reliability.simulation.fault_points import Points
+from tests.reliability.simulation.handlers import FAILS_ALWAYS, NEEDS_REPAIR, Trade
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop
 from tests.reliability.simulation.plan import (
     LEDGER,
@@ -33,10 +34,9 @@ from tests.reliability.simulation.plan import (
     consumer_settings,
     relay_settings,
 )
-from tests.reliability.simulation.points import Points
 from tests.reliability.simulation.process import KilledError, Process
 from tests.reliability.simulation.producer import Draft, Ending, record
-from tests.reliability.simulation.trade import FAILS_ALWAYS, NEEDS_REPAIR, Trade
+from tests.reliability.simulation.supervisor import Crew, Service
 
 DRAINED_WITHIN_SECONDS = 600.0
 _USUAL_DELAY = (0.0005, 0.01)
@@ -166,9 +166,9 @@ class World:
         """What is wrong now; *drained* if nothing may wait any more."""
         history = self.history()
         if drained:
-            history += witness.leases(self._paths[CONSUMERS], self.now)
+            history += outcomes.leases(self._paths[CONSUMERS], self.now)
         failing = self._of_kinds(FAILS_ALWAYS)
-        history += witness.effects_of_failures(history, failing, at=self.now)
+        history += outcomes.effects_of_failures(history, failing, at=self.now)
         of_faults = self.plan.reasons(
             disturbances=self.disturbances, lasted=self._loop.now - BEGINNING
         )
@@ -186,7 +186,7 @@ class World:
         return [*self._produced.values(), *self._published, *self._seen()]
 
     def _seen(self) -> list[Record]:
-        return witness.look(
+        return outcomes.look(
             self.now,
             producers=self._paths[PRODUCERS],
             consumers=self._paths[CONSUMERS],
@@ -197,7 +197,7 @@ class World:
 
     def _for_nothing(self, history: Sequence[Record]) -> list[Finding]:
         hopeless = self._of_kinds(FAILS_ALWAYS, NEEDS_REPAIR)
-        return witness.given_up_for_nothing(history, FOR_NOTHING, hopeless)
+        return outcomes.given_up_for_nothing(history, FOR_NOTHING, hopeless)
 
     def _of_kinds(self, *kinds: str) -> set[str]:
         return {id_ for id_, kind in self._kinds.items() if kind in kinds}

@@ -1,0 +1,35 @@
+"""
+What every run promises, and the error that says what of it was broken.
+"""
+
+from collections.abc import Sequence
+
+from tests.reliability.checker import Finding, Promise
+from tests.reliability.outcomes import RETRIES_EXHAUSTED
+from tests.reliability.roles import ORDERED
+
+PROGRESS_SECONDS = 30.0
+
+
+class FindingsError(AssertionError):
+    """A run has broken what it has promised."""
+
+    def __init__(self, findings: Sequence[Finding], told: str) -> None:
+        lines = "\n".join(f"{finding.rule}: {finding.text}" for finding in findings)
+        super().__init__(f"{len(findings)} findings\n{lines}\n{told}")
+        self.findings = list(findings)
+
+
+def promised(
+    *consumers: str,
+    duplicates: int | None = None,
+    progress_seconds: float = PROGRESS_SECONDS,
+) -> Promise:
+    """What every run promises, and that there are no more than so many *duplicates*."""
+    return Promise(
+        consumers=frozenset(consumers),
+        ordered=frozenset(consumers) & {ORDERED},
+        reasons=frozenset({RETRIES_EXHAUSTED}),
+        duplicates=duplicates,
+        progress_seconds=progress_seconds,
+    )

@@ -1,0 +1,49 @@
+"""
+The ways from each kind of process to each server, which a run can disturb one by one.
+"""
+
+from contextlib import AsyncExitStack
+from typing import Self
+
+from tests.support.breakpoints import BreakpointProxy
+from tests.support.environment import Environment
+
+
+class Ways:
+    """
+    Proxies in front of both servers, to be used in `async with`.
+
+    Attributes:
+        relay_database, relay_broker: Of all relays.
+        consumer_database, consumer_broker: Of all consumers.
+        producer_database: Of all producers.
+        named: All of them, by what is said of them.
+
+    """
+
+    def __init__(self, site: Environment) -> None:
+        self.relay_database = BreakpointProxy(site.database_url)
+        self.relay_broker = BreakpointProxy(site.broker_url)
+        self.consumer_database = BreakpointProxy(site.database_url)
+        self.consumer_broker = BreakpointProxy(site.broker_url)
+        self.producer_database = BreakpointProxy(site.database_url)
+        self.named = {
+            "relays and Postgres": self.relay_database,
+            "relays and RabbitMQ": self.relay_broker,
+            "consumers and Postgres": self.consumer_database,
+            "consumers and RabbitMQ": self.consumer_broker,
+            "producers and Postgres": self.producer_database,
+        }
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for way in self.named.values():
+            await self._stack.enter_async_context(way)
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        await self._stack.aclose()
+
+    def name(self, way: BreakpointProxy) -> str:
+        """What is said of *way*."""
+        return next(name for name, other in self.named.items() if other is way)

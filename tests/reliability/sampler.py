@@ -1,0 +1,76 @@
+"""
+A look at the processes of a run, and at its tables, again and again while it goes on.
+
+Linux only: memory and file descriptors are read from /proc, where it costs the process nothing.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from consumer.storage.tables import parked_messages
+from outbox.tables import outbox
+from tests.reliability.history import Leaked, Record, Sampled
+from tests.reliability.leak_marker import rows_with_leaks
+from tests.reliability.supervisor import Crew, Member
+
+SAMPLE_SECONDS = 0.5
+TABLES_SECONDS = 2.0
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def sample(member: Member) -> Sampled | None:
+    """What *member* uses now; None if it does not run."""
+    if (pid := member.pid) is None:
+        return None
+    process = Path(f"/proc/{pid}")
+    with suppress(OSError):  # it has ended meanwhile
+        pages = int((process / "statm").read_text().split()[1])
+        descriptors = len(list((process / "fd").iterdir()))
+        # Each start is a process of its own, whose memory has nothing to do with the last one's.
+        name = f"{member.name} in its life {member.starts}"
+        return Sampled(time.time(), name, pages * _PAGE_BYTES, descriptors)
+    return None
+
+
+class Watch:
+    """Looks until it is cancelled, and hands records to *write*."""
+
+    def __init__(self, crew: Crew, engine: AsyncEngine, write: Callable[[Record], None]) -> None:
+        self._crew = crew
+        self._engine = engine
+        self._write = write
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sample())
+            group.create_task(self._look_into_tables())
+
+    async def _sample(self) -> None:
+        while True:
+            for member in self._crew.members:
+                if (taken := sample(member)) is not None:
+                    self._write(taken)
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _look_into_tables(self) -> None:
+        """What passes through small tables can be seen there only while it does."""
+        while True:
+            with suppress(SQLAlchemyError, OSError):  # a database that is away shows nothing
+                await self.look_into(outbox, parked_messages)
+            await asyncio.sleep(TABLES_SECONDS)
+
+    async def look_into(self, *tables: sa.Table) -> None:
+        """Write down which *tables* show what they may not."""
+        async with self._engine.connect() as connection:
+            for table in tables:
+                if await connection.scalar(rows_with_leaks(table)):
+                    self._write(Leaked(time.time(), f"the table {table.name}"))

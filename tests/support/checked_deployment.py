@@ -1,0 +1,259 @@
+"""
+A deployment under load while something is done to its servers, and the verdict on what it did.
+
+What was produced is written down by the producer, and what became of it is read from the tables
+at the end: nothing of the history comes from the processes that are tried.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg  # type: ignore[import-untyped]
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+import outbox
+from outbox.database.errors import reason_of
+from outbox.runtime.service import pause
+from outbox.tables import outbox as outbox_table
+from tests.reliability.checker import Promise, check
+from tests.reliability.history import COMMITTED, Healed, Produced, Record, Struck
+from tests.support.builders import CANARY, an_event
+from tests.support.deployment import Deployment
+from tests.support.effects import consumer, effects
+from tests.support.eventually import eventually
+from tests.support.outcomes import STAMPED, aftermath, has_times
+from tests.support.processes import ChildProcess
+
+CONSUMER = "tests.support.effects:consumer"
+QUEUE = "health_data_processing.effects"
+PER_TRANSACTION = 5
+BETWEEN_TRANSACTIONS = timedelta(milliseconds=20)
+FAILS_ONCE_EVERY = 25
+PATIENCE_SECONDS = 90.0
+TAIL = 6_000
+
+_OLDEST = sa.text(
+    "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)"
+    " FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'relay%'"
+)
+
+
+class CheckedDeployment(Deployment):
+    """
+    Processes of relay and of the consumer `effects`, to be used in `async with`.
+
+    Args:
+        preload: Variables of what is loaded before the programs, which then begin from scratch.
+
+    """
+
+    def __init__(
+        self, *arguments: Any, preload: Mapping[str, str] | None = None, **settings: str
+    ) -> None:
+        super().__init__(
+            *arguments,
+            **{
+                "MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.2",
+                "MQ_PUBLISH_RETRY_MAX_SECONDS": "1",
+                **settings,
+            },
+        )
+        self._preload = preload
+        self.processes: list[ChildProcess] = []
+        self.history: list[Record] = []
+        self.refusal = ""  # the last that the producer was told
+        self._produced = 0
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if has_times(self):
+            async with self.engine.begin() as connection:
+                await connection.execute(STAMPED)
+        return self
+
+    async def begin(self) -> tuple[ChildProcess, ChildProcess]:
+        """Start one relay and one consumer."""
+        # The consumer first, so that there is a queue for the first event.
+        consuming = await self.consumer()
+        return await self.relay(), consuming
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[None]:
+        """Produce in the block, which begins when that has had some effects."""
+        async with self.production():
+            await self.goes_on()
+            yield
+
+    @asynccontextmanager
+    async def production(self) -> AsyncIterator[None]:
+        """Produce in the block, whether or not anybody takes it."""
+        stop = asyncio.Event()
+        producing = asyncio.create_task(self._produce(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await producing
+
+    @contextmanager
+    def strike(self, fault: str) -> Iterator[None]:
+        """Write down when *fault* begins, and when it is over."""
+        self.history.append(Struck(time.time(), fault))
+        yield
+        self.history.append(Healed(time.time(), fault))
+
+    async def produce(self, count: int) -> None:
+        """Commit *count* events, and know of each that it was committed."""
+        for _ in range(count // PER_TRANSACTION):
+            await self._commit()
+
+    def knows(self, events: Iterable[outbox.Event]) -> None:
+        """Write down that *events* were committed."""
+        now = time.time()
+        self.history += [Produced(now, str(event.id), None, 0, COMMITTED) for event in events]
+
+    async def goes_on(self, *, by: int = 50, within: float = PATIENCE_SECONDS) -> None:
+        """Wait until there are *by* effects more than now."""
+        goal = await self.count(effects) + by
+        await self._waits(lambda: self._has_effects(goal), within, f"fewer than {goal} effects")
+
+    async def refuses(self, error: str, *, within: float = 30) -> None:
+        """Wait until some event has come back from the broker with *error*."""
+
+        async def has_come() -> bool:
+            return error in {row["last_error"] for row in await self.rows(outbox_table)}
+
+        await self._waits(has_come, within, f"nothing was {error}")
+
+    async def still(self, *, count: int, during: float = 5) -> None:
+        """Fail if at any time in so many seconds the outbox has not *count* events."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + during
+
+        async def is_over() -> bool:
+            assert await self.count(outbox_table) == count
+            return clock() > end
+
+        await eventually(is_over, within=during + 10)
+
+    async def works_for(self, seconds: float) -> None:
+        """Return after so many *seconds* of what is going on."""
+        await pause(asyncio.Event(), timedelta(seconds=seconds))
+
+    async def records(self, count: int) -> None:
+        """Wait until there are *count* events at least in the outbox."""
+
+        async def are_there() -> bool:
+            return await self.count(outbox_table) >= count
+
+        await self._waits(are_there, PATIENCE_SECONDS, f"fewer than {count} events")
+
+    async def settles(self, *, but_for: int = 0, within: float = PATIENCE_SECONDS) -> None:
+        """
+        Wait until everything that was produced is applied, and the outbox is empty.
+
+        *but_for* are so many events that were given up.
+        """
+        await self._waits(lambda: self._is_settled(but_for), within, "not everything was applied")
+
+    async def ends(self) -> None:
+        """End all processes: each of them lives, and has nothing left to do."""
+        while self.processes:
+            process = self.processes.pop()
+            assert process.running, f"it has ended by itself:\n{process.tail}"
+            assert await process.terminate(within=40) == 0
+
+    def gone(self, process: ChildProcess) -> None:
+        """*process* has ended, as it should."""
+        assert not process.running
+        self.processes.remove(process)
+
+    async def judge(self, **promise: Any) -> list[Record]:
+        """End all processes and raise for what the history shows to be wrong; returns it."""
+        await self.ends()
+        history = [*self.history, *await aftermath(self)]
+        findings = check(history, Promise(consumers=frozenset({consumer.name}), **promise))
+        assert not findings, f"{findings}\n{self.logs()[-TAIL:]}"
+        return history
+
+    async def count(self, table: sa.Table) -> int:
+        """How many rows *table* has, as soon as the database answers."""
+        found: int = (await self._first(sa.select(sa.func.count()).select_from(table)))[0]
+        return found
+
+    async def oldest_transaction(self) -> float:
+        """For how many seconds a relay has had its oldest transaction."""
+        return float((await self._first(_OLDEST))[0])
+
+    async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
+        child = await super()._start(module, *arguments, announces=announces)
+        self.processes.append(child)
+        return child
+
+    def _process(self, command: list[str], log: Path) -> ChildProcess:
+        if self._preload is None:
+            return super()._process(command, log)
+        return ChildProcess(command, log=log, env={**self._env, **self._preload})
+
+    async def _produce(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self._commit()
+            await pause(stop, BETWEEN_TRANSACTIONS)
+
+    async def _commit(self) -> None:
+        """Commit some events, again with the same ids until that is known to have worked."""
+        events = [self._an_event() for _ in range(PER_TRANSACTION)]
+        await eventually(lambda: self._is_committed(events), within=PATIENCE_SECONDS)
+        self.knows(events)
+
+    def _an_event(self) -> outbox.Event:
+        self._produced += 1
+        kind = "test.happened" if self._produced % FAILS_ONCE_EVERY else "test.fails.once"
+        return an_event(type=kind, payload={"note": CANARY})
+
+    async def _is_committed(self, events: list[outbox.Event]) -> bool:
+        try:
+            async with self.engine.begin() as connection:
+                await connection.execute(outbox.insert(*events))
+        except DBAPIError as error:
+            self.refusal = reason_of(error)
+            # The ids are unique: this says that an earlier commit did arrive.
+            return "event_id" in str(error.orig)
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            self.refusal = reason_of(error)
+            return False
+        return True
+
+    async def _has_effects(self, goal: int) -> bool:
+        return await self.count(effects) >= goal
+
+    async def _is_settled(self, but_for: int) -> bool:
+        produced = sum(isinstance(record, Produced) for record in self.history) - but_for
+        if await self.count(outbox_table) or await self.count(effects) < produced:
+            return False
+        return len(set(await self.applied())) >= produced
+
+    async def _waits(self, condition: Any, within: float, message: str) -> None:
+        try:
+            await eventually(condition, within=within, message=message)
+        except AssertionError as late:
+            late.add_note(f"the processes have said:\n{self.logs()[-TAIL:]}")
+            raise
+
+    async def _first(self, statement: Any) -> Any:
+        """The first row of an answer, as soon as the database gives one."""
+
+        async def answer() -> Any:
+            try:
+                async with self.engine.connect() as connection:
+                    return (await connection.execute(statement)).one()
+            except (DBAPIError, OSError, TimeoutError, asyncpg.PostgresError):
+                return None
+
+        return await eventually(answer, within=60, message="the database does not answer")
