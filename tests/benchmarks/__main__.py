@@ -76,11 +76,11 @@ async def _run(chosen: Sequence[str], plan: Plan, directory: Path) -> None:
     began = time.monotonic()
     found: list[Result] = []
     _say("starting the servers")
-    async with provision() as site:
-        circumstances = dict(await conditions(site, plan, chosen))
+    async with provision() as environment:
+        circumstances = dict(await conditions(environment, plan, chosen))
         for name in chosen:
             _say(f"{name} ({time.monotonic() - began:.0f} s since the start)")
-            found += await GROUPS[name](site, plan)
+            found += await GROUPS[name](environment, plan)
             circumstances["took"] = f"{time.monotonic() - began:.0f} s"
             # After each group, so that one that fails does not take the others with it.
             _write(found, circumstances, directory)

@@ -18,12 +18,12 @@ from tests.support.processes import REPOSITORY
 _LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
 
 
-async def conditions(site: Environment, plan: Plan, groups: Sequence[str]) -> Conditions:
+async def conditions(environment: Environment, plan: Plan, groups: Sequence[str]) -> Conditions:
     """Versions, machine, and extent of the run."""
     load = os.getloadavg()[0]
     return {
-        "Postgres": str(await site.database.fetchval("SHOW server_version")),
-        "RabbitMQ": site.broker_version,
+        "Postgres": str(await environment.database.fetchval("SHOW server_version")),
+        "RabbitMQ": environment.broker_version,
         "Python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "cores": str(len(os.sched_getaffinity(0))),

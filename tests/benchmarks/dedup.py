@@ -59,7 +59,7 @@ class Purge:
     beside: float
 
 
-async def measure(site: Environment, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     rows = plan.rows(ROWS)
     found: list[Result] = []
@@ -67,14 +67,14 @@ async def measure(site: Environment, plan: Plan) -> list[Result]:
     try:
         for keys in kinds:
             plan.say(f"  filling a table of {rows:,} with {keys}")
-            await dedup_table.make(site.database_url, site.database, rows, keys)
-            sizes = await dedup_table.sizes(site.database)
-            found += figures(keys, await _turns(site, plan, keys))
+            await dedup_table.make(environment.database_url, environment.database, rows, keys)
+            sizes = await dedup_table.sizes(environment.database)
+            found += figures(keys, await _turns(environment, plan, keys))
             found.append(disk(keys, rows, sizes))
             if keys == "event_ids":
-                found += purge_figures(await _purge(site, plan))
+                found += purge_figures(await _purge(environment, plan))
     finally:
-        await dedup_table.drop(site.database)
+        await dedup_table.drop(environment.database)
     return found
 
 
@@ -120,11 +120,11 @@ def _named(keys: Keys) -> str:
     return {"event_ids": "event ids", "digests": "SHA-256 keys"}[keys]
 
 
-async def _turns(site: Environment, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
+async def _turns(environment: Environment, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
-        await dedup_table.settle(site.database)
-        found = await _recorded(site, keys, plan.seconds(SECONDS), EMPTY, FULL)
+        await dedup_table.settle(environment.database)
+        found = await _recorded(environment, keys, plan.seconds(SECONDS), EMPTY, FULL)
         plan.say(
             f"  {_named(keys)} {number}/{plan.rounds}: "
             f"empty {found[EMPTY].rate:,.0f}/s, full {found[FULL].rate:,.0f}/s"
@@ -135,10 +135,10 @@ async def _turns(site: Environment, plan: Plan, keys: Keys) -> dict[str, list[Tu
 
 
 async def _recorded(
-    site: Environment, keys: Keys, seconds: float, *schemas: str
+    environment: Environment, keys: Keys, seconds: float, *schemas: str
 ) -> dict[str, Turn]:
     """What the writers recorded in each of *schemas*, in as many *seconds* together."""
-    load = site.program(
+    load = environment.program(
         "tests.benchmarks.dedup_load", "record", keys, str(seconds), *schemas, ready="ready"
     )
     async with load:
@@ -149,25 +149,25 @@ async def _recorded(
     }
 
 
-async def _purge(site: Environment, plan: Plan) -> Purge:
+async def _purge(environment: Environment, plan: Plan) -> Purge:
     """The writers alone, and then for as long while rows are purged all the time."""
     seconds = plan.seconds(PURGE_SECONDS)
-    await dedup_table.settle(site.database)
-    quiet = await _recorded(site, "event_ids", seconds, FULL)
-    await dedup_table.settle(site.database)
-    deadlocks = await site.database.fetchval(_DEADLOCKS)
-    purging = site.program(
+    await dedup_table.settle(environment.database)
+    quiet = await _recorded(environment, "event_ids", seconds, FULL)
+    await dedup_table.settle(environment.database)
+    deadlocks = await environment.database.fetchval(_DEADLOCKS)
+    purging = environment.program(
         "tests.benchmarks.dedup_load",
         *("purge", FULL, str(DAYS - PURGED_DAYS), str(seconds + START_SECONDS)),
         ready="ready",
     )
-    async with _lock_waits(site) as waits, purging:
-        beside = await _recorded(site, "event_ids", seconds, FULL)
+    async with _lock_waits(environment) as waits, purging:
+        beside = await _recorded(environment, "event_ids", seconds, FULL)
         said = json.loads(last_line(await purging.ended(within=seconds + GRACE_SECONDS)))
     found = Purge(
         rate=said["rows"] / said["seconds"],
         longest=said["longest_seconds"],
-        deadlocks=await site.database.fetchval(_DEADLOCKS) - deadlocks,
+        deadlocks=await environment.database.fetchval(_DEADLOCKS) - deadlocks,
         waited=max(waits),
         quiet=quiet[FULL].rate,
         beside=beside[FULL].rate,
@@ -177,13 +177,13 @@ async def _purge(site: Environment, plan: Plan) -> Purge:
 
 
 @asynccontextmanager
-async def _lock_waits(site: Environment) -> AsyncIterator[list[float]]:
+async def _lock_waits(environment: Environment) -> AsyncIterator[list[float]]:
     """For how long somebody had been waiting for a lock, in seconds, at each look."""
     waits = [0.0]
 
     async def look() -> None:
         while True:
-            waits.append(await site.eye.fetchval(_LONGEST_WAIT))
+            waits.append(await environment.observer.fetchval(_LONGEST_WAIT))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     looking = asyncio.ensure_future(look())

@@ -19,7 +19,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class DrainCurve:
     """Samples in order; the first is the commit that made the rows appear, with none gone."""
 
     samples: Sequence[Sample]
@@ -48,8 +48,8 @@ class Course:
         seconds = self.passed(end) - self.passed(first)
         return (end - first) / seconds if seconds > 0 else 0.0
 
-    def under_way(self, rows: int) -> "Course":
+    def under_way(self, rows: int) -> "DrainCurve":
         """The same without the start: until a fiftieth of *rows* were gone."""
         enough = max(rows // WARM_UP_DIVISOR, 1)
         first = next((i for i, sample in enumerate(self.samples) if sample.gone >= enough), 0)
-        return Course(self.samples[first:])
+        return DrainCurve(self.samples[first:])

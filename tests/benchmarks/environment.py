@@ -26,7 +26,7 @@ from outbox.transports.topology import Binding, Queue, Topology, publishing
 from tests.benchmarks import outbox_rows
 from tests.benchmarks.contenders import EXCHANGE
 from tests.benchmarks.programs import Program
-from tests.support import environment
+from tests.support.environment import provision as provision_servers
 from tests.support.processes import REPOSITORY
 from tests.support.servers.isolation import private_directory
 
@@ -41,7 +41,7 @@ class Environment:
 
     Args:
         database: Fills and empties the table.
-        eye: Looks at it meanwhile.
+        observer: Looks at it meanwhile.
 
     """
 
@@ -49,7 +49,7 @@ class Environment:
     broker_url: str
     directory: Path
     database: Any
-    eye: Any
+    observer: Any
     channel: AbstractChannel
     broker_version: str
 
@@ -77,7 +77,7 @@ class Environment:
 
     def consumer(self, name: str, **variables: str) -> Program:
         """One of `consumers.py`, with the product's default settings."""
-        target = f"benchmarks.consumers:{name}"
+        target = f"tests.benchmarks.consumers:{name}"
         return self.program("consumer", "run", target, ready="consumer_started", **variables)
 
     @asynccontextmanager
@@ -117,13 +117,15 @@ async def provision() -> AsyncIterator[Environment]:
     """A migrated database, a bound quorum queue, and a purge of it every two seconds."""
     directory = private_directory()
     try:
-        async with environment.provision() as ground:
-            await _declare(ground.broker_url)
-            async with _connected(ground.database_url, ground.broker_url, directory) as place:
-                await outbox_rows.stock_up(place.database)
-                purging = asyncio.ensure_future(_keep_empty(place))
+        async with provision_servers() as servers:
+            await _declare(servers.broker_url)
+            async with _connected(
+                servers.database_url, servers.broker_url, directory
+            ) as environment:
+                await outbox_rows.stock_up(environment.database)
+                purging = asyncio.ensure_future(_keep_empty(environment))
                 try:
-                    yield place
+                    yield environment
                 finally:
                     purging.cancel()
                     with suppress(asyncio.CancelledError):
@@ -149,23 +151,25 @@ async def _connected(
     database_url: str, broker_url: str, directory: Path
 ) -> AsyncIterator[Environment]:
     dsn = database_url.replace("+asyncpg", "")
-    database, eye = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    database, observer = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     # The looks must stay cheap whatever the statistics say in the middle of a run.
-    await eye.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    await observer.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
     broker = await aio_pika.connect(broker_url)
     try:
         channel = await broker.channel(publisher_confirms=False)
         told = broker.transport.connection.server_properties if broker.transport else {}
         version = str(told.get("version", "unknown"))
-        yield Environment(database_url, broker_url, directory, database, eye, channel, version)
+        yield Environment(
+            database_url, broker_url, directory, database, observer, channel, version
+        )
     finally:
         await broker.close()
-        await eye.close()
+        await observer.close()
         await database.close()
 
 
-async def _keep_empty(site: Environment) -> None:
+async def _keep_empty(environment: Environment) -> None:
     """Purge now and then, so that the broker's memory stays flat and the same for all."""
     while True:
         await asyncio.sleep(PURGE_EVERY_SECONDS)
-        await site.purge()
+        await environment.purge()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg  # type: ignore[import-untyped]
 
 from tests.benchmarks import outbox_rows
-from tests.benchmarks.drain_curve import Course, Sample
+from tests.benchmarks.drain_curve import DrainCurve, Sample
 from tests.benchmarks.environment import Environment
 from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
@@ -25,20 +25,20 @@ LONGEST_DRAIN_SECONDS = 120.0
 _MEGABYTE = 1_000_000
 
 
-async def pinned(site: Environment, plan: Plan) -> list[Result]:
+async def pinned(environment: Environment, plan: Plan) -> list[Result]:
     """The last tenth against the first while dead rows cannot be removed."""
     rows = plan.rows(PINNED_ROWS)
-    courses: list[Course] = []
+    courses: list[DrainCurve] = []
     for number in range(1, plan.rounds + 1):
-        await outbox_rows.empty(site.database)
-        first_id = await outbox_rows.fill(site.database, [Rows(rows)])
-        await outbox_rows.settle_down(site.database)
-        async with _old_snapshot(site):
-            courses.append(await _emptied(site, first_id, rows, within=LONGEST_SECONDS))
+        await outbox_rows.empty(environment.database)
+        first_id = await outbox_rows.fill(environment.database, [Rows(rows)])
+        await outbox_rows.settle_down(environment.database)
+        async with _old_snapshot(environment):
+            courses.append(await _emptied(environment, first_id, rows, within=LONGEST_SECONDS))
         first, last = tenths(courses[-1], rows)
         plan.say(f"  old snapshot {number}/{plan.rounds}: {first:,.0f}/s, then {last:,.0f}/s")
-    pairs = [tenths(course, rows) for course in courses]
-    least = min(course.gone for course in courses)
+    pairs = [tenths(curve, rows) for curve in courses]
+    least = min(curve.gone for curve in courses)
     return [
         Result(
             "pinned_snapshot_last_vs_first",
@@ -52,14 +52,14 @@ async def pinned(site: Environment, plan: Plan) -> list[Result]:
     ]
 
 
-def tenths(course: Course, rows: int) -> tuple[float, float]:
+def tenths(curve: DrainCurve, rows: int) -> tuple[float, float]:
     """The rate over a tenth of *rows* from the start on, and over as many before the end."""
-    going = course.under_way(rows)
+    going = curve.under_way(rows)
     begin, tenth = going.samples[0].gone, rows // 10
     return going.rate(begin, begin + tenth), going.rate(going.gone - tenth, going.gone)
 
 
-async def backlog(site: Environment, plan: Plan) -> list[Result]:
+async def backlog(environment: Environment, plan: Plan) -> list[Result]:
     """A large backlog against a small one; the last large one is emptied for the memory."""
     sizes = {"large": plan.rows(LARGE), "small": plan.rows(SMALL)}
     rates: dict[str, list[float]] = defaultdict(list)
@@ -69,22 +69,22 @@ async def backlog(site: Environment, plan: Plan) -> list[Result]:
         for name in order:
             rows = sizes[name]
             whole = name == "large" and number == plan.rounds
-            await outbox_rows.empty(site.database)
-            first_id = await outbox_rows.fill(site.database, [Rows(rows)])
-            await outbox_rows.settle_down(site.database)
-            course = await _emptied(
-                site,
+            await outbox_rows.empty(environment.database)
+            first_id = await outbox_rows.fill(environment.database, [Rows(rows)])
+            await outbox_rows.settle_down(environment.database)
+            curve = await _emptied(
+                environment,
                 first_id,
                 rows,
                 until=None if whole else plan.rows(LOOKED_AT),
                 within=LONGEST_DRAIN_SECONDS if whole else LONGEST_SECONDS,
                 memory=memory if whole else None,
             )
-            going = course.under_way(plan.rows(LOOKED_AT))
+            going = curve.under_way(plan.rows(LOOKED_AT))
             rate = going.rate(going.samples[0].gone, plan.rows(LOOKED_AT))
             plan.say(f"  backlog of {rows:,} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
-    await outbox_rows.empty(site.database)
+    await outbox_rows.empty(environment.database)
     return [
         Result(
             "backlog_1m_vs_100k", median_ratio(rates["large"], rates["small"]), "×", at_least(0.9)
@@ -117,25 +117,25 @@ class Memory:
 
 
 async def _emptied(
-    site: Environment,
+    environment: Environment,
     first: int,
     rows: int,
     *,
     until: int | None = None,
     within: float,
     memory: Memory | None = None,
-) -> Course:
+) -> DrainCurve:
     """The relay starts when the rows are there, so that its first look finds them all."""
-    await site.purge()
+    await environment.purge()
     began = time.monotonic()
-    async with site.relay() as relay:
+    async with environment.relay() as relay:
 
         def observe(sample: Sample) -> None:
             if memory is not None:
                 memory.saw(sample.gone, relay.resident_bytes)
 
         return await watch(
-            site,
+            environment,
             relay,
             first=first,
             rows=rows,
@@ -147,14 +147,14 @@ async def _emptied(
 
 
 @asynccontextmanager
-async def _old_snapshot(site: Environment) -> AsyncIterator[None]:
+async def _old_snapshot(environment: Environment) -> AsyncIterator[None]:
     """Another session that has read and goes on with its transaction; and no autovacuum."""
-    await site.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
-    other = await asyncpg.connect(site.database_url.replace("+asyncpg", ""))
+    await environment.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
+    other = await asyncpg.connect(environment.database_url.replace("+asyncpg", ""))
     try:
         async with other.transaction(isolation="repeatable_read", readonly=True):
             await other.fetchval("SELECT id FROM outbox LIMIT 1")
             yield
     finally:
         await other.close()
-        await site.database.execute("ALTER TABLE outbox RESET (autovacuum_enabled)")
+        await environment.database.execute("ALTER TABLE outbox RESET (autovacuum_enabled)")

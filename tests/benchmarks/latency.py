@@ -26,14 +26,14 @@ class Delays:
     p99: float
 
 
-async def measure(site: Environment, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
-    await outbox_rows.empty(site.database)
+    await outbox_rows.empty(environment.database)
     floors: list[Delays] = []
     relays: list[Delays] = []
     for number in range(1, plan.rounds + 1):
         for name, into in (("floor", floors), ("relay", relays)):
-            delays = await _delays(site, plan, name)
+            delays = await _delays(environment, plan, name)
             plan.say(
                 f"  {name} {number}/{plan.rounds}: {delays.p50:.1f} ms, p99 {delays.p99:.1f} ms"
             )
@@ -60,22 +60,24 @@ def figures(floors: Sequence[Delays], relays: Sequence[Delays]) -> list[Result]:
     ]
 
 
-async def _delays(site: Environment, plan: Plan, name: str) -> Delays:
+async def _delays(environment: Environment, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
-    committed, confirmed = (site.directory / f"{run}.{what}" for what in ("commits", "confirms"))
+    committed, confirmed = (
+        environment.directory / f"{run}.{what}" for what in ("commits", "confirms")
+    )
     warm_up = plan.seconds(WARM_UP_SECONDS)
     seconds = str(plan.seconds(SECONDS) + warm_up)
     if name == "floor":
-        program = site.program("tests.benchmarks.floor", str(confirmed), ready="ready")
+        program = environment.program("tests.benchmarks.floor", str(confirmed), ready="ready")
         source = ["notifications", str(committed), seconds]
     else:
-        program = site.program(
+        program = environment.program(
             "tests.benchmarks.recording_relay", str(confirmed), ready="relay_started"
         )
         source = ["events", str(committed), seconds, outbox_rows.EVENT_TYPE]
     async with (
         program,
-        site.program("tests.benchmarks.producers", *source, ready="ready") as producer,
+        environment.program("tests.benchmarks.producers", *source, ready="ready") as producer,
     ):
         await producer.ended(within=float(seconds) + GRACE_SECONDS)
         commits, confirms = await arrived(committed, confirmed)

@@ -23,11 +23,11 @@ SELECT count(*) FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND NOT tgisi
 """
 
 
-async def idle(site: Environment, plan: Plan) -> list[Result]:
+async def idle(environment: Environment, plan: Plan) -> list[Result]:
     """How much of a core a relay takes that has nothing to do."""
-    await outbox_rows.empty(site.database)
+    await outbox_rows.empty(environment.database)
     shares = []
-    async with site.relay() as relay:
+    async with environment.relay() as relay:
         await asyncio.sleep(IDLE_AFTER_SECONDS)
         for number in range(1, plan.rounds + 1):
             began, before = time.monotonic(), relay.cpu_seconds
@@ -43,27 +43,27 @@ async def idle(site: Environment, plan: Plan) -> list[Result]:
     ]
 
 
-async def notify(site: Environment, plan: Plan) -> list[Result]:
+async def notify(environment: Environment, plan: Plan) -> list[Result]:
     """What waking the relay costs producers while it is busy anyway."""
     name = "notify_cost_under_load"
-    if not await site.database.fetchval(_TRIGGERS):
+    if not await environment.database.fetchval(_TRIGGERS):
         return [Result(name, None, "×", at_least(0.9), "the table has no trigger")]
     rates: dict[str, list[float]] = defaultdict(list)
     busy = True
     try:
         for number in range(1, plan.rounds + 1):
             for state in ("DISABLE", "ENABLE") if number % 2 else ("ENABLE", "DISABLE"):
-                await outbox_rows.empty(site.database)
-                await site.database.execute(f"ALTER TABLE outbox {state} TRIGGER USER")
-                rate, to_the_end = await _transactions_per_second(site, plan)
+                await outbox_rows.empty(environment.database)
+                await environment.database.execute(f"ALTER TABLE outbox {state} TRIGGER USER")
+                rate, to_the_end = await _transactions_per_second(environment, plan)
                 plan.say(
                     f"  trigger {state.lower()}d {number}/{plan.rounds}: {rate:,.0f} commits/s"
                 )
                 rates[state].append(rate)
                 busy = busy and to_the_end
     finally:
-        await site.database.execute("ALTER TABLE outbox ENABLE TRIGGER USER")
-        await outbox_rows.empty(site.database)
+        await environment.database.execute("ALTER TABLE outbox ENABLE TRIGGER USER")
+        await outbox_rows.empty(environment.database)
     return [
         Result(
             name,
@@ -77,20 +77,20 @@ async def notify(site: Environment, plan: Plan) -> list[Result]:
     ]
 
 
-async def _transactions_per_second(site: Environment, plan: Plan) -> tuple[float, bool]:
+async def _transactions_per_second(environment: Environment, plan: Plan) -> tuple[float, bool]:
     """
     What the producers commit while the relay has a backlog to work on as well.
 
     Returns too whether some of the backlog was left in the end.
     """
     seconds, rows = plan.seconds(LOAD_SECONDS), plan.rows(BACKLOG)
-    first = await outbox_rows.fill(site.database, [Rows(rows)])
+    first = await outbox_rows.fill(environment.database, [Rows(rows)])
     async with (
-        site.relay(),
-        site.program(
+        environment.relay(),
+        environment.program(
             "tests.benchmarks.producers", "load", str(PRODUCERS), str(seconds), ready="ready"
         ) as producers,
     ):
         said = json.loads(last_line(await producers.ended(within=seconds + GRACE_SECONDS)))
-        oldest = await outbox_rows.first_ready(site.database)
+        oldest = await outbox_rows.first_ready(environment.database)
     return said["transactions"] / said["seconds"], oldest is not None and oldest < first + rows

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from tests.benchmarks.drain_curve import Course, Sample
+from tests.benchmarks.drain_curve import DrainCurve, Sample
 from tests.benchmarks.environment import Environment
 from tests.benchmarks.programs import Program
 
@@ -36,7 +36,7 @@ def _nothing(_sample: Sample) -> None: ...
 
 
 async def watch(
-    site: Environment,
+    environment: Environment,
     program: Program,
     *,
     first: int,
@@ -45,7 +45,7 @@ async def watch(
     until: int | None = None,
     within: float,
     observe: Callable[[Sample], None] = _nothing,
-) -> Course:
+) -> DrainCurve:
     """
     How *rows* rows of the outbox from id *first* on went, until *until* of them are gone, or all.
 
@@ -56,37 +56,35 @@ async def watch(
 
     async def gone() -> int:
         nonlocal lowest
-        lowest = await site.eye.fetchval(_FIRST_LEFT, lowest)
+        lowest = await environment.observer.fetchval(_FIRST_LEFT, lowest)
         return rows if lowest is None else lowest - first
 
-    return await _course(
+    return await _curve(
         program, gone, began=began, until=until or rows, within=within, observe=observe
     )
 
 
 async def watch_effects(
-    site: Environment,
+    environment: Environment,
     program: Program,
     *,
     messages: int,
     began: float,
     within: float,
     observe: Callable[[Sample], None] = _nothing,
-) -> Course:
+) -> DrainCurve:
     """How the effects of *messages* messages came; ends as `watch` does."""
 
     async def done() -> int:
-        highest = await site.eye.fetchval(_LAST_EFFECT) or 0
+        highest = await environment.observer.fetchval(_LAST_EFFECT) or 0
         if highest < messages:
             return int(highest)
-        return int(await site.eye.fetchval(_EFFECTS))
+        return int(await environment.observer.fetchval(_EFFECTS))
 
-    return await _course(
-        program, done, began=began, until=messages, within=within, observe=observe
-    )
+    return await _curve(program, done, began=began, until=messages, within=within, observe=observe)
 
 
-async def _course(
+async def _curve(
     program: Program,
     gone: Callable[[], Awaitable[int]],
     *,
@@ -94,7 +92,7 @@ async def _course(
     until: int,
     within: float,
     observe: Callable[[Sample], None],
-) -> Course:
+) -> DrainCurve:
     samples = [Sample(began, 0)]
     while samples[-1].gone < until and samples[-1].at - began < within:
         await asyncio.sleep(LOOK_EVERY_SECONDS)
@@ -102,4 +100,4 @@ async def _course(
         seen = await gone()
         samples.append(Sample(time.monotonic(), seen))
         observe(samples[-1])
-    return Course(samples)
+    return DrainCurve(samples)

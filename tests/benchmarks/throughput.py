@@ -29,12 +29,12 @@ class Turn:
     cpu: float
 
 
-async def measure(site: Environment, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
         for name in ("naive", "gather", "relay", "publisher"):
-            turn = await _turn(site, plan, name)
+            turn = await _turn(environment, plan, name)
             plan.say(f"  {name} {number}/{plan.rounds}: {turn.rate:,.0f}/s, {turn.cpu:.3f} s CPU")
             turns[name].append(turn)
     return figures(turns)
@@ -59,34 +59,38 @@ def figures(turns: dict[str, list[Turn]]) -> list[Result]:
     ]
 
 
-async def _turn(site: Environment, plan: Plan, name: str) -> Turn:
-    await outbox_rows.empty(site.database)
-    await site.purge()
+async def _turn(environment: Environment, plan: Plan, name: str) -> Turn:
+    await outbox_rows.empty(environment.database)
+    await environment.purge()
     match name:
         case "naive":
-            return await _emptied(site, site.contender("naive"), plan.rows(NAIVE_ROWS))
+            return await _emptied(
+                environment, environment.contender("naive"), plan.rows(NAIVE_ROWS)
+            )
         case "gather":
-            return await _emptied(site, site.contender("gather"), plan.rows(GATHER_ROWS))
+            return await _emptied(
+                environment, environment.contender("gather"), plan.rows(GATHER_ROWS)
+            )
         case "relay":
-            return await _emptied(site, site.relay(), plan.rows(RELAY_ROWS))
+            return await _emptied(environment, environment.relay(), plan.rows(RELAY_ROWS))
         case _:
-            return await _published(site, plan.rows(RELAY_ROWS))
+            return await _published(environment, plan.rows(RELAY_ROWS))
 
 
-async def _emptied(site: Environment, program: Program, rows: int) -> Turn:
+async def _emptied(environment: Environment, program: Program, rows: int) -> Turn:
     """The program is idle until the rows appear in one commit."""
     async with program:
-        first = await outbox_rows.fill(site.database, [Rows(rows)])
+        first = await outbox_rows.fill(environment.database, [Rows(rows)])
         began, used = time.monotonic(), program.cpu_seconds
-        course = await watch(
-            site, program, first=first, rows=rows, began=began, within=LONGEST_SECONDS
+        curve = await watch(
+            environment, program, first=first, rows=rows, began=began, within=LONGEST_SECONDS
         )
         used = program.cpu_seconds - used
-    return Turn(course.rate(), used / max(course.gone, 1) * _THOUSAND)
+    return Turn(curve.rate(), used / max(curve.gone, 1) * _THOUSAND)
 
 
-async def _published(site: Environment, rows: int) -> Turn:
-    async with site.contender("publisher", str(rows)) as program:
+async def _published(environment: Environment, rows: int) -> Turn:
+    async with environment.contender("publisher", str(rows)) as program:
         said = json.loads(last_line(await program.ended(within=2 * LONGEST_SECONDS)))
     return Turn(
         rate=said["rows"] / said["seconds"], cpu=said["cpu_seconds"] / said["rows"] * _THOUSAND

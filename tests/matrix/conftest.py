@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def site(
+def environment(
     postgres_server: PostgresServer,
     postgres_url: str,
     rabbitmq_server: RabbitmqServer,

@@ -80,12 +80,12 @@ async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_
     """F19: promotion, with MQ_DATABASE_URL as a list of hosts."""
     url = pair.primary.url(await pair.primary.create_database())
     await asyncio.to_thread(migrate.upgrade, url)
-    async with CheckedDeployment(pair.hosts(url), rabbitmq_url, tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike("primary lost"):
+    async with CheckedDeployment(pair.hosts(url), rabbitmq_url, tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault("primary lost"):
                 await pair.lose_the_primary()
-            await trial.goes_on()
-        await trial.settles()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=30)
+        await deployment.check_guarantees(progress_seconds=30)

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from outbox.tables import dead_letters
 from tests.reliability.consumers import FAILS_ALWAYS
-from tests.reliability.fault_run import Course
+from tests.reliability.fault_run import FaultRun
 from tests.reliability.figures import figures
-from tests.reliability.guarantees import FindingsError, promised
+from tests.reliability.guarantees import FindingsError, default_guarantees
 from tests.reliability.history import read
 from tests.reliability.roles import UNHURRIED
 from tests.reliability.tables import effects, uploads
@@ -20,32 +20,34 @@ from tests.support.builders import CANARY
 pytestmark = pytest.mark.selection
 
 
-async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(site, tmp_path):
-    promise = promised("free", "ordered", duplicates=0)
-    async with Course(site, tmp_path, promise=promise, **UNHURRIED) as course:
-        await course.goes_on(300)
+async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(
+    environment, tmp_path
+):
+    guarantees = default_guarantees("free", "ordered", duplicates=0)
+    async with FaultRun(environment, tmp_path, guarantees=guarantees, **UNHURRIED) as run:
+        await run.makes_progress(300)
 
-    told = figures(read(course.chronicle.path))
+    told = figures(read(run.history.path))
     assert told.events >= 100
     assert told.sent == told.events
     assert told.waiting == 0
 
 
-async def test_what_is_done_behind_the_back_of_the_product_is_found(site, tmp_path):
-    course = Course(site, tmp_path, relays=1, consumers=1, drain_seconds=15)
+async def test_what_is_done_behind_the_back_of_the_product_is_found(environment, tmp_path):
+    run = FaultRun(environment, tmp_path, relays=1, consumers=1, drain_seconds=15)
     with pytest.raises(FindingsError) as broken:
-        await tampered(course)
+        await tampered(run)
 
     found = {finding.rule for finding in broken.value.findings}
-    assert found >= {"lost", "ghost", "twice", "reason", "leak", "residue"}
+    assert found >= {"lost", "ghost", "twice", "reason", "leak", "leftover"}
     assert "1 effects of attempts that failed" in {each.text for each in broken.value.findings}
 
 
-async def tampered(course: Course) -> None:
-    """Run *course*, and do to its tables what a product with bugs would do."""
-    async with course:
-        await course.goes_on(20)
-        async with course.engine.begin() as connection:
+async def tampered(run: FaultRun) -> None:
+    """Run *run*, and do to its tables what a product with bugs would do."""
+    async with run:
+        await run.makes_progress(20)
+        async with run.engine.begin() as connection:
             rows = (await connection.execute(sa.select(effects).order_by(effects.c.id))).all()
             first, second = rows[:2]
             await connection.execute(sa.delete(effects).where(effects.c.id == first.id))

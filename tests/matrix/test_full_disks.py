@@ -38,9 +38,9 @@ def disk_of_postgres() -> Iterator[SmallDisk]:
         yield disk
 
 
-async def some_time_later(trial: CheckedDeployment, disk: SmallDisk) -> None:
+async def some_time_later(deployment: CheckedDeployment, disk: SmallDisk) -> None:
     """Let an operator make room, when everybody has had his difficulties."""
-    await trial.works_for(FULL_SECONDS)
+    await deployment.wait(FULL_SECONDS)
     disk.free()
 
 
@@ -60,18 +60,18 @@ async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         url = server.url(await server.create_database())
         await asyncio.to_thread(migrate.upgrade, url)
-        async with CheckedDeployment(url, rabbitmq_url, tmp_path) as trial:
-            await trial.begin()
-            async with trial.load():
-                with trial.strike("disk full"):
+        async with CheckedDeployment(url, rabbitmq_url, tmp_path) as deployment:
+            await deployment.start_processes()
+            async with deployment.under_load():
+                with deployment.record_fault("disk full"):
                     disk_of_postgres.fill()
-                    await eventually(lambda: trial.refusal, within=60)
-                    await some_time_later(trial, disk_of_postgres)
+                    await eventually(lambda: deployment.last_error, within=60)
+                    await some_time_later(deployment, disk_of_postgres)
                     await server.revive()
-                await trial.goes_on()
-            await trial.settles()
+                await deployment.makes_progress()
+            await deployment.wait_until_settled()
 
-            await trial.judge(progress_seconds=30)
+            await deployment.check_guarantees(progress_seconds=30)
     finally:
         server.close()
 
@@ -90,20 +90,20 @@ async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         async with (
             server.vhost() as vhost,
-            CheckedDeployment(postgres_url, server.url(vhost), tmp_path) as trial,
+            CheckedDeployment(postgres_url, server.url(vhost), tmp_path) as deployment,
         ):
-            relay, _ = await trial.begin()
-            async with trial.load():
-                with trial.strike("disk full"):
+            relay, _ = await deployment.start_processes()
+            async with deployment.under_load():
+                with deployment.record_fault("disk full"):
                     disk.fill()
                     await relay.wait_for_line("server_unavailable", within=60)
-                    await some_time_later(trial, disk)
+                    await some_time_later(deployment, disk)
                     await server.kill()
                     await server.start()
-                await trial.goes_on()
-            await trial.settles()
+                await deployment.makes_progress()
+            await deployment.wait_until_settled()
 
-            await trial.judge(progress_seconds=30)
+            await deployment.check_guarantees(progress_seconds=30)
     finally:
         server.close()
 
@@ -114,16 +114,16 @@ async def test_sqlite_files_whose_disk_is_full_go_on_when_there_is_room_again(di
     database, broker = disk.directory / "outbox.db", disk.directory / "broker.db"
     url = f"sqlite+aiosqlite:///{database}"
     await asyncio.to_thread(migrate.upgrade, url)
-    async with CheckedDeployment(url, f"sqlite:///{broker}", tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike("disk full"):
+    async with CheckedDeployment(url, f"sqlite:///{broker}", tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault("disk full"):
                 disk.fill()
-                await eventually(lambda: trial.refusal, within=60)
-                await some_time_later(trial, disk)
-            await trial.goes_on()
-        await trial.settles()
+                await eventually(lambda: deployment.last_error, within=60)
+                await some_time_later(deployment, disk)
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge()
+        await deployment.check_guarantees()
     assert is_sound(database)
     assert is_sound(broker)

@@ -40,11 +40,11 @@ async def test_a_consumer_does_not_go_on_with_a_queue_that_is_another_one(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F11: it is not ready within 30 seconds, and says which argument differs."""
-    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as trial:
-        _, consumer = await trial.begin()
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        _, consumer = await deployment.start_processes()
         port = await port_of(consumer)
-        await trial.produce(50)
-        await trial.settles()
+        await deployment.produce(50)
+        await deployment.wait_until_settled()
         assert await is_ready(port)
 
         consumer.freeze()  # or else it would find no queue at all, for a moment
@@ -54,6 +54,6 @@ async def test_a_consumer_does_not_go_on_with_a_queue_that_is_another_one(
         assert await consumer.wait(within=30) == 2
         assert f"queue {QUEUE} exists with another x-" in consumer.output
         assert not await is_ready(port)
-        trial.gone(consumer)
-        await eventually(trial.is_drained)
-        await trial.judge()
+        deployment.expect_ended(consumer)
+        await eventually(deployment.is_drained)
+        await deployment.check_guarantees()

@@ -7,7 +7,7 @@ What must be true of a history, whatever the faults were: pure.
     order       sent first, or applied by an ordered consumer, before an earlier one of its key
     duplicates  sent again more often than crashes and cuts explain
     reason      given up without saying why, or although nothing was wrong with it
-    residue     something is left behind: a transaction, a lock, a connection
+    leftover    something is left behind: a transaction, a lock, a connection
     backlog     something waits although nothing may, any more
     growth      memory or file descriptors that grow and grow, beyond a warm-up
     leak        health data where none may be
@@ -24,12 +24,12 @@ from tests.reliability.figures import figures, lost, recoveries, twice
 from tests.reliability.history import (
     ROLLED_BACK,
     Applied,
-    GivenUp,
+    DeadLettered,
     Leaked,
+    Leftover,
     Produced,
     Published,
     Record,
-    Residue,
     Sampled,
     Waiting,
     of_kind,
@@ -44,7 +44,7 @@ _GROWTH_DESCRIPTORS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Guarantees:
     """
     What a run may do, beyond what always holds.
 
@@ -76,39 +76,39 @@ class Finding:
     text: str
 
 
-def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
+def check(history: Sequence[Record], guarantees: Guarantees) -> list[Finding]:
     """Everything that *history* shows to be wrong; nothing, if all is well."""
     return [
         Finding(rule.__name__.lstrip("_"), text)
         for rule in _RULES
-        for text in rule(history, promise)
+        for text in rule(history, guarantees)
     ]
 
 
-def _lost(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    for consumer, missing in sorted(lost(history, promise.consumers).items()):
+def _lost(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    for consumer, missing in sorted(lost(history, guarantees.consumers).items()):
         if missing:
             yield f"{consumer}: {_named(missing)}"
 
 
-def _ghost(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _ghost(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     # Of a producer who did not know at first, the last word counts.
     outcomes = {record.id: record.outcome for record in of_kind(history, Produced)}
     possible = {id_ for id_, outcome in outcomes.items() if outcome != ROLLED_BACK}
-    for kind in (Published, Applied, GivenUp):
+    for kind in (Published, Applied, DeadLettered):
         if ghosts := _ids(history, kind) - possible:
             yield f"{kind.__name__.lower()}: {_named(ghosts)}"
 
 
-def _twice(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _twice(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     for consumer, again in sorted(twice(history).items()):
         yield f"{consumer}: {_named(again)}"
 
 
-def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _order(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     places = {record.id: (record.key, record.sequence) for record in of_kind(history, Produced)}
     seen = {"on the wire": [record.id for record in of_kind(history, Published)]}
-    for consumer in sorted(promise.ordered):
+    for consumer in sorted(guarantees.ordered):
         seen[consumer] = [
             record.id for record in of_kind(history, Applied) if record.consumer == consumer
         ]
@@ -123,31 +123,31 @@ def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
             yield f"{where}: the keys {_named(wrong)}"
 
 
-def _duplicates(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _duplicates(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     found = figures(history).duplicates
-    if promise.duplicates is not None and found > promise.duplicates:
-        yield f"{found} on the wire, and no more than {promise.duplicates} are explained"
+    if guarantees.duplicates is not None and found > guarantees.duplicates:
+        yield f"{found} on the wire, and no more than {guarantees.duplicates} are explained"
 
 
-def _reason(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    reasons = Counter(record.reason for record in of_kind(history, GivenUp))
+def _reason(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    reasons = Counter(record.reason for record in of_kind(history, DeadLettered))
     for reason, count in sorted(reasons.items()):
-        if reason not in promise.reasons:
+        if reason not in guarantees.reasons:
             yield f"{count} given up for the reason {reason!r}"
 
 
-def _backlog(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _backlog(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     places = Counter(record.place for record in of_kind(history, Waiting))
-    if promise.drained and places:
+    if guarantees.drained and places:
         yield ", ".join(f"{count} wait in {place}" for place, count in sorted(places.items()))
 
 
-def _residue(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
-    for record in of_kind(history, Residue):
+def _leftover(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
+    for record in of_kind(history, Leftover):
         yield f"{record.count} {record.kind}"
 
 
-def _growth(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _growth(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     samples: dict[str, list[Sampled]] = defaultdict(list)
     for record in of_kind(history, Sampled):
         samples[record.process].append(record)
@@ -164,22 +164,22 @@ def _growth(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
             yield f"{process} has {files:.0f} more file descriptors"
 
 
-def _leak(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _leak(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     for where, count in sorted(
         Counter(record.where for record in of_kind(history, Leaked)).items()
     ):
         yield f"{where}, {count} times"
 
 
-def _recovery(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    if promise.progress_seconds is None:
+def _recovery(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    if guarantees.progress_seconds is None:
         return
     for fault, took in recoveries(history):
-        if took is not None and took > promise.progress_seconds:
+        if took is not None and took > guarantees.progress_seconds:
             yield f"after {fault}, the first effect of a new event took {took:.1f} s"
 
 
-_RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
+_RULES: tuple[Callable[[Sequence[Record], Guarantees], Iterator[str]], ...] = (
     _lost,
     _ghost,
     _twice,
@@ -187,7 +187,7 @@ _RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
     _duplicates,
     _reason,
     _backlog,
-    _residue,
+    _leftover,
     _growth,
     _leak,
     _recovery,

@@ -19,7 +19,7 @@ from consumer import Consumer, Message
 from tests.reliability.tables import effects
 
 DIRECTORY = "RELIABILITY_DIRECTORY"
-BLOCK, LINGER = "block", "linger"
+BLOCK, SLEEP = "block", "linger"
 HAPPENED, FAILS_ONCE, FAILS_ALWAYS = "run.happened", "run.fails.once", "run.fails.always"
 
 free = Consumer("free", bindings=["run.#"])
@@ -68,7 +68,7 @@ async def _disturbed() -> None:
     """Be the one that blocks, or lingers, for as many seconds as the file says."""
     if (seconds := _taken(BLOCK)) is not None:
         time.sleep(seconds)  # noqa: ASYNC251 - it is the fault
-    if (seconds := _taken(LINGER)) is not None:
+    if (seconds := _taken(SLEEP)) is not None:
         await asyncio.sleep(seconds)
 
 

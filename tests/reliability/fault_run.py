@@ -23,19 +23,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.reliability import producers, tables
-from tests.reliability.checker import Finding, Promise, check
-from tests.reliability.guarantees import FindingsError, promised
-from tests.reliability.history import Chronicle, Drained, Healed, Record, Struck, read
+from tests.reliability.checker import Finding, Guarantees, check
+from tests.reliability.guarantees import FindingsError, default_guarantees
+from tests.reliability.history import Drained, FaultBegan, FaultEnded, HistoryWriter, Record, read
 from tests.reliability.leak_marker import PRODUCT_TABLES
-from tests.reliability.leaks import logs_before, look_into_logs, look_into_metrics
-from tests.reliability.leftovers import left_behind
-from tests.reliability.outcomes import Witness, is_still
+from tests.reliability.leaks import logs_before, scan_logs, scan_metrics
+from tests.reliability.leftovers import record_leftovers
+from tests.reliability.outcomes import OutcomeReader, is_idle
 from tests.reliability.producers import Load, Producers
-from tests.reliability.proxies import Ways
-from tests.reliability.roles import FREE, ORDERED, RELAY, cast
-from tests.reliability.sampler import Watch
-from tests.reliability.supervisor import Crew, Member
-from tests.reliability.wire_recorder import Tap
+from tests.reliability.proxies import Proxies
+from tests.reliability.roles import FREE, ORDERED, RELAY, create_process
+from tests.reliability.sampler import Sampler
+from tests.reliability.supervisor import SupervisedProcess, Supervisor
+from tests.reliability.wire_recorder import WireRecorder
 from tests.support.environment import Environment
 from tests.support.eventually import eventually
 
@@ -44,9 +44,9 @@ DRAIN_SECONDS = 90.0
 SETTLED_SECONDS = 0.75
 
 
-class Course:
+class FaultRun:
     """
-    Processes at work on *site*, to be used in `async with`; see above.
+    Processes at work on *environment*, to be used in `async with`; see above.
 
     Args:
         directory: For logs and the history; empty.
@@ -55,7 +55,7 @@ class Course:
         load: What producers do.
         drain_seconds: How long everything may take to drain at the end.
         seed: From which their events are drawn.
-        promise: What is checked, besides what `Promise` says always; see `promised`.
+        promise: What is checked, besides what `Guarantees` says always; see `default_guarantees`.
         settings: Further environment variables of all processes.
 
     Attributes:
@@ -68,7 +68,7 @@ class Course:
 
     def __init__(
         self,
-        site: Environment,
+        environment: Environment,
         directory: Path,
         *,
         relays: int = 2,
@@ -77,18 +77,18 @@ class Course:
         load: Load | None = None,
         drain_seconds: float = DRAIN_SECONDS,
         seed: int = 1,
-        promise: Promise | None = None,
+        guarantees: Guarantees | None = None,
         **settings: str,
     ) -> None:
-        self.site = site
+        self.environment = environment
         self.directory = directory
         self.roles = [FREE, ORDERED] if ordered else [FREE]
-        self.promise = promise or promised(*self.roles)
-        self.chronicle = Chronicle(directory / "history.jsonl")
-        self.ways = Ways(site)
+        self.guarantees = guarantees or default_guarantees(*self.roles)
+        self.history = HistoryWriter(directory / "history.jsonl")
+        self.proxies = Proxies(environment)
         # Without a pool: its connections would be those that a server has ended meanwhile.
         self.engine = create_async_engine(
-            site.database_url,
+            environment.database_url,
             poolclass=sa.NullPool,
             connect_args={"server_settings": {"application_name": APPLICATION}},
         )
@@ -99,7 +99,7 @@ class Course:
         self._counts = {RELAY: relays, **dict.fromkeys(self.roles, consumers)}
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._logs_before = logs_before(site)
+        self._logs_before = logs_before(environment)
 
     async def __aenter__(self) -> Self:
         try:
@@ -126,19 +126,19 @@ class Course:
             raise FindingsError(self.findings, self.tails())
 
     @asynccontextmanager
-    async def strike(self, fault: str) -> AsyncIterator[None]:
+    async def record_fault(self, fault: str) -> AsyncIterator[None]:
         """Write down that *fault* strikes, and at the end of the block that it is healed."""
-        self.chronicle.write(Struck(time.time(), fault))
+        self.history.write(FaultBegan(time.time(), fault))
         try:
             yield
         finally:
-            self.chronicle.write(Healed(time.time(), fault))
+            self.history.write(FaultEnded(time.time(), fault))
 
-    async def lasts(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Let time pass for a fault that has to last, while everybody goes on."""
         await asyncio.sleep(seconds)
 
-    async def goes_on(self, effects: int = 50, *, within: float = 60) -> None:
+    async def makes_progress(self, effects: int = 50, *, within: float = 60) -> None:
         """Wait until there are so many *effects* more, within so many seconds."""
         begin: int | None = None
 
@@ -170,71 +170,73 @@ class Course:
     def tails(self) -> str:
         """The last lines of all processes."""
         return "\n".join(
-            f"--- {member.name}\n{member.tail}" for member in self.crew.members if member.starts
+            f"--- {process.name}\n{process.tail}"
+            for process in self.supervisor.processes
+            if process.starts
         )
 
     async def _open(self) -> None:
         enter = self._stack.enter_async_context
-        self._stack.enter_context(self.chronicle)
+        self._stack.enter_context(self.history)
         self._stack.push_async_callback(self.engine.dispose)
         async with self.engine.begin() as connection:
             await tables.create(connection)
             await connection.execute(producers.a_row_for_each_key(self.load))
-        await enter(self.ways)
-        self.ways.relay_broker.tap(Tap(self._write))
-        self.ways.consumer_broker.tap(Tap(self._write, counting=False))
-        self.crew = await enter(Crew(self._cast(), self._write))
+        await enter(self.proxies)
+        self.proxies.relay_broker.tap(WireRecorder(self._write))
+        self.proxies.consumer_broker.tap(WireRecorder(self._write, counting=False))
+        self.supervisor = await enter(Supervisor(self._create_process(), self._write))
         # A relay finds no queue for its events before the consumers are there.
-        await self.crew.start(*self.roles)
-        await self.crew.start(RELAY)
-        self._watch = Watch(self.crew, self.engine, self._write)
-        self._watching = asyncio.ensure_future(self._watch.run())
-        self._stack.callback(self._watching.cancel)
+        await self.supervisor.start(*self.roles)
+        await self.supervisor.start(RELAY)
+        self._sampler = Sampler(self.supervisor, self.engine, self._write)
+        self._sampling = asyncio.ensure_future(self._sampler.run())
+        self._stack.callback(self._sampling.cancel)
         self.producers = Producers(
-            self.ways.producer_database.url, self._write, self.load, self._seed
+            self.proxies.producer_database.url, self._write, self.load, self._seed
         )
         self._stack.push_async_callback(self.producers.stop)
         self.producers.start()
 
     async def _finish(self) -> None:
-        if self._watching.done():
-            self._watching.result()  # or else nobody would hear that it has failed
+        if self._sampling.done():
+            self._sampling.result()  # or else nobody would hear that it has failed
         await self.producers.stop()
-        if await self._drains():
+        if await self._wait_until_drained():
             self._write(Drained(time.time()))
-        await look_into_metrics(self.crew, self._write)
-        await self._watch.look_into(*PRODUCT_TABLES)
-        await self.crew.stop()
-        look_into_logs(self.site, self.crew, self._logs_before, self._write)
-        await left_behind(self.site, self.engine, self._write)
-        witness = Witness(self.site, self.engine, self._write)
-        await witness.tell(read(self.chronicle.path))
-        self.findings = check(read(self.chronicle.path), self.promise)
+        await scan_metrics(self.supervisor, self._write)
+        await self._sampler.look_into(*PRODUCT_TABLES)
+        await self.supervisor.stop()
+        scan_logs(self.environment, self.supervisor, self._logs_before, self._write)
+        await record_leftovers(self.environment, self.engine, self._write)
+        witness = OutcomeReader(self.environment, self.engine, self._write)
+        await witness.tell(read(self.history.path))
+        self.findings = check(read(self.history.path), self.guarantees)
 
-    async def _drains(self) -> bool:
+    async def _wait_until_drained(self) -> bool:
         """Wait until nothing waits any more; returns whether that came true."""
 
         async def still() -> bool:
-            return await _answered(lambda: is_still(self.site, self.engine, self.roles))
+            return await _answered(lambda: is_idle(self.environment, self.engine, self.roles))
 
         try:
             await eventually(still, within=self._drain_seconds)
             # The broker's figures are a little behind.
-            await self.lasts(SETTLED_SECONDS)
+            await self.wait(SETTLED_SECONDS)
             await eventually(still, within=self._drain_seconds)
         except AssertionError:
             return False  # the witness finds what waits
         return True
 
-    def _cast(self) -> list[Member]:
+    def _create_process(self) -> list[SupervisedProcess]:
         return [
-            cast(role, number + 1, self.ways, self.directory, **self._settings)
+            create_process(role, number + 1, self.proxies, self.directory, **self._settings)
             for role, count in self._counts.items()
             for number in range(count)
         ]
 
     def _write(self, record: Record) -> None:
-        self.chronicle.write(record)
+        self.history.write(record)
 
 
 async def _answered(look: Callable[[], Awaitable[bool]]) -> bool:

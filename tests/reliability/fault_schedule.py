@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tests.reliability import process_faults, server_faults
-from tests.reliability.fault_run import Course
+from tests.reliability.fault_run import FaultRun
 from tests.reliability.process_faults import Fault
 from tests.support.breakpoints import BreakpointProxy
 from tests.support.network_conditions import Side
 
-Strike: TypeAlias = Callable[[Course, random.Random], Fault]
+FaultFactory: TypeAlias = Callable[[FaultRun, random.Random], Fault]
 
 LONGEST_BLOCK_SECONDS = 8.0
 OVERLAPPING = (1, 1, 1, 2, 2, 3)
@@ -21,7 +21,7 @@ OVERLAPPING = (1, 1, 1, 2, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FaultKind:
     """
     A kind of fault.
 
@@ -34,87 +34,87 @@ class Kind:
 
     weight: int
     seconds: tuple[float, float]
-    strike: Strike
+    inject: FaultFactory
     of_server: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
+class ScheduledFault:
     """A fault that is about to strike, and lasts so many seconds."""
 
-    strike: Strike
+    inject: FaultFactory
     seconds: float
 
 
-def next_blows(chance: random.Random) -> list[Blow]:
+def next_faults(chance: random.Random) -> list[ScheduledFault]:
     """What strikes next, side by side."""
-    blows: list[Blow] = []
+    faults: list[ScheduledFault] = []
     for _ in range(chance.choice(OVERLAPPING)):
-        kinds = [kind for kind in KINDS if not (blows and kind.of_server)]
+        kinds = [kind for kind in KINDS if not (faults and kind.of_server)]
         (kind,) = chance.choices(kinds, [kind.weight for kind in kinds])
-        blows.append(Blow(kind.strike, chance.uniform(*kind.seconds)))
-    return blows
+        faults.append(ScheduledFault(kind.inject, chance.uniform(*kind.seconds)))
+    return faults
 
 
-def _way(course: Course, chance: random.Random) -> BreakpointProxy:
-    return chance.choice(list(course.ways.named.values()))
+def _proxy(run: FaultRun, chance: random.Random) -> BreakpointProxy:
+    return chance.choice(list(run.proxies.named.values()))
 
 
-def _to_postgres(course: Course, chance: random.Random) -> BreakpointProxy:
-    ways = course.ways
-    return chance.choice([ways.relay_database, ways.consumer_database, ways.producer_database])
+def _to_postgres(run: FaultRun, chance: random.Random) -> BreakpointProxy:
+    proxies = run.proxies
+    return chance.choice(
+        [proxies.relay_database, proxies.consumer_database, proxies.producer_database]
+    )
 
 
-def _one_way(course: Course, chance: random.Random) -> Fault:
-    return process_faults.one_way(course, _way(course, chance), silent=chance.choice(list(Side)))
+def _one_way(run: FaultRun, chance: random.Random) -> Fault:
+    return process_faults.one_way(run, _proxy(run, chance), silent=chance.choice(list(Side)))
 
 
-def _loop_blocked(course: Course, chance: random.Random) -> Fault:
-    return process_faults.loop_blocked(course, chance.uniform(1, LONGEST_BLOCK_SECONDS))
+def _loop_blocked(run: FaultRun, chance: random.Random) -> Fault:
+    return process_faults.loop_blocked(run, chance.uniform(1, LONGEST_BLOCK_SECONDS))
 
 
-def _lingers(course: Course, chance: random.Random) -> Fault:
-    return process_faults.handler_lingers(course, chance.uniform(1, LONGEST_BLOCK_SECONDS))
+def _is_slow(run: FaultRun, chance: random.Random) -> Fault:
+    return process_faults.handler_slow(run, chance.uniform(1, LONGEST_BLOCK_SECONDS))
 
 
-def _on_member(fault: Callable[..., Fault]) -> Strike:
-    return lambda course, chance: fault(course, chance.choice(course.crew.members))
+def _on_member(fault: Callable[..., Fault]) -> FaultFactory:
+    return lambda run, chance: fault(run, chance.choice(run.supervisor.processes))
 
 
-def _on_way(fault: Callable[..., Fault]) -> Strike:
-    return lambda course, chance: fault(course, _way(course, chance))
+def _on_way(fault: Callable[..., Fault]) -> FaultFactory:
+    return lambda run, chance: fault(run, _proxy(run, chance))
 
 
-def _on_all(fault: Callable[..., Fault]) -> Strike:
-    return lambda course, _chance: fault(course)
+def _on_all(fault: Callable[..., Fault]) -> FaultFactory:
+    return lambda run, _chance: fault(run)
 
 
-KINDS: Sequence[Kind] = (
-    Kind(8, (0, 1), _on_member(process_faults.killed)),
-    Kind(4, (0, 1), _on_member(process_faults.terminated)),
-    Kind(4, (1, 15), _on_member(process_faults.frozen)),
-    Kind(6, (0, 1), _on_way(process_faults.reset)),
-    Kind(3, (0.5, 8), _on_way(process_faults.cut)),
-    Kind(3, (1, 15), _on_way(process_faults.half_open)),
-    Kind(3, (1, 10), _one_way),
-    Kind(2, (2, 10), _on_way(process_faults.slow)),
-    Kind(2, (2, 10), _on_way(process_faults.narrow)),
-    Kind(2, (2, 10), _on_way(process_faults.torn)),
-    Kind(3, (1, 6), _on_all(process_faults.confirms_lost)),
-    Kind(3, (1, 6), _on_all(process_faults.acks_lost)),
-    Kind(
+KINDS: Sequence[FaultKind] = (
+    FaultKind(8, (0, 1), _on_member(process_faults.killed)),
+    FaultKind(4, (0, 1), _on_member(process_faults.terminated)),
+    FaultKind(4, (1, 15), _on_member(process_faults.frozen)),
+    FaultKind(6, (0, 1), _on_way(process_faults.reset)),
+    FaultKind(3, (0.5, 8), _on_way(process_faults.cut)),
+    FaultKind(3, (1, 15), _on_way(process_faults.half_open)),
+    FaultKind(3, (1, 10), _one_way),
+    FaultKind(2, (2, 10), _on_way(process_faults.slow)),
+    FaultKind(2, (2, 10), _on_way(process_faults.low_bandwidth)),
+    FaultKind(2, (2, 10), _on_way(process_faults.fragmented)),
+    FaultKind(3, (1, 6), _on_all(process_faults.confirms_lost)),
+    FaultKind(3, (1, 6), _on_all(process_faults.acks_lost)),
+    FaultKind(
         6,
         (0, 1),
-        lambda course, chance: process_faults.commit_unanswered(
-            course, _to_postgres(course, chance)
-        ),
+        lambda run, chance: process_faults.commit_unanswered(run, _to_postgres(run, chance)),
     ),
-    Kind(4, (0, 1), _on_all(process_faults.confirm_reset)),
-    Kind(2, (1, 9), _loop_blocked),
-    Kind(2, (1, 9), _lingers),
-    Kind(4, (0, 1), lambda course, _chance: server_faults.sessions_ended(course, share=0.5)),
-    Kind(1, (0, 5), _on_all(server_faults.postgres_crashed), of_server=True),
-    Kind(1, (0, 5), _on_all(server_faults.rabbitmq_restarted), of_server=True),
-    Kind(1, (0, 5), _on_all(server_faults.rabbitmq_crashed), of_server=True),
-    Kind(1, (2, 10), _on_all(server_faults.alarmed), of_server=True),
+    FaultKind(4, (0, 1), _on_all(process_faults.confirm_reset)),
+    FaultKind(2, (1, 9), _loop_blocked),
+    FaultKind(2, (1, 9), _is_slow),
+    FaultKind(4, (0, 1), lambda run, _chance: server_faults.sessions_ended(run, share=0.5)),
+    FaultKind(1, (0, 5), _on_all(server_faults.postgres_crashed), of_server=True),
+    FaultKind(1, (0, 5), _on_all(server_faults.rabbitmq_restarted), of_server=True),
+    FaultKind(1, (0, 5), _on_all(server_faults.rabbitmq_crashed), of_server=True),
+    FaultKind(1, (2, 10), _on_all(server_faults.alarmed), of_server=True),
 )

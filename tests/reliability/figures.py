@@ -14,13 +14,13 @@ from tests.reliability.history import (
     COMMITTED,
     UNKNOWN,
     Applied,
+    DeadLettered,
     Drained,
-    GivenUp,
-    Healed,
+    FaultBegan,
+    FaultEnded,
     Produced,
     Published,
     Record,
-    Struck,
     Waiting,
     of_kind,
 )
@@ -67,11 +67,11 @@ def figures(history: Sequence[Record]) -> Figures:
         events=outcomes[COMMITTED],
         unknown=outcomes[UNKNOWN],
         applied=_count(history, Applied),
-        given_up=_count(history, GivenUp),
+        given_up=_count(history, DeadLettered),
         waiting=_count(history, Waiting),
         sent=len(sent),
         duplicates=len(sent) - len(set(sent)),
-        faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
+        faults=dict(Counter(record.fault for record in of_kind(history, FaultBegan))),
         recoveries=sorted(took for _, took in recoveries(history) if took is not None),
         longest_pause=_longest_pause(history),
         drained_after=_drained_after(history),
@@ -84,7 +84,7 @@ def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[s
     found: dict[str, set[str]] = defaultdict(set)
     for record in of_kind(history, Applied):
         found[record.consumer].add(record.id)
-    for record in of_kind(history, GivenUp):
+    for record in of_kind(history, DeadLettered):
         found[record.source].add(record.id)
     for record in of_kind(history, Waiting):
         found[record.place].add(record.id)
@@ -111,16 +111,18 @@ def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
 
     Effects of older events show only that a backlog flows: those at its end still wait.
     """
-    events = sorted(of_kind(history, Struck, Healed, Applied, Drained), key=lambda each: each.at)
+    events = sorted(
+        of_kind(history, FaultBegan, FaultEnded, Applied, Drained), key=lambda each: each.at
+    )
     committed = {record.id: record.at for record in of_kind(history, Produced)}
-    open_: Healed | None = None
+    open_: FaultEnded | None = None
     for event in events:
         if open_ is not None:
             if isinstance(event, Applied) and committed.get(event.id, 0) <= open_.at:
                 continue
             progressed = isinstance(event, Applied)
             yield open_.fault, event.at - open_.at if progressed else None
-        open_ = event if isinstance(event, Healed) else None
+        open_ = event if isinstance(event, FaultEnded) else None
 
 
 def _longest_pause(history: Sequence[Record]) -> float | None:
@@ -129,7 +131,7 @@ def _longest_pause(history: Sequence[Record]) -> float | None:
 
 
 def _drained_after(history: Sequence[Record]) -> float | None:
-    healed: list[float] = [record.at for record in of_kind(history, Healed)]
+    healed: list[float] = [record.at for record in of_kind(history, FaultEnded)]
     drained: list[float] = [record.at for record in of_kind(history, Drained)]
     if not healed or not drained or any(of_kind(history, Waiting)):
         return None

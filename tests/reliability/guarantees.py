@@ -4,7 +4,7 @@ What every run promises, and the error that says what of it was broken.
 
 from collections.abc import Sequence
 
-from tests.reliability.checker import Finding, Promise
+from tests.reliability.checker import Finding, Guarantees
 from tests.reliability.outcomes import RETRIES_EXHAUSTED
 from tests.reliability.roles import ORDERED
 
@@ -20,13 +20,13 @@ class FindingsError(AssertionError):
         self.findings = list(findings)
 
 
-def promised(
+def default_guarantees(
     *consumers: str,
     duplicates: int | None = None,
     progress_seconds: float = PROGRESS_SECONDS,
-) -> Promise:
+) -> Guarantees:
     """What every run promises, and that there are no more than so many *duplicates*."""
-    return Promise(
+    return Guarantees(
         consumers=frozenset(consumers),
         ordered=frozenset(consumers) & {ORDERED},
         reasons=frozenset({RETRIES_EXHAUSTED}),

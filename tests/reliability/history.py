@@ -62,7 +62,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
+class DeadLettered:
     """A message is in `dead_letters`, put there by a relay or a consumer."""
 
     at: float
@@ -81,7 +81,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Struck:
+class FaultBegan:
     """A fault begins, or happens at once."""
 
     at: float
@@ -89,7 +89,7 @@ class Struck:
 
 
 @dataclass(frozen=True, slots=True)
-class Healed:
+class FaultEnded:
     """What a fault did is over: the process is started again, the way is open."""
 
     at: float
@@ -114,7 +114,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Residue:
+class Leftover:
     """Something is left when everything should be still: an open transaction, a connection."""
 
     at: float
@@ -134,13 +134,13 @@ Record: TypeAlias = (
     Produced
     | Published
     | Applied
-    | GivenUp
+    | DeadLettered
     | Waiting
-    | Struck
-    | Healed
+    | FaultBegan
+    | FaultEnded
     | Drained
     | Sampled
-    | Residue
+    | Leftover
     | Leaked
 )
 
@@ -150,19 +150,19 @@ _KINDS: dict[str, Any] = {
         Produced,
         Published,
         Applied,
-        GivenUp,
+        DeadLettered,
         Waiting,
-        Struck,
-        Healed,
+        FaultBegan,
+        FaultEnded,
         Drained,
         Sampled,
-        Residue,
+        Leftover,
         Leaked,
     )
 }
 
 
-class Chronicle:
+class HistoryWriter:
     """Appends records to a file, each of them at once; to be used in `with`."""
 
     def __init__(self, path: Path) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.reliability.history import Record, Residue
+from tests.reliability.history import Leftover, Record
 from tests.support.environment import Environment
 
-PATIENCE_SECONDS = 15.0
-LOOK_EVERY_SECONDS = 0.25
+TIMEOUT_SECONDS = 15.0
+INTERVAL_SECONDS = 0.25
 
 _IN_POSTGRES = {
     "sessions in Postgres": """
@@ -39,26 +39,28 @@ _IN_POSTGRES = {
 }
 
 
-async def left_behind(
-    site: Environment, engine: AsyncEngine, write: Callable[[Record], None]
+async def record_leftovers(
+    environment: Environment, engine: AsyncEngine, write: Callable[[Record], None]
 ) -> None:
     """Write down what is there although all processes have ended."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    found = await _look(site, engine)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    found = await _look(environment, engine)
     while found and time.monotonic() < deadline:
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
-        found = await _look(site, engine)
+        await asyncio.sleep(INTERVAL_SECONDS)
+        found = await _look(environment, engine)
     for kind, count in found.items():
-        write(Residue(time.time(), kind, count))
+        write(Leftover(time.time(), kind, count))
 
 
-async def _look(site: Environment, engine: AsyncEngine) -> dict[str, int]:
+async def _look(environment: Environment, engine: AsyncEngine) -> dict[str, int]:
     """How many of each kind there are; kinds of which there are none are left out."""
     found: dict[str, int] = {}
     async with engine.connect() as connection:
         for kind, statement in _IN_POSTGRES.items():
             found[kind] = await connection.scalar(sa.text(statement)) or 0
-    depths = await site.rabbitmq.http.queues(site.vhost)
+    depths = await environment.rabbitmq.http.queues(environment.vhost)
     found["messages without an answer"] = sum(depth.unacked for depth in depths.values())
-    found["connections to RabbitMQ"] = len(await site.rabbitmq.http.connections(site.vhost))
+    found["connections to RabbitMQ"] = len(
+        await environment.rabbitmq.http.connections(environment.vhost)
+    )
     return {kind: count for kind, count in found.items() if count}

@@ -20,10 +20,10 @@ from tests.reliability.history import (
     ROLLED_BACK,
     UNKNOWN,
     Applied,
-    GivenUp,
+    DeadLettered,
+    Leftover,
     Produced,
     Record,
-    Residue,
     Waiting,
     of_kind,
 )
@@ -37,13 +37,13 @@ QUEUE_PREFIX = "health_data_processing."
 _SAME_EVENT = effects.c.event_id == uploads.c.event_id
 
 
-class Witness:
+class OutcomeReader:
     """Tells the end of a run's history; *write* gets each record."""
 
     def __init__(
-        self, site: Environment, engine: AsyncEngine, write: Callable[[Record], None]
+        self, environment: Environment, engine: AsyncEngine, write: Callable[[Record], None]
     ) -> None:
-        self._site = site
+        self._environment = environment
         self._engine = engine
         self._write = write
 
@@ -60,8 +60,8 @@ class Witness:
 
     async def _queued(self) -> AsyncIterator[Record]:
         """What is in the queues, which are empty then."""
-        names = await self._site.rabbitmq.http.queues(self._site.vhost)
-        async with await aio_pika.connect(self._site.broker_url) as connection:
+        names = await self._environment.rabbitmq.http.queues(self._environment.vhost)
+        async with await aio_pika.connect(self._environment.broker_url) as connection:
             channel = await connection.channel()
             for name in sorted(names):
                 queue = await channel.declare_queue(name, passive=True)
@@ -99,7 +99,7 @@ async def _failed(connection: AsyncConnection) -> AsyncIterator[Record]:
     for_good = (uploads.c.type == FAILS_ALWAYS) & (effects.c.consumer == free.name)
     once = (uploads.c.type == FAILS_ONCE) & (effects.c.attempt == 1)
     if count := await connection.scalar(attempted.where(for_good | once)):
-        yield Residue(time.time(), "effects of attempts that failed", count)
+        yield Leftover(time.time(), "effects of attempts that failed", count)
 
 
 def reason_told(reason: str, *, source: str, type_: str | None) -> str:
@@ -112,7 +112,7 @@ def reason_told(reason: str, *, source: str, type_: str | None) -> str:
 async def _given_up(connection: AsyncConnection) -> AsyncIterator[Record]:
     for row in await connection.execute(sa.select(dead_letters)):
         reason = reason_told(row.reason, source=row.source, type_=row.type)
-        yield GivenUp(row.last_at.timestamp(), row.source, row.message_id or "", reason)
+        yield DeadLettered(row.last_at.timestamp(), row.source, row.message_id or "", reason)
 
 
 async def _in_outbox(connection: AsyncConnection) -> AsyncIterator[Record]:
@@ -125,13 +125,13 @@ async def _parked(connection: AsyncConnection) -> AsyncIterator[Record]:
         yield Waiting(time.time(), row.consumer, row.message_id or "")
 
 
-async def is_still(site: Environment, engine: AsyncEngine, consumers: Sequence[str]) -> bool:
+async def is_idle(environment: Environment, engine: AsyncEngine, consumers: Sequence[str]) -> bool:
     """Whether nothing waits anywhere: not in the outbox, nor parked, nor in a queue."""
     async with engine.connect() as connection:
         for waiting in (outbox, parked_messages):
             if await connection.scalar(sa.select(sa.select(waiting).exists())):
                 return False
-    depths = await site.rabbitmq.http.queues(site.vhost)
+    depths = await environment.rabbitmq.http.queues(environment.vhost)
     if any(depth.ready or depth.unacked for depth in depths.values()):
         return False
     async with engine.connect() as connection:

@@ -31,7 +31,7 @@ from tests.reliability.leak_marker import CANARY
 from tests.reliability.tables import subjects, uploads
 
 APPLICATION = "reliability producer"
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 _LATER = timedelta(seconds=0.5)
 
 
@@ -147,7 +147,7 @@ class _Transaction:
     async def make(self, connect: Callable[[], AsyncConnection]) -> None:
         """Make it, and tell what is known of it."""
         with suppress(SQLAlchemyError, OSError, TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS), connect() as connection:
+            async with asyncio.timeout(TIMEOUT_SECONDS), connect() as connection:
                 await self._write(connection)
         for place, event in enumerate(self.draft.events):
             self.tell(

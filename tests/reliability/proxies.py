@@ -9,7 +9,7 @@ from tests.support.breakpoints import BreakpointProxy
 from tests.support.environment import Environment
 
 
-class Ways:
+class Proxies:
     """
     Proxies in front of both servers, to be used in `async with`.
 
@@ -21,12 +21,12 @@ class Ways:
 
     """
 
-    def __init__(self, site: Environment) -> None:
-        self.relay_database = BreakpointProxy(site.database_url)
-        self.relay_broker = BreakpointProxy(site.broker_url)
-        self.consumer_database = BreakpointProxy(site.database_url)
-        self.consumer_broker = BreakpointProxy(site.broker_url)
-        self.producer_database = BreakpointProxy(site.database_url)
+    def __init__(self, environment: Environment) -> None:
+        self.relay_database = BreakpointProxy(environment.database_url)
+        self.relay_broker = BreakpointProxy(environment.broker_url)
+        self.consumer_database = BreakpointProxy(environment.database_url)
+        self.consumer_broker = BreakpointProxy(environment.broker_url)
+        self.producer_database = BreakpointProxy(environment.database_url)
         self.named = {
             "relays and Postgres": self.relay_database,
             "relays and RabbitMQ": self.relay_broker,
@@ -37,13 +37,13 @@ class Ways:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for way in self.named.values():
-            await self._stack.enter_async_context(way)
+        for proxy in self.named.values():
+            await self._stack.enter_async_context(proxy)
         return self
 
     async def __aexit__(self, *_failure: object) -> None:
         await self._stack.aclose()
 
-    def name(self, way: BreakpointProxy) -> str:
-        """What is said of *way*."""
-        return next(name for name, other in self.named.items() if other is way)
+    def name(self, proxy: BreakpointProxy) -> str:
+        """What is said of *proxy*."""
+        return next(name for name, other in self.named.items() if other is proxy)

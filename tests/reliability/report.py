@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.reliability.checker import Finding, Promise
+from tests.reliability.checker import Finding, Guarantees
 from tests.reliability.figures import figures, lost, twice
 from tests.reliability.history import Record
 
@@ -48,7 +48,7 @@ class Report:
 
 def report(
     history: Sequence[Record],
-    promise: Promise,
+    guarantees: Guarantees,
     findings: Iterable[Finding],
     conditions: Mapping[str, str],
 ) -> Report:
@@ -62,7 +62,7 @@ def report(
         given_up=told.given_up,
         sent=told.sent,
         faults=dict(sorted(told.faults.items())),
-        lost=sum(map(len, lost(history, promise.consumers).values())),
+        lost=sum(map(len, lost(history, guarantees.consumers).values())),
         applied_twice=sum(map(len, twice(history).values())),
         wire_duplicates=told.duplicates,
         recovery_p50_seconds=percentile(told.recoveries, 0.5),

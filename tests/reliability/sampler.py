@@ -19,7 +19,7 @@ from consumer.storage.tables import parked_messages
 from outbox.tables import outbox
 from tests.reliability.history import Leaked, Record, Sampled
 from tests.reliability.leak_marker import rows_with_leaks
-from tests.reliability.supervisor import Crew, Member
+from tests.reliability.supervisor import SupervisedProcess, Supervisor
 
 SAMPLE_SECONDS = 0.5
 TABLES_SECONDS = 2.0
@@ -27,25 +27,27 @@ TABLES_SECONDS = 2.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def sample(member: Member) -> Sampled | None:
-    """What *member* uses now; None if it does not run."""
-    if (pid := member.pid) is None:
+def sample(process: SupervisedProcess) -> Sampled | None:
+    """What *process* uses now; None if it does not run."""
+    if (pid := process.pid) is None:
         return None
-    process = Path(f"/proc/{pid}")
+    usage = Path(f"/proc/{pid}")
     with suppress(OSError):  # it has ended meanwhile
-        pages = int((process / "statm").read_text().split()[1])
-        descriptors = len(list((process / "fd").iterdir()))
+        pages = int((usage / "statm").read_text().split()[1])
+        descriptors = len(list((usage / "fd").iterdir()))
         # Each start is a process of its own, whose memory has nothing to do with the last one's.
-        name = f"{member.name} in its life {member.starts}"
+        name = f"{process.name} in its life {process.starts}"
         return Sampled(time.time(), name, pages * _PAGE_BYTES, descriptors)
     return None
 
 
-class Watch:
+class Sampler:
     """Looks until it is cancelled, and hands records to *write*."""
 
-    def __init__(self, crew: Crew, engine: AsyncEngine, write: Callable[[Record], None]) -> None:
-        self._crew = crew
+    def __init__(
+        self, supervisor: Supervisor, engine: AsyncEngine, write: Callable[[Record], None]
+    ) -> None:
+        self._supervisor = supervisor
         self._engine = engine
         self._write = write
 
@@ -56,8 +58,8 @@ class Watch:
 
     async def _sample(self) -> None:
         while True:
-            for member in self._crew.members:
-                if (taken := sample(member)) is not None:
+            for process in self._supervisor.processes:
+                if (taken := sample(process)) is not None:
                     self._write(taken)
             await asyncio.sleep(SAMPLE_SECONDS)
 

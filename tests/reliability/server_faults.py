@@ -7,20 +7,20 @@ Each writes down when it strikes and when it is healed: when the server answers 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.reliability.fault_run import APPLICATION, Course
+from tests.reliability.fault_run import APPLICATION, FaultRun
 
 
 @asynccontextmanager
-async def sessions_ended(course: Course, *, share: float) -> AsyncIterator[None]:
+async def sessions_ended(run: FaultRun, *, share: float) -> AsyncIterator[None]:
     """Postgres ends a *share* of all sessions, drawn at random."""
-    async with course.strike("sessions ended by Postgres"):
-        async with course.site.postgres.connection() as connection:
+    async with run.record_fault("sessions ended by Postgres"):
+        async with run.environment.postgres.connection() as connection:
             await connection.execute(
                 """
                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = $1 AND application_name <> $2 AND random() < $3
                 """,
-                course.site.database,
+                run.environment.database,
                 APPLICATION,
                 share,
             )
@@ -28,40 +28,43 @@ async def sessions_ended(course: Course, *, share: float) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def postgres_crashed(course: Course) -> AsyncIterator[None]:
+async def postgres_crashed(run: FaultRun) -> AsyncIterator[None]:
     """Postgres ends without a word, and starts again after the block."""
-    async with course.strike("Postgres crashed"):
-        await course.site.postgres.kill()
+    async with run.record_fault("Postgres crashed"):
+        await run.environment.postgres.kill()
         try:
             yield
         finally:
-            await course.site.postgres.start()
+            await run.environment.postgres.start()
 
 
 @asynccontextmanager
-async def rabbitmq_restarted(course: Course) -> AsyncIterator[None]:
+async def rabbitmq_restarted(run: FaultRun) -> AsyncIterator[None]:
     """RabbitMQ is shut down in good order, and starts again after the block."""
-    async with course.strike("RabbitMQ restarted"):
-        await course.site.rabbitmq.stop()
+    async with run.record_fault("RabbitMQ restarted"):
+        await run.environment.rabbitmq.stop()
         try:
             yield
         finally:
-            await course.site.rabbitmq.start()
+            await run.environment.rabbitmq.start()
 
 
 @asynccontextmanager
-async def rabbitmq_crashed(course: Course) -> AsyncIterator[None]:
+async def rabbitmq_crashed(run: FaultRun) -> AsyncIterator[None]:
     """RabbitMQ ends without a word, and starts again after the block."""
-    async with course.strike("RabbitMQ crashed"):
-        await course.site.rabbitmq.kill()
+    async with run.record_fault("RabbitMQ crashed"):
+        await run.environment.rabbitmq.kill()
         try:
             yield
         finally:
-            await course.site.rabbitmq.start()
+            await run.environment.rabbitmq.start()
 
 
 @asynccontextmanager
-async def alarmed(course: Course) -> AsyncIterator[None]:
+async def alarmed(run: FaultRun) -> AsyncIterator[None]:
     """RabbitMQ blocks all that publish, for want of memory."""
-    async with course.strike("memory alarm of RabbitMQ"), course.site.rabbitmq.memory_alarm():
+    async with (
+        run.record_fault("memory alarm of RabbitMQ"),
+        run.environment.rabbitmq.memory_alarm(),
+    ):
         yield

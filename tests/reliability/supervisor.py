@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Self
 
 from outbox.runtime.service import ExitCode
-from tests.reliability.history import Record, Residue
+from tests.reliability.history import Leftover, Record
 from tests.support.eventually import eventually
 from tests.support.processes import REPOSITORY, PreparedProcess
 
 START_SECONDS = 60.0
 STOP_SECONDS = 45.0
-LOOK_EVERY_SECONDS = 0.1
+INTERVAL_SECONDS = 0.1
 
 
 def is_explained(status: int, *, has_worked: bool, was_killed: bool) -> bool:
@@ -33,7 +33,7 @@ def is_explained(status: int, *, has_worked: bool, was_killed: bool) -> bool:
     return status == ExitCode.UNREACHABLE and not has_worked
 
 
-class Member:
+class SupervisedProcess:
     """
     One process of the product, through all its starts.
 
@@ -56,7 +56,7 @@ class Member:
         self.role = role
         self.name = f"{role}-{number}"
         self.log = directory / f"{self.name}.log"
-        self.wanted = False
+        self.should_run = False
         self.starts = 0
         self._announces = announces
         self._was_killed = False
@@ -66,12 +66,12 @@ class Member:
 
     def start(self) -> None:
         """Start it, and have it started again whenever it ends."""
-        self.wanted = True
+        self.should_run = True
         self.starts += 1
         self._was_killed = False
         self._process.start()
 
-    async def works(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until it says that it works."""
 
         def announced() -> bool:
@@ -79,7 +79,7 @@ class Member:
 
         await eventually(announced, within=START_SECONDS, message=f"{self.name} does not work")
 
-    async def says(self, words: str, *, within: float) -> None:
+    async def wait_for_line(self, words: str, *, within: float) -> None:
         """Wait until there is a line with *words* since its last start."""
         await self._process.wait_for_line(words, within=within)
 
@@ -91,7 +91,7 @@ class Member:
 
     async def terminate(self) -> int:
         """Ask it to end, and return its exit status; it stays ended until it is started."""
-        self.wanted = False
+        self.should_run = False
         status = self._process.exit_code or 0
         if self._process.running:
             status = await self._process.terminate(within=STOP_SECONDS)
@@ -108,13 +108,13 @@ class Member:
 
     def close(self) -> None:
         """End it now, for good."""
-        self.wanted = False
+        self.should_run = False
         if self.starts:
             self._process.close()
 
-    def tend(self) -> int | None:
+    def restart_if_ended(self) -> int | None:
         """Start it again if it has ended; returns its exit status if nothing explains that."""
-        if not self.wanted or self._process.running:
+        if not self.should_run or self._process.running:
             return None
         status = self._process.exit_code
         has_worked, was_killed = self._has_worked, self._was_killed
@@ -144,56 +144,58 @@ class Member:
         return self._process.tail
 
 
-class Crew:
-    """The *members*, tended as long as the block goes on; *write* gets what is odd."""
+class Supervisor:
+    """The *processes*, tended as long as the block goes on; *write* gets what is odd."""
 
-    def __init__(self, members: Sequence[Member], write: Callable[[Record], None]) -> None:
-        self.members = members
+    def __init__(
+        self, processes: Sequence[SupervisedProcess], write: Callable[[Record], None]
+    ) -> None:
+        self.processes = processes
         self._write = write
-        self._tending: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
 
-    def __getitem__(self, role: str) -> list[Member]:
-        return [member for member in self.members if member.role == role]
+    def __getitem__(self, role: str) -> list[SupervisedProcess]:
+        return [process for process in self.processes if process.role == role]
 
     async def __aenter__(self) -> Self:
-        self._tending = asyncio.ensure_future(self._tend())
+        self._restarting = asyncio.ensure_future(self._restart_ended())
         return self
 
     async def __aexit__(self, *_failure: object) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
-        for member in self.members:
-            member.close()
+        if self._restarting is not None:
+            self._restarting.cancel()
+        for process in self.processes:
+            process.close()
 
     async def start(self, *roles: str) -> None:
         """Start all members with these *roles*, and return when they work."""
-        starting = [member for role in roles for member in self[role]]
-        for member in starting:
-            member.start()
-        for member in starting:
-            await member.works()
+        starting = [process for role in roles for process in self[role]]
+        for process in starting:
+            process.start()
+        for process in starting:
+            await process.wait_until_ready()
 
     async def stop(self) -> None:
         """Ask all of them to end; what does not end well is written down."""
-        ending = list(self.members)
-        for member, status in zip(
+        ending = list(self.processes)
+        for process, status in zip(
             ending, await asyncio.gather(*(each.terminate() for each in ending)), strict=True
         ):
             if status != ExitCode.STOPPED:
-                self._note(member, f"ended with status {status}")
+                self._note(process, f"ended with status {status}")
 
-    async def _tend(self) -> None:
+    async def _restart_ended(self) -> None:
         while True:
-            for member in self.members:
-                if (status := member.tend()) is not None:
-                    self._note(member, f"ended unasked with status {status}")
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            for process in self.processes:
+                if (status := process.restart_if_ended()) is not None:
+                    self._note(process, f"ended unasked with status {status}")
+            await asyncio.sleep(INTERVAL_SECONDS)
 
-    def _note(self, member: Member, what: str) -> None:
-        self._write(Residue(time.time(), f"{member.name} {what}", 1))
+    def _note(self, process: SupervisedProcess, what: str) -> None:
+        self._write(Leftover(time.time(), f"{process.name} {what}", 1))
 
 
-def environment(**variables: str) -> dict[str, str]:
+def process_environment(**variables: str) -> dict[str, str]:
     """That of the run, without anything that a developer has set for the product."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MQ_")}
     return {**inherited, **variables}

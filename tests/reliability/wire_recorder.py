@@ -19,7 +19,7 @@ from tests.support.wire_protocols import PUBLISH
 _METHOD, _HEADER = b"\x01", b"\x02"
 
 
-class Tap:
+class WireRecorder:
     """
     Hands a record to *write* for each leak, and for each publish of a client.
 

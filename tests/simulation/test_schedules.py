@@ -14,16 +14,16 @@ SEEDS = range(1, 13)
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_and_nothing_happens_twice_whatever_befalls_the_product(
-    simulation_ground, seed
+    database_files, seed
 ):
-    outcome = run(simulation_ground, seed=seed)
+    outcome = run(database_files, seed=seed)
 
     assert outcome.findings == [], f"seed {seed}, {outcome.plan}"
     assert outcome.events
 
 
-def test_two_runs_of_a_seed_have_equal_traces(simulation_ground):
-    first, other, second = (run(simulation_ground, seed=seed) for seed in (7, 8, 7))
+def test_two_runs_of_a_seed_have_equal_traces(database_files):
+    first, other, second = (run(database_files, seed=seed) for seed in (7, 8, 7))
 
     assert first.trace == second.trace
     assert first.trace != other.trace

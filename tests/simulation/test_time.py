@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.simulation.driver import Connection
-from tests.reliability.simulation.fault_points import Points
+from tests.reliability.simulation.fault_points import FaultPoints
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop, StandstillError
 from tests.reliability.simulation.process import Process
 
@@ -73,7 +73,7 @@ def test_the_clock_of_a_database_is_the_simulated_one(loop, tmp_path: Path):
         return text
 
     async def two_answers() -> list[str]:
-        process = Process("anybody", "anybody", Points(lambda *_: None))
+        process = Process("anybody", "anybody", FaultPoints(lambda *_: None))
         connection = Connection(tmp_path / "a.db", process, delay=lambda: 0.0)
         with closing(connection.raw()):
             first = await ask(connection)

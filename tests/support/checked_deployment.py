@@ -21,8 +21,8 @@ import outbox
 from outbox.database.errors import reason_of
 from outbox.runtime.service import pause
 from outbox.tables import outbox as outbox_table
-from tests.reliability.checker import Promise, check
-from tests.reliability.history import COMMITTED, Healed, Produced, Record, Struck
+from tests.reliability.checker import Guarantees, check
+from tests.reliability.history import COMMITTED, FaultBegan, FaultEnded, Produced, Record
 from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.effects import consumer, effects
@@ -67,7 +67,7 @@ class CheckedDeployment(Deployment):
         self._preload = preload
         self.processes: list[ChildProcess] = []
         self.history: list[Record] = []
-        self.refusal = ""  # the last that the producer was told
+        self.last_error = ""  # the last that the producer was told
         self._produced = 0
 
     async def __aenter__(self) -> Self:
@@ -77,21 +77,21 @@ class CheckedDeployment(Deployment):
                 await connection.execute(STAMPED)
         return self
 
-    async def begin(self) -> tuple[ChildProcess, ChildProcess]:
+    async def start_processes(self) -> tuple[ChildProcess, ChildProcess]:
         """Start one relay and one consumer."""
         # The consumer first, so that there is a queue for the first event.
         consuming = await self.consumer()
         return await self.relay(), consuming
 
     @asynccontextmanager
-    async def load(self) -> AsyncIterator[None]:
+    async def under_load(self) -> AsyncIterator[None]:
         """Produce in the block, which begins when that has had some effects."""
-        async with self.production():
-            await self.goes_on()
+        async with self.producing():
+            await self.makes_progress()
             yield
 
     @asynccontextmanager
-    async def production(self) -> AsyncIterator[None]:
+    async def producing(self) -> AsyncIterator[None]:
         """Produce in the block, whether or not anybody takes it."""
         stop = asyncio.Event()
         producing = asyncio.create_task(self._produce(stop))
@@ -102,36 +102,36 @@ class CheckedDeployment(Deployment):
             await producing
 
     @contextmanager
-    def strike(self, fault: str) -> Iterator[None]:
+    def record_fault(self, fault: str) -> Iterator[None]:
         """Write down when *fault* begins, and when it is over."""
-        self.history.append(Struck(time.time(), fault))
+        self.history.append(FaultBegan(time.time(), fault))
         yield
-        self.history.append(Healed(time.time(), fault))
+        self.history.append(FaultEnded(time.time(), fault))
 
     async def produce(self, count: int) -> None:
         """Commit *count* events, and know of each that it was committed."""
         for _ in range(count // PER_TRANSACTION):
             await self._commit()
 
-    def knows(self, events: Iterable[outbox.Event]) -> None:
+    def record_committed(self, events: Iterable[outbox.Event]) -> None:
         """Write down that *events* were committed."""
         now = time.time()
         self.history += [Produced(now, str(event.id), None, 0, COMMITTED) for event in events]
 
-    async def goes_on(self, *, by: int = 50, within: float = PATIENCE_SECONDS) -> None:
+    async def makes_progress(self, *, by: int = 50, within: float = PATIENCE_SECONDS) -> None:
         """Wait until there are *by* effects more than now."""
         goal = await self.count(effects) + by
-        await self._waits(lambda: self._has_effects(goal), within, f"fewer than {goal} effects")
+        await self._wait_for(lambda: self._has_effects(goal), within, f"fewer than {goal} effects")
 
-    async def refuses(self, error: str, *, within: float = 30) -> None:
+    async def wait_for_publish_error(self, error: str, *, within: float = 30) -> None:
         """Wait until some event has come back from the broker with *error*."""
 
         async def has_come() -> bool:
             return error in {row["last_error"] for row in await self.rows(outbox_table)}
 
-        await self._waits(has_come, within, f"nothing was {error}")
+        await self._wait_for(has_come, within, f"nothing was {error}")
 
-    async def still(self, *, count: int, during: float = 5) -> None:
+    async def assert_outbox_stays(self, *, count: int, during: float = 5) -> None:
         """Fail if at any time in so many seconds the outbox has not *count* events."""
         clock = asyncio.get_running_loop().time
         end = clock() + during
@@ -142,43 +142,47 @@ class CheckedDeployment(Deployment):
 
         await eventually(is_over, within=during + 10)
 
-    async def works_for(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Return after so many *seconds* of what is going on."""
         await pause(asyncio.Event(), timedelta(seconds=seconds))
 
-    async def records(self, count: int) -> None:
+    async def wait_for_outbox(self, count: int) -> None:
         """Wait until there are *count* events at least in the outbox."""
 
         async def are_there() -> bool:
             return await self.count(outbox_table) >= count
 
-        await self._waits(are_there, PATIENCE_SECONDS, f"fewer than {count} events")
+        await self._wait_for(are_there, PATIENCE_SECONDS, f"fewer than {count} events")
 
-    async def settles(self, *, but_for: int = 0, within: float = PATIENCE_SECONDS) -> None:
+    async def wait_until_settled(
+        self, *, but_for: int = 0, within: float = PATIENCE_SECONDS
+    ) -> None:
         """
         Wait until everything that was produced is applied, and the outbox is empty.
 
         *but_for* are so many events that were given up.
         """
-        await self._waits(lambda: self._is_settled(but_for), within, "not everything was applied")
+        await self._wait_for(
+            lambda: self._is_settled(but_for), within, "not everything was applied"
+        )
 
-    async def ends(self) -> None:
+    async def stop_processes(self) -> None:
         """End all processes: each of them lives, and has nothing left to do."""
         while self.processes:
             process = self.processes.pop()
             assert process.running, f"it has ended by itself:\n{process.tail}"
             assert await process.terminate(within=40) == 0
 
-    def gone(self, process: ChildProcess) -> None:
+    def expect_ended(self, process: ChildProcess) -> None:
         """*process* has ended, as it should."""
         assert not process.running
         self.processes.remove(process)
 
-    async def judge(self, **promise: Any) -> list[Record]:
+    async def check_guarantees(self, **guarantees: Any) -> list[Record]:
         """End all processes and raise for what the history shows to be wrong; returns it."""
-        await self.ends()
+        await self.stop_processes()
         history = [*self.history, *await aftermath(self)]
-        findings = check(history, Promise(consumers=frozenset({consumer.name}), **promise))
+        findings = check(history, Guarantees(consumers=frozenset({consumer.name}), **guarantees))
         assert not findings, f"{findings}\n{self.logs()[-TAIL:]}"
         return history
 
@@ -210,7 +214,7 @@ class CheckedDeployment(Deployment):
         """Commit some events, again with the same ids until that is known to have worked."""
         events = [self._an_event() for _ in range(PER_TRANSACTION)]
         await eventually(lambda: self._is_committed(events), within=PATIENCE_SECONDS)
-        self.knows(events)
+        self.record_committed(events)
 
     def _an_event(self) -> outbox.Event:
         self._produced += 1
@@ -222,11 +226,11 @@ class CheckedDeployment(Deployment):
             async with self.engine.begin() as connection:
                 await connection.execute(outbox.insert(*events))
         except DBAPIError as error:
-            self.refusal = reason_of(error)
+            self.last_error = reason_of(error)
             # The ids are unique: this says that an earlier commit did arrive.
             return "event_id" in str(error.orig)
         except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-            self.refusal = reason_of(error)
+            self.last_error = reason_of(error)
             return False
         return True
 
@@ -239,7 +243,7 @@ class CheckedDeployment(Deployment):
             return False
         return len(set(await self.applied())) >= produced
 
-    async def _waits(self, condition: Any, within: float, message: str) -> None:
+    async def _wait_for(self, condition: Any, within: float, message: str) -> None:
         try:
             await eventually(condition, within=within, message=message)
         except AssertionError as late:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from consumer.storage.tables import parked_messages
 from outbox.tables import dead_letters, outbox
-from tests.reliability.history import Applied, GivenUp, Leaked, Record, Residue, Waiting
+from tests.reliability.history import Applied, DeadLettered, Leaked, Leftover, Record, Waiting
 from tests.support.builders import CANARY
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
@@ -32,7 +32,7 @@ async def aftermath(deployment: Deployment) -> list[Record]:
     return [
         *await _applied(deployment),
         *(
-            GivenUp(now, row["source"], row["message_id"], row["reason"])
+            DeadLettered(now, row["source"], row["message_id"], row["reason"])
             for row in await deployment.rows(dead_letters)
         ),
         *(Waiting(now, "outbox", str(row["event_id"])) for row in await deployment.rows(outbox)),
@@ -40,7 +40,7 @@ async def aftermath(deployment: Deployment) -> list[Record]:
             Waiting(now, row["consumer"], row["message_id"] or "")
             for row in await deployment.rows(parked_messages)
         ),
-        *await _residue(deployment),
+        *await _leftovers(deployment),
         *await _leaks(deployment),
     ]
 
@@ -58,12 +58,12 @@ async def _applied(deployment: Deployment) -> list[Record]:
         return [Applied(_seconds(row.at), row.consumer, str(row.event_id)) for row in rows]
 
 
-async def _residue(deployment: Deployment) -> list[Record]:
+async def _leftovers(deployment: Deployment) -> list[Record]:
     if not has_times(deployment):
         return []
     async with deployment.engine.connect() as connection:
         count = await connection.scalar(_OPEN)
-    return [Residue(time.time(), "open transactions", count)] if count else []
+    return [Leftover(time.time(), "open transactions", count)] if count else []
 
 
 async def _leaks(deployment: Deployment) -> list[Record]:

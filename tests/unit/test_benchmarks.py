@@ -15,7 +15,7 @@ from tests.benchmarks import (
     throughput,
 )
 from tests.benchmarks.dedup import Purge
-from tests.benchmarks.drain_curve import Course, Sample
+from tests.benchmarks.drain_curve import DrainCurve, Sample
 from tests.benchmarks.flatness import Memory
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import (
@@ -42,8 +42,8 @@ FOUND = [
 CONDITIONS = {"cores": "2", "commit": "abc"}
 
 
-def course(*samples: tuple[float, int]) -> Course:
-    return Course([Sample(at, gone) for at, gone in samples])
+def curve(*samples: tuple[float, int]) -> DrainCurve:
+    return DrainCurve([Sample(at, gone) for at, gone in samples])
 
 
 @pytest.mark.parametrize(
@@ -134,38 +134,38 @@ def test_the_terminal_says_what_was_missed():
 
 
 def test_a_rate_begins_with_the_commit():
-    waiting = course((0, 0), (1, 0), (2, 500), (3, 1_000))
+    waiting = curve((0, 0), (1, 0), (2, 500), (3, 1_000))
 
     assert waiting.rate() == pytest.approx(1_000 / 3)
 
 
 def test_a_rate_between_samples_is_on_the_line():
-    even = course((0, 0), (1, 1_000), (3, 5_000))
+    even = curve((0, 0), (1, 1_000), (3, 5_000))
 
     assert even.passed(500) == pytest.approx(0.5)
     assert even.rate(500, 3_000) == pytest.approx(2_500 / 1.5)
 
 
 def test_a_course_under_way_leaves_out_the_start():
-    going = course((0, 0), (5, 10), (6, 100), (7, 1_100)).under_way(5_000)
+    going = curve((0, 0), (5, 10), (6, 100), (7, 1_100)).under_way(5_000)
 
     assert going.began == 6
     assert going.rate(100) == pytest.approx(1_000)
 
 
 def test_a_course_without_any_progress_has_no_rate():
-    stuck = course((0, 0), (5, 0))
+    stuck = curve((0, 0), (5, 0))
 
     assert stuck.rate() == 0
     assert stuck.under_way(60_000).rate(0, 60_000) == 0
 
 
 def test_a_course_that_was_cut_is_rated_for_what_it_did():
-    assert course((0, 0), (10, 2_000)).rate(0, 60_000) == pytest.approx(200)
+    assert curve((0, 0), (10, 2_000)).rate(0, 60_000) == pytest.approx(200)
 
 
 def test_tenths_are_the_first_and_the_last_of_the_same_size():
-    slowing = course((0, 0), (1, 20), (2, 120), (5.5, 900), (7.5, 1_000))
+    slowing = curve((0, 0), (1, 20), (2, 120), (5.5, 900), (7.5, 1_000))
 
     first, last = flatness.tenths(slowing, 1_000)
 
@@ -243,7 +243,7 @@ def test_consumers_are_held_against_the_one_by_hand_within_each_round():
 
 
 def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
-    slow_start = course((0, 0), (5, 20), (6, 520), (7, 1_020))
+    slow_start = curve((0, 0), (5, 20), (6, 520), (7, 1_020))
     used = dict(zip(slow_start.samples, [0.0, 3.0, 3.5, 4.0], strict=True))
 
     turn = consumption.evaluate(slow_start, used, 1_000)
@@ -253,7 +253,7 @@ def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
 
 
 def test_a_consumer_that_was_seen_only_at_its_end_is_rated_from_its_start():
-    ended = course((0, 0), (2, 1_000))
+    ended = curve((0, 0), (2, 1_000))
 
     assert consumption.evaluate(ended, {ended.samples[-1]: 1.0}, 1_000) == Turn(500, 1.0)
 

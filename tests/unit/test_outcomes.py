@@ -5,7 +5,7 @@ What witnesses make of dead letters, and of effects that should have been undone
 import pytest
 
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, free, ordered
-from tests.reliability.history import Applied, Residue
+from tests.reliability.history import Applied, Leftover
 from tests.reliability.outcomes import RETRIES_EXHAUSTED, reason_told
 from tests.reliability.simulation.outcomes import effects_of_failures
 
@@ -28,6 +28,6 @@ def test_effects_of_what_always_fails_are_found_in_a_simulation():
     history = [Applied(1, "etl", "good"), Applied(2, "etl", "bad")]
 
     assert effects_of_failures(history, {"bad"}, at=3) == [
-        Residue(3, "effects of attempts that failed", 1)
+        Leftover(3, "effects of attempts that failed", 1)
     ]
     assert effects_of_failures(history, {"other"}, at=3) == []

@@ -10,7 +10,7 @@ from pamqp.header import ContentHeader
 
 from tests.reliability.history import Leaked, Published, Record
 from tests.reliability.leak_marker import CANARY, is_leaked_in
-from tests.reliability.wire_recorder import Tap
+from tests.reliability.wire_recorder import WireRecorder
 from tests.support.network_conditions import Side
 from tests.support.proxy import Link
 
@@ -27,7 +27,7 @@ def told(
 ) -> list[Record]:
     """What a tap tells of *frames*: who says them, on which channel."""
     records: list[Record] = []
-    tap = Tap(records.append, counting=counting)
+    tap = WireRecorder(records.append, counting=counting)
     for side, channel, frame in frames:
         tap(LINK, side, frame if isinstance(frame, bytes) else pamqp.frame.marshal(frame, channel))
     return records

@@ -21,7 +21,7 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, argument_mismatch
 from outbox.transports.topology import Binding, Topology, matches
 from outbox.wire.codec import WireMessage
-from tests.reliability.simulation.broker_connection import Line
+from tests.reliability.simulation.broker_connection import BrokerConnection
 from tests.reliability.simulation.process import Process
 from tests.reliability.simulation.queue import Held, SimulatedQueue
 
@@ -29,7 +29,7 @@ _LONGEST_NAME = 255
 _LARGEST_PRIORITY = 255
 
 
-class Mishap(StrEnum):
+class BrokerFault(StrEnum):
     """What befalls a published message."""
 
     LOST = "lost"
@@ -59,7 +59,7 @@ class Broker:
     ) -> None:
         self.queues: dict[str, SimulatedQueue] = {}
         self.archive: dict[str, list[WireMessage]] = {}
-        self.mishaps: deque[Mishap] = deque()
+        self.broker_faults: deque[BrokerFault] = deque()
         self.is_away = False
         self.is_blocked = False
         self.disturbances = 0
@@ -67,28 +67,30 @@ class Broker:
         self._told = told
         self._exchanges: dict[str, str] = {}
         self._bindings: dict[Binding, None] = {}
-        self._lines: list[Line] = []
-        self._unread: list[tuple[Line, Sequence[WireMessage], asyncio.Future[list[Outcome]]]] = []
+        self._connections: list[BrokerConnection] = []
+        self._unread: list[
+            tuple[BrokerConnection, Sequence[WireMessage], asyncio.Future[list[Outcome]]]
+        ] = []
 
-    def connect(self, process: Process | None) -> Line:
+    def connect(self, process: Process | None) -> BrokerConnection:
         """Raises BrokerUnavailable if it is away."""
         if process is not None:
             process.check()
         if self.is_away:
             raise BrokerUnavailable("the connection was refused")
-        line = Line(process, delay=self._delay)
-        line.at_end.append(lambda: self._lines.remove(line))
-        self._lines.append(line)
+        connection = BrokerConnection(process, delay=self._delay)
+        connection.at_end.append(lambda: self._connections.remove(connection))
+        self._connections.append(connection)
         if process is not None:
-            process.at_death(line.cut)
-        return line
+            process.at_death(connection.cut)
+        return connection
 
     def cut(self, process: Process | None = None) -> None:
         """Cut the connections of *process*, or of everybody."""
         self.disturbances += 1
-        for line in list(self._lines):
-            if process is None or line.process is process:
-                line.cut()
+        for connection in list(self._connections):
+            if process is None or connection.process is process:
+                connection.cut()
 
     def leave(self) -> None:
         """Be away, with everything that it holds."""
@@ -112,18 +114,20 @@ class Broker:
         """Read what was published meanwhile, unless its connection is gone."""
         self.is_blocked = False
         unread, self._unread = self._unread, []
-        for line, messages, answer in unread:
-            if line.is_open:
+        for connection, messages, answer in unread:
+            if connection.is_open:
                 outcomes = [self._take(message) for message in messages]
                 if not answer.done():
                     answer.set_result(outcomes)
 
-    async def publish(self, line: Line, messages: Sequence[WireMessage]) -> list[Outcome]:
-        """Take *messages*, which have arrived on *line*, once publishers are not blocked."""
+    async def publish(
+        self, connection: BrokerConnection, messages: Sequence[WireMessage]
+    ) -> list[Outcome]:
+        """Take *messages*, which have arrived on *connection*, once publishers are not blocked."""
         if not self.is_blocked:
             return [self._take(message) for message in messages]
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._unread.append((line, messages, answer))
+        self._unread.append((connection, messages, answer))
         return await answer
 
     def repeat(self, queue: str, message: WireMessage) -> None:
@@ -170,20 +174,20 @@ class Broker:
     def _take(self, message: WireMessage) -> Outcome:
         if not _can_be_sent(message):
             return Outcome.REJECTED
-        mishap = self.mishaps.popleft() if self.mishaps else None
-        self.disturbances += mishap is not None
+        broker_fault = self.broker_faults.popleft() if self.broker_faults else None
+        self.disturbances += broker_fault is not None
         queues = self._route(message)
         outcome = Outcome.ACKED if queues else Outcome.RETURNED
-        match mishap:
-            case Mishap.LOST:
+        match broker_fault:
+            case BrokerFault.LOST:
                 queues, outcome = [], Outcome.UNKNOWN
-            case Mishap.TAKEN:
+            case BrokerFault.TAKEN:
                 outcome = Outcome.UNKNOWN
-            case Mishap.RETURNED:
+            case BrokerFault.RETURNED:
                 queues, outcome = [], Outcome.RETURNED
-            case Mishap.REFUSED:
+            case BrokerFault.REFUSED:
                 queues, outcome = [], Outcome.NACKED
-            case Mishap.REFUSED_BY_SOME if queues:
+            case BrokerFault.REFUSED_BY_SOME if queues:
                 queues, outcome = queues[:1], Outcome.NACKED
         self._put(message, queues)
         return outcome

@@ -13,7 +13,7 @@ _TICK = 1e-6
 """Seconds between two things that go the same way."""
 
 
-class Line:
+class BrokerConnection:
     """
     A connection of *process*, or of somebody whom nothing strikes.
 

@@ -18,7 +18,7 @@ CONSUMERS = "consumers.db"
 _SECRET = b"the same in each run"
 
 
-class Ground:
+class DatabaseFiles:
     """
     The files of one simulation after another, in *directory*.
 
@@ -52,7 +52,7 @@ class Ground:
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def temporary_database_files() -> Iterator[DatabaseFiles]:
     """A ground that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="outbox-simulation-") as directory:
-        yield Ground(Path(directory))
+        yield DatabaseFiles(Path(directory))

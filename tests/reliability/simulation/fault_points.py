@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Blow(StrEnum):
+class FaultAction(StrEnum):
     """What happens at a point."""
 
     KILL = "kill"
@@ -27,15 +27,15 @@ class Blow(StrEnum):
 
 
 @dataclass(slots=True)
-class Strike:
-    """A *blow* when *point* is passed, after it was passed *skip* times more."""
+class PlannedFault:
+    """A *action* when *point* is passed, after it was passed *skip* times more."""
 
     point: str
-    blow: Blow
+    action: FaultAction
     skip: int = 0
 
 
-class Points:
+class FaultPoints:
     """
     What was passed in a run.
 
@@ -46,35 +46,35 @@ class Points:
 
     def __init__(self, told: Callable[[str, str], None]) -> None:
         self.passed: Counter[str] = Counter()
-        self.struck: Counter[Blow] = Counter()
-        self._strikes: list[Strike] = []
+        self.injected: Counter[FaultAction] = Counter()
+        self._faults: list[PlannedFault] = []
         self._told = told
 
-    def arm(self, *strikes: Strike) -> None:
+    def arm(self, *faults: PlannedFault) -> None:
         """Have these strike, each of them once."""
-        self._strikes += strikes
+        self._faults += faults
 
     def disarm(self) -> None:
         """Nothing strikes any more."""
-        self._strikes.clear()
+        self._faults.clear()
 
     @property
-    def armed(self) -> list[Strike]:
+    def armed(self) -> list[PlannedFault]:
         """Those that have not struck yet."""
-        return list(self._strikes)
+        return list(self._faults)
 
-    def passing(self, role: str, process: str, step: str) -> Blow | None:
+    def passing(self, role: str, process: str, step: str) -> FaultAction | None:
         """What strikes *process*, which is one of its *role*, at this *step*."""
         point = f"{role}.{step}"
         self.passed[point] += 1
         self._told(process, point)
-        for strike in self._strikes:
-            if strike.point == point:
-                if strike.skip:
-                    strike.skip -= 1
+        for fault in self._faults:
+            if fault.point == point:
+                if fault.skip:
+                    fault.skip -= 1
                     return None
-                self._strikes.remove(strike)
-                self.struck[strike.blow] += 1
-                self._told(process, strike.blow.value)
-                return strike.blow
+                self._faults.remove(fault)
+                self.injected[fault.action] += 1
+                self._told(process, fault.action.value)
+                return fault.action
         return None

@@ -46,7 +46,7 @@ def statements_for(tables: sa.MetaData) -> Iterator[str]:
 
 
 @dataclass(slots=True)
-class Trade:
+class Handlers:
     """
     How handlers fare.
 
@@ -96,15 +96,15 @@ class Trade:
             raise RuntimeError("as its type says")
 
 
-def transactional(name: str, trade: Trade, *, ordered: bool, batch_size: int) -> Consumer:
+def transactional(name: str, handlers: Handlers, *, ordered: bool, batch_size: int) -> Consumer:
     """A consumer whose effects are in its database."""
     consumer = Consumer(name, bindings=["simulated.#"], ordered=ordered)
 
     async def one(message: Message[Any], session: AsyncSession) -> None:
-        await trade.apply(name, [message], session)
+        await handlers.apply(name, [message], session)
 
     async def many(messages: Sequence[Message[Any]], session: AsyncSession) -> None:
-        await trade.apply(name, messages, session)
+        await handlers.apply(name, messages, session)
 
     for kind in KINDS:
         if kind == PLAIN and batch_size > 1:
@@ -114,11 +114,11 @@ def transactional(name: str, trade: Trade, *, ordered: bool, batch_size: int) ->
     return consumer
 
 
-def leased(name: str, trade: Trade) -> Consumer:
+def leased(name: str, handlers: Handlers) -> Consumer:
     """A consumer whose effects are outside of its database."""
     consumer = Consumer(name, bindings=["simulated.#"])
     for kind in KINDS:
-        consumer.on_leased(kind, lease=LEASE, on_expired=OnLeaseExpired.RETRY)(trade.post)
+        consumer.on_leased(kind, lease=LEASE, on_expired=OnLeaseExpired.RETRY)(handlers.post)
     return consumer
 
 

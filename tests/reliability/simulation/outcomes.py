@@ -12,9 +12,9 @@ from consumer.assembly import queues
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from tests.reliability.checker import Finding
-from tests.reliability.history import Applied, GivenUp, Record, Residue, Waiting, of_kind
+from tests.reliability.history import Applied, DeadLettered, Leftover, Record, Waiting, of_kind
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.handlers import Trade
+from tests.reliability.simulation.handlers import Handlers
 
 
 def look(
@@ -24,14 +24,14 @@ def look(
     consumers: Path,
     broker: Broker,
     declared: dict[str, tuple[Consumer, ConsumerSettings]],
-    trade: Trade,
+    handlers: Handlers,
 ) -> list[Record]:
     """Everything that is *at* this time."""
     found: list[Record] = []
     for path in (producers, consumers):
         with closing(sqlite3.connect(path)) as connection:
             found += _tables(connection, at)
-    found += [Applied(when, "mail", id_) for when, id_ in trade.letters.values()]
+    found += [Applied(when, "mail", id_) for when, id_ in handlers.letters.values()]
     found += _queues(broker, declared, at)
     return found
 
@@ -42,7 +42,7 @@ def leases(consumers: Path, at: float) -> list[Record]:
         [count] = connection.execute(
             "SELECT count(*) FROM processed_messages WHERE status = 'processing'"
         ).fetchone()
-    return [Residue(at, "leases", count)] if count else []
+    return [Leftover(at, "leases", count)] if count else []
 
 
 def _tables(connection: sqlite3.Connection, at: float) -> Iterator[Record]:
@@ -51,7 +51,7 @@ def _tables(connection: sqlite3.Connection, at: float) -> Iterator[Record]:
         yield Applied(when, consumer, id_)
     letters = "SELECT source, message_id, reason FROM dead_letters ORDER BY id"
     for source, id_, reason in connection.execute(letters):
-        yield GivenUp(at, source, id_, reason)
+        yield DeadLettered(at, source, id_, reason)
     for (id_,) in connection.execute("SELECT event_id FROM outbox ORDER BY id"):
         yield Waiting(at, "outbox", str(UUID(id_)))
     parked = "SELECT consumer, message_id FROM parked_messages ORDER BY id"
@@ -77,7 +77,7 @@ def given_up_for_nothing(
     wrong = sorted(
         {
             each.id
-            for each in of_kind(history, GivenUp)
+            for each in of_kind(history, DeadLettered)
             if each.reason in reasons and each.id not in hopeless
         }
     )
@@ -89,4 +89,4 @@ def effects_of_failures(
 ) -> list[Record]:
     """Effects of the *failing* events, whose handlers raise an error each time after them."""
     count = sum(each.id in failing for each in of_kind(history, Applied))
-    return [Residue(at, "effects of attempts that failed", count)] if count else []
+    return [Leftover(at, "effects of attempts that failed", count)] if count else []

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.fault_points import Blow, Points
+from tests.reliability.simulation.fault_points import FaultAction, FaultPoints
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,7 @@ class Process:
 
     """
 
-    def __init__(self, role: str, name: str, points: Points) -> None:
+    def __init__(self, role: str, name: str, points: FaultPoints) -> None:
         self.role = role
         self.name = name
         self.points = points
@@ -85,11 +85,11 @@ class Process:
         Raises KilledError if it is gone, or is killed there.
         """
         self.check()
-        blow = self.points.passing(self.role, self.name, step)
-        if blow is Blow.KILL:
+        action = self.points.passing(self.role, self.name, step)
+        if action is FaultAction.KILL:
             self.kill()
             raise KilledError
-        return blow is Blow.CUT
+        return action is FaultAction.CUT
 
     def passing_unasked(self, step: str) -> bool:
         """The same for a *step* that the server takes when nobody waits for it."""

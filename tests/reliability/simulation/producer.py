@@ -15,7 +15,7 @@ from outbox import Event, add
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN
-from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Ending(Enum):
     KILL_AFTER = "kill after"
 
     @property
-    def strike(self) -> Strike | None:
+    def fault(self) -> PlannedFault | None:
         """What has to strike for it."""
-        blow, _, moment = self.value.partition(" ")
+        action, _, moment = self.value.partition(" ")
         if not moment:
             return None
         point = {"before": "sent", "after": "answered"}[moment]
-        return Strike(f"producer.commit_add.{point}", Blow(blow))
+        return PlannedFault(f"producer.commit_add.{point}", FaultAction(action))
 
 
 async def record(settings: SharedSettings, drafts: Sequence[Draft], ending: Ending) -> str:

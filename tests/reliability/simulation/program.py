@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tests.reliability.checker import Finding
-from tests.reliability.simulation.database_files import Ground, ground
+from tests.reliability.simulation.database_files import DatabaseFiles, temporary_database_files
 from tests.reliability.simulation.plan import Plan, drawn
 from tests.reliability.simulation.schedule import Schedule
 from tests.reliability.simulation.simulation import Simulation, simulated
@@ -47,11 +47,11 @@ class Outcome:
         return sha256("\n".join(self.trace).encode()).hexdigest()[:12]
 
 
-def run(ground: Ground, *, seed: int, steps: int = STEPS) -> Outcome:
+def run(database_files: DatabaseFiles, *, seed: int, steps: int = STEPS) -> Outcome:
     """A run of so many *steps*, then a healing, until nothing waits any more."""
     jitter = Random(f"schedule {seed}")
     plan = drawn(jitter)
-    with simulated(plan, ground, seed=seed) as simulation:
+    with simulated(plan, database_files, seed=seed) as simulation:
         findings = _steps(simulation, Schedule(simulation.world, jitter), steps)
         world = simulation.world
         if not findings:
@@ -62,7 +62,7 @@ def run(ground: Ground, *, seed: int, steps: int = STEPS) -> Outcome:
             trace=world.trace,
             findings=findings,
             events=world.events,
-            blows=world.points.struck.total(),
+            blows=world.points.injected.total(),
             seconds=world.now,
         )
 
@@ -85,7 +85,7 @@ def main(
     """Run the product through random schedules of faults; exit status 1 if anything is found."""
     began = time.perf_counter()
     found = 0
-    with ground() as here:
+    with temporary_database_files() as here:
         for seed in _each(seeds):
             outcome = run(here, seed=seed, steps=steps)
             found += bool(outcome.findings)

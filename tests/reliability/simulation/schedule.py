@@ -8,8 +8,8 @@ from datetime import timedelta
 from random import Random
 
 import consumer.assembly
-from tests.reliability.simulation.broker import Mishap
-from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.broker import BrokerFault
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
 from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
 from tests.reliability.simulation.producer import Draft, Ending
@@ -44,11 +44,11 @@ class Schedule:
             self.produce: 24,
             self.flow: 20,
             self.rest: 8,
-            self.strike: 16,
+            self.inject_fault: 16,
             self.kill: 6,
             self.stop: 3,
             self.start: 12,
-            self.mishaps: 8,
+            self.broker_faults: 8,
             self.repeat: 8,
             self.reorder: 2,
             self.cut_broker: 3,
@@ -85,26 +85,26 @@ class Schedule:
         """Time for retries."""
         await asyncio.sleep(self._jitter.uniform(1, 5))
 
-    async def strike(self) -> None:
+    async def inject_fault(self) -> None:
         """Something will happen at a point that was passed before."""
         self._arm(self._points())
         await self.flow()
 
     async def kill(self) -> None:
-        self._world.crew.kill(self._anybody())
+        self._world.supervisor.kill(self._anybody())
 
     async def stop(self) -> None:
-        await self._world.crew.stop(self._anybody())
+        await self._world.supervisor.stop(self._anybody())
 
     async def start(self) -> None:
         """Start whoever is not there."""
         self._world.start()
         await self.flow()
 
-    async def mishaps(self) -> None:
+    async def broker_faults(self) -> None:
         """The next published messages fare badly, or some of them."""
-        fates = self._jitter.choices(list(Mishap), k=self._jitter.randint(1, 3))
-        self._world.broker.mishaps.extend(fates)
+        fates = self._jitter.choices(list(BrokerFault), k=self._jitter.randint(1, 3))
+        self._world.broker.broker_faults.extend(fates)
 
     async def repeat(self) -> None:
         """A message that was published to a consumer comes once more."""
@@ -121,7 +121,7 @@ class Schedule:
                 self._world.broker.queues[self._work_queue(name)].shuffle(self._jitter)
 
     async def cut_broker(self) -> None:
-        self._world.broker.cut(self._world.crew.process(self._anybody()))
+        self._world.broker.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_broker(self) -> None:
         """The broker is away for a while."""
@@ -135,7 +135,7 @@ class Schedule:
 
     async def cut_database(self) -> None:
         for database in self._world.databases.values():
-            database.cut(self._world.crew.process(self._anybody()))
+            database.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_database(self) -> None:
         """A database is away for a while."""
@@ -152,13 +152,13 @@ class Schedule:
 
     async def mend(self) -> None:
         """What was broken works, or is broken again."""
-        self._world.trade.is_mended = not self._world.trade.is_mended
+        self._world.handlers.is_mended = not self._world.handlers.is_mended
 
     async def replay(self) -> None:
         """An operator has mended something, and replays what had failed, on a bad day perhaps."""
-        self._world.trade.is_mended = True
+        self._world.handlers.is_mended = True
         if self._jitter.random() < _BAD_DAYS:
-            await self.mishaps()
+            await self.broker_faults()
             points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
             self._arm(points)
         await self._world.replay(self._jitter.choice([RELAY, *self._world.declared]))
@@ -169,8 +169,8 @@ class Schedule:
     def _arm(self, points: list[str]) -> None:
         if points and len(self._world.points.armed) < _MOST_STRIKES:
             point = self._jitter.choice(points)
-            blow = self._jitter.choice(list(Blow))
-            self._world.points.arm(Strike(point, blow, self._jitter.randrange(3)))
+            action = self._jitter.choice(list(FaultAction))
+            self._world.points.arm(PlannedFault(point, action, self._jitter.randrange(3)))
 
     def _draft(self) -> Draft:
         key = self._jitter.choice(_KEYS)
@@ -182,7 +182,7 @@ class Schedule:
         return Draft(self._world.an_id(), kind, key, waits)
 
     def _anybody(self) -> str:
-        return self._jitter.choice(self._world.crew.names)
+        return self._jitter.choice(self._world.supervisor.names)
 
     def _work_queue(self, name: str) -> str:
         return consumer.assembly.queues(*self._world.declared[name]).name

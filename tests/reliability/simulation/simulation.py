@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.database_files import Ground
+from tests.reliability.simulation.database_files import DatabaseFiles
 from tests.reliability.simulation.loop import SimulatedLoop
 from tests.reliability.simulation.plan import Plan
 from tests.reliability.simulation.substitutes import replaced
@@ -29,19 +29,19 @@ class Simulation:
 
 
 @contextmanager
-def simulated(plan: Plan, ground: Ground, *, seed: int) -> Iterator[Simulation]:
+def simulated(plan: Plan, database_files: DatabaseFiles, *, seed: int) -> Iterator[Simulation]:
     """A simulation whose processes run and whose queues are declared."""
     loop = SimulatedLoop()
     loop.start_clock()
     try:
-        world = World(plan, ground, loop, seed=seed)
-        with replaced(ground, world.broker, seed=seed):
+        world = World(plan, database_files, loop, seed=seed)
+        with replaced(database_files, world.broker, seed=seed):
             simulation = Simulation(world, loop)
             simulation.run(_begin(world))
             try:
                 yield simulation
             finally:
-                simulation.run(world.crew.dismiss())
+                simulation.run(world.supervisor.dismiss())
                 simulation.run(_rest())
     finally:
         loop.stop_clock()

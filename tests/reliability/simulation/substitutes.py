@@ -22,7 +22,7 @@ from outbox.runtime import process
 from outbox.settings import SharedSettings
 from relay.storage import sqlite
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.database_files import Ground
+from tests.reliability.simulation.database_files import DatabaseFiles
 from tests.reliability.simulation.process import Process, current
 from tests.reliability.simulation.transport import SimulatedTransport
 
@@ -44,8 +44,8 @@ class Locks:
 
 
 @contextmanager
-def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
-    """Have everything that is assembled in the block lead to *ground* and *broker*."""
+def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Iterator[None]:
+    """Have everything that is assembled in the block lead to *database_files* and *broker*."""
 
     def transport(_settings: SharedSettings, *, name: str) -> SimulatedTransport:
         del name
@@ -55,11 +55,11 @@ def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
     random.seed(seed)
     with ExitStack() as stack:
         for module, name, value in (
-            (process, "create_engine", ground.engines.create),
+            (process, "create_engine", database_files.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
             (sqlite, "fcntl", Locks()),
-            (migrate, "head", lambda: ground.head),
+            (migrate, "head", lambda: database_files.head),
         ):
             stack.enter_context(patch.object(module, name, value))
         stack.enter_context(_silence())

@@ -9,7 +9,7 @@ from typing import Any
 
 from outbox.errors import Unavailable
 from tests.reliability.checker import Finding
-from tests.reliability.simulation.fault_points import Points
+from tests.reliability.simulation.fault_points import FaultPoints
 from tests.reliability.simulation.process import KilledError, Process
 
 START_SECONDS = 60.0
@@ -30,7 +30,7 @@ class Running:
     since: float
 
 
-class Crew:
+class Supervisor:
     """
     Processes by name.
 
@@ -41,7 +41,7 @@ class Crew:
     """
 
     def __init__(
-        self, services: dict[str, Service], roles: dict[str, str], points: Points
+        self, services: dict[str, Service], roles: dict[str, str], points: FaultPoints
     ) -> None:
         self.findings: list[Finding] = []
         self.kills = 0

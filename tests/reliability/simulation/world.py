@@ -16,14 +16,14 @@ import relay.assembly
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from outbox.wire.codec import WireMessage
-from tests.reliability.checker import Finding, Promise, check
+from tests.reliability.checker import Finding, Guarantees, check
 from tests.reliability.history import UNKNOWN, Produced, Published, Record
 from tests.reliability.simulation import operator, outcomes
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.database import Database
-from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, Ground
-from tests.reliability.simulation.fault_points import Points
-from tests.reliability.simulation.handlers import FAILS_ALWAYS, NEEDS_REPAIR, Trade
+from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, DatabaseFiles
+from tests.reliability.simulation.fault_points import FaultPoints
+from tests.reliability.simulation.handlers import FAILS_ALWAYS, NEEDS_REPAIR, Handlers
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop
 from tests.reliability.simulation.plan import (
     LEDGER,
@@ -36,7 +36,7 @@ from tests.reliability.simulation.plan import (
 )
 from tests.reliability.simulation.process import KilledError, Process
 from tests.reliability.simulation.producer import Draft, Ending, record
-from tests.reliability.simulation.supervisor import Crew, Service
+from tests.reliability.simulation.supervisor import Service, Supervisor
 
 DRAINED_WITHIN_SECONDS = 600.0
 _USUAL_DELAY = (0.0005, 0.01)
@@ -50,31 +50,35 @@ FOR_NOTHING = frozenset({"retries_exhausted"})
 
 class World:
     """
-    A world that *plan* describes, on *ground*, whose chances are those of *seed*.
+    A world that *plan* describes, on *database_files*, whose chances are those of *seed*.
 
     To be used while a `SimulatedLoop` runs, inside of `seams.replaced`.
     """
 
-    def __init__(self, plan: Plan, ground: Ground, loop: SimulatedLoop, *, seed: int) -> None:
+    def __init__(
+        self, plan: Plan, database_files: DatabaseFiles, loop: SimulatedLoop, *, seed: int
+    ) -> None:
         self.plan = plan
         self.trace: list[str] = []
         self.findings: list[Finding] = []
-        self.points = Points(self._note)
+        self.points = FaultPoints(self._note)
         self._loop = loop
         self._jitter = Random(seed)
-        self.trade = Trade(lambda: self._jitter.uniform(0, _LONGEST_WORK))
+        self.handlers = Handlers(lambda: self._jitter.uniform(0, _LONGEST_WORK))
         self.broker = Broker(delay=self._delay, told=self._sent)
-        self._paths = {name: ground.fresh(name) for name in (PRODUCERS, CONSUMERS)}
+        self._paths = {name: database_files.fresh(name) for name in (PRODUCERS, CONSUMERS)}
         self.databases = {
             name: Database(path, delay=self._delay) for name, path in self._paths.items()
         }
-        ground.databases = {str(database.path): database for database in self.databases.values()}
-        self._relay = relay_settings(plan, ground)
-        self.declared: dict[str, tuple[Consumer, ConsumerSettings]] = {
-            name: (declared, consumer_settings(plan, ground, name))
-            for name, declared in plan.declared(self.trade).items()
+        database_files.databases = {
+            str(database.path): database for database in self.databases.values()
         }
-        self.crew = Crew(self._services(), plan.processes, self.points)
+        self._relay = relay_settings(plan, database_files)
+        self.declared: dict[str, tuple[Consumer, ConsumerSettings]] = {
+            name: (declared, consumer_settings(plan, database_files, name))
+            for name, declared in plan.declared(self.handlers).items()
+        }
+        self.supervisor = Supervisor(self._services(), plan.processes, self.points)
         self._produced: dict[str, Produced] = {}
         self._kinds: dict[str, str] = {}
         self._published: list[Published] = []
@@ -82,8 +86,8 @@ class World:
 
     def start(self) -> None:
         """Start every process."""
-        for name in self.crew.names:
-            self.crew.start(name)
+        for name in self.supervisor.names:
+            self.supervisor.start(name)
 
     async def declare(self) -> None:
         """Wait until every consumer has its queues: before that events are for nobody."""
@@ -98,8 +102,8 @@ class World:
             id_, number = str(draft.id), self._sequences[draft.key]
             self._produced[id_] = Produced(self.now, id_, draft.key, number, UNKNOWN)
             self._kinds[id_] = draft.kind
-        if (strike := ending.strike) is not None:
-            self.points.arm(strike)
+        if (fault := ending.fault) is not None:
+            self.points.arm(fault)
         outcome = await self.as_process(PRODUCER, record(self._relay, drafts, ending)) or UNKNOWN
         for draft in drafts:
             made = self._produced[str(draft.id)]
@@ -139,8 +143,8 @@ class World:
     def heal(self) -> None:
         """Nothing strikes any more, every server is there, and every process runs."""
         self.points.disarm()
-        self.broker.mishaps.clear()
-        self.trade.is_mended = True
+        self.broker.broker_faults.clear()
+        self.handlers.is_mended = True
         if self.broker.is_away:
             self.broker.come_back()
         if self.broker.is_blocked:
@@ -172,14 +176,18 @@ class World:
         of_faults = self.plan.reasons(
             disturbances=self.disturbances, lasted=self._loop.now - BEGINNING
         )
-        promise = Promise(
+        guarantees = Guarantees(
             consumers=frozenset(self.declared),
             ordered=frozenset({LEDGER} & set(self.declared)),
             reasons=FOR_NOTHING | of_faults,
             drained=drained,
             duplicates=self.plan.batch * self.disturbances,
         )
-        return [*check(history, promise), *self._for_nothing(history), *self.crew.findings]
+        return [
+            *check(history, guarantees),
+            *self._for_nothing(history),
+            *self.supervisor.findings,
+        ]
 
     def history(self) -> list[Record]:
         """What was done and seen, so far."""
@@ -192,7 +200,7 @@ class World:
             consumers=self._paths[CONSUMERS],
             broker=self.broker,
             declared=self.declared,
-            trade=self.trade,
+            handlers=self.handlers,
         )
 
     def _for_nothing(self, history: Sequence[Record]) -> list[Finding]:
@@ -234,8 +242,8 @@ class World:
     def disturbances(self) -> int:
         """How often something happened after which a batch may be sent again."""
         suffered = sum(database.disturbances for database in self.databases.values())
-        suffered += self.broker.disturbances + self.crew.kills
-        return suffered + self.points.struck.total()
+        suffered += self.broker.disturbances + self.supervisor.kills
+        return suffered + self.points.injected.total()
 
     def note(self, step: str) -> None:
         """Write into the trace that this happens."""

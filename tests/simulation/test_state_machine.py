@@ -1,5 +1,5 @@
 """
-A machine that chooses what befalls the product, and shrinks what it finds to the shortest story.
+Hypothesis chooses faults and operations, and shrinks a failing sequence to the shortest one.
 """
 
 from contextlib import ExitStack
@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 
 import consumer.assembly
-from tests.reliability.simulation.broker import Mishap
-from tests.reliability.simulation.fault_points import Blow, Strike
+from tests.reliability.simulation.broker import BrokerFault
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
 from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import ETL, LEDGER, MAIL, RELAY, Plan
@@ -34,9 +34,9 @@ PROCESSES = ("relay-1", "relay-2", "etl-1", "etl-2", "ledger-1", "ledger-2", "ma
 
 
 class Product(RuleBasedStateMachine):
-    """The product in a simulation; its ground is given by the test."""
+    """The product in a simulation; the test sets *files*."""
 
-    ground = None
+    files = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class Product(RuleBasedStateMachine):
     @initialize(
         seed=st.integers(0, 2**16), batch=st.sampled_from([1, 3]), limit=st.sampled_from([2, 20])
     )
-    def begin(self, seed, batch, limit):
+    def set_up(self, seed, batch, limit):
         plan = Plan(relays=2, etl=2, ledger=2, handled_together=batch, delivery_limit=limit)
-        self.simulation = self.stack.enter_context(simulated(plan, self.ground, seed=seed))
+        self.simulation = self.stack.enter_context(simulated(plan, self.files, seed=seed))
 
     @property
     def world(self) -> World:
         return self.simulation.world
 
     def do(self, work, *arguments) -> None:
-        """Do what needs the loop, and give the others a moment."""
+        """Run *work* inside the event loop, then let the other tasks run for 50 ms."""
 
         async def done() -> None:
             work(*arguments)
@@ -81,28 +81,30 @@ class Product(RuleBasedStateMachine):
         self.simulation.run(self.world.produce(drafts, ending))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
-    def go_on(self, seconds):
+    def pass_time(self, seconds):
         self.simulation.run(pass_time(seconds))
 
-    @rule(point=st.sampled_from(POINTS), blow=st.sampled_from(Blow), skip=st.integers(0, 2))
-    def strike(self, point, blow, skip):
-        self.world.points.arm(Strike(point, blow, skip))
+    @rule(
+        point=st.sampled_from(POINTS), action=st.sampled_from(FaultAction), skip=st.integers(0, 2)
+    )
+    def fault(self, point, action, skip):
+        self.world.points.arm(PlannedFault(point, action, skip))
 
     @rule(name=st.sampled_from(PROCESSES))
     def kill(self, name):
-        self.do(self.world.crew.kill, name)
+        self.do(self.world.supervisor.kill, name)
 
     @rule(name=st.sampled_from(PROCESSES))
     def stop(self, name):
-        self.simulation.run(self.world.crew.stop(name))
+        self.simulation.run(self.world.supervisor.stop(name))
 
     @rule()
     def start(self):
         self.do(self.world.start)
 
-    @rule(mishaps=st.lists(st.sampled_from(Mishap), min_size=1, max_size=3))
-    def have_mishaps(self, mishaps):
-        self.world.broker.mishaps.extend(mishaps)
+    @rule(broker_faults=st.lists(st.sampled_from(BrokerFault), min_size=1, max_size=3))
+    def inject_broker_faults(self, broker_faults):
+        self.world.broker.broker_faults.extend(broker_faults)
 
     @rule(name=st.sampled_from(CONSUMERS), which=st.integers(0, 50))
     def repeat(self, name, which):
@@ -130,7 +132,7 @@ class Product(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.broker.is_away)
     @rule()
-    def find_broker(self):
+    def restore_broker(self):
         self.do(self.world.broker.come_back)
 
     @rule(hours=st.sampled_from([0.01, 1.5, 4.0]))
@@ -142,12 +144,12 @@ class Product(RuleBasedStateMachine):
         self.simulation.run(self.world.purge(name))
 
     @rule(source=st.sampled_from([RELAY, *CONSUMERS]))
-    def mend_and_replay(self, source):
-        self.world.trade.is_mended = True
+    def repair_and_replay(self, source):
+        self.world.handlers.is_mended = True
         self.simulation.run(self.world.replay(source))
 
     @invariant()
-    def nothing_is_wrong(self):
+    def no_guarantee_is_broken(self):
         assert self.world.look() == []
 
     def teardown(self):
@@ -162,12 +164,12 @@ class Product(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)
-def test_no_story_that_a_machine_thinks_of_ends_badly(simulation_ground):
-    class OnThisGround(Product):
-        ground = simulation_ground
+def test_the_product_keeps_its_guarantees_in_every_sequence_that_hypothesis_finds(database_files):
+    class ProductOnTheseFiles(Product):
+        files = database_files
 
     run_state_machine_as_test(
-        OnThisGround,
+        ProductOnTheseFiles,
         settings=settings(
             max_examples=20,
             stateful_step_count=20,
