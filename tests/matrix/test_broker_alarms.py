@@ -37,7 +37,7 @@ async def longest_transaction(deployment: CheckedDeployment, *, during: float) -
 
 @pytest.mark.selection
 @pytest.mark.parametrize("resource", ["memory", "disk"])
-async def test_while_a_broker_blocks_publishers_no_transaction_is_held_and_then_all_goes_on(
+async def test_a_relay_holds_no_transaction_while_the_broker_blocks_publishers(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
 ):
     """F9: it goes on within 20 seconds after the alarm."""

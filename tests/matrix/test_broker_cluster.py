@@ -60,7 +60,7 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
 
 
 @GO_ON
-async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
+async def test_a_cluster_without_a_majority_confirms_nothing_and_recovers(
     postgres_url, cluster, vhost, tmp_path
 ):
     """
@@ -98,7 +98,7 @@ async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
 
 @BEGIN_ANEW
 @pytest.mark.parametrize("whose", ["leader", "follower"])
-async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
+async def test_a_cluster_works_without_a_node_that_hangs(
     postgres_url, cluster, vhost, tmp_path, whose
 ):
     """F12: pause node. The processes are connected to it, or to another one."""

@@ -41,9 +41,7 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
 
 @selection
 @pytest.mark.parametrize("way", ["relay_broker", "consumer_broker", "relay_database"])
-async def test_a_peer_that_has_fallen_silent_is_noticed_and_nothing_is_lost(
-    environment, tmp_path, proxy
-):
+async def test_a_silent_peer_is_noticed_and_no_event_is_lost(environment, tmp_path, proxy):
     """F6: half-open connections; RabbitMQ's are noticed by heartbeats."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -54,9 +52,7 @@ async def test_a_peer_that_has_fallen_silent_is_noticed_and_nothing_is_lost(
         await run.makes_progress()
 
 
-async def test_consumers_whose_database_has_fallen_silent_go_on_when_it_speaks(
-    environment, tmp_path
-):
+async def test_consumers_resume_when_a_silent_database_answers_again(environment, tmp_path):
     """F6: half-open connections to Postgres."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -66,9 +62,7 @@ async def test_consumers_whose_database_has_fallen_silent_go_on_when_it_speaks(
 
 
 @selection
-async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effect(
-    environment, tmp_path
-):
+async def test_lost_confirms_cause_copies_on_the_wire_and_no_second_effect(environment, tmp_path):
     """F7: only confirms are lost."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -80,7 +74,7 @@ async def test_confirms_that_are_lost_cost_copies_on_the_wire_and_double_no_effe
 
 
 @selection
-async def test_acknowledgements_that_are_lost_double_no_effect(environment, tmp_path):
+async def test_lost_acknowledgements_cause_no_second_effect(environment, tmp_path):
     """F7: only acknowledgements of consumers are lost, and then their connections."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -90,7 +84,9 @@ async def test_acknowledgements_that_are_lost_double_no_effect(environment, tmp_
 
 
 @pytest.mark.parametrize("side", [Side.CLIENT, pytest.param(Side.SERVER, marks=selection)])
-async def test_a_way_that_works_in_one_direction_only_loses_nothing(environment, tmp_path, side):
+async def test_a_connection_that_works_in_one_direction_loses_no_event(
+    environment, tmp_path, side
+):
     """F7: nothing of the client, or of the server, arrives; to RabbitMQ, then to Postgres."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -108,7 +104,7 @@ async def test_a_way_that_works_in_one_direction_only_loses_nothing(environment,
         pytest.param(process_faults.fragmented, marks=selection),
     ],
 )
-async def test_slow_and_narrow_ways_lose_nothing(environment, tmp_path, weather, record_property):
+async def test_slow_connections_lose_no_event(environment, tmp_path, weather, record_property):
     """F8: latency with jitter, few bytes a second, pieces of a few bytes."""
     load = Load(events_per_second=20)
     async with FaultRun(environment, tmp_path, load=load) as run:

@@ -33,7 +33,7 @@ CONTENDED = {
 }
 
 
-async def test_sessions_that_are_ended_at_random_lose_nothing(environment, tmp_path):
+async def test_sessions_ended_at_random_lose_no_event(environment, tmp_path):
     """F15: pg_terminate_backend, of half of all sessions, ten times."""
     async with FaultRun(environment, tmp_path) as run:
         for _ in range(10):
@@ -42,7 +42,7 @@ async def test_sessions_that_are_ended_at_random_lose_nothing(environment, tmp_p
             await run.makes_progress(20)
 
 
-async def test_a_postgres_that_crashes_again_and_again_loses_nothing(environment, tmp_path):
+async def test_repeated_crashes_of_postgres_lose_no_event(environment, tmp_path):
     """F15: an immediate shutdown and a start, twice."""
     async with FaultRun(environment, tmp_path) as run:
         for _ in range(2):
@@ -52,7 +52,7 @@ async def test_a_postgres_that_crashes_again_and_again_loses_nothing(environment
         await run.makes_progress()
 
 
-async def test_a_postgres_without_room_for_connections_is_waited_for(environment, tmp_path):
+async def test_processes_wait_for_a_postgres_without_free_connections(environment, tmp_path):
     """F15: every connection that is left is taken by others for some seconds."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -74,7 +74,7 @@ async def take_all(run: FaultRun, hoard: AsyncExitStack) -> None:
 
 
 @pytest.mark.parametrize("way", ["relay_database", "consumer_database", "producer_database"])
-async def test_a_commit_without_an_answer_doubles_nothing(environment, tmp_path, proxy):
+async def test_a_commit_without_a_reply_causes_no_second_effect(environment, tmp_path, proxy):
     """F16: the proxy forwards COMMIT, and cuts before the reply, five times."""
     async with FaultRun(environment, tmp_path) as run:
         for _ in range(5):
@@ -85,7 +85,7 @@ async def test_a_commit_without_an_answer_doubles_nothing(environment, tmp_path,
     assert sum(figures(read(run.history.path)).faults.values()) == 5
 
 
-async def test_contention_is_nobodys_failure(environment, tmp_path):
+async def test_contention_in_the_database_counts_as_no_failure(environment, tmp_path):
     """F18: serialization failures, deadlocks and lock timeouts, injected at random."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()

@@ -51,7 +51,7 @@ class Storm:
                         self.copies += 1
 
 
-async def test_messages_that_come_ten_times_to_eight_processes_have_one_effect(
+async def test_messages_delivered_ten_times_to_eight_processes_have_one_effect(
     environment, tmp_path
 ):
     """F24: a storm of duplicates, into the queues of both consumers, side by side."""

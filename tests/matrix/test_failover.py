@@ -74,7 +74,7 @@ async def pair():
         pair.close()
 
 
-async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_or_a_ghost(
+async def test_promoting_a_synchronous_standby_under_load_loses_no_event(
     pair, rabbitmq_url, tmp_path
 ):
     """F19: promotion, with MQ_DATABASE_URL as a list of hosts."""

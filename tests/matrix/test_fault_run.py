@@ -20,7 +20,7 @@ from tests.support.builders import CANARY
 pytestmark = pytest.mark.selection
 
 
-async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(
+async def test_a_run_without_faults_keeps_all_guarantees_and_sends_no_event_twice(
     environment, tmp_path
 ):
     guarantees = default_guarantees("free", "ordered", duplicates=0)
@@ -33,7 +33,7 @@ async def test_a_run_without_faults_keeps_all_promises_and_sends_nothing_twice(
     assert told.waiting == 0
 
 
-async def test_what_is_done_behind_the_back_of_the_product_is_found(environment, tmp_path):
+async def test_the_checker_finds_each_manipulation_of_the_tables(environment, tmp_path):
     run = FaultRun(environment, tmp_path, relays=1, consumers=1, drain_seconds=15)
     with pytest.raises(FindingsError) as broken:
         await tampered(run)

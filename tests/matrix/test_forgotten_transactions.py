@@ -75,7 +75,7 @@ async def connect(url: str) -> asyncpg.Connection:
     )
 
 
-async def test_forgotten_transactions_lose_nothing_and_make_no_claim_dearer(
+async def test_forgotten_transactions_lose_no_event_and_slow_no_claim(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F17: a long transaction, and one that was prepared and left behind."""

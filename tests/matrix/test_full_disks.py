@@ -45,7 +45,7 @@ async def some_time_later(deployment: CheckedDeployment, disk: SmallDisk) -> Non
 
 
 @pytest.mark.selection
-async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
+async def test_the_product_resumes_when_the_full_disk_of_postgres_has_room_again(
     rabbitmq_url, disk_of_postgres, tmp_path
 ):
     """F20: Postgres."""
@@ -76,7 +76,7 @@ async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
         server.close()
 
 
-async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
+async def test_the_product_resumes_when_the_full_disk_of_rabbitmq_has_room_again(
     postgres_url, disk, tmp_path
 ):
     """
@@ -109,7 +109,7 @@ async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
 
 
 @pytest.mark.selection
-async def test_sqlite_files_whose_disk_is_full_go_on_when_there_is_room_again(disk, tmp_path):
+async def test_the_product_resumes_when_the_full_disk_of_sqlite_has_room_again(disk, tmp_path):
     """F28: disk full. Outbox, broker and dedup store are on it."""
     database, broker = disk.directory / "outbox.db", disk.directory / "broker.db"
     url = f"sqlite+aiosqlite:///{database}"

@@ -17,7 +17,7 @@ MOST_BETWEEN = 0.4
 """Seconds. Commits take a few milliseconds, and come one after another."""
 
 
-async def test_processes_that_are_killed_in_their_commits_leave_sound_files_and_lose_nothing(
+async def test_processes_killed_during_commits_leave_intact_sqlite_files_and_lose_no_event(
     sqlite_url, embedded_broker_url, tmp_path
 ):
     """F28: kill -9 in commit, 4 processes."""

@@ -19,7 +19,7 @@ BATCH, SHIFTS = 10, 2
 
 @pytest.mark.selection
 @pytest.mark.timeout(600)
-async def test_processes_that_are_killed_again_and_again_lose_nothing_and_double_nothing(
+async def test_processes_killed_repeatedly_lose_no_event_and_apply_none_twice(
     environment, tmp_path, pytestconfig
 ):
     """F1: SIGKILL in a loop, of relays and of both kinds of consumers."""
@@ -44,7 +44,7 @@ async def test_processes_that_are_killed_again_and_again_lose_nothing_and_double
 @pytest.mark.selection
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [10])
-async def test_processes_that_hang_for_longer_than_all_deadlines_double_nothing(
+async def test_processes_that_hang_longer_than_all_deadlines_apply_no_event_twice(
     environment, tmp_path, seconds
 ):
     """F3: SIGSTOP of one process of each kind, past heartbeats and timeouts, and SIGCONT."""
@@ -53,7 +53,9 @@ async def test_processes_that_hang_for_longer_than_all_deadlines_double_nothing(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [30, 60])
-async def test_processes_that_hang_for_long_double_nothing(environment, tmp_path, seconds):
+async def test_processes_that_hang_for_a_minute_apply_no_event_twice(
+    environment, tmp_path, seconds
+):
     """F3: likewise, for longer."""
     await hang(FaultRun(environment, tmp_path), seconds)
 
@@ -73,7 +75,7 @@ async def hang(run: FaultRun, seconds: float) -> None:
 
 @pytest.mark.selection
 @pytest.mark.timeout(300)
-async def test_processes_that_are_asked_to_end_under_load_leave_nothing_and_send_nothing_twice(
+async def test_processes_terminated_under_load_leave_nothing_and_send_no_event_twice(
     environment, tmp_path
 ):
     """F4: SIGTERM under load, of each process in turn, twice: exit status 0, no copy more."""
@@ -92,7 +94,7 @@ async def test_processes_that_are_asked_to_end_under_load_leave_nothing_and_send
 
 @pytest.mark.selection
 @pytest.mark.timeout(300)
-async def test_a_handler_that_blocks_its_event_loop_doubles_nothing(environment, tmp_path):
+async def test_a_handler_that_blocks_its_event_loop_causes_no_second_effect(environment, tmp_path):
     """F22: a handler of each kind blocks its process, until the broker takes it for dead."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
@@ -105,7 +107,7 @@ async def test_a_handler_that_blocks_its_event_loop_doubles_nothing(environment,
 
 @pytest.mark.selection
 @pytest.mark.timeout(300)
-async def test_connections_that_are_lost_again_and_again_cost_no_memory_and_no_descriptors(
+async def test_repeated_reconnects_leak_no_memory_and_no_descriptors(
     environment, tmp_path, pytestconfig
 ):
     """F30: all connections are reset many times, and processes stay as they are."""

@@ -36,7 +36,7 @@ async def make_anew(url: str) -> None:
         await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
 
 
-async def test_a_consumer_does_not_go_on_with_a_queue_that_is_another_one(
+async def test_a_consumer_stops_if_its_queue_was_recreated_with_other_arguments(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F11: it is not ready within 30 seconds, and says which argument differs."""

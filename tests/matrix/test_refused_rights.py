@@ -137,7 +137,7 @@ async def has_told(process: ChildProcess, problem: str) -> None:
         raise
 
 
-async def test_rights_at_the_broker_are_taken_away_and_given_back(
+async def test_processes_survive_revoked_permissions_at_the_broker(
     broker_user, trial_of_broker_user
 ):
     """F14: permissions revoked, RabbitMQ."""
@@ -158,7 +158,7 @@ async def test_rights_at_the_broker_are_taken_away_and_given_back(
     await deployment.check_guarantees(progress_seconds=20)
 
 
-async def test_a_password_at_the_broker_is_changed_and_changed_back(
+async def test_processes_survive_a_changed_password_at_the_broker(
     broker_user, trial_of_broker_user
 ):
     """F14: password changed, RabbitMQ."""
@@ -182,7 +182,7 @@ async def test_a_password_at_the_broker_is_changed_and_changed_back(
     ("right", "table", "who"),
     [("DELETE", "outbox", 0), ("SELECT", "outbox", 0), ("INSERT", "processed_messages", 1)],
 )
-async def test_rights_in_the_database_are_taken_away_and_given_back(
+async def test_processes_survive_revoked_permissions_in_the_database(
     database_user, trial_of_database_user, right, table, who
 ):
     """F14: permissions revoked, Postgres."""
@@ -199,7 +199,7 @@ async def test_rights_in_the_database_are_taken_away_and_given_back(
     await deployment.check_guarantees(progress_seconds=20)
 
 
-async def test_a_password_in_the_database_is_changed_and_changed_back(
+async def test_processes_survive_a_changed_password_in_the_database(
     database_user, trial_of_database_user
 ):
     """F14: password changed, Postgres."""

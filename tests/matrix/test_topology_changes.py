@@ -47,7 +47,7 @@ async def waits_as_unroutable(deployment: CheckedDeployment, *, at_least: int) -
     assert await deployment.dead() == []
 
 
-async def test_a_broker_that_is_restarted_under_load_is_waited_for(
+async def test_processes_wait_for_a_broker_that_is_restarted_under_load(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     """F10: restart."""
@@ -64,7 +64,7 @@ async def test_a_broker_that_is_restarted_under_load_is_waited_for(
 
 @pytest.mark.selection
 @pytest.mark.parametrize("gone", ["exchange", "binding"])
-async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_back(
+async def test_unroutable_events_wait_in_the_outbox_until_the_route_is_back(
     postgres_url, rabbitmq_url, tmp_path, gone
 ):
     """F10: exchange or binding removed."""
@@ -82,7 +82,7 @@ async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_b
 
 
 @pytest.mark.selection
-async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for_the_next_one(
+async def test_a_deleted_queue_ends_its_consumer_and_its_events_wait_for_the_next(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F10: queue deleted. What was in it would be gone, so it is empty."""
@@ -104,7 +104,7 @@ async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for
 
 
 @pytest.mark.selection
-async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
+async def test_a_message_whose_retry_queue_is_missing_stays_in_the_work_queue(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: retry target missing. What was in it would be gone, so it is empty."""
@@ -139,7 +139,7 @@ async def keeps_what_failed(
     assert await deployment.dead() == []
 
 
-async def test_what_the_broker_gives_up_stays_in_its_queue_while_the_dead_queue_is_missing(
+async def test_expired_messages_stay_in_the_work_queue_while_the_dead_queue_is_missing(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: dead queue missing. Messages expire meanwhile, and come back from the dead queue."""

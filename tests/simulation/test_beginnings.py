@@ -14,9 +14,7 @@ ALL_OF_THEM = ["relay", "etl", "ledger", "mail"]
 
 
 @pytest.mark.parametrize("role", ALL_OF_THEM)
-def test_a_database_that_is_lost_while_a_process_looks_at_it_is_away_and_not_wrong(
-    database_files, role
-):
+def test_a_database_lost_during_a_start_check_is_unavailable_and_not_invalid(database_files, role):
     async def begin_again(world: World) -> None:
         for looked_before in range(4):
             world.supervisor.kill(f"{role}-1")
@@ -33,7 +31,7 @@ def test_a_database_that_is_lost_while_a_process_looks_at_it_is_away_and_not_wro
         assert world.supervisor.process(f"{role}-1") is not None
 
 
-def test_a_process_begins_when_its_servers_have_come_back(database_files):
+def test_a_process_starts_once_its_servers_are_back(database_files):
     async def begin_without_servers(world: World) -> None:
         world.broker.leave()
         for database in world.databases.values():

@@ -77,7 +77,7 @@ def left_of(database_files, *faults: PlannedFault) -> list[PlannedFault]:
         return left
 
 
-def test_a_story_goes_through_the_whole_protocol_and_nothing_else(database_files):
+def test_the_scenario_passes_every_step_of_the_protocols_and_no_other(database_files):
     with told(database_files) as simulation:
         passed = set(simulation.world.points.passed)
 
@@ -86,7 +86,7 @@ def test_a_story_goes_through_the_whole_protocol_and_nothing_else(database_files
 
 @pytest.mark.parametrize("action", FaultAction)
 @pytest.mark.parametrize("number", range(MOST))
-def test_a_blow_at_any_step_loses_nothing_and_repeats_nothing(database_files, number, action):
+def test_a_fault_at_any_step_loses_nothing_and_repeats_nothing(database_files, number, action):
     """One step of each role at once, and alone what finds no occasion then."""
     of_roles = [points(role) for role in STEPS]
     faults = [

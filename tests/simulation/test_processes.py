@@ -43,7 +43,9 @@ def places_of(world: World, id_: str) -> list[str]:
         (Ending.KILL_AFTER, "unknown", ["Published", "Applied"]),
     ],
 )
-def test_a_producer_knows_as_much_as_it_has_heard(database_files, ending, outcome, places):
+def test_a_producer_knows_the_outcome_only_if_it_got_a_reply(
+    database_files, ending, outcome, places
+):
     async def story(world: World) -> str:
         id_ = await produce(world, ending)
         await pass_time(5)
@@ -56,7 +58,7 @@ def test_a_producer_knows_as_much_as_it_has_heard(database_files, ending, outcom
         assert places_of(simulation.world, id_) == places
 
 
-def test_a_relay_that_stands_by_takes_over_from_one_that_is_killed(database_files):
+def test_a_second_relay_takes_over_from_a_killed_one(database_files):
     async def story(world: World) -> list[str]:
         ids = [await produce(world)]
         await pass_time(3)
@@ -71,7 +73,7 @@ def test_a_relay_that_stands_by_takes_over_from_one_that_is_killed(database_file
         assert [places_of(simulation.world, id_) for id_ in ids] == [["Published", "Applied"]] * 2
 
 
-def test_effects_that_were_not_committed_are_gone_with_their_process(database_files):
+def test_uncommitted_effects_vanish_with_their_process(database_files):
     async def story(world: World) -> str:
         world.points.arm(PlannedFault("etl.commit_effect.sent", FaultAction.KILL))
         id_ = await produce(world)
@@ -99,9 +101,7 @@ def test_effects_that_were_not_committed_are_gone_with_their_process(database_fi
         (BrokerFault.REFUSED_BY_SOME, 2),
     ],
 )
-def test_a_message_that_fares_badly_is_sent_until_it_is_confirmed(
-    database_files, broker_fault, copies
-):
+def test_a_relay_publishes_a_message_until_it_is_confirmed(database_files, broker_fault, copies):
     async def story(world: World) -> str:
         world.broker.broker_faults.append(broker_fault)
         id_ = await produce(world)

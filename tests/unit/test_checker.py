@@ -43,7 +43,7 @@ def rules(*records: Record, guarantees: Guarantees = ETL) -> list[str]:
     return [finding.rule for finding in check(records, guarantees)]
 
 
-def test_nothing_is_found_where_nothing_is_wrong():
+def test_the_checker_finds_nothing_in_a_correct_history():
     assert rules(*a_life("a"), *a_life("b", "k", 1), *a_life("c", "k", 2), Drained(4)) == []
 
 
@@ -59,7 +59,7 @@ def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
 
 
 @pytest.mark.parametrize(("told", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
-def test_the_last_word_about_an_event_of_which_its_producer_was_in_doubt_counts(told, found):
+def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(told, found):
     doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, told)
 
     assert rules(doubt, Applied(3, "etl", "a"), answer) == found
@@ -69,7 +69,7 @@ def test_the_last_word_about_an_event_of_which_its_producer_was_in_doubt_counts(
     "place",
     [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), DeadLettered(4, "relay", "a", "size")],
 )
-def test_what_waits_or_was_given_up_is_not_lost(place):
+def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(place):
     guarantees = Guarantees(
         consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"})
     )
@@ -77,7 +77,7 @@ def test_what_waits_or_was_given_up_is_not_lost(place):
     assert rules(Produced(1, "a", None, 1, COMMITTED), place, guarantees=guarantees) == []
 
 
-def test_a_backlog_is_found_where_nothing_may_wait():
+def test_the_checker_finds_a_backlog_after_the_drain():
     assert rules(Produced(1, "a", None, 1, COMMITTED), Waiting(4, "etl", "a")) == ["backlog"]
 
 
@@ -89,7 +89,7 @@ def test_an_event_that_was_rolled_back_may_be_nowhere():
     assert rules(rolled_back, Applied(2, "etl", "a")) == ["ghost"]
 
 
-def test_an_event_of_which_nobody_knows_may_be_anywhere_or_nowhere():
+def test_an_event_with_an_unknown_outcome_may_exist_or_not():
     unknown = Produced(1, "a", None, 1, UNKNOWN)
 
     assert rules(unknown) == []
@@ -100,7 +100,7 @@ def test_an_effect_without_an_event_is_a_ghost():
     assert rules(Applied(1, "etl", "a")) == ["ghost"]
 
 
-def test_an_effect_that_is_there_twice_is_found_unless_a_replay_repeated_it():
+def test_the_checker_finds_an_effect_applied_twice_unless_a_replay_repeated_it():
     assert rules(*a_life(), Applied(4, "etl", "a")) == ["twice"]
     assert rules(*a_life(), Applied(4, "etl", "a", run="r")) == []
     assert rules(*a_life(), Applied(4, "etl", "a", "r"), Applied(5, "etl", "a", "r")) == ["twice"]
@@ -122,7 +122,7 @@ def test_the_order_of_effects_counts_for_ordered_consumers():
     assert rules(*sent, *effects, guarantees=ordered) == ["order"]
 
 
-def test_copies_on_the_wire_are_counted_against_what_explains_them():
+def test_copies_on_the_wire_are_counted_against_their_bound():
     bounded = Guarantees(consumers=frozenset({"etl"}), duplicates=1)
 
     assert rules(*a_life(), Published(4, "a"), guarantees=bounded) == []
@@ -131,7 +131,7 @@ def test_copies_on_the_wire_are_counted_against_what_explains_them():
     ]
 
 
-def test_what_was_given_up_needs_a_reason_that_the_run_has():
+def test_a_dead_letter_needs_a_reason_that_the_run_allows():
     given_up = [Produced(1, "a", None, 1, COMMITTED), DeadLettered(4, "etl", "a", "rejected")]
 
     assert rules(*given_up) == ["reason"]
@@ -139,7 +139,7 @@ def test_what_was_given_up_needs_a_reason_that_the_run_has():
     assert rules(*given_up, guarantees=guarantees) == []
 
 
-def test_what_is_left_behind_is_found():
+def test_the_checker_finds_leftovers():
     assert rules(Leftover(1, "idle in transaction", 2)) == ["leftover"]
     assert rules(Leaked(1, "log of relay")) == ["leak"]
 
@@ -188,7 +188,7 @@ def test_a_fault_after_which_there_was_nothing_to_do_has_no_recovery():
     assert figures(idle).recoveries == []
 
 
-def test_the_longest_time_without_an_effect_and_until_nothing_waits_are_told():
+def test_the_figures_have_the_longest_pause_and_the_time_to_drain():
     story = [
         *a_life(),
         FaultBegan(4, "kill"),
@@ -202,7 +202,7 @@ def test_the_longest_time_without_an_effect_and_until_nothing_waits_are_told():
     assert (figures(a_life()).longest_pause, figures(a_life()).drained_after) == (None, None)
 
 
-def test_figures_count_what_is_there():
+def test_the_figures_count_the_records_of_a_history():
     found = figures(
         [
             *a_life(),

@@ -30,7 +30,7 @@ def test_the_page_has_every_row_once_and_in_order():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_test_that_a_row_names_is_there(row):
+def test_every_test_that_a_row_names_exists(row):
     tests = list(named(rows()[row]))
 
     assert tests

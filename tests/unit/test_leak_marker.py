@@ -13,7 +13,7 @@ AROUND = [b"", b"a", b"ab", b"abc"]
 
 @pytest.mark.parametrize("before", AROUND)
 @pytest.mark.parametrize("after", AROUND)
-def test_it_is_found_plain_in_hexadecimal_digits_and_in_base64(before, after):
+def test_the_leak_marker_is_found_plain_in_hexadecimal_digits_and_in_base64(before, after):
     text = before + CANARY + after
 
     assert is_leaked_in(text)
@@ -21,7 +21,7 @@ def test_it_is_found_plain_in_hexadecimal_digits_and_in_base64(before, after):
     assert is_leaked_in(b64encode(text))
 
 
-def test_nothing_is_found_where_it_is_not():
+def test_the_leak_marker_is_not_found_in_similar_text():
     other = CANARY[:-1] + b"#"
 
     assert not any(is_leaked_in(form) for form in (other, other.hex().encode(), b64encode(other)))

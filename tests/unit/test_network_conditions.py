@@ -21,14 +21,14 @@ DATA = bytes(range(100))
         (NetworkConditions(bytes_per_second=400, piece_bytes=50), [20] * 5),
     ],
 )
-def test_everything_arrives_in_its_order_and_in_pieces_of_the_right_size(weather, sizes):
+def test_data_arrives_in_order_and_in_pieces_of_the_right_size(weather, sizes):
     pieces = list(weather.pieces(DATA))
 
     assert b"".join(pieces) == DATA
     assert list(map(len, pieces)) == sizes
 
 
-def test_nothing_is_nothing_in_any_weather():
+def test_empty_data_has_no_pieces_under_any_conditions():
     assert list(NetworkConditions(piece_bytes=7).pieces(b"")) == []
 
 

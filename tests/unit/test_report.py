@@ -34,7 +34,7 @@ HISTORY = [
 ]
 
 
-def test_everything_is_counted():
+def test_the_report_counts_every_record():
     told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
 
     assert (told.events, told.unknown, told.effects, told.given_up) == (4, 1, 3, 1)
@@ -44,7 +44,7 @@ def test_everything_is_counted():
     assert told.findings == ["lost: etl: 1: d"]
 
 
-def test_it_is_written_for_programs_and_for_people(tmp_path):
+def test_the_report_is_written_as_json_and_as_markdown(tmp_path):
     told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
     write(told, tmp_path)
 

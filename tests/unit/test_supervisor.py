@@ -24,7 +24,7 @@ KILLED = -signal.SIGKILL
         (ExitCode.BAD_CONFIGURATION, False, False, False),
     ],
 )
-def test_only_our_own_kill_and_a_server_that_was_away_at_the_start_explain_an_end(
+def test_only_our_kill_or_a_server_unreachable_at_the_start_explains_an_exit(
     status, has_worked, was_killed, explained
 ):
     assert is_explained(status, has_worked=has_worked, was_killed=was_killed) is explained

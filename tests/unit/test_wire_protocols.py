@@ -46,7 +46,7 @@ AMQP = [
     ("measure", "messages"),
     [(wire_protocols.size_for_postgres, POSTGRES), (wire_protocols.size_of_amqp, AMQP)],
 )
-def test_messages_are_found_however_they_come_in(measure, messages, step):
+def test_messages_are_split_whatever_the_chunks(measure, messages, step):
     splitter = wire_protocols.Splitter(measure)
     stream = b"".join(messages)
 
@@ -65,7 +65,7 @@ def test_messages_are_found_however_they_come_in(measure, messages, step):
         (wire_protocols.ACK, AMQP[3]),
     ],
 )
-def test_a_sign_is_recognised_among_everything_else(sign, found):
+def test_a_matcher_recognises_its_message_among_all_others(sign, found):
     assert [message for message in (*POSTGRES, *AMQP) if sign(message)] == [found]
 
 
@@ -79,7 +79,7 @@ def test_a_prepared_statement_is_recognised_each_time_it_is_executed_and_not_bef
     assert [sign(message) for message in said] == [False, True, False, True]
 
 
-def test_what_a_statement_is_given_is_no_sign():
+def test_the_parameters_of_a_statement_do_not_match():
     assert not wire_protocols.COMMIT(
         wire_protocols.Statements().spelt_out(typed(b"B", b"\0name\0\0COMMIT"))
     )
@@ -102,7 +102,7 @@ def through(
     return [message for message in messages if trap.lets_through(link, side, message, message)]
 
 
-def test_a_trap_holds_back_the_sign_and_what_follows_on_its_connection_only():
+def test_a_breakpoint_holds_back_the_matched_message_and_its_successors_on_one_connection():
     trap = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.CLIENT)
     one, other = Recorded(), Recorded()
 
@@ -115,7 +115,7 @@ def test_a_trap_holds_back_the_sign_and_what_follows_on_its_connection_only():
     assert through(trap, one, COMMIT) == [COMMIT]
 
 
-def test_a_trap_for_the_answer_lets_the_sign_through():
+def test_a_breakpoint_on_the_reply_passes_the_matched_message():
     trap = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.SERVER)
     link = Recorded()
 
@@ -124,7 +124,7 @@ def test_a_trap_for_the_answer_lets_the_sign_through():
     assert through(trap, link, b"done", side=Side.SERVER) == []
 
 
-def test_signs_have_to_come_in_their_order_on_one_connection():
+def test_matchers_have_to_match_in_order_on_one_connection():
     signs = (wire_protocols.statement("INSERT INTO effects"), wire_protocols.COMMIT)
     trap = Breakpoint(signs, side=Side.CLIENT, held=Side.CLIENT)
     one, other = Recorded(), Recorded()

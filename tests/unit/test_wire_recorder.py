@@ -37,7 +37,7 @@ def ids(records: list[Record]) -> list[str]:
     return [record.id for record in records if isinstance(record, Published)]
 
 
-def test_each_publish_is_told_by_its_message_id():
+def test_each_publish_is_recorded_with_its_message_id():
     frames = [
         (Side.CLIENT, 1, PUBLISH),
         (Side.CLIENT, 1, a_header("a")),
@@ -60,14 +60,14 @@ def test_publishes_of_two_channels_may_be_mixed():
 
 
 @pytest.mark.parametrize("counting", [True, False])
-def test_what_the_broker_says_and_what_consumers_copy_is_no_publish(counting):
+def test_frames_of_the_broker_and_copies_of_consumers_are_not_recorded(counting):
     side = Side.SERVER if counting else Side.CLIENT
     frames = [(side, 1, PUBLISH), (side, 1, a_header("a"))]
 
     assert told(*frames, counting=counting) == []
 
 
-def test_a_message_without_an_id_is_told_too():
+def test_a_message_without_an_id_is_recorded_too():
     assert ids(told((Side.CLIENT, 1, PUBLISH), (Side.CLIENT, 1, a_header(None)))) == [""]
 
 
@@ -80,14 +80,14 @@ def test_a_message_without_an_id_is_told_too():
         a_header(CANARY.decode()),
     ],
 )
-def test_health_data_outside_of_a_body_is_a_leak_whoever_says_it(side, frame):
+def test_health_data_outside_of_a_body_is_a_leak_on_either_side(side, frame):
     (leak,) = told((side, 1, frame), counting=False)
 
     assert isinstance(leak, Leaked)
     assert CANARY.decode() not in leak.where
 
 
-def test_health_data_in_a_body_is_none():
+def test_health_data_in_a_body_is_no_leak():
     body = b"\x03\0\x01" + len(CANARY).to_bytes(4, "big") + CANARY + b"\xce"
 
     assert told((Side.CLIENT, 1, body)) == []
