@@ -19,7 +19,7 @@ from tests.reliability.supervisor import SupervisedProcess
 from tests.support.breakpoints import Breakpoint, BreakpointProxy
 from tests.support.eventually import eventually
 from tests.support.network_conditions import DROP_ALL, NetworkConditions, Side
-from tests.support.wire_protocols import ACK, COMMIT, Sign, statement
+from tests.support.wire_protocols import ACK, COMMIT, Matcher, statement
 
 Fault: TypeAlias = AbstractAsyncContextManager[None]
 
@@ -147,7 +147,7 @@ async def acks_lost(run: FaultRun) -> AsyncIterator[None]:
 @asynccontextmanager
 async def commit_unanswered(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
     """The database hears a COMMIT over *proxy*, and its client never hears what became of it."""
-    signs: dict[BreakpointProxy, Sign] = {
+    signs: dict[BreakpointProxy, Matcher] = {
         run.proxies.relay_database: SETTLEMENT,
         run.proxies.consumer_database: EFFECT,
         run.proxies.producer_database: EVENT,

@@ -1,6 +1,6 @@
 """
-A server that falls silent at an exact point of a conversation, so that a program can be killed
-there, or its connection cut.
+A proxy that stops forwarding at an exact message, so that a test can kill a program there or cut
+its connection.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.network_conditions import Side
 from tests.support.proxy import Link, Proxy
 from tests.support.wire_protocols import (
-    Sign,
+    Matcher,
     Splitter,
     Statements,
     size_for_postgres,
@@ -22,20 +22,19 @@ from tests.support.wire_protocols import (
     size_of_anything,
 )
 
-Tap: TypeAlias = Callable[[Link, Side, bytes], None]
-"""Is told each message that is passed on, and who has said it."""
+Observer: TypeAlias = Callable[[Link, Side, bytes], None]
+"""Called with each forwarded message and the side that sent it."""
 
 
 class Breakpoint:
     """
-    Springs once, on the first connection on which *side* gives all *signs*, one after another.
+    Hit once, on the first connection on which *side* sends messages for all *signs*, in order.
 
-    From then on it holds back what *held* says on that connection: if that is the same side, from
-    the last sign on, which does not get through any more; if it is the other one, the answer to
-    it. Everything before gets through.
+    From then on it holds back the messages of *held* on that connection. If *held* is the
+    same side, the matched message is the first one held back; otherwise the reply is.
     """
 
-    def __init__(self, signs: tuple[Sign, ...], *, side: Side, held: Side) -> None:
+    def __init__(self, signs: tuple[Matcher, ...], *, side: Side, held: Side) -> None:
         self._signs = signs
         self._side = side
         self._held = held
@@ -44,9 +43,9 @@ class Breakpoint:
         self._messages: list[bytes] = []
         self._open = False
 
-    def lets_through(self, link: Link, side: Side, message: bytes, spelt_out: bytes) -> bool:
-        """Whether *message*, which *side* says on *link*, is to be passed on."""
-        if self._link is None and side is self._side and self._is_last_sign(link, spelt_out):
+    def passes(self, link: Link, side: Side, message: bytes, resolved: bytes) -> bool:
+        """Whether the proxy may forward *message*, which *side* has sent on *link*."""
+        if self._link is None and side is self._side and self._is_last_sign(link, resolved):
             self._link = link
         if self._open or link is not self._link or side is not self._held:
             return True
@@ -58,22 +57,24 @@ class Breakpoint:
         return bool(self._messages)
 
     async def sprung(self, *, within: float = 15) -> None:
-        """Wait until something is held back."""
-        await eventually(lambda: self.has_sprung, within=within, message="the trap did not spring")
+        """Wait until the breakpoint is hit."""
+        await eventually(
+            lambda: self.has_sprung, within=within, message="the breakpoint was not hit"
+        )
 
     def release(self) -> None:
-        """Pass on what was held back, and everything that comes."""
+        """Forward the messages held back, and all later ones."""
         self._open = True
         for message in self._messages:
             self._caught.tell(self._held.other, message)
 
     def cut(self) -> None:
-        """End the connection for both sides; what was held back never gets through."""
+        """Abort the connection on both sides; the messages held back are lost."""
         self._caught.abort()
 
     @property
     def _caught(self) -> Link:
-        assert self._link is not None, "the trap has not sprung"
+        assert self._link is not None, "the breakpoint was not hit"
         return self._link
 
     def _is_last_sign(self, link: Link, message: bytes) -> bool:
@@ -84,7 +85,7 @@ class Breakpoint:
 
 
 class BreakpointProxy(Proxy):
-    """A proxy that understands what passes, and holds it up where it was told to."""
+    """A proxy that reads the protocol, and holds messages back at its breakpoints."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -95,33 +96,33 @@ class BreakpointProxy(Proxy):
         }
         self._splitters: dict[tuple[Link, Side], Splitter] = {}
         self._statements: dict[Link, Statements] = defaultdict(Statements)
-        self._traps: list[Breakpoint] = []
-        self._losing: list[tuple[Side, Sign]] = []
-        self._taps: list[Tap] = []
+        self._breakpoints: list[Breakpoint] = []
+        self._losing: list[tuple[Side, Matcher]] = []
+        self._observers: list[Observer] = []
 
-    def before(self, *signs: Sign) -> Breakpoint:
-        """Hold back the last of *signs* of a client: the server does not hear it."""
+    def before(self, *signs: Matcher) -> Breakpoint:
+        """Hold back the client's message for the last of *signs*: the server does not get it."""
         return self._set(Breakpoint(signs, side=Side.CLIENT, held=Side.CLIENT))
 
-    def after(self, *signs: Sign) -> Breakpoint:
-        """Hold back the answer to the last of *signs* of a client: it is done, unheard of."""
+    def after(self, *signs: Matcher) -> Breakpoint:
+        """Hold back the server's reply to the last of *signs*: the client does not get it."""
         return self._set(Breakpoint(signs, side=Side.CLIENT, held=Side.SERVER))
 
-    def unheard(self, *signs: Sign) -> Breakpoint:
-        """Hold back the last of *signs* of the server: the client does not hear it."""
+    def unheard(self, *signs: Matcher) -> Breakpoint:
+        """Hold back the server's message for the last of *signs*: the client does not get it."""
         return self._set(Breakpoint(signs, side=Side.SERVER, held=Side.SERVER))
 
-    def forget(self, trap: Breakpoint) -> None:
-        """Take away *trap*, sprung or not."""
-        self._traps.remove(trap)
+    def forget(self, breakpoint_: Breakpoint) -> None:
+        """Remove the breakpoint, hit or not."""
+        self._breakpoints.remove(breakpoint_)
 
-    def tap(self, tap: Tap) -> None:
-        """Tell *tap* what passes from now on."""
-        self._taps.append(tap)
+    def tap(self, observer: Observer) -> None:
+        """Call *observer* with each message forwarded from now on."""
+        self._observers.append(observer)
 
     @contextmanager
-    def losing(self, side: Side, sign: Sign) -> Iterator[None]:
-        """Lose the messages with *sign* that *side* says, and end those connections after it."""
+    def losing(self, side: Side, sign: Matcher) -> Iterator[None]:
+        """Drop the messages of *side* that match *sign*; reset those connections afterwards."""
         entry = (side, sign)
         self._losing.append(entry)
         try:
@@ -130,28 +131,28 @@ class BreakpointProxy(Proxy):
             self._losing.remove(entry)
             self.reset_torn()
 
-    def _set(self, trap: Breakpoint) -> Breakpoint:
-        self._traps.append(trap)
-        return trap
+    def _set(self, breakpoint_: Breakpoint) -> Breakpoint:
+        self._breakpoints.append(breakpoint_)
+        return breakpoint_
 
     def _heard(self, link: Link, side: Side, chunk: bytes) -> bytes:
         splitter = self._splitters.get((link, side))
         if splitter is None:
             splitter = self._splitters[link, side] = Splitter(self._sizes[side])
         passed = [each for each in splitter.feed(chunk) if self._passes(link, side, each)]
-        for tap in self._taps:
+        for observer in self._observers:
             for message in passed:
-                tap(link, side, message)
+                observer(link, side, message)
         return b"".join(passed)
 
     def _passes(self, link: Link, side: Side, message: bytes) -> bool:
-        spelt_out = message
+        resolved = message
         if self._is_postgres and side is Side.CLIENT:
-            spelt_out = self._statements[link].spelt_out(message)
-        if any(side is loser and sign(spelt_out) for loser, sign in self._losing):
+            resolved = self._statements[link].resolved(message)
+        if any(side is loser and sign(resolved) for loser, sign in self._losing):
             self._torn.add(link)
             return False
-        return all(trap.lets_through(link, side, message, spelt_out) for trap in self._traps)
+        return all(each.passes(link, side, message, resolved) for each in self._breakpoints)
 
     def _ended(self, link: Link) -> None:
         super()._ended(link)

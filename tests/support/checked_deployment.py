@@ -1,8 +1,8 @@
 """
-A deployment under load while something is done to its servers, and the verdict on what it did.
+A deployment under load: a test injects faults, and the checker judges the history of events.
 
-What was produced is written down by the producer, and what became of it is read from the tables
-at the end: nothing of the history comes from the processes that are tried.
+The producer records what it committed, and the outcomes are read from the tables at the end: no
+record of the history comes from the processes under test.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.support.builders import CANARY, an_event
 from tests.support.deployment import Deployment
 from tests.support.effects import consumer, effects
 from tests.support.eventually import eventually
-from tests.support.outcomes import STAMPED, aftermath, has_times
+from tests.support.outcomes import STAMPED, has_times, read_outcomes
 from tests.support.processes import ChildProcess
 
 CONSUMER = "tests.support.effects:consumer"
@@ -46,10 +46,11 @@ _OLDEST = sa.text(
 
 class CheckedDeployment(Deployment):
     """
-    Processes of relay and of the consumer `effects`, to be used in `async with`.
+    The relay and the consumer `effects` as processes; an async context manager.
 
     Args:
-        preload: Variables of what is loaded before the programs, which then begin from scratch.
+        preload: Environment variables for a preloaded library; the programs then start without the
+            fork server.
 
     """
 
@@ -67,7 +68,7 @@ class CheckedDeployment(Deployment):
         self._preload = preload
         self.processes: list[ChildProcess] = []
         self.history: list[Record] = []
-        self.last_error = ""  # the last that the producer was told
+        self.last_error = ""  # the reason of the producer's last failed commit
         self._produced = 0
 
     async def __aenter__(self) -> Self:
@@ -79,20 +80,20 @@ class CheckedDeployment(Deployment):
 
     async def start_processes(self) -> tuple[ChildProcess, ChildProcess]:
         """Start one relay and one consumer."""
-        # The consumer first, so that there is a queue for the first event.
+        # The consumer starts first, so that a queue exists for the first event.
         consuming = await self.consumer()
         return await self.relay(), consuming
 
     @asynccontextmanager
     async def under_load(self) -> AsyncIterator[None]:
-        """Produce in the block, which begins when that has had some effects."""
+        """Produce during the block, which begins once the first events were applied."""
         async with self.producing():
             await self.makes_progress()
             yield
 
     @asynccontextmanager
     async def producing(self) -> AsyncIterator[None]:
-        """Produce in the block, whether or not anybody takes it."""
+        """Produce during the block, even while no process publishes or consumes."""
         stop = asyncio.Event()
         producing = asyncio.create_task(self._produce(stop))
         try:
@@ -103,36 +104,36 @@ class CheckedDeployment(Deployment):
 
     @contextmanager
     def record_fault(self, fault: str) -> Iterator[None]:
-        """Write down when *fault* begins, and when it is over."""
+        """Record when *fault* begins and when it ends."""
         self.history.append(FaultBegan(time.time(), fault))
         yield
         self.history.append(FaultEnded(time.time(), fault))
 
     async def produce(self, count: int) -> None:
-        """Commit *count* events, and know of each that it was committed."""
+        """Commit *count* events; each commit is known to have succeeded."""
         for _ in range(count // PER_TRANSACTION):
             await self._commit()
 
     def record_committed(self, events: Iterable[outbox.Event]) -> None:
-        """Write down that *events* were committed."""
+        """Record that *events* were committed."""
         now = time.time()
         self.history += [Produced(now, str(event.id), None, 0, COMMITTED) for event in events]
 
     async def makes_progress(self, *, by: int = 50, within: float = PATIENCE_SECONDS) -> None:
-        """Wait until there are *by* effects more than now."""
+        """Wait until *by* more events were applied."""
         goal = await self.count(effects) + by
         await self._wait_for(lambda: self._has_effects(goal), within, f"fewer than {goal} effects")
 
     async def wait_for_publish_error(self, error: str, *, within: float = 30) -> None:
-        """Wait until some event has come back from the broker with *error*."""
+        """Wait until a row of the outbox has *error* as its last error."""
 
         async def has_come() -> bool:
             return error in {row["last_error"] for row in await self.rows(outbox_table)}
 
-        await self._wait_for(has_come, within, f"nothing was {error}")
+        await self._wait_for(has_come, within, f"no event was {error}")
 
     async def assert_outbox_stays(self, *, count: int, during: float = 5) -> None:
-        """Fail if at any time in so many seconds the outbox has not *count* events."""
+        """Fail unless the outbox has exactly *count* events for *during* seconds."""
         clock = asyncio.get_running_loop().time
         end = clock() + during
 
@@ -143,11 +144,11 @@ class CheckedDeployment(Deployment):
         await eventually(is_over, within=during + 10)
 
     async def wait(self, seconds: float) -> None:
-        """Return after so many *seconds* of what is going on."""
+        """Return after *seconds*, while the processes keep working."""
         await pause(asyncio.Event(), timedelta(seconds=seconds))
 
     async def wait_for_outbox(self, count: int) -> None:
-        """Wait until there are *count* events at least in the outbox."""
+        """Wait until the outbox has at least *count* events."""
 
         async def are_there() -> bool:
             return await self.count(outbox_table) >= count
@@ -158,41 +159,39 @@ class CheckedDeployment(Deployment):
         self, *, but_for: int = 0, within: float = PATIENCE_SECONDS
     ) -> None:
         """
-        Wait until everything that was produced is applied, and the outbox is empty.
-
-        *but_for* are so many events that were given up.
+        Wait until every committed event but *but_for* was applied, and the outbox is empty.
         """
         await self._wait_for(
-            lambda: self._is_settled(but_for), within, "not everything was applied"
+            lambda: self._is_settled(but_for), within, "not every event was applied"
         )
 
     async def stop_processes(self) -> None:
-        """End all processes: each of them lives, and has nothing left to do."""
+        """Stop all processes; fails if one has ended before."""
         while self.processes:
             process = self.processes.pop()
-            assert process.running, f"it has ended by itself:\n{process.tail}"
+            assert process.running, f"the process ended by itself:\n{process.tail}"
             assert await process.terminate(within=40) == 0
 
     def expect_ended(self, process: ChildProcess) -> None:
-        """*process* has ended, as it should."""
+        """Expect that *process* has ended, and do not stop it again."""
         assert not process.running
         self.processes.remove(process)
 
     async def check_guarantees(self, **guarantees: Any) -> list[Record]:
-        """End all processes and raise for what the history shows to be wrong; returns it."""
+        """Stop all processes, check the history and return it; fails with the findings."""
         await self.stop_processes()
-        history = [*self.history, *await aftermath(self)]
+        history = [*self.history, *await read_outcomes(self)]
         findings = check(history, Guarantees(consumers=frozenset({consumer.name}), **guarantees))
         assert not findings, f"{findings}\n{self.logs()[-TAIL:]}"
         return history
 
     async def count(self, table: sa.Table) -> int:
-        """How many rows *table* has, as soon as the database answers."""
+        """How many rows *table* has; waits until the database answers."""
         found: int = (await self._first(sa.select(sa.func.count()).select_from(table)))[0]
         return found
 
     async def oldest_transaction(self) -> float:
-        """For how many seconds a relay has had its oldest transaction."""
+        """The age of the oldest transaction of a relay, in seconds."""
         return float((await self._first(_OLDEST))[0])
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
@@ -211,7 +210,7 @@ class CheckedDeployment(Deployment):
             await pause(stop, BETWEEN_TRANSACTIONS)
 
     async def _commit(self) -> None:
-        """Commit some events, again with the same ids until that is known to have worked."""
+        """Commit some events; repeats the commit with the same ids until its success is known."""
         events = [self._an_event() for _ in range(PER_TRANSACTION)]
         await eventually(lambda: self._is_committed(events), within=PATIENCE_SECONDS)
         self.record_committed(events)
@@ -227,7 +226,7 @@ class CheckedDeployment(Deployment):
                 await connection.execute(outbox.insert(*events))
         except DBAPIError as error:
             self.last_error = reason_of(error)
-            # The ids are unique: this says that an earlier commit did arrive.
+            # The ids are unique: this error shows that an earlier commit succeeded.
             return "event_id" in str(error.orig)
         except (OSError, TimeoutError, asyncpg.PostgresError) as error:
             self.last_error = reason_of(error)
@@ -247,11 +246,11 @@ class CheckedDeployment(Deployment):
         try:
             await eventually(condition, within=within, message=message)
         except AssertionError as late:
-            late.add_note(f"the processes have said:\n{self.logs()[-TAIL:]}")
+            late.add_note(f"the logs of the processes end with:\n{self.logs()[-TAIL:]}")
             raise
 
     async def _first(self, statement: Any) -> Any:
-        """The first row of an answer, as soon as the database gives one."""
+        """The first row of the result; waits until the database answers."""
 
         async def answer() -> Any:
             try:

@@ -1,5 +1,5 @@
 """
-A deployment of one consumer, and its broker: publish, and look at what became of the messages.
+A deployment of one consumer, and its broker: tests publish to it and read the outcomes.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ SOON = timedelta(seconds=10)
 
 
 class ConsumerDeployment(Deployment):
-    """A deployment of *app*, and a broker that can be published to and looked into."""
+    """A deployment of the consumer in the module *app*, and a broker that tests publish to."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ConsumerDeployment(Deployment):
 
     async def publish(self, *messages: WireMessage) -> None:
         async with self.broker.publisher() as publisher:
-            for message in messages:  # copies have one id, which the broker tells them by
+            for message in messages:  # one by one: two copies have the same id
                 outcomes = await publisher.publish([message], within=SOON)
                 assert outcomes == [Outcome.ACKED]
 
@@ -65,7 +65,7 @@ class ConsumerDeployment(Deployment):
         await eventually(empty)
 
     async def buried(self, count: int, *, within: float = 20) -> dict[str, sa.RowMapping]:
-        """Dead letters by message id, once there are so many."""
+        """Wait for *count* dead letters, and return them by message id."""
 
         async def enough() -> list[sa.RowMapping] | None:
             rows = await self.dead()
@@ -76,7 +76,7 @@ class ConsumerDeployment(Deployment):
         return {row["message_id"]: row for row in rows}
 
     async def attempts(self) -> Counter[tuple[str, int]]:
-        """How often each message was applied, and in which attempt."""
+        """How often each message was applied in each attempt."""
         rows = await self.rows(effects)
         return Counter((str(row["event_id"]), row["attempt"]) for row in rows)
 

@@ -1,5 +1,5 @@
 """
-Where a long run takes place: a database and a virtual host of its own, on real servers.
+The environment of a long run: its own database and virtual host, on real servers.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from tests.support.servers import Fleet, PostgresServer, RabbitmqServer
 @dataclass(frozen=True, slots=True)
 class Environment:
     """
-    Both servers, and what of them belongs to the run.
+    Both servers, and the database and virtual host of the run.
 
     Args:
-        database_url: Of a migrated database.
+        database_url: The URL of a migrated database.
         vhost: The name of a virtual host.
 
     """
@@ -36,13 +36,13 @@ class Environment:
 
     @property
     def broker_url(self) -> str:
-        """The virtual host, as clients want it."""
+        """The URL of the virtual host."""
         return self.rabbitmq.url(self.vhost)
 
 
 @asynccontextmanager
 async def provision() -> AsyncIterator[Environment]:
-    """A site on servers that end with the block."""
+    """An environment on servers that end with the block."""
     fleet = Fleet()
     try:
         rabbitmq, postgres = fleet.rabbitmq(), fleet.postgres()

@@ -1,9 +1,9 @@
 """
-Processes that begin with the modules of the product imported, in a tenth of the time.
+Starts processes with the modules of the product already imported, in a tenth of the time.
 
 One helper process per test run imports them once, and forks a child for each program to be run.
-A child has files, environment, session and signals of its own, like one that was started anew.
-It is the helper's to collect: it writes the exit status of each to a file.
+A child has its own files, environment, session and signals, like a process that was started by
+`exec`. The helper collects the children, and writes the exit status of each to a file.
 
 Invariant: the helper never has a second thread, so that a fork leaves no lock behind.
 """
@@ -38,7 +38,7 @@ PAUSE_SECONDS = 0.005
 
 
 class ForkServer:
-    """The test run's end: asks for children, and finds out what has become of them."""
+    """The client of the helper process, in the test run."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory()
@@ -59,10 +59,10 @@ class ForkServer:
         cwd: Path,
     ) -> "ForkedProcess":
         """Run `python -m module arguments`; both outputs go to *log*."""
-        order = [module, *arguments], str(log), dict(env), str(cwd)
+        request = [module, *arguments], str(log), dict(env), str(cwd)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
         return ForkedProcess(pid, status=Path(self._directory.name) / str(pid))
@@ -76,14 +76,14 @@ class ForkServer:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """Return the nursery of this test run, started when first needed."""
+    """Return the fork server of this test run; the first call starts it."""
     started = ForkServer()
     atexit.register(started.close)
     return started
 
 
 class ForkedProcess:
-    """A child of the nursery; as much of a `subprocess.Popen` as is needed."""
+    """A child of the fork server, with the part of `subprocess.Popen` that the tests need."""
 
     def __init__(self, pid: int, *, status: Path) -> None:
         self.pid = pid
@@ -93,7 +93,7 @@ class ForkedProcess:
     def poll(self) -> int | None:
         if self._code is None and self._status.exists():
             self._code = int(self._status.read_text())
-            self._status.unlink()  # the number may be given anew
+            self._status.unlink()  # the system may reuse the number
         return self._code
 
     def wait(self, timeout: float | None = None) -> int:
@@ -111,12 +111,12 @@ class ForkedProcess:
 
 
 def serve(directory: Path) -> None:
-    """Fork a child for each line of standard input, until that ends."""
+    """Fork a child for each line of standard input, until its end."""
     for module in MODULES:
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: collect(directory))
     for line in sys.stdin:
-        # Otherwise a child that ends at once is collected before anybody knows of it.
+        # Otherwise a child that ends at once could be collected before its id was printed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if not pid:
@@ -126,7 +126,7 @@ def serve(directory: Path) -> None:
 
 
 def collect(directory: Path) -> None:
-    """Write the exit status of each child that has ended, negative for a signal."""
+    """Write the exit status of each ended child to a file; negative for a signal."""
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             pid, status = ended

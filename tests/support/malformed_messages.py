@@ -1,5 +1,5 @@
 """
-Messages that no client of ours would write, and a publisher that writes frames as it likes.
+Malformed messages, and a publisher that writes raw frames.
 """
 
 import struct
@@ -18,8 +18,8 @@ from outbox.wire.codec import WireMessage
 from tests.support.frames import frame, header, nested_tables, short, table
 
 FLAGS = Basic.Properties.flags
-# What RabbitMQ takes from a publisher, and hands out. Types of values that it does not know it
-# refuses, by closing the publisher's connection.
+# Properties that RabbitMQ accepts from a publisher and delivers. It refuses types of values that
+# it does not know, by closing the publisher's connection.
 MALFORMED_PROPERTIES = {
     "a timestamp in microseconds": (
         FLAGS["timestamp"],
@@ -39,7 +39,7 @@ MALFORMED_PROPERTIES = {
 
 @asynccontextmanager
 async def raw_channel(url: str) -> AsyncIterator[Any]:
-    """A channel of a publisher of its own, without confirms."""
+    """A channel of a new publisher, without confirms."""
     async with await aio_pika.connect(url) as connection:
         wrapper = await connection.channel(publisher_confirms=False)
         yield await wrapper.get_underlay_channel()
@@ -48,7 +48,7 @@ async def raw_channel(url: str) -> AsyncIterator[Any]:
 async def publish_raw(
     channel: Any, body: bytes, flags: int = 0, properties: bytes = b"", *, queue: str
 ) -> None:
-    """Put *body* into *queue*, with *properties* that are whatever they are."""
+    """Publish *body* to *queue*, with the raw bytes *properties*."""
     number = channel.number
     method = pamqp.frame.marshal(Basic.Publish(exchange="", routing_key=queue), number)
     content = header(number, len(body), flags, properties) + frame(3, number, body)
@@ -59,9 +59,9 @@ async def publish_as_it_is(
     channel: Any, message: WireMessage, *, times: int = 1, **changes: Any
 ) -> None:
     """
-    Publish *message*, even without an id, with *changes* to the properties, so many *times*.
+    Publish *message* *times* times, with *changes* to its properties; it needs no id.
 
-    Nobody waits for an answer, and the same id may be on its way any number of times.
+    No confirm is awaited, so the same id may be in flight several times.
     """
     number, body = channel.number, message.body
     content = ContentHeader(properties=properties(message), body_size=len(body))

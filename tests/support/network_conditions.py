@@ -1,5 +1,5 @@
 """
-What a way does to what passes over it: losing, delaying, throttling and tearing it. No I/O.
+The conditions of a connection: loss, latency, jitter, bandwidth, fragmentation. No I/O.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _STEPS_PER_SECOND = 20
 
 
 class Side(Enum):
-    """Who says something."""
+    """A side of a connection."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -24,14 +24,14 @@ class Side(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConditions:
     """
-    The state of a way; by default everything passes at once.
+    The conditions of a connection; by default all data passes at once.
 
     Args:
-        silent: What these sides say is lost, also that they have gone.
-        delay: How long each piece is under way.
-        jitter: How much longer it may be, at random.
-        bytes_per_second: How much passes, in each direction.
-        piece_bytes: How much arrives at once at most.
+        silent: Data of these sides is dropped, and so is the end of their connection.
+        delay: The latency of each piece.
+        jitter: The most that is added to the latency, at random.
+        bytes_per_second: The bandwidth in each direction.
+        piece_bytes: The largest piece that arrives at once.
     """
 
     silent: frozenset[Side] = frozenset()
@@ -41,14 +41,14 @@ class NetworkConditions:
     piece_bytes: int | None = None
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """*data* as it arrives."""
+        """*data* in the pieces in which it arrives."""
         size = self.piece_bytes or max(1, len(data))
         if self.bytes_per_second is not None:
             size = min(size, max(1, self.bytes_per_second // _STEPS_PER_SECOND))
         return (data[start : start + size] for start in range(0, len(data), size))
 
     def pause(self, piece: bytes, *, jitter: float) -> float:
-        """How many seconds *piece* is under way; *jitter* is from 0 to 1."""
+        """The seconds until *piece* arrives; *jitter* is from 0 to 1."""
         seconds = (self.delay + self.jitter * jitter).total_seconds()
         if self.bytes_per_second is not None:
             seconds += len(piece) / self.bytes_per_second

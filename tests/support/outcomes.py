@@ -1,5 +1,5 @@
 """
-What has become of the events of a deployment, read from its tables when all is over.
+Reads from the tables of a deployment what became of its events, once the processes have ended.
 """
 
 import time
@@ -18,7 +18,7 @@ MAY_HOLD_HEALTH_DATA = {"body", "ordering_key"}
 STAMPED = sa.text(
     "ALTER TABLE effects ADD COLUMN applied_at timestamptz DEFAULT clock_timestamp()"
 )
-"""Lets Postgres write down when each effect happens."""
+"""Makes Postgres record the time of each effect."""
 
 _OPEN = sa.text(
     "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
@@ -26,8 +26,8 @@ _OPEN = sa.text(
 )
 
 
-async def aftermath(deployment: Deployment) -> list[Record]:
-    """What was applied, what was given up, what waits, and what else is left."""
+async def read_outcomes(deployment: Deployment) -> list[Record]:
+    """The records of applied, dead-lettered and waiting events, of leftovers and of leaks."""
     now = time.time()
     return [
         *await _applied(deployment),
@@ -46,7 +46,7 @@ async def aftermath(deployment: Deployment) -> list[Record]:
 
 
 def has_times(deployment: Deployment) -> bool:
-    """Whether the database can tell when effects happened."""
+    """Whether the database records when effects happened."""
     return deployment.engine.dialect.name == "postgresql"
 
 

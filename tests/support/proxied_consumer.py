@@ -1,5 +1,5 @@
 """
-Consumers that reach both servers through proxies which hold them up where a test says.
+Consumers that reach both servers through proxies with breakpoints.
 """
 
 from contextlib import AsyncExitStack
@@ -37,9 +37,9 @@ def a_message(event_type: str = "test.happened") -> WireMessage:
 
 class ProxiedConsumer:
     """
-    Processes of the consumer `crashing` on one database and broker, to be used in `async with`.
+    Processes of the consumer `crashing` behind the proxies `database` and `broker`.
 
-    `deployment` looks at the database past the proxies `database` and `broker`.
+    An async context manager. Its `deployment` reads the database without the proxies.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ProxiedConsumer:
         assert set(outcomes) == {Outcome.ACKED}
 
     async def declare(self) -> None:
-        """Declare what the consumer needs, as it does when it starts."""
+        """Declare the topology of the consumer, as it does when it starts."""
         settings = ConsumerSettings(retry_delays=(RETRY_SECONDS,))
         await self._transport.declare(declared(crashing.consumer, settings))
 
@@ -94,7 +94,7 @@ class ProxiedConsumer:
             await (await connection.channel()).queue_delete(queue)
 
     async def gives_up(self, count: int) -> None:
-        """Wait until at least *count* dead letters are there."""
+        """Wait until `dead_letters` has at least *count* rows."""
 
         async def enough() -> bool:
             return len(await self.deployment.dead()) >= count
@@ -102,7 +102,7 @@ class ProxiedConsumer:
         await eventually(enough, within=20, message=f"fewer than {count} dead letters")
 
     async def ends(self) -> None:
-        """End all consumers; what they have not settled is in the queues again."""
+        """Stop all consumers; their unsettled messages are in the queues again."""
         for process in self._processes:
             if process.running:
                 assert await process.terminate() == 0
@@ -113,7 +113,7 @@ class ProxiedConsumer:
         return [(row["status"], row["attempts"]) for row in rows]
 
     async def left(self) -> dict[str, int]:
-        """How many messages are in each queue that is not empty; none may be out for an answer."""
+        """How many messages each non-empty queue has; no message may be unacked."""
         queues = (QUEUE, RETRY_QUEUE, f"{QUEUE}.dead")
         depths = {queue: await self._transport.depth(queue) for queue in queues}
         return {name: depth.messages for name, depth in depths.items() if depth and depth.messages}

@@ -1,5 +1,5 @@
 """
-What Postgres reads to answer a statement.
+Measures what Postgres reads to execute a statement.
 """
 
 import re
@@ -15,7 +15,7 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def recorded(engine: AsyncEngine) -> Iterator[list[Statement]]:
-    """Collect the statements that are sent through *engine*, with their parameters."""
+    """Record the statements that *engine* sends, with their parameters."""
     statements: list[Statement] = []
 
     def record(_connection, _cursor, statement, parameters, _context, _many) -> None:
@@ -29,9 +29,9 @@ def recorded(engine: AsyncEngine) -> Iterator[list[Statement]]:
 
 
 async def rows_read(connection: AsyncConnection, statement: Statement) -> int:
-    """Execute *statement* and count what was looked at, in tables and in indexes."""
+    """Execute *statement* and count the rows that Postgres read, in tables and in indexes."""
     text, parameters = statement
-    # An index only scan counts what it returns, not what it walks over: those are buffers.
+    # An index only scan counts the rows it returns; the entries it skips show up as buffers.
     result = await connection.exec_driver_sql(
         f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters
     )
@@ -39,7 +39,7 @@ async def rows_read(connection: AsyncConnection, statement: Statement) -> int:
 
 
 async def blocks_read(connection: AsyncConnection, statement: Statement) -> int:
-    """Execute *statement*, undo it, and count the blocks that were looked at, of whatever kind."""
+    """Execute *statement*, roll it back, and count the blocks that Postgres read, of all kinds."""
     text, parameters = statement
     result = await connection.exec_driver_sql(
         f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters

@@ -1,13 +1,13 @@
 """
-See to it that nothing started by the tests outlives them, even if they die by SIGKILL.
+Makes sure that no process or directory of the tests outlives them, even after a SIGKILL.
 
-One helper process per test run reads, line by line, what the run has started and ended.
-When the pipe closes, however the run came to its end, it ends what is still on the list.
+One helper process per test run reads, line by line, which processes the run has started and ended.
+When the pipe closes, for whatever reason, the helper ends the processes still on its list.
 
-A parent-death signal would not do: Linux binds it to the starting *thread*, and servers are
-restarted from short-lived ones; other systems do not know it at all.
+A parent-death signal does not suffice: Linux binds it to the starting *thread*, and servers are
+restarted from short-lived threads; other systems do not have it.
 
-Invariant: only ids that the tests announced, and have not taken back, are ever signalled.
+Invariant: the reaper signals only ids that the tests have announced and not withdrawn.
 """
 
 import atexit
@@ -29,7 +29,7 @@ class Reaper:
     """The test run's end of the pipe."""
 
     def __init__(self) -> None:
-        # Its own session: Ctrl-C must reach the tests only, which then close the pipe.
+        # In its own session: Ctrl-C must reach the tests only, which then close the pipe.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -37,28 +37,28 @@ class Reaper:
         )
 
     def watch(self, pid: int, *, ending: signal.Signals = signal.SIGKILL) -> None:
-        """End the process *pid* with the signal *ending* once the tests are gone."""
-        self._tell(f"watch {pid} {ending.value}")
+        """End the process *pid* with the signal *ending* once the tests have ended."""
+        self._send(f"watch {pid} {ending.value}")
 
     def forget(self, pid: int) -> None:
-        """Take *pid* off the list, because it has ended and the number may be given anew."""
-        self._tell(f"forget {pid}")
+        """Remove *pid* from the list: it has ended, and the system may reuse the number."""
+        self._send(f"forget {pid}")
 
     def adopt(self, directory: Path) -> None:
-        """Remove *directory* with all it holds once the tests are gone."""
-        self._tell(f"adopt {directory}")
+        """Remove *directory* and its contents once the tests have ended."""
+        self._send(f"adopt {directory}")
 
     def mounted(self, directory: Path) -> None:
-        """Unmount *directory* once the tests are gone."""
-        self._tell(f"mounted {directory}")
+        """Unmount *directory* once the tests have ended."""
+        self._send(f"mounted {directory}")
 
     def close(self) -> None:
-        """End what is left and wait until that is done."""
+        """End the processes that are left, and wait until they have ended."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         # One write below PIPE_BUF is atomic, so that threads need no lock.
         os.write(self._process.stdin.fileno(), f"{line}\n".encode())
@@ -66,35 +66,35 @@ class Reaper:
 
 @functools.cache
 def reaper() -> Reaper:
-    """Return the guardian of this test run, started when first needed."""
+    """Return the reaper of this test run; the first call starts it."""
     started = Reaper()
     atexit.register(started.close)
 
     return started
 
 
-def keep_watch(lines: Iterable[str]) -> None:
-    """Follow *lines* to their end, then end and remove what they leave open."""
+def follow(lines: Iterable[str]) -> None:
+    """Read *lines* to their end, then end the processes and remove the directories on the list."""
     watched: dict[int, int] = {}
-    places: dict[str, list[str]] = {"adopt": [], "mounted": []}
+    directories: dict[str, list[str]] = {"adopt": [], "mounted": []}
     for line in lines:
         match line.rstrip("\n").split(" ", maxsplit=2):
             case ["watch", pid, ending]:
                 watched[int(pid)] = int(ending)
             case ["forget", pid]:
                 watched.pop(int(pid), None)
-            case ["adopt" | "mounted" as what, *words]:
-                places[what].append(" ".join(words))
+            case ["adopt" | "mounted" as kind, *words]:
+                directories[kind].append(" ".join(words))
 
     for watched_pid, number in watched.items():
         _signal(watched_pid, number)
     _await_end(watched)
-    _clear(mounts=places["mounted"], directories=places["adopt"])
+    _clear(mounts=directories["mounted"], directories=directories["adopt"])
 
 
 def _clear(*, mounts: Iterable[str], directories: Iterable[str]) -> None:
     for mount in mounts:
-        # One that the tests have unmounted themselves is no trouble.
+        # The tests may have unmounted it already.
         subprocess.run(["umount", "--lazy", mount], stderr=subprocess.DEVNULL, check=False)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
@@ -102,15 +102,14 @@ def _clear(*, mounts: Iterable[str], directories: Iterable[str]) -> None:
 
 def process_exists(pid: int) -> bool:
     """
-    Whether *pid* is a process that can still do something.
+    Whether *pid* is a running process.
 
-    One that has ended, but that nobody has collected yet, does not count: in a container without
-    an init process orphans stay like that for ever.
+    A zombie does not count: in a container without an init process no parent ever collects it.
     """
-    asked = subprocess.run(
+    listed = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return bool(asked.stdout.strip()) and not asked.stdout.startswith("Z")
+    return bool(listed.stdout.strip()) and not listed.stdout.startswith("Z")
 
 
 def _await_end(pids: Iterable[int]) -> None:
@@ -124,11 +123,11 @@ def _await_end(pids: Iterable[int]) -> None:
 
 
 def _signal(pid: int, number: int) -> None:
-    # All these processes lead a group; SIGKILL gives them no chance to end it themselves.
+    # Each of these processes leads a group; after a SIGKILL it cannot end the group itself.
     deliver = os.killpg if number == signal.SIGKILL else os.kill
     with suppress(ProcessLookupError):
         deliver(pid, number)
 
 
 if __name__ == "__main__":
-    keep_watch(sys.stdin)
+    follow(sys.stdin)

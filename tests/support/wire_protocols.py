@@ -1,8 +1,7 @@
 """
-What clients and servers say to each other, message by message, and how to recognise it. No I/O.
+Splits the streams of Postgres and RabbitMQ into messages, and recognises some of them. No I/O.
 
-Only as much of the protocols of Postgres and RabbitMQ as it takes to find the point at which
-something is to happen; a connection with TLS says nothing that could be recognised.
+It knows only the part of both protocols that breakpoints need. It cannot read a TLS connection.
 """
 
 import struct
@@ -12,16 +11,16 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 Measure = Callable[[bytes], int | None]
-"""The size of the first message of some bytes; None if they do not tell yet."""
+"""The size of the first message in some bytes; None if more bytes are needed."""
 
-Sign = Callable[[bytes], bool]
-"""Whether a message, spelt out, is the one that is meant."""
+Matcher = Callable[[bytes], bool]
+"""Whether a message, with its prepared statement resolved, is the wanted one."""
 
 _METHOD_FRAME = 1
 
 
 class Splitter:
-    """Cuts a stream into messages, however it comes in."""
+    """Splits a stream into messages, whatever its chunks."""
 
     def __init__(self, measure: Measure) -> None:
         self._measure = measure
@@ -36,7 +35,7 @@ class Splitter:
 
 
 def size_for_postgres(data: bytes) -> int | None:
-    """Of what a client says. The first messages have no type, and a length below 2**24."""
+    """For messages of a client. The first ones have no type, and a length below 2**24."""
     has_type = data[:1] > b"\0"
     if len(data) < has_type + 4:
         return None
@@ -45,7 +44,7 @@ def size_for_postgres(data: bytes) -> int | None:
 
 
 def size_of_amqp(data: bytes) -> int | None:
-    """Of what either side says: a protocol header, and frames."""
+    """For messages of either side: a protocol header, and frames."""
     if data[:1] == b"A":
         return len(b"AMQP\0\0\x09\x01")
     if len(data) < 7:
@@ -55,18 +54,18 @@ def size_of_amqp(data: bytes) -> int | None:
 
 
 def size_of_anything(data: bytes) -> int | None:
-    """Of what is not looked at: as it comes."""
+    """For data that is not parsed: each chunk is one message."""
     return len(data) or None
 
 
 class Statements:
-    """Knows what a client of Postgres has prepared, and so what it executes."""
+    """Remembers the prepared statements of a client of Postgres."""
 
     def __init__(self) -> None:
         self._prepared: dict[bytes, bytes] = {}
 
-    def spelt_out(self, message: bytes) -> bytes:
-        """*message*, but one that executes what was prepared as if the text was in it."""
+    def resolved(self, message: bytes) -> bytes:
+        """*message*; a Bind message becomes a Query with the text of its prepared statement."""
         match message[:1]:
             case b"P":
                 name, text, *_ = message[5:].split(b"\0")
@@ -78,13 +77,13 @@ class Statements:
         return message
 
 
-def statement(text: str) -> Sign:
-    """The execution of a statement with *text* in it."""
+def statement(text: str) -> Matcher:
+    """Matches the execution of a statement with *text* in it."""
     return lambda message: message[:1] == b"Q" and text.encode() in message
 
 
-def method(kind: type[Frame]) -> Sign:
-    """A method of AMQP."""
+def method(kind: type[Frame]) -> Matcher:
+    """Matches an AMQP method."""
     index = struct.pack(">I", kind.index)
     return lambda message: message[:1] == bytes([_METHOD_FRAME]) and message[7:11] == index
 

@@ -74,14 +74,14 @@ def test_a_prepared_statement_is_recognised_each_time_it_is_executed_and_not_bef
     prepare = typed(b"P", b"name\0INSERT INTO effects VALUES ($1)\0\0")
     execute, other = typed(b"B", b"\0name\0\0\0\0"), typed(b"B", b"\0other\0\0\0\0")
 
-    said = [statements.spelt_out(message) for message in (prepare, execute, other, execute)]
+    said = [statements.resolved(message) for message in (prepare, execute, other, execute)]
 
     assert [sign(message) for message in said] == [False, True, False, True]
 
 
 def test_the_parameters_of_a_statement_do_not_match():
     assert not wire_protocols.COMMIT(
-        wire_protocols.Statements().spelt_out(typed(b"B", b"\0name\0\0COMMIT"))
+        wire_protocols.Statements().resolved(typed(b"B", b"\0name\0\0COMMIT"))
     )
 
 
@@ -99,7 +99,7 @@ class Recorded(Link):
 def through(
     trap: Breakpoint, link: Link, *messages: bytes, side: Side = Side.CLIENT
 ) -> list[bytes]:
-    return [message for message in messages if trap.lets_through(link, side, message, message)]
+    return [message for message in messages if trap.passes(link, side, message, message)]
 
 
 def test_a_breakpoint_holds_back_the_matched_message_and_its_successors_on_one_connection():
