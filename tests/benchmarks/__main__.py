@@ -62,9 +62,9 @@ def main(
     ] = RESULTS,
 ) -> None:
     """
-    Measure relay and consumer beside what one would write by hand, on servers of their own.
+    Measure relay and consumer beside programs written by hand, on servers of their own.
 
-    The exit status is 0 though goals are missed; the table says which.
+    The exit status is 0 even if goals are missed; the table names those.
     """
     chosen = only or list(GROUPS)
     if unknown := set(chosen) - set(GROUPS):

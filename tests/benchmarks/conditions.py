@@ -1,5 +1,5 @@
 """
-Under what circumstances the figures were taken.
+The conditions of a measurement: versions, machine, and extent of the run.
 """
 
 import os
@@ -39,7 +39,7 @@ async def conditions(environment: Environment, plan: Plan, groups: Sequence[str]
 
 
 def commit() -> str:
-    """The commit that is run, and whether files of it are changed."""
+    """The current commit, and whether the working tree has changes."""
 
     def git(*words: str) -> str:
         asked = subprocess.run(

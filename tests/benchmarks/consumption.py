@@ -1,5 +1,5 @@
 """
-The consumer against one written by hand, each from a queue that was filled before it starts.
+The consumer against a handwritten one, each from a queue that was filled before it starts.
 """
 
 import time
@@ -46,7 +46,7 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
 
 
 def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
-    """What the *turns* of each contender come to."""
+    """The figures of the *turns* of each contender."""
     rates = {name: [turn.rate for turn in some] for name, some in turns.items()}
     return [
         *(
@@ -73,7 +73,7 @@ def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 
 @asynccontextmanager
 async def consuming(environment: Environment) -> AsyncIterator[None]:
-    """The tables of the effects, and the product's queue; nothing is left in it at the end."""
+    """Create the tables of the effects and the product's queue; both are empty at the end."""
     await environment.database.execute(effects.CREATE)
     async with environment.program(
         "consumer", "topology", "benchmarks.consumers:single", ready=QUEUE
@@ -111,9 +111,9 @@ async def _turn(environment: Environment, name: str, messages: int) -> Turn:
 
 def evaluate(curve: DrainCurve, used: Mapping[Sample, float], messages: int) -> Turn:
     """
-    Rate and CPU from when a fiftieth of *messages* was done; *used* is told for each sample.
+    Rate and CPU from when a fiftieth of *messages* was done; *used* is called for each sample.
 
-    Of so few messages that one look found all of them done, the start is part of it.
+    If the first sample finds all of them done, the start of the program is included.
     """
     going = curve.under_way(messages)
     if going.samples[0] is going.samples[-1]:
@@ -131,7 +131,7 @@ def _program(environment: Environment, name: str) -> Program:
 
 
 def _batches(count: int) -> Iterator[list[WireMessage]]:
-    """Straight into the queue, through the exchange that has no name."""
+    """Batches that go straight to the queue, through the default exchange."""
     for first in range(0, count, prepared_messages.BATCH):
         yield prepared_messages.messages(
             min(prepared_messages.BATCH, count - first),

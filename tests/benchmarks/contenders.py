@@ -45,9 +45,9 @@ _Batch: TypeAlias = Callable[[Any, AbstractExchange], Coroutine[Any, Any, int]]
 
 async def naive() -> None:
     """
-    One awaited publish after another, each row marked after its own; one commit per batch.
+    Publish rows one after another, each awaited and then marked; one commit per batch.
 
-    In its favour: one commit for a hundred rows, where many do one for each.
+    In its favour: one commit for a hundred rows, where many such relays commit each row.
     """
 
     async def batch(database: Any, exchange: AbstractExchange) -> int:
@@ -63,9 +63,9 @@ async def naive() -> None:
 
 async def gather() -> None:
     """
-    Five hundred publishes at once, one DELETE and one commit for all of them.
+    Publish five hundred rows at once; one DELETE and one commit for all of them.
 
-    In its favour: one publish that fails undoes the whole batch, so nothing is kept account of.
+    In its favour: a failed publish rolls back the whole batch, so it keeps no account of rows.
     """
 
     async def batch(database: Any, exchange: AbstractExchange) -> int:

@@ -1,5 +1,5 @@
 """
-The dedup store with ten million messages against one without any, and while it is purged.
+The dedup store with ten million rows against an empty one, and during a purge.
 """
 
 import asyncio
@@ -41,13 +41,13 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Purge:
     """
-    What a purge did, and what it did to writers.
+    The result of a purge, and its effect on writers.
 
     Args:
         longest: Seconds of its longest statement, with the commit.
-        waited: Seconds that anybody waited for a lock, at most.
+        waited: The longest that a writer waited for a lock, in seconds.
         quiet: Rows per second of the writers without the purge.
-        beside: The same beside it.
+        beside: Rows per second of the writers during the purge.
 
     """
 
@@ -79,7 +79,7 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
 
 
 def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
-    """Full against empty; only event ids, which are what keys are by default, have a goal."""
+    """Full against empty; only event ids, the default keys, have a goal."""
     rates = {schema: [turn.rate for turn in some] for schema, some in turns.items()}
     full_vs_empty = median_ratio(rates[FULL], rates[EMPTY])
     head = (
@@ -98,14 +98,14 @@ def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 
 
 def disk(keys: Keys, rows: int, sizes: Mapping[str, int]) -> Result:
-    """What the full table of *rows* takes of the disk, with its indexes; *sizes* in bytes."""
+    """The disk space of the full table of *rows* with its indexes; *sizes* in bytes."""
     parts = ", ".join(f"{name} {size / _MEGABYTE:,.0f}" for name, size in sizes.items())
     total = sum(sizes.values()) / _MEGABYTE
     return Result(f"dedup, {_named(keys)}: disk for {rows:,}", total, "MB", note=parts)
 
 
 def purge_figures(purge: Purge) -> list[Result]:
-    """What the purge did, and what it did to others."""
+    """The figures of the purge, and of its effect on writers."""
     return [
         Result("dedup_purge_deadlocks", purge.deadlocks, "", at_most(0)),
         Result("dedup_purge_lock_wait", purge.waited * _THOUSAND, "ms", at_most(_THOUSAND)),
@@ -137,7 +137,7 @@ async def _turns(environment: Environment, plan: Plan, keys: Keys) -> dict[str, 
 async def _recorded(
     environment: Environment, keys: Keys, seconds: float, *schemas: str
 ) -> dict[str, Turn]:
-    """What the writers recorded in each of *schemas*, in as many *seconds* together."""
+    """The rows that the writers recorded in each of *schemas*, for *seconds* in all."""
     load = environment.program(
         "tests.benchmarks.dedup_load", "record", keys, str(seconds), *schemas, ready="ready"
     )
@@ -150,7 +150,7 @@ async def _recorded(
 
 
 async def _purge(environment: Environment, plan: Plan) -> Purge:
-    """The writers alone, and then for as long while rows are purged all the time."""
+    """Measure the writers alone, and then as long during continuous purges."""
     seconds = plan.seconds(PURGE_SECONDS)
     await dedup_table.settle(environment.database)
     quiet = await _recorded(environment, "event_ids", seconds, FULL)
@@ -178,7 +178,7 @@ async def _purge(environment: Environment, plan: Plan) -> Purge:
 
 @asynccontextmanager
 async def _lock_waits(environment: Environment) -> AsyncIterator[list[float]]:
-    """For how long somebody had been waiting for a lock, in seconds, at each look."""
+    """The longest current wait for a lock, in seconds, at each poll."""
     waits = [0.0]
 
     async def look() -> None:

@@ -1,5 +1,5 @@
 """
-How a table emptied over time: pure.
+The rows of a table that are gone, over time; pure.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ WARM_UP_DIVISOR = 50
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """At the time *at*, in seconds of the monotonic clock, so many rows were *gone*."""
+    """At the time *at*, in seconds of the monotonic clock, *gone* rows were gone."""
 
     at: float
     gone: int
@@ -31,11 +31,11 @@ class DrainCurve:
 
     @property
     def gone(self) -> int:
-        """How many rows were gone in the end."""
+        """How many rows were gone at the end."""
         return self.samples[-1].gone
 
     def passed(self, gone: float) -> float:
-        """When *gone* rows were gone for the first time, on a straight line between samples."""
+        """When *gone* rows were gone for the first time, interpolated linearly between samples."""
         for before, after in pairwise(self.samples):
             if before.gone < gone <= after.gone:
                 share = (gone - before.gone) / (after.gone - before.gone)
@@ -43,13 +43,13 @@ class DrainCurve:
         return self.began if gone <= self.samples[0].gone else self.samples[-1].at
 
     def rate(self, first: float = 0, last: float | None = None) -> float:
-        """Rows per second between the *first* and the *last*; 0 if there was no time between."""
+        """Rows per second from row *first* to row *last*; 0 if no time passed between them."""
         end = self.gone if last is None else min(last, self.gone)
         seconds = self.passed(end) - self.passed(first)
         return (end - first) / seconds if seconds > 0 else 0.0
 
     def under_way(self, rows: int) -> "DrainCurve":
-        """The same without the start: until a fiftieth of *rows* were gone."""
+        """The curve without the warm-up: from when a fiftieth of *rows* was gone."""
         enough = max(rows // WARM_UP_DIVISOR, 1)
         first = next((i for i, sample in enumerate(self.samples) if sample.gone >= enough), 0)
         return DrainCurve(self.samples[first:])

@@ -1,5 +1,5 @@
 """
-From the producer's commit to the consumer's, beside the least that this can take by hand.
+From the producer's commit to the consumer's, against the minimal path written by hand.
 """
 
 import secrets

@@ -1,8 +1,8 @@
 """
-Where everything takes place: a database and a virtual host of the benchmark's own.
+The environment of the benchmarks: their own database and virtual host.
 
-The servers come from where those of the tests come from: private ones that end with the run, or
-those that MQ_TEST_DATABASE_URL and MQ_TEST_BROKER_URL name.
+The servers are those of the tests: private ones that end with the run, or those that
+MQ_TEST_DATABASE_URL and MQ_TEST_BROKER_URL name.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ PURGE_EVERY_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Environment:
     """
-    Connections of the driver, and what programs need to find the servers.
+    Connections of the benchmarks, and the addresses that programs need.
 
     Args:
-        database: Fills and empties the table.
-        observer: Looks at it meanwhile.
+        database: A connection that fills and empties the table.
+        observer: A connection that reads the table meanwhile.
 
     """
 
@@ -55,7 +55,7 @@ class Environment:
 
     def program(self, module: str, *arguments: str, ready: str, **variables: str) -> Program:
         """
-        `python -m` *module*, which says *ready* when it waits for work.
+        Run `python -m` *module*, which writes *ready* when it waits for work.
 
         *variables* are added to its environment.
         """
@@ -82,7 +82,7 @@ class Environment:
 
     @asynccontextmanager
     async def unbound(self) -> AsyncIterator[None]:
-        """Without a copy of each message in the queue that is not consumed."""
+        """During the block the queue that no consumer reads gets no copy of messages."""
         queue = await self.channel.get_queue(QUEUE, ensure=False)
         await queue.unbind(EXCHANGE, "#")
         try:
@@ -169,7 +169,7 @@ async def _connected(
 
 
 async def _keep_empty(environment: Environment) -> None:
-    """Purge now and then, so that the broker's memory stays flat and the same for all."""
+    """Purge the queue regularly, so that the broker's memory stays the same for all contenders."""
     while True:
         await asyncio.sleep(PURGE_EVERY_SECONDS)
         await environment.purge()

@@ -1,5 +1,5 @@
 """
-Whether the relay gets slower: with old snapshots, with a large backlog, with time.
+Whether the relay slows down: with old snapshots, with a large backlog, over time.
 """
 
 import time
@@ -96,13 +96,13 @@ async def backlog(environment: Environment, plan: Plan) -> list[Result]:
 
 
 class Memory:
-    """What the relay holds resident as rows go."""
+    """The resident memory of the relay, by rows published."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, int]] = []
 
     def saw(self, gone: int, resident_bytes: int) -> None:
-        """So much was resident when so many rows were *gone*."""
+        """Record that *resident_bytes* were in use when *gone* rows were gone."""
         self._seen.append((gone, resident_bytes))
 
     def result(self, rows: int, *, after: int) -> Result:
@@ -125,7 +125,7 @@ async def _emptied(
     within: float,
     memory: Memory | None = None,
 ) -> DrainCurve:
-    """The relay starts when the rows are there, so that its first look finds them all."""
+    """Start the relay after the rows exist, so that its first poll finds all of them."""
     await environment.purge()
     began = time.monotonic()
     async with environment.relay() as relay:
@@ -148,7 +148,7 @@ async def _emptied(
 
 @asynccontextmanager
 async def _old_snapshot(environment: Environment) -> AsyncIterator[None]:
-    """Another session that has read and goes on with its transaction; and no autovacuum."""
+    """A session that has read and keeps its transaction open, without autovacuum."""
     await environment.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
     other = await asyncpg.connect(environment.database_url.replace("+asyncpg", ""))
     try:

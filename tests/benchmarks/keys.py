@@ -1,5 +1,5 @@
 """
-Whether rows with an ordering key, or with a time, hold up those without.
+Whether rows with an ordering key, or a later time, slow down the other rows.
 """
 
 import time
@@ -46,8 +46,7 @@ async def _rate(environment: Environment, others: list[Rows], free: int) -> floa
     """
     Rows without a key per second, beside the *others*, which are older.
 
-    The relay starts when all of them are there: of the rows without a key none is older than its
-    first look.
+    The relay starts when all rows exist, so its first poll finds all rows without a key.
     """
     await outbox_rows.empty(environment.database)
     first = await outbox_rows.fill(environment.database, [*others, Rows(free)])

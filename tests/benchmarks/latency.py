@@ -1,5 +1,5 @@
 """
-From commit to confirm, beside the least that this can take on the same machine.
+From commit to confirm, against the floor: the least that this can take on the same machine.
 """
 
 import secrets
@@ -20,7 +20,7 @@ _MILLISECONDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Milliseconds from the commit to the end: the median, and the one in a hundred."""
+    """Milliseconds from the commit to the end: the median and the 99th percentile."""
 
     p50: float
     p99: float
@@ -85,7 +85,7 @@ async def _delays(environment: Environment, plan: Plan, name: str) -> Delays:
 
 
 async def arrived(committed: Path, ended: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The times in both files, once each id in the first is in the second, too."""
+    """The times in both files, once the second has every id of the first."""
     commits = _times(committed)
     await eventually(
         lambda: commits.keys() <= _times(ended).keys(),
@@ -96,7 +96,7 @@ async def arrived(committed: Path, ended: Path) -> tuple[dict[str, float], dict[
 
 
 def evaluate(commits: Mapping[str, float], ends: Mapping[str, float], *, skip: int) -> Delays:
-    """The delays of all events but the first to *skip*; one that is missing is an error."""
+    """The delays of all events but the first *skip*; raises an error if one is missing."""
     delays = [
         (ends[identity] - at) * _MILLISECONDS for identity, at in list(commits.items())[skip:]
     ]
@@ -104,7 +104,7 @@ def evaluate(commits: Mapping[str, float], ends: Mapping[str, float], *, skip: i
 
 
 def _times(file: Path) -> dict[str, float]:
-    """The time that was noted for each id; only whole lines."""
+    """The time of each id, from complete lines only."""
     if not file.exists():
         return {}
     lines = file.read_text().rpartition("\n")[0].splitlines()

@@ -1,9 +1,9 @@
 """
-What is put into the outbox before it is emptied.
+The rows that benchmarks put into the outbox.
 
-Bodies are JSON of 1,024 bytes of chance, out of a stock of a thousand, so that neither
-compression nor the making of chance matters. Everything else is as a producer leaves it, down to
-event ids that grow with time.
+Bodies are random JSON of 1,024 bytes, from a stock of a thousand, so that neither compression nor
+the random generator matters. All other columns are as a producer writes them, including event ids
+that grow with time.
 """
 
 import base64
@@ -76,7 +76,7 @@ async def stock_up(connection: Any) -> None:
 
 
 async def empty(connection: Any) -> None:
-    """Remove all rows, and the traces of those that were there before."""
+    """Remove all rows, and the dead tuples of earlier ones."""
     await connection.execute("TRUNCATE outbox")
 
 
@@ -109,9 +109,9 @@ async def first_ready(connection: Any) -> int | None:
 
 async def settle_down(connection: Any) -> None:
     """
-    Leave nothing to do for the server's own housekeeping.
+    Vacuum and make a checkpoint.
 
-    Otherwise autovacuum and a checkpoint would come in the middle of the run with more rows.
+    Otherwise autovacuum and a checkpoint would run during the measurement.
     """
     await connection.execute("VACUUM (ANALYZE) outbox")
     await connection.execute("CHECKPOINT")

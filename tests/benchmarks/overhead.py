@@ -1,5 +1,5 @@
 """
-What a relay costs others by being there: an idle machine, and busy producers.
+What a running relay costs: on an idle machine, and beside busy producers.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SELECT count(*) FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND NOT tgisi
 
 
 async def idle(environment: Environment, plan: Plan) -> list[Result]:
-    """How much of a core a relay takes that has nothing to do."""
+    """The share of a core that an idle relay uses."""
     await outbox_rows.empty(environment.database)
     shares = []
     async with environment.relay() as relay:
@@ -44,7 +44,7 @@ async def idle(environment: Environment, plan: Plan) -> list[Result]:
 
 
 async def notify(environment: Environment, plan: Plan) -> list[Result]:
-    """What waking the relay costs producers while it is busy anyway."""
+    """What waking the relay costs producers while the relay is busy."""
     name = "notify_cost_under_load"
     if not await environment.database.fetchval(_TRIGGERS):
         return [Result(name, None, "×", at_least(0.9), "the table has no trigger")]
@@ -79,9 +79,9 @@ async def notify(environment: Environment, plan: Plan) -> list[Result]:
 
 async def _transactions_per_second(environment: Environment, plan: Plan) -> tuple[float, bool]:
     """
-    What the producers commit while the relay has a backlog to work on as well.
+    The producers' transactions per second while the relay works on a backlog.
 
-    Returns too whether some of the backlog was left in the end.
+    Also returns whether the backlog lasted until the end.
     """
     seconds, rows = plan.seconds(LOAD_SECONDS), plan.rows(BACKLOG)
     first = await outbox_rows.fill(environment.database, [Rows(rows)])

@@ -1,5 +1,5 @@
 """
-The relay against relays written by hand, and against its own publisher without a database.
+The relay against handwritten relays, and against its own publisher without a database.
 """
 
 import json
@@ -41,7 +41,7 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
 
 
 def figures(turns: dict[str, list[Turn]]) -> list[Result]:
-    """What the *turns* of each contender come to."""
+    """The figures of the *turns* of each contender."""
     rates = {name: [turn.rate for turn in some] for name, some in turns.items()}
     cpu = {name: [turn.cpu for turn in some] for name, some in turns.items()}
     relay, unit = rates["relay"], "rows/s"
@@ -78,7 +78,7 @@ async def _turn(environment: Environment, plan: Plan, name: str) -> Turn:
 
 
 async def _emptied(environment: Environment, program: Program, rows: int) -> Turn:
-    """The program is idle until the rows appear in one commit."""
+    """Let the program idle until the rows appear in one commit, and measure how it drains them."""
     async with program:
         first = await outbox_rows.fill(environment.database, [Rows(rows)])
         began, used = time.monotonic(), program.cpu_seconds
@@ -98,6 +98,6 @@ async def _published(environment: Environment, rows: int) -> Turn:
 
 
 def last_line(output: str) -> str:
-    """The last line of what a program has written."""
+    """The last line of a program's output."""
     lines: Sequence[str] = output.splitlines()
     return lines[-1]

@@ -1,17 +1,17 @@
 """
-What must be true of a history, whatever the faults were: pure.
+Checks what must be true of a history, whatever the faults were; pure functions.
 
-    lost        committed, and neither applied, nor given up, nor waiting
-    ghost       applied, given up or sent, and never committed
-    twice       applied more than once for a consumer, other than by a replay
-    order       sent first, or applied by an ordered consumer, before an earlier one of its key
-    duplicates  sent again more often than crashes and cuts explain
-    reason      given up without saying why, or although nothing was wrong with it
+    lost        committed, and neither applied, dead-lettered nor waiting
+    ghost       applied, dead-lettered or sent, and never committed
+    twice       applied more than once by a consumer, other than by a replay
+    order       sent first, or applied by an ordered consumer, before an earlier event of its key
+    duplicates  more copies on the wire than the faults explain
+    reason      dead-lettered for a reason that the run does not allow
     leftover    something is left behind: a transaction, a lock, a connection
-    backlog     something waits although nothing may, any more
-    growth      memory or file descriptors that grow and grow, beyond a warm-up
+    backlog     an event still waits after the drain
+    growth      memory or file descriptors keep growing after the warm-up
     leak        health data where none may be
-    recovery    no progress, or still a backlog, too long after the last fault was over
+    recovery    no new event was applied in time after the end of a fault
 """
 
 from collections import Counter, defaultdict
@@ -46,17 +46,16 @@ _GROWTH_DESCRIPTORS = 32
 @dataclass(frozen=True, slots=True)
 class Guarantees:
     """
-    What a run may do, beyond what always holds.
+    What the checker demands of a run beyond the rules that always hold.
 
     Args:
         consumers: Each of them has to apply every event.
-        ordered: Those of them that apply the events of a key in their order.
-        duplicates: The most copies on the wire beyond one of each event; None if the faults of
-            the run bound nothing.
-        reasons: Why events may have been given up in this run; none by default.
-        drained: Whether nothing may wait at the end.
+        ordered: Those of them that apply the events of a key in order.
+        duplicates: The most copies on the wire beyond one of each event; None without a bound.
+        reasons: The reasons for which events may be dead-lettered; none by default.
+        drained: Whether no event may wait at the end.
         progress_seconds: The longest from the end of a fault to the first effect of an event that
-            was committed after it; None if the run does not tell.
+            was committed after it; None without a bound.
 
     """
 
@@ -70,14 +69,14 @@ class Guarantees:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that was broken, and by what."""
+    """A broken rule, and the evidence."""
 
     rule: str
     text: str
 
 
 def check(history: Sequence[Record], guarantees: Guarantees) -> list[Finding]:
-    """Everything that *history* shows to be wrong; nothing, if all is well."""
+    """All findings in *history*; an empty list if it is correct."""
     return [
         Finding(rule.__name__.lstrip("_"), text)
         for rule in _RULES
@@ -133,7 +132,7 @@ def _reason(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     reasons = Counter(record.reason for record in of_kind(history, DeadLettered))
     for reason, count in sorted(reasons.items()):
         if reason not in guarantees.reasons:
-            yield f"{count} given up for the reason {reason!r}"
+            yield f"{count} dead-lettered for the reason {reason!r}"
 
 
 def _backlog(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:

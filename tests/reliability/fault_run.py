@@ -1,13 +1,14 @@
 """
-One run: producers, relays and consumers at work while faults strike, and a judgement at the end.
+One run: producers, relays and consumers at work under faults, and a check of its history.
 
-    async with Course(site, directory) as course:
-        async with course.strike("RabbitMQ restarted"):
-            await site.rabbitmq.restart()
-        await course.goes_on()
+    async with FaultRun(environment, directory) as run:
+        async with run.record_fault("RabbitMQ restarted"):
+            await environment.rabbitmq.restart()
+        await run.makes_progress()
 
-At the end of the block producers rest, everything has to drain, processes are asked to end, what
-is left is collected, and the history is checked. `FindingsError` says what is wrong.
+At the end of the block the producers stop, every event has to drain, and the processes are
+terminated. Then the outcomes are read, and the history is checked. Raises `FindingsError` with
+the findings.
 """
 
 import asyncio
@@ -46,23 +47,23 @@ SETTLED_SECONDS = 0.75
 
 class FaultRun:
     """
-    Processes at work on *environment*, to be used in `async with`; see above.
+    Processes at work in *environment*; an async context manager, see above.
 
     Args:
-        directory: For logs and the history; empty.
+        directory: An empty directory for logs and the history.
         relays, consumers: How many processes of the relay, and of each consumer.
-        ordered: Whether there is an ordered consumer beside the one that is not.
-        load: What producers do.
-        drain_seconds: How long everything may take to drain at the end.
-        seed: From which their events are drawn.
-        promise: What is checked, besides what `Guarantees` says always; see `default_guarantees`.
+        ordered: Whether the ordered consumer runs beside the free one.
+        load: The load of the producers.
+        drain_seconds: The longest that the drain at the end may take.
+        seed: The seed of the producers' events.
+        guarantees: What the checker expects; see `default_guarantees`.
         settings: Further environment variables of all processes.
 
     Attributes:
-        crew: Its processes, by role: RELAY, FREE, ORDERED.
-        ways: The proxies in front of both servers.
-        chronicle: Where further records may be written to.
-        promise: May be replaced until the block ends.
+        supervisor: The processes, by role: RELAY, FREE, ORDERED.
+        proxies: The proxies in front of both servers.
+        history: Takes further records.
+        guarantees: May be replaced until the block ends.
 
     """
 
@@ -127,7 +128,7 @@ class FaultRun:
 
     @asynccontextmanager
     async def record_fault(self, fault: str) -> AsyncIterator[None]:
-        """Write down that *fault* strikes, and at the end of the block that it is healed."""
+        """Record that *fault* begins, and at the end of the block that it has ended."""
         self.history.write(FaultBegan(time.time(), fault))
         try:
             yield
@@ -135,11 +136,11 @@ class FaultRun:
             self.history.write(FaultEnded(time.time(), fault))
 
     async def wait(self, seconds: float) -> None:
-        """Let time pass for a fault that has to last, while everybody goes on."""
+        """Wait for *seconds* while all processes go on, for a fault that has to last."""
         await asyncio.sleep(seconds)
 
     async def makes_progress(self, effects: int = 50, *, within: float = 60) -> None:
-        """Wait until there are so many *effects* more, within so many seconds."""
+        """Wait until *effects* more effects are recorded; fails after *within* seconds."""
         begin: int | None = None
 
         async def there_are_more() -> bool:
@@ -159,7 +160,7 @@ class FaultRun:
         return await self._asked(sa.select(sa.func.max(tables.effects.c.id)))
 
     async def effects_after(self, last: int) -> int:
-        """How many effects there are behind the one with the id *last*."""
+        """How many effects have an id above *last*."""
         count = sa.select(sa.func.count()).select_from(tables.effects)
         return await self._asked(count.where(tables.effects.c.id > last))
 
@@ -214,7 +215,7 @@ class FaultRun:
         self.findings = check(read(self.history.path), self.guarantees)
 
     async def _wait_until_drained(self) -> bool:
-        """Wait until nothing waits any more; returns whether that came true."""
+        """Wait until no event waits any more; returns whether that came true."""
 
         async def still() -> bool:
             return await _answered(lambda: is_idle(self.environment, self.engine, self.roles))
@@ -240,7 +241,7 @@ class FaultRun:
 
 
 async def _answered(look: Callable[[], Awaitable[bool]]) -> bool:
-    """What *look* finds; no, if a server does not answer."""
+    """The result of *look*; False if a server does not answer."""
     try:
         return await look()
     except (SQLAlchemyError, OSError):

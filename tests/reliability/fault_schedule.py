@@ -1,5 +1,5 @@
 """
-Faults drawn at random, from a seed: what strikes next, whom, and for how long.
+Draws random faults from a seed: their kind, their target and their duration.
 """
 
 import random
@@ -27,8 +27,8 @@ class FaultKind:
 
     Args:
         weight: How often it is drawn, compared with others.
-        seconds: The shortest and the longest time that it lasts.
-        of_server: Whether it takes a server away: there is one of these at a time.
+        seconds: Its shortest and its longest duration.
+        of_server: Whether it makes a server unavailable: only one of these is injected at a time.
 
     """
 
@@ -40,14 +40,14 @@ class FaultKind:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledFault:
-    """A fault that is about to strike, and lasts so many seconds."""
+    """A fault to be injected, and its duration in seconds."""
 
     inject: FaultFactory
     seconds: float
 
 
 def next_faults(chance: random.Random) -> list[ScheduledFault]:
-    """What strikes next, side by side."""
+    """The faults to inject next, at the same time."""
     faults: list[ScheduledFault] = []
     for _ in range(chance.choice(OVERLAPPING)):
         kinds = [kind for kind in KINDS if not (faults and kind.of_server)]

@@ -1,8 +1,8 @@
 """
-What a history amounts to, right or wrong: pure.
+Counts and durations of a history, without a verdict; pure functions.
 
-Times of a recovery are those that a user waits: from the end of a fault to the first effect of an
-event that was committed after it.
+The time of a recovery is the one that a user waits: from the end of a fault to the first effect of
+an event that was committed after it.
 """
 
 from collections import Counter, defaultdict
@@ -60,7 +60,7 @@ class Figures:
 
 
 def figures(history: Sequence[Record]) -> Figures:
-    """What *history* amounts to, right or wrong."""
+    """The counts and durations of *history*."""
     outcomes = Counter(record.outcome for record in of_kind(history, Produced))
     sent = [record.id for record in of_kind(history, Published)]
     return Figures(
@@ -79,7 +79,7 @@ def figures(history: Sequence[Record]) -> Figures:
 
 
 def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[str]]:
-    """By consumer, what was committed and was neither applied, nor given up, nor waits."""
+    """By consumer, the committed events that are neither applied, dead-lettered nor waiting."""
     committed = {record.id for record in of_kind(history, Produced) if record.outcome == COMMITTED}
     found: dict[str, set[str]] = defaultdict(set)
     for record in of_kind(history, Applied):
@@ -93,7 +93,7 @@ def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[s
 
 
 def twice(history: Sequence[Record]) -> dict[str, set[str]]:
-    """By consumer, what was applied more than once, other than by a replay."""
+    """By consumer, the events applied more than once, other than by a replay."""
     effects = Counter(
         (record.consumer, record.id, record.run) for record in of_kind(history, Applied)
     )
@@ -106,10 +106,10 @@ def twice(history: Sequence[Record]) -> dict[str, set[str]]:
 
 def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
     """
-    Each fault that is over, and how long it took until an event had an effect that was committed
-    after it; None if another fault came before that, or nothing had to be done any more.
+    Each fault that has ended, and the seconds until an event committed after it had an effect.
 
-    Effects of older events show only that a backlog flows: those at its end still wait.
+    None if another fault began before that, or no event was committed after it. Effects of older
+    events do not count: they show only that the backlog moves, not that its end is reached.
     """
     events = sorted(
         of_kind(history, FaultBegan, FaultEnded, Applied, Drained), key=lambda each: each.at

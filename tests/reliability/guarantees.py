@@ -1,5 +1,5 @@
 """
-What every run promises, and the error that says what of it was broken.
+The guarantees that every run has to keep, and the error that names the broken ones.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ PROGRESS_SECONDS = 30.0
 
 
 class FindingsError(AssertionError):
-    """A run has broken what it has promised."""
+    """A run has broken a guarantee."""
 
     def __init__(self, findings: Sequence[Finding], told: str) -> None:
         lines = "\n".join(f"{finding.rule}: {finding.text}" for finding in findings)
@@ -25,7 +25,7 @@ def default_guarantees(
     duplicates: int | None = None,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> Guarantees:
-    """What every run promises, and that there are no more than so many *duplicates*."""
+    """The guarantees of every run, with a bound of *duplicates* if given."""
     return Guarantees(
         consumers=frozenset(consumers),
         ordered=frozenset(consumers) & {ORDERED},

@@ -1,5 +1,7 @@
 """
-Where health data might have shown up by the end of a run, besides its tables and the wire.
+Searches metrics and logs for health data at the end of a run.
+
+`sampler.py` searches the tables, and `wire_recorder.py` the frames.
 """
 
 import json
@@ -23,7 +25,7 @@ _LISTENS = '"event": "probes_listening"'
 
 @dataclass(frozen=True, slots=True)
 class LogsBefore:
-    """How long the logs of both servers were when the run began; others may have written them."""
+    """The length of both servers' logs at the start of the run; earlier lines are not searched."""
 
     postgres: int
     rabbitmq: int
@@ -34,7 +36,7 @@ def logs_before(environment: Environment) -> LogsBefore:
 
 
 async def scan_metrics(supervisor: Supervisor, write: Callable[[Record], None]) -> None:
-    """Look through the metrics of the processes that run, each of which has to have some."""
+    """Search the metrics of the running processes; a process without metrics is a leftover."""
     for process in supervisor.processes:
         if process.pid is None:
             continue
@@ -53,7 +55,7 @@ def scan_logs(
     before: LogsBefore,
     write: Callable[[Record], None],
 ) -> None:
-    """Look through all logs, to their ends."""
+    """Search all logs to their ends."""
     pages = {
         "the log of Postgres": environment.postgres.log[before.postgres :],
         "the log of RabbitMQ": environment.rabbitmq.log[before.rabbitmq :],

@@ -1,8 +1,8 @@
 """
-What processes leave behind that have ended: sessions, transactions, locks, connections.
+Finds what ended processes leave behind: sessions, transactions, locks, connections.
 
-Processes that were cut off may leave sessions that a server has yet to find dead, so that these
-looks are repeated for a while, and what is there at the end of it is written down.
+A server may take a while to end the sessions of processes that were cut off. The checks are
+therefore repeated, and what still exists at the end is recorded.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _IN_POSTGRES = {
 async def record_leftovers(
     environment: Environment, engine: AsyncEngine, write: Callable[[Record], None]
 ) -> None:
-    """Write down what is there although all processes have ended."""
+    """Record what still exists although all processes have ended."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     found = await _look(environment, engine)
     while found and time.monotonic() < deadline:
@@ -53,7 +53,7 @@ async def record_leftovers(
 
 
 async def _look(environment: Environment, engine: AsyncEngine) -> dict[str, int]:
-    """How many of each kind there are; kinds of which there are none are left out."""
+    """The count of each kind of leftover that exists."""
     found: dict[str, int] = {}
     async with engine.connect() as connection:
         for kind, statement in _IN_POSTGRES.items():

@@ -1,5 +1,5 @@
 """
-What has become of each event, read from the tables and queues once everything is still.
+Reads from tables and queues what became of each event, once the run is idle.
 """
 
 import time
@@ -38,7 +38,7 @@ _SAME_EVENT = effects.c.event_id == uploads.c.event_id
 
 
 class OutcomeReader:
-    """Tells the end of a run's history; *write* gets each record."""
+    """Reads the outcomes of a run's history, and passes records to *write*."""
 
     def __init__(
         self, environment: Environment, engine: AsyncEngine, write: Callable[[Record], None]
@@ -48,7 +48,7 @@ class OutcomeReader:
         self._write = write
 
     async def tell(self, history: Sequence[Record]) -> None:
-        """Write down what has become of the events of *history*."""
+        """Record what became of the events of *history*."""
         async with self._engine.connect() as connection:
             for outcome in await _outcomes(connection, history):
                 self._write(outcome)
@@ -59,7 +59,7 @@ class OutcomeReader:
             self._write(waiting)
 
     async def _queued(self) -> AsyncIterator[Record]:
-        """What is in the queues, which are empty then."""
+        """Record the messages in the queues, and remove them."""
         names = await self._environment.rabbitmq.http.queues(self._environment.vhost)
         async with await aio_pika.connect(self._environment.broker_url) as connection:
             channel = await connection.channel()
@@ -73,12 +73,12 @@ class OutcomeReader:
 
 
 def consumer_of(queue: str) -> str:
-    """The consumer that *queue* belongs to, as the product names its queues."""
+    """The consumer that *queue* belongs to, by the product's names of queues."""
     return queue.removeprefix(QUEUE_PREFIX).partition(".")[0]
 
 
 async def _outcomes(connection: AsyncConnection, history: Sequence[Record]) -> list[Produced]:
-    """What the database knows of the events that their producers are in doubt about."""
+    """Outcomes, from the database, of the events whose producer does not know them."""
     there = set(await connection.scalars(sa.select(uploads.c.event_id)))
     return [
         replace(record, outcome=COMMITTED if UUID(record.id) in there else ROLLED_BACK)
@@ -94,7 +94,7 @@ async def _applied(connection: AsyncConnection) -> AsyncIterator[Record]:
 
 
 async def _failed(connection: AsyncConnection) -> AsyncIterator[Record]:
-    """Effects whose handler has raised an error afterwards: all of them had to be undone."""
+    """Effects of attempts that failed afterwards: all of them had to be rolled back."""
     attempted = sa.select(sa.func.count()).select_from(effects).join(uploads, _SAME_EVENT)
     for_good = (uploads.c.type == FAILS_ALWAYS) & (effects.c.consumer == free.name)
     once = (uploads.c.type == FAILS_ONCE) & (effects.c.attempt == 1)
@@ -103,7 +103,7 @@ async def _failed(connection: AsyncConnection) -> AsyncIterator[Record]:
 
 
 def reason_told(reason: str, *, source: str, type_: str | None) -> str:
-    """The *reason* of a dead letter, and what is odd about it."""
+    """The *reason* of a dead letter, marked if the event should not have failed in *source*."""
     if type_ == FAILS_ALWAYS and source == free.name:
         return reason
     return f"{reason}, of an event that was not to fail for good in {source}"
@@ -126,7 +126,7 @@ async def _parked(connection: AsyncConnection) -> AsyncIterator[Record]:
 
 
 async def is_idle(environment: Environment, engine: AsyncEngine, consumers: Sequence[str]) -> bool:
-    """Whether nothing waits anywhere: not in the outbox, nor parked, nor in a queue."""
+    """Whether no event waits: not in the outbox, not parked, and not in a queue."""
     async with engine.connect() as connection:
         for waiting in (outbox, parked_messages):
             if await connection.scalar(sa.select(sa.select(waiting).exists())):
@@ -143,7 +143,7 @@ async def is_idle(environment: Environment, engine: AsyncEngine, consumers: Sequ
 
 
 def _unsettled(consumer: str) -> sa.Select[Any]:
-    """Events that *consumer* has neither applied nor given up."""
+    """Events that *consumer* has neither applied nor dead-lettered."""
     applied = sa.select(effects).where(effects.c.consumer == consumer, _SAME_EVENT)
     dead = sa.select(dead_letters).where(
         dead_letters.c.source == consumer,

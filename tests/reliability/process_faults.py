@@ -1,8 +1,8 @@
 """
-What can happen to processes and their ways: faults, each for the block that it is used in.
+Faults of processes and of their connections, each an async context manager.
 
-Each writes down when it strikes and when it is healed, which may be later than the end of its
-block: when a process works again that was ended.
+Each records its beginning and its end. The end may come after the block: when a process that was
+ended is ready again.
 """
 
 import time
@@ -35,12 +35,12 @@ TIMEOUT_SECONDS = 15.0
 
 
 class FaultNotInjectedError(Exception):
-    """What a fault waits for did not happen, so that it did not strike."""
+    """The event that triggers a fault did not happen, so the fault was not injected."""
 
 
 @asynccontextmanager
 async def killed(run: FaultRun, process: SupervisedProcess) -> AsyncIterator[None]:
-    """*process* is killed, and started again by its supervisor."""
+    """Kill *process* (SIGKILL); the supervisor restarts it."""
     async with run.record_fault(f"{_kind(process)} killed"):
         process.kill()
         yield
@@ -49,7 +49,7 @@ async def killed(run: FaultRun, process: SupervisedProcess) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def terminated(run: FaultRun, process: SupervisedProcess) -> AsyncIterator[None]:
-    """*process* is asked to end, and started again after the block."""
+    """Terminate *process* (SIGTERM), and start it again after the block."""
     async with run.record_fault(f"{_kind(process)} terminated"):
         if status := await process.terminate():
             run.history.write(
@@ -62,7 +62,7 @@ async def terminated(run: FaultRun, process: SupervisedProcess) -> AsyncIterator
 
 @asynccontextmanager
 async def frozen(run: FaultRun, process: SupervisedProcess) -> AsyncIterator[None]:
-    """*process* does nothing for the block, while its connections stay open."""
+    """Freeze *process* (SIGSTOP) during the block; its connections stay open."""
     async with run.record_fault(f"{_kind(process)} frozen"):
         process.freeze()
         try:
@@ -73,7 +73,7 @@ async def frozen(run: FaultRun, process: SupervisedProcess) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def reset(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
-    """All connections over *proxy* end by RST; new ones can be made at once."""
+    """Reset all connections through *proxy* (RST); processes can reconnect at once."""
     async with run.record_fault(f"{run.proxies.name(proxy)}: reset"):
         proxy.reset()
         yield
@@ -81,7 +81,7 @@ async def reset(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def cut(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
-    """There is no connection over *proxy* for the block."""
+    """Allow no connection through *proxy* during the block."""
     async with run.record_fault(f"{run.proxies.name(proxy)}: cut"):
         await proxy.cut()
         try:
@@ -94,7 +94,7 @@ async def cut(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
 async def under(
     run: FaultRun, weather: NetworkConditions, *proxies: BreakpointProxy, called: str
 ) -> AsyncIterator[None]:
-    """Each of *proxies* is under *weather* for the block, which is *called* so."""
+    """Apply *weather* to each of *proxies* during the block; *called* describes the fault."""
     names = ", ".join(run.proxies.name(proxy) for proxy in proxies)
     async with run.record_fault(f"{names}: {called}"), AsyncExitStack() as stack:
         for proxy in proxies:
@@ -103,34 +103,34 @@ async def under(
 
 
 def half_open(run: FaultRun, proxy: BreakpointProxy) -> Fault:
-    """Whatever is said over *proxy* is lost, and nobody is told."""
+    """Drop all data through *proxy* in both directions, without closing connections."""
     return under(run, DROP_ALL, proxy, called="half-open")
 
 
 def one_way(run: FaultRun, proxy: BreakpointProxy, *, silent: Side) -> Fault:
-    """What one side says over *proxy* is lost."""
+    """Drop the data of one side of *proxy*."""
     weather = NetworkConditions(silent=frozenset({silent}))
     return under(run, weather, proxy, called=f"nothing of the {silent.value} arrives")
 
 
 def slow(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
-    """Everything takes its time."""
+    """Add latency and jitter."""
     return under(run, SLOW, *proxies, called="slow")
 
 
 def low_bandwidth(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
-    """Few bytes pass in a second."""
+    """Limit the bandwidth to a few kilobytes a second."""
     return under(run, LOW_BANDWIDTH, *proxies, called="narrow")
 
 
 def fragmented(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
-    """Everything arrives in pieces of a few bytes."""
+    """Deliver the data in pieces of a few bytes."""
     return under(run, FRAGMENTED, *proxies, called="torn to pieces")
 
 
 @asynccontextmanager
 async def confirms_lost(run: FaultRun) -> AsyncIterator[None]:
-    """No confirm reaches a relay."""
+    """Drop every confirm on its way to a relay."""
     async with run.record_fault("confirms lost"):
         with run.proxies.relay_broker.losing(Side.SERVER, ACK):
             yield
@@ -138,7 +138,7 @@ async def confirms_lost(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def acks_lost(run: FaultRun) -> AsyncIterator[None]:
-    """No acknowledgement of a consumer reaches the broker; its connections end after that."""
+    """Drop every ack of a consumer on its way to the broker; reset its connection afterwards."""
     async with run.record_fault("acknowledgements lost"):
         with run.proxies.consumer_broker.losing(Side.CLIENT, ACK):
             yield
@@ -146,7 +146,7 @@ async def acks_lost(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def commit_unanswered(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
-    """The database hears a COMMIT over *proxy*, and its client never hears what became of it."""
+    """Cut a connection through *proxy* after the database got a COMMIT, before its reply."""
     signs: dict[BreakpointProxy, Matcher] = {
         run.proxies.relay_database: SETTLEMENT,
         run.proxies.consumer_database: EFFECT,
@@ -164,7 +164,7 @@ async def commit_unanswered(run: FaultRun, proxy: BreakpointProxy) -> AsyncItera
 
 @asynccontextmanager
 async def confirm_reset(run: FaultRun) -> AsyncIterator[None]:
-    """A relay's connection ends by RST when the broker has just confirmed something."""
+    """Reset a relay's connections when the broker has just sent a confirm."""
     proxy = run.proxies.relay_broker
     trap = proxy.unheard(ACK)
     try:
@@ -178,7 +178,7 @@ async def confirm_reset(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def loop_blocked(run: FaultRun, seconds: float) -> AsyncIterator[None]:
-    """A handler blocks the event loop of its process."""
+    """Make a handler block the event loop of its process for *seconds*."""
     await _disturb(run, BLOCK, seconds)
     async with run.record_fault("event loop blocked by a handler"):
         yield
@@ -186,7 +186,7 @@ async def loop_blocked(run: FaultRun, seconds: float) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def handler_slow(run: FaultRun, seconds: float) -> AsyncIterator[None]:
-    """A handler takes its time."""
+    """Make a handler sleep for *seconds*."""
     await _disturb(run, SLEEP, seconds)
     async with run.record_fault("handler lingers"):
         yield
@@ -200,7 +200,7 @@ async def _sprung(trap: Breakpoint) -> None:
 
 
 async def _disturb(run: FaultRun, what: str, seconds: float) -> None:
-    """Have one handler do *what* for so many *seconds*; returns when it has begun."""
+    """Make one handler do *what* for *seconds*; returns when it has begun."""
     order, draft = run.directory / what, run.directory / f"{what}.draft"
     draft.write_text(str(seconds))
     draft.rename(order)

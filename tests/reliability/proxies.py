@@ -1,5 +1,5 @@
 """
-The ways from each kind of process to each server, which a run can disturb one by one.
+The proxies between each kind of process and each server; a run can disturb each on its own.
 """
 
 from contextlib import AsyncExitStack
@@ -11,14 +11,13 @@ from tests.support.environment import Environment
 
 class Proxies:
     """
-    Proxies in front of both servers, to be used in `async with`.
+    Proxies in front of both servers; an async context manager.
 
     Attributes:
-        relay_database, relay_broker: Of all relays.
-        consumer_database, consumer_broker: Of all consumers.
-        producer_database: Of all producers.
-        named: All of them, by what is said of them.
-
+        relay_database, relay_broker: Used by all relays.
+        consumer_database, consumer_broker: Used by all consumers.
+        producer_database: Used by all producers.
+        named: All of them, by their descriptions.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -45,5 +44,5 @@ class Proxies:
         await self._stack.aclose()
 
     def name(self, proxy: BreakpointProxy) -> str:
-        """What is said of *proxy*."""
+        """The description of *proxy*."""
         return next(name for name, other in self.named.items() if other is proxy)

@@ -1,5 +1,5 @@
 """
-What a long run has come to, for people and for programs: pure.
+The report of a long run, as JSON and as Markdown; pure functions.
 """
 
 import json
@@ -74,7 +74,7 @@ def report(
 
 
 def percentile(ascending: Sequence[float], share: float) -> float | None:
-    """The value that a *share* of all does not exceed; None of nothing."""
+    """The smallest value that a *share* of all values does not exceed; None without values."""
     if not ascending:
         return None
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]

@@ -1,5 +1,5 @@
 """
-Who plays in a run: relays, and processes of both consumers, each over the ways of its kind.
+The roles of processes in a run, and how a process of each role is started.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ UNHURRIED = {"MQ_HEARTBEAT_SECONDS": "10", "MQ_PUBLISH_TIMEOUT_SECONDS": "15"}
 def create_process(
     role: str, number: int, proxies: Proxies, directory: Path, **settings: str
 ) -> SupervisedProcess:
-    """Number *number* of those with this *role*; *settings* are further environment variables."""
+    """Process *number* of *role*; *settings* are further environment variables."""
     command = ["consumer", "run", f"{consumers.__name__}:{role}"]
     database, broker = proxies.consumer_database, proxies.consumer_broker
     if role == RELAY:

@@ -1,7 +1,7 @@
 """
-A look at the processes of a run, and at its tables, again and again while it goes on.
+Samples the processes of a run, and searches its tables for leaks, while the run goes on.
 
-Linux only: memory and file descriptors are read from /proc, where it costs the process nothing.
+Linux only: memory and file descriptors are read from /proc, at no cost for the process.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def sample(process: SupervisedProcess) -> Sampled | None:
-    """What *process* uses now; None if it does not run."""
+    """The memory and descriptors of *process* now; None if it does not run."""
     if (pid := process.pid) is None:
         return None
     usage = Path(f"/proc/{pid}")
@@ -42,7 +42,7 @@ def sample(process: SupervisedProcess) -> Sampled | None:
 
 
 class Sampler:
-    """Looks until it is cancelled, and hands records to *write*."""
+    """Samples until it is cancelled, and passes records to *write*."""
 
     def __init__(
         self, supervisor: Supervisor, engine: AsyncEngine, write: Callable[[Record], None]
@@ -64,14 +64,14 @@ class Sampler:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _look_into_tables(self) -> None:
-        """What passes through small tables can be seen there only while it does."""
+        """Search tables whose rows are short-lived, while their rows exist."""
         while True:
             with suppress(SQLAlchemyError, OSError):  # a database that is away shows nothing
                 await self.look_into(outbox, parked_messages)
             await asyncio.sleep(TABLES_SECONDS)
 
     async def look_into(self, *tables: sa.Table) -> None:
-        """Write down which *tables* show what they may not."""
+        """Record which of *tables* hold health data in a column where none may be."""
         async with self._engine.connect() as connection:
             for table in tables:
                 if await connection.scalar(rows_with_leaks(table)):

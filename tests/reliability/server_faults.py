@@ -1,7 +1,7 @@
 """
-What can happen to servers: faults, each for the block that it is used in.
+Faults of servers, each an async context manager.
 
-Each writes down when it strikes and when it is healed: when the server answers again.
+Each records its beginning, and its end: when the server answers again.
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.reliability.fault_run import APPLICATION, FaultRun
 
 @asynccontextmanager
 async def sessions_ended(run: FaultRun, *, share: float) -> AsyncIterator[None]:
-    """Postgres ends a *share* of all sessions, drawn at random."""
+    """Postgres ends a random *share* of all sessions."""
     async with run.record_fault("sessions ended by Postgres"):
         async with run.environment.postgres.connection() as connection:
             await connection.execute(
@@ -29,7 +29,7 @@ async def sessions_ended(run: FaultRun, *, share: float) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def postgres_crashed(run: FaultRun) -> AsyncIterator[None]:
-    """Postgres ends without a word, and starts again after the block."""
+    """Crash Postgres, and start it again after the block."""
     async with run.record_fault("Postgres crashed"):
         await run.environment.postgres.kill()
         try:
@@ -40,7 +40,7 @@ async def postgres_crashed(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def rabbitmq_restarted(run: FaultRun) -> AsyncIterator[None]:
-    """RabbitMQ is shut down in good order, and starts again after the block."""
+    """Stop RabbitMQ normally, and start it again after the block."""
     async with run.record_fault("RabbitMQ restarted"):
         await run.environment.rabbitmq.stop()
         try:
@@ -51,7 +51,7 @@ async def rabbitmq_restarted(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def rabbitmq_crashed(run: FaultRun) -> AsyncIterator[None]:
-    """RabbitMQ ends without a word, and starts again after the block."""
+    """Crash RabbitMQ, and start it again after the block."""
     async with run.record_fault("RabbitMQ crashed"):
         await run.environment.rabbitmq.kill()
         try:
@@ -62,7 +62,7 @@ async def rabbitmq_crashed(run: FaultRun) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def alarmed(run: FaultRun) -> AsyncIterator[None]:
-    """RabbitMQ blocks all that publish, for want of memory."""
+    """Raise a memory alarm: RabbitMQ blocks all publishers."""
     async with (
         run.record_fault("memory alarm of RabbitMQ"),
         run.environment.rabbitmq.memory_alarm(),

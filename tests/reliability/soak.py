@@ -1,8 +1,8 @@
 """
-A long run with faults at random: `python -m tests.reliability.soak --minutes 30`.
+A long run with random faults: `python -m tests.reliability.soak --minutes 30`.
 
-The seed is printed, and draws the same faults again with `--seed`; when they strike depends on
-the machine. The exit status is 1 if anything is wrong, and the report says what.
+The run prints its seed, and `--seed` draws the same faults again; their timing depends on the
+machine. The exit status is 1 if the checker finds an error, and the report names it.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _NOT_INJECTED = (
 
 
 async def soak(run: FaultRun, *, seconds: float, chance: random.Random) -> None:
-    """Let faults strike for so many *seconds*; raises AssertionError if nothing goes on."""
+    """Inject faults for *seconds*; raises AssertionError if no event is applied any more."""
     deadline = time.monotonic() + seconds
     await run.makes_progress(CALM_EFFECTS)
     while time.monotonic() < deadline:
@@ -61,7 +61,7 @@ async def _inject(run: FaultRun, fault: ScheduledFault, chance: random.Random) -
 
 
 async def execute(options: argparse.Namespace) -> list[Finding]:
-    """Soak, write the report, and return what is wrong."""
+    """Run the soak, write the report, and return the findings."""
     directory: Path = options.directory
     load = Load(events_per_second=options.rate)
     async with provision() as environment:

@@ -1,5 +1,5 @@
 """
-The processes of a run, started again when they end, as a supervisor of a deployment does.
+Supervises the processes of a run: starts a process again when it has ended.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ INTERVAL_SECONDS = 0.1
 
 def is_explained(status: int, *, has_worked: bool, was_killed: bool) -> bool:
     """
-    Whether a process may have ended with *status* although nobody had asked it to end.
+    Whether a process may have ended with *status* although it was not asked to end.
 
-    Only if *was_killed* by us, or if a server was away when it started: once it *has_worked*, it
-    has to wait for servers.
+    Only if *was_killed* by the run, or if a server was unreachable at its start: a process that
+    *has_worked* must wait for servers.
     """
     if status == -signal.SIGKILL:
         return was_killed
@@ -38,8 +38,8 @@ class SupervisedProcess:
     One process of the product, through all its starts.
 
     Args:
-        role: What others do as well: `relay`, or the name of a consumer.
-        announces: What it says once it works.
+        role: The role that it shares with others: `relay`, or the name of a consumer.
+        announces: The log event that it writes once it is ready.
 
     """
 
@@ -65,14 +65,14 @@ class SupervisedProcess:
         )
 
     def start(self) -> None:
-        """Start it, and have it started again whenever it ends."""
+        """Start it; the supervisor restarts it whenever it ends."""
         self.should_run = True
         self.starts += 1
         self._was_killed = False
         self._process.start()
 
     async def wait_until_ready(self) -> None:
-        """Wait until it says that it works."""
+        """Wait until it has announced that it is ready."""
 
         def announced() -> bool:
             return self._process.running and self._has_worked
@@ -80,17 +80,17 @@ class SupervisedProcess:
         await eventually(announced, within=START_SECONDS, message=f"{self.name} does not work")
 
     async def wait_for_line(self, words: str, *, within: float) -> None:
-        """Wait until there is a line with *words* since its last start."""
+        """Wait for a line with *words* since its last start."""
         await self._process.wait_for_line(words, within=within)
 
     def kill(self) -> None:
-        """End it by SIGKILL, if it runs; it is started again soon."""
+        """Kill it (SIGKILL) if it runs; the supervisor restarts it."""
         if self._process.running:
             self._was_killed = True
             self._process.kill()
 
     async def terminate(self) -> int:
-        """Ask it to end, and return its exit status; it stays ended until it is started."""
+        """Terminate it (SIGTERM) and return its exit status; it is not restarted until `start`."""
         self.should_run = False
         status = self._process.exit_code or 0
         if self._process.running:
@@ -99,21 +99,21 @@ class SupervisedProcess:
         return 0 if self._was_killed and status == -signal.SIGKILL else status
 
     def freeze(self) -> None:
-        """Stop it as if its machine hung."""
+        """Stop it (SIGSTOP), as if its machine hung."""
         self._process.freeze()
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue it (SIGCONT)."""
         self._process.thaw()
 
     def close(self) -> None:
-        """End it now, for good."""
+        """End it now, and do not restart it."""
         self.should_run = False
         if self.starts:
             self._process.close()
 
     def restart_if_ended(self) -> int | None:
-        """Start it again if it has ended; returns its exit status if nothing explains that."""
+        """Restart it if it has ended; returns its exit status unless that is explained."""
         if not self.should_run or self._process.running:
             return None
         status = self._process.exit_code
@@ -125,27 +125,27 @@ class SupervisedProcess:
 
     @property
     def _has_worked(self) -> bool:
-        """Whether it has said that it works, since its last start."""
+        """Whether it has announced that it is ready, since its last start."""
         return self._announces in self._process.output
 
     @property
     def pid(self) -> int | None:
-        """The id of the process, if it runs."""
+        """The id of the process; None if it does not run."""
         return self._process.pid if self._process.running else None
 
     @property
     def output(self) -> str:
-        """What it has written since its last start."""
+        """The output since its last start."""
         return self._process.output
 
     @property
     def tail(self) -> str:
-        """Its last lines."""
+        """The last lines of its output."""
         return self._process.tail
 
 
 class Supervisor:
-    """The *processes*, tended as long as the block goes on; *write* gets what is odd."""
+    """Restarts *processes* that end during the block; *write* gets unexplained exits."""
 
     def __init__(
         self, processes: Sequence[SupervisedProcess], write: Callable[[Record], None]
@@ -168,7 +168,7 @@ class Supervisor:
             process.close()
 
     async def start(self, *roles: str) -> None:
-        """Start all members with these *roles*, and return when they work."""
+        """Start all processes with these *roles*, and wait until they are ready."""
         starting = [process for role in roles for process in self[role]]
         for process in starting:
             process.start()
@@ -176,7 +176,7 @@ class Supervisor:
             await process.wait_until_ready()
 
     async def stop(self) -> None:
-        """Ask all of them to end; what does not end well is written down."""
+        """Terminate all processes; an exit status other than 0 is recorded as a leftover."""
         ending = list(self.processes)
         for process, status in zip(
             ending, await asyncio.gather(*(each.terminate() for each in ending)), strict=True
@@ -196,6 +196,6 @@ class Supervisor:
 
 
 def process_environment(**variables: str) -> dict[str, str]:
-    """That of the run, without anything that a developer has set for the product."""
+    """The environment of the test run without `MQ_` variables, and *variables*."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MQ_")}
     return {**inherited, **variables}

@@ -1,6 +1,5 @@
 """
-What relays say to the broker, as it passes: which messages they publish, and what can be read
-outside of bodies.
+Records the messages that relays publish, and health data outside of bodies, as frames pass.
 """
 
 import time
@@ -21,10 +20,10 @@ _METHOD, _HEADER = b"\x01", b"\x02"
 
 class WireRecorder:
     """
-    Hands a record to *write* for each leak, and for each publish of a client.
+    Passes a record to *write* for each leak, and for each publish of a client.
 
     Args:
-        counting: False where publishes are not the relay's, but a consumer's copies.
+        counting: False where publishes are not the relay's, but copies of a consumer.
 
     """
 
@@ -50,7 +49,7 @@ class WireRecorder:
 
 
 def message_id(header: bytes) -> str:
-    """The id in a content header; "" if it has none."""
+    """The message id in a content header; "" if it has none."""
     _size, _channel, frame = pamqp.frame.unmarshal(header)
     properties: Any = getattr(frame, "properties", None)
     if not isinstance(properties, Basic.Properties):

@@ -1,5 +1,5 @@
 """
-Trying a mutant: a copy of the whole project in which it is at work, and what has to catch it.
+Runs a mutant: copies the project, changes one place, and runs the check that has to catch it.
 """
 
 import os
@@ -20,18 +20,17 @@ _LINES = 4
 
 
 class DriftedError(Exception):
-    """The line that a mutant replaces is not in the product, or is there more than once."""
+    """The text that a mutant replaces does not occur exactly once in the product."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What has come of a trial.
+    The result of a check.
 
     Args:
-        caught_by: The rules that were broken and the seed, or the tests that have failed; None
-            if nothing was noticed.
-        seconds: How long that took.
+        caught_by: The broken rules and the seed, or the failed tests; None if nothing was found.
+        seconds: How long the check took.
 
     """
 
@@ -41,9 +40,9 @@ class Verdict:
 
 def mutated(mutant: Mutant, text: str) -> str:
     """
-    The *text* of the mutant's file, with the fault in it.
+    The *text* of the mutant's file with the fault in it.
 
-    Raises DriftedError if it is not clear where.
+    Raises DriftedError if the place is not unique.
     """
     if text.count(mutant.old) != 1:
         raise DriftedError(f"{mutant.name}: {mutant.file} has no single {mutant.old!r}")
@@ -51,7 +50,7 @@ def mutated(mutant: Mutant, text: str) -> str:
 
 
 def plant(mutant: Mutant | None, directory: Path) -> None:
-    """Copy the project into *directory*, with *mutant* at work in it, or with none."""
+    """Copy the project to *directory*, with *mutant* applied, if any."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=PROJECT, check=True, capture_output=True, text=True)
     for name in names.stdout.splitlines():
@@ -106,9 +105,9 @@ def _command(trial: Trial) -> tuple[Sequence[str], str]:
 
 def found_by(trial: Trial, output: str) -> str | None:
     """
-    What *output* says to have caught it, in a few words.
+    The broken rules or failed tests in *output*, in a few words.
 
-    An ERROR is a test that could not be tried, and proves nothing.
+    An ERROR is a test that could not run, and proves nothing.
     """
     if isinstance(trial, Schedules):
         seeds = re.findall(r"^seed (\d+):", output, re.MULTILINE)

@@ -1,11 +1,11 @@
 """
-A broker in memory, with RabbitMQ's semantics and a bad day.
+A simulated broker in memory, with RabbitMQ's semantics and its faults.
 
-- A message is in each queue that is bound to its key, or in none and returned.
-- A confirm may get lost, whether the message was taken or not; a message may be returned or
-  refused although everything was right a moment ago; of several queues some may have taken it.
-- Publishers may be blocked: then nobody answers, and what they have sent is taken later.
-- Between queues messages travel by dead-lettering, which never loses one.
+- A message goes to each queue that is bound to its key; without any it is returned.
+- A confirm may get lost, whether the broker took the message or not. A message may be returned or
+  refused although its route exists; some of several queues may have taken it.
+- The broker may block publishers: it confirms nothing, and reads their messages later.
+- Dead-lettering moves messages between queues, and never loses one.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _LARGEST_PRIORITY = 255
 
 
 class BrokerFault(StrEnum):
-    """What befalls a published message."""
+    """A fault of a published message."""
 
     LOST = "lost"
     """It never arrives."""
@@ -49,7 +49,7 @@ class Broker:
     Exchanges, queues, and connections to them.
 
     Args:
-        delay: Seconds of the next way to it or from it.
+        delay: Draws the seconds that a message travels.
         told: Called with each published message that was taken.
 
     """
@@ -73,7 +73,7 @@ class Broker:
         ] = []
 
     def connect(self, process: Process | None) -> BrokerConnection:
-        """Raises BrokerUnavailable if it is away."""
+        """Raises BrokerUnavailable if it is unavailable."""
         if process is not None:
             process.check()
         if self.is_away:
@@ -86,32 +86,32 @@ class Broker:
         return connection
 
     def cut(self, process: Process | None = None) -> None:
-        """Cut the connections of *process*, or of everybody."""
+        """Cut the connections of *process*, or of all processes."""
         self.disturbances += 1
         for connection in list(self._connections):
             if process is None or connection.process is process:
                 connection.cut()
 
     def leave(self) -> None:
-        """Be away, with everything that it holds."""
+        """Become unavailable; the content of queues stays."""
         self.is_away = True
         for queue in self.queues.values():
             queue.is_frozen = True
         self.cut()
 
     def come_back(self) -> None:
-        """Be there again."""
+        """Become available again."""
         self.is_away = False
         for queue in self.queues.values():
             queue.thaw()
 
     def block(self) -> None:
-        """Read nothing more of what is published."""
+        """Stop reading published messages."""
         self.disturbances += 1
         self.is_blocked = True
 
     def unblock(self) -> None:
-        """Read what was published meanwhile, unless its connection is gone."""
+        """Read the messages published meanwhile, unless their connection has ended."""
         self.is_blocked = False
         unread, self._unread = self._unread, []
         for connection, messages, answer in unread:
@@ -131,11 +131,11 @@ class Broker:
         return await answer
 
     def repeat(self, queue: str, message: WireMessage) -> None:
-        """Have *queue* hold one more copy of *message*."""
+        """Put one more copy of *message* into *queue*."""
         self.queues[queue].put(message)
 
     def declare(self, topology: Topology) -> None:
-        """Raises TopologyMismatch for the first thing that exists otherwise."""
+        """Raises TopologyMismatch for the first entity that exists with other arguments."""
         for exchange in topology.exchanges:
             self._exchanges.setdefault(exchange.name, exchange.kind)
         for queue in topology.queues:
@@ -151,7 +151,7 @@ class Broker:
             self._bindings[binding] = None
 
     def verify(self, topology: Topology) -> None:
-        """Raises TopologyMismatch for the first thing that is not as declared."""
+        """Raises TopologyMismatch for the first entity that is not as declared."""
         for exchange in topology.exchanges:
             self._require("exchange", exchange.name, self._exchanges)
             if self._exchanges[exchange.name] != exchange.kind:
@@ -167,7 +167,7 @@ class Broker:
         return self.queues[name]
 
     def depth(self, name: str) -> QueueDepth | None:
-        """What waits in the queue, and how many subscriptions it has."""
+        """How many messages and subscriptions the queue has."""
         queue = self.queues.get(name)
         return None if queue is None else QueueDepth(len(queue.messages), len(queue.receivers))
 
@@ -212,7 +212,7 @@ class Broker:
         return list(found)
 
     def _dead_letter(self, queue: SimulatedQueue, held: Held, reason: str) -> bool:
-        """At least once: what has nowhere to go stays where it is."""
+        """At least once: a message without a target queue stays where it is."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if exchange is None:
             return True

@@ -1,5 +1,5 @@
 """
-A connection to the simulated broker: both ways keep their order, and take time.
+A connection to the simulated broker: messages keep their order in each direction, and take time.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ _TICK = 1e-6
 
 class BrokerConnection:
     """
-    A connection of *process*, or of somebody whom nothing strikes.
+    A connection of *process*; without a process no fault is injected on it.
 
     Args:
-        delay: Seconds of the next way.
+        delay: Draws the seconds that the next message travels.
 
     """
 
@@ -30,48 +30,50 @@ class BrokerConnection:
         self._arrivals = {"up": 0.0, "down": 0.0}
 
     def cut(self) -> None:
-        """Neither side hears of the other any more; what is on its way is lost."""
+        """End the connection; messages on their way are lost."""
         if self.is_open:
             self.is_open = False
             for callback in self.at_end:
                 callback()
 
     def check(self) -> None:
-        """Raises BrokerUnavailable if it is lost, and KilledError if the process is gone."""
+        """
+        Raises BrokerUnavailable if the connection has ended, and KilledError if the process has.
+        """
         if self.process is not None:
             self.process.check()
         if not self.is_open:
             raise BrokerUnavailable(LOST)
 
     def passing(self, step: str) -> None:
-        """Take note of a *step*; raises as `check` does."""
+        """Pass a *step*, where a fault may be injected; raises as `check` does."""
         if self.process is not None and self.process.passing(step):
             self.cut()
         self.check()
 
     async def go(self, step: str) -> None:
-        """Send something to the broker, and return when it is there."""
+        """Send a request to the broker, and return when it has arrived."""
         self.check()
         await asyncio.sleep(self._way("up"))
         self.passing(f"{step}.sent")
 
     async def hear(self, step: str) -> None:
-        """Wait for the broker's answer."""
+        """Wait for the broker's reply."""
         self.passing(f"{step}.answered")
         await asyncio.sleep(self._way("down"))
         self.check()
 
     def post(self, work: Callable[[], None], step: str | None = None) -> None:
-        """Have the broker do *work* when this gets there; nobody waits for it."""
+        """Make the broker do *work* when this message arrives, without waiting for a reply."""
         self.check()
         self._later("up", work, step)
 
     def deliver(self, work: Callable[[], None]) -> None:
-        """Have the client do *work* when this gets there."""
+        """Make the client do *work* when this message arrives."""
         self._later("down", work, None)
 
     async def flushed(self) -> None:
-        """Wait until everything that was posted is there, or lost."""
+        """Wait until every posted message has arrived or is lost."""
         if self.is_open:
             await asyncio.sleep(self._way("up"))
 
@@ -91,7 +93,7 @@ class BrokerConnection:
             self.cut()
 
     def _way(self, way: str) -> float:
-        """Seconds until what begins now arrives, after everything before it."""
+        """Seconds until a message sent now arrives, after all earlier ones."""
         now = asyncio.get_running_loop().time()
         arrival = max(now + self._delay(), self._arrivals[way] + _TICK)
         self._arrivals[way] = arrival

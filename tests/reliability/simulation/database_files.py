@@ -1,5 +1,5 @@
 """
-Where simulations stand: a directory with migrated databases, and what may be used again.
+The files of simulations: a directory with migrated SQLite databases, reused between runs.
 """
 
 import shutil
@@ -23,7 +23,7 @@ class DatabaseFiles:
     The files of one simulation after another, in *directory*.
 
     Args:
-        databases: Those of the simulation that runs, by path.
+        databases: The databases of the running simulation, by path.
 
     """
 
@@ -43,7 +43,7 @@ class DatabaseFiles:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def fresh(self, name: str) -> Path:
-        """The path of a database that nothing has happened in."""
+        """The path of a migrated, empty database."""
         path = self.directory / name
         for debris in self.directory.glob(f"{name}-*"):
             debris.unlink()
@@ -53,6 +53,6 @@ class DatabaseFiles:
 
 @contextmanager
 def temporary_database_files() -> Iterator[DatabaseFiles]:
-    """A ground that is gone afterwards."""
+    """Files in a directory that is removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="outbox-simulation-") as directory:
         yield DatabaseFiles(Path(directory))

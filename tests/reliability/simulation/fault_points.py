@@ -1,14 +1,14 @@
 """
-The named steps of the protocols, and what strikes at them.
+The named steps of the protocols, at which faults are injected.
 
-Nothing of this is compiled into the product. Each step of its protocols is something that it asks
-of a server, so whoever stands between them can name it:
+The product has no code for this. Each step of its protocols is a request to a server, so the
+simulated network between them can name it:
 
-    <role>.<step>.sent         it has not reached the server
-    <role>.<step>.answered     the server has done it, and nobody has been told
+    <role>.<step>.sent         the request has not reached the server
+    <role>.<step>.answered     the server has executed it, and the process has no reply yet
 
-A process that is killed, or cut from the server, at the first has not taken the step; at the
-second it has, and does not know.
+A process that is killed or disconnected at `sent` has not taken the step. At `answered` it has
+taken the step, and does not know that.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from enum import StrEnum
 
 
 class FaultAction(StrEnum):
-    """What happens at a point."""
+    """The kind of fault at a point."""
 
     KILL = "kill"
     """The process is gone."""
@@ -28,7 +28,7 @@ class FaultAction(StrEnum):
 
 @dataclass(slots=True)
 class PlannedFault:
-    """A *action* when *point* is passed, after it was passed *skip* times more."""
+    """Inject *action* when *point* is passed, after *skip* more passes."""
 
     point: str
     action: FaultAction
@@ -37,7 +37,7 @@ class PlannedFault:
 
 class FaultPoints:
     """
-    What was passed in a run.
+    Counts the points passed in a run, and injects the planned faults.
 
     Args:
         told: Called with the process and the point, each time.
@@ -51,20 +51,20 @@ class FaultPoints:
         self._told = told
 
     def arm(self, *faults: PlannedFault) -> None:
-        """Have these strike, each of them once."""
+        """Plan these faults, each of them once."""
         self._faults += faults
 
     def disarm(self) -> None:
-        """Nothing strikes any more."""
+        """Drop the planned faults."""
         self._faults.clear()
 
     @property
     def armed(self) -> list[PlannedFault]:
-        """Those that have not struck yet."""
+        """The faults that were not injected yet."""
         return list(self._faults)
 
     def passing(self, role: str, process: str, step: str) -> FaultAction | None:
-        """What strikes *process*, which is one of its *role*, at this *step*."""
+        """The fault for *process*, one of its *role*, at this *step*; None without any."""
         point = f"{role}.{step}"
         self.passed[point] += 1
         self._told(process, point)

@@ -1,9 +1,8 @@
 """
-What simulated consumers do for a living: handlers that succeed, fail once, or fail until somebody
-mends what is broken.
+The handlers of simulated consumers: they succeed, fail once, fail always, or fail until repaired.
 
-Effects are in a table without a unique key: what is applied twice is there twice. Those outside of
-the database are kept by another side, which knows idempotency keys.
+The table of effects has no unique key: an event that is applied twice has two rows. An external
+service, which deduplicates by idempotency key, keeps the effects of leased handlers.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ effects = sa.Table(
 
 
 def statements_for(tables: sa.MetaData) -> Iterator[str]:
-    """What makes *tables* in SQLite."""
+    """The statements that create *tables* in SQLite."""
     for table in tables.sorted_tables:
         yield str(CreateTable(table).compile(dialect=sqlite.dialect()))
 
@@ -48,12 +47,12 @@ def statements_for(tables: sa.MetaData) -> Iterator[str]:
 @dataclass(slots=True)
 class Handlers:
     """
-    How handlers fare.
+    The behaviour of all handlers.
 
     Args:
-        lasting: Seconds that the next one works.
-        is_mended: Whether what needs repair succeeds.
-        letters: Idempotency keys that the other side knows, and when it heard of each first.
+        lasting: Draws the seconds that the next call takes.
+        is_mended: Whether events of the type NEEDS_REPAIR succeed.
+        letters: The external service: when it first got each idempotency key, and for which event.
 
     """
 
@@ -64,7 +63,9 @@ class Handlers:
     async def apply(
         self, consumer: str, messages: Sequence[Message[Any]], session: AsyncSession
     ) -> None:
-        """The effects of *messages*, and then their failures: nothing of them may be kept."""
+        """
+        Record the effects of *messages*, then raise their errors: the effects must be rolled back.
+        """
         _pass("handle.sent")
         at = asyncio.get_running_loop().time()
         await asyncio.sleep(self.lasting())
@@ -77,7 +78,7 @@ class Handlers:
             self._fail(message)
 
     async def post(self, message: Message[Any]) -> None:
-        """An effect outside of the database."""
+        """Call the external service."""
         _pass("handle.sent")
         await asyncio.sleep(self.lasting())
         self._fail(message)

@@ -1,5 +1,5 @@
 """
-What an outsider sees of a simulated world: tables, queues, and what was sent.
+Reads the outcomes of a simulation: tables, queues, and the external service.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ def look(
     declared: dict[str, tuple[Consumer, ConsumerSettings]],
     handlers: Handlers,
 ) -> list[Record]:
-    """Everything that is *at* this time."""
+    """The records of everything that exists *at* this time."""
     found: list[Record] = []
     for path in (producers, consumers):
         with closing(sqlite3.connect(path)) as connection:
@@ -37,7 +37,7 @@ def look(
 
 
 def leases(consumers: Path, at: float) -> list[Record]:
-    """Leases that nobody has ended."""
+    """Leases that no process has ended."""
     with closing(sqlite3.connect(consumers)) as connection:
         [count] = connection.execute(
             "SELECT count(*) FROM processed_messages WHERE status = 'processing'"
@@ -73,7 +73,7 @@ def _queues(
 def given_up_for_nothing(
     history: Sequence[Record], reasons: Collection[str], hopeless: Collection[str]
 ) -> list[Finding]:
-    """What was given up for one of *reasons*, although it is not among the *hopeless*."""
+    """Dead letters for one of *reasons* whose events are not among the *hopeless*."""
     wrong = sorted(
         {
             each.id
@@ -87,6 +87,6 @@ def given_up_for_nothing(
 def effects_of_failures(
     history: Sequence[Record], failing: Collection[str], *, at: float
 ) -> list[Record]:
-    """Effects of the *failing* events, whose handlers raise an error each time after them."""
+    """Effects of the *failing* events, whose handlers raise an error after each effect."""
     count = sum(each.id in failing for each in of_kind(history, Applied))
     return [Leftover(at, "effects of attempts that failed", count)] if count else []

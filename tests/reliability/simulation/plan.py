@@ -1,5 +1,5 @@
 """
-What a simulated world is made of: how many of each process, and their settings.
+The plan of a simulated system: how many processes of each role, and their settings.
 """
 
 from dataclasses import dataclass
@@ -73,11 +73,11 @@ class Plan:
 
     def reasons(self, *, disturbances: int, lasted: timedelta) -> frozenset[str]:
         """
-        Why events may be given up of which no handler fails for good.
+        The reasons for which events may be dead-lettered whose handlers do not fail for good.
 
         Args:
-            disturbances: How often something happened for which a delivery may have been lost.
-            lasted: How much time has passed on the wall.
+            disturbances: How many faults may have lost a delivery.
+            lasted: Seconds that have passed on the wall clock.
 
         """
         possible = {
@@ -90,7 +90,7 @@ class Plan:
         return frozenset(reason for reason, is_possible in possible.items() if is_possible)
 
     def declared(self, handlers: Handlers) -> dict[str, Consumer]:
-        """The consumers, by name, which fare as *handlers* says."""
+        """The consumers, by name, with the behaviour of *handlers*."""
         made = {
             ETL: transactional(ETL, handlers, ordered=False, batch_size=self.handled_together),
             LEDGER: transactional(LEDGER, handlers, ordered=True, batch_size=1),
@@ -100,7 +100,7 @@ class Plan:
 
 
 def drawn(jitter: Random) -> Plan:
-    """Any plan."""
+    """A random plan."""
     return Plan(
         relays=jitter.choice((1, 1, 2)),
         etl=jitter.choice((1, 2)),
@@ -115,7 +115,7 @@ def drawn(jitter: Random) -> Plan:
 
 
 def relay_settings(plan: Plan, database_files: DatabaseFiles) -> RelaySettings:
-    """Those of all relays."""
+    """The settings of all relays."""
     return RelaySettings(
         **_shared(database_files, PRODUCERS),
         batch_size=plan.batch,
@@ -128,7 +128,7 @@ def relay_settings(plan: Plan, database_files: DatabaseFiles) -> RelaySettings:
 
 
 def consumer_settings(plan: Plan, database_files: DatabaseFiles, name: str) -> ConsumerSettings:
-    """Those of the consumer of this *name*."""
+    """The settings of the consumer *name*."""
     expires = plan.expires and name == ETL
     return ConsumerSettings(
         **_shared(database_files, CONSUMERS),

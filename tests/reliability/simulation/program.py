@@ -29,7 +29,7 @@ class Outcome:
 
     Args:
         events: How many were recorded, in whatever transactions.
-        blows: How often something struck at a point.
+        faults: How many faults were injected at points.
         seconds: How long it has lasted, in its own time.
 
     """
@@ -38,17 +38,17 @@ class Outcome:
     trace: list[str]
     findings: list[Finding]
     events: int
-    blows: int
+    faults: int
     seconds: float
 
     @property
     def digest(self) -> str:
-        """Of two runs the same, if everything happened the same."""
+        """A digest of the trace: equal for two runs that did the same."""
         return sha256("\n".join(self.trace).encode()).hexdigest()[:12]
 
 
 def run(database_files: DatabaseFiles, *, seed: int, steps: int = STEPS) -> Outcome:
-    """A run of so many *steps*, then a healing, until nothing waits any more."""
+    """Run *steps* steps, then end all faults and wait until every event is drained."""
     jitter = Random(f"schedule {seed}")
     plan = drawn(jitter)
     with simulated(plan, database_files, seed=seed) as simulation:
@@ -62,7 +62,7 @@ def run(database_files: DatabaseFiles, *, seed: int, steps: int = STEPS) -> Outc
             trace=world.trace,
             findings=findings,
             events=world.events,
-            blows=world.points.injected.total(),
+            faults=world.points.injected.total(),
             seconds=world.now,
         )
 
@@ -82,7 +82,9 @@ def main(
     trace: Annotated[bool, typer.Option(help="Print all that happened.")] = False,
     keep_going: Annotated[bool, typer.Option(help="Do not stop at the first finding.")] = False,
 ) -> None:
-    """Run the product through random schedules of faults; exit status 1 if anything is found."""
+    """
+    Run the product under random schedules of faults; exit status 1 if the checker finds an error.
+    """
     began = time.perf_counter()
     found = 0
     with temporary_database_files() as here:
@@ -105,7 +107,7 @@ def _tell(seed: int, outcome: Outcome, *, trace: bool) -> None:
     if trace:
         print("\n".join(outcome.trace))
     print(
-        f"seed {seed}: {outcome.events} events, {outcome.blows} blows, "
+        f"seed {seed}: {outcome.events} events, {outcome.faults} faults, "
         f"{outcome.seconds:.0f} s simulated, trace {outcome.digest}"
     )
     if outcome.findings:

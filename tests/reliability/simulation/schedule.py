@@ -1,5 +1,5 @@
 """
-What befalls a world, step after step, by chance.
+A random schedule: operations and faults, one after another.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ SKIPS = (
 
 
 class Schedule:
-    """Steps in *world*, chosen by *jitter*."""
+    """Random steps in *world*, drawn from *jitter*."""
 
     def __init__(self, world: World, jitter: Random) -> None:
         self._world = world
@@ -67,26 +67,26 @@ class Schedule:
             self._steps = {step: self._steps[step] for step in calm}
 
     async def step(self) -> None:
-        """Take any step."""
+        """Take a random step."""
         [step] = self._jitter.choices(list(self._steps), list(self._steps.values()))
         self._world.note(step.__name__)
         await step()
 
     async def produce(self) -> None:
-        """A transaction with some events."""
+        """Commit or roll back a transaction with some events."""
         drafts = [self._draft() for _ in range(self._jitter.randint(1, _MOST_EVENTS))]
         await self._world.produce(drafts, self._jitter.choice(_ENDINGS))
 
     async def flow(self) -> None:
-        """Time for one thing or another."""
+        """Let at most 0.4 s pass."""
         await asyncio.sleep(self._jitter.uniform(0.01, 0.4))
 
     async def rest(self) -> None:
-        """Time for retries."""
+        """Let 1 to 5 s pass, long enough for retries."""
         await asyncio.sleep(self._jitter.uniform(1, 5))
 
     async def inject_fault(self) -> None:
-        """Something will happen at a point that was passed before."""
+        """Plan a fault at a point that was passed before."""
         self._arm(self._points())
         await self.flow()
 
@@ -97,17 +97,17 @@ class Schedule:
         await self._world.supervisor.stop(self._anybody())
 
     async def start(self) -> None:
-        """Start whoever is not there."""
+        """Start the processes that do not run."""
         self._world.start()
         await self.flow()
 
     async def broker_faults(self) -> None:
-        """The next published messages fare badly, or some of them."""
+        """Inject faults for some of the next published messages."""
         fates = self._jitter.choices(list(BrokerFault), k=self._jitter.randint(1, 3))
         self._world.broker.broker_faults.extend(fates)
 
     async def repeat(self) -> None:
-        """A message that was published to a consumer comes once more."""
+        """Put another copy of a published message into a work queue."""
         broker = self._world.broker
         for _ in range(self._jitter.randint(1, 3)):
             queue = self._work_queue(self._jitter.choice(list(self._world.declared)))
@@ -115,7 +115,7 @@ class Schedule:
                 broker.repeat(queue, self._jitter.choice(archive))
 
     async def reorder(self) -> None:
-        """What waits for a consumer that is not ordered comes in another order."""
+        """Shuffle the waiting messages of the consumers that are not ordered."""
         for name in (ETL, MAIL):
             if name in self._world.declared:
                 self._world.broker.queues[self._work_queue(name)].shuffle(self._jitter)
@@ -124,12 +124,12 @@ class Schedule:
         self._world.broker.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_broker(self) -> None:
-        """The broker is away for a while."""
+        """Make the broker unavailable for a while."""
         self._world.broker.leave()
         self._later(self._world.broker.come_back)
 
     async def block_broker(self) -> None:
-        """The broker reads nothing that is published, for a while."""
+        """Make the broker block publishers for a while."""
         self._world.broker.block()
         self._later(self._world.broker.unblock)
 
@@ -138,24 +138,24 @@ class Schedule:
             database.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_database(self) -> None:
-        """A database is away for a while."""
+        """Make a database unavailable for a while."""
         database = self._jitter.choice(list(self._world.databases.values()))
         database.leave()
         self._later(database.come_back)
 
     async def skip(self) -> None:
-        """It is later, all of a sudden."""
+        """Move the wall clock forward."""
         self._world.skip(self._jitter.choice(SKIPS))
 
     async def purge(self) -> None:
         await self._world.purge(self._jitter.choice(list(self._world.declared)))
 
     async def mend(self) -> None:
-        """What was broken works, or is broken again."""
+        """Repair what handlers depend on, or break it again."""
         self._world.handlers.is_mended = not self._world.handlers.is_mended
 
     async def replay(self) -> None:
-        """An operator has mended something, and replays what had failed, on a bad day perhaps."""
+        """Repair what handlers depend on and replay dead letters, often with further faults."""
         self._world.handlers.is_mended = True
         if self._jitter.random() < _BAD_DAYS:
             await self.broker_faults()

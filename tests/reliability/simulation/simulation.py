@@ -1,5 +1,5 @@
 """
-A simulation from its beginning to its end, driven from outside of its event loop.
+A simulation from start to end, driven from outside of its event loop.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ Result = TypeVar("Result")
 
 
 class Simulation:
-    """A *world*, and the loop that its time passes in."""
+    """A *world* and its event loop."""
 
     def __init__(self, world: World, loop: SimulatedLoop) -> None:
         self.world = world
         self._loop = loop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of *work*; everything else goes on meanwhile, and only then."""
+        """The result of *work*; all other tasks run only during this call."""
         return self._loop.run_until_complete(work)
 
 
 @contextmanager
 def simulated(plan: Plan, database_files: DatabaseFiles, *, seed: int) -> Iterator[Simulation]:
-    """A simulation whose processes run and whose queues are declared."""
+    """A simulation with running processes and declared queues."""
     loop = SimulatedLoop()
     loop.start_clock()
     try:
@@ -54,6 +54,6 @@ async def _begin(world: World) -> None:
 
 
 async def _rest() -> None:
-    """Wait for whatever is left of processes that are gone."""
+    """Wait for the remaining tasks of ended processes."""
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)

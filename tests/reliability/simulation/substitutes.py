@@ -1,8 +1,8 @@
 """
-Where the product's assemblies are given simulated things instead of real ones.
+Substitutes simulated parts for the real ones in the product's composition roots.
 
-Only what their composition roots name is replaced: the engine, the transport, the lock on a file,
-and chance. What they put together from it is theirs.
+Only the engine, the transport, the file lock and the source of randomness are replaced. All other
+parts are the product's own.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ from tests.reliability.simulation.transport import SimulatedTransport
 
 
 class Locks:
-    """What the operating system does for `flock`: locks end with their processes."""
+    """Simulates `flock`: a lock ends with its process."""
 
     LOCK_EX = fcntl.LOCK_EX
     LOCK_NB = fcntl.LOCK_NB
@@ -37,7 +37,7 @@ class Locks:
         self._holder: Process | None = None
 
     def flock(self, _descriptor: int, _operation: int) -> None:
-        """Raises BlockingIOError if another process has the lock of the one file there is."""
+        """Raises BlockingIOError if another process holds the lock on the only file."""
         if self._holder is not None and self._holder.alive and self._holder is not current():
             raise BlockingIOError
         self._holder = current()
@@ -45,7 +45,7 @@ class Locks:
 
 @contextmanager
 def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Iterator[None]:
-    """Have everything that is assembled in the block lead to *database_files* and *broker*."""
+    """Make the product's assemblies use *database_files* and *broker* during the block."""
 
     def transport(_settings: SharedSettings, *, name: str) -> SimulatedTransport:
         del name
@@ -71,7 +71,7 @@ def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Ite
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Processes that are killed leave libraries with much to say."""
+    """Silence the libraries' log of killed processes."""
     before: dict[str, Any] = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable()

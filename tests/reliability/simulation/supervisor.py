@@ -1,5 +1,5 @@
 """
-The processes of a simulated world: started, killed, stopped, and started again by a supervisor.
+Supervises the processes of a simulated system: starts, kills and stops them.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ class Supervisor:
     Processes by name.
 
     Args:
-        services: What each of them does, by name.
-        roles: Their roles, by name.
+        services: The coroutine function of each process.
+        roles: Their roles.
 
     """
 
@@ -52,11 +52,11 @@ class Supervisor:
 
     @property
     def names(self) -> list[str]:
-        """All of them, whether they run or not."""
+        """The names of all processes, running or not."""
         return list(self._services)
 
     def process(self, name: str) -> Process | None:
-        """The process of this *name*, if it runs."""
+        """The process *name*, if it runs."""
         running = self._running.get(name)
         return running.process if running and running.process.alive else None
 
@@ -71,13 +71,13 @@ class Supervisor:
         task.add_done_callback(lambda _: self._over(name, process, task))
 
     def kill(self, name: str) -> None:
-        """End it, as SIGKILL does."""
+        """Kill it (SIGKILL)."""
         if (process := self.process(name)) is not None:
             self.kills += 1
             process.kill()
 
     async def stop(self, name: str) -> None:
-        """End it, as SIGTERM does: what is in flight is finished, or killed after a while."""
+        """Terminate it (SIGTERM): it finishes its work in flight, or is killed at a deadline."""
         if self.process(name) is None:
             return
         running = self._running[name]
@@ -87,7 +87,7 @@ class Supervisor:
         running.process.kill()
 
     async def dismiss(self) -> None:
-        """End all of them, and wait until nothing of them is left."""
+        """Kill all processes, and wait for their tasks."""
         for name in self._services:
             self.kill(name)
         tasks = {running.task for running in self._running.values()}
@@ -108,7 +108,7 @@ class Supervisor:
 
 
 def first_of(error: BaseException | None) -> BaseException | None:
-    """The first error of a group: one failure ends the others."""
+    """The first error of a group: one failure ends the other tasks."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

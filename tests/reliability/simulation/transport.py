@@ -1,5 +1,5 @@
 """
-The transport of `outbox.transports.base` that leads to the simulated broker.
+The transport of `outbox.transports.base` that connects to the simulated broker.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _REPLACE_WITHIN = timedelta(seconds=10)
 
 
 class SimulatedTransport:
-    """What *process* sees of *broker*; nothing strikes whoever is no process."""
+    """The transport of *process* to *broker*; without a process no fault is injected."""
 
     def __init__(self, broker: Broker, process: Process | None = None) -> None:
         self._broker = broker
@@ -77,7 +77,7 @@ class SimulatedTransport:
 
 
 class SimulatedPublisher:
-    """Publishes on a connection of its own, which it opens again when it is lost."""
+    """Publishes on its own connection, and reconnects when that is lost."""
 
     def __init__(self, broker: Broker, process: Process | None) -> None:
         self._broker = broker
@@ -117,7 +117,7 @@ class SimulatedPublisher:
 
 
 class SimulatedSubscription:
-    """Deliveries of one queue, on *connection*; copies go through *publisher*."""
+    """Deliveries of one queue on *connection*; *publisher* publishes copies."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 """
-A simulated world: producers, the product's processes, an operator, and what befalls them.
+A simulated world: producers, the product's processes, an operator, and the injected faults.
 """
 
 import asyncio
@@ -50,9 +50,9 @@ FOR_NOTHING = frozenset({"retries_exhausted"})
 
 class World:
     """
-    A world that *plan* describes, on *database_files*, whose chances are those of *seed*.
+    A world as *plan* describes it, on *database_files*, with the random choices of *seed*.
 
-    To be used while a `SimulatedLoop` runs, inside of `seams.replaced`.
+    Use it while a `SimulatedLoop` runs, inside of `substitutes.replaced`.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class World:
             self.supervisor.start(name)
 
     async def declare(self) -> None:
-        """Wait until every consumer has its queues: before that events are for nobody."""
+        """Wait until every consumer has declared its queues: earlier events are unroutable."""
         queues = [consumer.assembly.queues(*declared).name for declared in self.declared.values()]
         while not all(queue in self.broker.queues for queue in queues):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.1)
 
     async def produce(self, drafts: Sequence[Draft], ending: Ending) -> None:
-        """Record events in one transaction, which ends in this way."""
+        """Record events in one transaction with this *ending*."""
         for draft in drafts:
             self._sequences[draft.key] += 1
             id_, number = str(draft.id), self._sequences[draft.key]
@@ -110,15 +110,15 @@ class World:
             self._produced[made.id] = Produced(self.now, made.id, made.key, made.sequence, outcome)
 
     async def replay(self, source: str) -> None:
-        """Have an operator replay what *source* has given up because handlers had failed."""
+        """Make an operator replay the dead letters of *source*."""
         await self.as_process(OPERATOR, operator.replay(self._side(source), self.an_id()))
 
     async def purge(self, name: str) -> None:
-        """Have an operator purge the dedup store of a consumer."""
+        """Make an operator purge the dedup store of a consumer."""
         await self.as_process(OPERATOR, operator.purge(*self.declared[name]))
 
     async def as_process(self, role: str, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of *work*, done by a process of its own; None if that was killed."""
+        """The result of *work* in a new process; None if that was killed."""
         process = Process(role, role, self.points)
         task = process.start(work)
         try:
@@ -133,15 +133,15 @@ class World:
             process.kill()
 
     def an_id(self) -> UUID:
-        """An id that nobody has had before."""
+        """A new id."""
         return UUID(int=self._jitter.getrandbits(128), version=4)
 
     def skip(self, duration: timedelta) -> None:
-        """Put all clocks on the wall forward."""
+        """Move the wall clock forward."""
         self._loop.skip(duration)
 
     def heal(self) -> None:
-        """Nothing strikes any more, every server is there, and every process runs."""
+        """End all faults, restore every server, and start every process."""
         self.points.disarm()
         self.broker.broker_faults.clear()
         self.handlers.is_mended = True
@@ -154,12 +154,12 @@ class World:
         self.start()
 
     async def heal_and_drain(self) -> None:
-        """The end of a run."""
+        """End all faults, and wait until every event is drained."""
         self.heal()
         await self.drain()
 
     async def drain(self) -> None:
-        """Wait until nothing waits any more, but not for ever."""
+        """Wait until no event waits, for at most 600 s."""
         until = self.now + DRAINED_WITHIN_SECONDS
         while self.now < until:
             await asyncio.sleep(2)
@@ -167,7 +167,7 @@ class World:
                 return
 
     def look(self, *, drained: bool = False) -> list[Finding]:
-        """What is wrong now; *drained* if nothing may wait any more."""
+        """The findings now; *drained* if no event may wait any more."""
         history = self.history()
         if drained:
             history += outcomes.leases(self._paths[CONSUMERS], self.now)
@@ -190,7 +190,7 @@ class World:
         ]
 
     def history(self) -> list[Record]:
-        """What was done and seen, so far."""
+        """The records so far."""
         return [*self._produced.values(), *self._published, *self._seen()]
 
     def _seen(self) -> list[Record]:
@@ -221,12 +221,12 @@ class World:
 
     @property
     def now(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self._loop.time()
 
     @property
     def events(self) -> int:
-        """How many were recorded, in whatever transactions."""
+        """How many events were recorded, with whatever outcome."""
         return len(self._produced)
 
     def _side(self, source: str) -> Any:
@@ -240,13 +240,13 @@ class World:
 
     @property
     def disturbances(self) -> int:
-        """How often something happened after which a batch may be sent again."""
+        """How many faults happened after which a batch may be published again."""
         suffered = sum(database.disturbances for database in self.databases.values())
         suffered += self.broker.disturbances + self.supervisor.kills
         return suffered + self.points.injected.total()
 
     def note(self, step: str) -> None:
-        """Write into the trace that this happens."""
+        """Write this step to the trace."""
         self._note("", step)
 
     def _note(self, process: str, point: str) -> None:
