@@ -10,7 +10,8 @@ from datetime import timedelta
 import pytest
 
 from consumer import republish
-from outbox.wire.codec import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER, WireMessage
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER
 from tests.support.eventually import eventually
 from tests.support.place import EXCHANGE, Place, a_message, once
 
