@@ -119,7 +119,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
             if tasks.parked_worker is not None:
                 group.create_task(tasks.parked_worker.run(stop))
             group.create_task(tasks.durations.run(stop))
-            await tasks.workers.run(stop)
+            await tasks.worker.run(stop)
             # It may wait for a broker that is silent, and there is nothing to protect any more.
             inspection.cancel()
         await tasks.durations.write()
@@ -129,7 +129,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
 class Tasks:
     """Everything that runs in the process of a consumer."""
 
-    workers: Worker
+    worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
     topology_monitor: TopologyMonitor
     parked_worker: ParkedWorker | None
@@ -174,7 +174,7 @@ def assemble(
         telemetry=telemetry,
         jitter=random.random,
     )
-    workers = Worker(
+    worker = Worker(
         transport=broker(consumer, settings),
         queue=mine.name,
         delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
@@ -219,7 +219,7 @@ def assemble(
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
         )
-    return Tasks(workers, dead_letter_worker, topology_monitor, parked_worker, janitor, durations)
+    return Tasks(worker, dead_letter_worker, topology_monitor, parked_worker, janitor, durations)
 
 
 def purge(

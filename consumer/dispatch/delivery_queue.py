@@ -22,7 +22,7 @@ from consumer.dispatch.circuit_breaker import Breaker
 from consumer.dispatch.rate_limiter import RateLimiter
 from consumer.execution.work_unit import QueuedDelivery, WorkUnit
 from consumer.handler import Handler
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 LaneOf: TypeAlias = Callable[[Delivery], str | None]
 

@@ -38,7 +38,7 @@ from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.runtime.service import pause
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 LOOK_EVERY = timedelta(seconds=1)

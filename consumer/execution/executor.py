@@ -14,7 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import republish, verdict
+from consumer import verdict
 from consumer.execution.decode import Attempt, decode_delivery, is_too_old
 from consumer.execution.leased import Leased, lost
 from consumer.execution.ordering import Lanes
@@ -32,7 +32,7 @@ from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
@@ -105,10 +105,10 @@ class Executor:
         try:
             return decode_delivery(delivery, handler, now=now, oldest=oldest)
         except BaseException as error:  # noqa: BLE001 - the user's filter
-            return self.after_failure(handler, republish.attempt_of(delivery.message) + 1, error)
+            return self.after_failure(handler, delivery.headers.failed_attempts + 1, error)
 
     async def _was_replayed(self, delivery: Delivery) -> bool:
-        run = republish.replay_of(delivery.message)
+        run = delivery.headers.replay
         if run is None:
             return False
         with driver_errors_translated():

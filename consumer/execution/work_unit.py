@@ -8,7 +8,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from consumer.handler import Handler
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 
 class QueuedDelivery(NamedTuple):

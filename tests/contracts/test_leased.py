@@ -20,7 +20,7 @@ from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, GiveUp, Wait
 from outbox.errors import LeaseLost
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
 from tests.support.eventually import eventually
 

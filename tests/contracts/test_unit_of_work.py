@@ -25,7 +25,7 @@ from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
 from outbox.errors import DatabaseUnavailable
 from outbox.tables import dead_letters
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_envelope, an_event, on_the_wire
 from tests.support.eventually import eventually

@@ -14,7 +14,7 @@ from consumer import CircuitBreaker, RateLimit
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 NOON = 43_200.0

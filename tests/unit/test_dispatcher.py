@@ -24,8 +24,8 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
 from outbox.runtime.probes import Health
-from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import DeliveryBuffer
+from outbox.transports.base import Outcome
+from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
