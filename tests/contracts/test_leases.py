@@ -195,7 +195,7 @@ async def test_what_is_completed_or_released_is_nobodys(clerk):
 
 async def test_what_was_given_up_can_be_claimed_by_a_replay(clerk):
     async with clerk.sessions.begin() as session:
-        await Dedup("mail").failed(session, clerk.envelope, attempt=4)
+        await Dedup("mail").record_failed(session, clerk.envelope, attempt=4)
 
     assert await clerk.claim(DEAD_LETTER) == Held(MINE)
 
