@@ -162,4 +162,4 @@ class Settlement:
             if stop.is_set():
                 return None
             failures += 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))

@@ -98,7 +98,7 @@ class DeadLetterQueueWorker:
                     was_well = collected or clock() - began >= self._lasting
             # A message that ends each connection may lie in front: it is not hurried after.
             failures = 1 if was_well else failures + 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))
 
     async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
         """Work until the subscription is lost or *stop* is set; whether anything was collected."""
@@ -148,7 +148,7 @@ class DeadLetterQueueWorker:
             if outcome in {Outcome.ACKED, Outcome.REJECTED}:
                 return outcome
             failures += 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))
         return None
 
     async def _dead_letter(

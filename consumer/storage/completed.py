@@ -9,8 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consumer.storage.dedup_statements import COMPLETED
-from consumer.storage.tables import processed_messages
+from consumer.storage.tables import COMPLETED, processed_messages
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 

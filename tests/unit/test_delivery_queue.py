@@ -205,10 +205,10 @@ def test_messages_of_a_lane_are_handled_one_at_a_time_in_order_of_arrival():
     unit = take(delivery_queue)
     assert unit.deliveries == [first]
     assert taken(delivery_queue) == [[free]]
-    delivery_queue.settled(unit.waiting[0])
+    delivery_queue.settled(unit.queued[0])
     unit = take(delivery_queue)
     assert unit.deliveries == [second]
-    delivery_queue.settled(unit.waiting[0])
+    delivery_queue.settled(unit.queued[0])
     assert taken(delivery_queue) == [[third]]
 
 
@@ -225,7 +225,7 @@ def test_a_message_that_is_put_back_keeps_its_lane_and_comes_at_its_time():
     first, second = a_delivery(lane="x"), a_delivery(lane="x")
     delivery_queue.put([first, second], NOON)
 
-    delivery_queue.put_back(take(delivery_queue).waiting[0], NOON + 5)
+    delivery_queue.put_back(take(delivery_queue).queued[0], NOON + 5)
 
     assert delivery_queue.take(NOON + 4) is None
     assert delivery_queue.take_at() == NOON + 5
@@ -237,7 +237,7 @@ def test_stale_messages_are_found_in_every_handler_queue():
     old, put_back, used = a_delivery(), a_delivery("b"), a_delivery()
     delivery_queue.put([used, old, put_back], NOON)
     take(delivery_queue)
-    delivery_queue.put_back(take(delivery_queue).waiting[0], NOON + 99)
+    delivery_queue.put_back(take(delivery_queue).queued[0], NOON + 99)
     young = a_delivery()
     delivery_queue.put([young], NOON + 1)
 
@@ -257,7 +257,7 @@ def test_clearing_the_queue_returns_messages_in_order_of_arrival():
     delivery_queue = a_board(ordered=True)
     deliveries = [a_delivery(lane=lane) for lane in ("x", "x", "y", "", "y")]
     delivery_queue.put(deliveries, NOON)
-    delivery_queue.put_back(take(delivery_queue).waiting[0], NOON + 9)
+    delivery_queue.put_back(take(delivery_queue).queued[0], NOON + 9)
 
     assert delivery_queue.clear() == deliveries
     assert delivery_queue.clear() == []
@@ -318,7 +318,7 @@ def test_each_message_is_handled_or_given_back_exactly_once(
 
 def ended(delivery_queue: DeliveryQueue, unit: WorkUnit, *, again_at: float | None) -> list[int]:
     """Settle the deliveries of *unit*, or put them back; returns the tags of those settled."""
-    for waiting in unit.waiting:
+    for waiting in unit.queued:
         if again_at is None:
             delivery_queue.settled(waiting)
         else:
