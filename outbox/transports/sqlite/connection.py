@@ -5,14 +5,12 @@ A connection to the broker's SQLite file, with a thread of its own.
 - Operations that wait at the same time share a transaction: whoever comes first carries the rest.
   An operation that was asked for is carried out even if its caller is cancelled meanwhile.
 - The time is read once per transaction, when it has its lock, so that no wait shortens a lease.
-- All writers and checkpoints of a file take turns, by `flock` on a file beside it. SQLite before
-  3.51.3 may corrupt a WAL file when one connection commits while another one checkpoints
-  (sqlite.org/wal.html#walresetbug); so they never do both at once. The lock is the kernel's, and
-  ends with its process.
+- All writers and checkpoints of a file take turns, by a `FileLock`. SQLite before 3.51.3 may
+  corrupt a WAL file when one connection commits while another one checkpoints
+  (sqlite.org/wal.html#walresetbug), so they never do both at once.
 """
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from outbox.database.file_lock import FileLock
 from outbox.database.sqlite_errors import is_trouble, primary_code
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 
@@ -76,7 +75,7 @@ class SqliteConnection:
         self._waiting: list[_Task] = []
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._lock: int | None = None
+        self._lock = FileLock(path.with_name(path.name + "-lock"))
 
     async def write(self, operation: Operation[T], *, wait: float = BUSY_SECONDS) -> T:
         """
@@ -162,18 +161,13 @@ class SqliteConnection:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             connection.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        self._lock.close()
 
     @contextmanager
     def _locked(self, deadline: float) -> Iterator[None]:
-        if self._lock is None:
-            side_file = self._path.with_name(self._path.name + "-lock")
-            self._lock = os.open(side_file, os.O_CREAT | os.O_RDWR, 0o600)
         pause = _LONGEST_PAUSE_SECONDS / 16
         # Asked for again and again, because a call that waits cannot be given up.
-        while not _taken(self._lock):
+        while not self._lock.acquire():
             if time.monotonic() >= deadline:
                 raise BrokerUnavailable("the broker's file is locked by another writer")
             time.sleep(pause)
@@ -181,16 +175,7 @@ class SqliteConnection:
         try:
             yield
         finally:
-            if self._lock is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            self._lock.release()
 
 
 @contextmanager

@@ -17,10 +17,9 @@ import structlog
 
 import consumer.assembly
 import relay.assembly
-from outbox.database import migrate
+from outbox.database import file_lock, migrate
 from outbox.runtime import process
 from outbox.settings import SharedSettings
-from relay.storage import sqlite
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.ground import Ground
 from tests.reliability.simulation.process import Process, current
@@ -58,7 +57,7 @@ def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
             (process, "create_engine", ground.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
-            (sqlite, "fcntl", Locks()),
+            (file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: ground.head),
         ):
             stack.enter_context(patch.object(module, name, value))
