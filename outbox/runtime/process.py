@@ -56,27 +56,29 @@ async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings)
 
 
 class Availability:
-    """Tells each reason for which a server is away once, and once that it is back."""
+    """
+    Logs each reason for which a server is unavailable once, and once that all are available.
+
+    *connections* is the gauge that the transports of the process count in.
+    """
 
     def __init__(self, log: Any, registry: CollectorRegistry) -> None:
         self._log = log
-        self._told: set[str] = set()
-        self._connections = Gauge(
-            "mq_active_connections", "Connections to the broker.", registry=registry
+        self._logged: set[str] = set()
+        self.connections = Gauge(
+            "mq_active_connections", "Open connections to the broker.", registry=registry
         )
 
     def down(self, error: Unavailable, *, pause: timedelta) -> None:
         """A server could not be reached; the next attempt is after *pause*."""
-        # Two servers that are away may give their reasons in turn.
-        if (problem := str(error)) not in self._told:
+        # Two servers that are unavailable may give their reasons in turn.
+        if (problem := str(error)) not in self._logged:
             self._log.warning("server_unavailable", problem=problem)
-        self._told.add(problem)
-        self._connections.set(0)
+        self._logged.add(problem)
         self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
 
     def up(self) -> None:
         """All servers can be reached."""
-        if self._told:
+        if self._logged:
             self._log.info("server_available")
-        self._told.clear()
-        self._connections.set(1)
+        self._logged.clear()

@@ -102,6 +102,26 @@ class Subscription(Protocol):
         """Put the message back into the queue."""
 
 
+class ConnectionCounter(Protocol):
+    """Counts the open connections to the broker; a Prometheus gauge is one."""
+
+    def inc(self) -> None:
+        """Count a connection that was opened."""
+
+    def dec(self) -> None:
+        """Count a connection that was closed or lost."""
+
+
+class NoCounter:
+    """Counts no connections."""
+
+    def inc(self) -> None:
+        return
+
+    def dec(self) -> None:
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
     """

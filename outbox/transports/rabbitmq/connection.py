@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractConnection
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
+from outbox.transports.base import ConnectionCounter
 
 CONNECT_SECONDS = 10.0
 """For all addresses together: who publishes has no more time, and one may not use it all up."""
@@ -43,13 +44,18 @@ def heartbeat_to_ask_for(noticed_within: int) -> int:
 
 
 async def connect(
-    urls: Sequence[URL], *, name: str, kind: type[aio_pika.Connection] = aio_pika.Connection
+    urls: Sequence[URL],
+    *,
+    name: str,
+    connections: ConnectionCounter,
+    kind: type[aio_pika.Connection] = aio_pika.Connection,
 ) -> AbstractConnection:
     """
-    A new connection to the first of *urls* that answers, shown by the broker as *name*.
+    Connect to the first of *urls* that answers, under a *name* that the broker shows.
 
-    What one leaves of its share of the time is for those after it.
-    Raises BrokerUnavailable if none does.
+    Each address gets an equal share of the time that is left. *connections* counts the connection
+    until it is closed or lost.
+    Raises BrokerUnavailable if no address answers.
     """
     problem = BrokerUnavailable("no address")
     now = asyncio.get_running_loop().time
@@ -58,7 +64,7 @@ async def connect(
         share = (deadline - now()) / (len(urls) - tried)
         try:
             with connection_errors("cannot connect to the broker"):
-                return await aio_pika.connect(
+                connection = await aio_pika.connect(
                     url,
                     timeout=max(share, LEAST_CONNECT_SECONDS),
                     client_properties={"connection_name": name},
@@ -67,7 +73,18 @@ async def connect(
                 )
         except BrokerUnavailable as error:
             problem = error
+        else:
+            _count(connection, connections)
+            return connection
     raise problem
+
+
+def _count(connection: AbstractConnection, connections: ConnectionCounter) -> None:
+    if (transport := connection.transport) is None:
+        return
+    connections.inc()
+    # aiormq ends this future once, whichever side closes; a callback that is late is still called.
+    transport.connection.closing.add_done_callback(lambda _closed: connections.dec())
 
 
 async def close(connection: AbstractConnection) -> None:

@@ -24,7 +24,7 @@ from aio_pika.abc import AbstractConnection
 from yarl import URL
 
 from outbox.errors import TopologyMismatch
-from outbox.transports.base import QueueDepth
+from outbox.transports.base import ConnectionCounter, NoCounter, QueueDepth
 from outbox.transports.rabbitmq.confirm_channel import MethodName
 from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_ask_for
 from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
@@ -40,7 +40,8 @@ class RabbitMQTransport:
 
     Args:
         heartbeat_seconds: A silent peer is noticed within three of these.
-        name: What the management interface shows as the connection's name.
+        name: The connection's name in the management interface.
+        connections: Counts the open connections of this transport.
         publish_method: How several messages are published at once.
         delivery_method: How deliveries come in.
 
@@ -52,12 +53,14 @@ class RabbitMQTransport:
         *,
         heartbeat_seconds: int,
         name: str,
+        connections: ConnectionCounter | None = None,
         publish_method: MethodName = "batch",
         delivery_method: DeliveryMethodName = "frames",
     ) -> None:
         heartbeat = str(heartbeat_to_ask_for(heartbeat_seconds))
         self._urls = [url.update_query(heartbeat=heartbeat) for url in urls]
         self._name = name
+        self._connections = connections or NoCounter()
         self._publish_method = publish_method
         self._delivery_method = delivery_method
 
@@ -75,7 +78,7 @@ class RabbitMQTransport:
     ) -> AsyncIterator["RabbitMQSubscription"]:
         method = self._delivery_method
         kind = FrameReadingConnection if method == "frames" else Connection
-        connection = await connect(self._urls, name=self._name, kind=kind)
+        connection = await self._connect(kind)
         try:
             async with self.publisher() as publisher:
                 subscription = RabbitMQSubscription(
@@ -122,5 +125,5 @@ class RabbitMQTransport:
         finally:
             await close(connection)
 
-    async def _connect(self) -> AbstractConnection:
-        return await connect(self._urls, name=self._name)
+    async def _connect(self, kind: type[Connection] = Connection) -> AbstractConnection:
+        return await connect(self._urls, name=self._name, connections=self._connections, kind=kind)

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 from outbox.database.file_lock import FileLock
 from outbox.database.sqlite_errors import is_trouble, primary_code
 from outbox.errors import BrokerUnavailable, SchemaMismatch
+from outbox.transports.base import ConnectionCounter, NoCounter
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for the others."""
@@ -57,6 +58,7 @@ class SqliteConnection:
     Args:
         prepare: Called with each new connection; makes the schema if there is none.
         clock: The time in milliseconds since 1970.
+        connections: Counts this connection while the file is open, in its thread.
 
     """
 
@@ -66,10 +68,12 @@ class SqliteConnection:
         *,
         prepare: Callable[[sqlite3.Connection], None],
         clock: Callable[[], int] = wall_clock,
+        connections: ConnectionCounter | None = None,
     ) -> None:
         self._path = path
         self._prepare = prepare
         self._clock = clock
+        self._connections = connections or NoCounter()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-broker")
         self._turn = asyncio.Lock()
         self._waiting: list[_Task] = []
@@ -149,6 +153,7 @@ class SqliteConnection:
                 connection.close()
                 raise
             self._connection = connection
+            self._connections.inc()
         elif self._path.stat().st_ino != self._inode:
             self._forget()
             raise BrokerUnavailable("the broker's file was replaced")
@@ -161,6 +166,7 @@ class SqliteConnection:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             connection.close()
+            self._connections.dec()
         self._lock.close()
 
     @contextmanager

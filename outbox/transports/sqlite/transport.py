@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Outcome, QueueDepth
+from outbox.transports.base import ConnectionCounter, NoCounter, Outcome, QueueDepth
 from outbox.transports.sqlite import messages as sqlite_store
 from outbox.transports.sqlite import schema as sqlite_schema
 from outbox.transports.sqlite.connection import SqliteConnection
@@ -52,11 +52,20 @@ class SqliteTransport:
     Args:
         lease: How long after its death the messages of a process come again.
         poll: How often a subscription without messages looks for new ones.
+        connections: Counts how often this transport has the file open.
 
     """
 
-    def __init__(self, path: Path, *, lease: timedelta = LEASE, poll: timedelta = POLL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lease: timedelta = LEASE,
+        poll: timedelta = POLL,
+        connections: ConnectionCounter | None = None,
+    ) -> None:
         self._path = path
+        self._connections = connections or NoCounter()
         self._intervals = Intervals(lease, poll)
 
     @asynccontextmanager
@@ -93,7 +102,9 @@ class SqliteTransport:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SqliteConnection]:
-        connection = SqliteConnection(self._path, prepare=sqlite_schema.prepare)
+        connection = SqliteConnection(
+            self._path, prepare=sqlite_schema.prepare, connections=self._connections
+        )
         try:
             yield connection
         finally:

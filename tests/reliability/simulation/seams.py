@@ -46,8 +46,10 @@ class Locks:
 def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
     """Have everything that is assembled in the block lead to *ground* and *broker*."""
 
-    def transport(_settings: SharedSettings, *, name: str) -> SimulatedTransport:
-        del name
+    def transport(
+        _settings: SharedSettings, *, name: str, connections: object
+    ) -> SimulatedTransport:
+        del name, connections
         return SimulatedTransport(broker, current())
 
     state = random.getstate()
