@@ -27,7 +27,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from consumer.storage.dedup import Dedup, Entries
 from outbox.database.errors import is_unavailable, reason_of
-from outbox.database.postgres_connection import DRIVER_ERRORS, is_spent
+from outbox.database.postgres_connection import DRIVER_ERRORS, is_unusable
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import shielded
 
@@ -159,7 +159,7 @@ def as_sqlalchemy_errors(driver: Any) -> Iterator[None]:
     try:
         yield
     except DRIVER_ERRORS as error:
-        if is_spent(error):
+        if is_unusable(error):
             driver.terminate()
         raise DBAPIError(
             None, None, error, hide_parameters=True, connection_invalidated=driver.is_closed()

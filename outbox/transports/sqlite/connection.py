@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from outbox.database.file_lock import FileLock
-from outbox.database.sqlite_errors import is_trouble, primary_code
+from outbox.database.sqlite_errors import is_lock_or_disk_error, primary_code
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import ConnectionCounter, NoCounter
 
@@ -194,6 +194,6 @@ def _driver_errors_translated() -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if primary_code(error) == sqlite3.SQLITE_NOTADB:
             raise SchemaMismatch("the broker's file is not a SQLite database") from error
-        if not is_trouble(error):
+        if not is_lock_or_disk_error(error):
             raise
         raise BrokerUnavailable(f"the broker's file: {error.sqlite_errorname}") from error
