@@ -1,5 +1,5 @@
 """
-The transport that the scheme of `MQ_BROKER_URL` names; only that one is imported.
+Choosing the transport by the scheme of `MQ_BROKER_URL`; only that adapter is imported.
 """
 
 from pathlib import Path
@@ -12,16 +12,16 @@ def transport(
     settings: SharedSettings, *, name: str, connections: ConnectionCounter | None = None
 ) -> Transport:
     """
-    The configured broker.
+    Return the transport of the configured broker.
 
-    The broker shows *name* as the name of the connections, and *connections* counts them.
+    The broker shows *name* for its connections; *connections* counts those that are open.
     """
     connections = connections or NoCounter()
     first = settings.brokers[0]
     if first.scheme == "sqlite":
         from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
 
-        # As in SQLAlchemy: three slashes are a relative path, four an absolute one.
+        # As in SQLAlchemy: three slashes begin a relative path, four an absolute one.
         return SqliteTransport(Path(first.path[1:]), connections=connections)
 
     from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415

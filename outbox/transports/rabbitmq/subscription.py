@@ -113,7 +113,7 @@ class RabbitMQSubscription:
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._cancel()
-        if left := self._buffer.left():
+        if left := self._buffer.drain():
             await self._acks.release([delivery.tag for delivery in left])
 
     async def close(self) -> None:
@@ -184,7 +184,7 @@ class RabbitMQSubscription:
 
     def _on_end(self, _cause: Any) -> None:
         # What is still here will come again; nobody could ack it now.
-        self._buffer.lose("the connection was lost")
+        self._buffer.fail("the connection was lost")
 
 
 def _to_delivery(delivered: DeliveredMessage) -> Delivery:
