@@ -10,8 +10,8 @@ RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pa
     subscription                        deliveries from one queue
     frame_reader                        cut deliveries out of the bytes of a connection
     frame_decoder, table_decoder        the bytes of a delivery as a message
-    acks, ack_tracker                   send acks together; remember what is settled
+    acks, direct_acks                   send acks together, or one by one
 
-May import `transports.base`, `transports.topology`, `transports.delivery_buffer`, `wire` and
+May import `transports.base`, `transports.topology`, `transports.delivery`, `wire` and
 `errors`.
 """

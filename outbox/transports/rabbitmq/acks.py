@@ -6,7 +6,7 @@ more than the row that the handler writes. No caller waits for acks, because the
 confirm them: if an ack is lost, the message is delivered again; a lost connection shows in `take`.
 
 The broker numbers the deliveries of a channel 1, 2, 3 without a gap. An ack with `multiple`
-settles all deliveries up to a tag, so it is sent only if each of them is to be acked or is settled.
+settles all deliveries up to a tag, so it is sent only if they are all to be acked or settled.
 """
 
 import asyncio

@@ -8,6 +8,6 @@ A broker in one SQLite file, for processes of one host.
     schema         the tables, and what is declared in them
     connection     one connection with its own thread, and the lock between writers
 
-May import `transports.base`, `transports.topology`, `transports.delivery_buffer`,
+May import `transports.base`, `transports.topology`, `transports.delivery`,
 `database.file_lock`, `database.sqlite_errors`, `wire` and `errors`.
 """
