@@ -16,7 +16,7 @@ from outbox.database import migrate, privileges
 from outbox.runtime import probes, process
 from outbox.tables import dead_letters, outbox
 from outbox.transports import topology
-from outbox.transports.base import Transport
+from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import transport
 from outbox.transports.topology import Topology
 from outbox.validation import allow_headers
@@ -45,9 +45,9 @@ def declared(settings: RelaySettings) -> Topology:
     )
 
 
-def broker(settings: RelaySettings) -> Transport:
-    """The configured broker."""
-    return transport(settings, name=process.name(ROLE))
+def broker(settings: RelaySettings, *, connections: ConnectionCounter | None = None) -> Transport:
+    """The configured broker; *connections* counts the open connections to it."""
+    return transport(settings, name=process.name(ROLE), connections=connections)
 
 
 def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
@@ -101,9 +101,10 @@ async def serve(
         database(settings) as engine,
     ):
         key_hasher = OrderingKeyHasher(await verified(engine))
-        await process.prepare(broker(settings), declared(settings), settings)
+        broker_transport = broker(settings, connections=told.availability.connections)
+        await process.prepare(broker_transport, declared(settings), settings)
         outbox_store = store(engine, settings)
-        async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
+        async with broker_transport.publisher() as publisher, asyncio.TaskGroup() as group:
             maintenance = Maintenance(store=outbox_store, wake_signal=wake_signal, telemetry=told)
             keeping = group.create_task(maintenance.run(stop))
             relay = Relay(

@@ -8,10 +8,7 @@ operating system releases however the relay ends. Other relays stand by.
 """
 
 import asyncio
-import fcntl
 import json
-import os
-import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
+from outbox.database.file_lock import FileLock
 from outbox.database.sqlite_engine import BUSY_SECONDS
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
@@ -59,14 +57,15 @@ class SqliteStore(SqlStore):
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine, patience=timedelta(seconds=2 * BUSY_SECONDS))
-        self._lock = _FileLock(Path(f"{engine.url.database}.relay.lock"))
+        self._lock = FileLock(Path(f"{engine.url.database}.relay.lock"))
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
         # Claims of this process take turns: nothing but that keeps their rows apart.
         async with self._turn:
-            mine = self._lock.acquire()
+            with driver_errors_translated():
+                mine = self._lock.acquire()
             found = await self._look(limit, size) if mine else ClaimedRows([])
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
@@ -88,25 +87,3 @@ class SqliteStore(SqlStore):
 
     def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"heads": json.dumps(list(heads.values()))}
-
-
-class _FileLock:
-    """An exclusive lock on a file, for as long as this object or its process lives."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held = False
-
-    def acquire(self) -> bool:
-        """Whether the lock is ours, now or since earlier."""
-        if self._held:
-            return True
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return False
-        weakref.finalize(self, os.close, file)
-        self._held = True
-        return True

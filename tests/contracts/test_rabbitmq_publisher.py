@@ -78,7 +78,7 @@ def a_transport(url: str, method: str, heartbeat_seconds: int = 10) -> RabbitMQT
 async def a_publisher(url: str, method: str, **changes: Any) -> AsyncIterator[RabbitMQPublisher]:
     async with a_transport(url, method, **changes).publisher() as publisher:
         await publisher.ready()
-        assert publisher._dialer._link.method == method
+        assert publisher._channels._current.method == method
         yield publisher
 
 
@@ -108,7 +108,7 @@ def mixed(count: int) -> tuple[list[WireMessage], list[Outcome]]:
 
 
 def channel_of(publisher: RabbitMQPublisher) -> Any:
-    return publisher._dialer._link._channel
+    return publisher._channels._current._channel
 
 
 async def until_in_flight(channel: Any, count: int) -> None:
@@ -185,19 +185,21 @@ async def test_a_queue_that_stays_full_causes_ever_fewer_connections(publisher, 
     kept = []
 
     async def is_replaced() -> bool:
-        before = publisher._dialer._link
+        before = publisher._channels._current
         await publisher.publish(to_full, within=LONG)
-        return publisher._dialer._link is not before
+        return publisher._channels._current is not before
 
     for _ in range(3):
         await eventually(is_replaced)
-        kept.append(rabbitmq_link.kept_seconds(publisher._dialer._link.fruitless_replacements))
+        kept.append(
+            rabbitmq_link.kept_seconds(publisher._channels._current.fruitless_replacements)
+        )
     assert kept == [1, 2, 4]
 
     monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that nothing is refused early
     for _ in range(2):
         await eventually(is_replaced)
-    assert publisher._dialer._link.fruitless_replacements == 0
+    assert publisher._channels._current.fruitless_replacements == 0
 
 
 def test_no_connection_is_kept_for_more_than_five_minutes_though_it_refuses():

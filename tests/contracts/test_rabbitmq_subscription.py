@@ -342,7 +342,7 @@ async def test_the_client_library_of_this_installation_is_fit_for_frames(url):
 
 
 async def test_deliveries_come_by_callback_if_the_client_library_is_another(url, monkeypatch):
-    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_tapping", lambda _: {})
+    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_reader_arguments", lambda _: {})
     await publish(url, a_message(b"1"), a_message(b"2"))
 
     with capture_logs() as logs:
@@ -358,9 +358,9 @@ async def test_deliveries_come_by_callback_if_the_client_library_is_another(url,
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        ("connection", "tap", None),
-        ("tap", "heard", False),
-        ("tap", "lost_track", True),
+        ("connection", "frame_reader", None),
+        ("frame_reader", "received", False),
+        ("frame_reader", "out_of_sync", True),
         ("channel", "number", None),
         ("channel", "write_queue", None),
     ],
@@ -373,7 +373,7 @@ async def test_what_differs_in_what_frames_need_is_unfit(url, owner, name, value
         owners: dict[str, Any] = {
             "connection": connection,
             "channel": channel,
-            "tap": connection.tap,
+            "frame_reader": connection.frame_reader,
         }
         assert rabbitmq_tap.incompatibility(connection, channel) is None
         original = getattr(owners[owner], name)

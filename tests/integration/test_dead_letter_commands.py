@@ -292,9 +292,9 @@ async def test_an_export_is_a_new_file_for_its_owner_alone(shell, engine, tmp_pa
     assert (code, said.strip()) == (0, "exported 2 of 2")
     assert (first["body_base64"], second["body_base64"]) == ("/wA=", "eyJhIjogTmFOfQ==")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
-    assert (taken, problem.strip()) == (2, "error: FILE: is there already")
+    assert (taken, problem.strip()) == (2, "error: FILE: exists already")
     assert (tmp_path / "taken").read_text() == "mine"
-    assert (nowhere, where.strip()) == (2, "error: FILE: cannot be made (FileNotFoundError)")
+    assert (nowhere, where.strip()) == (2, "error: FILE: cannot be created (FileNotFoundError)")
 
 
 async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engine):

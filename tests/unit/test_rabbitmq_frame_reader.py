@@ -102,7 +102,7 @@ def test_nothing_is_taken_before_a_channel_is_followed():
     tap.feed(message(1))
 
     assert b"".join(rest) == message(1)
-    assert tap.heard
+    assert tap.received
 
 
 def test_a_large_body_in_small_chunks_arrives_whole():
@@ -159,7 +159,7 @@ def test_what_is_no_frame_is_left_to_the_client_library():
 
         assert connection.bodies == [b"{}"]
         assert connection.rest == garbage + message(2)
-        assert connection.tap.lost_track
+        assert connection.tap.out_of_sync
 
 
 def test_content_without_an_announcement_is_not_ours():

@@ -131,7 +131,7 @@ MUTANTS = (
         "replays_and_forgets",
         "a replay deletes the dead letter, whether its copy has arrived or not",
         "outbox/dead_letters/replay.py",
-        "        gone = _arrived(letters, treated.problems)\n",
+        "        gone = _arrived(letters, result.problems)\n",
         "        gone = list(letters)\n",
     ),
     Mutant(

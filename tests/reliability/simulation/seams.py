@@ -17,10 +17,9 @@ import structlog
 
 import consumer.assembly
 import relay.assembly
-from outbox.database import migrate
+from outbox.database import file_lock, migrate
 from outbox.runtime import process
 from outbox.settings import SharedSettings
-from relay.storage import sqlite
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.ground import Ground
 from tests.reliability.simulation.process import Process, current
@@ -47,8 +46,10 @@ class Locks:
 def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
     """Have everything that is assembled in the block lead to *ground* and *broker*."""
 
-    def transport(_settings: SharedSettings, *, name: str) -> SimulatedTransport:
-        del name
+    def transport(
+        _settings: SharedSettings, *, name: str, connections: object
+    ) -> SimulatedTransport:
+        del name, connections
         return SimulatedTransport(broker, current())
 
     state = random.getstate()
@@ -58,7 +59,7 @@ def replaced(ground: Ground, broker: Broker, *, seed: int) -> Iterator[None]:
             (process, "create_engine", ground.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
-            (sqlite, "fcntl", Locks()),
+            (file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: ground.head),
         ):
             stack.enter_context(patch.object(module, name, value))
