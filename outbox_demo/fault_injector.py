@@ -64,7 +64,7 @@ class FaultInjector:
         self.duplicates = 0
 
     async def kill_due(self, now: Shares) -> list[str]:
-        """Kill each process whose kill is due; returns one line of text for each."""
+        """Kill each process that is due; returns one line of text for each."""
         due = [kill for kill in self.pending if kill.is_due(now)]
         for kill in due:
             self.pending.remove(kill)

@@ -1,7 +1,8 @@
 """
 The tables and queues of a run: created before it, removed after it.
 
-On the user's own servers the demo creates and removes only what has the name of the run.
+On the user's own servers the demo creates and removes only tables, rows and queues with the name
+of the run.
 """
 
 from collections.abc import AsyncIterator

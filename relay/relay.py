@@ -39,13 +39,13 @@ class Limits:
     Args:
         rows: Most rows.
         bytes: Most bytes of their bodies.
-        publishing: How long the broker may take to confirm it.
+        publish_timeout: How long the broker may take to confirm it.
 
     """
 
     rows: int
     bytes: int
-    publishing: timedelta
+    publish_timeout: timedelta
 
 
 class Relay:
@@ -182,7 +182,7 @@ class Relay:
         """Poll instead: under high load, frequent claims cost less than notifications."""
         if self._wakeup.armed:
             await self._wakeup.disarm()
-            # The other loop may wait for a notification, which would never come.
+            # The other loop may still wait for a notification.
             self._wake_signal.notify()
 
     async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
@@ -192,7 +192,7 @@ class Relay:
         Returns outcomes by row id; a row without an outcome was not published.
         """
         began = self._clock()
-        deadline = began + self._limits.publishing.total_seconds()
+        deadline = began + self._limits.publish_timeout.total_seconds()
         outcomes: dict[int, Outcome] = {}
         failed: set[str] = set()
         for wave in waves(rows):

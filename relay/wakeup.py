@@ -1,8 +1,8 @@
 """
 Ending a pause of the relay early.
 
-Polling is what the relay relies on: a relay that is not woken polls a little later. So a wake-up
-may be lost, and may be spurious.
+The relay does not depend on it: a relay that is not woken polls a little later. So a wake-up may
+be lost, and may be spurious.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """
-A claim: one scan of the rows without an ordering key, then, if keys exist, one of the rows with.
+A claim: one scan of the rows without an ordering key, then one of the rows with a key.
 
-Each scan keeps its low-water mark and its own memory. They remember only hints, and whose turn it
-is: a claim without memory finds the same rows, later or at a higher cost.
+Each scan keeps its low-water mark, and the keyed scan also the key at which it continues. These
+are only hints: a claim without them finds the same rows, later or at a higher cost.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Claimer:
         self.keyed.low_water.released()
 
     async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> ClaimedRows:
-        """Claim at most *limit* rows, and about *size* bytes of bodies, as `OutboxStore` says."""
+        """Claim at most *limit* rows and *size* bytes of bodies; see `OutboxStore.claim`."""
         hints = Hints(self.unkeyed.low_water.next_start(), self.keyed.low_water.next_start())
         claimed = await self._scan(connection, hints, limit=limit, size=size)
         if claimed.rows or hints == NO_HINTS:

@@ -196,6 +196,6 @@ _SQLITE_KEYED_CANDIDATES = (
     )
 )
 
-# SQLite has no row locks; `sqlite.py` says why its claim needs none.
+# SQLite has no row locks; the docstring of `sqlite.py` explains why its claim needs none.
 SQLITE_CLAIM_UNKEYED = _with_keyed_flag(_limited_by_size(UNKEYED_CANDIDATES))
 SQLITE_CLAIM_KEYED = _limited_by_size(_SQLITE_KEYED_CANDIDATES)

@@ -97,7 +97,7 @@ class PostgresStore(SqlStore):
 
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
-        # Unless a settlement says otherwise, rows that were locked are ready again at the end.
+        # Locked rows are ready again at the end, unless a settlement has removed them all.
         released = True
         async with with_deadline(self._timeout):
             connection = await self._engine.connect()
