@@ -15,7 +15,7 @@ from outbox.tables import ordering_secret
 SHORTEST, LONGEST = 16, 64
 
 _MISSING = (
-    "ordering_secret: the table must have exactly one row; restore the row from a backup, or see"
+    "ordering_secret: there must be one row; restore it from a backup, or see"
     " docs/explanation/ordering.md for a new secret"
 )
 

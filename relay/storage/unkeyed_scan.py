@@ -44,12 +44,12 @@ class UnkeyedScan:
         )
         rows = [to_row(values) for values in result if values["id"] is not None]
         candidates = result[0]["candidates"] or 0
-        has_left_locked = candidates > len(rows)
-        more = has_left_locked or candidates == limit
+        is_cut_short = candidates > len(rows)
+        more = is_cut_short or candidates == limit
         last = rows[-1].id if rows else None
         if last is not None and more:
             self.low_water.stopped_at(last, above=above, began=began)
         else:
             self.low_water.exhausted(above=above, last=last, began=began)
-        claimed = ClaimedRows(rows, more=more, released=has_left_locked)
+        claimed = ClaimedRows(rows, more=more, released=is_cut_short)
         return claimed, bool(result[0]["has_keyed"])
