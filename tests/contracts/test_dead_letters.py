@@ -19,7 +19,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, TypeCount
 from outbox.tables import dead_letters, outbox
 from outbox.wire import codec
-from relay.replay import WAITS_ALREADY, ToOutbox
+from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import (
     SOURCE,
@@ -405,7 +405,7 @@ async def test_an_event_that_waits_already_is_left_and_reported(engine):
         twin["message_id"],
     }
     assert len(await events(engine)) == 2
-    assert (run.summary.done, run.summary.left) == (1, Counter({WAITS_ALREADY: 2}))
+    assert (run.summary.done, run.summary.left) == (1, Counter({ALREADY_IN_OUTBOX: 2}))
     left = [row["message_id"] for row in await remaining(engine)]
     assert left == [letter["message_id"], twin["message_id"]]
 

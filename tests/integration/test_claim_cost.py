@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from relay.row import Row
-from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.plans import Statement, recorded, rows_read
@@ -118,10 +117,7 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
     engine, key
 ):
     """Only its full scans do, and the clock stands still between them."""
-    store = a_store(engine)
-    store.selector = Claimer(
-        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
-    )
+    store = PostgresStore(engine, publish_timeout=timedelta(seconds=10), clock=lambda: 0)
     await fill(engine, 10, key=key)
     async with engine.connect() as old:
         await old.execution_options(isolation_level="REPEATABLE READ")
@@ -157,7 +153,8 @@ async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) 
             )
             plan = result.scalar_one()[0]["Plan"]
             touched += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    store.selector._low_water._released = store.selector._keyed_low_water._released = False
+    for scan in (store.claimer.unkeyed, store.claimer.keyed):
+        scan.low_water._released = False
     await settle_all(store)
     return touched
 

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import pytest
 
+from outbox_demo.audit import audit
 from outbox_demo.history import History
-from outbox_demo.reckoning import reckon
 from outbox_demo.tables import Record
 from tests.support.eventually import eventually
 from tests.support.guardian import process_exists
@@ -83,15 +83,15 @@ async def test_every_committed_event_has_one_effect_though_processes_are_killed(
         table = figures(child.output)
         assert table["committed"] == table["published"] == table["applied"] == "500"
         assert int(table["rolled back on purpose"]) > 0
-        assert table["processes killed"] == "4"
+        assert table["processes killed and started again"] == "4"
         assert table["lost"] == "0"
         assert table["applied twice"] == "0"
-        assert table["effects of rolled back events"] == "0"
+        assert table["applied although rolled back"] == "0"
         assert table["exit codes"] == "0 from all 4"
         assert len(effects(work)) == 500
 
 
-async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
+async def test_the_events_of_a_file_are_published_and_applied(work: Path, tmp_path: Path):
     file = tmp_path / "events.ndjson"
     plain = {"type": "patient.registered", "payload": {"name": "Grüezi", "visits": [1, None]}}
     again = UPLOAD | {"key": "2026/01/01/4712.json"}
@@ -103,7 +103,7 @@ async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
         assert code == 0, child.tail
         table = figures(child.output)
         assert table["committed"] == "3"
-        assert table["announced again"] == "1"
+        assert table["repeat the idempotency key of another event"] == "1"
         assert table["applied"] == "2"
         assert {row["record_type"] for row in effects(work)} == {
             "StepsRecord",
@@ -120,7 +120,7 @@ async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
         ('{"user_id": "user-4711"', "line 3: event: is not JSON"),
     ],
 )
-async def test_a_bad_line_stops_everything_before_it_begins(
+async def test_a_bad_line_stops_the_demo_before_it_commits_an_event(
     work: Path, tmp_path: Path, line: str, problem: str
 ):
     file = tmp_path / "events.ndjson"
@@ -136,7 +136,9 @@ async def test_a_bad_line_stops_everything_before_it_begins(
         assert not (work / "outbox.db").exists()
 
 
-async def test_the_files_of_a_directory_are_announced_as_they_are(work: Path, tmp_path: Path):
+async def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash(
+    work: Path, tmp_path: Path
+):
     directory = tmp_path / "clinic"
     contents = {
         "HeartRateRecord/morning.json": b'{"bpm": 61}',
@@ -162,7 +164,7 @@ async def test_the_files_of_a_directory_are_announced_as_they_are(work: Path, tm
         }
 
 
-async def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path):
+async def test_a_directory_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path):
     (tmp_path / "events.ndjson").write_text(json.dumps(UPLOAD))
 
     child = ChildProcess(
@@ -185,7 +187,7 @@ async def test_no_child_outlives_the_demo(work: Path, ending: signal.Signals):
         env={"MQ_DATABASE_URL": "", "MQ_BROKER_URL": ""},
     )
     async with child:
-        await child.wait_for_line("start", within=WITHIN)
+        await child.wait_for_line("starting", within=WITHIN)
         await eventually(lambda: len(children_of(child.pid)) == 4, within=WITHIN)
         pids = children_of(child.pid)
 
@@ -200,35 +202,32 @@ def row(number: int, *, key: str = "", size: int = 1) -> Record:
     return Record(UUID(int=number), key or f"key-{number}", "hash", size)
 
 
-def test_the_reckoning_finds_nothing_where_nothing_is_wrong():
+def test_the_audit_passes_if_every_committed_event_has_one_effect():
     uploads = [row(1), row(2), row(3, key="key-2")]
     past = History({UUID(int=1), UUID(int=2), UUID(int=3)}, {UUID(int=4)})
 
-    found = reckon(uploads, [row(1), row(2)], past)
+    result = audit(uploads, [row(1), row(2)], past)
 
-    assert found.flawless
-    assert (found.committed, found.rolled_back, found.applied, found.announced_again) == (
-        *(3, 1, 2),
-        1,
-    )
+    assert result.passed
+    assert (result.committed, result.rolled_back, result.applied, result.repeated) == (3, 1, 2, 1)
 
 
 @pytest.mark.parametrize(
-    ("effects_found", "committed", "flaw"),
+    ("applied", "committed", "fault"),
     [
         ([row(1)], {1, 2}, "lost"),
         ([row(1), row(2), row(2)], {1, 2}, "applied_twice"),
-        ([row(1), row(2), row(3)], {1, 2}, "ghosts"),
+        ([row(1), row(2), row(3)], {1, 2}, "uncommitted"),
         ([row(1), row(2, size=7)], {1, 2}, "changed"),
-        ([row(1), row(2)], {1}, "disputed"),
-        ([row(1), row(2)], {1, 2, 3}, "disputed"),
+        ([row(1), row(2)], {1}, "inconsistent"),
+        ([row(1), row(2)], {1, 2, 3}, "inconsistent"),
     ],
 )
-def test_the_reckoning_finds_each_flaw(
-    effects_found: list[Record], committed: set[int], flaw: str
-):
-    found = reckon([row(1), row(2)], effects_found, History({UUID(int=n) for n in committed}))
+def test_the_audit_finds_each_fault(applied: list[Record], committed: set[int], fault: str):
+    result = audit([row(1), row(2)], applied, History({UUID(int=n) for n in committed}))
 
-    assert not found.flawless
-    flaws = ("lost", "applied_twice", "ghosts", "changed", "disputed")
-    assert {name: getattr(found, name) for name in flaws} == dict.fromkeys(flaws, 0) | {flaw: 1}
+    assert not result.passed
+    faults = ("lost", "applied_twice", "uncommitted", "changed", "inconsistent")
+    assert {name: getattr(result, name) for name in faults} == dict.fromkeys(faults, 0) | {
+        fault: 1
+    }

@@ -86,7 +86,7 @@ async def at_work(
         wake_signal=wake_signal,
         exchange="x",
         key_hasher=OrderingKeyHasher(b"secret"),
-        limits=Limits(rows=rows, bytes=size, publishing=timedelta(seconds=10)),
+        limits=Limits(rows=rows, bytes=size, publish_timeout=timedelta(seconds=10)),
         policy=Exponential(),
         poll_interval=PollInterval(timedelta(milliseconds=20), LONGEST),
         reconnect=Exponential(first=timedelta(milliseconds=50), cap=timedelta(seconds=1)),
