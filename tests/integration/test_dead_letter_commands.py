@@ -79,7 +79,7 @@ class Shell:
         return await self(*RELAY, verb, *rest)
 
 
-class Stage:
+class ProxiedConsumer:
     """A deployment and a shell beside it."""
 
     def __init__(self, deployment: Deployment, shell: Shell) -> None:
@@ -109,7 +109,7 @@ async def stage(settings, tmp_path):
     files = (f"sqlite:///{tmp_path / name}" for name in ("outbox.db", "broker.db"))
     async with Deployment(*(settings.values() or files), logs) as deployment:
         assert (await shell("consumer", "topology", TARGET))[0] == 0
-        yield Stage(deployment, shell)
+        yield ProxiedConsumer(deployment, shell)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from consumer.maintenance.retention import Retention
 from consumer.storage.dedup_statistics import statistics
 from consumer.storage.purge import PURGE_LIMIT, purge
 from outbox.database.engine import create_engine
-from tests.support.plans import blocks_read, recorded, rows_read
+from tests.support.query_plans import blocks_read, recorded, rows_read
 
 MANY = 60_000
 MONTH = timedelta(days=30)

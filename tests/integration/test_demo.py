@@ -16,8 +16,8 @@ from outbox_demo.audit import audit
 from outbox_demo.history import History
 from outbox_demo.tables import Record
 from tests.support.eventually import eventually
-from tests.support.guardian import process_exists
 from tests.support.processes import ChildProcess
+from tests.support.reaper import process_exists
 
 WITHIN = 90.0
 UPLOAD = {
