@@ -25,6 +25,7 @@ from outbox.dead_letters.source import reading
 from outbox.tables import dead_letters, outbox
 from outbox.transports.sqlite.transport import SqliteTransport
 from tests.support.builders import CANARY
+from tests.support.commands import CommandLine, Ended
 from tests.support.dead_letters import (
     QUEUE,
     a_letter,
@@ -37,10 +38,9 @@ from tests.support.dead_letters import (
 )
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.processes import ChildProcess
+from tests.support.processes import REPOSITORY, ChildProcess
 from tests.support.servers.ports import free_ports
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "tests.support.effects:consumer"
 BECAUSE = ("--because", "the handler is mended")
 CONSUMER = ("consumer", "dead")
@@ -48,35 +48,27 @@ RELAY = ("relay", "dead")
 MANY = 5_000
 
 
-class Shell:
-    """Runs commands in a directory, with the settings of a deployment."""
+class Shell(CommandLine):
+    """Runs the commands of dead letters of both sides."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        self._directory = directory
-        self._settings = settings
-        self.said = ""
+    async def consumer(self, verb: str, *rest: str) -> Ended:
+        return await self.run(*CONSUMER, verb, TARGET, *rest)
 
-    async def __call__(self, *command: str, stdout: int | None = None) -> tuple[int, str, str]:
+    async def relay(self, verb: str, *rest: str) -> Ended:
+        return await self.run(*RELAY, verb, *rest)
+
+    async def writing_to(self, stdout: int, *command: str) -> tuple[int, str]:
+        """The exit status of a command whose standard output is *stdout*, and its errors."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *command,
-            cwd=self._directory,
-            env={"PATH": "", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **self._settings},
-            stdout=stdout or subprocess.PIPE,
+            *(sys.executable, "-m", *command),
+            cwd=self.directory,
+            env=self.settings,
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        said = (out or b"").decode(), err.decode()
-        self.said += "".join(said)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None
-        return process.returncode, *said
-
-    async def consumer(self, verb: str, *rest: str) -> tuple[int, str, str]:
-        return await self(*CONSUMER, verb, TARGET, *rest)
-
-    async def relay(self, verb: str, *rest: str) -> tuple[int, str, str]:
-        return await self(*RELAY, verb, *rest)
+        return process.returncode, errors.decode()
 
 
 class Stage:
@@ -103,12 +95,12 @@ def settings(request) -> dict[str, str]:
 async def stage(settings, tmp_path):
     shell = Shell(tmp_path, MQ_RETRY_DELAYS="[0.2]", **settings)
     if not settings:
-        assert (await shell("relay", "migrate"))[0] == 0
+        assert (await shell.run("relay", "migrate"))[0] == 0
     logs = tmp_path / "logs"
     logs.mkdir()
     files = (f"sqlite:///{tmp_path / name}" for name in ("outbox.db", "broker.db"))
     async with Deployment(*(settings.values() or files), logs) as deployment:
-        assert (await shell("consumer", "topology", TARGET))[0] == 0
+        assert (await shell.run("consumer", "topology", TARGET))[0] == 0
         yield Stage(deployment, shell)
 
 
@@ -166,7 +158,7 @@ async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, 
     assert {row["because"] for row in rows} == {BECAUSE[1]}
     assert len({row["run"] for row in rows}) == 2
     assert fine
-    assert CANARY not in shell.said + stage.deployment.logs() + str(rows)
+    assert CANARY not in shell.printed + stage.deployment.logs() + str(rows)
 
 
 async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(stage):
@@ -211,7 +203,7 @@ async def test_the_relays_letters_are_published_after_all(stage):
     code, said, _ = await shell.relay("drop", "--reason", "unroutable", *BECAUSE)
     assert (code, said.strip()) == (0, "dropped 1 of 1")
     assert await remaining(stage.engine) == []
-    assert CANARY not in shell.said + stage.deployment.logs()
+    assert CANARY not in shell.printed + stage.deployment.logs()
 
 
 async def test_two_replays_at_once_deliver_each_of_a_thousand_messages_once(stage):
@@ -303,7 +295,7 @@ async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engin
     os.close(reader)
 
     try:
-        code, _, problem = await shell(*CONSUMER, "export", TARGET, "-", stdout=writer)
+        code, problem = await shell.writing_to(writer, *CONSUMER, "export", TARGET, "-")
     finally:
         os.close(writer)
 
@@ -398,7 +390,8 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(shell, engine):
     primary, secondary = pty.openpty()
 
     piped = await shell.consumer("drop", "--limit", "150", *BECAUSE)
-    shell_code, *_ = await shell(*CONSUMER, "drop", TARGET, "--all", *BECAUSE, stdout=secondary)
+    drop = (*CONSUMER, "drop", TARGET, "--all", *BECAUSE)
+    shell_code, _ = await shell.writing_to(secondary, *drop)
     os.close(secondary)
     on_terminal = os.read(primary, 65_536).decode()
     os.close(primary)
@@ -409,7 +402,7 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(shell, engine):
 
 async def started_replay(shell: Shell, engine: AsyncEngine, tmp_path: Path) -> ChildProcess:
     """A replay of many letters that has sent some of them."""
-    assert (await shell("consumer", "topology", TARGET))[0] == 0
+    assert (await shell.run("consumer", "topology", TARGET))[0] == 0
     await bury_many(engine, MANY)
     child = ChildProcess(
         [sys.executable, "-m", *CONSUMER, "replay", TARGET, "--all", *BECAUSE],
@@ -506,7 +499,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
         MQ_BROKER_URL=rabbitmq_url,
     )
     try:
-        assert (await shell("consumer", "topology", TARGET))[0] == 0
+        assert (await shell.run("consumer", "topology", TARGET))[0] == 0
         await write_dead_letter(engine, a_letter(), a_letter_of_the_relay())
         async with engine.begin() as connection:
             for grant in grants[:-1]:

@@ -3,10 +3,7 @@ What `status` of both commands tells, to people and to programs.
 """
 
 import json
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +18,9 @@ from outbox.tables import now_plus
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import CANARY, an_event
+from tests.support.commands import CommandLine
 from tests.support.dead_letters import a_letter, a_letter_of_the_relay, write_dead_letter
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "tests.support.effects:consumer"
 HOUR = timedelta(hours=1)
 
@@ -32,24 +29,13 @@ HOUR = timedelta(hours=1)
 def run(tmp_path, database_url):
     """Run a command on the test's database and a broker's file; return what it printed."""
 
+    command_line = CommandLine(tmp_path, COLUMNS="120", MQ_DATABASE_URL=database_url)
+
     def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env={
-                "PATH": "",
-                "PYTHONPATH": str(REPOSITORY),
-                "COLUMNS": "120",
-                "MQ_DATABASE_URL": database_url,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert CANARY not in done.stdout
-        return done.stdout
+        ended = command_line(*command)
+        assert ended.code == 0, ended.err
+        assert CANARY not in ended.out
+        return ended.out
 
     return run
 

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.support.eventually import eventually
+from tests.support.fork_server import ForkedProcess, fork_server
 from tests.support.guardian import guardian
-from tests.support.nursery import Child, nursery
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_LINES = 30
@@ -55,7 +55,7 @@ class ChildProcess:
         self._cwd = cwd
         self._user = user
         self._abrupt = abrupt
-        self._process: subprocess.Popen[bytes] | Child | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._exit_code: int | None = None
         self._start_of_output = 0
 
@@ -177,7 +177,7 @@ class ChildProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._collect()
 
-    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | Child:
+    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | ForkedProcess:
         return subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -196,7 +196,7 @@ class ChildProcess:
         assert self.exit_code is not None
 
     @property
-    def _started(self) -> subprocess.Popen[bytes] | Child:
+    def _started(self) -> subprocess.Popen[bytes] | ForkedProcess:
         assert self._process is not None, f"{self.command} was not started"
         return self._process
 
@@ -212,8 +212,9 @@ class ChildProcess:
 class PreparedProcess(ChildProcess):
     """A program of the product, `python -m MODULE …`, that begins with its imports done."""
 
-    def _launch(self, output: IO[bytes]) -> Child:
+    def _launch(self, output: IO[bytes]) -> ForkedProcess:
         _python, _m, module, *arguments = self.command
-        return nursery().start(
-            module, arguments, log=Path(output.name), env=self._env, cwd=self._cwd
+        log = Path(output.name)
+        return fork_server().start(
+            module, arguments, stdout=log, stderr=log, env=self._env, cwd=self._cwd
         )
