@@ -1,5 +1,5 @@
 """
-The product's consumers that are measured: `consumer run benchmarks.consumers:single`.
+The product's consumers that are measured: `consumer run tests.benchmarks.consumers:single`.
 
 They share a queue, which is filled anew for each; what they know to be done they keep apart.
 """

@@ -75,7 +75,9 @@ def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 async def consuming(site: Site) -> AsyncIterator[None]:
     """The tables of the effects, and the product's queue; nothing is left in it at the end."""
     await site.database.execute(effects.CREATE)
-    async with site.program("consumer", "topology", "benchmarks.consumers:single", ready=QUEUE):
+    async with site.program(
+        "consumer", "topology", "tests.benchmarks.consumers:single", ready=QUEUE
+    ):
         pass
     try:
         yield

@@ -77,7 +77,7 @@ class Site:
 
     def consumer(self, name: str, **variables: str) -> Program:
         """One of `consumers.py`, with the product's default settings."""
-        target = f"benchmarks.consumers:{name}"
+        target = f"tests.benchmarks.consumers:{name}"
         return self.program("consumer", "run", target, ready="consumer_started", **variables)
 
     @asynccontextmanager
