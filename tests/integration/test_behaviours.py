@@ -258,6 +258,7 @@ async def test_a_leased_handler_whose_process_dies_is_called_again_or_never(urls
 
         for consumer in doomed:
             consumer.kill()
+        place.end_leases()
         await place.consumer()
         dead = await place.buried(1)
         await eventually(lambda: len(place.calls()) == 3)
