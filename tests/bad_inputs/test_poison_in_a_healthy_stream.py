@@ -2,7 +2,7 @@
 Every bad input that reaches a consumer as a message, between healthy ones, on a real broker.
 
 Healthy messages flow around each, the bad one is in `dead_letters` with its reason within seconds,
-and nothing of what it holds is in a log or in a column that is not the message itself.
+and no part of it is in a log or in a column other than those of the message itself.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
     "an id of 255 characters": ("no_identity", a_message(message_id="7" * 255)),
     "no type": ("malformed", a_message(type=None)),
     "a type that is no words": ("malformed", a_message(type=CANARY + " \r\n")),
-    "an unknown type": ("no_handler", a_message(type="test.nobody.handles")),
+    "an unknown type": ("no_handler", a_message(type="test.without.handler")),
     "a correlation id with a line break": (
         "malformed",
         a_message(correlation_id=CANARY + "\r\nX"),
@@ -86,7 +86,10 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
         "content_encoding_unknown",
         a_message(content_encoding="aes-256-gcm", body=b"\x8f" * 64),
     ),
-    "a bomb": ("decompress_limit", a_message(content_encoding="gzip", body=gzip_bomb(2**30))),
+    "a gigabyte in gzip": (
+        "decompress_limit",
+        a_message(content_encoding="gzip", body=gzip_bomb(2**30)),
+    ),
     "packed twice": (
         "malformed",
         a_message(content_encoding="gzip", body=gzip.compress(gzip.compress(BODY))),
@@ -119,13 +122,13 @@ HANDLED: dict[str, tuple[WireMessage, dict[str, Any]]] = {
     "a negative attempt": (with_headers(attempt=-1), {}),
     "an attempt that is no number": (with_headers(attempt="abc"), {}),
     "a forged replay": (with_headers(replay=str(uuid4())), {}),
-    "a header that nobody allowed": (replace(a_message(), headers={"ssn": CANARY}), {}),
+    "a header that is not allowed": (replace(a_message(), headers={"ssn": CANARY}), {}),
 }
 
 REFUSED: dict[str, tuple[int, bytes]] = {
     "delivery mode 7": (FLAGS["delivery_mode"], b"\x07"),
     "an expiration that is no number": (FLAGS["expiration"], short(b"abc")),
-    "a type of value that nobody knows": (FLAGS["headers"], table(short(b"a") + b"?" + b"\x01")),
+    "an unknown type of value": (FLAGS["headers"], table(short(b"a") + b"?" + b"\x01")),
 }
 
 
@@ -184,7 +187,7 @@ async def stream(place, rabbitmq_url):
         yield Stream(place, channel, [])
 
 
-async def test_each_poison_is_set_aside_within_seconds_and_the_others_flow(
+async def test_each_poison_message_is_dead_lettered_within_seconds_and_the_others_flow(
     stream, place, record_property
 ):
     took: dict[str, float] = {}
@@ -217,7 +220,7 @@ async def test_each_poison_is_set_aside_within_seconds_and_the_others_flow(
     assert CANARY not in place.logs()
 
 
-async def test_what_is_only_odd_is_handled_once_like_its_healthy_neighbours(stream, place):
+async def test_an_odd_message_is_handled_once_like_its_healthy_neighbours(stream, place):
     odd = [message.message_id for message, _ in HANDLED.values()]
 
     for message, changes in HANDLED.values():
@@ -233,7 +236,7 @@ async def test_what_is_only_odd_is_handled_once_like_its_healthy_neighbours(stre
 
 
 async def test_another_body_under_a_known_identity_takes_no_effect(stream, place):
-    """The key says what is the same, whatever the body is; the first one counts."""
+    """The key alone identifies a message, whatever its body is; the first one counts."""
     first = a_message()
     second = replace(first, body=b'{"note": "another"}')
 
@@ -259,7 +262,7 @@ async def ends_its_publisher(url: str, publish: Callable[..., Awaitable[None]]) 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_the_broker_refuses_ends_its_publisher_and_nobody_else(
+async def test_a_message_that_the_broker_refuses_ends_only_its_publisher(
     stream, place, rabbitmq_url, name
 ):
     flags, properties = REFUSED[name]

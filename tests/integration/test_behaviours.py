@@ -1,5 +1,5 @@
 """
-What becomes of messages whose handlers ask for something, fail, hang or die.
+Messages whose handlers ask for something, fail, hang or die.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def with_a_backlog(place: Place, messages: Sequence[WireMessage]) -> Child
 
 
 async def transactions(place: Place) -> int:
-    """How many have written effects; Postgres only."""
+    """How many transactions have written effects; Postgres only."""
     async with place.engine.connect() as connection:
         statement = sa.text("SELECT count(DISTINCT xmin::text) FROM effects")
         return int(await connection.scalar(statement) or 0)
@@ -63,7 +63,9 @@ async def test_a_backlog_is_applied_in_batches_of_one_transaction(place):
 
 
 @BOTH
-async def test_one_that_fails_in_a_batch_is_counted_alone_and_its_neighbours_applied_once(place):
+async def test_a_message_that_fails_in_a_batch_is_counted_alone_and_its_neighbours_applied_once(
+    place,
+):
     single = [a_message("test.in.batches") for _ in range(2 * BATCH_SIZE)]
     listed = [a_message("test.as.list") for _ in range(2 * BATCH_SIZE)]
     poison = [a_message(name, fails=True) for name in ("test.in.batches", "test.as.list")]
@@ -96,7 +98,7 @@ async def test_duplicates_within_a_batch_and_across_batches_are_applied_once(pla
 
 
 @BOTH
-async def test_a_handler_says_when_its_message_is_tried_again_or_that_it_is_not(place):
+async def test_a_handler_sets_the_delay_of_a_retry_or_rejects_its_message(place):
     """The one retry queue waits for 0.2 seconds."""
     soon, late = (a_message("test.wants.to.wait", seconds=wait) for wait in (0.01, 1.0))
     rejected = a_message("test.is.rejected")
@@ -116,7 +118,7 @@ async def test_a_handler_says_when_its_message_is_tried_again_or_that_it_is_not(
 
 
 @BOTH
-async def test_whatever_a_handler_raises_its_attempt_is_counted_and_its_process_lives(place):
+async def test_every_error_of_a_handler_counts_as_an_attempt_and_its_process_lives(place):
     consumer = await place.consumer()
     messages = [a_message("test.raises.once", raises=name) for name in ERRORS]
     messages += [a_message("test.is.filtered", raises=name, wanted=True) for name in ERRORS]
@@ -136,7 +138,7 @@ async def test_whatever_a_handler_raises_its_attempt_is_counted_and_its_process_
     assert await consumer.terminate() == 0
 
 
-async def test_what_a_handler_does_not_want_is_acked_and_leaves_no_trace(place):
+async def test_a_message_that_a_filter_drops_is_acked_and_leaves_no_trace(place):
     await place.consumer()
     broken = a_message("test.is.filtered")
     wanted = a_message("test.is.filtered", wanted=True)
@@ -184,7 +186,7 @@ async def test_a_handler_that_fails_while_its_connection_is_lost_is_called_again
     assert await consumer.terminate() == 0
 
 
-async def test_a_rate_is_kept_and_holds_up_nobody_else(place):
+async def test_a_rate_limit_is_kept_and_delays_no_other_handler(place):
     limited = [a_message("test.at.a.rate") for _ in range(3 * RATE.messages)]
     free = [a_message("test.happened") for _ in range(20)]
     await place.consumer()
@@ -204,7 +206,9 @@ async def test_a_rate_is_kept_and_holds_up_nobody_else(place):
 
 
 @BOTH
-async def test_while_a_dependency_is_away_no_attempt_is_counted_and_others_flow(urls, tmp_path):
+async def test_while_a_dependency_is_unavailable_no_attempt_is_counted_and_others_flow(
+    urls, tmp_path
+):
     async with Place(urls, tmp_path, MQ_MAX_RETRIES="0") as place:
         place.outage.touch()
         dependent = [a_message("test.depends") for _ in range(20)]

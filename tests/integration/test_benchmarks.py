@@ -8,7 +8,7 @@ from tests.support.processes import ChildProcess
 from tests.support.servers import PostgresServer, RabbitmqServer
 from tests.support.servers.fleet import BROKER_VARIABLE, DATABASE_VARIABLE, MANAGEMENT_VARIABLE
 
-# Small counts and one round: what is tested is that it runs, not what it finds.
+# Small counts and one round: the tests check that it runs, not its figures.
 QUICK = ("--scale", "0.01", "--rounds", "1", "--only", "throughput", "--only", "latency")
 OF_THE_CONSUMER = (
     *("--scale", "0.001", "--rounds", "1"),
@@ -71,7 +71,7 @@ async def test_the_consumer_its_path_and_its_dedup_store_are_measured(
         assert code == 0, run.tail
         assert re.search(r"\d of 7 goals met", run.output)
     found, _ = written(tmp_path)
-    # A purge may find nobody to wait for, and nothing that locks each other.
+    # A purge may have no lock to wait for, and no deadlock.
     assert all(result["value"] > 0 for name, result in found.items() if "_purge_" not in name)
     assert found["dedup_purge_deadlocks"]["value"] == 0
     assert found["consumer_on_batch_vs_handwritten"]["goal"] == "≥ 12"

@@ -96,7 +96,7 @@ def test_a_check_finds_settings_that_contradict_each_other(run):
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_path):
+def test_a_purge_deletes_older_rows_and_refuses_an_age_that_allows_duplicates(run, tmp_path):
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
         database.executemany(
             "INSERT INTO processed_messages "

@@ -1,5 +1,5 @@
 """
-`relay dead` and `consumer dead`, as people call them.
+The commands `relay dead` and `consumer dead`.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ from tests.support.processes import REPOSITORY, ChildProcess
 from tests.support.servers.ports import free_ports
 
 TARGET = "tests.support.effects:consumer"
-BECAUSE = ("--because", "the handler is mended")
+BECAUSE = ("--because", "the handler is fixed")
 CONSUMER = ("consumer", "dead")
 RELAY = ("relay", "dead")
 MANY = 5_000
 
 
 class Shell(CommandLine):
-    """Runs the commands of dead letters of both sides."""
+    """Runs the commands for dead letters of consumers and of the relay."""
 
     async def consumer(self, verb: str, *rest: str) -> Ended:
         return await self.run(*CONSUMER, verb, TARGET, *rest)
@@ -72,7 +72,7 @@ class Shell(CommandLine):
 
 
 class Stage:
-    """A deployment and a shell beside it."""
+    """A deployment, and a shell for its commands."""
 
     def __init__(self, deployment: Deployment, shell: Shell) -> None:
         self.deployment = deployment
@@ -82,7 +82,7 @@ class Stage:
 
 @pytest.fixture(params=["sqlite", "servers"])
 def settings(request) -> dict[str, str]:
-    """Nothing configured, which means SQLite files, or Postgres and RabbitMQ."""
+    """No settings, which means SQLite files, or Postgres and RabbitMQ."""
     if request.param == "sqlite":
         return {}
     return {
@@ -117,7 +117,7 @@ async def engine(sqlite_url):
     await engine.dispose()
 
 
-async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, tmp_path):
+async def test_dead_letters_of_a_consumer_are_repaired_replayed_and_applied(stage, tmp_path):
     shell, engine = stage.shell, stage.engine
     broken, fine = await write_dead_letter(
         engine, first := a_letter(body=b"{broken"), second := a_letter(reason="no_handler")
@@ -161,7 +161,7 @@ async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, 
     assert CANARY not in shell.printed + stage.deployment.logs() + str(rows)
 
 
-async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(stage):
+async def test_a_completed_message_is_applied_again_only_with_the_option_completed(stage):
     shell = stage.shell
     letter = a_letter()
     await write_dead_letter(stage.engine, letter)
@@ -185,7 +185,7 @@ async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(
     assert done["status"] == "completed"
 
 
-async def test_the_relays_letters_are_published_after_all(stage):
+async def test_dead_letters_of_the_relay_are_replayed_and_published(stage):
     shell = stage.shell
     letter = a_letter_of_the_relay()
     malformed = a_letter_of_the_relay(type=None)
@@ -225,7 +225,7 @@ async def test_two_replays_at_once_deliver_each_message_of_many_batches_once(sta
     assert {row["attempts"] for row in rows} == {1}
 
 
-async def test_a_replay_to_a_queue_that_is_missing_leaves_the_letters_and_says_so(stage):
+async def test_a_replay_to_a_missing_queue_leaves_the_dead_letter_and_reports_it(stage):
     await write_dead_letter(stage.engine, a_letter(queue="missing"), a_letter())
 
     code, said, _ = await stage.shell.consumer("replay", "--all", *BECAUSE)
@@ -235,7 +235,7 @@ async def test_a_replay_to_a_queue_that_is_missing_leaves_the_letters_and_says_s
     assert left["queue"] == "missing"
 
 
-async def test_bodies_and_keys_are_shown_only_to_who_says_why(shell, engine, tmp_path):
+async def test_bodies_and_keys_are_shown_only_with_a_reason(shell, engine, tmp_path):
     letter = a_letter(
         idempotency_key=f"idem-{CANARY}", ordering_key=f"order-{CANARY}", reason="malformed"
     )
@@ -289,7 +289,7 @@ async def test_an_export_is_a_new_file_for_its_owner_alone(shell, engine, tmp_pa
     assert (nowhere, where.strip()) == (2, "error: FILE: cannot be made (FileNotFoundError)")
 
 
-async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engine):
+async def test_an_export_to_a_closed_pipe_ends_without_a_traceback(shell, engine):
     await bury_many(engine, 300)
     reader, writer = os.pipe()
     os.close(reader)
@@ -337,7 +337,7 @@ async def test_a_bad_option_is_a_line_that_names_it_and_changes_nothing(
     assert len(await remaining(engine)) == 1
 
 
-async def test_the_key_is_neither_printed_nor_kept(shell, engine):
+async def test_the_key_is_neither_printed_nor_stored(shell, engine):
     key = f"user-{CANARY}"
     await write_dead_letter(engine, a_letter(ordering_key=key), a_letter())
 
@@ -365,9 +365,9 @@ async def test_a_broker_that_cannot_be_reached_is_status_3_and_changes_nothing(
     shell, engine, tmp_path
 ):
     await write_dead_letter(engine, a_letter())
-    away = Shell(tmp_path, MQ_BROKER_URL=f"amqp://u:p@127.0.0.1:{free_ports(1)[0]}/")
+    unreachable = Shell(tmp_path, MQ_BROKER_URL=f"amqp://u:p@127.0.0.1:{free_ports(1)[0]}/")
 
-    code, _, err = await away.consumer("replay", "--all", *BECAUSE)
+    code, _, err = await unreachable.consumer("replay", "--all", *BECAUSE)
 
     assert (code, "Traceback" in err) == (3, False)
     assert len(await remaining(engine)) == 1
@@ -401,7 +401,7 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(shell, engine):
 
 
 async def started_replay(shell: Shell, engine: AsyncEngine, tmp_path: Path) -> ChildProcess:
-    """A replay of many letters that has sent some of them."""
+    """A replay of many dead letters that has sent some of them."""
     assert (await shell.run("consumer", "topology", TARGET))[0] == 0
     await bury_many(engine, MANY)
     child = ChildProcess(
@@ -443,7 +443,7 @@ async def test_an_interrupted_replay_finishes_its_batch_and_says_how_many_it_sen
     assert await depth(embedded_broker_url) == done
 
 
-async def test_a_look_ends_at_the_first_signal(shell, engine, tmp_path):
+async def test_a_command_that_only_reads_ends_at_the_first_signal(shell, engine, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
         child = ChildProcess(
@@ -526,7 +526,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
 
 
 def documented_grants(role: str) -> list[str]:
-    """The statements of the documentation for who uses `dead`; the one on audit_log is last."""
+    """The grants that the documentation gives an operator; the one on audit_log is last."""
     lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
     granted = [line.partition(";")[0] for line in lines if " to operator;" in line]
     return sorted(

@@ -1,5 +1,5 @@
 """
-What becomes of messages that the broker gives up by itself.
+Messages that the broker dead-letters by itself.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def place(urls, tmp_path) -> AsyncIterator[Place]:
 
 
 async def are_dead(place: Place, count: int) -> bool:
-    """Whether so many messages are in the dead queue."""
+    """Whether *count* messages are in the dead queue."""
     depth = await place.broker.depth(f"{place.queue}.dead")
     return depth is not None and depth.messages == count
 
@@ -50,11 +50,11 @@ def returned(message: WireMessage) -> WireMessage:
     return replace(message, headers={**message.headers, REQUEUES_HEADER: 1})
 
 
-async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place):
+async def test_an_expired_message_is_requeued_until_its_limit(place):
     late, too_late = a_message("test.happened"), returned(a_message("test.happened"))
     failing = a_message("test.wants.to.wait", seconds=0.01)
     await place.publish(late, too_late, failing)
-    # The embedded broker moves nothing before somebody looks.
+    # The embedded broker moves expired messages only when a client reads the queue.
     clock = asyncio.get_running_loop().time
     expired_at = clock() + 1.5 * TTL.total_seconds()
     await eventually(lambda: clock() > expired_at)
@@ -72,8 +72,8 @@ async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place)
     assert await are_dead(place, 0)
 
 
-async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
-    """Also if it died as a copy that was tried again."""
+async def test_a_message_delivered_too_often_is_dead_lettered_unchanged(place):
+    """Also if it was dead-lettered as a copy for a retry."""
     fresh, other = a_message("test.happened"), a_message("test.is.filtered", wanted=True)
     retry_copy = republish.retry_copy(other, queue=place.queue, attempt=3)
     await place.publish(fresh, retry_copy)
@@ -97,12 +97,12 @@ async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
     assert await place.applied() == []
 
 
-async def test_a_message_that_ends_each_process_is_given_up_and_its_neighbours_are_applied(
+async def test_a_message_that_ends_each_process_is_dead_lettered_and_its_neighbours_are_applied(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """
-    The first process takes its neighbours along; after that they come one at a time, and what ends
-    a process uses up nobody else's deliveries.
+    The first process ends with the neighbours in its hands; after that messages come one at a
+    time, so that the one that ends processes uses up no delivery of another.
     """
     neighbours = [a_message("test.happened") for _ in range(60)]
     killer = a_message("test.kills")

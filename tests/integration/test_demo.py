@@ -98,7 +98,7 @@ async def test_every_committed_event_has_one_effect_though_processes_are_killed(
         assert len(effects(work)) == 500
 
 
-async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
+async def test_the_events_of_a_file_are_published(work: Path, tmp_path: Path):
     file = tmp_path / "events.ndjson"
     plain = {"type": "patient.registered", "payload": {"name": "Grüezi", "visits": [1, None]}}
     again = UPLOAD | {"key": "2026/01/01/4712.json"}
@@ -127,7 +127,7 @@ async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
         ('{"user_id": "user-4711"', "line 3: event: is not JSON"),
     ],
 )
-def test_a_bad_line_stops_everything_before_it_begins(
+def test_a_bad_line_stops_the_demo_before_it_begins(
     work: Path, tmp_path: Path, line: str, problem: str
 ):
     file = tmp_path / "events.ndjson"
@@ -197,7 +197,7 @@ def row(number: int, *, key: str = "", size: int = 1) -> Record:
     return Record(UUID(int=number), key or f"key-{number}", "hash", size)
 
 
-def test_the_reckoning_finds_nothing_where_nothing_is_wrong():
+def test_the_reckoning_finds_no_flaw_in_a_flawless_run():
     uploads = [row(1), row(2), row(3, key="key-2")]
     past = History({UUID(int=1), UUID(int=2), UUID(int=3)}, {UUID(int=4)})
 

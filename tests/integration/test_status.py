@@ -1,5 +1,5 @@
 """
-What `status` of both commands tells, to people and to programs.
+The output of `relay status` and `consumer status`, for people and for programs.
 """
 
 import json
@@ -65,7 +65,7 @@ async def park(engine: AsyncEngine) -> None:
         )
 
 
-async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
+async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     run("consumer", "topology", TARGET)
     await complete(engine, "test.happened", took=1)
     await complete(engine, "test.happened", took=2)
@@ -117,7 +117,7 @@ async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
     assert "parked" not in lines
 
 
-async def test_the_status_of_the_relay_tells_of_its_dead_letters(run, engine):
+async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     assert "no dead letters" in run("relay", "status")
     await write_dead_letter(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
 
