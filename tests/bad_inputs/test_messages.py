@@ -23,8 +23,8 @@ from outbox.transports.base import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.compression import decompress
-from tests.support.bombs import gzip_bomb
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+from tests.support.decompression_bomb import gzip_bomb
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ANY = Handler("test.happened")

@@ -21,18 +21,18 @@ import sqlalchemy as sa
 
 from outbox.tables import dead_letters
 from outbox.wire.codec import WireMessage
-from tests.support.bombs import gzip_bomb
 from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+from tests.support.consumer_deployment import EXCHANGE, ConsumerDeployment
+from tests.support.decompression_bomb import gzip_bomb
 from tests.support.eventually import eventually
 from tests.support.frames import short, table
-from tests.support.hostile import (
+from tests.support.malformed_messages import (
     FLAGS,
-    HOSTILE,
+    MALFORMED_PROPERTIES,
     publish_as_it_is,
     publish_raw,
     raw_channel,
 )
-from tests.support.place import EXCHANGE, Place
 
 ISOLATED_WITHIN = 20.0
 """Seconds for one of them; the goal is 5, and what it took is recorded."""
@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
 class Stream:
     """Healthy messages, as many as are asked for."""
 
-    place: Place
+    place: ConsumerDeployment
     channel: Any
     sent: list[str]
 
@@ -176,7 +176,7 @@ class Stream:
 @pytest.fixture
 async def place(postgres_url, rabbitmq_url, tmp_path):
     urls = (postgres_url, rabbitmq_url)
-    async with Place(urls, tmp_path, app="effects", MQ_MAX_RETRIES="1") as place:
+    async with ConsumerDeployment(urls, tmp_path, app="effects", MQ_MAX_RETRIES="1") as place:
         yield place
 
 
@@ -198,7 +198,7 @@ async def test_each_poison_message_is_dead_lettered_within_seconds_and_the_other
         name: partial(publish_as_it_is, stream.channel, message)
         for name, (_, message) in GIVEN_UP.items()
     }
-    for name, (flags, properties) in HOSTILE.items():
+    for name, (flags, properties) in MALFORMED_PROPERTIES.items():
         expected[name] = "malformed"
         poisons[name] = partial(publish_raw, stream.channel, BODY, flags, properties, queue=QUEUE)
 
@@ -285,7 +285,7 @@ async def test_ten_thousand_copies_of_one_message_have_one_effect(
     """Eight transactions at a time are at its one row in the dedup store."""
     event = an_event(type="test.in.batches", payload={"note": CANARY})
     message = on_the_wire(event, exchange=EXCHANGE)
-    async with Place((postgres_url, rabbitmq_url), tmp_path) as place:
+    async with ConsumerDeployment((postgres_url, rabbitmq_url), tmp_path) as place:
         await place.consumer()
         async with raw_channel(rabbitmq_url) as channel:
             healthy = Stream(place, channel, [])

@@ -17,9 +17,9 @@ from outbox.tables import outbox as table
 from outbox.transports.base import Transport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from tests.support.builders import CANARY, an_event
+from tests.support.consumer_deployment import broker
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.place import broker
 
 EXCHANGE = "health_data_exchange"
 BOTH = pytest.mark.parametrize(

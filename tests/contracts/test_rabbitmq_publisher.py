@@ -122,7 +122,7 @@ async def test_returns_belong_to_their_messages_in_a_large_batch(publisher):
     assert await publisher.publish(messages[::-1], within=LONG) == expected[::-1]
 
 
-async def test_nothing_of_an_answered_batch_stays_in_the_channel(publisher):
+async def test_a_settled_batch_leaves_nothing_in_the_channel(publisher):
     messages, expected = mixed(60)
 
     assert await publisher.publish(messages, within=LONG) == expected
@@ -155,7 +155,7 @@ async def test_refusals_of_a_full_queue_are_told_from_the_acks_of_another(publis
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
-async def test_a_channel_that_has_refused_something_is_used_for_a_while_and_then_replaced(
+async def test_a_channel_with_a_refused_message_is_used_for_a_while_and_then_replaced(
     publisher, monkeypatch, seconds
 ):
     monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", seconds)
@@ -179,7 +179,7 @@ async def test_returned_messages_are_no_reason_for_another_channel(publisher, mo
     assert channel_of(publisher) is before
 
 
-async def test_a_queue_that_stays_full_causes_ever_fewer_connections(publisher, monkeypatch):
+async def test_a_queue_that_stays_full_causes_fewer_and_fewer_connections(publisher, monkeypatch):
     monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0.125)
     to_full = [a_message(exchange="", routing_key=FULL) for _ in range(3)]
     kept = []
@@ -283,7 +283,7 @@ async def test_a_batch_of_unwritable_messages_sends_nothing(publisher):
     assert channel_of(publisher).delivery_tag == 0
 
 
-async def test_what_was_answered_before_the_connection_was_lost_counts(url, method):
+async def test_confirms_received_before_the_connection_was_lost_count(url, method):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.swallow()
         publishing = asyncio.create_task(publisher.publish(some_messages(3), within=LONG))
@@ -351,7 +351,7 @@ async def declare_internal_exchange(url: str) -> None:
         await channel.declare_exchange("internal", internal=True, durable=True)
 
 
-async def test_nobody_is_blamed_for_the_culprit_of_another_batch(publisher):
+async def test_a_batch_is_not_blamed_for_the_culprit_of_another(publisher):
     def batch(number: int) -> list[WireMessage]:
         return [a_message(headers={"CC": "not a list"})] if number % 4 == 0 else some_messages(1)
 
@@ -404,7 +404,7 @@ async def test_a_batch_waits_for_its_ids_to_come_back_but_not_for_ever(url, meth
         await proxy.cut()
 
 
-async def test_answers_are_not_mixed_up_between_batches_with_common_ids(publisher):
+async def test_confirms_are_not_mixed_up_between_batches_with_common_ids(publisher):
     routable = some_messages(50)
     strangers = [replace(message, routing_key="nobody.listens") for message in routable]
 
@@ -525,7 +525,7 @@ async def test_a_channel_whose_publish_was_cancelled_is_not_used_again(url, meth
         assert channel_of(publisher) is not channel
 
 
-async def test_what_could_not_be_written_in_time_leaves_no_trace(url):
+async def test_a_batch_that_was_not_written_in_time_leaves_no_trace(url):
     async with a_publisher(url, "batch") as publisher:
         channel = channel_of(publisher)
         await publisher.publish(some_messages(3), within=LONG)
@@ -540,7 +540,7 @@ async def test_what_could_not_be_written_in_time_leaves_no_trace(url):
         assert not channel.message_id_delivery_tag
 
 
-async def test_a_silent_peer_is_noticed_and_cancels_nobody(url, method, monkeypatch):
+async def test_a_silent_peer_is_noticed_and_cancels_no_task(url, method, monkeypatch):
     monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     async with (
         Proxy(url) as proxy,
@@ -613,7 +613,7 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
     assert Counter(line["event"] for line in logs) == {"batch_publishing_unavailable": 1}
 
 
-async def test_the_client_library_of_this_installation_is_fit_for_batches(url):
+async def test_the_installed_client_library_supports_batches(url):
     with capture_logs() as logs:
         async with a_publisher(url, "batch") as publisher:
             assert await publisher.publish([a_message()], within=LONG) == [Outcome.ACKED]
@@ -633,7 +633,7 @@ async def test_the_client_library_of_this_installation_is_fit_for_batches(url):
         ("_confirm_delivery", lambda *_: None),
     ],
 )
-async def test_a_channel_that_differs_in_what_batches_need_is_unfit(url, name, value):
+async def test_a_client_library_that_lacks_what_batches_need_is_incompatible(url, name, value):
     async with await aio_pika.connect(url) as connection:
         wrapped = await connection.channel(on_return_raises=True)
         channel = await wrapped.get_underlay_channel()

@@ -74,7 +74,7 @@ async def mark(engine: AsyncEngine, witness: list[str]) -> None:
     witness.remove("mark")
 
 
-async def test_a_committed_row_rings_when_the_wakeup_is_armed(engine, wakeup, rings):
+async def test_a_committed_row_notifies_an_armed_wake_signal(engine, wakeup, rings):
     assert await wakeup.arm()
     assert wakeup.armed
 
@@ -83,7 +83,7 @@ async def test_a_committed_row_rings_when_the_wakeup_is_armed(engine, wakeup, ri
     await eventually(lambda: rings.count == 1)
 
 
-async def test_a_row_that_is_rolled_back_does_not_ring(engine, wakeup, rings, witness):
+async def test_a_rolled_back_row_does_not_notify(engine, wakeup, rings, witness):
     await wakeup.arm()
 
     async with engine.connect() as connection:
@@ -95,7 +95,7 @@ async def test_a_row_that_is_rolled_back_does_not_ring(engine, wakeup, rings, wi
     assert rings.count == 0
 
 
-async def test_nobody_notifies_while_no_relay_is_idle(engine, wakeup, rings, witness):
+async def test_no_transaction_notifies_while_no_relay_is_idle(engine, wakeup, rings, witness):
     await record(engine)
     await wakeup.arm()
     await wakeup.disarm()
@@ -107,7 +107,7 @@ async def test_nobody_notifies_while_no_relay_is_idle(engine, wakeup, rings, wit
     assert rings.count == 0
 
 
-async def test_arming_again_is_no_news(engine, wakeup, rings):
+async def test_arming_twice_reports_nothing_new(engine, wakeup, rings):
     assert await wakeup.arm()
     assert not await wakeup.arm()
     await wakeup.disarm()
@@ -150,7 +150,7 @@ async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_
     await other.close()
 
 
-async def test_a_lost_session_rings_and_can_be_armed_again(
+async def test_a_lost_session_wakes_the_relay_and_can_be_armed_again(
     engine, wakeup, rings, postgres_url, postgres_server
 ):
     await wakeup.arm()
@@ -165,7 +165,9 @@ async def test_a_lost_session_rings_and_can_be_armed_again(
     await eventually(lambda: rings.count == 2)
 
 
-async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory, rings):
+async def test_an_unavailable_database_leaves_the_wake_signal_unarmed(
+    unused_tcp_port_factory, rings
+):
     url = make_url(f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none")
     engine = create_engine(url, pool_size=2, application_name="test")
     wakeup = PostgresWakeup(engine, notify=rings)
@@ -178,7 +180,7 @@ async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory
     await engine.dispose()
 
 
-async def test_nothing_is_held_after_it_was_closed(engine, wakeup):
+async def test_a_closed_wake_signal_holds_no_lock(engine, wakeup):
     async def held() -> int:
         async with engine.connect() as connection:
             return await connection.scalar(SESSIONS) or 0

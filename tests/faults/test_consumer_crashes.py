@@ -30,10 +30,10 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.wire.codec import WireMessage
+from tests.support.breakpoints import Breakpoint
 from tests.support.eventually import eventually
-from tests.support.stage import APPLIED, RECORD, Stage, a_message
-from tests.support.traps import Trap
-from tests.support.wire import ACK, COMMIT, DELIVER
+from tests.support.proxied_consumer import APPLIED, RECORD, ProxiedConsumer, a_message
+from tests.support.wire_protocols import ACK, COMMIT, DELIVER
 
 pytestmark = pytest.mark.fault
 
@@ -45,11 +45,11 @@ WAITING = sa.text(
 
 @pytest.fixture
 async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
         yield stage
 
 
-def a_trap(stage: Stage, point: str) -> Trap:
+def a_trap(stage: ProxiedConsumer, point: str) -> Breakpoint:
     match point:
         case "not_delivered":
             return stage.broker.unheard(DELIVER)
@@ -63,7 +63,7 @@ def a_trap(stage: Stage, point: str) -> Trap:
             raise ValueError(point)
 
 
-async def is_applied_once(stage: Stage, message: WireMessage) -> None:
+async def is_applied_once(stage: ProxiedConsumer, message: WireMessage) -> None:
     """Wait for the effect; end all consumers, and see that nothing else is left anywhere."""
     await stage.deployment.applies(1)
     await stage.ends()
@@ -146,7 +146,7 @@ async def test_an_ack_that_is_lost_on_its_way_is_sent_again(stage):
     await is_applied_once(stage, message)
 
 
-async def two_have_it(stage: Stage, message: WireMessage) -> Trap:
+async def two_have_it(stage: ProxiedConsumer, message: WireMessage) -> Breakpoint:
     """
     Two consumers are at *message*: one that has lost its channel, before its COMMIT, and one that
     waits for it. Returns the trap that holds the COMMIT.

@@ -28,8 +28,8 @@ from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually
-from tests.support.stage import RECORD, Stage, a_message
-from tests.support.wire import ACK, COMMIT, statement
+from tests.support.proxied_consumer import RECORD, ProxiedConsumer, a_message
+from tests.support.wire_protocols import ACK, COMMIT, statement
 
 pytestmark = pytest.mark.fault
 
@@ -39,15 +39,15 @@ RETRY, DEAD_LETTER = "test.leased.repeat", "test.leased.stop"
 
 @pytest.fixture
 async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
         yield stage
 
 
-def calls(stage: Stage) -> int:
+def calls(stage: ProxiedConsumer) -> int:
     return stage.deployment.logs().count(CALLED)
 
 
-async def is_completed(stage: Stage, *, after: int) -> None:
+async def is_completed(stage: ProxiedConsumer, *, after: int) -> None:
     """See that the message was done *after* so many calls, and nothing is left."""
 
     async def completed() -> bool:
@@ -60,7 +60,7 @@ async def is_completed(stage: Stage, *, after: int) -> None:
     assert await stage.left() == {}
 
 
-async def is_stopped(stage: Stage, *, after: int) -> None:
+async def is_stopped(stage: ProxiedConsumer, *, after: int) -> None:
     """See that the message was left to a human *after* so many calls."""
     await stage.gives_up(1)
     await stage.ends()
@@ -70,7 +70,7 @@ async def is_stopped(stage: Stage, *, after: int) -> None:
     assert await stage.left() == {}
 
 
-async def lease_is_over(stage: Stage) -> bool:
+async def lease_is_over(stage: ProxiedConsumer) -> bool:
     over = sa.select(processed_messages.c.lease_until < database_now())
     async with stage.deployment.engine.connect() as connection:
         return bool(await connection.scalar(over))

@@ -33,11 +33,11 @@ import sqlalchemy as sa
 import outbox
 from outbox.tables import outbox as table
 from tests.integration.test_relay import a_queue, commit, messages_in
+from tests.support.breakpoints import Breakpoint, BreakpointProxy
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.traps import Trap, TrapProxy
-from tests.support.wire import ACK, COMMIT, PUBLISH, statement
+from tests.support.wire_protocols import ACK, COMMIT, PUBLISH, statement
 
 pytestmark = pytest.mark.fault
 
@@ -50,12 +50,12 @@ IDLE_SESSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConsumerDeployment:
     """Relays that reach both servers through proxies, and a queue that takes their events."""
 
     deployment: Deployment
-    database: TrapProxy
-    broker: TrapProxy
+    database: BreakpointProxy
+    broker: BreakpointProxy
     rabbitmq_url: str
 
     async def commits(self, count: int = 3) -> list[outbox.Event]:
@@ -74,7 +74,7 @@ class Place:
     async def attempts(self) -> set[int]:
         return {row["attempts"] for row in await self.deployment.rows(table)}
 
-    def trap(self, name: str) -> Trap:
+    def trap(self, name: str) -> Breakpoint:
         """A trap at a point of the protocol."""
         match name:
             case "claimed":
@@ -94,11 +94,11 @@ class Place:
 
 
 @pytest.fixture
-async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[Place]:
+async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[ConsumerDeployment]:
     await a_queue(rabbitmq_url)
     async with (
-        TrapProxy(postgres_url) as database,
-        TrapProxy(rabbitmq_url) as broker,
+        BreakpointProxy(postgres_url) as database,
+        BreakpointProxy(rabbitmq_url) as broker,
         Deployment(
             postgres_url,
             broker.url,
@@ -108,7 +108,7 @@ async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[Place]:
             MQ_POLL_MAX_SECONDS="0.1",
         ) as deployment,
     ):
-        yield Place(deployment, database, broker, rabbitmq_url)
+        yield ConsumerDeployment(deployment, database, broker, rabbitmq_url)
 
 
 def each(events: list[outbox.Event], times: int) -> Counter[str | None]:

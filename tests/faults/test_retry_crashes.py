@@ -23,10 +23,10 @@ can leave one dead letter more.
 
 import pytest
 
+from tests.support.breakpoints import Breakpoint
 from tests.support.processes import ChildProcess
-from tests.support.stage import RETRY_QUEUE, Stage, a_message
-from tests.support.traps import Trap
-from tests.support.wire import ACK, COMMIT, PUBLISH, RETURN, statement
+from tests.support.proxied_consumer import RETRY_QUEUE, ProxiedConsumer, a_message
+from tests.support.wire_protocols import ACK, COMMIT, PUBLISH, RETURN, statement
 
 pytestmark = pytest.mark.fault
 
@@ -35,22 +35,22 @@ DEAD_LETTER = statement("INSERT INTO dead_letters")
 
 @pytest.fixture
 async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
 async def last_try(postgres_url, rabbitmq_url, tmp_path):
     """Consumers that dead-letter a message after its first failure."""
-    async with Stage(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0") as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0") as stage:
         yield stage
 
 
-def attempts_that_failed(stage: Stage) -> int:
+def attempts_that_failed(stage: ProxiedConsumer) -> int:
     return stage.deployment.logs().count('"event": "handler_failed"')
 
 
-async def is_applied_once(stage: Stage) -> None:
+async def is_applied_once(stage: ProxiedConsumer) -> None:
     await stage.deployment.applies(1)
     await stage.ends()
     assert len(await stage.deployment.applied()) == 1
@@ -60,7 +60,7 @@ async def is_applied_once(stage: Stage) -> None:
 
 
 async def replaced(
-    stage: Stage, trap: Trap, doomed: ChildProcess, event_type: str
+    stage: ProxiedConsumer, trap: Breakpoint, doomed: ChildProcess, event_type: str
 ) -> ChildProcess:
     """Publish a message; when *trap* springs, kill *doomed*. Returns its successor."""
     await stage.publish(a_message(event_type))
@@ -97,7 +97,7 @@ async def test_a_consumer_killed_between_copy_and_acknowledgement_leaves_both_an
 async def test_original_and_copy_that_both_fail_are_two_dead_letters_and_no_more(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="1") as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="1") as stage:
         doomed = await stage.consumer()
 
         await replaced(stage, stage.broker.before(ACK), doomed, "test.fails.always")
@@ -194,7 +194,7 @@ async def test_a_dead_lettered_message_that_was_not_acked_may_yet_succeed(last_t
     assert await last_try.left() == {}
 
 
-async def is_dead_lettered(stage: Stage, *, letters: int) -> None:
+async def is_dead_lettered(stage: ProxiedConsumer, *, letters: int) -> None:
     await stage.ends()
     assert [row["reason"] for row in await stage.deployment.dead()] == letters * [
         "retries_exhausted"

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from consumer.storage.tables import processed_messages
 from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
 from tests.support.behaviours import BATCH_SIZE, ERRORS, LEASE, RATE
+from tests.support.consumer_deployment import ConsumerDeployment, a_message, once
 from tests.support.effects import effects
 from tests.support.eventually import eventually
-from tests.support.place import Place, a_message, once
 from tests.support.processes import ChildProcess
 
 BOTH = pytest.mark.parametrize(
@@ -33,18 +33,20 @@ def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture
 async def place(urls, tmp_path):
-    async with Place(urls, tmp_path) as place:
+    async with ConsumerDeployment(urls, tmp_path) as place:
         yield place
 
 
-async def with_a_backlog(place: Place, messages: Sequence[WireMessage]) -> ChildProcess:
+async def with_a_backlog(
+    place: ConsumerDeployment, messages: Sequence[WireMessage]
+) -> ChildProcess:
     """Start a consumer that finds *messages* waiting."""
     assert await (await place.consumer()).terminate() == 0
     await place.publish_all(messages)
     return await place.consumer()
 
 
-async def transactions(place: Place) -> int:
+async def transactions(place: ConsumerDeployment) -> int:
     """How many transactions have written effects; Postgres only."""
     async with place.engine.connect() as connection:
         statement = sa.text("SELECT count(DISTINCT xmin::text) FROM effects")
@@ -157,7 +159,7 @@ async def test_a_message_that_a_filter_drops_is_acked_and_leaves_no_trace(place)
 async def test_a_handler_that_blocks_the_loop_beyond_all_heartbeats_is_applied_once(
     urls, tmp_path
 ):
-    async with Place(urls, tmp_path, MQ_HEARTBEAT_SECONDS="1") as place:
+    async with ConsumerDeployment(urls, tmp_path, MQ_HEARTBEAT_SECONDS="1") as place:
         consumer = await place.consumer()
         blocking, after = (
             a_message("test.blocks.the.loop", seconds=3.5),
@@ -209,7 +211,7 @@ async def test_a_rate_limit_is_kept_and_delays_no_other_handler(place):
 async def test_while_a_dependency_is_unavailable_no_attempt_is_counted_and_others_flow(
     urls, tmp_path
 ):
-    async with Place(urls, tmp_path, MQ_MAX_RETRIES="0") as place:
+    async with ConsumerDeployment(urls, tmp_path, MQ_MAX_RETRIES="0") as place:
         place.outage.touch()
         dependent = [a_message("test.depends") for _ in range(20)]
         free = [a_message("test.happened") for _ in range(20)]
@@ -243,7 +245,7 @@ async def test_a_message_that_is_being_handled_elsewhere_waits(place):
     assert await place.dead() == []
 
 
-async def status_is(place: Place, status: str) -> bool:
+async def status_is(place: ConsumerDeployment, status: str) -> bool:
     return [row["status"] for row in await place.rows(processed_messages)] == [status]
 
 
@@ -251,7 +253,7 @@ async def status_is(place: Place, status: str) -> bool:
 async def test_a_leased_handler_whose_process_dies_is_called_again_or_never(urls, tmp_path):
     """And with the same idempotency key."""
     one = {"MQ_CONCURRENCY": "1", "MQ_PREFETCH": "1"}
-    async with Place(urls, tmp_path, app="leasing", **one) as place:
+    async with ConsumerDeployment(urls, tmp_path, app="leasing", **one) as place:
         repeated = a_message("test.leased.repeat", hangs=True)
         stopped = a_message("test.leased.stop", hangs=True)
         doomed = []

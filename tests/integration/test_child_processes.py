@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.guardian import process_exists
 from tests.support.processes import ChildProcess
+from tests.support.reaper import process_exists
 
 ORDERLY = """
 import signal, sys

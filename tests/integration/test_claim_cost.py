@@ -16,7 +16,7 @@ from relay.row import Row
 from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
-from tests.support.plans import Statement, recorded, rows_read
+from tests.support.query_plans import Statement, recorded, rows_read
 
 LIMIT, MANY = 200, 100_000
 

@@ -11,8 +11,8 @@ import pytest
 
 from consumer import republish
 from outbox.wire.codec import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER, WireMessage
+from tests.support.consumer_deployment import EXCHANGE, ConsumerDeployment, a_message, once
 from tests.support.eventually import eventually
-from tests.support.place import EXCHANGE, Place, a_message, once
 
 LIMIT, TTL = 2, timedelta(seconds=1)
 
@@ -27,8 +27,8 @@ def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def place(urls, tmp_path) -> AsyncIterator[Place]:
-    async with Place(
+async def place(urls, tmp_path) -> AsyncIterator[ConsumerDeployment]:
+    async with ConsumerDeployment(
         urls,
         tmp_path,
         MQ_MESSAGE_TTL_SECONDS=f"{TTL.total_seconds():g}",
@@ -39,7 +39,7 @@ async def place(urls, tmp_path) -> AsyncIterator[Place]:
         yield place
 
 
-async def are_dead(place: Place, count: int) -> bool:
+async def are_dead(place: ConsumerDeployment, count: int) -> bool:
     """Whether *count* messages are in the dead queue."""
     depth = await place.broker.depth(f"{place.queue}.dead")
     return depth is not None and depth.messages == count
@@ -106,7 +106,7 @@ async def test_a_message_that_ends_each_process_is_dead_lettered_and_its_neighbo
     """
     neighbours = [a_message("test.happened") for _ in range(60)]
     killer = a_message("test.kills")
-    async with Place(
+    async with ConsumerDeployment(
         (postgres_url, rabbitmq_url), tmp_path, MQ_DELIVERY_LIMIT=str(LIMIT)
     ) as place:
         assert await (await place.consumer()).terminate() == 0

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumer.maintenance.retention import Purge
 from consumer.storage.dedup import PURGE_LIMIT, Dedup
 from outbox.database.engine import create_engine
-from tests.support.plans import blocks_read, recorded, rows_read
+from tests.support.query_plans import blocks_read, recorded, rows_read
 
 MANY = 60_000
 MONTH = timedelta(days=30)

@@ -17,8 +17,8 @@ from outbox_demo.reckoning import reckon
 from outbox_demo.tables import Record
 from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
-from tests.support.guardian import process_exists
 from tests.support.processes import ChildProcess, PreparedProcess
+from tests.support.reaper import process_exists
 
 WITHIN = 90.0
 ON_FILES = {"MQ_DATABASE_URL": "", "MQ_BROKER_URL": "", "COLUMNS": "100"}

@@ -12,11 +12,11 @@ import pytest
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel
 
+from tests.support.breakpoints import BreakpointProxy
 from tests.support.eventually import eventually
+from tests.support.network_conditions import DROP_ALL, NetworkConditions, Side
 from tests.support.proxy import Proxy
-from tests.support.traps import TrapProxy
-from tests.support.weather import SILENT, Side, Weather
-from tests.support.wire import ACK, PUBLISH
+from tests.support.wire_protocols import ACK, PUBLISH
 
 
 class Echo:
@@ -104,7 +104,7 @@ async def test_bytes_of_a_silent_side_are_lost_and_its_connection_is_reset_after
     server, url = echo
     async with Proxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
-        async with proxy.under(Weather(silent=frozenset({silent}))):
+        async with proxy.under(NetworkConditions(silent=frozenset({silent}))):
             before = len(server.heard)
             client.writer.write(OPEN)
             if silent is Side.SERVER:
@@ -121,7 +121,7 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
     server, url = echo
     async with Proxy(url) as proxy:
         client = await Client.of(proxy)
-        async with proxy.under(SILENT):
+        async with proxy.under(DROP_ALL):
             client.writer.write(OPEN)
             client.close()
             await eventually(lambda: proxy.torn == 1)
@@ -132,7 +132,9 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
 
 async def test_a_slow_link_takes_its_time_and_loses_no_byte(echo):
     _server, url = echo
-    weather = Weather(delay=timedelta(milliseconds=50), jitter=timedelta(milliseconds=50))
+    weather = NetworkConditions(
+        delay=timedelta(milliseconds=50), jitter=timedelta(milliseconds=50)
+    )
     async with Proxy(url) as proxy:
         client = await Client.of(proxy)
         async with proxy.under(weather):
@@ -143,10 +145,12 @@ async def test_a_slow_link_takes_its_time_and_loses_no_byte(echo):
         client.close()
 
 
-@pytest.mark.parametrize("weather", [Weather(piece_bytes=1), Weather(bytes_per_second=20_000)])
+@pytest.mark.parametrize(
+    "weather", [NetworkConditions(piece_bytes=1), NetworkConditions(bytes_per_second=20_000)]
+)
 async def test_torn_and_narrow_links_lose_no_byte(echo, weather):
     _server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         async with proxy.under(weather):
             for _ in range(20):
@@ -156,7 +160,7 @@ async def test_torn_and_narrow_links_lose_no_byte(echo, weather):
 
 async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
     server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
         with proxy.losing(Side.CLIENT, PUBLISH):
             client.writer.write(PUBLISHED + OPEN)
@@ -171,7 +175,7 @@ async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
 async def test_a_tap_sees_every_message_that_passes_and_no_other(echo):
     _server, url = echo
     told: list[tuple[Side, bytes]] = []
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         proxy.tap(lambda _link, side, message: told.append((side, message)))
         with proxy.losing(Side.SERVER, ACK):
@@ -188,7 +192,7 @@ async def test_a_tap_sees_every_message_that_passes_and_no_other(echo):
 
 async def test_a_removed_trap_delays_no_message(echo):
     _server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         trap = proxy.before(PUBLISH)
         proxy.forget(trap)

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.guardian import process_exists
+from tests.support.reaper import process_exists
 from tests.support.servers import Depth, NotOursError, PostgresServer, RabbitmqServer
 from tests.support.servers.binaries import rabbitmq_binaries
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq

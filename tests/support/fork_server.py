@@ -1,5 +1,5 @@
 """
-Processes that begin with the modules of the product imported, in a tenth of the time.
+Starts processes with the modules of the product already imported, in a tenth of the time.
 
 One server per test run imports them once, and forks a child for each program to be run.
 A child has files, environment, session and signals of its own, like a new interpreter.
@@ -125,7 +125,7 @@ class ForkedProcess:
 
 
 def serve(directory: Path) -> None:
-    """Fork a child for each line of standard input, until that ends."""
+    """Fork a child for each line of standard input, until its end."""
     for module in MODULES:
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: collect(directory))
@@ -140,7 +140,7 @@ def serve(directory: Path) -> None:
 
 
 def collect(directory: Path) -> None:
-    """Write the exit status of each child that has ended, negative for a signal."""
+    """Write the exit status of each ended child to a file; negative for a signal."""
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             pid, status = ended

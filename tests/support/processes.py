@@ -6,7 +6,7 @@ Invariants:
 - A child leads its own session, so that Ctrl-C reaches the tests only and a signal never hits
   a stranger; it is signalled by its id or by the id of its group.
 - Its output goes to a file, never to a pipe without a reader, which would block it.
-- It ends with its `async with`, and with the guardian if the tests die before that.
+- It ends with its `async with`, and with the reaper if the tests die before that.
 """
 
 import os
@@ -21,7 +21,7 @@ from typing import IO, Self
 
 from tests.support.eventually import eventually
 from tests.support.fork_server import ForkedProcess, fork_server
-from tests.support.guardian import guardian
+from tests.support.reaper import reaper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_LINES = 30
@@ -78,7 +78,7 @@ class ChildProcess:
             self._start_of_output = output.tell()
             self._process = self._launch(output)
         self._exit_code = None
-        guardian().watch(self._process.pid, ending=self._abrupt)
+        reaper().watch(self._process.pid, ending=self._abrupt)
 
     @property
     def pid(self) -> int:
@@ -96,7 +96,7 @@ class ChildProcess:
         if self._exit_code is None:
             self._exit_code = self._started.poll()
             if self._exit_code is not None:
-                guardian().forget(self.pid)
+                reaper().forget(self.pid)
         return self._exit_code
 
     @property

@@ -56,14 +56,14 @@ def test_jitter_never_leaves_the_upper_half_of_the_delay(attempt, jitter):
     assert full / 2 <= policy.delay(attempt, jitter=jitter) <= full
 
 
-def test_exponential_gives_up_when_its_attempts_are_used_up():
+def test_exponential_backoff_ends_when_its_attempts_are_used_up():
     policy = Exponential(max_attempts=2)
 
     assert policy.delay(1) is not None
     assert policy.delay(2) is None
 
 
-def test_levels_repeat_the_last_delay_until_the_retries_are_used_up():
+def test_a_retry_schedule_repeats_its_last_delay_until_the_retries_are_used_up():
     policy = RetrySchedule([SECOND, 5 * SECOND], max_retries=3)
 
     assert [policy.delay(n) for n in (1, 2, 3, 4)] == [SECOND, 5 * SECOND, 5 * SECOND, None]
@@ -118,7 +118,7 @@ def test_a_key_is_claimed_up_to_its_first_row_that_waits():
         st.tuples(st.sampled_from("abc"), st.sampled_from(["free", "waits", "held"])), max_size=30
     )
 )
-def test_of_each_key_the_rows_before_its_first_obstacle_are_taken(drawn):
+def test_a_claim_takes_the_rows_of_a_key_before_its_first_obstacle(drawn):
     positions: Counter[str] = Counter()
     rows, expected, blocked = [], [], set()
     for number, (key, state) in enumerate(drawn):
@@ -154,7 +154,7 @@ def test_a_key_is_claimed_up_to_its_first_row_that_another_claim_holds():
         (0, False, False, 4, 5),
     ],
 )
-def test_more_is_followed_at_once_and_an_empty_outbox_is_looked_at_ever_more_rarely(
+def test_the_relay_polls_at_once_after_a_full_batch_and_less_often_while_the_outbox_is_empty(
     rows, more, woken, previous, pause
 ):
     poll_interval = PollInterval(SECOND, 5 * SECOND)
@@ -183,7 +183,7 @@ class Clock:
         return self.now
 
 
-def test_a_claim_begins_behind_the_last_one_and_each_second_at_the_beginning():
+def test_a_claim_begins_after_the_last_one_and_once_a_second_at_the_beginning():
     clock = Clock()
     hint = LowWaterMark(clock)
     assert hint.begin() == 0
@@ -209,7 +209,7 @@ def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
     assert (hint.begin(), hint.has_rested) == (0, True)
 
 
-def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
+def test_even_a_very_slow_full_scan_is_repeated():
     clock = Clock()
     hint = LowWaterMark(clock)
 
@@ -220,7 +220,7 @@ def test_a_full_scan_that_takes_ever_so_long_is_repeated_all_the_same():
     assert hint.begin() == 0
 
 
-def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothing():
+def test_a_fast_full_scan_may_soon_follow_a_poll_that_found_nothing():
     clock = Clock()
     hint = LowWaterMark(clock)
     hint.left_some(0, behind=500, began=-0.001)
@@ -230,7 +230,7 @@ def test_a_full_scan_that_takes_a_moment_may_soon_follow_a_look_that_found_nothi
     assert (hint.begin(), hint.has_rested) == (500, True)
 
 
-def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
+def test_after_rows_were_released_a_claim_begins_at_the_beginning():
     hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
@@ -239,7 +239,7 @@ def test_after_rows_were_let_go_of_a_claim_begins_at_the_beginning():
     assert hint.begin() == 0
 
 
-def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
+def test_rows_that_were_released_during_a_full_scan_cause_another_full_scan():
     clock = Clock()
     hint = LowWaterMark(clock)
 
@@ -251,7 +251,7 @@ def test_rows_that_were_let_go_of_during_a_full_scan_are_looked_for_again():
     assert hint.begin() == 0
 
 
-def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back():
+def test_a_full_scan_that_finds_late_commits_does_not_move_the_low_water_mark_back():
     hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
@@ -262,7 +262,7 @@ def test_a_full_scan_that_finds_the_last_stragglers_does_not_move_the_hint_back(
     assert hint.begin() == 3
 
 
-def test_a_look_that_began_beyond_the_hint_does_not_move_it():
+def test_a_poll_that_began_beyond_the_low_water_mark_does_not_move_it():
     hint = LowWaterMark(Clock())
     hint.left_some(0, behind=500, began=0.0)
 
@@ -272,7 +272,7 @@ def test_a_look_that_began_beyond_the_hint_does_not_move_it():
     assert hint.begin() == 500
 
 
-def test_of_each_key_no_more_is_read_than_can_be_published():
+def test_a_claim_reads_no_more_rows_of_a_key_than_can_be_published():
     assert rows_of_a_key(1, limit=500, beside=0) == 16
     assert rows_of_a_key(100, limit=500, beside=0) == 5
     assert rows_of_a_key(400, limit=500, beside=100) == 1
@@ -280,7 +280,7 @@ def test_of_each_key_no_more_is_read_than_can_be_published():
     assert rows_of_a_key(1, limit=500, beside=8) == 1
 
 
-def test_a_visit_that_was_cut_short_is_continued_behind_its_last_key():
+def test_a_skip_scan_that_was_cut_short_continues_after_its_last_key():
     visited = [("a", 1, True), ("b", 2, False), ("c", 3, True), ("d", 4, True)]
 
     assert key_heads(visited, visits=9) == KeyHeads({"a": 1, "c": 3, "d": 4}, None)
@@ -303,7 +303,7 @@ def test_each_outcome_has_its_verdict(outcome, expected):
     assert decide(a_row(), outcome, Exponential(first=SECOND)) == expected
 
 
-def test_a_row_is_given_up_when_the_policy_says_so():
+def test_a_row_is_dead_lettered_when_the_policy_says_so():
     row = a_row(attempts=2)
 
     assert decide(row, Outcome.RETURNED, Exponential(max_attempts=3)) == GiveUp(row, "unroutable")

@@ -159,7 +159,7 @@ async def test_deliveries_come_one_at_a_time_until_one_is_fresh():
     assert await office.works() == [("ack", 1), ("ack", 2), ("widen", 10), ("ack", 3)]
 
 
-async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
+async def test_a_message_that_has_to_wait_does_not_block_the_others():
     subscription = FakeSubscription(a_delivery(1, redelivered=True))
     verdicts: list[Verdict] = [Wait(MILLISECOND), DONE]
 
@@ -173,7 +173,7 @@ async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
     assert await office.works() == [("widen", 10), ("ack", 1)]
 
 
-async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_left():
+async def test_a_dispatcher_stops_its_subscription_before_it_ends():
     async def make(_unit: WorkUnit) -> list[Verdict]:
         office.stop.set()
         return [DONE]
@@ -185,7 +185,7 @@ async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_l
     assert office.subscription.stopped.is_set()
 
 
-async def test_what_waits_goes_back_while_what_is_in_flight_is_finished():
+async def test_a_stopping_dispatcher_releases_waiting_messages_and_finishes_those_in_flight():
     finish = asyncio.Event()
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
@@ -199,7 +199,7 @@ async def test_what_waits_goes_back_while_what_is_in_flight_is_finished():
     assert (await office.works())[1:] == [("release", 2), ("ack", 1)]
 
 
-async def test_of_lanes_nothing_goes_back_before_all_of_it_does():
+async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
     """When the subscription ends the broker puts it back in its order."""
     second_is_here = asyncio.Event()
 
@@ -230,7 +230,7 @@ def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> An
     return called
 
 
-async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk_from_ending():
+async def test_a_handler_that_cancels_its_own_task_does_not_keep_the_dispatcher_from_ending():
     async def make(_unit: WorkUnit) -> list[Verdict]:
         task = asyncio.current_task()
         assert task is not None
@@ -243,7 +243,7 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk
     assert ("ack", 1) not in await office.works()
 
 
-async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened():
+async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
     """Batches are waited for no longer, and a breaker that has opened is open."""
 
     calls = itertools.count(1)
@@ -279,7 +279,7 @@ class Impatience:
         return None if work.func.__name__ == "write" else await work()
 
 
-async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_first():
+async def test_an_unsettled_message_comes_again_before_its_successors():
     handled = []
 
     async def make(unit: WorkUnit) -> list[Verdict]:
@@ -296,7 +296,7 @@ async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_fir
     assert office.subscription.stopped.is_set()
 
 
-async def test_failures_count_for_no_message_while_the_breaker_is_open():
+async def test_an_open_breaker_counts_no_failure_for_a_message():
     given_up = GiveUp(1, "retries_exhausted")
     verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
 
@@ -314,7 +314,9 @@ async def test_failures_count_for_no_message_while_the_breaker_is_open():
     assert said == [("ack", 1), ("ack", 2)]
 
 
-async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_copy(monkeypatch):
+async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker_takes_it(
+    monkeypatch,
+):
     monkeypatch.setattr(desk, "LONGEST", timedelta(milliseconds=20))
     replaced = asyncio.Event()
     subscription = FakeSubscription(
@@ -341,7 +343,7 @@ async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_
     assert said == [("ack", 1), ("replace", 2, "refused"), ("replace", 2, "acked")]
 
 
-async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monkeypatch):
+async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatch):
     """While the one attempt of a breaker is made, only its end can bring more."""
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
@@ -377,7 +379,7 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
 
 
 @pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.UNKNOWN, Outcome.RETURNED])
-async def test_an_exchange_tells_what_it_could_not_exchange(outcome):
+async def test_replacing_stale_messages_returns_those_that_were_not_replaced(outcome):
     subscription: Any = FakeSubscription(outcomes=[Outcome.ACKED, outcome])
     office = Office(subscription, make=None)  # type: ignore[arg-type]
     first, second = a_delivery(1), a_delivery(2)

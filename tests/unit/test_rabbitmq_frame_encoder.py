@@ -115,7 +115,7 @@ def test_the_frames_are_those_of_pamqp(message, channel):
         {"body": None},
     ],
 )
-def test_what_pamqp_cannot_write_is_refused_in_the_same_way(changes):
+def test_properties_that_pamqp_cannot_write_are_refused_in_the_same_way(changes):
     message = a_message(**changes)
 
     with pytest.raises((*CANNOT_BE_WRITTEN, AttributeError)):
@@ -124,7 +124,7 @@ def test_what_pamqp_cannot_write_is_refused_in_the_same_way(changes):
         publish_frames(message, channel=1, body_max=BODY_MAX)
 
 
-def test_text_that_must_be_empty_is_as_good_as_absent():
+def test_a_reserved_property_with_empty_text_counts_as_absent():
     empty = a_message(message_id="", type="", correlation_id="", content_type="")
 
     assert publish_frames(empty, channel=1, body_max=BODY_MAX) == publish_frames(

@@ -44,7 +44,7 @@ def test_windows_hold_no_message_id_twice():
     assert list(windows([a_message(id_) for id_ in ids])) == [range(2), range(2, 7)]
 
 
-def test_nothing_has_no_windows():
+def test_an_empty_batch_has_no_windows():
     assert list(windows([])) == []
 
 
@@ -88,7 +88,7 @@ async def test_a_batch_that_is_too_large_goes_alone():
         pass
 
 
-async def test_who_gives_up_waiting_leaves_nothing_behind():
+async def test_a_cancelled_batch_leaves_no_waiter_behind():
     in_flight = InFlight()
     async with in_flight.room({"a"}, deadline=soon()):
         given_up = asyncio.create_task(_pass(in_flight, {"a", "b"}))

@@ -1,7 +1,7 @@
 """
-The deliberate faults: a line or two of the product, and what they are replaced by.
+The mutants: a line or two of the product, and the faulty text that replaces them.
 
-Each is a mistake that a relay or consumer has been published with, somewhere.
+Each is a mistake that some published relay or consumer has made.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SEEDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Schedules:
-    """Caught by random schedules of the simulation, of which so many are tried at most."""
+    """Caught by random schedules of the simulation; at most *seeds* are tried."""
 
     seeds: int = SEEDS
 
@@ -30,11 +30,11 @@ Trial: TypeAlias = Schedules | Suite
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """
-    A fault in *file*, where *new* stands for *old*.
+    A fault in *file*, where *new* replaces *old*.
 
     Args:
-        says: What is wrong, in the words of the table.
-        trial: What has to catch it.
+        says: The fault, in the words of the table.
+        trial: The check that has to catch it.
 
     """
 
