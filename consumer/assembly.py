@@ -7,6 +7,7 @@ import random
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
@@ -21,15 +22,16 @@ from consumer.dispatch.worker import Worker
 from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
+from consumer.execution.parked import ParkedContext
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
-from consumer.maintenance.retention import Janitor, Purge
+from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.dedup import Dedup
-from consumer.storage.durations import Durations
+from consumer.storage.durations import DurationWriter
 from consumer.storage.leases import Leases
 from consumer.storage.parked import ParkedMessages
 from consumer.telemetry import Telemetry
@@ -113,13 +115,13 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         tasks = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
         telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
-            group.create_task(tasks.janitor.run(stop))
+            group.create_task(tasks.retention.run(stop))
             group.create_task(tasks.dead_letter_worker.run(stop))
             inspection = group.create_task(tasks.topology_monitor.run(stop))
             if tasks.parked_worker is not None:
                 group.create_task(tasks.parked_worker.run(stop))
             group.create_task(tasks.durations.run(stop))
-            await tasks.workers.run(stop)
+            await tasks.worker.run(stop)
             # It may wait for a broker that is silent, and there is nothing to protect any more.
             inspection.cancel()
         await tasks.durations.write()
@@ -129,12 +131,12 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
 class Tasks:
     """Everything that runs in the process of a consumer."""
 
-    workers: Worker
+    worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
     topology_monitor: TopologyMonitor
     parked_worker: ParkedWorker | None
-    janitor: Janitor
-    durations: Durations
+    retention: Retention
+    durations: DurationWriter
 
 
 def assemble(
@@ -149,7 +151,7 @@ def assemble(
     mine = queues(consumer, settings)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
-    durations = Durations(engine=engine, dedup=dedup)
+    units = UnitOfWorkFactory(engine)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     dead_letter_writer = DeadLetterWriter(consumer.name, mine.name, sessions, dedup)
     lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
@@ -163,18 +165,17 @@ def assemble(
         jitter=random.random,
     )
     executor = Executor(
-        units=UnitOfWorkFactory(engine),
+        units=units,
         sessions=sessions,
         dedup=dedup,
-        leased=Leased(sessions, Leases(consumer.name)),
+        leased=Leased(units, Leases(consumer.name)),
         lanes=lanes,
         policy=settings.retry_policy,
         retention=settings.retention,
-        durations=durations,
         telemetry=telemetry,
         jitter=random.random,
     )
-    workers = Worker(
+    worker = Worker(
         transport=broker(consumer, settings),
         queue=mine.name,
         delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
@@ -201,9 +202,12 @@ def assemble(
         database_retry=database_retry,
         telemetry=telemetry,
     )
-    janitor = Janitor(
-        purge=purge(consumer, settings, engine, older_than=settings.retention),
-        telemetry=telemetry,
+    kept = retention(
+        consumer,
+        settings,
+        engine,
+        older_than=settings.retention,
+        on_purged=telemetry.purged,
     )
     topology_monitor = TopologyMonitor(
         transport=broker(consumer, settings), queue=mine.work_queue(settings.dlx_exchange)
@@ -211,31 +215,40 @@ def assemble(
     parked_worker = None
     if lanes is not None:
         parked_worker = ParkedWorker(
-            handlers=consumer.handlers,
-            queue=mine.name,
-            executor=executor,
-            parked=lanes.parked,
-            dead_letter_writer=dead_letter_writer,
+            context=ParkedContext(
+                handlers=consumer.handlers,
+                queue=mine.name,
+                executor=executor,
+                parked=lanes.parked,
+                dead_letter_writer=dead_letter_writer,
+            ),
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
         )
-    return Tasks(workers, dead_letter_worker, topology_monitor, parked_worker, janitor, durations)
+    durations = DurationWriter(engine, consumer.name, executor.take_durations)
+    return Tasks(worker, dead_letter_worker, topology_monitor, parked_worker, kept, durations)
 
 
-def purge(
-    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine, *, older_than: timedelta
-) -> Purge:
+def retention(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    engine: AsyncEngine,
+    *,
+    older_than: timedelta,
+    **options: Any,
+) -> Retention:
     """
-    What forgets rows of *consumer* that are *older_than* this.
+    Purges rows of *consumer* that are *older_than* this.
 
     Raises ConfigurationError if that is below the horizon of its settings.
     """
     checks.check_kept("--older-than", older_than, consumer, settings)
-    return Purge(
+    return Retention(
         engine,
-        Dedup(consumer.name),
+        consumer.name,
         older_than=older_than,
         horizon=checks.horizon(consumer, settings),
+        **options,
     )
 
 

@@ -114,11 +114,11 @@ def purge(
         age = duration("--older-than", older_than) or settings.retention
         total = 0
         async with assembly.database(consumer, settings) as engine:
-            purged = assembly.purge(consumer, settings, engine, older_than=age)
+            kept = assembly.retention(consumer, settings, engine, older_than=age)
             await migrate.verify(engine)
             if age < settings.retention:
                 print(_BELOW_RETENTION, file=sys.stderr)  # noqa: T201
-            async for rows in purged.batches(stop):
+            async for rows in kept.batches(stop):
                 if total // _TOLD_EVERY < (total + rows) // _TOLD_EVERY:
                     console.print(f"{total + rows:,} rows forgotten so far")
                 total += rows

@@ -1,9 +1,10 @@
 """
-Doing what needs the database again and again while it is away, uncounted.
+Repeating work that needs the database while the database is unavailable, uncounted.
 
-A delivery is kept meanwhile: handing it back would use up the delivery limit of the queue, and
-dead-letter healthy messages. So would a broker that waits for its settlement too long; so after
-`LONGEST` the deliveries are given back once, and no more are taken until the database answers.
+A delivery is kept meanwhile: releasing it would use up the delivery limit of the queue, and the
+broker would dead-letter healthy messages. A broker that waits too long for a settlement would do
+the same; so after `LONGEST` the deliveries are released once, and the consumer takes no more until
+the database answers.
 """
 
 import asyncio
@@ -18,13 +19,17 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 
 LONGEST = timedelta(minutes=10)
-"""A third of what RabbitMQ waits for a settlement before it closes the channel."""
+"""A third of the time that RabbitMQ waits for a settlement before it closes the channel."""
 
 Result = TypeVar("Result")
 
 
 class DatabaseRetry:
-    """How long to wait between attempts to reach a server, and who is told."""
+    """
+    Repeats work with pauses that grow by *reconnect*, and reports the database meanwhile.
+
+    *jitter* is a number in [0, 1).
+    """
 
     def __init__(
         self,
@@ -46,26 +51,41 @@ class DatabaseRetry:
         *,
         longest: timedelta = LONGEST,
     ) -> Result | None:
-        """The result of *work*, or None if *stop* is set, or *longest* over, meanwhile."""
+        """The result of *work*, or None if *stop* is set or *longest* is over before."""
+        try:
+            result = await work()
+        except DatabaseUnavailable as error:
+            return await self.repeat(error, work, stop, longest=longest)
+        self._health.up("database")
+        return result
+
+    async def repeat(
+        self,
+        error: DatabaseUnavailable,
+        work: Callable[[], Awaitable[Result]],
+        stop: asyncio.Event,
+        *,
+        longest: timedelta = LONGEST,
+    ) -> Result | None:
+        """The same for *work* that has failed once, with *error*."""
         clock = asyncio.get_running_loop().time
-        began, failures = clock(), 0
+        began, failures = clock(), 1
         while True:
+            wait = self.pause_after(failures)
+            self._health.down("database")
+            self._telemetry.availability.down(error, pause=wait)
+            if stop.is_set() or clock() - began > longest.total_seconds():
+                return None
+            await pause(stop, wait)
             try:
                 result = await work()
-            except DatabaseUnavailable as error:
-                failures += 1
-                wait = self.wait(failures)
-                self._health.down("database")
-                self._telemetry.availability.down(error, pause=wait)
-                if stop.is_set() or clock() - began > longest.total_seconds():
-                    return None
-                await pause(stop, wait)
+            except DatabaseUnavailable as again:
+                error, failures = again, failures + 1
             else:
-                if failures:
-                    self._telemetry.availability.up()
+                self._telemetry.availability.up()
                 self._health.up("database")
                 return result
 
-    def wait(self, failures: int) -> timedelta:
-        """How long to wait after so many *failures* in a row."""
+    def pause_after(self, failures: int) -> timedelta:
+        """The pause after this number of *failures* in a row."""
         return self._reconnect.delay(failures, jitter=self._jitter()) or timedelta(0)

@@ -12,49 +12,20 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from outbox.wire import header_values
-from outbox.wire.codec import (
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import (
     ATTEMPT_HEADER,
     EXCHANGE_HEADER,
     NOT_BEFORE_HEADER,
     REPLAY_HEADER,
     REQUEUES_HEADER,
     ROUTING_KEY_HEADER,
-    WireMessage,
 )
 
 UNKNOWN_DEATH = "dead_lettered"
 
 _OF_BROKERS = ("x-death", "x-first-death", "x-last-death", "x-delivery")
 _DEATHS = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
-
-
-def attempt_of(message: WireMessage) -> int:
-    """How often *message* has failed before; 0 if its header is absent or nonsense."""
-    return header_values.attempt(message.headers.get(ATTEMPT_HEADER))
-
-
-def requeues_of(message: WireMessage) -> int:
-    """How often *message* was put back after the broker had given it up."""
-    return header_values.attempt(message.headers.get(REQUEUES_HEADER))
-
-
-def replay_of(message: WireMessage) -> UUID | None:
-    """The run that has replayed *message*; None if its header is absent or nonsense."""
-    try:
-        return UUID(header_values.text(message.headers.get(REPLAY_HEADER), ""))
-    except ValueError:
-        return None
-
-
-def not_before_of(message: WireMessage) -> datetime | None:
-    """When *message* may be handled at the earliest; None if its header is absent or nonsense."""
-    value = message.headers.get(NOT_BEFORE_HEADER)
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def retry_copy(
@@ -78,9 +49,9 @@ def retry_copy(
     return _copy(message, queue, without={NOT_BEFORE_HEADER}, added=added)
 
 
-def requeue_copy(message: WireMessage, *, queue: str) -> WireMessage:
-    """The copy that is put back into *queue*, once more."""
-    return _copy(message, queue, added={REQUEUES_HEADER: requeues_of(message) + 1})
+def requeue_copy(message: WireMessage, *, queue: str, requeues: int) -> WireMessage:
+    """The copy that is requeued into *queue*, for the time number *requeues*."""
+    return _copy(message, queue, added={REQUEUES_HEADER: requeues})
 
 
 def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:

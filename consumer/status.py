@@ -12,7 +12,7 @@ from consumer.assembly import broker, database, queues
 from consumer.consumer import Consumer
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
-from consumer.storage.dedup import Dedup, Statistics
+from consumer.storage.dedup_statistics import Statistics, oldest_row, statistics
 from consumer.storage.parked import ParkedMessages
 from outbox.database import migrate, privileges
 from outbox.dead_letters.source import reading
@@ -93,17 +93,16 @@ async def look(
 
     Raises DatabaseUnavailable and BrokerUnavailable.
     """
-    dedup = Dedup(name)
     async with reading(engine) as connection:
-        statistics = await dedup.statistics(connection)
-        oldest = await dedup.oldest(connection)
+        found = await statistics(connection, name)
+        oldest = await oldest_row(connection, name)
         reason_counts = await DeadLetters(name).reason_counts(connection)
         parked = Parked(*await ParkedMessages(name).waiting(connection))
     return Status(
         consumer=name,
-        processed=sum(statistics.by_status.values()),
-        by_status=statistics.by_status,
-        last_24_hours=_by_type(statistics),
+        processed=sum(found.by_status.values()),
+        by_status=found.by_status,
+        last_24_hours=_by_type(found),
         queues=[
             await _state(broker, queue)
             for queue in (queues.name, *queues.retry_queues.values(), queues.dead)

@@ -22,7 +22,7 @@ from consumer.dispatch.circuit_breaker import Breaker
 from consumer.dispatch.rate_limiter import RateLimiter
 from consumer.execution.work_unit import QueuedDelivery, WorkUnit
 from consumer.handler import Handler
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 LaneOf: TypeAlias = Callable[[Delivery], str | None]
 
@@ -79,7 +79,9 @@ class HandlerQueue:
             self._rate.taken(count, now)
         # Single messages are handled side by side, batches only once they are full.
         self._in_flight += self._size > 1
-        return WorkUnit(self.handler, [heappop(self.waiting) for _ in range(count)])
+        queued = [heappop(self.waiting) for _ in range(count)]
+        deliveries = [each.delivery for each in queued]
+        return WorkUnit(self.handler, queued, deliveries, has_breaker=self.breaker is not None)
 
     def ended(self, now: float, *, failed: bool | None) -> None:
         """A unit of this line is done with."""

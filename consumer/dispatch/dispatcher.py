@@ -23,7 +23,7 @@ from consumer.dispatch.settlement import Settlement
 from consumer.execution.executor import Executor
 from consumer.execution.work_unit import WorkUnit
 from consumer.verdict import Verdict, Wait, has_failed, is_failure
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, DatabaseUnavailable
 from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
 from outbox.transports.base import Subscription
@@ -146,10 +146,13 @@ class Dispatcher:
         """
         verdicts: list[Verdict] | None = None
         try:
+            verdicts = await self._executor.execute(unit)
+        except DatabaseUnavailable as error:
             execute = partial(self._executor.execute, unit)
-            verdicts = await self._database_retry.run(execute, self._ending)
+            verdicts = await self._database_retry.repeat(error, execute, self._ending)
         finally:
-            self._delivery_queue.ended(unit, self._now(), failed=has_failed(verdicts or []))
+            failed = has_failed(verdicts or []) if unit.has_breaker else None
+            self._delivery_queue.ended(unit, self._now(), failed=failed)
         if verdicts is None or not self._delivery_queue.is_breaker_open(unit.handler):
             return verdicts
         return [Wait(timedelta(0)) if is_failure(verdict) else verdict for verdict in verdicts]
@@ -163,11 +166,11 @@ class Dispatcher:
             return
         if not self._widened and any(wait is not None for wait in waits):
             await self._raise_prefetch()
-        for waiting, wait in zip(unit.waiting, waits, strict=True):
+        for queued, wait in zip(unit.queued, waits, strict=True):
             if wait is None:
-                self._delivery_queue.settled(waiting)
+                self._delivery_queue.settled(queued)
             else:
-                self._delivery_queue.put_back(waiting, self._now() + wait.total_seconds())
+                self._delivery_queue.put_back(queued, self._now() + wait.total_seconds())
 
     async def _refresh(self) -> None:
         while not self._ending.is_set():

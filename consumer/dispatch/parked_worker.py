@@ -1,74 +1,36 @@
 """
-Attempting the messages of an ordered consumer that wait in the database, lane by lane.
+The loop of an ordered consumer over its parked messages, lane by lane.
 
-    BEGIN
-    the first row of a lane that is due, locked: nobody else attempts this lane
-    SAVEPOINT             record that it is done, handler(message, session)
-    remove the row, or, if the handler failed, roll back to the savepoint and postpone the row,
-    or give its message up
-    COMMIT                once the row is removed, the next one of the lane is due
+Each turn is a transaction of `consumer.execution.parked`.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from datetime import timedelta
 
 from consumer.database_retry import DatabaseRetry
-from consumer.execution.decode import Attempt
-from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
-from consumer.execution.transaction import (
-    call,
-    may_pass,
-    raise_if_unavailable,
-    raise_unless_failure,
-)
-from consumer.execution.unit_of_work import UnitOfWork
-from consumer.handler import Handler
-from consumer.republish import retry_copy
-from consumer.storage.dead_letters import DeadLetterWriter
-from consumer.storage.parked import Parked as ParkedMessage
-from consumer.storage.parked import ParkedMessages
-from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
-from outbox.database.errors import driver_errors_translated
-from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
+from consumer.execution.executor import TRIALS
+from consumer.execution.parked import ParkedContext, ParkedSteps
+from consumer.execution.transaction import transact
+from consumer.storage.parked import ParkedMessage
+from consumer.verdict import Verdict
+from outbox.database.errors import raise_translated
+from outbox.errors import SessionLost
 from outbox.runtime.service import pause
-from outbox.transports.base import Delivery
-from outbox.wire.codec import WireMessage
 
-LOOK_EVERY = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedResult:
-    """What an attempt has come to; *handler* worked for *durations* if it has succeeded."""
-
-    verdict: Verdict
-    handler: Handler | None = None
-    durations: Mapping[str, timedelta] = field(default_factory=dict)
+POLL_EVERY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedWorker:
     """
-    Attends to what is in *parked*.
+    Attempts parked messages when they are due.
 
-    Args:
-        queue: Where its messages came from.
-        lanes_at_once: How many lanes are attempted side by side.
-
+    *lanes_at_once* is the number of lanes that are attempted side by side.
     """
 
-    handlers: Mapping[str, Handler]
-    queue: str
-    executor: Executor
-    parked: ParkedMessages
-    dead_letter_writer: DeadLetterWriter
+    context: ParkedContext
     lanes_at_once: int
     database_retry: DatabaseRetry
     _losses: Counter[int] = field(default_factory=Counter, init=False)
@@ -77,180 +39,58 @@ class ParkedWorker:
         """Work until *stop* is set; attempts in flight are finished first."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.lanes_at_once):
-                group.create_task(self._attend(stop))
+                group.create_task(self._poll(stop))
 
-    async def _attend(self, stop: asyncio.Event) -> None:
+    async def _poll(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             found = await self.database_retry.run(self.attempt_next, stop, longest=timedelta.max)
             if not found:
-                await pause(stop, LOOK_EVERY)
+                await pause(stop, POLL_EVERY)
 
     async def attempt_next(self) -> bool:
         """
-        Attempt the first message of a lane that is due.
+        Attempt the first message of a lane that is due; False if there is none.
 
-        Returns False if there is none.
         Raises DatabaseUnavailable.
         """
-        head: ParkedMessage | None = None
-        made: ParkedResult | None = None
+        steps = ParkedSteps(self.context)
+        outcome: Verdict | BaseException | None
         try:
-            with driver_errors_translated():
-                async with self.executor.units.begin() as work:
-                    heads = await self.parked.next_due(work.session, limit=1)
-                    if not heads:
-                        return False
-                    head = heads[0]
-                    with session_loss_raised(work):
-                        made = await self._make(work, head)
-                        settled = await self._commit(work, head, made)
+            outcome = await transact(self.context.executor.units, steps)
         except SessionLost as lost:
-            if head is None or not self._lost_too_often(head):
+            if steps.message is None or not self._is_lost_too_often(steps.message):
                 raise
-            settled = lost
-        if isinstance(settled, BaseException):
-            if made is None or made.handler is not None:
-                made = self._failed(head, settled)
-            settled = await self._settle_anew(head, made)
-        self._losses.pop(head.id, None)
-        if settled is not None:
-            self.executor.telemetry.settled([(head.message.type, settled)])
+            outcome = lost
+        if steps.message is None:
+            return False
+        if isinstance(outcome, BaseException):
+            steps = steps.after(outcome)
+            outcome = await self._settle(steps)
+        self._settled(steps, outcome)
         return True
 
-    async def _settle_anew(self, head: ParkedMessage, made: ParkedResult) -> Verdict | None:
+    async def _settle(self, steps: ParkedSteps) -> Verdict | None:
+        outcome = await transact(self.context.executor.units, steps)
+        if isinstance(outcome, BaseException):
+            raise_translated(outcome)
+        return outcome
+
+    def _settled(self, steps: ParkedSteps, verdict: Verdict | None) -> None:
+        message, attempted = steps.message, steps.attempted
+        if message is None:
+            return
+        self._losses.pop(message.id, None)
+        if verdict is None:
+            return
+        if attempted is not None and attempted.handler is not None:
+            self.context.executor.record_success(attempted.handler, attempted.durations)
+        self.context.executor.telemetry.settled([(message.message.type, verdict)])
+
+    def _is_lost_too_often(self, message: ParkedMessage) -> bool:
         """
-        What becomes of *head* after an attempt whose transaction was lost.
+        Whether so many sessions were lost with *message* that its handler counts as the cause.
 
-        The handler ended it, or left to the commit what failed there. The lock of the lane is gone
-        with it, so another process may be faster now.
+        A single session may also end because the database is unavailable, or ended it.
         """
-        with driver_errors_translated():
-            async with self.executor.units.begin() as work:
-                settled = await self._commit(work, head, made)
-                if isinstance(settled, BaseException):
-                    raise settled
-        return settled
-
-    def _lost_too_often(self, head: ParkedMessage) -> bool:
-        """
-        Whether *head* was lost with the database's session too often to be nobody's failure.
-
-        The database may be away, or have ended the session; or the handler ends each session.
-        """
-        self._losses[head.id] += 1
-        return self._losses[head.id] >= TRIALS
-
-    async def _make(self, work: UnitOfWork, head: ParkedMessage) -> ParkedResult:
-        """Attempt *head* in a savepoint of *work*, so that the lane stays locked if it fails."""
-        handler = self.handlers.get(head.message.type or "")
-        # Its age was looked at when it came.
-        delivery = Delivery(self._as_delivered(head), 0, redelivered=True)
-        decoded = self.executor.decode(delivery, handler, datetime.now(UTC), BEFORE_ALL)
-        if not isinstance(decoded, Attempt):
-            return ParkedResult(decoded)
-        if handler is None:
-            raise AssertionError("without a handler there is no attempt")
-        trial = 1
-        while True:
-            made = await self._try(work, decoded, handler)
-            if isinstance(made, ParkedResult):
-                return made
-            if may_pass(made):
-                await self.executor.pause_after(trial)
-            if trial == TRIALS or not may_pass(made) or not work.is_open:
-                return self._failed(head, made)
-            trial += 1
-
-    async def _try(
-        self, work: UnitOfWork, attempt: Attempt, handler: Handler
-    ) -> ParkedResult | BaseException:
-        """What *attempt* has come to, or the error of the handler's for which it was undone."""
-        savepoint = await work.savepoint()
-        entries = {attempt.key: (attempt.envelope, attempt.number)}
-        if not await work.record_completed(self.executor.dedup, entries):
-            await savepoint.commit()
-            return ParkedResult(DUPLICATE)
-        try:
-            durations = await call(handler, [attempt], work.session)
-            if not work.is_open:
-                raise TransactionEndedByHandler  # noqa: TRY301
-            await savepoint.commit()
-        except BaseException as error:  # noqa: BLE001 - the user's code
-            raise_unless_failure(error)
-            raise_if_lost(work)
-            if work.is_open:
-                await savepoint.rollback()
-            return error
-        return ParkedResult(DONE, handler, durations)
-
-    async def _commit(
-        self, work: UnitOfWork, head: ParkedMessage, made: ParkedResult
-    ) -> Verdict | BaseException | None:
-        """
-        Settle *head* and commit.
-
-        Returns what became of it, None if another process was faster, or the error for which
-        nothing of this was done, if that may be the handler's.
-        Raises DatabaseUnavailable.
-        """
-        if not work.is_open:
-            return TransactionEndedByHandler()
-        try:
-            settled = await self._settle(work.session, head, made.verdict)
-            if settled is None:
-                return None
-            await work.commit()
-        except BaseException as error:  # noqa: BLE001 - what the handler has left to the commit
-            raise_unless_failure(error)
-            raise_if_lost(work)
-            raise_if_unavailable(error)
-            return error
-        if made.handler is not None:
-            self.executor.record_success(made.handler, made.durations)
-        return settled
-
-    async def _settle(
-        self, session: AsyncSession, head: ParkedMessage, verdict: Verdict
-    ) -> Verdict | None:
-        """What becomes of *head* with the transaction; None if another process was faster."""
-        parked = self.parked
-        match verdict:
-            case TryAgain(attempt=attempts, delay=delay):
-                kept = await parked.postpone(session, head, attempts=attempts, wait=delay)
-                return verdict if kept else None
-            case Wait(delay=delay):
-                kept = await parked.postpone(session, head, attempts=head.attempts, wait=delay)
-                return verdict if kept else None
-        # The lane first, then the record, as an attempt locks them.
-        if not await parked.remove(session, head):
-            return None
-        if not isinstance(verdict, GiveUp):
-            return verdict
-        message = self._as_delivered(head)
-        written = await self.dead_letter_writer.write_in(
-            session, message, reason=verdict.code, attempts=verdict.attempt
-        )
-        return verdict if written else DUPLICATE
-
-    def _failed(self, head: ParkedMessage, error: BaseException) -> ParkedResult:
-        handler = self.handlers.get(head.message.type or "")
-        return ParkedResult(self.executor.after_failure(handler, head.attempts + 1, error))
-
-    def _as_delivered(self, head: ParkedMessage) -> WireMessage:
-        return retry_copy(head.message, queue=self.queue, attempt=head.attempts)
-
-
-@contextmanager
-def session_loss_raised(work: UnitOfWork) -> Iterator[None]:
-    """Raise SessionLost for what is raised once the database has ended the session of *work*."""
-    try:
-        yield
-    except (DBAPIError, DatabaseUnavailable):
-        raise_if_lost(work)
-        raise
-
-
-def raise_if_lost(work: UnitOfWork) -> None:
-    """Raise SessionLost if the database has ended the session of *work*, and its lock."""
-    if work.is_lost:
-        raise SessionLost("the session was ended") from None
+        self._losses[message.id] += 1
+        return self._losses[message.id] >= TRIALS

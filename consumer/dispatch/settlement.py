@@ -29,7 +29,8 @@ from consumer.verdict import (
     level_for,
 )
 from outbox.runtime.service import pause
-from outbox.transports.base import Delivery, Outcome, Subscription
+from outbox.transports.base import Outcome, Subscription
+from outbox.transports.delivery import Delivery
 
 
 class Settlement:
@@ -112,7 +113,7 @@ class Settlement:
             case GiveUp():
                 return await self._give_up(delivery, verdict, stop)
             case TryAgain() if self._lanes is not None and (lane := self._lanes.lane_of(delivery)):
-                park = partial(self._lanes.park, delivery.message, lane, verdict)
+                park = partial(self._lanes.park, delivery, lane, verdict)
                 return await self._database_retry.run(park, stop)
             case TryAgain():
                 return await self._retry(subscription, delivery, verdict, stop)
@@ -161,4 +162,4 @@ class Settlement:
             if stop.is_set():
                 return None
             failures += 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))

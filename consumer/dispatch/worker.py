@@ -83,7 +83,7 @@ class Worker:
             if stop.is_set():
                 return
             failures += 1
-            wait = self._database_retry.wait(failures)
+            wait = self._database_retry.pause_after(failures)
             self._health.down("broker")
             self._telemetry.availability.down(error, pause=wait)
             await pause(stop, wait)

@@ -1,18 +1,21 @@
 """
-From a delivery to what a handler is called with, or to why it is not: pure.
+From a delivery to the attempt that its handler is called for, or to the reason not to call: pure.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from consumer import republish
+from pydantic import BaseModel, ValidationError
+
 from consumer.handler import Handler
-from consumer.message import Message, open_message
+from consumer.message import Message
 from consumer.outcomes import LONGEST_WAIT
 from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, GiveUp, TryAgain, Verdict, Wait
-from outbox.errors import UnreadableMessage
-from outbox.transports.base import Delivery
+from outbox.errors import InvalidEvent, UnreadableMessage
+from outbox.payload import JSON_CONTENT_TYPE
+from outbox.transports.delivery import Delivery
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
 
@@ -32,7 +35,7 @@ class Attempt:
 
     @property
     def key(self) -> str:
-        """What it is deduplicated by."""
+        """The idempotency key by which it is deduplicated."""
         return self.envelope.idempotency_key
 
 
@@ -40,11 +43,11 @@ def decode_delivery(
     delivery: Delivery, handler: Handler | None, *, now: datetime, oldest: datetime
 ) -> Attempt | Verdict:
     """
-    What *handler* is to be called with, or what becomes of *delivery* without it.
+    The attempt that *handler* is to be called for, or a verdict on *delivery* without a call.
 
-    A message that was recorded before *oldest* may have been handled and forgotten.
+    A message that was recorded before *oldest* may have been completed and purged.
     """
-    number = republish.attempt_of(delivery.message) + 1
+    number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
         return early
     try:
@@ -57,20 +60,43 @@ def decode_delivery(
 
 
 def is_too_old(decoded: Attempt | Verdict) -> bool:
-    """Whether age is the only reason why the message is given up."""
+    """Whether age is the only reason to dead-letter the message."""
     return isinstance(decoded, GiveUp) and decoded.code == TOO_OLD
+
+
+def read_message(
+    envelope: Envelope, model: type[BaseModel] | None, *, attempt: int, redelivered: bool
+) -> Message[Any]:
+    """
+    The message in *envelope*, its body read as *model*, or as JSON if that is None.
+
+    Raises UnreadableMessage with the code `malformed` or `schema_unsupported`; its detail names
+    fields and never their values.
+    """
+    return Message(
+        id=envelope.id,
+        type=envelope.type,
+        payload=_payload(envelope, model),
+        idempotency_key=envelope.idempotency_key,
+        routing_key=envelope.routing_key,
+        occurred_at=envelope.occurred_at,
+        correlation_id=envelope.correlation_id,
+        headers=envelope.headers,
+        attempt=attempt,
+        redelivered=redelivered,
+    )
 
 
 def _read(
     delivery: Delivery, handler: Handler | None, number: int, *, oldest: datetime
 ) -> Attempt:
-    """Raises UnreadableMessage with the reason code for which it is to be given up."""
+    """Raises UnreadableMessage with the reason code for which it is dead-lettered."""
     if delivery.decode_error is not None:
         raise UnreadableMessage(delivery.decode_error)
-    envelope = codec.from_wire(delivery.message)
+    envelope = codec.from_wire(delivery.message, delivery.headers)
     if handler is None:
         raise UnreadableMessage(NO_HANDLER)
-    message = open_message(
+    message = read_message(
         envelope, handler.model, attempt=number, redelivered=delivery.redelivered
     )
     if envelope.recorded_at is not None and envelope.recorded_at < oldest:
@@ -79,12 +105,53 @@ def _read(
 
 
 def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
-    """For a copy whose time has not come, although no retry queue keeps it any longer."""
-    not_before = republish.not_before_of(delivery.message)
+    """For a copy that came before its time, because no retry queue waits longer."""
+    not_before = delivery.headers.not_before
     if not_before is None or not now < not_before <= now + LONGEST_WAIT:
-        # Nobody of ours asks for more: somebody else has written it.
+        # No consumer asks for a longer wait: another program has written the header.
         return None
     left = not_before - now
     if left < _HELD_FOR:
         return Wait(left)
-    return TryAgain(republish.attempt_of(delivery.message), left, failed=False)
+    return TryAgain(delivery.headers.failed_attempts, left, failed=False)
+
+
+def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
+    is_json = envelope.content_type.partition(";")[0] == JSON_CONTENT_TYPE
+    if not is_json and model is None:
+        return envelope.body
+    if not is_json:
+        raise UnreadableMessage("malformed", "content_type")
+    value = _json(envelope.body)
+    if model is None:
+        return value
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = {".".join(map(str, part["loc"])) for part in error.errors(include_input=False)}
+        raise UnreadableMessage("schema_unsupported", ", ".join(sorted(fields))) from None
+    except InvalidEvent as error:
+        raise UnreadableMessage("schema_unsupported", error.field) from None
+    except Exception as error:  # noqa: BLE001
+        # The user's validator may raise anything, and its text may quote the body.
+        raise UnreadableMessage("schema_unsupported", type(error).__name__) from None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        # UnicodeDecodeError and JSONDecodeError are ValueErrors, and both hold the body.
+        raise UnreadableMessage("malformed", "body") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without repeated keys, which two programs may read in two ways."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("duplicate key")
+    return result
+
+
+def _refuse_constant(_constant: str) -> Any:
+    raise ValueError("NaN and infinity are not JSON")

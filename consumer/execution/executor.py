@@ -1,29 +1,36 @@
 """
-Attempts at deliveries: what each handler is called with, and what becomes of the messages.
+Attempts at deliveries: decode them, call their handlers, and decide what becomes of the messages.
 
-Nothing is settled here. A verdict says what is to be done, and `consumer.dispatch.settlement`
-does it.
+The executor settles no delivery. Its verdicts say what is to be done, and
+`consumer.dispatch.settlement` does it.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import republish, verdict
+from consumer import verdict
 from consumer.execution.decode import Attempt, decode_delivery, is_too_old
 from consumer.execution.leased import Leased, lost
 from consumer.execution.ordering import Lanes
-from consumer.execution.transaction import Committed, is_cancelled_from_outside, may_pass, transact
+from consumer.execution.transaction import (
+    Committed,
+    HandlerSteps,
+    is_cancelled_from_outside,
+    may_pass,
+    transact,
+)
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
-from consumer.storage.durations import Durations
+from consumer.storage.durations import SAMPLE
 from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
 from consumer.verdict import Verdict
@@ -32,12 +39,12 @@ from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
-"""How often a transaction is made that others have held up, before it counts as failed."""
+"""How often a transaction that others delay is tried before it counts as a failed attempt."""
 
 _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
 
@@ -45,13 +52,13 @@ _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(millis
 @dataclass(frozen=True, slots=True)
 class Executor:
     """
-    What attempts of a consumer need.
+    Executes attempts of one consumer.
 
     Args:
         lanes: Those of an ordered consumer.
-        policy: For handlers without one of their own.
-        retention: How long the dedup store remembers.
-        chance: A number in [0, 1), for jitter.
+        policy: The retry policy of handlers without one of their own.
+        retention: How long the dedup store keeps completed messages.
+        jitter: A number in [0, 1).
 
     """
 
@@ -62,9 +69,9 @@ class Executor:
     lanes: Lanes | None
     policy: RetryPolicy
     retention: timedelta
-    durations: Durations
     telemetry: Telemetry
     jitter: Callable[[], float]
+    _durations: dict[str, timedelta] = field(default_factory=dict, init=False)
 
     async def ready(self) -> bool:
         """
@@ -81,7 +88,7 @@ class Executor:
         """
         Handle the deliveries of *unit*; a verdict on each.
 
-        Raises DatabaseUnavailable if the attempt should be made again, uncounted.
+        Raises DatabaseUnavailable if the unit should be executed again, uncounted.
         """
         handler, now = unit.handler, datetime.now(UTC)
         oldest = now - self.retention
@@ -93,29 +100,30 @@ class Executor:
         if handler is None or not attempts:
             return [each for each in decoded if not isinstance(each, Attempt)]
         if handler.lease is not None:
-            made = iter([await self._make_leased(handler, each, unit.owner) for each in attempts])
+            made = iter([await self._lease(handler, each, unit.owner) for each in attempts])
         else:
-            made = iter(await self._carry_out(handler, attempts))
+            made = iter(await self._handle(handler, attempts))
         return [next(made) if isinstance(each, Attempt) else each for each in decoded]
 
     def decode(
         self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
     ) -> Attempt | Verdict:
-        """`decode_delivery`; a filter that fails is a failure of the message."""
+        """`decode_delivery`; a filter that raises is a failure of the message."""
         try:
             return decode_delivery(delivery, handler, now=now, oldest=oldest)
         except BaseException as error:  # noqa: BLE001 - the user's filter
-            return self.after_failure(handler, republish.attempt_of(delivery.message) + 1, error)
+            return self.after_failure(handler, delivery.headers.failed_attempts + 1, error)
 
     async def _was_replayed(self, delivery: Delivery) -> bool:
-        run = republish.replay_of(delivery.message)
+        run = delivery.headers.replay
         if run is None:
             return False
         with driver_errors_translated():
             async with self.sessions() as session:
                 return await audit.is_known(session, run)
 
-    async def _carry_out(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
+    async def _handle(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
+        """Verdicts on *attempts*; if their common transaction fails, each is tried alone."""
         made = await self._transact(handler, attempts)
         if isinstance(made, Committed):
             self.record_success(handler, made.durations)
@@ -124,27 +132,20 @@ class Executor:
             return [self.after_failure(handler, attempts[0].number, made)]
         self.telemetry.batch_failed(handler.event_type, made, size=len(attempts))
         return [
-            verdict
-            for attempt in attempts
-            for verdict in await self._carry_out(handler, [attempt])
+            verdict for attempt in attempts for verdict in await self._handle(handler, [attempt])
         ]
 
     async def _transact(
         self, handler: Handler, attempts: Sequence[Attempt]
     ) -> Committed | BaseException:
-        """What was kept, or the error of the handler's for which nothing was."""
+        """The commit, or the handler's error for which nothing was committed."""
         trial = 1
         while True:
-            made = await transact(
-                handler,
-                attempts,
-                units=self.units,
-                dedup=self.dedup,
-                lanes=self.lanes,
-            )
+            steps = HandlerSteps(handler, attempts, dedup=self.dedup, lanes=self.lanes)
+            made = await transact(self.units, steps)
             if isinstance(made, Committed) or not may_pass(made):
                 return made
-            # Before it counts: a database of ours that is away is nobody's failure.
+            # Before the trial counts: an unavailable database is not the handler's failure.
             await self.pause_after(trial)
             if trial == TRIALS:
                 return made
@@ -152,15 +153,15 @@ class Executor:
 
     async def pause_after(self, trial: int) -> None:
         """
-        Wait before a transaction is begun anew.
+        Pause before a transaction is tried again.
 
-        Raises DatabaseUnavailable if it is our database that is away.
+        Raises DatabaseUnavailable if the consumer's own database does not answer.
         """
         await self.ready()
         pause = _CONTENTION.delay(trial, jitter=self.jitter()) or timedelta(0)
         await asyncio.sleep(pause.total_seconds())
 
-    async def _make_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
+    async def _lease(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
         claim = await self.leased.claim(handler, attempt, owner=owner)
         if not isinstance(claim, Held):
             return claim
@@ -171,7 +172,7 @@ class Executor:
             return lost(handler, attempt)
         except BaseException as error:
             if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
-                # Nobody knows what it has done: the lease stays, and then the policy decides.
+                # Its effects are unknown: the lease stays, and `on_expired` decides.
                 raise
             await self.leased.release(attempt, claim)
             return self.after_failure(handler, attempt.number, error)
@@ -180,14 +181,20 @@ class Executor:
         return verdict
 
     def record_success(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
-        """*handler* has worked so long, by idempotency key, and its effects are committed."""
+        """*handler* has worked for *durations*, by idempotency key; its effects are committed."""
         self.telemetry.handled(handler.event_type, durations.values())
         if handler.batch_size == 1:
-            # Of a batch it would be the batch's, and the store would write each row twice for it.
-            self.durations.note(durations)
+            # A batch has one duration for all, and the store would write each row twice for it.
+            self._durations.update(islice(durations.items(), SAMPLE - len(self._durations)))
+
+    def take_durations(self) -> dict[str, timedelta]:
+        """The durations since the last call, at most `SAMPLE`, by idempotency key."""
+        durations = dict(self._durations)
+        self._durations.clear()
+        return durations
 
     def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
-        """What becomes of a message whose attempt of this *number* has failed with *error*."""
+        """The verdict on a message whose attempt of this *number* has failed with *error*."""
         event_type = handler.event_type if handler else None
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy

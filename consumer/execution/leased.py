@@ -1,12 +1,12 @@
 """
-An attempt whose effects are outside of the database, so that nobody else makes it meanwhile.
+An attempt whose effects are outside the database; a lease keeps other processes from it.
 
-    claim      lease and owner, committed before anything happens
-    handler(message)             the lease is extended while it works
-    complete   only if the lease is still ours
+    claim      lease and owner, committed before the call
+    call       handler(message), while the lease is extended
+    complete   only if the lease still belongs to this attempt
 
-A process that dies in between leaves a message of which nobody knows whether its effects
-happened. What becomes of it once its lease is over was said when the handler was registered.
+If the process dies in between, no record says whether the effects happened. Once the lease has
+expired, the handler's `on_expired` decides about the message.
 """
 
 import asyncio
@@ -14,42 +14,71 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, assert_never
+from typing import Generic, TypeVar, assert_never, cast
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.execution.decode import Attempt
-from consumer.execution.transaction import is_cancelled_from_outside, within
+from consumer.execution.transaction import is_cancelled_from_outside, transact, within
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, GiveUp, Verdict, Wait
-from outbox.database.errors import driver_errors_translated
+from outbox.database.errors import raise_translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
-from outbox.runtime.shield import shielded
 
 Result = TypeVar("Result")
 
 _SHORTEST_WAIT = timedelta(milliseconds=50)
 _LONGEST_WAIT = timedelta(seconds=5)
-"""How often a second delivery looks whether the first is done, which may be before its lease."""
+"""A second delivery polls at least this often: the first may end before its lease does."""
 
 _AGAIN = timedelta(seconds=1)
 
 
+class LeaseSteps(Generic[Result]):
+    """A transaction that claims, extends or ends a lease by *write*."""
+
+    def __init__(self, write: Callable[[AsyncSession], Awaitable[Result]]) -> None:
+        self._write = write
+        self._result: Result | None = None
+
+    async def guard(self, work: UnitOfWork) -> bool:
+        self._result = await self._write(work.session)
+        return True
+
+    async def record(self, work: UnitOfWork) -> None:
+        """The lease is in the dedup row."""
+
+    async def call(self, work: UnitOfWork) -> None:
+        """The handler is called outside."""
+
+    async def settle(self, work: UnitOfWork) -> bool:
+        del work
+        return True
+
+    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+        del work
+        raise error
+
+    def result(self) -> Result | None:
+        return self._result
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What leased attempts need."""
+    """Attempts under the *leases* of a consumer."""
 
-    sessions: async_sessionmaker[AsyncSession]
+    units: UnitOfWorkFactory
     leases: Leases
 
     async def claim(self, handler: Handler, attempt: Attempt, *, owner: UUID) -> Held | Verdict:
         """
-        The right to make *attempt*, or what becomes of the message without it.
+        The lease for *attempt*, or a verdict on the message if there is none.
 
-        Raises DatabaseUnavailable; who claims again after that has to be the same *owner*, which
-        may have it.
+        Raises DatabaseUnavailable. Then the claim may have been committed, so the next claim has
+        to name the same *owner*.
         """
         lease = lease_of(handler)
         found: Claim = await self._commit(
@@ -71,9 +100,9 @@ class Leased:
 
     async def call(self, handler: Handler, attempt: Attempt, held: Held) -> timedelta:
         """
-        Call *handler* and extend the lease while it works; returns how long that was.
+        Call *handler* and extend the lease while it works; returns how long the call took.
 
-        Raises what it raises, and LeaseLost, when it was cancelled.
+        Raises the handler's error, and LeaseLost after cancelling a handler whose lease is lost.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -96,9 +125,9 @@ class Leased:
         self, handler: Handler, attempt: Attempt, held: Held, *, took: timedelta
     ) -> Verdict:
         """
-        Record that *attempt* was made, however long the database is away.
+        Record that *attempt* is completed, however long the database is unavailable.
 
-        Calling the handler again would be worse than to wait.
+        To wait is better than to call the handler again.
         """
         while True:
             try:
@@ -113,14 +142,14 @@ class Leased:
                 return DONE if completed else lost(handler, attempt)
 
     async def release(self, attempt: Attempt, held: Held) -> None:
-        """The attempt has failed: the next need not wait until the lease is over."""
+        """End the lease after a failed attempt, so that the next one need not wait for its end."""
         with suppress(DatabaseUnavailable):
             await self._commit(
                 lambda session: self.leases.release(session, attempt.envelope, owner=held.owner)
             )
 
     async def _function(self, handler: Handler, attempt: Attempt) -> BaseException | None:
-        """What the handler raises. Raised in this task, a SystemExit would end the process."""
+        """The handler's error. Raised in this task, a SystemExit would end the process."""
         try:
             async with within(handler.timeout):
                 await handler.function(attempt.message)
@@ -138,7 +167,7 @@ class Leased:
         kept = True
         while kept:
             await asyncio.sleep(lease.duration.total_seconds() / 3)
-            # A database that is away for so long that the lease ends shows when it is back.
+            # If the database stays unavailable until the lease is over, the next extension fails.
             with suppress(DatabaseUnavailable):
                 kept = await self._commit(
                     lambda session: self.leases.extend(
@@ -146,12 +175,11 @@ class Leased:
                     )
                 )
 
-    async def _commit(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        with driver_errors_translated():
-            async with self.sessions() as session:
-                result = await work(session)
-                await shielded(session.commit())
-                return result
+    async def _commit(self, write: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        outcome = await transact(self.units, LeaseSteps(write))
+        if isinstance(outcome, BaseException):
+            raise_translated(outcome)
+        return cast("Result", outcome)
 
 
 def lease_of(handler: Handler) -> Lease:
@@ -162,7 +190,7 @@ def lease_of(handler: Handler) -> Lease:
 
 
 def lost(handler: Handler, attempt: Attempt) -> Verdict:
-    """What becomes of a message that was taken over while its handler worked."""
+    """The verdict on a message whose lease was lost while its handler worked."""
     if lease_of(handler).on_expired is OnLeaseExpired.DEAD_LETTER:
         return GiveUp(attempt.number, LEASE_EXPIRED)
     return Wait(_SHORTEST_WAIT)

@@ -8,15 +8,12 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer import republish
 from consumer.execution.decode import Attempt
 from consumer.storage.parked import ParkedMessages
 from consumer.verdict import PARKED, Parked, TryAgain
 from outbox.database.errors import driver_errors_translated
 from outbox.runtime.shield import shielded
-from outbox.transports.base import Delivery
-from outbox.wire import codec
-from outbox.wire.codec import WireMessage
+from outbox.transports.delivery import Delivery
 
 AT_ONCE = timedelta(0)
 
@@ -31,7 +28,7 @@ class Lanes:
     @staticmethod
     def lane_of(delivery: Delivery) -> str | None:
         """The lane of *delivery*; None if it has no ordering key."""
-        return codec.lane_of(delivery.message)
+        return delivery.headers.lane
 
     async def hold_back(self, session: AsyncSession, attempts: Sequence[Attempt]) -> list[Attempt]:
         """
@@ -49,17 +46,17 @@ class Lanes:
                 await self.parked.park(session, message, lane=lane, attempts=failed, wait=AT_ONCE)
         return free
 
-    async def park(self, message: WireMessage, lane: str, verdict: TryAgain) -> Parked:
+    async def park(self, delivery: Delivery, lane: str, verdict: TryAgain) -> Parked:
         """
-        Have *message* wait for its next attempt, at the head of its lane.
+        Park the message of *delivery* until its next attempt, at the head of its lane.
 
         Raises DatabaseUnavailable.
         """
-        attempts = max(verdict.attempt, republish.attempt_of(message))
+        attempts = max(verdict.attempt, delivery.headers.failed_attempts)
         with driver_errors_translated():
             async with self.sessions() as session:
                 await self.parked.park(
-                    session, message, lane=lane, attempts=attempts, wait=verdict.delay
+                    session, delivery.message, lane=lane, attempts=attempts, wait=verdict.delay
                 )
                 await shielded(session.commit())
         return PARKED

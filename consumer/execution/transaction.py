@@ -1,14 +1,22 @@
 """
-The transaction of an attempt, so that its effects happen once.
+The skeleton of every transaction of a consumer, and the transaction of a handler.
 
     BEGIN
-    record that the messages are done    those that were done before drop out
-    handler(message, session)            effects and outgoing events on the same session
-    COMMIT                               never interrupted, never timed out
-    then, and only then, the broker is told
+    guard     choose or lock the messages that may be handled now
+    record    insert their dedup rows; completed messages drop out
+    call      the handler: its effects and outgoing events are on the same session
+    settle    write what became of the messages
+    COMMIT    never interrupted, never timed out
+    then, and only then, the broker gets the ack
 
-If the outcome of the COMMIT is not known, the attempt is made again: it finds the record or not.
-One attempt, or several that share the transaction: either all of them are kept, or none.
+| transaction            | guard                     | record | call    | settle                  |
+|------------------------|---------------------------|--------|---------|-------------------------|
+| of a handler           | park those behind others  | insert | handler | –                       |
+| of a parked message    | lock the head of its lane | insert | handler | remove, postpone, or    |
+|                        |                           |        |         | write a dead letter     |
+| of a leased message    | claim, extend or end its lease, with the handler called outside    |
+
+If the outcome of the COMMIT is unknown, the attempt is repeated: it finds the dedup row or not.
 """
 
 import asyncio
@@ -16,19 +24,79 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
-from consumer.execution.unit_of_work import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
-from outbox.database.errors import driver_errors_translated, is_contention, is_unavailable
+from outbox.database.errors import (
+    TRANSLATED,
+    is_contention,
+    is_unavailable,
+    raise_translated,
+)
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
+
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Steps(Protocol[Result_co]):
+    """What one kind of transaction does between BEGIN and COMMIT."""
+
+    async def guard(self, work: UnitOfWork) -> bool:
+        """Choose or lock the messages; False ends the transaction, with no step after it."""
+
+    async def record(self, work: UnitOfWork) -> None:
+        """Insert the dedup rows."""
+
+    async def call(self, work: UnitOfWork) -> None:
+        """Call the handler."""
+
+    async def settle(self, work: UnitOfWork) -> bool:
+        """Write what became of the messages. Returns whether to commit."""
+
+    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+        """Raise *error*, or another, unless it may be the handler's failure."""
+
+    def result(self) -> Result_co:
+        """What the transaction came to; asked after its end."""
+
+
+async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_co | BaseException:
+    """
+    Run *steps* in one transaction.
+
+    Returns the error for which nothing was committed, if it may be the handler's, or if other
+    transactions delayed this one (see `may_pass`). Raises DatabaseUnavailable.
+    """
+    try:
+        async with units.begin() as work:
+            try:
+                if not await steps.guard(work):
+                    return steps.result()
+                await steps.record(work)
+            except DBAPIError as error:
+                if is_contention(error):
+                    return error
+                raise
+            try:
+                await steps.call(work)
+                if not work.is_open:
+                    raise TransactionEndedByHandler  # noqa: TRY301
+                if await steps.settle(work):
+                    await work.commit()
+            except BaseException as error:  # noqa: BLE001 - the user's code
+                steps.blame(work, error)
+                return error
+    except TRANSLATED as error:
+        raise_translated(error)
+    return steps.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,83 +107,95 @@ class Committed:
     durations: Mapping[str, timedelta]
 
 
-async def transact(
-    handler: Handler,
-    attempts: Sequence[Attempt],
-    *,
-    units: UnitOfWorkFactory,
-    dedup: Dedup,
-    lanes: Lanes | None = None,
-) -> Committed | BaseException:
+class HandlerSteps:
     """
-    Carry *attempts* out at *units*, all together; with *lanes*, those whose lane is free.
+    The transaction of *handler* for one attempt, or several: all are committed, or none.
 
-    Returns the error for which nothing was kept, if that may be the handler's.
-    Raises DatabaseUnavailable.
+    With *lanes*, those of an ordered consumer, an attempt behind others of its lane is parked.
     """
-    with driver_errors_translated():
-        async with units.begin() as work:
-            try:
-                free = attempts if lanes is None else await lanes.hold_back(work.session, attempts)
-                by_key = {attempt.key: attempt for attempt in reversed(free)}
-                fresh = await work.record_completed(
-                    dedup, {key: (each.envelope, each.number) for key, each in by_key.items()}
-                )
-            except DBAPIError as error:
-                if is_contention(error):
-                    return error
-                raise
-            # Of two copies in one batch the first is handled, and the second is its duplicate.
-            chosen = [each for each in free if each.key in fresh and by_key[each.key] is each]
-            durations: dict[str, timedelta] = {}
-            try:
-                if chosen:
-                    durations = await call(handler, chosen, work.session)
-                    if not work.is_open:
-                        raise TransactionEndedByHandler  # noqa: TRY301
-                if chosen or len(free) < len(attempts):
-                    await work.commit()
-            except BaseException as error:  # noqa: BLE001 - the user's code
-                raise_unless_failure(error)
-                return error
-    verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in free}
-    verdicts |= {id(each): DONE for each in chosen}
-    return Committed([verdicts.get(id(each), PARKED) for each in attempts], durations)
+
+    def __init__(
+        self,
+        handler: Handler,
+        attempts: Sequence[Attempt],
+        *,
+        dedup: Dedup,
+        lanes: Lanes | None = None,
+    ) -> None:
+        self._handler = handler
+        self._attempts = self._free = attempts
+        self._dedup = dedup
+        self._lanes = lanes
+        self._fresh: list[Attempt] = []
+        self._durations: dict[str, timedelta] = {}
+
+    async def guard(self, work: UnitOfWork) -> bool:
+        if self._lanes is not None:
+            self._free = await self._lanes.hold_back(work.session, self._attempts)
+        return True
+
+    async def record(self, work: UnitOfWork) -> None:
+        # Of two copies in one batch the first is handled, and the second is its duplicate.
+        first = {attempt.key: attempt for attempt in reversed(self._free)}
+        keys = await work.record_completed(
+            self._dedup, {key: (each.envelope, each.number) for key, each in first.items()}
+        )
+        self._fresh = [each for each in self._free if each.key in keys and first[each.key] is each]
+
+    async def call(self, work: UnitOfWork) -> None:
+        if self._fresh:
+            self._durations = await call(self._handler, self._fresh, work.session)
+
+    async def settle(self, work: UnitOfWork) -> bool:
+        del work
+        return bool(self._fresh) or len(self._free) < len(self._attempts)
+
+    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+        del work
+        raise_unless_failure(error)
+
+    def result(self) -> Committed:
+        verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in self._free}
+        verdicts |= {id(each): DONE for each in self._fresh}
+        return Committed(
+            [verdicts.get(id(each), PARKED) for each in self._attempts], self._durations
+        )
 
 
 def raise_unless_failure(error: BaseException) -> None:
     """
-    Raise what is not the handler's fault: our own cancellation, and a database that is away.
+    Raise an *error* that is not the handler's failure: the task's own cancellation, and a
+    database that is unavailable.
 
-    A handler may also be cancelled by something of its own, or ask the process to exit, which are
-    failures like any other.
+    A handler may also be cancelled by its own code, or ask the process to exit; both are failures
+    like any other.
     """
     if isinstance(error, (DatabaseUnavailable, GeneratorExit)) or is_cancelled_from_outside(error):
         raise error
 
 
 def raise_if_unavailable(error: BaseException) -> None:
-    """Raise DatabaseUnavailable for what a server had no room, no time or no right for."""
+    """Raise DatabaseUnavailable if a server had no room, no time or no right for a request."""
     if not isinstance(error, DBAPIError):
         return
     try:
-        with driver_errors_translated():
-            raise error
+        raise_translated(error)
     except DBAPIError:
         return
 
 
 def may_pass(error: BaseException) -> bool:
     """
-    Whether the same transaction may succeed now, although nobody has mended anything.
+    Whether the same transaction may succeed now without any repair.
 
-    Others have held it up, or a database was away: ours, or one that the handler asked as well.
+    Other transactions delayed it, or a database was unavailable: the consumer's, or one that the
+    handler uses as well.
     """
     return is_contention(error) or (isinstance(error, SQLAlchemyError) and is_unavailable(error))
 
 
 def is_cancelled_from_outside(error: BaseException) -> bool:
-    """Whether *error* is the cancellation of the current task, and not something it awaited."""
+    """Whether *error* is the cancellation of the current task, and not of one that it awaited."""
     task: asyncio.Task[Any] | None = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -123,7 +203,7 @@ def is_cancelled_from_outside(error: BaseException) -> bool:
 async def call(
     handler: Handler, attempts: Sequence[Attempt], session: AsyncSession
 ) -> dict[str, timedelta]:
-    """Call *handler* for *attempts*; returns how long it worked on each, by key."""
+    """Call *handler* for *attempts*; returns how long each call took, by idempotency key."""
     clock = asyncio.get_running_loop().time
     if handler.takes_list:
         began = clock()

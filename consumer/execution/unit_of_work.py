@@ -1,19 +1,22 @@
 """
-The transaction that a handler's session is in, begun and ended by us.
+The transaction of a handler's session, which the consumer begins and ends.
 
-On Postgres this speaks to the driver itself. BEGIN, the record and COMMIT are done for each
-message, and through the layers above they were measured as a sixth of a consumer's time.
+    DriverUnitOfWork    Postgres: the transaction of a connection of asyncpg
+    SessionUnitOfWork   SQLite: the session's own transaction
 
-- To SQLAlchemy the connection is in autocommit, and it is ours: a session that commits or rolls
-  back ends nothing, and gives nothing back to the pool. That it did so is noticed.
-- A connection leaves us without a transaction, or is thrown away.
+BEGIN, the dedup record and COMMIT are executed for each message; through the layers above the
+driver they were measured as a sixth of a consumer's time. So on Postgres:
 
-On SQLite the session's own transaction is used.
+- To SQLAlchemy the connection is in autocommit, and it belongs to the consumer: a session that
+  commits or rolls back ends no transaction, and returns no connection to the pool. The consumer
+  notices that it did so.
+- A connection returns to the pool without a transaction, or it is closed.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -31,13 +34,16 @@ from outbox.database.postgres_connection import DRIVER_ERRORS, is_spent
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import shielded
 
+Answer = TypeVar("Answer")
+
 
 class UnitOfWorkFactory:
-    """Where transactions are made: the database behind *engine*."""
+    """Begins units of work in the database behind *engine*."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._is_postgres = engine.dialect.name == "postgresql"
-        options = {"isolation_level": "AUTOCOMMIT"} if self._is_postgres else {}
+        is_postgres = engine.dialect.name == "postgresql"
+        self._kind = DriverUnitOfWork if is_postgres else SessionUnitOfWork
+        options = {"isolation_level": "AUTOCOMMIT"} if is_postgres else {}
         self._engine = engine.execution_options(**options)
 
     @asynccontextmanager
@@ -45,90 +51,62 @@ class UnitOfWorkFactory:
         """
         A transaction, which is rolled back at the end of the block unless it was committed.
 
-        Its methods, and this, raise what SQLAlchemy raises for what the driver does.
+        This and the methods of the unit of work raise errors of SQLAlchemy.
         """
-        connection = await self._engine.connect()
-        session = AsyncSession(connection, expire_on_commit=False)
-        work = UnitOfWork(session, _driver(connection) if self._is_postgres else None)
+        work = self._kind(await self._engine.connect())
         try:
             await work.begin()
             yield work
         finally:
-            if work.is_over:
-                # Nothing is asked of the database any more, so nothing has to be waited for.
-                session.sync_session.close()
-                _sync(connection).close()
-            else:
-                await shielded(_end(work, connection))
+            await work.end()
 
 
-class UnitOfWork:
-    """One transaction of *session*, which on Postgres is that of the *driver*'s connection."""
+class UnitOfWork(ABC):
+    """One transaction on *connection*, which handlers see as `session`."""
 
-    def __init__(self, session: AsyncSession, driver: Any) -> None:
-        self.session = session
-        self.driver = driver
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.session = AsyncSession(connection, expire_on_commit=False)
+        self._connection = connection
         self._began: SessionTransaction | None = None
 
+    @abstractmethod
     async def begin(self) -> None:
         """Begin; READ COMMITTED on Postgres."""
-        if self.driver is None:
-            await self.session.connection()
-            self._began = self.session.sync_session.get_transaction()
-        else:
-            with as_sqlalchemy_errors(self.driver):
-                await self.driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            self._began = self.session.sync_session.begin()
 
+    @abstractmethod
     async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
         """`Dedup.record_completed` in this transaction."""
-        if self.driver is None:
-            return await dedup.record_completed(self.session, entries)
-        with as_sqlalchemy_errors(self.driver):
-            return await dedup.record_completed_by_driver(self.driver, entries)
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether session and database are still in this transaction; sends no request."""
+
+    @property
+    @abstractmethod
+    def is_lost(self) -> bool:
+        """Whether the connection, and with it the transaction, has ended; sends no request."""
+
+    @abstractmethod
+    async def _commit(self) -> None: ...
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Roll back unless committed, and return the connection to the pool or close it."""
 
     async def savepoint(self) -> AsyncSessionTransaction:
-        """A savepoint that is there: a session makes its own only with its next statement."""
+        """A savepoint that exists now: a session would create it with its next statement."""
         savepoint = await self.session.begin_nested()
         await self.session.connection()
         return savepoint
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it is still the session's and the database's; asks no server."""
-        session = self.session.sync_session
-        if self.driver is None:
-            connection = session.get_bind()
-            in_database = isinstance(connection, sa.Connection) and not connection.invalidated
-        else:
-            in_database = self.driver.is_in_transaction()
-        return in_database and session.get_transaction() is self._began
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection has ended, and the transaction with it; asks no server."""
-        connection = self.session.bind
-        return self.driver is not None and (
-            self.driver.is_closed()
-            or (isinstance(connection, AsyncConnection) and connection.invalidated)
-        )
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the database is asked no more, neither here nor there."""
-        return (
-            self.driver is not None
-            and not self.driver.is_closed()
-            and not self.driver.is_in_transaction()
-        )
-
     async def commit(self) -> None:
         """
-        Commit, and let no cancellation come in between.
+        Commit, without interruption by a cancellation.
 
-        Raises DatabaseUnavailable if the database is there and has no room, or only reads: it may
-        answer all that is asked of it before. A connection that is lost is told as it is, since
-        who works for too long loses it as well.
+        Raises DatabaseUnavailable if the database answers and has no room, or is read-only. A
+        lost connection is raised as the driver's error, because a handler that works for too long
+        loses it as well.
         """
         try:
             await self._commit()
@@ -137,61 +115,116 @@ class UnitOfWork:
                 raise DatabaseUnavailable(reason_of(error)) from None
             raise
 
+
+class SessionUnitOfWork(UnitOfWork):
+    """The session's own transaction."""
+
+    async def begin(self) -> None:
+        await self.session.connection()
+        self._began = self.session.sync_session.get_transaction()
+
+    async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
+        return await dedup.record_completed(self.session, entries)
+
+    @property
+    def is_open(self) -> bool:
+        connection = self.session.sync_session.get_bind()
+        in_database = isinstance(connection, sa.Connection) and not connection.invalidated
+        return in_database and self.session.sync_session.get_transaction() is self._began
+
+    @property
+    def is_lost(self) -> bool:
+        return False
+
+    async def end(self) -> None:
+        await shielded(self._end())
+
     async def _commit(self) -> None:
-        if self.driver is None:
-            await shielded(self.session.commit())
-            return
-        # To the session a savepoint is a transaction of its own, which it could not end later.
+        await shielded(self.session.commit())
+
+    async def _end(self) -> None:
+        try:
+            await self.session.close()
+        finally:
+            await self._connection.close()
+
+
+class DriverUnitOfWork(UnitOfWork):
+    """A transaction of the connection of asyncpg under the session."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        super().__init__(connection)
+        self._driver: Any = _sync(connection).connection.driver_connection
+
+    async def begin(self) -> None:
+        await self._request(self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
+        self._began = self.session.sync_session.begin()
+
+    async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
+        return await self._request(dedup.record_completed_by_driver(self._driver, entries))
+
+    @property
+    def is_open(self) -> bool:
+        in_session = self.session.sync_session.get_transaction() is self._began
+        return in_session and bool(self._driver.is_in_transaction())
+
+    @property
+    def is_lost(self) -> bool:
+        return bool(self._driver.is_closed()) or self._connection.invalidated
+
+    async def end(self) -> None:
+        if self._driver.is_closed() or self._driver.is_in_transaction():
+            await shielded(self._end())
+        else:
+            # No request is left to send, so nothing can be interrupted.
+            self.session.sync_session.close()
+            _sync(self._connection).close()
+
+    async def _commit(self) -> None:
+        # The session counts a savepoint as a transaction, which it could not end afterwards.
         while (savepoint := self.session.get_nested_transaction()) is not None:
             await savepoint.commit()
         session = self.session.sync_session
         if session.new or session.dirty or session.deleted:
             await self.session.flush()
-        with as_sqlalchemy_errors(self.driver):
-            await shielded(self.driver.execute("COMMIT"))
-        # Of the database there is nothing left to ask; but who listens for a commit is told.
+        await self._request(shielded(self._driver.execute("COMMIT")))
+        # No request is left to send, but listeners of the session hear of the commit.
         session.commit()
 
+    async def _end(self) -> None:
+        try:
+            # First: to end a savepoint the session sends a request, inside the transaction.
+            await self.session.close()
+        finally:
+            await self._release()
 
-@contextmanager
-def as_sqlalchemy_errors(driver: Any) -> Iterator[None]:
-    """Raise for what *driver* does what SQLAlchemy would raise."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        if is_spent(error):
-            driver.terminate()
-        raise DBAPIError(
-            None, None, error, hide_parameters=True, connection_invalidated=driver.is_closed()
-        ) from None
+    async def _release(self) -> None:
+        driver = self._driver
+        try:
+            if not driver.is_closed() and driver.is_in_transaction():
+                await self._request(driver.execute("ROLLBACK"))
+        finally:
+            if driver.is_closed() or driver.is_in_transaction():
+                await self._connection.invalidate()
+            await self._connection.close()
+
+    async def _request(self, request: Awaitable[Answer]) -> Answer:
+        """The answer to *request*; raises the error of SQLAlchemy for each error of the driver."""
+        try:
+            return await request
+        except DRIVER_ERRORS as error:
+            if is_spent(error):
+                self._driver.terminate()
+            raise DBAPIError(
+                None,
+                None,
+                error,
+                hide_parameters=True,
+                connection_invalidated=self._driver.is_closed(),
+            ) from None
 
 
 def _sync(connection: AsyncConnection) -> sa.Connection:
     if connection.sync_connection is None:
         raise TypeError("the connection is not open")
     return connection.sync_connection
-
-
-def _driver(connection: AsyncConnection) -> Any:
-    return _sync(connection).connection.driver_connection
-
-
-async def _end(work: UnitOfWork, connection: AsyncConnection) -> None:
-    """Roll back whatever was not committed, and give the connection back, or throw it away."""
-    driver = work.driver
-    try:
-        # First, because to end a savepoint it asks the database, and has to be in the transaction.
-        await work.session.close()
-    finally:
-        await _let_go(driver, connection)
-
-
-async def _let_go(driver: Any, connection: AsyncConnection) -> None:
-    try:
-        if driver is not None and not driver.is_closed() and driver.is_in_transaction():
-            with as_sqlalchemy_errors(driver):
-                await driver.execute("ROLLBACK")
-    finally:
-        if driver is not None and (driver.is_closed() or driver.is_in_transaction()):
-            await connection.invalidate()
-        await connection.close()

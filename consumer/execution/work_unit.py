@@ -1,5 +1,5 @@
 """
-What is handled together.
+Deliveries that are handled together.
 """
 
 from collections.abc import Sequence
@@ -8,11 +8,15 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from consumer.handler import Handler
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 
 
 class QueuedDelivery(NamedTuple):
-    """A delivery that waits since the time *since*; smaller ones come first."""
+    """
+    A delivery that has waited since the time *since*, in seconds of the loop's clock.
+
+    The smallest is handled first: *rank* orders by priority, *number* by arrival.
+    """
 
     rank: int
     number: int
@@ -23,16 +27,17 @@ class QueuedDelivery(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class WorkUnit:
     """
-    Deliveries to be handled together; *handler* is None if there is none for their type.
+    The deliveries of *queued*, in the order in which they are handled.
 
-    *owner* is who has the leases on them, however often they are claimed.
+    Args:
+        handler: None if no handler is registered for their type.
+        has_breaker: Whether the handler has a circuit breaker.
+        owner: The owner of the leases on them, however often they are claimed.
+
     """
 
     handler: Handler | None
-    waiting: Sequence[QueuedDelivery]
+    queued: Sequence[QueuedDelivery]
+    deliveries: Sequence[Delivery]
+    has_breaker: bool = False
     owner: UUID = field(default_factory=uuid4)
-
-    @property
-    def deliveries(self) -> list[Delivery]:
-        """In the order in which they are handled."""
-        return [each.delivery for each in self.waiting]

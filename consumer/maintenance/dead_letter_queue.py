@@ -22,7 +22,8 @@ from consumer.verdict import GiveUp
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
-from outbox.transports.base import Delivery, Outcome, Subscription, Transport
+from outbox.transports.base import Outcome, Subscription, Transport
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 _PREFETCH = 50
@@ -52,10 +53,10 @@ class RequeuePolicy:
     reasons: Collection[str]
     most: int
 
-    def decide(self, message: WireMessage, *, queue: str) -> Decision:
-        """What becomes of *message*, which has died in *queue*."""
-        reason = republish.dead_letter_reason(message, queue=queue)
-        if reason in self.reasons and republish.requeues_of(message) < self.most:
+    def decide(self, delivery: Delivery, *, queue: str) -> Decision:
+        """Requeue or dead-letter *delivery*, which the broker dead-lettered from *queue*."""
+        reason = republish.dead_letter_reason(delivery.message, queue=queue)
+        if reason in self.reasons and delivery.headers.requeues < self.most:
             return Requeue()
         return DeadLetter(reason)
 
@@ -97,7 +98,7 @@ class DeadLetterQueueWorker:
                     was_well = collected or clock() - began >= self._lasting
             # A message that ends each connection may lie in front: it is not hurried after.
             failures = 1 if was_well else failures + 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))
 
     async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
         """Work until the subscription is lost or *stop* is set; whether anything was collected."""
@@ -120,13 +121,15 @@ class DeadLetterQueueWorker:
         queue = self._queues.name
         for delivery in deliveries:
             message = republish.original_message(delivery.message, queue=queue)
-            decision = self._policy.decide(delivery.message, queue=queue)
+            decision = self._policy.decide(delivery, queue=queue)
             if isinstance(decision, Requeue):
-                copy = republish.requeue_copy(message, queue=queue)
+                requeues = delivery.headers.requeues + 1
+                copy = republish.requeue_copy(message, queue=queue, requeues=requeues)
                 if await self._return(subscription, delivery, copy, stop) is not Outcome.REJECTED:
                     continue
                 decision = DeadLetter(Outcome.REJECTED.value)
-            if await self._dead_letter(message, decision.code, stop):
+            attempts = delivery.headers.failed_attempts
+            if await self._dead_letter(message, decision.code, attempts, stop):
                 await subscription.ack(delivery)
 
     async def _return(
@@ -145,11 +148,12 @@ class DeadLetterQueueWorker:
             if outcome in {Outcome.ACKED, Outcome.REJECTED}:
                 return outcome
             failures += 1
-            await pause(stop, self._database_retry.wait(failures))
+            await pause(stop, self._database_retry.pause_after(failures))
         return None
 
-    async def _dead_letter(self, message: WireMessage, code: str, stop: asyncio.Event) -> bool:
-        attempts = republish.attempt_of(message)
+    async def _dead_letter(
+        self, message: WireMessage, code: str, attempts: int, stop: asyncio.Event
+    ) -> bool:
         write = partial(self._dead_letter_writer.write, message, reason=code, attempts=attempts)
         written = await self._database_retry.run(write, stop, longest=timedelta.max)
         if written:

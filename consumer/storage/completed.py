@@ -9,9 +9,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consumer.storage.dedup_statements import COMPLETED
-from consumer.storage.tables import processed_messages
-from outbox.wire import codec
+from consumer.storage.tables import COMPLETED, processed_messages
+from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 
 class CompletedMessages:
@@ -61,5 +60,5 @@ def _key(letter: Any) -> str | None:
     except ValueError:
         return None
     headers = letter["headers"] if isinstance(letter["headers"], dict) else {}
-    key = headers.get(codec.IDEMPOTENCY_KEY_HEADER)
+    key = headers.get(IDEMPOTENCY_KEY_HEADER)
     return key if isinstance(key, str) else str(identity)

@@ -45,7 +45,7 @@ class DeadLetterWriter:
     ) -> bool:
         """The same in the transaction of *session*."""
         envelope = _envelope(message)
-        if envelope is not None and not await self.dedup.failed(
+        if envelope is not None and not await self.dedup.record_failed(
             session, envelope, attempt=attempts
         ):
             return False

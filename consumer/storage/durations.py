@@ -1,21 +1,23 @@
 """
-How long handlers worked, added to the rows of the dedup store a little later, many at once.
+How long handlers took, added to the rows of the dedup store a little later, many at once.
 
-In the transaction of the handler it would be one more round trip for each message. Even so it is
-a second version of the row, which a busy consumer was measured to pay for with a tenth of its
-rate; so no more than a sample of each second is written.
-What a process that dies has not written yet is lost, and nothing depends on it.
+In the handler's transaction it would be one more round trip for each message. Even so it writes a
+second version of the row, which was measured to cost a busy consumer a tenth of its rate; so only
+a sample of each second is written.
+A process that dies loses the durations that it has not written; no other part depends on them.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from itertools import islice
+from functools import cache
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from consumer.storage.dedup import Dedup
+from consumer.storage.tables import processed_messages
+from consumer.storage.values_table import ValuesTable
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.service import pause
@@ -23,33 +25,73 @@ from outbox.runtime.shield import commit
 
 WRITE_EVERY = timedelta(seconds=1)
 SAMPLE = 100
-"""The most that are written of each second: the first ones."""
+"""The number of durations that are written at most each second: the first ones."""
+
+Durations = Mapping[str, timedelta]
+"""How long handlers took, by the idempotency key of their message."""
 
 
-class Durations:
-    """Those of *dedup* that are not written yet."""
+class DurationWriter:
+    """
+    Writes durations to the rows of one *consumer*.
 
-    def __init__(self, *, engine: AsyncEngine, dedup: Dedup) -> None:
+    *take* returns the durations since its last call, at most `SAMPLE`.
+    """
+
+    def __init__(self, engine: AsyncEngine, consumer: str, take: Callable[[], Durations]) -> None:
         self._engine = engine
-        self._dedup = dedup
-        self._noted: dict[str, timedelta] = {}
-
-    def note(self, durations: Mapping[str, timedelta]) -> None:
-        """These messages, by idempotency key, are completed."""
-        self._noted |= islice(durations.items(), SAMPLE - len(self._noted))
+        self._consumer = consumer
+        self._take = take
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Write until *stop* is set, and once more."""
+        """Write each second until *stop* is set, and once more."""
         while not stop.is_set():
             await pause(stop, WRITE_EVERY)
             await self.write()
 
     async def write(self) -> None:
-        """Write what was noted; a database that is away is the workers' to report."""
-        noted, self._noted = self._noted, {}
-        if not noted:
+        """Write the durations; the workers report a database that is unavailable."""
+        durations = self._take()
+        if not durations:
             return
         with suppress(DatabaseUnavailable), driver_errors_translated():
             async with self._engine.connect() as connection:
-                await self._dedup.record_durations(connection, noted)
+                await record_durations(connection, self._consumer, durations)
                 await commit(connection)
+
+
+async def record_durations(
+    connection: AsyncConnection, consumer: str, durations: Durations
+) -> None:
+    """
+    Add *durations* to completed messages of *consumer*.
+
+    Rows that other transactions have locked are left out, so that no transaction waits.
+    """
+    dialect = connection.dialect.name
+    rows = [(key, duration.total_seconds()) for key, duration in durations.items()]
+    parameters = {"of_consumer": consumer, **_durations(dialect).parameters(rows)}
+    await connection.execute(_update(dialect), parameters)
+
+
+@cache
+def _durations(dialect: str) -> ValuesTable:
+    return ValuesTable(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
+
+
+@cache
+def _update(dialect: str) -> sa.Executable:
+    table, given = processed_messages, _durations(dialect).table.c
+    mine = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
+    rows = sa.select(table.c.idempotency_key, given.seconds).where(
+        mine, table.c.idempotency_key == given.idempotency_key
+    )
+    if dialect == "postgresql":
+        # A transaction that waits for no lock takes part in no deadlock.
+        rows = rows.with_for_update(of=table, skip_locked=True)
+    free = rows.subquery("free")
+    return (
+        sa.update(table)
+        .where(mine, table.c.idempotency_key == free.c.idempotency_key)
+        .values(processing_duration_seconds=free.c.seconds)
+    )

@@ -20,8 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.handler import Lease, OnLeaseExpired
-from consumer.storage.dedup_statements import COMPLETED, FAILED, PROCESSING
-from consumer.storage.tables import processed_messages
+from consumer.storage.tables import COMPLETED, FAILED, PROCESSING, processed_messages
 from outbox.tables import database_now, now_plus
 from outbox.wire.envelope import Envelope
 

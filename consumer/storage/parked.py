@@ -55,7 +55,7 @@ _BEFORE_ALL = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedMessage:
     """
     The first message of a *lane*, which is to be attempted now.
 
@@ -175,7 +175,7 @@ class ParkedMessages:
         result = await session.execute(_IS_PARKED, {"consumer": self._consumer, "lane": lane})
         return bool(result.scalar_one())
 
-    async def next_due(self, session: AsyncSession, *, limit: int) -> list[Parked]:
+    async def next_due(self, session: AsyncSession, *, limit: int) -> list[ParkedMessage]:
         """
         The first rows of at most *limit* lanes, if they are due, locked.
 
@@ -190,7 +190,7 @@ class ParkedMessages:
         return found
 
     async def postpone(
-        self, session: AsyncSession, parked: Parked, *, attempts: int, wait: timedelta
+        self, session: AsyncSession, parked: ParkedMessage, *, attempts: int, wait: timedelta
     ) -> bool:
         """
         Record that *parked* has failed, *attempts* times by now, and is due again after *wait*.
@@ -205,7 +205,7 @@ class ParkedMessages:
         )
         return result.first() is not None
 
-    async def remove(self, session: AsyncSession, parked: Parked) -> bool:
+    async def remove(self, session: AsyncSession, parked: ParkedMessage) -> bool:
         """
         Let the lane of *parked* go on: the message behind it is due at once.
 
@@ -229,17 +229,19 @@ class ParkedMessages:
 
     async def _look(
         self, session: AsyncSession, statements: dict[str, sa.Select[Any]], **parameters: Any
-    ) -> list[Parked]:
+    ) -> list[ParkedMessage]:
         rows = await session.execute(
             statements[session.get_bind().dialect.name],
             {"consumer": self._consumer, **parameters},
         )
         return [
-            Parked(row["id"], row["lane"], row["attempts"], stored_message.from_columns(row))
+            ParkedMessage(
+                row["id"], row["lane"], row["attempts"], stored_message.from_columns(row)
+            )
             for row in rows.mappings()
         ]
 
 
-def _is(parked: Parked) -> sa.ColumnElement[bool]:
+def _is(parked: ParkedMessage) -> sa.ColumnElement[bool]:
     """The row of *parked*, as long as nobody has recorded a further attempt at it."""
     return (parked_messages.c.id == parked.id) & (parked_messages.c.attempts == parked.attempts)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from outbox.event import Priority
-from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER, WireMessage, priority_of, wire_priority
+from outbox.wire.codec import WireMessage, priority_of, wire_priority
+from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 _MAX_TEXT = 1_024
 _STANDS_FOR_A_VALUE = re.compile(r"<\w+>")

@@ -2,9 +2,23 @@
 The tables of consumers, in the database of their effects.
 """
 
+from datetime import timedelta
+from typing import Any
+
 import sqlalchemy as sa
 
-from outbox.tables import Identity, UtcDateTime, database_now, message_columns, metadata
+from outbox.tables import (
+    Identity,
+    UtcDateTime,
+    database_now,
+    message_columns,
+    metadata,
+    now_plus,
+)
+
+COMPLETED = "completed"
+FAILED = "failed"
+PROCESSING = "processing"
 
 processed_messages = sa.Table(
     "processed_messages",
@@ -24,7 +38,7 @@ processed_messages = sa.Table(
 )
 """
 Only `completed` makes a delivery a duplicate. A row becomes completed in the transaction of the
-effects it stands for, so that a crash can not separate the two.
+effects it stands for, so that a crash cannot separate the two.
 """
 
 retention_index = sa.Index(
@@ -56,3 +70,13 @@ lane_index = sa.Index(
     parked_messages.c.lane,
     parked_messages.c.id,
 )
+
+
+def ago(age: timedelta) -> sa.ScalarSelect[Any]:
+    """
+    The time *age* before now, as a bound up to which an index is read.
+
+    A sub-select, because Postgres evaluates it once: the clock itself may give another time for
+    each row, and Postgres then reads all rows and compares each.
+    """
+    return sa.select(now_plus(sa.literal(-age.total_seconds()))).scalar_subquery()

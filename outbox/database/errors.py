@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,27 +27,36 @@ _MIXED_UP_STATES = ("26000", "42P05")
 _REFUSAL_STATES = ("28", "42501")
 
 
+TRANSLATED = (DBAPIError, PoolTimeoutError, OSError, TimeoutError)
+"""The classes of error that `raise_translated` takes."""
+
+
+def raise_translated(error: BaseException, *, refusals: bool = True) -> NoReturn:
+    """
+    Raise DatabaseUnavailable for a lost or busy server, and ConfigurationError for a pooler that
+    the settings do not name; raise every other *error* as it is.
+
+    With *refusals* DatabaseUnavailable also stands for a user who may not log in, or may not do
+    this: an operator who revoked a right, or changed a password, may correct it while the process
+    waits. The cause is dropped, because drivers quote rows in their messages.
+    """
+    if is_transient(error) or (refusals and _is_refusal(error)):
+        raise DatabaseUnavailable(reason_of(error)) from None
+    if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
+        raise ConfigurationError(
+            "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
+            " pooler: add ?pgbouncer=1"
+        ) from None
+    raise error
+
+
 @contextmanager
 def driver_errors_translated(*, refusals: bool = True) -> Iterator[None]:
-    """
-    Turn what drivers raise for a lost or busy server into DatabaseUnavailable, and for a pooler
-    that nobody told us of into ConfigurationError.
-
-    With *refusals* also what they raise for a user who is not let in, or may not do this: who
-    has taken a right away, or changed a password, may put it right while the process waits.
-    The cause is dropped: drivers quote rows in their messages. Everything else passes.
-    """
+    """Call `raise_translated` for the errors of a driver that the block raises."""
     try:
         yield
-    except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-        if is_transient(error) or (refusals and _is_refusal(error)):
-            raise DatabaseUnavailable(reason_of(error)) from None
-        if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
-            raise ConfigurationError(
-                "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
-                " pooler: add ?pgbouncer=1"
-            ) from None
-        raise
+    except TRANSLATED as error:
+        raise_translated(error, refusals=refusals)
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from typing import Any
 
 from outbox.errors import UnreadableMessage
 from outbox.validation import is_allowed_header
-from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER
 from outbox.wire.compression import decompress
+from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 _METADATA = (
     "id",

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from outbox.errors import TopologyMismatch
+from outbox.transports.delivery import Delivery
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 
@@ -61,24 +62,6 @@ class Publisher(Protocol):
         May be called by several tasks at once. The message ids of a call should be distinct:
         brokers attribute returned messages by them, so one waits for another of the same id.
         """
-
-
-# Not frozen for the reason that WireMessage is not: making one is part of what a delivery costs.
-@dataclass(slots=True)
-class Delivery:
-    """
-    A message that was handed to this process and is not yet settled.
-
-    Args:
-        flaw: A reason code if the broker's frames could be told apart but not read; then the body
-            and those properties that are readable are there.
-
-    """
-
-    message: WireMessage
-    tag: int
-    redelivered: bool
-    decode_error: str | None = None
 
 
 class Subscription(Protocol):

@@ -1,64 +1,50 @@
 """
 From an event to its row, from a row to its envelope, from an envelope to the wire and back.
 
-This module owns every header name. The wire format is version 1:
+The wire format is version 1. Its headers are in `outbox.wire.headers`, its AMQP properties here:
 
-    AMQP property       what it holds
+    AMQP property       value
     message_id          the event's id, the same on every republish
     type                the event's type
     correlation_id      as given, or absent
-    timestamp           when it occurred, in whole seconds
+    timestamp           when the event occurred, in whole seconds
     content_type        application/json unless the payload was bytes
     content_encoding    absent, or gzip
     priority            0 low, 4 normal, 9 high (RabbitMQ 4 quorum queues: above 4 is high)
     delivery_mode       2, persistent
     app_id              outbox-relay
 
-    header                      what it holds
-    x-outbox-version            1
-    x-outbox-idempotency-key    what consumers deduplicate by
-    x-outbox-occurred-at        when it occurred, ISO 8601 in UTC, with microseconds
-    x-outbox-recorded-at        when its outbox row was inserted, in whole seconds since 1970
-    x-outbox-lane               a digest of its ordering key, 32 hex digits; absent without a key
-    x-outbox-attempt            on a retried copy: failed attempts so far
-    x-outbox-exchange           on a retried or replayed copy: where it was first published
-    x-outbox-routing-key        on a retried copy: likewise
-    x-outbox-requeues           on a copy of what the broker gave up: how often it was put back
-    x-outbox-not-before         on a retried copy that no retry queue keeps long enough: until when
-    x-outbox-replay             on a replayed copy, and its retries: the run, see `audit_log`
-
-The ordering key itself is not on the wire. Retried copies keep all properties and headers.
-Headers of the event itself keep their names. The AMQP property `user_id` is never set: the broker
-compares it with the connection's user and closes the channel.
+Copies of a message keep all its properties. Headers of the event itself keep their names. The
+AMQP property `user_id` is never set: the broker compares it with the connection's user and closes
+the channel.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Event, Priority
 from outbox.validation import check
-from outbox.wire import header_values
 from outbox.wire.compression import decompress
 from outbox.wire.envelope import Envelope
+from outbox.wire.headers import (
+    IDEMPOTENCY_KEY_HEADER,
+    LANE_HEADER,
+    OCCURRED_AT_HEADER,
+    RECORDED_AT_HEADER,
+    VERSION,
+    VERSION_HEADER,
+    Headers,
+    epoch_seconds,
+    in_utc_unless_zoned,
+    iso_text,
+    parse,
+)
 
 APP_ID = "outbox-relay"
-VERSION = 1
-
-VERSION_HEADER = "x-outbox-version"
-IDEMPOTENCY_KEY_HEADER = "x-outbox-idempotency-key"
-OCCURRED_AT_HEADER = "x-outbox-occurred-at"
-RECORDED_AT_HEADER = "x-outbox-recorded-at"
-LANE_HEADER = "x-outbox-lane"
-ATTEMPT_HEADER = "x-outbox-attempt"
-EXCHANGE_HEADER = "x-outbox-exchange"
-ROUTING_KEY_HEADER = "x-outbox-routing-key"
-NOT_BEFORE_HEADER = "x-outbox-not-before"
-REQUEUES_HEADER = "x-outbox-requeues"
-REPLAY_HEADER = "x-outbox-replay"
-
 _WIRE_PRIORITY = {Priority.LOW: 0, Priority.NORMAL: 4, Priority.HIGH: 9}
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
@@ -142,10 +128,10 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         **envelope.headers,
         VERSION_HEADER: VERSION,
         IDEMPOTENCY_KEY_HEADER: envelope.idempotency_key,
-        OCCURRED_AT_HEADER: header_values.iso_text(envelope.occurred_at),
+        OCCURRED_AT_HEADER: iso_text(envelope.occurred_at),
     }
     if envelope.recorded_at is not None:
-        headers[RECORDED_AT_HEADER] = header_values.epoch_seconds(envelope.recorded_at)
+        headers[RECORDED_AT_HEADER] = epoch_seconds(envelope.recorded_at)
     if lane is not None:
         headers[LANE_HEADER] = lane
     return WireMessage(
@@ -163,40 +149,41 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
     )
 
 
-def from_wire(message: WireMessage) -> Envelope:
+def from_wire(message: WireMessage, headers: Headers | None = None) -> Envelope:
     """
     The envelope of a delivered *message*, its body decompressed.
 
-    Messages of other publishers are read too, as long as they have an id and a type; without the
-    header their idempotency key is the message id, and without theirs they have no lane and were
-    recorded when their property `timestamp` says.
+    *headers* are those of the message, if they are parsed already. Messages of other publishers
+    are read too, as long as they have an id and a type: without the headers of the wire format
+    their idempotency key is the message id, they have no lane, and both times are the property
+    `timestamp`.
 
     Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
     `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`.
     """
-    headers = message.headers
-    if headers.get(VERSION_HEADER, VERSION) != VERSION:
+    ours = parse(message.headers) if headers is None else headers
+    if not ours.is_supported:
         raise UnreadableMessage("schema_unsupported")
-    identity = header_values.identity(message.message_id)
+    identity = _identity(message.message_id)
+    sent_at = None if message.timestamp is None else in_utc_unless_zoned(message.timestamp)
+    body = message.body
     try:
         envelope = Envelope(
             id=identity,
             type=message.type or "",
-            body=decompress(message.body, message.content_encoding),
-            exchange=header_values.text(headers.get(EXCHANGE_HEADER), message.exchange),
-            routing_key=header_values.text(headers.get(ROUTING_KEY_HEADER), message.routing_key),
-            idempotency_key=header_values.text(headers.get(IDEMPOTENCY_KEY_HEADER), str(identity)),
-            lane=header_values.lane(headers.get(LANE_HEADER)),
+            body=decompress(body, message.content_encoding) if message.content_encoding else body,
+            exchange=message.exchange if ours.exchange is None else ours.exchange,
+            routing_key=message.routing_key if ours.routing_key is None else ours.routing_key,
+            idempotency_key=ours.idempotency_key
+            if ours.idempotency_key is not None
+            else str(identity),
+            lane=ours.lane,
             correlation_id=message.correlation_id,
             priority=priority_of(message),
-            headers=_event_headers(headers),
+            headers=_event_headers(message.headers),
             content_type=message.content_type or "application/octet-stream",
-            occurred_at=header_values.occurred_at(
-                headers.get(OCCURRED_AT_HEADER), message.timestamp
-            ),
-            recorded_at=header_values.recorded_at(
-                headers.get(RECORDED_AT_HEADER), message.timestamp
-            ),
+            occurred_at=ours.occurred_at or sent_at or datetime.now(UTC),
+            recorded_at=ours.recorded_at or sent_at,
         )
         # Headers of other publishers are not ours to refuse.
         check(replace(envelope, headers={}))
@@ -218,9 +205,11 @@ def wire_priority(priority: Priority) -> int:
     return _WIRE_PRIORITY[priority]
 
 
-def lane_of(message: WireMessage) -> str | None:
-    """The lane of *message*; None if it has no ordering key, or its header is nonsense."""
-    return header_values.lane(message.headers.get(LANE_HEADER))
+def _identity(message_id: str | None) -> UUID:
+    try:
+        return UUID(message_id or "")
+    except ValueError:
+        raise UnreadableMessage("no_identity") from None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

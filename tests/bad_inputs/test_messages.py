@@ -19,7 +19,7 @@ from outbox import HealthDataMessage
 from outbox.backoff import RetrySchedule
 from outbox.errors import UnreadableMessage
 from outbox.payload import MAX_BODY_BYTES
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.compression import decompress

@@ -28,7 +28,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from uuid_utils.compat import uuid7
 
-from consumer.storage.dedup import PURGE_LIMIT, Dedup, Purged
+from consumer.storage.dedup import Dedup
+from consumer.storage.purge import PURGE_LIMIT, Purged
+from consumer.storage.purge import purge as purge_rows
 from outbox.database.engine import create_engine
 from outbox.wire.envelope import Envelope
 from tests.benchmarks.dedup_table import CONSUMER, EVENT_TYPE, Keys
@@ -89,15 +91,14 @@ async def _wal(engine: AsyncEngine) -> int:
 async def purge(schema: str, days: float, seconds: float) -> None:
     """One transaction per statement; the longest is from its BEGIN to the end of its COMMIT."""
     engine = _engine(schema)
-    dedup = Dedup(CONSUMER)
     rows, longest = 0, 0.0
     began = time.monotonic()
     purged = Purged(PURGE_LIMIT, until=None)
     while purged.rows == PURGE_LIMIT and time.monotonic() < began + seconds:
         start = time.monotonic()
         async with engine.begin() as connection:
-            purged = await dedup.purge(
-                connection, older_than=timedelta(days=days), since=purged.until
+            purged = await purge_rows(
+                connection, CONSUMER, older_than=timedelta(days=days), since=purged.until
             )
         longest = max(longest, time.monotonic() - start)
         rows += purged.rows

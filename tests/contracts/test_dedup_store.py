@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer.handler import Lease, OnLeaseExpired
-from consumer.maintenance.retention import Purge
+from consumer.maintenance.retention import Retention
+from consumer.storage import dedup_statistics
 from consumer.storage.dedup import Dedup
-from consumer.storage.durations import SAMPLE, Durations
+from consumer.storage.durations import DurationWriter, record_durations
 from consumer.storage.leases import Leases
+from consumer.storage.purge import purge
 from consumer.storage.tables import processed_messages
 from outbox.errors import ConfigurationError
 from outbox.tables import now_plus
@@ -52,7 +54,7 @@ async def first_time(session: AsyncSession, dedup: Dedup, *envelopes: Envelope) 
 
 async def add_duration(sessions: Sessions, dedup: Dedup, key: str, took: timedelta) -> None:
     async with sessions.begin() as session:
-        await dedup.record_durations(await session.connection(), {key: took})
+        await record_durations(await session.connection(), "etl", {key: took})
 
 
 async def row_of(sessions: Sessions) -> sa.Row:
@@ -91,7 +93,7 @@ async def test_two_events_with_one_idempotency_key_are_one(sessions):
 async def test_a_dead_lettered_message_may_still_be_completed(sessions):
     envelope, dedup = an_envelope(), Dedup("etl")
     async with sessions.begin() as session:
-        await dedup.failed(session, envelope, attempt=4)
+        await dedup.record_failed(session, envelope, attempt=4)
     assert (await row_of(sessions)).status == "failed"
 
     assert await complete(sessions, dedup, envelope)
@@ -104,7 +106,7 @@ async def test_a_completed_message_never_becomes_failed(sessions):
     await complete(sessions, dedup, envelope)
 
     async with sessions.begin() as session:
-        assert not await dedup.failed(session, envelope, attempt=4)
+        assert not await dedup.record_failed(session, envelope, attempt=4)
 
     assert (await row_of(sessions)).status == "completed"
 
@@ -123,21 +125,17 @@ async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
     assert (row.attempts, row.processing_duration_seconds) == (2, 1.5)
 
 
-async def test_of_many_durations_no_more_than_a_sample_is_written_at_once(sessions):
-    dedup, engine = Dedup("etl"), sessions.kw["bind"]
-    envelopes = [an_envelope() for _ in range(SAMPLE + 50)]
+async def test_the_duration_writer_writes_the_durations_that_it_takes(engine, sessions):
+    dedup, envelopes = Dedup("etl"), [an_envelope() for _ in range(3)]
     async with sessions.begin() as session:
-        await dedup.record_completed(session, {e.idempotency_key: (e, 1) for e in envelopes})
-    durations = Durations(engine=engine, dedup=dedup)
+        await first_time(session, dedup, *envelopes)
+    taken = {envelope.idempotency_key: timedelta(seconds=1) for envelope in envelopes[:2]}
 
-    for _second in range(2):
-        for envelope in envelopes:
-            durations.note({envelope.idempotency_key: timedelta(seconds=1)})
-        await durations.write()
+    await DurationWriter(engine, "etl", lambda: taken).write()
 
     async with sessions() as session:
         written = sa.select(sa.func.count(processed_messages.c.processing_duration_seconds))
-        assert await session.scalar(written) == SAMPLE
+        assert await session.scalar(written) == len(taken)
 
 
 @pytest.mark.parametrize("first_commits", [True, False])
@@ -159,12 +157,12 @@ async def test_the_purge_deletes_only_rows_older_than_the_retention(engine, sess
     await complete(sessions, dedup, an_envelope())
     await complete(sessions, Dedup("audit"), an_envelope())
 
-    async def purge(older_than: timedelta) -> int:
+    async def purged(older_than: timedelta) -> int:
         async with engine.begin() as connection:
-            return (await dedup.purge(connection, older_than=older_than)).rows
+            return (await purge(connection, "etl", older_than=older_than)).rows
 
-    assert await purge(timedelta(hours=1)) == 0
-    assert await eventually(lambda: purge(timedelta(milliseconds=1)), within=5) == 1
+    assert await purged(timedelta(hours=1)) == 0
+    assert await eventually(lambda: purged(timedelta(milliseconds=1)), within=5) == 1
     assert (await row_of(sessions)).consumer == "audit"
 
 
@@ -187,8 +185,8 @@ async def keys_of(sessions: Sessions) -> set[str]:
         return set(await session.scalars(sa.select(processed_messages.c.idempotency_key)))
 
 
-async def purge_all(purge: Purge) -> list[int]:
-    return [rows async for rows in purge.batches(asyncio.Event())]
+async def purge_all(kept: Retention) -> list[int]:
+    return [rows async for rows in kept.batches(asyncio.Event())]
 
 
 MONTH = timedelta(days=30)
@@ -201,14 +199,14 @@ async def test_a_purge_leaves_a_margin_for_clocks_that_differ(engine, sessions):
     await age(sessions, 30.02, just_old)
     await age(sessions, 30.05, very_old)
 
-    assert await purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)) == [1]
+    assert await purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)) == [1]
 
     assert await keys_of(sessions) == {just_old.idempotency_key}
 
 
 def test_a_purge_below_the_horizon_is_refused(engine):
     with pytest.raises(ConfigurationError, match="below its horizon"):
-        Purge(engine, Dedup("etl"), older_than=MONTH - timedelta(seconds=1), horizon=MONTH)
+        Retention(engine, "etl", older_than=MONTH - timedelta(seconds=1), horizon=MONTH)
 
 
 @pytest.mark.parametrize(("left", "purged"), [(timedelta(hours=1), 0), (-timedelta(hours=1), 1)])
@@ -223,9 +221,7 @@ async def test_the_purge_keeps_rows_with_a_lease(engine, sessions, left, purged)
         )
     await age(sessions, 40, envelope)
 
-    assert await purge_all(Purge(engine, Dedup("etl"), older_than=MONTH, horizon=MONTH)) == [
-        purged
-    ]
+    assert await purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)) == [purged]
 
 
 async def test_concurrent_purges_delete_each_old_row_once(engine, sessions):
@@ -236,7 +232,7 @@ async def test_concurrent_purges_delete_each_old_row_once(engine, sessions):
         await age(sessions, 40, *some)
 
     rounds = await asyncio.gather(
-        *(purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)) for _ in range(3))
+        *(purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)) for _ in range(3))
     )
 
     assert sum(map(sum, rounds)) == 2_300
@@ -253,7 +249,7 @@ async def test_writers_and_purges_neither_deadlock_nor_delete_new_rows(engine, s
     async with sessions.begin() as session:
         await first_time(session, dedup, *forgotten)
         for envelope in given_up:
-            await dedup.failed(session, envelope, attempt=4)
+            await dedup.record_failed(session, envelope, attempt=4)
     for some in (given_up, forgotten[:750], forgotten[750:]):
         await age(sessions, 40, *some)
     applied: list[str] = []
@@ -269,7 +265,7 @@ async def test_writers_and_purges_neither_deadlock_nor_delete_new_rows(engine, s
     async def purge() -> int:
         rows = 0
         while not written.is_set():
-            rows += sum(await purge_all(Purge(engine, dedup, older_than=MONTH, horizon=MONTH)))
+            rows += sum(await purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)))
         return rows
 
     purging = [asyncio.create_task(purge()) for _ in range(2)]
@@ -285,14 +281,14 @@ async def test_writers_and_purges_neither_deadlock_nor_delete_new_rows(engine, s
 async def test_the_age_of_the_oldest_row_is_the_consumers_own(engine, sessions):
     dedup, old, older = Dedup("etl"), an_envelope(), an_envelope()
     async with engine.connect() as connection:
-        assert await dedup.oldest(connection) is None
+        assert await dedup_statistics.oldest_row(connection, "etl") is None
     await complete(sessions, dedup, old)
     await complete(sessions, Dedup("audit"), older)
     await age(sessions, 2, old)
     await age(sessions, 9, older)
 
     async with engine.connect() as connection:
-        oldest = await dedup.oldest(connection)
+        oldest = await dedup_statistics.oldest_row(connection, "etl")
 
     assert oldest is not None
     assert timedelta(days=2) <= oldest < timedelta(days=2, minutes=5)
@@ -307,11 +303,11 @@ async def test_statistics_count_by_status_and_by_type(engine, sessions):
         await first_time(session, dedup, envelope)
     await add_duration(sessions, dedup, envelope.idempotency_key, timedelta(seconds=0.5))
     async with sessions.begin() as session:
-        await dedup.failed(session, an_envelope(type="a"), attempt=4)
+        await dedup.record_failed(session, an_envelope(type="a"), attempt=4)
     await complete(sessions, Dedup("audit"), an_envelope())
 
     async with engine.connect() as connection:
-        statistics = await dedup.statistics(connection)
+        statistics = await dedup_statistics.statistics(connection, "etl")
 
     assert statistics.by_status == {"completed": 3, "failed": 1}
     assert statistics.completed_by_type == {"a": 2, "b": 1}
@@ -345,7 +341,7 @@ async def test_recording_a_duration_waits_for_no_locked_row(sessions):
         )
         async with sessions.begin() as session:
             each = {e.idempotency_key: timedelta(seconds=1) for e in (held, free)}
-            await dedup.record_durations(await session.connection(), each)
+            await record_durations(await session.connection(), "etl", each)
 
     async with sessions() as session:
         rows = (await session.execute(sa.select(processed_messages))).all()

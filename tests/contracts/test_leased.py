@@ -10,17 +10,18 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.leased import Leased, lost
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.message import Message
 from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, GiveUp, Wait
 from outbox.errors import LeaseLost
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
 from tests.support.eventually import eventually
 
@@ -47,7 +48,7 @@ def attempt() -> Attempt:
 
 @pytest.fixture
 def leased(engine: AsyncEngine) -> Leased:
-    return Leased(async_sessionmaker(engine), Leases("mail"))
+    return Leased(UnitOfWorkFactory(engine), Leases("mail"))
 
 
 async def held(leased: Leased, attempt: Attempt, handler: Handler) -> Held:
@@ -58,8 +59,9 @@ async def held(leased: Leased, attempt: Attempt, handler: Handler) -> Held:
 
 async def take_over(leased: Leased) -> None:
     """As another process would, once the lease is over."""
-    async with leased.sessions.begin() as session:
-        await session.execute(sa.update(processed_messages).values(owner=uuid4()))
+    async with leased.units.begin() as work:
+        await work.session.execute(sa.update(processed_messages).values(owner=uuid4()))
+        await work.commit()
 
 
 async def test_a_leased_handler_is_called_once(leased, attempt):

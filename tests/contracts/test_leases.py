@@ -195,7 +195,7 @@ async def test_a_completed_or_released_lease_has_no_owner(clerk):
 
 async def test_a_replayed_dead_letter_can_be_leased(clerk):
     async with clerk.sessions.begin() as session:
-        await Dedup("mail").failed(session, clerk.envelope, attempt=4)
+        await Dedup("mail").record_failed(session, clerk.envelope, attempt=4)
 
     assert await clerk.claim(DEAD_LETTER) == Held(MINE)
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.storage.parked import Parked, ParkedMessages
+from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.storage.tables import parked_messages
 from outbox.database.engine import create_engine
 from outbox.wire.codec import WireMessage
@@ -50,7 +50,7 @@ async def park(
             await parking.park(session, a_message(name), lane=name[0], attempts=1, wait=wait)
 
 
-def names(found: list[Parked]) -> list[str | None]:
+def names(found: list[ParkedMessage]) -> list[str | None]:
     return [parked.message.message_id for parked in found]
 
 
@@ -174,7 +174,9 @@ async def test_a_rolled_back_attempt_leaves_the_row_as_it_was(sessions, parking)
     assert again == parked
 
 
-def postpone_of(parking: ParkedMessages) -> Callable[[AsyncSession, Parked], Awaitable[bool]]:
+def postpone_of(
+    parking: ParkedMessages,
+) -> Callable[[AsyncSession, ParkedMessage], Awaitable[bool]]:
     return lambda session, parked: parking.postpone(session, parked, attempts=2, wait=LATER)
 
 

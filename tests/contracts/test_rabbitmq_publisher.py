@@ -23,7 +23,8 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Delivery, Outcome
+from outbox.transports.base import Outcome
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq import confirm_channel as rabbitmq_link
 from outbox.transports.rabbitmq import connection as rabbitmq_connection
 from outbox.transports.rabbitmq import publish_batch as rabbitmq_batch

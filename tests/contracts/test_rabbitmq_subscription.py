@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription
+from outbox.transports.base import Outcome, QueueDepth, Subscription
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq import frame_reader as rabbitmq_tap
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Queue, Topology

@@ -16,13 +16,15 @@ import pytest
 from yarl import URL
 
 from consumer.queues import ConsumerQueues
-from consumer.republish import attempt_of, retry_copy
+from consumer.republish import retry_copy
 from outbox.errors import TopologyMismatch
-from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription, Transport
+from outbox.transports.base import Outcome, QueueDepth, Subscription, Transport
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
-from outbox.wire.codec import ATTEMPT_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER, WireMessage
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import ATTEMPT_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.transport import SimulatedTransport
 from tests.support.eventually import eventually
@@ -302,7 +304,7 @@ async def test_a_retry_comes_back_after_its_delay_with_attempt_and_origin(declar
 
     assert outcome is Outcome.ACKED
     assert waited >= DELAY.total_seconds()
-    assert [attempt_of(delivery.message) for delivery in (first, second)] == [1, 2]
+    assert [delivery.headers.failed_attempts for delivery in (first, second)] == [1, 2]
     for delivery in (first, second):
         ours = {k: v for k, v in delivery.message.headers.items() if "death" not in k}
         ours.pop(ATTEMPT_HEADER)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import registry
 from consumer import Message
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.executor import BEFORE_ALL
-from consumer.execution.transaction import transact
+from consumer.execution.transaction import HandlerSteps, transact
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
@@ -25,7 +25,7 @@ from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
 from outbox.errors import DatabaseUnavailable
 from outbox.tables import dead_letters
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_envelope, an_event, on_the_wire
 from tests.support.eventually import eventually
@@ -280,7 +280,7 @@ async def test_a_commit_that_fails_on_a_full_disk_is_no_failure_of_the_handler(
     assert isinstance(attempt, Attempt)
 
     with pytest.raises(DatabaseUnavailable, match=r"53100|SQLITE_FULL"):
-        await transact(handler, [attempt], units=UnitOfWorkFactory(engine), dedup=DEDUP)
+        await transact(UnitOfWorkFactory(engine), HandlerSteps(handler, [attempt], dedup=DEDUP))
 
     assert await rows(engine) == (0, 0)
     await engine.dispose()

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from consumer.storage.tables import processed_messages
-from outbox.wire.codec import IDEMPOTENCY_KEY_HEADER, WireMessage
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 from tests.support.behaviours import BATCH_SIZE, ERRORS, LEASE, RATE
 from tests.support.consumer_deployment import ConsumerDeployment, a_message, once
 from tests.support.effects import effects

@@ -10,7 +10,8 @@ from datetime import timedelta
 import pytest
 
 from consumer import republish
-from outbox.wire.codec import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER, WireMessage
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER
 from tests.support.consumer_deployment import EXCHANGE, ConsumerDeployment, a_message, once
 from tests.support.eventually import eventually
 

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.maintenance.retention import Purge
-from consumer.storage.dedup import PURGE_LIMIT, Dedup
+from consumer.maintenance.retention import Retention
+from consumer.storage.dedup_statistics import statistics
+from consumer.storage.purge import PURGE_LIMIT, purge
 from outbox.database.engine import create_engine
 from tests.support.query_plans import blocks_read, recorded, rows_read
 
@@ -53,7 +54,7 @@ async def analyze(engine: AsyncEngine) -> None:
 async def purged_at_a_cost(engine: AsyncEngine, consumer: str) -> tuple[int, int]:
     """The rows of one more batch, and how many the next one reads."""
     with recorded(engine) as statements:
-        rows = await Purge(engine, Dedup(consumer), older_than=MONTH, horizon=MONTH).batch()
+        rows = await Retention(engine, consumer, older_than=MONTH, horizon=MONTH).batch()
     async with engine.connect() as connection:
         return rows, await rows_read(connection, statements[-1])
 
@@ -77,14 +78,14 @@ async def test_a_batch_does_not_walk_over_what_the_ones_before_it_have_deleted(e
     """An open snapshot keeps vacuum, and the index itself, from dropping the dead entries."""
     await fill(engine, "etl", days=40, rows=MANY)
     await analyze(engine)
-    purge = Purge(engine, Dedup("etl"), older_than=MONTH, horizon=MONTH)
+    kept = Retention(engine, "etl", older_than=MONTH, horizon=MONTH)
     costs = []
     async with engine.connect() as old:
         await old.execution_options(isolation_level="REPEATABLE READ")
         await old.execute(sa.text("SELECT count(*) FROM processed_messages"))
         for _ in range(20):
             with recorded(engine) as statements:
-                assert await purge.batch() == PURGE_LIMIT
+                assert await kept.batch() == PURGE_LIMIT
             async with engine.connect() as connection:
                 costs.append(await blocks_read(connection, statements[-1]))
 
@@ -93,15 +94,15 @@ async def test_a_batch_does_not_walk_over_what_the_ones_before_it_have_deleted(e
 
 async def test_a_purge_skips_locked_rows_and_deletes_them_later(engine):
     await fill(engine, "etl", days=40, rows=10)
-    purge = Purge(engine, Dedup("etl"), older_than=MONTH, horizon=MONTH)
+    kept = Retention(engine, "etl", older_than=MONTH, horizon=MONTH)
     async with engine.begin() as holder:
         held = sa.text("SELECT 1 FROM processed_messages ORDER BY processed_at LIMIT 2 FOR UPDATE")
         await holder.execute(held)
 
         async with asyncio.timeout(10):
-            assert await purge.batch() == 8
+            assert await kept.batch() == 8
 
-    assert await purge.batch() == 2
+    assert await kept.batch() == 2
 
 
 async def test_statistics_of_a_day_do_not_read_a_month(engine):
@@ -110,7 +111,7 @@ async def test_statistics_of_a_day_do_not_read_a_month(engine):
 
     async with engine.connect() as connection:
         with recorded(engine) as statements:
-            await Dedup("etl").statistics(connection)
+            await statistics(connection, "etl")
         [_, of_a_day] = statements
         assert await rows_read(connection, of_a_day) <= 100
 
@@ -119,7 +120,7 @@ async def test_on_sqlite_a_purge_reads_the_same_index(sqlite_url):
     engine = create_engine(make_url(sqlite_url), pool_size=2, application_name="test")
     async with engine.begin() as connection:
         with recorded(engine) as statements:
-            await Dedup("etl").purge(connection, older_than=MONTH)
+            await purge(connection, "etl", older_than=MONTH)
         text, parameters = statements[-1]
         plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters)
         steps = " | ".join(row.detail for row in plan)

@@ -20,7 +20,8 @@ import pytest
 from consumer.queues import ConsumerQueues
 from consumer.republish import retry_copy
 from outbox.errors import BrokerUnavailable, SchemaMismatch
-from outbox.transports.base import Delivery, Outcome, QueueDepth, Subscription
+from outbox.transports.base import Outcome, QueueDepth, Subscription
+from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite import schema as sqlite_schema
 from outbox.transports.sqlite.connection import SqliteConnection
 from outbox.transports.sqlite.transport import SqliteTransport

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from outbox.transports.base import Delivery, QueueDepth, Subscription
+from outbox.transports.base import QueueDepth, Subscription
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.frame_decoder import MALFORMED
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Queue, Topology

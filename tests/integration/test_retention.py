@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer.maintenance.retention import Janitor, Purge
-from consumer.storage.dedup import PURGE_LIMIT, Dedup
+from consumer.maintenance.retention import Retention
+from consumer.storage.purge import PURGE_LIMIT
 from consumer.storage.tables import processed_messages
 from consumer.telemetry import Telemetry
 from outbox.tables import now_plus
@@ -44,7 +44,7 @@ async def test_retention_purges_all_old_rows_without_a_pause_and_leaves_the_rest
     await remember(engine, PURGE_LIMIT + 5, days_ago=31)
     await remember(engine, 3, days_ago=29)
     telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=())
-    purge = Purge(engine, Dedup("etl"), older_than=MONTH, horizon=MONTH)
+    kept = Retention(engine, "etl", older_than=MONTH, horizon=MONTH, on_purged=telemetry.purged)
     stop = asyncio.Event()
 
     async def left() -> int:
@@ -55,7 +55,7 @@ async def test_retention_purges_all_old_rows_without_a_pause_and_leaves_the_rest
     async def only_the_young() -> bool:
         return await left() == 3
 
-    running = asyncio.create_task(Janitor(purge=purge, telemetry=telemetry).run(stop))
+    running = asyncio.create_task(kept.run(stop))
     await eventually(only_the_young)
     stop.set()
     await running

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
+from consumer.storage.durations import record_durations
 from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
 from outbox.tables import now_plus
@@ -48,7 +49,8 @@ async def complete(
     async with async_sessionmaker(engine).begin() as session:
         key = envelope.idempotency_key
         await dedup.record_completed(session, {key: (envelope, 1)})
-        await dedup.record_durations(await session.connection(), {key: timedelta(seconds=took)})
+        durations = {key: timedelta(seconds=took)}
+        await record_durations(await session.connection(), "effects", durations)
         await session.execute(
             sa.update(processed_messages)
             .where(processed_messages.c.idempotency_key == key)

@@ -40,7 +40,7 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
 
 
 @selection
-@pytest.mark.parametrize("way", ["relay_broker", "consumer_broker", "relay_database"])
+@pytest.mark.parametrize("proxy", ["relay_broker", "consumer_broker", "relay_database"])
 async def test_a_silent_peer_is_noticed_and_no_event_is_lost(environment, tmp_path, proxy):
     """F6: half-open connections; RabbitMQ's are noticed by heartbeats."""
     async with FaultRun(environment, tmp_path) as run:
@@ -97,19 +97,19 @@ async def test_a_connection_that_works_in_one_direction_loses_no_event(
 
 
 @pytest.mark.parametrize(
-    "weather",
+    "conditions",
     [
         pytest.param(process_faults.slow, marks=selection),
         process_faults.low_bandwidth,
         pytest.param(process_faults.fragmented, marks=selection),
     ],
 )
-async def test_slow_connections_lose_no_event(environment, tmp_path, weather, record_property):
+async def test_slow_connections_lose_no_event(environment, tmp_path, conditions, record_property):
     """F8: latency with jitter, few bytes a second, pieces of a few bytes."""
     load = Load(events_per_second=20)
     async with FaultRun(environment, tmp_path, load=load) as run:
         await run.makes_progress(20)
-        async with weather(run, *run.proxies.named.values()):
+        async with conditions(run, *run.proxies.named.values()):
             last = await run.last_effect()
             await run.wait(12)
             record_property("effects_per_second", await run.effects_after(last) / 12)

@@ -73,7 +73,7 @@ async def take_all(run: FaultRun, hoard: AsyncExitStack) -> None:
         return
 
 
-@pytest.mark.parametrize("way", ["relay_database", "consumer_database", "producer_database"])
+@pytest.mark.parametrize("proxy", ["relay_database", "consumer_database", "producer_database"])
 async def test_a_commit_without_a_reply_causes_no_second_effect(environment, tmp_path, proxy):
     """F16: the proxy forwards COMMIT, and cuts before the reply, five times."""
     async with FaultRun(environment, tmp_path) as run:

@@ -92,13 +92,13 @@ async def cut(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def under(
-    run: FaultRun, weather: NetworkConditions, *proxies: BreakpointProxy, called: str
+    run: FaultRun, conditions: NetworkConditions, *proxies: BreakpointProxy, called: str
 ) -> AsyncIterator[None]:
-    """Apply *weather* to each of *proxies* during the block; *called* describes the fault."""
+    """Apply *conditions* to each of *proxies* during the block; *called* describes the fault."""
     names = ", ".join(run.proxies.name(proxy) for proxy in proxies)
     async with run.record_fault(f"{names}: {called}"), AsyncExitStack() as stack:
         for proxy in proxies:
-            await stack.enter_async_context(proxy.under(weather))
+            await stack.enter_async_context(proxy.under(conditions))
         yield
 
 
@@ -109,8 +109,8 @@ def half_open(run: FaultRun, proxy: BreakpointProxy) -> Fault:
 
 def one_way(run: FaultRun, proxy: BreakpointProxy, *, silent: Side) -> Fault:
     """Drop the data of one side of *proxy*."""
-    weather = NetworkConditions(silent=frozenset({silent}))
-    return under(run, weather, proxy, called=f"nothing of the {silent.value} arrives")
+    conditions = NetworkConditions(silent=frozenset({silent}))
+    return under(run, conditions, proxy, called=f"nothing of the {silent.value} arrives")
 
 
 def slow(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
@@ -147,33 +147,33 @@ async def acks_lost(run: FaultRun) -> AsyncIterator[None]:
 @asynccontextmanager
 async def commit_unanswered(run: FaultRun, proxy: BreakpointProxy) -> AsyncIterator[None]:
     """Cut a connection through *proxy* after the database got a COMMIT, before its reply."""
-    signs: dict[BreakpointProxy, Matcher] = {
+    matchers: dict[BreakpointProxy, Matcher] = {
         run.proxies.relay_database: SETTLEMENT,
         run.proxies.consumer_database: EFFECT,
         run.proxies.producer_database: EVENT,
     }
-    trap = proxy.after(signs[proxy], COMMIT)
+    breakpoint_ = proxy.after(matchers[proxy], COMMIT)
     try:
-        await _sprung(trap)
+        await _wait_until_hit(breakpoint_)
         async with run.record_fault(f"{run.proxies.name(proxy)}: COMMIT without an answer"):
-            trap.cut()
+            breakpoint_.cut()
             yield
     finally:
-        proxy.forget(trap)
+        proxy.forget(breakpoint_)
 
 
 @asynccontextmanager
 async def confirm_reset(run: FaultRun) -> AsyncIterator[None]:
     """Reset a relay's connections when the broker has just sent a confirm."""
     proxy = run.proxies.relay_broker
-    trap = proxy.unheard(ACK)
+    breakpoint_ = proxy.unheard(ACK)
     try:
-        await _sprung(trap)
+        await _wait_until_hit(breakpoint_)
         async with run.record_fault("relays and RabbitMQ: reset before a confirm"):
             proxy.reset()
             yield
     finally:
-        proxy.forget(trap)
+        proxy.forget(breakpoint_)
 
 
 @asynccontextmanager
@@ -192,9 +192,9 @@ async def handler_slow(run: FaultRun, seconds: float) -> AsyncIterator[None]:
         yield
 
 
-async def _sprung(trap: Breakpoint) -> None:
+async def _wait_until_hit(breakpoint_: Breakpoint) -> None:
     try:
-        await trap.sprung(within=TIMEOUT_SECONDS)
+        await breakpoint_.sprung(within=TIMEOUT_SECONDS)
     except AssertionError:
         raise FaultNotInjectedError from None
 

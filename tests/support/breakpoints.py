@@ -28,14 +28,14 @@ Observer: TypeAlias = Callable[[Link, Side, bytes], None]
 
 class Breakpoint:
     """
-    Hit once, on the first connection on which *side* sends messages for all *signs*, in order.
+    Hit once, on the first connection on which *side* sends messages for all *matchers*, in order.
 
     From then on it holds back the messages of *held* on that connection. If *held* is the
     same side, the matched message is the first one held back; otherwise the reply is.
     """
 
-    def __init__(self, signs: tuple[Matcher, ...], *, side: Side, held: Side) -> None:
-        self._signs = signs
+    def __init__(self, matchers: tuple[Matcher, ...], *, side: Side, held: Side) -> None:
+        self._matchers = matchers
         self._side = side
         self._held = held
         self._given: dict[Link, int] = {}
@@ -45,7 +45,7 @@ class Breakpoint:
 
     def passes(self, link: Link, side: Side, message: bytes, resolved: bytes) -> bool:
         """Whether the proxy may forward *message*, which *side* has sent on *link*."""
-        if self._link is None and side is self._side and self._is_last_sign(link, resolved):
+        if self._link is None and side is self._side and self._is_last_match(link, resolved):
             self._link = link
         if self._open or link is not self._link or side is not self._held:
             return True
@@ -77,11 +77,11 @@ class Breakpoint:
         assert self._link is not None, "the breakpoint was not hit"
         return self._link
 
-    def _is_last_sign(self, link: Link, message: bytes) -> bool:
+    def _is_last_match(self, link: Link, message: bytes) -> bool:
         given = self._given.get(link, 0)
-        if self._signs[given](message):
+        if self._matchers[given](message):
             self._given[link] = given = given + 1
-        return given == len(self._signs)
+        return given == len(self._matchers)
 
 
 class BreakpointProxy(Proxy):
@@ -100,17 +100,17 @@ class BreakpointProxy(Proxy):
         self._losing: list[tuple[Side, Matcher]] = []
         self._observers: list[Observer] = []
 
-    def before(self, *signs: Matcher) -> Breakpoint:
-        """Hold back the client's message for the last of *signs*: the server does not get it."""
-        return self._set(Breakpoint(signs, side=Side.CLIENT, held=Side.CLIENT))
+    def before(self, *matchers: Matcher) -> Breakpoint:
+        """Hold back the client's message for the last matcher: the server does not get it."""
+        return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.CLIENT))
 
-    def after(self, *signs: Matcher) -> Breakpoint:
-        """Hold back the server's reply to the last of *signs*: the client does not get it."""
-        return self._set(Breakpoint(signs, side=Side.CLIENT, held=Side.SERVER))
+    def after(self, *matchers: Matcher) -> Breakpoint:
+        """Hold back the server's reply to the message of the last matcher: the client does not get it."""
+        return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.SERVER))
 
-    def unheard(self, *signs: Matcher) -> Breakpoint:
-        """Hold back the server's message for the last of *signs*: the client does not get it."""
-        return self._set(Breakpoint(signs, side=Side.SERVER, held=Side.SERVER))
+    def unheard(self, *matchers: Matcher) -> Breakpoint:
+        """Hold back the server's message for the last matcher: the client does not get it."""
+        return self._set(Breakpoint(matchers, side=Side.SERVER, held=Side.SERVER))
 
     def forget(self, breakpoint_: Breakpoint) -> None:
         """Remove the breakpoint, hit or not."""
@@ -121,9 +121,9 @@ class BreakpointProxy(Proxy):
         self._observers.append(observer)
 
     @contextmanager
-    def losing(self, side: Side, sign: Matcher) -> Iterator[None]:
-        """Drop the messages of *side* that match *sign*; reset those connections afterwards."""
-        entry = (side, sign)
+    def losing(self, side: Side, matcher: Matcher) -> Iterator[None]:
+        """Drop the messages of *side* that match *matcher*; reset those connections afterwards."""
+        entry = (side, matcher)
         self._losing.append(entry)
         try:
             yield
@@ -149,7 +149,7 @@ class BreakpointProxy(Proxy):
         resolved = message
         if self._is_postgres and side is Side.CLIENT:
             resolved = self._statements[link].resolved(message)
-        if any(side is loser and sign(resolved) for loser, sign in self._losing):
+        if any(side is loser and matcher(resolved) for loser, matcher in self._losing):
             self._torn.add(link)
             return False
         return all(each.passes(link, side, message, resolved) for each in self._breakpoints)

@@ -18,7 +18,8 @@ from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
-from outbox.transports.base import Delivery, Outcome, Subscription
+from outbox.transports.base import Outcome, Subscription
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 MILLISECOND = timedelta(milliseconds=1)

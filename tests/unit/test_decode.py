@@ -13,7 +13,7 @@ from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.verdict import FILTERED, GiveUp, TryAgain, Verdict, Wait
 from outbox import HealthDataMessage
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, an_upload, on_the_wire
 

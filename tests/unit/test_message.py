@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from consumer import Consumer
-from consumer.message import open_message
+from consumer.execution.decode import read_message
 from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.wire import codec
@@ -19,7 +19,7 @@ def an_envelope(body: bytes = b"{}", content_type: str = "application/json") -> 
 
 
 def payload_of(envelope: Envelope, model=None):
-    return open_message(envelope, model, attempt=1, redelivered=False).payload
+    return read_message(envelope, model, attempt=1, redelivered=False).payload
 
 
 def test_a_payload_is_read_as_the_registered_model():
@@ -57,7 +57,7 @@ def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only()
 
 
 def test_a_message_does_not_show_its_payload():
-    message = open_message(an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False)
+    message = read_message(an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False)
 
     assert CANARY not in repr(message)
 

@@ -12,7 +12,7 @@ DATA = bytes(range(100))
 
 
 @pytest.mark.parametrize(
-    ("weather", "sizes"),
+    ("conditions", "sizes"),
     [
         (UNIMPAIRED, [100]),
         (NetworkConditions(piece_bytes=7), [7] * 14 + [2]),
@@ -21,8 +21,8 @@ DATA = bytes(range(100))
         (NetworkConditions(bytes_per_second=400, piece_bytes=50), [20] * 5),
     ],
 )
-def test_data_arrives_in_order_and_in_pieces_of_the_right_size(weather, sizes):
-    pieces = list(weather.pieces(DATA))
+def test_data_arrives_in_order_and_in_pieces_of_the_right_size(conditions, sizes):
+    pieces = list(conditions.pieces(DATA))
 
     assert b"".join(pieces) == DATA
     assert list(map(len, pieces)) == sizes
@@ -33,7 +33,7 @@ def test_empty_data_has_no_pieces_under_any_conditions():
 
 
 @pytest.mark.parametrize(
-    ("weather", "seconds"),
+    ("conditions", "seconds"),
     [
         (UNIMPAIRED, 0),
         (NetworkConditions(delay=timedelta(seconds=2)), 2),
@@ -41,5 +41,7 @@ def test_empty_data_has_no_pieces_under_any_conditions():
         (NetworkConditions(bytes_per_second=50), 2),
     ],
 )
-def test_a_piece_is_under_way_for_its_delay_some_of_the_jitter_and_by_its_size(weather, seconds):
-    assert weather.pause(DATA, jitter=0.25) == seconds
+def test_a_piece_is_under_way_for_its_delay_some_of_the_jitter_and_by_its_size(
+    conditions, seconds
+):
+    assert conditions.pause(DATA, jitter=0.25) == seconds

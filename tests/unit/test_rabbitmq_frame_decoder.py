@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.frame_decoder import MALFORMED, read_deliver, read_header
 from outbox.transports.rabbitmq.table_decoder import MAX_DEPTH
 from outbox.wire.codec import WireMessage

@@ -12,7 +12,7 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.frame_decoder import MALFORMED
 from outbox.transports.rabbitmq.frame_reader import HEARTBEAT, HEARTBEAT_EVERY_SECONDS, FrameReader
 from tests.support.frames import bodies, deliver, frame, header

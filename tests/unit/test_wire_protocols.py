@@ -56,7 +56,7 @@ def test_messages_are_split_whatever_the_chunks(measure, messages, step):
 
 
 @pytest.mark.parametrize(
-    ("sign", "found"),
+    ("matcher", "found"),
     [
         (wire_protocols.BEGIN, POSTGRES[2]),
         (wire_protocols.COMMIT, COMMIT),
@@ -65,18 +65,21 @@ def test_messages_are_split_whatever_the_chunks(measure, messages, step):
         (wire_protocols.ACK, AMQP[3]),
     ],
 )
-def test_a_matcher_recognises_its_message_among_all_others(sign, found):
-    assert [message for message in (*POSTGRES, *AMQP) if sign(message)] == [found]
+def test_a_matcher_recognises_its_message_among_all_others(matcher, found):
+    assert [message for message in (*POSTGRES, *AMQP) if matcher(message)] == [found]
 
 
 def test_a_prepared_statement_is_recognised_each_time_it_is_executed_and_not_before():
-    sign, statements = wire_protocols.statement("INSERT INTO effects"), wire_protocols.Statements()
+    matcher, statements = (
+        wire_protocols.statement("INSERT INTO effects"),
+        wire_protocols.Statements(),
+    )
     prepare = typed(b"P", b"name\0INSERT INTO effects VALUES ($1)\0\0")
     execute, other = typed(b"B", b"\0name\0\0\0\0"), typed(b"B", b"\0other\0\0\0\0")
 
     said = [statements.resolved(message) for message in (prepare, execute, other, execute)]
 
-    assert [sign(message) for message in said] == [False, True, False, True]
+    assert [matcher(message) for message in said] == [False, True, False, True]
 
 
 def test_the_parameters_of_a_statement_do_not_match():
@@ -97,38 +100,38 @@ class Recorded(Link):
 
 
 def through(
-    trap: Breakpoint, link: Link, *messages: bytes, side: Side = Side.CLIENT
+    breakpoint_: Breakpoint, link: Link, *messages: bytes, side: Side = Side.CLIENT
 ) -> list[bytes]:
-    return [message for message in messages if trap.passes(link, side, message, message)]
+    return [message for message in messages if breakpoint_.passes(link, side, message, message)]
 
 
 def test_a_breakpoint_holds_back_the_matched_message_and_its_successors_on_one_connection():
-    trap = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.CLIENT)
+    breakpoint_ = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.CLIENT)
     one, other = Recorded(), Recorded()
 
-    assert through(trap, one, INSERT, COMMIT, INSERT) == [INSERT]
-    assert through(trap, one, b"answer", side=Side.SERVER) == [b"answer"]
-    assert through(trap, other, COMMIT) == [COMMIT]
+    assert through(breakpoint_, one, INSERT, COMMIT, INSERT) == [INSERT]
+    assert through(breakpoint_, one, b"answer", side=Side.SERVER) == [b"answer"]
+    assert through(breakpoint_, other, COMMIT) == [COMMIT]
 
-    trap.release()
+    breakpoint_.release()
     assert one.told == [(Side.SERVER, COMMIT), (Side.SERVER, INSERT)]
-    assert through(trap, one, COMMIT) == [COMMIT]
+    assert through(breakpoint_, one, COMMIT) == [COMMIT]
 
 
 def test_a_breakpoint_on_the_reply_passes_the_matched_message():
-    trap = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.SERVER)
+    breakpoint_ = Breakpoint((wire_protocols.COMMIT,), side=Side.CLIENT, held=Side.SERVER)
     link = Recorded()
 
-    assert through(trap, link, b"before", side=Side.SERVER) == [b"before"]
-    assert through(trap, link, COMMIT) == [COMMIT]
-    assert through(trap, link, b"done", side=Side.SERVER) == []
+    assert through(breakpoint_, link, b"before", side=Side.SERVER) == [b"before"]
+    assert through(breakpoint_, link, COMMIT) == [COMMIT]
+    assert through(breakpoint_, link, b"done", side=Side.SERVER) == []
 
 
 def test_matchers_have_to_match_in_order_on_one_connection():
-    signs = (wire_protocols.statement("INSERT INTO effects"), wire_protocols.COMMIT)
-    trap = Breakpoint(signs, side=Side.CLIENT, held=Side.CLIENT)
+    matchers = (wire_protocols.statement("INSERT INTO effects"), wire_protocols.COMMIT)
+    breakpoint_ = Breakpoint(matchers, side=Side.CLIENT, held=Side.CLIENT)
     one, other = Recorded(), Recorded()
 
-    assert through(trap, one, COMMIT, INSERT) == [COMMIT, INSERT]
-    assert through(trap, other, COMMIT) == [COMMIT]
-    assert through(trap, one, COMMIT) == []
+    assert through(breakpoint_, one, COMMIT, INSERT) == [COMMIT, INSERT]
+    assert through(breakpoint_, other, COMMIT) == [COMMIT]
+    assert through(breakpoint_, one, COMMIT) == []

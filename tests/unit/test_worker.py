@@ -20,7 +20,8 @@ from consumer.verdict import TryAgain
 from outbox.backoff import Exponential
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
-from outbox.transports.base import Delivery, Outcome
+from outbox.transports.base import Outcome
+from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 SECOND = timedelta(seconds=1)

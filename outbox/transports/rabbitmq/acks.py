@@ -4,19 +4,22 @@ Telling RabbitMQ what became of its deliveries.
 Most acks are told together, in one write and as few frames as possible: an ack costs broker and
 client more than the row that is written for it. Nobody waits for that, since acks are not
 confirmed: if one is lost, the message comes again, and a lost connection shows in the deliveries.
+
+The broker numbers the deliveries of a channel 1, 2, 3, without a gap. An ack of several settles
+all deliveries up to a number, so it is sent only if each of them is to be acked or is settled.
 """
 
 import asyncio
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq.ack_tracker import AckTracker
 from outbox.transports.rabbitmq.connection import CLOSE_SECONDS, connection_errors
 
 DELAY_SECONDS = 0.003
@@ -29,6 +32,68 @@ _BASIC, _ACK, _NACK = Basic.frame_id, 80, 120
 _MULTIPLE, _REQUEUE = 1, 2
 _SETTLE = struct.Struct(">BHIHHQBB")
 _SIZE = struct.calcsize(">HHQB")
+
+
+@dataclass(frozen=True, slots=True)
+class AckBatch:
+    """
+    What to tell the broker.
+
+    Args:
+        up_to: Ack everything up to this tag, or None.
+        single: Tags to ack one by one; all are above *up_to*.
+
+    """
+
+    up_to: int | None
+    single: list[int]
+
+
+class AckTracker:
+    """The tags of one channel that are settled, told to the broker or not yet."""
+
+    def __init__(self) -> None:
+        # All up to this one are told; above it some are told, and some wait for that.
+        self._low = 0
+        self._told: set[int] = set()
+        self._waiting: set[int] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many acks the broker has not been told."""
+        return len(self._waiting)
+
+    def ack(self, tags: Iterable[int]) -> None:
+        """Have *tags* acked by the next `collect`. Those that are settled already stay so."""
+        self._waiting.update(self.unsettled(tags))
+
+    def tell(self, tags: Iterable[int]) -> None:
+        """The broker has been told about *tags* in another way: they were put back."""
+        self._told.update(self.unsettled(tags))
+
+    def unsettled(self, tags: Iterable[int]) -> list[int]:
+        """Those of *tags* that are not settled, in their order."""
+        low, told, waiting = self._low, self._told, self._waiting
+        return [tag for tag in tags if tag > low and tag not in told and tag not in waiting]
+
+    def collect(self) -> AckBatch:
+        """What the broker has to be told; it counts as told from now on."""
+        waiting, told, low, up_to = self._waiting, self._told, self._low, None
+        while True:
+            following = low + 1
+            if following in waiting:
+                waiting.remove(following)
+                up_to = following
+            elif following in told:
+                told.remove(following)
+            else:
+                break
+            low = following
+        single = sorted(waiting)
+        told |= waiting
+        waiting.clear()
+        self._low = low
+        return AckBatch(up_to, single)
 
 
 class Acks(Protocol):
@@ -120,43 +185,6 @@ class BatchedAcks:
     def _nacks(self, tags: Iterable[int]) -> bytes:
         number = self._channel.number
         return b"".join(_settle(number, _NACK, tag, _REQUEUE) for tag in tags)
-
-
-class DirectAcks:
-    """Acks by the documented calls of aiormq, at once."""
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._settled = AckTracker()
-        # Held to write: an ack of several must not overtake another one.
-        self._turn = asyncio.Lock()
-
-    @property
-    def waiting(self) -> int:
-        return self._settled.waiting
-
-    async def ack(self, tags: Sequence[int]) -> None:
-        self._settled.ack(tags)
-        with connection_errors():
-            async with self._turn:
-                acks = self._settled.collect()
-                if acks.up_to is not None:
-                    await self._channel.basic_ack(acks.up_to, multiple=True)
-                for tag in acks.single:
-                    await self._channel.basic_ack(tag)
-
-    async def release(self, tags: Sequence[int]) -> None:
-        with connection_errors():
-            async with self._turn:
-                for tag in self._settled.unsettled(tags):
-                    await self._channel.basic_nack(tag, requeue=True)
-                    self._settled.tell([tag])
-
-    def flush(self) -> None:
-        return
-
-    async def close(self) -> None:
-        return
 
 
 def _settle(channel: int, method: int, tag: int, flags: int) -> bytes:

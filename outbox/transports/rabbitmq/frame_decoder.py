@@ -13,7 +13,7 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.table_decoder import FLAWS, moment, read_table
 from outbox.wire.codec import WireMessage
 

@@ -25,7 +25,7 @@ import aiormq
 from aiormq.abc import ChannelFrame
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 
-from outbox.transports.base import Delivery
+from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq.frame_decoder import DELIVER, read_deliver, read_header
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"

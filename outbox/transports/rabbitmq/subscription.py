@@ -25,10 +25,11 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import DeliveredMessage
 
 from outbox.errors import BrokerUnavailable, TopologyMismatch
-from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import DeliveryBuffer
-from outbox.transports.rabbitmq.acks import Acks, BatchedAcks, DirectAcks
+from outbox.transports.base import Outcome
+from outbox.transports.delivery import Delivery, DeliveryBuffer
+from outbox.transports.rabbitmq.acks import Acks, BatchedAcks
 from outbox.transports.rabbitmq.connection import CLOSE_SECONDS, connection_errors
+from outbox.transports.rabbitmq.direct_acks import DirectAcks
 from outbox.transports.rabbitmq.frame_reader import FrameReader, incompatibility
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
 from outbox.wire.codec import WireMessage

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from outbox.transports.base import Delivery, Outcome, QueueDepth
+from outbox.transports.base import Outcome, QueueDepth
+from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite.consumers import extend, is_active
 from outbox.transports.sqlite.schema import changed, one, route
 from outbox.wire.codec import WireMessage

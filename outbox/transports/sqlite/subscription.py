@@ -14,8 +14,8 @@ from datetime import timedelta
 from functools import partial
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Delivery, Outcome
-from outbox.transports.delivery_buffer import DeliveryBuffer
+from outbox.transports.base import Outcome
+from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.sqlite import consumers
 from outbox.transports.sqlite import messages as store
 from outbox.transports.sqlite.connection import CLOSE_SECONDS, Operation, SqliteConnection

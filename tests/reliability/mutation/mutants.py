@@ -87,14 +87,14 @@ MUTANTS = (
         "records_in_a_transaction_of_its_own",
         "the dedup row is committed before the handler is called",
         "consumer/execution/transaction.py",
-        "            # Of two copies in one batch the first",
-        "            await work.commit()\n            await work.begin()\n"
-        "            # Of two copies in one batch the first",
+        "                await steps.record(work)\n",
+        "                await steps.record(work)\n                await work.commit()\n"
+        "                await work.begin()\n",
     ),
     Mutant(
         "handles_duplicates",
         "a completed message that comes again is recorded and handled again",
-        "consumer/storage/dedup_statements.py",
+        "consumer/storage/dedup.py",
         "            where=table.c.status != COMPLETED,\n        ).returning",
         "        ).returning",
     ),

@@ -10,8 +10,7 @@ from uuid import UUID
 import consumer.replay
 import relay.replay
 from consumer import Consumer
-from consumer.assembly import database
-from consumer.assembly import purge as purge_of
+from consumer.assembly import database, retention
 from consumer.settings import ConsumerSettings
 from consumer.verdict import RETRIES_EXHAUSTED
 from outbox.dead_letters.audit import Audit
@@ -60,6 +59,6 @@ async def purge(declared: Consumer, settings: ConsumerSettings) -> None:
     """Purge rows older than the retention."""
     with suppress(Unavailable):
         async with database(declared, settings) as engine:
-            batches = purge_of(declared, settings, engine, older_than=settings.retention)
+            batches = retention(declared, settings, engine, older_than=settings.retention)
             async for _ in batches.batches(asyncio.Event()):
                 pass

@@ -10,8 +10,8 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Delivery, Outcome, QueueDepth
-from outbox.transports.delivery_buffer import DeliveryBuffer
+from outbox.transports.base import Outcome, QueueDepth
+from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker import Broker

@@ -5,7 +5,7 @@ Whatever the order in which deliveries are settled, the broker is told each once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.transports.rabbitmq.ack_tracker import Acks, AckTracker
+from outbox.transports.rabbitmq.acks import AckBatch, AckTracker
 
 TAGS = 30
 
@@ -18,7 +18,7 @@ class Broker:
         self.acked: set[int] = set()
         self.released: set[int] = set()
 
-    def ack(self, acks: Acks) -> None:
+    def ack(self, acks: AckBatch) -> None:
         if acks.up_to is not None:
             assert acks.up_to in self.outstanding
             self._acked({tag for tag in self.outstanding if tag <= acks.up_to})
@@ -66,12 +66,12 @@ def test_a_run_without_gaps_is_one_ack():
     settled = AckTracker()
     settled.ack([3, 1, 2, 5])
 
-    assert settled.collect() == Acks(up_to=3, single=[5])
+    assert settled.collect() == AckBatch(up_to=3, single=[5])
 
     settled.tell([4])
     settled.ack([6])
 
-    assert settled.collect() == Acks(up_to=6, single=[])
+    assert settled.collect() == AckBatch(up_to=6, single=[])
 
 
 def test_nothing_is_told_twice():
@@ -80,7 +80,7 @@ def test_nothing_is_told_twice():
     settled.collect()
     settled.ack([1, 3])
 
-    assert settled.collect() == Acks(up_to=None, single=[])
+    assert settled.collect() == AckBatch(up_to=None, single=[])
     assert settled.unsettled([1, 2, 3]) == [2]
 
 
@@ -89,4 +89,4 @@ def test_what_was_put_back_is_passed_over_by_later_acks():
     settled.tell([1])
     settled.ack([2])
 
-    assert settled.collect() == Acks(up_to=2, single=[])
+    assert settled.collect() == AckBatch(up_to=2, single=[])

@@ -1,18 +1,47 @@
 """
-Deliveries on their way from a broker to whoever takes them.
+A delivery, and the buffer in which deliveries wait between the socket and the dispatcher.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Delivery
+from outbox.wire.codec import WireMessage
+from outbox.wire.headers import Headers, parse
+
+
+# Not frozen for the reason that WireMessage is not: making one is part of a delivery's cost.
+@dataclass(slots=True)
+class Delivery:
+    """
+    A message that was handed to this process and is not yet settled.
+
+    Args:
+        tag: The broker's number of the delivery.
+        decode_error: A reason code if the broker's frames could be separated but not read; then
+            the body and the readable properties are in *message*.
+
+    """
+
+    message: WireMessage
+    tag: int
+    redelivered: bool
+    decode_error: str | None = None
+    _headers: Headers | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def headers(self) -> Headers:
+        """The wire format's headers of the message, parsed once."""
+        if self._headers is None:
+            self._headers = parse(self.message.headers)
+        return self._headers
 
 
 class DeliveryBuffer:
     """
-    Deliveries that nobody has taken yet.
+    Deliveries that no task has taken yet.
 
     It ends once: regularly, or because the connection was lost, which has the last word.
     """

@@ -1,0 +1,235 @@
+"""
+The transaction of a parked message: the head of its lane is handled, or postponed.
+
+    BEGIN
+    guard     lock the head of a lane that is due; no other process attempts this lane
+    record    SAVEPOINT, insert the dedup row
+    call      the handler; if it fails, roll back to the savepoint, so that the lane stays locked
+    settle    remove the row, postpone it, or remove it and write a dead letter
+    COMMIT    once the row is removed, the next one of the lane is due
+
+If the handler ends the transaction, or leaves to the COMMIT a statement that fails there, the lock
+is gone with it. Then the message is settled in a second transaction, which finds out whether
+another process has attempted it meanwhile.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+from consumer.execution.decode import Attempt
+from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
+from consumer.execution.transaction import (
+    call,
+    may_pass,
+    raise_if_unavailable,
+    raise_unless_failure,
+)
+from consumer.execution.unit_of_work import UnitOfWork
+from consumer.handler import Handler
+from consumer.republish import retry_copy
+from consumer.storage.dead_letters import DeadLetterWriter
+from consumer.storage.parked import ParkedMessage, ParkedMessages
+from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
+from outbox.database.errors import raise_translated
+from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
+from outbox.transports.delivery import Delivery
+from outbox.wire.codec import WireMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedResult:
+    """The verdict on an attempt; *handler* and *durations* are set if it has succeeded."""
+
+    verdict: Verdict
+    handler: Handler | None = None
+    durations: Mapping[str, timedelta] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedContext:
+    """What the transactions of parked messages need; *queue* is where the messages came from."""
+
+    handlers: Mapping[str, Handler]
+    queue: str
+    executor: Executor
+    parked: ParkedMessages
+    dead_letter_writer: DeadLetterWriter
+
+    def handler_of(self, message: ParkedMessage) -> Handler | None:
+        """The handler for the type of *message*."""
+        return self.handlers.get(message.message.type or "")
+
+    def failed(self, message: ParkedMessage, error: BaseException) -> ParkedResult:
+        """The result of an attempt at *message* that failed with *error*."""
+        handler, number = self.handler_of(message), message.attempts + 1
+        return ParkedResult(self.executor.after_failure(handler, number, error))
+
+    def as_delivered(self, message: ParkedMessage) -> WireMessage:
+        """*message* as the retry queue of an unordered consumer would deliver it."""
+        return retry_copy(message.message, queue=self.queue, attempt=message.attempts)
+
+
+class ParkedSteps:
+    """
+    One attempt at the next parked message that is due.
+
+    With *message* and *attempted* given, only their settlement.
+    """
+
+    def __init__(
+        self,
+        context: ParkedContext,
+        *,
+        message: ParkedMessage | None = None,
+        attempted: ParkedResult | None = None,
+    ) -> None:
+        self._context = context
+        self.message = message
+        self.attempted = attempted
+        self._handler: Handler | None = None
+        self._attempt: Attempt | None = None
+        self._savepoint: AsyncSessionTransaction | None = None
+        self._settled: Verdict | None = None
+
+    async def guard(self, work: UnitOfWork) -> bool:
+        if self.message is not None:
+            return True
+        with session_loss_raised(work):
+            found = await self._context.parked.next_due(work.session, limit=1)
+        if not found:
+            return False
+        self.message = found[0]
+        self._handler = self._context.handler_of(self.message)
+        # Its age was checked when it was delivered.
+        delivery = Delivery(self._context.as_delivered(self.message), 0, redelivered=True)
+        now = datetime.now(UTC)
+        decoded = self._context.executor.decode(delivery, self._handler, now, BEFORE_ALL)
+        if isinstance(decoded, Attempt):
+            self._attempt = decoded
+        else:
+            self.attempted = ParkedResult(decoded)
+        return True
+
+    async def record(self, work: UnitOfWork) -> None:
+        """In a savepoint, to which a failed attempt is rolled back."""
+        attempt = self._attempt
+        if attempt is None:
+            return
+        with session_loss_raised(work):
+            self._savepoint = await work.savepoint()
+            entries = {attempt.key: (attempt.envelope, attempt.number)}
+            if not await work.record_completed(self._context.executor.dedup, entries):
+                await self._savepoint.commit()
+                self.attempted = ParkedResult(DUPLICATE)
+
+    async def call(self, work: UnitOfWork) -> None:
+        """Repeated, from the savepoint on, while other transactions delay it."""
+        trial = 1
+        while self._attempt is not None and self.attempted is None:
+            with session_loss_raised(work):
+                error = await self._try(work, self._attempt)
+                if error is None:
+                    return
+                passes = may_pass(error)
+                if passes:
+                    await self._context.executor.pause_after(trial)
+                if trial == TRIALS or not passes or not work.is_open:
+                    self.attempted = self._failed(error)
+                    return
+            trial += 1
+            await self.record(work)
+
+    async def _try(self, work: UnitOfWork, attempt: Attempt) -> BaseException | None:
+        """The handler's error for which the savepoint was rolled back, or None."""
+        handler, savepoint = self._handler, self._savepoint
+        if handler is None or savepoint is None:
+            raise AssertionError("an attempt has a handler and a savepoint")
+        try:
+            durations = await call(handler, [attempt], work.session)
+            if not work.is_open:
+                raise TransactionEndedByHandler  # noqa: TRY301
+            await savepoint.commit()
+        except BaseException as error:  # noqa: BLE001 - the user's code
+            raise_unless_failure(error)
+            raise_if_lost(work)
+            if work.is_open:
+                await savepoint.rollback()
+            return error
+        self.attempted = ParkedResult(DONE, handler, durations)
+        return None
+
+    async def settle(self, work: UnitOfWork) -> bool:
+        """Nothing to commit if another process was faster."""
+        if self.message is None or self.attempted is None:
+            raise AssertionError("a message that is settled was attempted")
+        self._settled = await self._write(work.session, self.message, self.attempted.verdict)
+        return self._settled is not None
+
+    async def _write(
+        self, session: AsyncSession, message: ParkedMessage, verdict: Verdict
+    ) -> Verdict | None:
+        parked = self._context.parked
+        match verdict:
+            case TryAgain(attempt=attempts, delay=delay):
+                kept = await parked.postpone(session, message, attempts=attempts, wait=delay)
+                return verdict if kept else None
+            case Wait(delay=delay):
+                attempts = message.attempts
+                kept = await parked.postpone(session, message, attempts=attempts, wait=delay)
+                return verdict if kept else None
+        # The lane first, then the dedup row: attempts lock them in this order.
+        if not await parked.remove(session, message):
+            return None
+        if not isinstance(verdict, GiveUp):
+            return verdict
+        written = await self._context.dead_letter_writer.write_in(
+            session,
+            self._context.as_delivered(message),
+            reason=verdict.code,
+            attempts=verdict.attempt,
+        )
+        return verdict if written else DUPLICATE
+
+    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+        raise_unless_failure(error)
+        raise_if_lost(work)
+        raise_if_unavailable(error)
+
+    def result(self) -> Verdict | None:
+        """None without a message that is due, or if another process was faster."""
+        return self._settled
+
+    def after(self, error: BaseException) -> "ParkedSteps":
+        """The settlement of the message once its transaction has failed with *error*."""
+        if self.message is None:
+            raise AssertionError("only a message that was found can be settled")
+        attempted = self.attempted
+        if attempted is None or attempted.handler is not None:
+            attempted = self._failed(error)
+        return ParkedSteps(self._context, message=self.message, attempted=attempted)
+
+    def _failed(self, error: BaseException) -> ParkedResult:
+        if self.message is None:
+            raise AssertionError("an attempt has a message")
+        return self._context.failed(self.message, error)
+
+
+@contextmanager
+def session_loss_raised(work: UnitOfWork) -> Iterator[None]:
+    """Raise SessionLost once the database has ended the session, else DatabaseUnavailable."""
+    try:
+        yield
+    except (DBAPIError, DatabaseUnavailable) as error:
+        raise_if_lost(work)
+        raise_translated(error)
+
+
+def raise_if_lost(work: UnitOfWork) -> None:
+    """Raise SessionLost if the database has ended the session of *work*, and its lock."""
+    if work.is_lost:
+        raise SessionLost("the session was ended") from None

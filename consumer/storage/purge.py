@@ -1,0 +1,84 @@
+"""
+Deleting old rows of the dedup store.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consumer.storage.tables import PROCESSING, ago, processed_messages
+from outbox.tables import database_now
+
+PURGE_LIMIT = 1_000
+
+_PLACE: sa.ColumnElement[Any] = sa.literal_column("processed_messages.ctid")
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """The number of *rows* that a purge has deleted, and when the youngest was written."""
+
+    rows: int
+    until: datetime | None
+
+
+async def purge(
+    connection: AsyncConnection,
+    consumer: str,
+    *,
+    older_than: timedelta,
+    since: datetime | None = None,
+) -> Purged:
+    """
+    Delete at most `PURGE_LIMIT` rows of *consumer* that are *older_than* this, from *since* on.
+
+    Rows that other transactions have locked stay for the next purge, so that no transaction waits
+    for another. Rows with a lease that is not over stay as well.
+    """
+    statement = _purge(
+        connection.dialect.name,
+        consumer,
+        older_than=older_than,
+        since=sa.true() if since is None else processed_messages.c.processed_at >= since,
+    )
+    times = (await connection.execute(statement)).scalars().all()
+    return Purged(len(times), max(times, default=None))
+
+
+def _purge(
+    dialect: str, consumer: str, *, older_than: timedelta, since: sa.ColumnElement[bool]
+) -> sa.Executable:
+    """
+    The statement; it deletes the oldest rows first.
+
+    Rows are read from processed_messages_consumer_processed_at and up to the bound, so that the
+    young rows of the same consumer, and all rows of others, cost nothing.
+    """
+    table = processed_messages
+    # A lease that is not over belongs to a process at this moment, however long ago it began.
+    leased = (table.c.status == PROCESSING) & (table.c.lease_until > database_now())
+    mine = table.c.consumer == sa.bindparam("of_consumer", consumer, type_=sa.Text)
+    old = (
+        sa.select(table.c.idempotency_key)
+        .where(
+            mine,
+            table.c.processed_at < ago(older_than),
+            since,
+            sa.not_(sa.func.coalesce(leased, sa.false())),
+        )
+        .order_by(table.c.processed_at)
+        .limit(PURGE_LIMIT)
+    )
+    if dialect == "sqlite":
+        is_old: sa.ColumnElement[bool] = mine & table.c.idempotency_key.in_(old)
+    else:
+        # SKIP LOCKED: a row that another transaction holds stays for the next purge.
+        # By ctid rather than by key: with no statistics, however old, does the planner make of
+        # that a scan of the table. A row that was updated meanwhile has a new ctid, which this
+        # statement does not see, and stays.
+        places = old.with_only_columns(_PLACE).with_for_update(skip_locked=True)
+        is_old = sa.any_(sa.func.array(places.scalar_subquery())) == _PLACE
+    return sa.delete(table).where(is_old).returning(table.c.processed_at)
