@@ -196,15 +196,17 @@ async def test_a_handler_that_outlasts_the_drain_deadline_is_rolled_back(
     ],
 )
 async def test_a_handler_that_spoils_its_own_transaction_has_failed(
-    deployment, rabbitmq_url, misdeed
+    postgres_url, rabbitmq_url, tmp_path, misdeed
 ):
-    await deployment.consumer()
-    await publish(rabbitmq_url, a_message(type=f"test.{misdeed}"))
+    no_retries = {"MQ_MAX_RETRIES": "0"}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **no_retries) as deployment:
+        await deployment.consumer()
+        await publish(rabbitmq_url, a_message(type=f"test.{misdeed}"))
 
-    (dead,) = await eventually(deployment.dead)
+        (dead,) = await eventually(deployment.dead)
 
-    assert dead["reason"] == "retries_exhausted"
-    assert await deployment.applied() == []
+        assert dead["reason"] == "retries_exhausted"
+        assert await deployment.applied() == []
 
 
 async def test_while_the_database_is_unavailable_messages_wait_and_no_attempt_is_counted(

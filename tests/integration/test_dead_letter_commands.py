@@ -71,7 +71,7 @@ class Shell(CommandLine):
         return process.returncode, errors.decode()
 
 
-class Stage:
+class CommandedDeployment:
     """A deployment, and a shell for its commands."""
 
     def __init__(self, deployment: Deployment, shell: Shell) -> None:
@@ -101,7 +101,7 @@ async def stage(settings, tmp_path):
     files = (f"sqlite:///{tmp_path / name}" for name in ("outbox.db", "broker.db"))
     async with Deployment(*(settings.values() or files), logs) as deployment:
         assert (await shell.run("consumer", "topology", TARGET))[0] == 0
-        yield Stage(deployment, shell)
+        yield CommandedDeployment(deployment, shell)
 
 
 @pytest.fixture

@@ -173,12 +173,16 @@ async def test_a_broker_that_falls_silent_is_noticed_and_no_message_is_lost(
         Deployment(postgres_url, proxy.url, tmp_path, MQ_HEARTBEAT_SECONDS="1") as deployment,
     ):
         relay = await deployment.relay()
+        before = an_event()  # published over the connection that falls silent
+        await commit(deployment, before)
+        await eventually(deployment.is_drained)
 
         event = await publishes_after_silence(deployment, relay, proxy)
 
         assert await deployment.dead() == []
         assert await relay.terminate() == 0
-    assert {m.message_id for m in await messages_in(rabbitmq_url)} == {str(event.id)}
+    received = {m.message_id for m in await messages_in(rabbitmq_url)}
+    assert received == {str(before.id), str(event.id)}
 
 
 async def test_a_lost_database_session_is_replaced(
