@@ -295,8 +295,7 @@ async def test_ten_thousand_copies_of_one_message_have_one_effect(
             await deployment.applies(7, within=60)
 
         await deployment.has_nothing_waiting()
-        assert sorted(map(str, await deployment.applied())) == sorted(
-            [*healthy.sent, str(event.id)]
-        )
+        applied = map(str, await deployment.applied())
+        assert sorted(applied) == sorted([*healthy.sent, str(event.id)])
         assert await deployment.dead() == []
         assert all(word not in deployment.logs() for word in ("failed", "unavailable", CANARY))
