@@ -76,7 +76,7 @@ async def consuming(environment: Environment) -> AsyncIterator[None]:
     """Create the tables of the effects and the product's queue; both are empty at the end."""
     await environment.database.execute(effects.CREATE)
     async with environment.program(
-        "consumer", "topology", "benchmarks.consumers:single", ready=QUEUE
+        "consumer", "topology", "tests.benchmarks.consumers:single", ready=QUEUE
     ):
         pass
     try:

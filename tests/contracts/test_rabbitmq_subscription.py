@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
+import aiormq
 import pytest
 from structlog.testing import capture_logs
 from yarl import URL
@@ -307,10 +308,11 @@ async def test_a_lost_connection_is_raised_by_take_and_blocks_no_ack(url, method
         assert await is_quick(subscription.ack(*deliveries))
 
 
-async def test_a_silent_peer_is_noticed(url, method):
+async def test_a_silent_peer_is_noticed(url, method, monkeypatch):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     async with (
         Proxy(url) as proxy,
-        a_transport(proxy.url, method, heartbeat_seconds=3).subscribe(
+        a_transport(proxy.url, method, heartbeat_seconds=1).subscribe(
             WORK, prefetch=1
         ) as subscription,
     ):

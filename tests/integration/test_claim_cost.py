@@ -1,5 +1,5 @@
 """
-What a claim costs, counted and not timed: statements, and rows that Postgres looks at.
+The cost of a claim, counted and not timed: statements, and rows that Postgres reads.
 """
 
 from collections import Counter
@@ -55,7 +55,7 @@ async def claim(
 
 
 async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
-    """What the *statements* of a claim look at, in a session that is prepared for claims."""
+    """The rows that *statements* of a claim read, in a session that is prepared for claims."""
     async with engine.connect() as connection:
         return sum([await rows_read(connection, statement) for statement in statements])
 
@@ -131,7 +131,7 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
 
 
 async def settle_all(store: PostgresStore) -> None:
-    """Claim and delete what is there, and look once more in vain."""
+    """Claim and delete all rows; the last claim finds none."""
     found = True
     while found:
         async with store.claim(limit=1_000, size=1_000_000) as claim:

@@ -15,11 +15,13 @@ import pytest
 from outbox_demo.audit import audit
 from outbox_demo.history import History
 from outbox_demo.tables import Record
+from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
-from tests.support.processes import ChildProcess
+from tests.support.processes import ChildProcess, PreparedProcess
 from tests.support.reaper import process_exists
 
 WITHIN = 90.0
+ON_FILES = {"MQ_DATABASE_URL": "", "MQ_BROKER_URL": "", "COLUMNS": "100"}
 UPLOAD = {
     "bucket": "uploads",
     "key": "2026/01/01/4711.json",
@@ -34,11 +36,11 @@ ENDINGS = [signal.SIGTERM, *([signal.SIGKILL] if sys.platform == "linux" else []
 
 
 def demo(work: Path, *options: str | Path) -> ChildProcess:
-    """`relay demo` on SQLite files in *work*."""
-    return ChildProcess(
-        [sys.executable, "-m", "relay", "demo", "--directory", work, *options],
+    """The demo on SQLite files in *work*."""
+    return PreparedProcess(
+        [sys.executable, "-m", "outbox_demo", "--directory", work, *options],
         log=work.with_suffix(".log"),
-        env={"MQ_DATABASE_URL": "", "MQ_BROKER_URL": "", "COLUMNS": "100"},
+        env=ON_FILES,
     )
 
 
@@ -76,7 +78,12 @@ def work(tmp_path: Path) -> Path:
 
 
 async def test_every_committed_event_has_one_effect_though_processes_are_killed(work: Path):
-    async with demo(work, "--count", "500") as child:
+    child = ChildProcess(
+        [sys.executable, "-m", "relay", "demo", "--directory", work, "--count", "500"],
+        log=work.with_suffix(".log"),
+        env=ON_FILES,
+    )
+    async with child:
         code = await child.wait(within=WITHIN)
 
         assert code == 0, child.tail
@@ -120,20 +127,20 @@ async def test_the_events_of_a_file_are_published_and_applied(work: Path, tmp_pa
         ('{"user_id": "user-4711"', "line 3: event: is not JSON"),
     ],
 )
-async def test_a_bad_line_stops_the_demo_before_it_commits_an_event(
+def test_a_bad_line_stops_the_demo_before_it_commits_an_event(
     work: Path, tmp_path: Path, line: str, problem: str
 ):
     file = tmp_path / "events.ndjson"
     file.write_text(f"{json.dumps(UPLOAD)}\n\n{line}\n")
 
-    async with demo(work, "--events", file) as child:
-        code = await child.wait(within=WITHIN)
+    run = CommandLine(tmp_path)
+    ended = run("outbox_demo", "--directory", str(work), "--events", str(file))
 
-        assert code == 2
-        assert f"error: {problem}" in child.output
-        assert "4711" not in child.output
-        assert "Müller" not in child.output
-        assert not (work / "outbox.db").exists()
+    assert ended.code == 2
+    assert f"error: {problem}" in ended.err
+    assert "4711" not in run.printed
+    assert "Müller" not in run.printed
+    assert not (work / "outbox.db").exists()
 
 
 async def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash(
@@ -164,29 +171,19 @@ async def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash
         }
 
 
-async def test_a_directory_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path):
+def test_a_directory_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path):
     (tmp_path / "events.ndjson").write_text(json.dumps(UPLOAD))
 
-    child = ChildProcess(
-        [sys.executable, "-m", "outbox_demo", "--directory", tmp_path],
-        log=tmp_path.with_suffix(".log"),
-    )
-    async with child:
-        code = await child.wait(within=WITHIN)
+    ended = CommandLine(tmp_path)("outbox_demo", "--directory", str(tmp_path))
 
-        assert code == 2
-        assert "must be empty" in child.output
-        assert (tmp_path / "events.ndjson").read_text() == json.dumps(UPLOAD)
+    assert ended.code == 2
+    assert "must be empty" in ended.err
+    assert (tmp_path / "events.ndjson").read_text() == json.dumps(UPLOAD)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_no_child_outlives_the_demo(work: Path, ending: signal.Signals):
-    child = ChildProcess(
-        [sys.executable, "-m", "outbox_demo", "--directory", work],
-        log=work.with_suffix(".log"),
-        env={"MQ_DATABASE_URL": "", "MQ_BROKER_URL": ""},
-    )
-    async with child:
+    async with demo(work) as child:
         await child.wait_for_line("starting", within=WITHIN)
         await eventually(lambda: len(children_of(child.pid)) == 4, within=WITHIN)
         pids = children_of(child.pid)

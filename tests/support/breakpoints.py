@@ -105,7 +105,7 @@ class BreakpointProxy(Proxy):
         return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.CLIENT))
 
     def after(self, *matchers: Matcher) -> Breakpoint:
-        """Hold back the server's reply to the message of the last matcher: the client does not get it."""
+        """Hold back the reply of the server to the message of the last matcher."""
         return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.SERVER))
 
     def unheard(self, *matchers: Matcher) -> Breakpoint:
