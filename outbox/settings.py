@@ -65,7 +65,8 @@ class SharedSettings(BaseSettings):
 
     database_url: SecretStr = Field(
         default=SecretStr(DEFAULT_DATABASE_URL),
-        description="The database with the outbox, or the consumer's database.",
+        description="The relay's database, which has the outbox; or the consumer's database, "
+        "which has its effects.",
     )
     broker_url: SecretStr = Field(
         default=SecretStr(DEFAULT_BROKER_URL),
@@ -84,12 +85,12 @@ class SharedSettings(BaseSettings):
         description="Direct exchange that queues dead-letter to.",
     )
     allowed_headers: Items[str] = Field(
-        default=(), description="Additional header names that events may carry, as a list."
+        default=(), description="Header names that events may carry, besides the allowed ones."
     )
     declare_topology: bool = Field(
         default=True,
         description="Declare exchanges and queues at start; if false, only check that they exist "
-        "with the declared arguments.",
+        "as they would be declared.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="`auto` is console on a terminal, JSON elsewhere."
@@ -101,47 +102,45 @@ class SharedSettings(BaseSettings):
         default=True, description="Serve /metrics, /livez and /readyz over HTTP."
     )
     metrics_host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address on which /metrics, /livez and /readyz are served.",
+        default="127.0.0.1", min_length=1, description="Address that the HTTP server listens on."
     )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="Port of that address. Unset: the process's usual port (relay 8001, consumer "
-        "8002), or any free one if that is taken. 0: any free one.",
+        description="Port of the HTTP server. Unset: 8001 for a relay, 8002 for a consumer, or "
+        "any free one if that is taken. 0: any free one.",
     )
     drain_seconds: float = Field(
         default=25.0,
         gt=0,
         le=3600,
-        description="Seconds to finish the messages in flight after SIGTERM; keep it below the 30 "
-        "seconds after which Kubernetes kills the process.",
+        description="Time to finish the work in flight after SIGTERM; keep it below the 30 "
+        "seconds that Kubernetes grants.",
     )
     database_pool_size: int = Field(
         default=15,
         ge=2,
         le=1000,
-        description="Maximum number of database connections of a process.",
+        description="Most connections to the database per process: at least 5 for a relay on "
+        "Postgres, and 5 more than MQ_CONCURRENCY for a consumer.",
     )
     heartbeat_seconds: int = Field(
         default=10,
         ge=1,
         le=600,
-        description="AMQP heartbeat in seconds; from 3 on, a dead peer is detected within three "
-        "heartbeats.",
+        description="AMQP heartbeat; from 3 seconds on, a dead peer is noticed within three of "
+        "them.",
     )
     publish_method: Literal["batch", "gather"] = Field(
         default="batch",
-        description="How messages are published to RabbitMQ: `batch` writes many messages at "
-        "once, `gather` is slower and uses only documented calls of the client library.",
+        description="How to publish to RabbitMQ: `batch` writes many messages at once; `gather` "
+        "is slower and uses only documented calls of the client library.",
     )
     delivery_method: Literal["frames", "callback"] = Field(
         default="frames",
-        description="How deliveries from RabbitMQ are read: `frames` is fast and keeps the "
-        "connection when a message cannot be read, `callback` uses only documented calls of the "
-        "client library.",
+        description="How to read deliveries of RabbitMQ: `frames` is fast and survives messages "
+        "that cannot be read; `callback` uses only documented calls of the client library.",
     )
     reconnect_max_seconds: float = Field(
         default=15.0,

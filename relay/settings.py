@@ -21,42 +21,49 @@ class RelaySettings(SharedSettings):
         default=500,
         ge=2,
         le=10_000,
-        description="Most rows that one batch claims.",
+        description="Most events that are claimed, published and deleted together.",
     )
     batch_bytes: int = Field(
         default=4_194_304,
         ge=1_024,
         le=268_435_456,
-        description="Most bytes of bodies that one batch claims; the last row may exceed it.",
+        description="Most bytes of bodies in a batch; the last event may exceed it.",
     )
     wakeup: Literal["notify", "poll"] = Field(
         default="notify",
         description="`notify`: LISTEN and NOTIFY wake an idle relay, on Postgres without a "
-        "pooler; `poll`: the relay only polls.",
+        "pooler; `poll`: an idle relay only polls.",
     )
     poll_min_seconds: float = Field(
-        default=0.02, gt=0, le=60, description="Pause between polls while events keep arriving."
+        default=0.02,
+        gt=0,
+        le=60,
+        description="Pause between polls while events keep coming; it doubles while the outbox "
+        "stays empty.",
     )
     poll_max_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="Longest pause between polls of an empty outbox."
     )
     publish_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=600, description="Deadline for the confirms of one batch."
+        default=10.0, gt=0, le=600, description="Deadline for the broker to confirm a batch."
     )
     publish_max_attempts: int | None = Field(
         default=None,
         ge=1,
-        description="Attempts after which an unroutable or refused event is moved to "
-        "dead_letters. Unset: never.",
+        description="Publishes after which an event that the broker returned or refused is "
+        "dead-lettered, the first one included. Unset: never.",
     )
     publish_retry_first_seconds: float = Field(
         default=1.0,
         gt=0,
         le=3600,
-        description="Wait after the first such attempt; it doubles with each further one.",
+        description="Pause after the first publish that was returned or refused; it doubles.",
     )
     publish_retry_max_seconds: float = Field(
-        default=300.0, gt=0, le=86_400, description="Longest such wait."
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="Longest pause between two publishes of such an event.",
     )
 
     @model_validator(mode="after")

@@ -31,19 +31,20 @@ class Telemetry:
         self._exchange = exchange
         self._published = Counter(
             "mq_messages_published",
-            "Events by outcome of their publish.",
+            "Publishes of events, by outcome.",
             ["exchange", "status"],
             registry=registry,
         )
         self._publish_seconds = Histogram(
             "mq_publish_duration_seconds",
-            "Time from claiming a batch to its last confirm.",
+            "Time from the first publish of a batch to its last confirm.",
             ["exchange"],
             registry=registry,
         )
         self._latency = BatchHistogram(
             "mq_commit_to_confirm_seconds",
-            "Time from inserting an event to its confirm, by the clocks of database and relay.",
+            "Time from the insert of an event to its confirm, by the clocks of database and "
+            "relay.",
             bounds=_LATENCY_BUCKETS,
             registry=registry,
         )
@@ -53,18 +54,24 @@ class Telemetry:
             ["source", "reason"],
             registry=registry,
         )
-        self._backlog = Gauge("mq_outbox_backlog", "Rows in the outbox.", registry=registry)
+        self._backlog = Gauge(
+            "mq_outbox_backlog",
+            "Rows in the outbox; exact up to 10,000, then Postgres's estimate.",
+            registry=registry,
+        )
         self._age = Gauge(
-            "mq_outbox_oldest_ready_age_seconds", "Age of the oldest ready row.", registry=registry
+            "mq_outbox_oldest_ready_age_seconds",
+            "Age of the oldest row that could be published now.",
+            registry=registry,
         )
         self._dead_tuples = Gauge(
             "mq_outbox_dead_tuples",
-            "Deleted rows that vacuum has not yet removed.",
+            "Postgres: deleted rows that vacuum has not removed.",
             registry=registry,
         )
         self._snapshot = Gauge(
             "mq_oldest_snapshot_age_seconds",
-            "Age of the oldest open snapshot, which keeps deleted rows from being removed.",
+            "Postgres: age of the oldest open snapshot, which keeps vacuum from removing rows.",
             registry=registry,
         )
         self.availability = Availability(self._log, registry)
