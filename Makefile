@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 	$(BIN)/relay demo $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests, two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 faults: $(VENV)/.dev ## Run the fault matrix; ARGS="-m selection" is the part that every change has to pass
 	$(BIN)/pytest tests/matrix --numprocesses 2 --dist loadfile $(ARGS)

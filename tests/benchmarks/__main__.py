@@ -18,22 +18,22 @@ from tests.benchmarks import (
     flatness,
     keys,
     latency,
-    presence,
+    overhead,
     results,
     throughput,
 )
 from tests.benchmarks.conditions import conditions
+from tests.benchmarks.environment import Environment, provision
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Result
-from tests.benchmarks.servers import Site, lend
 
-Group: TypeAlias = Callable[[Site, Plan], Awaitable[list[Result]]]
+Group: TypeAlias = Callable[[Environment, Plan], Awaitable[list[Result]]]
 
 GROUPS: dict[str, Group] = {
     "throughput": throughput.measure,
     "latency": latency.measure,
-    "idle": presence.idle,
-    "notify": presence.notify,
+    "idle": overhead.idle,
+    "notify": overhead.notify,
     "keys": keys.measure,
     "pinned": flatness.pinned,
     "backlog": flatness.backlog,
@@ -62,9 +62,9 @@ def main(
     ] = RESULTS,
 ) -> None:
     """
-    Measure relay and consumer beside what one would write by hand, on servers of their own.
+    Measure relay and consumer beside programs written by hand, on servers of their own.
 
-    The exit status is 0 though goals are missed; the table says which.
+    The exit status is 0 even if goals are missed; the table names those.
     """
     chosen = only or list(GROUPS)
     if unknown := set(chosen) - set(GROUPS):
@@ -76,11 +76,11 @@ async def _run(chosen: Sequence[str], plan: Plan, directory: Path) -> None:
     began = time.monotonic()
     found: list[Result] = []
     _say("starting the servers")
-    async with lend() as site:
-        circumstances = dict(await conditions(site, plan, chosen))
+    async with provision() as environment:
+        circumstances = dict(await conditions(environment, plan, chosen))
         for name in chosen:
             _say(f"{name} ({time.monotonic() - began:.0f} s since the start)")
-            found += await GROUPS[name](site, plan)
+            found += await GROUPS[name](environment, plan)
             circumstances["took"] = f"{time.monotonic() - began:.0f} s"
             # After each group, so that one that fails does not take the others with it.
             _write(found, circumstances, directory)

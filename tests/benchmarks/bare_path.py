@@ -29,7 +29,7 @@ import uvloop
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
 from tests.benchmarks.producers import FLOOR_CHANNEL
 
 _PERSISTENT = 2
@@ -38,7 +38,7 @@ _APPLY = "INSERT INTO benchmark_effects (message_id, number) VALUES ($1, $2)"
 
 async def publish(queue: str) -> None:
     """Publish what is notified, until the process is ended."""
-    body = filling.body(random.Random(3))
+    body = outbox_rows.body(random.Random(3))
     database, channel = await _connected()
     async with asyncio.TaskGroup() as group:
 

@@ -1,5 +1,5 @@
 """
-Under what circumstances the figures were taken.
+The conditions of a measurement: versions, machine, and extent of the run.
 """
 
 import os
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Conditions
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import GATHER_ROWS, NAIVE_ROWS, RELAY_ROWS
 from tests.support.processes import REPOSITORY
 
 _LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
 
 
-async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Conditions:
+async def conditions(environment: Environment, plan: Plan, groups: Sequence[str]) -> Conditions:
     """Versions, machine, and extent of the run."""
     load = os.getloadavg()[0]
     return {
-        "Postgres": str(await site.database.fetchval("SHOW server_version")),
-        "RabbitMQ": site.broker_version,
+        "Postgres": str(await environment.database.fetchval("SHOW server_version")),
+        "RabbitMQ": environment.broker_version,
         "Python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "cores": str(len(os.sched_getaffinity(0))),
@@ -39,7 +39,7 @@ async def conditions(site: Site, plan: Plan, groups: Sequence[str]) -> Condition
 
 
 def commit() -> str:
-    """The commit that is run, and whether files of it are changed."""
+    """The current commit, and whether the working tree has changes."""
 
     def git(*words: str) -> str:
         asked = subprocess.run(

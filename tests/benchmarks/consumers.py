@@ -1,7 +1,7 @@
 """
-The product's consumers that are measured: `consumer run benchmarks.consumers:single`.
+The product's consumers under test: `consumer run tests.benchmarks.consumers:single`.
 
-They share a queue, which is filled anew for each; what they know to be done they keep apart.
+They share a queue, which is filled again for each. Each consumer has its own dedup rows.
 """
 
 import os
@@ -61,7 +61,9 @@ recorded = _consumer("recorded")
 
 @recorded.on(EVENT_TYPE)
 async def record(message: Message[Any], session: AsyncSession) -> None:
-    """The same, and a line with the id and the monotonic clock when the commit has returned."""
+    """
+    Handle one message; write its id and the monotonic clock to a file after the commit.
+    """
     session.sync_session.info[COMMITS] = message.id
     await effects.add(session, message.id, message.payload)
 

@@ -1,5 +1,5 @@
 """
-The consumer against one written by hand, each from a queue that was filled before it starts.
+The consumer against a handwritten one, each from a queue that was filled before it starts.
 """
 
 import time
@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from outbox.wire.codec import WireMessage
-from tests.benchmarks import effects, prepared
+from tests.benchmarks import effects, prepared_messages
 from tests.benchmarks.consumers import QUEUE
-from tests.benchmarks.course import Course, Sample
+from tests.benchmarks.drain_curve import DrainCurve, Sample
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.programs import Program
+from tests.benchmarks.progress import watch_effects
 from tests.benchmarks.results import Result, at_least, median, median_ratio
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import Turn
-from tests.benchmarks.watching import watch_effects
 
 ON_UVLOOP = "handwritten, uvloop"
 MESSAGES = {
@@ -31,13 +31,13 @@ LONGEST_SECONDS = 30.0
 _THOUSAND = 1_000
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     turns: dict[str, list[Turn]] = defaultdict(list)
-    async with consuming(site):
+    async with consuming(environment):
         for number in range(1, plan.rounds + 1):
             for name, full in MESSAGES.items():
-                turn = await _turn(site, name, plan.rows(full))
+                turn = await _turn(environment, name, plan.rows(full))
                 plan.say(
                     f"  {name} {number}/{plan.rounds}: {turn.rate:,.0f}/s, {turn.cpu:.3f} s CPU"
                 )
@@ -46,7 +46,7 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
 
 
 def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
-    """What the *turns* of each contender come to."""
+    """The figures of the *turns* of each contender."""
     rates = {name: [turn.rate for turn in some] for name, some in turns.items()}
     return [
         *(
@@ -72,67 +72,69 @@ def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 
 
 @asynccontextmanager
-async def consuming(site: Site) -> AsyncIterator[None]:
-    """The tables of the effects, and the product's queue; nothing is left in it at the end."""
-    await site.database.execute(effects.CREATE)
-    async with site.program("consumer", "topology", "benchmarks.consumers:single", ready=QUEUE):
+async def consuming(environment: Environment) -> AsyncIterator[None]:
+    """Create the tables of the effects and the product's queue; both are empty at the end."""
+    await environment.database.execute(effects.CREATE)
+    async with environment.program(
+        "consumer", "topology", "tests.benchmarks.consumers:single", ready=QUEUE
+    ):
         pass
     try:
         yield
     finally:
-        await site.purge(QUEUE)
-        await effects.forget(site.database)
+        await environment.purge(QUEUE)
+        await effects.forget(environment.database)
 
 
-async def _turn(site: Site, name: str, messages: int) -> Turn:
-    await site.purge(QUEUE)
-    await effects.forget(site.database)
-    async with prepared.publisher(site.broker_url, name="benchmark") as to:
-        await prepared.publish_all(to, _batches(messages))
+async def _turn(environment: Environment, name: str, messages: int) -> Turn:
+    await environment.purge(QUEUE)
+    await effects.forget(environment.database)
+    async with prepared_messages.publisher(environment.broker_url, name="benchmark") as to:
+        await prepared_messages.publish_all(to, _batches(messages))
     used: dict[Sample, float] = {}
     began = time.monotonic()
-    async with _program(site, name) as program:
+    async with _program(environment, name) as program:
 
         def observe(sample: Sample) -> None:
             used[sample] = program.cpu_seconds
 
-        course = await watch_effects(
-            site,
+        curve = await watch_effects(
+            environment,
             program,
             messages=messages,
             began=began,
             within=LONGEST_SECONDS,
             observe=observe,
         )
-    return evaluate(course, used, messages)
+    return evaluate(curve, used, messages)
 
 
-def evaluate(course: Course, used: Mapping[Sample, float], messages: int) -> Turn:
+def evaluate(curve: DrainCurve, used: Mapping[Sample, float], messages: int) -> Turn:
     """
-    Rate and CPU from when a fiftieth of *messages* was done; *used* is told for each sample.
+    Rate and CPU from when a fiftieth of *messages* was done; *used* is called for each sample.
 
-    Of so few messages that one look found all of them done, the start is part of it.
+    If the first sample finds all of them done, the start of the program is included.
     """
-    going = course.under_way(messages)
+    going = curve.under_way(messages)
     if going.samples[0] is going.samples[-1]:
-        going = course
+        going = curve
     first, last = going.samples[0], going.samples[-1]
     cpu = (used[last] - used.get(first, 0.0)) / max(last.gone - first.gone, 1) * _THOUSAND
     return Turn(going.rate(first.gone), cpu)
 
 
-def _program(site: Site, name: str) -> Program:
+def _program(environment: Environment, name: str) -> Program:
     if name.startswith("handwritten"):
         loop = ["uvloop"] if name == ON_UVLOOP else []
-        return site.program("tests.benchmarks.handwritten", QUEUE, *loop, ready="ready")
-    return site.consumer(name)
+        return environment.program("tests.benchmarks.handwritten", QUEUE, *loop, ready="ready")
+    return environment.consumer(name)
 
 
 def _batches(count: int) -> Iterator[list[WireMessage]]:
-    """Straight into the queue, through the exchange that has no name."""
-    for first in range(0, count, prepared.BATCH):
-        yield prepared.messages(
-            min(prepared.BATCH, count - first),
+    """Batches that go straight to the queue, through the default exchange."""
+    for first in range(0, count, prepared_messages.BATCH):
+        yield prepared_messages.messages(
+            min(prepared_messages.BATCH, count - first),
             exchange="",
             routing_key=QUEUE,
             event_type=effects.EVENT_TYPE,

@@ -28,7 +28,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange
 
 from outbox.wire.codec import WireMessage
-from tests.benchmarks import filling, prepared
+from tests.benchmarks import outbox_rows, prepared_messages
 
 NAIVE_BATCH = 100
 GATHER_BATCH = 500
@@ -45,9 +45,9 @@ _Batch: TypeAlias = Callable[[Any, AbstractExchange], Coroutine[Any, Any, int]]
 
 async def naive() -> None:
     """
-    One awaited publish after another, each row marked after its own; one commit per batch.
+    Publish rows one after another, each awaited and then marked; one commit per batch.
 
-    In its favour: one commit for a hundred rows, where many do one for each.
+    In its favour: one commit for a hundred rows, where many such relays commit each row.
     """
 
     async def batch(database: Any, exchange: AbstractExchange) -> int:
@@ -63,9 +63,9 @@ async def naive() -> None:
 
 async def gather() -> None:
     """
-    Five hundred publishes at once, one DELETE and one commit for all of them.
+    Publish five hundred rows at once; one DELETE and one commit for all of them.
 
-    In its favour: one publish that fails undoes the whole batch, so nothing is kept account of.
+    In its favour: a failed publish rolls back the whole batch, so it keeps no account of rows.
     """
 
     async def batch(database: Any, exchange: AbstractExchange) -> int:
@@ -91,25 +91,27 @@ async def publisher(count: int) -> None:
     In its favour, and thus against the relay: messages are made before the clock starts, and the
     garbage collector does not look at them.
     """
-    async with prepared.publisher(os.environ["MQ_BROKER_URL"], name="bare publisher") as to:
-        await prepared.publish_all(to, iter([_batch()]))  # connected and warm
-        batches = iter([_batch() for _ in range(count // prepared.BATCH)])
+    async with prepared_messages.publisher(
+        os.environ["MQ_BROKER_URL"], name="bare publisher"
+    ) as to:
+        await prepared_messages.publish_all(to, iter([_batch()]))  # connected and warm
+        batches = iter([_batch() for _ in range(count // prepared_messages.BATCH)])
         gc.collect()
         gc.freeze()
         _say("ready")
         began, used = time.monotonic(), time.process_time()
-        await prepared.publish_all(to, batches)
+        await prepared_messages.publish_all(to, batches)
         took, used = time.monotonic() - began, time.process_time() - used
-        rows = count // prepared.BATCH * prepared.BATCH
+        rows = count // prepared_messages.BATCH * prepared_messages.BATCH
         _say(json.dumps({"rows": rows, "seconds": took, "cpu_seconds": used}))
 
 
 def _batch() -> list[WireMessage]:
-    return prepared.messages(
-        prepared.BATCH,
+    return prepared_messages.messages(
+        prepared_messages.BATCH,
         exchange=EXCHANGE,
-        routing_key=filling.EVENT_TYPE,
-        event_type=filling.EVENT_TYPE,
+        routing_key=outbox_rows.EVENT_TYPE,
+        event_type=outbox_rows.EVENT_TYPE,
     )
 
 

@@ -1,5 +1,5 @@
 """
-The dedup store with ten million messages against one without any, and while it is purged.
+The dedup store with ten million rows against an empty one, and during a purge.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from tests.benchmarks import dedup_table
 from tests.benchmarks.dedup_table import DAYS, EMPTY, FULL, Keys
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Result, at_least, at_most, median, median_ratio, ratio
-from tests.benchmarks.servers import Site
 from tests.benchmarks.throughput import last_line
 
 ROWS, SECONDS, PURGE_SECONDS, GRACE_SECONDS = 10_000_000, 12.0, 8.0, 30.0
@@ -41,13 +41,13 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Purge:
     """
-    What a purge did, and what it did to writers.
+    The result of a purge, and its effect on writers.
 
     Args:
         longest: Seconds of its longest statement, with the commit.
-        waited: Seconds that anybody waited for a lock, at most.
+        waited: The longest that a writer waited for a lock, in seconds.
         quiet: Rows per second of the writers without the purge.
-        beside: The same beside it.
+        beside: Rows per second of the writers during the purge.
 
     """
 
@@ -59,7 +59,7 @@ class Purge:
     beside: float
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     rows = plan.rows(ROWS)
     found: list[Result] = []
@@ -67,19 +67,19 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
     try:
         for keys in kinds:
             plan.say(f"  filling a table of {rows:,} with {keys}")
-            await dedup_table.make(site.database_url, site.database, rows, keys)
-            sizes = await dedup_table.sizes(site.database)
-            found += figures(keys, await _turns(site, plan, keys))
+            await dedup_table.make(environment.database_url, environment.database, rows, keys)
+            sizes = await dedup_table.sizes(environment.database)
+            found += figures(keys, await _turns(environment, plan, keys))
             found.append(disk(keys, rows, sizes))
             if keys == "event_ids":
-                found += purge_figures(await _purge(site, plan))
+                found += purge_figures(await _purge(environment, plan))
     finally:
-        await dedup_table.drop(site.database)
+        await dedup_table.drop(environment.database)
     return found
 
 
 def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
-    """Full against empty; only event ids, which are what keys are by default, have a goal."""
+    """Full against empty; only event ids, the default keys, have a goal."""
     rates = {schema: [turn.rate for turn in some] for schema, some in turns.items()}
     full_vs_empty = median_ratio(rates[FULL], rates[EMPTY])
     head = (
@@ -98,14 +98,14 @@ def figures(keys: Keys, turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
 
 
 def disk(keys: Keys, rows: int, sizes: Mapping[str, int]) -> Result:
-    """What the full table of *rows* takes of the disk, with its indexes; *sizes* in bytes."""
+    """The disk space of the full table of *rows* with its indexes; *sizes* in bytes."""
     parts = ", ".join(f"{name} {size / _MEGABYTE:,.0f}" for name, size in sizes.items())
     total = sum(sizes.values()) / _MEGABYTE
     return Result(f"dedup, {_named(keys)}: disk for {rows:,}", total, "MB", note=parts)
 
 
 def purge_figures(purge: Purge) -> list[Result]:
-    """What the purge did, and what it did to others."""
+    """The figures of the purge, and of its effect on writers."""
     return [
         Result("dedup_purge_deadlocks", purge.deadlocks, "", at_most(0)),
         Result("dedup_purge_lock_wait", purge.waited * _THOUSAND, "ms", at_most(_THOUSAND)),
@@ -120,11 +120,11 @@ def _named(keys: Keys) -> str:
     return {"event_ids": "event ids", "digests": "SHA-256 keys"}[keys]
 
 
-async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
+async def _turns(environment: Environment, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
-        await dedup_table.settle(site.database)
-        found = await _recorded(site, keys, plan.seconds(SECONDS), EMPTY, FULL)
+        await dedup_table.settle(environment.database)
+        found = await _recorded(environment, keys, plan.seconds(SECONDS), EMPTY, FULL)
         plan.say(
             f"  {_named(keys)} {number}/{plan.rounds}: "
             f"empty {found[EMPTY].rate:,.0f}/s, full {found[FULL].rate:,.0f}/s"
@@ -134,9 +134,11 @@ async def _turns(site: Site, plan: Plan, keys: Keys) -> dict[str, list[Turn]]:
     return turns
 
 
-async def _recorded(site: Site, keys: Keys, seconds: float, *schemas: str) -> dict[str, Turn]:
-    """What the writers recorded in each of *schemas*, in as many *seconds* together."""
-    load = site.program(
+async def _recorded(
+    environment: Environment, keys: Keys, seconds: float, *schemas: str
+) -> dict[str, Turn]:
+    """The rows that the writers recorded in each of *schemas*, for *seconds* in all."""
+    load = environment.program(
         "tests.benchmarks.dedup_load", "record", keys, str(seconds), *schemas, ready="ready"
     )
     async with load:
@@ -147,25 +149,25 @@ async def _recorded(site: Site, keys: Keys, seconds: float, *schemas: str) -> di
     }
 
 
-async def _purge(site: Site, plan: Plan) -> Purge:
-    """The writers alone, and then for as long while rows are purged all the time."""
+async def _purge(environment: Environment, plan: Plan) -> Purge:
+    """Measure the writers alone, and then as long during continuous purges."""
     seconds = plan.seconds(PURGE_SECONDS)
-    await dedup_table.settle(site.database)
-    quiet = await _recorded(site, "event_ids", seconds, FULL)
-    await dedup_table.settle(site.database)
-    deadlocks = await site.database.fetchval(_DEADLOCKS)
-    purging = site.program(
+    await dedup_table.settle(environment.database)
+    quiet = await _recorded(environment, "event_ids", seconds, FULL)
+    await dedup_table.settle(environment.database)
+    deadlocks = await environment.database.fetchval(_DEADLOCKS)
+    purging = environment.program(
         "tests.benchmarks.dedup_load",
         *("purge", FULL, str(DAYS - PURGED_DAYS), str(seconds + START_SECONDS)),
         ready="ready",
     )
-    async with _lock_waits(site) as waits, purging:
-        beside = await _recorded(site, "event_ids", seconds, FULL)
+    async with _lock_waits(environment) as waits, purging:
+        beside = await _recorded(environment, "event_ids", seconds, FULL)
         said = json.loads(last_line(await purging.ended(within=seconds + GRACE_SECONDS)))
     found = Purge(
         rate=said["rows"] / said["seconds"],
         longest=said["longest_seconds"],
-        deadlocks=await site.database.fetchval(_DEADLOCKS) - deadlocks,
+        deadlocks=await environment.database.fetchval(_DEADLOCKS) - deadlocks,
         waited=max(waits),
         quiet=quiet[FULL].rate,
         beside=beside[FULL].rate,
@@ -175,13 +177,13 @@ async def _purge(site: Site, plan: Plan) -> Purge:
 
 
 @asynccontextmanager
-async def _lock_waits(site: Site) -> AsyncIterator[list[float]]:
-    """For how long somebody had been waiting for a lock, in seconds, at each look."""
+async def _lock_waits(environment: Environment) -> AsyncIterator[list[float]]:
+    """The longest current wait for a lock, in seconds, at each poll."""
     waits = [0.0]
 
     async def look() -> None:
         while True:
-            waits.append(await site.eye.fetchval(_LONGEST_WAIT))
+            waits.append(await environment.observer.fetchval(_LONGEST_WAIT))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     looking = asyncio.ensure_future(look())

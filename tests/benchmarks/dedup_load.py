@@ -41,7 +41,7 @@ _WAL = sa.text("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
 
 
 async def record(keys: Keys, seconds: float, schemas: Sequence[str]) -> None:
-    """Messages that nobody has seen, one transaction after another on each connection."""
+    """Record new messages, one transaction after another on each connection."""
     engines = {schema: _engine(schema) for schema in schemas}
     found = {schema: Counter[str]() for schema in schemas}
     for engine in engines.values():
@@ -59,7 +59,7 @@ async def record(keys: Keys, seconds: float, schemas: Sequence[str]) -> None:
 
 
 async def _burst(engine: AsyncEngine, keys: Keys, seconds: float) -> dict[str, float]:
-    """What all connections record together: rows, seconds, and bytes of WAL."""
+    """The rows, seconds and bytes of WAL of all connections together."""
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(CONSUMER)
     rows = 0

@@ -55,7 +55,7 @@ SELECT pg_relation_size(relid), pg_relation_size(indexrelid), indexrelname
 
 
 async def make(database_url: str, database: Any, rows: int, keys: Keys) -> None:
-    """Both tables, the full one with *rows* rows; what was there before is dropped."""
+    """Create both tables, the full one with *rows* rows; existing ones are dropped."""
     await drop(database)
     options = await database.fetchval(_OPTIONS)
     storage = f" WITH ({', '.join(options)})" if options else ""
@@ -95,7 +95,7 @@ async def _side_by_side(database_url: str, work: Sequence[tuple[str, int, int, i
 
 
 async def settle(database: Any) -> None:
-    """Nothing in the empty table, and a checkpoint just made."""
+    """Empty the empty table, and make a checkpoint."""
     await database.execute(f"TRUNCATE {EMPTY}.processed_messages")
     await database.execute("CHECKPOINT")
 
@@ -107,5 +107,5 @@ async def sizes(database: Any) -> dict[str, int]:
 
 
 async def drop(database: Any) -> None:
-    """Neither of the two."""
+    """Drop both tables."""
     await database.execute(f"DROP SCHEMA IF EXISTS {FULL}, {EMPTY} CASCADE")

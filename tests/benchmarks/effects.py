@@ -1,5 +1,5 @@
 """
-What handling a message leaves behind: one row, written by the same statements for all contenders.
+The effect of handling a message: one row, written by the same statements for all contenders.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ async def add_many(session: AsyncSession, some: Sequence[tuple[UUID, Any]]) -> N
 
 
 async def forget(connection: Any) -> None:
-    """Remove all effects, and all that consumers know to be done; ids begin at 1 again."""
+    """Remove all effects and dedup rows; ids start at 1 again."""
     await connection.execute(
         "TRUNCATE benchmark_effects, benchmark_handled, processed_messages RESTART IDENTITY"
     )

@@ -1,14 +1,15 @@
 """
-From the producer's commit to the consumer's, beside the least that this can take by hand.
+From the producer's commit to the consumer's, against the minimal path written by hand.
 """
 
 import secrets
 from collections.abc import Sequence
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
 from tests.benchmarks.consumers import COMMITS, QUEUE
 from tests.benchmarks.consumption import consuming
 from tests.benchmarks.effects import EVENT_TYPE
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.latency import (
     GRACE_SECONDS,
     SECONDS,
@@ -20,18 +21,17 @@ from tests.benchmarks.latency import (
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.producers import PER_SECOND
 from tests.benchmarks.results import Result, at_most, median, ratio
-from tests.benchmarks.servers import Site
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
-    await filling.empty(site.database)
+    await outbox_rows.empty(environment.database)
     floors: list[Delays] = []
     products: list[Delays] = []
-    async with consuming(site), site.unbound():
+    async with consuming(environment), environment.unbound():
         for number in range(1, plan.rounds + 1):
             for name, into in (("floor", floors), ("product", products)):
-                delays = await _delays(site, plan, name)
+                delays = await _delays(environment, plan, name)
                 plan.say(
                     f"  {name} {number}/{plan.rounds}: {delays.p50:.1f} ms, "
                     f"p99 {delays.p99:.1f} ms"
@@ -57,22 +57,24 @@ def figures(floors: Sequence[Delays], products: Sequence[Delays]) -> list[Result
     ]
 
 
-async def _delays(site: Site, plan: Plan, name: str) -> Delays:
+async def _delays(environment: Environment, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
-    committed, applied = (site.directory / f"{run}.{what}" for what in ("commits", "effects"))
+    committed, applied = (
+        environment.directory / f"{run}.{what}" for what in ("commits", "effects")
+    )
     warm_up = plan.seconds(WARM_UP_SECONDS)
     seconds = plan.seconds(SECONDS) + warm_up
     if name == "floor":
         source = ["notifications", str(committed), str(seconds)]
-        last = site.program(
+        last = environment.program(
             "tests.benchmarks.bare_path", "apply", QUEUE, str(applied), ready="ready"
         )
-        first = site.program("tests.benchmarks.bare_path", "publish", QUEUE, ready="ready")
+        first = environment.program("tests.benchmarks.bare_path", "publish", QUEUE, ready="ready")
     else:
         source = ["events", str(committed), str(seconds), EVENT_TYPE]
-        last = site.consumer("recorded", **{COMMITS: str(applied)})
-        first = site.relay()
-    producing = site.program("tests.benchmarks.producers", *source, ready="ready")
+        last = environment.consumer("recorded", **{COMMITS: str(applied)})
+        first = environment.relay()
+    producing = environment.program("tests.benchmarks.producers", *source, ready="ready")
     async with last, first, producing as producer:
         await producer.ended(within=seconds + GRACE_SECONDS)
         commits, effects = await arrived(committed, applied)

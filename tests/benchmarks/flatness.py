@@ -1,5 +1,5 @@
 """
-Whether the relay gets slower: with old snapshots, with a large backlog, with time.
+Whether the relay slows down: with old snapshots, with a large backlog, over time.
 """
 
 import time
@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.benchmarks import filling
-from tests.benchmarks.course import Course, Sample
-from tests.benchmarks.filling import Rows
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.drain_curve import DrainCurve, Sample
+from tests.benchmarks.environment import Environment
+from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
+from tests.benchmarks.progress import watch
 from tests.benchmarks.results import Result, at_least, at_most, median, median_ratio, ratio
-from tests.benchmarks.servers import Site
-from tests.benchmarks.watching import watch
 
 PINNED_ROWS = 300_000
 LARGE, SMALL, LOOKED_AT = 1_000_000, 100_000, 60_000
@@ -25,20 +25,20 @@ LONGEST_DRAIN_SECONDS = 120.0
 _MEGABYTE = 1_000_000
 
 
-async def pinned(site: Site, plan: Plan) -> list[Result]:
+async def pinned(environment: Environment, plan: Plan) -> list[Result]:
     """The last tenth against the first while dead rows cannot be removed."""
     rows = plan.rows(PINNED_ROWS)
-    courses: list[Course] = []
+    courses: list[DrainCurve] = []
     for number in range(1, plan.rounds + 1):
-        await filling.empty(site.database)
-        first_id = await filling.fill(site.database, [Rows(rows)])
-        await filling.settle_down(site.database)
-        async with _old_snapshot(site):
-            courses.append(await _emptied(site, first_id, rows, within=LONGEST_SECONDS))
+        await outbox_rows.empty(environment.database)
+        first_id = await outbox_rows.fill(environment.database, [Rows(rows)])
+        await outbox_rows.settle_down(environment.database)
+        async with _old_snapshot(environment):
+            courses.append(await _emptied(environment, first_id, rows, within=LONGEST_SECONDS))
         first, last = tenths(courses[-1], rows)
         plan.say(f"  old snapshot {number}/{plan.rounds}: {first:,.0f}/s, then {last:,.0f}/s")
-    pairs = [tenths(course, rows) for course in courses]
-    least = min(course.gone for course in courses)
+    pairs = [tenths(curve, rows) for curve in courses]
+    least = min(curve.gone for curve in courses)
     return [
         Result(
             "pinned_snapshot_last_vs_first",
@@ -52,14 +52,14 @@ async def pinned(site: Site, plan: Plan) -> list[Result]:
     ]
 
 
-def tenths(course: Course, rows: int) -> tuple[float, float]:
+def tenths(curve: DrainCurve, rows: int) -> tuple[float, float]:
     """The rate over a tenth of *rows* from the start on, and over as many before the end."""
-    going = course.under_way(rows)
+    going = curve.under_way(rows)
     begin, tenth = going.samples[0].gone, rows // 10
     return going.rate(begin, begin + tenth), going.rate(going.gone - tenth, going.gone)
 
 
-async def backlog(site: Site, plan: Plan) -> list[Result]:
+async def backlog(environment: Environment, plan: Plan) -> list[Result]:
     """A large backlog against a small one; the last large one is emptied for the memory."""
     sizes = {"large": plan.rows(LARGE), "small": plan.rows(SMALL)}
     rates: dict[str, list[float]] = defaultdict(list)
@@ -69,22 +69,22 @@ async def backlog(site: Site, plan: Plan) -> list[Result]:
         for name in order:
             rows = sizes[name]
             whole = name == "large" and number == plan.rounds
-            await filling.empty(site.database)
-            first_id = await filling.fill(site.database, [Rows(rows)])
-            await filling.settle_down(site.database)
-            course = await _emptied(
-                site,
+            await outbox_rows.empty(environment.database)
+            first_id = await outbox_rows.fill(environment.database, [Rows(rows)])
+            await outbox_rows.settle_down(environment.database)
+            curve = await _emptied(
+                environment,
                 first_id,
                 rows,
                 until=None if whole else plan.rows(LOOKED_AT),
                 within=LONGEST_DRAIN_SECONDS if whole else LONGEST_SECONDS,
                 memory=memory if whole else None,
             )
-            going = course.under_way(plan.rows(LOOKED_AT))
+            going = curve.under_way(plan.rows(LOOKED_AT))
             rate = going.rate(going.samples[0].gone, plan.rows(LOOKED_AT))
             plan.say(f"  backlog of {rows:,} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
-    await filling.empty(site.database)
+    await outbox_rows.empty(environment.database)
     return [
         Result(
             "backlog_1m_vs_100k", median_ratio(rates["large"], rates["small"]), "×", at_least(0.9)
@@ -96,13 +96,13 @@ async def backlog(site: Site, plan: Plan) -> list[Result]:
 
 
 class Memory:
-    """What the relay holds resident as rows go."""
+    """The resident memory of the relay, by rows published."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, int]] = []
 
     def saw(self, gone: int, resident_bytes: int) -> None:
-        """So much was resident when so many rows were *gone*."""
+        """Record that *resident_bytes* were in use when *gone* rows were gone."""
         self._seen.append((gone, resident_bytes))
 
     def result(self, rows: int, *, after: int) -> Result:
@@ -117,25 +117,25 @@ class Memory:
 
 
 async def _emptied(
-    site: Site,
+    environment: Environment,
     first: int,
     rows: int,
     *,
     until: int | None = None,
     within: float,
     memory: Memory | None = None,
-) -> Course:
-    """The relay starts when the rows are there, so that its first look finds them all."""
-    await site.purge()
+) -> DrainCurve:
+    """Start the relay after the rows exist, so that its first poll finds all of them."""
+    await environment.purge()
     began = time.monotonic()
-    async with site.relay() as relay:
+    async with environment.relay() as relay:
 
         def observe(sample: Sample) -> None:
             if memory is not None:
                 memory.saw(sample.gone, relay.resident_bytes)
 
         return await watch(
-            site,
+            environment,
             relay,
             first=first,
             rows=rows,
@@ -147,14 +147,14 @@ async def _emptied(
 
 
 @asynccontextmanager
-async def _old_snapshot(site: Site) -> AsyncIterator[None]:
-    """Another session that has read and goes on with its transaction; and no autovacuum."""
-    await site.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
-    other = await asyncpg.connect(site.database_url.replace("+asyncpg", ""))
+async def _old_snapshot(environment: Environment) -> AsyncIterator[None]:
+    """A session that has read and keeps its transaction open, without autovacuum."""
+    await environment.database.execute("ALTER TABLE outbox SET (autovacuum_enabled = false)")
+    other = await asyncpg.connect(environment.database_url.replace("+asyncpg", ""))
     try:
         async with other.transaction(isolation="repeatable_read", readonly=True):
             await other.fetchval("SELECT id FROM outbox LIMIT 1")
             yield
     finally:
         await other.close()
-        await site.database.execute("ALTER TABLE outbox RESET (autovacuum_enabled)")
+        await environment.database.execute("ALTER TABLE outbox RESET (autovacuum_enabled)")

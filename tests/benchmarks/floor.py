@@ -20,7 +20,7 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
 from tests.benchmarks.contenders import EXCHANGE, connections
 from tests.benchmarks.producers import FLOOR_CHANNEL
 
@@ -29,7 +29,7 @@ _PERSISTENT = 2
 
 async def listen(file: Path) -> None:
     """Publish what is notified, until the process is ended."""
-    body = filling.body(random.Random(3))
+    body = outbox_rows.body(random.Random(3))
     async with connections() as (database, outer), asyncio.TaskGroup() as group:
         channel = await outer.get_underlay_channel()
         with file.open("a", buffering=1) as lines:
@@ -38,7 +38,7 @@ async def listen(file: Path) -> None:
                 answer = await channel.basic_publish(
                     body,
                     exchange=EXCHANGE,
-                    routing_key=filling.EVENT_TYPE,
+                    routing_key=outbox_rows.EVENT_TYPE,
                     properties=Basic.Properties(delivery_mode=_PERSISTENT, message_id=identity),
                     mandatory=True,
                 )

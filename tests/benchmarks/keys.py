@@ -1,22 +1,22 @@
 """
-Whether rows with an ordering key, or with a time, hold up those without.
+Whether rows with an ordering key, or a later time, slow down the other rows.
 """
 
 import time
 from collections import defaultdict
 
-from tests.benchmarks import filling
-from tests.benchmarks.filling import Rows
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.environment import Environment
+from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
+from tests.benchmarks.progress import watch
 from tests.benchmarks.results import Result, at_least, median, median_ratio
-from tests.benchmarks.servers import Site
-from tests.benchmarks.watching import watch
 
 FREE_ROWS, OTHER_ROWS = 40_000, 100_000
 LONGEST_SECONDS = 20.0
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     count = plan.rows(OTHER_ROWS)
     others = {
@@ -28,10 +28,10 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
     rates: dict[str, list[float]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
         for name, rows in others.items():
-            rate = await _rate(site, rows, plan.rows(FREE_ROWS))
+            rate = await _rate(environment, rows, plan.rows(FREE_ROWS))
             plan.say(f"  {name} {number}/{plan.rounds}: {rate:,.0f}/s")
             rates[name].append(rate)
-    await filling.empty(site.database)
+    await outbox_rows.empty(environment.database)
     return [
         *(
             Result(f"{name}_vs_none", median_ratio(rates[name], rates["none"]), "×", at_least(0.8))
@@ -42,21 +42,20 @@ async def measure(site: Site, plan: Plan) -> list[Result]:
     ]
 
 
-async def _rate(site: Site, others: list[Rows], free: int) -> float:
+async def _rate(environment: Environment, others: list[Rows], free: int) -> float:
     """
     Rows without a key per second, beside the *others*, which are older.
 
-    The relay starts when all of them are there: of the rows without a key none is older than its
-    first look.
+    The relay starts when all rows exist, so its first poll finds all rows without a key.
     """
-    await filling.empty(site.database)
-    first = await filling.fill(site.database, [*others, Rows(free)])
-    await filling.settle_down(site.database)
-    await site.purge()
+    await outbox_rows.empty(environment.database)
+    first = await outbox_rows.fill(environment.database, [*others, Rows(free)])
+    await outbox_rows.settle_down(environment.database)
+    await environment.purge()
     began = time.monotonic()
-    async with site.relay() as relay:
-        course = await watch(
-            site, relay, first=first, rows=free, began=began, within=LONGEST_SECONDS
+    async with environment.relay() as relay:
+        curve = await watch(
+            environment, relay, first=first, rows=free, began=began, within=LONGEST_SECONDS
         )
-    going = course.under_way(free)
+    going = curve.under_way(free)
     return going.rate(going.samples[0].gone)

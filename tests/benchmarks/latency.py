@@ -1,5 +1,5 @@
 """
-From commit to confirm, beside the least that this can take on the same machine.
+From commit to confirm, against the floor: the least that this can take on the same machine.
 """
 
 import secrets
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
+from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.producers import PER_SECOND
 from tests.benchmarks.results import Result, at_most, median, percentile, ratio
-from tests.benchmarks.servers import Site
 from tests.support.eventually import eventually
 
 SECONDS, WARM_UP_SECONDS, GRACE_SECONDS = 10.0, 2.0, 10.0
@@ -20,20 +20,20 @@ _MILLISECONDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Milliseconds from the commit to the end: the median, and the one in a hundred."""
+    """Milliseconds from the commit to the end: the median and the 99th percentile."""
 
     p50: float
     p99: float
 
 
-async def measure(site: Site, plan: Plan) -> list[Result]:
+async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
-    await filling.empty(site.database)
+    await outbox_rows.empty(environment.database)
     floors: list[Delays] = []
     relays: list[Delays] = []
     for number in range(1, plan.rounds + 1):
         for name, into in (("floor", floors), ("relay", relays)):
-            delays = await _delays(site, plan, name)
+            delays = await _delays(environment, plan, name)
             plan.say(
                 f"  {name} {number}/{plan.rounds}: {delays.p50:.1f} ms, p99 {delays.p99:.1f} ms"
             )
@@ -60,22 +60,24 @@ def figures(floors: Sequence[Delays], relays: Sequence[Delays]) -> list[Result]:
     ]
 
 
-async def _delays(site: Site, plan: Plan, name: str) -> Delays:
+async def _delays(environment: Environment, plan: Plan, name: str) -> Delays:
     run = secrets.token_hex(4)
-    committed, confirmed = (site.directory / f"{run}.{what}" for what in ("commits", "confirms"))
+    committed, confirmed = (
+        environment.directory / f"{run}.{what}" for what in ("commits", "confirms")
+    )
     warm_up = plan.seconds(WARM_UP_SECONDS)
     seconds = str(plan.seconds(SECONDS) + warm_up)
     if name == "floor":
-        program = site.program("tests.benchmarks.floor", str(confirmed), ready="ready")
+        program = environment.program("tests.benchmarks.floor", str(confirmed), ready="ready")
         source = ["notifications", str(committed), seconds]
     else:
-        program = site.program(
+        program = environment.program(
             "tests.benchmarks.recording_relay", str(confirmed), ready="relay_started"
         )
-        source = ["events", str(committed), seconds, filling.EVENT_TYPE]
+        source = ["events", str(committed), seconds, outbox_rows.EVENT_TYPE]
     async with (
         program,
-        site.program("tests.benchmarks.producers", *source, ready="ready") as producer,
+        environment.program("tests.benchmarks.producers", *source, ready="ready") as producer,
     ):
         await producer.ended(within=float(seconds) + GRACE_SECONDS)
         commits, confirms = await arrived(committed, confirmed)
@@ -83,7 +85,7 @@ async def _delays(site: Site, plan: Plan, name: str) -> Delays:
 
 
 async def arrived(committed: Path, ended: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The times in both files, once each id in the first is in the second, too."""
+    """The times in both files, once the second has every id of the first."""
     commits = _times(committed)
     await eventually(
         lambda: commits.keys() <= _times(ended).keys(),
@@ -94,7 +96,7 @@ async def arrived(committed: Path, ended: Path) -> tuple[dict[str, float], dict[
 
 
 def evaluate(commits: Mapping[str, float], ends: Mapping[str, float], *, skip: int) -> Delays:
-    """The delays of all events but the first to *skip*; one that is missing is an error."""
+    """The delays of all events but the first *skip*; raises an error if one is missing."""
     delays = [
         (ends[identity] - at) * _MILLISECONDS for identity, at in list(commits.items())[skip:]
     ]
@@ -102,7 +104,7 @@ def evaluate(commits: Mapping[str, float], ends: Mapping[str, float], *, skip: i
 
 
 def _times(file: Path) -> dict[str, float]:
-    """The time that was noted for each id; only whole lines."""
+    """The time of each id, from complete lines only."""
     if not file.exists():
         return {}
     lines = file.read_text().rpartition("\n")[0].splitlines()

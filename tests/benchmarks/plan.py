@@ -1,5 +1,5 @@
 """
-How much is measured, and what is said meanwhile.
+The extent of a run, and its progress messages.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ class Plan:
     The extent of a run.
 
     Args:
-        rounds: How often each contender has its turn.
-        scale: What part of the full number of rows and seconds is used.
-        say: Where progress goes.
+        rounds: How often each contender is measured.
+        scale: The share of the full number of rows and seconds.
+        say: Called with progress messages.
 
     """
 
@@ -26,9 +26,9 @@ class Plan:
     say: Callable[[str], None]
 
     def rows(self, full: int) -> int:
-        """How many rows instead of *full*."""
+        """The number of rows for a *full* number."""
         return max(int(full * self.scale), min(full, LEAST_ROWS))
 
     def seconds(self, full: float) -> float:
-        """How many seconds instead of *full*."""
+        """The number of seconds for a *full* number."""
         return max(full * self.scale, min(full, LEAST_SECONDS))

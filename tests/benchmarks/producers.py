@@ -27,7 +27,7 @@ from uuid_utils.compat import uuid7
 import outbox
 from outbox import Event
 from outbox.database.engine import create_engine
-from tests.benchmarks import filling
+from tests.benchmarks import outbox_rows
 
 PER_SECOND = 100
 FLOOR_CHANNEL = "benchmark_floor"
@@ -40,7 +40,7 @@ VALUES ($1, $2, $2, $3, $4)
 _Commit: TypeAlias = Callable[[], Awaitable[UUID]]
 
 _jitter = random.Random(4)
-_payloads = [json.loads(filling.body(_jitter, number=number)) for number in range(100)]
+_payloads = [json.loads(outbox_rows.body(_jitter, number=number)) for number in range(100)]
 
 
 async def events(file: Path, seconds: float, event_type: str) -> None:
@@ -88,7 +88,7 @@ async def _evenly(commit: _Commit, file: Path, seconds: float) -> None:
 async def load(count: int, seconds: float) -> None:
     """*count* connections, each with one row per transaction, one transaction after another."""
     connections = [await _connect() for _ in range(count)]
-    body = filling.body(_jitter)
+    body = outbox_rows.body(_jitter)
     done = 0
     end = time.monotonic() + WARM_UP_SECONDS + seconds
 
@@ -96,7 +96,7 @@ async def load(count: int, seconds: float) -> None:
         nonlocal done
         while time.monotonic() < end:
             identity = uuid7()
-            await database.execute(_INSERT, identity, filling.EVENT_TYPE, str(identity), body)
+            await database.execute(_INSERT, identity, outbox_rows.EVENT_TYPE, str(identity), body)
             done += 1
 
     async with asyncio.TaskGroup() as group:

@@ -1,7 +1,7 @@
 """
-Programs that are measured from outside: what they say, and what they use of the machine.
+Programs that are measured from outside: their output, and their use of CPU and memory.
 
-Linux only: usage is read from /proc, where it costs the measured program nothing.
+Linux only: usage is read from /proc, at no cost for the measured program.
 """
 
 import os
@@ -22,10 +22,10 @@ _USER, _SYSTEM, _RESIDENT = 11, 12, 21
 
 class Program:
     """
-    A child process that is ready when it says so, and ends with the block.
+    A child process that announces when it is ready, and ends with the block.
 
     Args:
-        ready: What the line contains by which it says that it waits for work.
+        ready: The text of the line that announces it.
 
     """
 
@@ -59,7 +59,7 @@ class Program:
         return await self._child.wait_for_line(words, within=within)
 
     async def ended(self, *, within: float) -> str:
-        """All that the program has written, once it has ended by itself."""
+        """The output of the program, once it has ended by itself."""
         code = await self._child.wait(within=within)
         if code:
             raise ProgramFailedError(self._child.command, self._child.tail)
@@ -78,7 +78,7 @@ class Program:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the program holds."""
+        """The resident memory of the program."""
         return int(self._stat()[_RESIDENT]) * _PAGE_BYTES
 
     def _stat(self) -> list[str]:
@@ -86,7 +86,7 @@ class Program:
 
 
 class ProgramFailedError(Exception):
-    """A program that is measured has ended too early, or badly."""
+    """A measured program has ended too early, or with an error."""
 
     def __init__(self, command: Sequence[str], tail: str) -> None:
         super().__init__(f"{' '.join(command[1:])} ended; it wrote last:\n{tail}")

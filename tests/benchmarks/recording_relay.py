@@ -1,9 +1,9 @@
 """
-The product's relay, which also writes down when each event was confirmed.
+The product's relay, which also records when each event was confirmed.
 
     python -m tests.benchmarks.recording_relay FILE
 
-A line for each: its event id, and the monotonic clock, which all processes of a machine share.
+It writes one line for each event: its id, and the monotonic clock, which all processes share.
 """
 
 import sys
@@ -23,7 +23,7 @@ from relay.telemetry import Telemetry
 
 
 class RecordingTelemetry(Telemetry):
-    """Telemetry that appends what was confirmed to *file*."""
+    """Telemetry that appends confirmed events to *file*."""
 
     def __init__(self, *arguments: Any, file: Path, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -1,5 +1,5 @@
 """
-Figures, the goals they are held against, and the forms in which they are written down: pure.
+Figures, their goals, and their output as JSON, Markdown and a table; pure.
 """
 
 import json
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The same in a word."""
+        """Whether the goal is met, in a word."""
         if self.goal is None:
             return ""
         return {True: "yes", False: "NO", None: "not applicable"}[self.met]
@@ -85,22 +85,22 @@ def at_most(bound: float) -> Goal:
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle one of *values*, which the odd run that was disturbed does not move."""
+    """The median of *values*, which a single disturbed run does not move."""
     return statistics.median(values)
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """
-    The median of the ratios round by round.
+    The median of the ratios of all rounds.
 
-    The two values of a round were measured right after each other, so that what slows the whole
-    machine down for a while slows both.
+    The two values of a round are measured right after each other: a slow machine slows
+    both.
     """
     return median(ratio(a, b) for a, b in zip(over, under, strict=True))
 
 
 def ratio(over: float, under: float) -> float:
-    """*over* by *under*; infinite, rather than an error, if a contender did nothing at all."""
+    """*over* divided by *under*; infinite, instead of an error, if a contender did nothing."""
     return over / under if under else float("inf")
 
 
@@ -112,7 +112,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def significant(value: float) -> str:
-    """*value* with three digits that matter, and all those before the point."""
+    """*value* with three significant digits, and all digits before the point."""
     hundreds, tens = 100, 10
     size = abs(value)
     if size >= hundreds:
@@ -123,7 +123,7 @@ def significant(value: float) -> str:
 
 
 def as_json(results: Sequence[Result], conditions: Conditions) -> str:
-    """*results* for programs."""
+    """*results* as JSON."""
     document = {
         "results": [_plain(result) for result in results],
         "conditions": dict(conditions),
@@ -143,12 +143,12 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | None:
-    """*value* as JSON knows it, which has no infinity."""
+    """*value* for JSON, which has no infinity."""
     return None if value is None or not math.isfinite(value) else round(value, DIGITS)
 
 
 def as_markdown(results: Sequence[Result], conditions: Conditions) -> str:
-    """*results* for people, with the conditions below."""
+    """*results* as Markdown, with the conditions below."""
     lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
     lines += [
         f"| {f'`{r.name}`' if r.goal else r.name} | {r.shown} | {r.goal or ''} | {r.verdict} "

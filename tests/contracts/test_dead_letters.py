@@ -19,7 +19,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, TypeCount
 from outbox.tables import dead_letters, outbox
 from outbox.wire import codec
-from relay.replay import WAITS_ALREADY, ToOutbox
+from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import (
     SOURCE,
@@ -41,7 +41,7 @@ async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
     found = DeadLetters(SOURCE)
     async with engine.connect() as connection:
         where = selection.where(SOURCE, await found.snapshot(connection))
-        rows = await found.look(connection, where=where, span=Span(0, 100), bodies=False)
+        rows = await found.read(connection, where=where, span=Span(0, 100), bodies=False)
     return [row["id"] for row in rows]
 
 
@@ -56,7 +56,7 @@ async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
         Selection(type="test.wanted", reason="malformed", older_than=AN_HOUR, key="idem"),
     ],
 )
-async def test_a_filter_finds_what_fits_and_nothing_else(engine, selection):
+async def test_a_filter_finds_matching_dead_letters_only(engine, selection):
     wanted = a_letter(
         type="test.wanted",
         reason="malformed",
@@ -71,7 +71,7 @@ async def test_a_filter_finds_what_fits_and_nothing_else(engine, selection):
     assert await selected(engine, selection) == [id_]
 
 
-async def test_newer_letters_and_single_ones_are_found_too(engine):
+async def test_a_filter_finds_newer_and_single_dead_letters(engine):
     old, new = await write_dead_letter(engine, a_letter(age_seconds=7200), a_letter())
 
     assert await selected(engine, Selection(newer_than=AN_HOUR)) == [new]
@@ -80,7 +80,7 @@ async def test_newer_letters_and_single_ones_are_found_too(engine):
     assert await selected(engine, Selection()) == [old, new]
 
 
-async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
+async def test_dead_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
     first, *_ = await write_dead_letter(
         engine, a_letter(type="a"), a_letter(type="a"), a_letter(type=None, reason="malformed")
     )
@@ -88,8 +88,8 @@ async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
 
     async with engine.connect() as connection:
         snapshot = await found.snapshot(connection)
-        everything = await found.tallies(connection, Selection(), snapshot)
-        one = await found.tallies(connection, Selection(limit=1), snapshot)
+        everything = await found.type_counts(connection, Selection(), snapshot)
+        one = await found.type_counts(connection, Selection(limit=1), snapshot)
         unknown = await found.unknown(connection, [first, 10**12])
 
     assert everything == [TypeCount(None, "malformed", 1), TypeCount("a", "retries_exhausted", 2)]
@@ -97,21 +97,21 @@ async def test_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
     assert unknown == [10**12]
 
 
-async def test_a_look_leaves_the_body_where_it_is_unless_it_is_asked_for(engine):
+async def test_a_listing_reads_the_body_only_on_request(engine):
     await write_dead_letter(engine, a_letter(body=b"\x00\xff{}"))
     found = DeadLetters(SOURCE)
 
     async with engine.connect() as connection:
         where = Selection().where(SOURCE, await found.snapshot(connection))
-        (without,) = await found.look(connection, where=where, span=Span(0, 9), bodies=False)
-        (with_body,) = await found.look(connection, where=where, span=Span(0, 9), bodies=True)
+        (without,) = await found.read(connection, where=where, span=Span(0, 9), bodies=False)
+        (with_body,) = await found.read(connection, where=where, span=Span(0, 9), bodies=True)
 
     assert without["size_bytes"] == 4
     assert "body" not in without
     assert with_body["body"] == b"\x00\xff{}"
 
 
-async def test_a_replayed_letter_is_gone_and_the_audit_says_so(engine):
+async def test_a_replayed_dead_letter_is_deleted_and_audited(engine):
     await write_dead_letter(engine, a_letter(), a_letter(), a_letter(source="another"))
     run, destination = await a_run(engine, Selection(key=CANARY, limit=7)), Recorder()
     everything = await a_run(engine)
@@ -133,7 +133,7 @@ async def test_a_replayed_letter_is_gone_and_the_audit_says_so(engine):
     assert (last["run"], last["selection"]) == (everything.audit.run, {"all": True})
 
 
-async def test_the_run_is_written_down_before_anything_is_sent(engine):
+async def test_a_replay_is_audited_before_any_message_is_sent(engine):
     await write_dead_letter(engine, a_letter())
     seen = []
 
@@ -147,7 +147,7 @@ async def test_the_run_is_written_down_before_anything_is_sent(engine):
     assert seen == [("replay_started", 0)]
 
 
-async def test_what_was_not_taken_stays_and_is_counted_by_its_outcome(engine):
+async def test_a_dead_letter_that_was_not_sent_stays_and_is_counted_by_its_outcome(engine):
     kept = [a_letter() for _ in range(3)]
     await write_dead_letter(engine, *kept)
     run = await a_run(engine)
@@ -161,7 +161,7 @@ async def test_what_was_not_taken_stays_and_is_counted_by_its_outcome(engine):
     assert await audited(engine) == [("replay_started", 0), ("replay", 2)]
 
 
-async def test_a_run_that_gets_no_answer_does_not_go_on(engine):
+async def test_a_replay_stops_if_a_message_gets_no_confirm(engine):
     ids = await bury_many(engine, 250)
     run = await a_run(engine)
 
@@ -171,7 +171,7 @@ async def test_a_run_that_gets_no_answer_does_not_go_on(engine):
     assert len(await remaining(engine)) == 250
 
 
-async def test_the_limit_takes_the_oldest(engine):
+async def test_a_replay_with_a_limit_takes_the_oldest_dead_letters(engine):
     kept = [a_letter() for _ in range(3)]
     await write_dead_letter(engine, *kept)
     destination = Recorder()
@@ -181,7 +181,7 @@ async def test_the_limit_takes_the_oldest(engine):
     assert destination.ids == [letter["message_id"] for letter in kept[:2]]
 
 
-async def test_what_fails_again_during_a_run_is_not_taken_by_it_again(engine):
+async def test_a_replay_does_not_take_a_message_that_fails_again_during_it(engine):
     class FailingAgain(Recorder):
         async def send(self, connection, kept, *, run):
             for letter in kept:
@@ -199,7 +199,7 @@ async def test_what_fails_again_during_a_run_is_not_taken_by_it_again(engine):
     assert len(await remaining(engine)) == 150
 
 
-async def test_two_replays_at_once_send_each_letter_once(engine):
+async def test_two_concurrent_replays_send_each_dead_letter_once(engine):
     ids = await bury_many(engine, 1_000)
     destination = Recorder()
     runs = [await a_run(engine), await a_run(engine)]
@@ -212,7 +212,7 @@ async def test_two_replays_at_once_send_each_letter_once(engine):
     assert sum(messages for _, messages in await audited(engine)) == 1_000
 
 
-async def test_a_stopped_run_has_done_whole_batches_and_says_how_many(engine):
+async def test_a_stopped_replay_has_sent_whole_batches_and_counts_them(engine):
     await bury_many(engine, 250)
     stop = asyncio.Event()
     run = await a_run(engine, stop=stop, told=lambda _letters: stop.set())
@@ -248,7 +248,7 @@ async def test_a_cancelled_batch_is_rolled_back(engine):
     assert await audited(engine) == [("replay_started", 0), ("replay", 100)]
 
 
-async def test_a_repaired_letter_goes_with_its_new_body(engine):
+async def test_a_repaired_dead_letter_is_sent_with_its_new_body(engine):
     (id_,) = await write_dead_letter(engine, a_letter(body=b"broken", content_encoding="gzip"))
     destination = Recorder()
 
@@ -259,7 +259,7 @@ async def test_a_repaired_letter_goes_with_its_new_body(engine):
     assert await audited(engine) == [("replay_started", 0), ("repair", 1), ("replay", 1)]
 
 
-async def test_a_repaired_letter_that_was_not_taken_keeps_its_new_body(engine):
+async def test_a_repaired_dead_letter_that_was_not_sent_keeps_its_new_body(engine):
     (id_,) = await write_dead_letter(
         engine, letter := a_letter(body=b"broken", content_encoding="gzip")
     )
@@ -272,7 +272,7 @@ async def test_a_repaired_letter_that_was_not_taken_keeps_its_new_body(engine):
     assert await audited(engine) == [("replay_started", 0), ("repair", 1)]
 
 
-async def test_dropped_letters_are_gone_and_the_audit_says_how_many(engine):
+async def test_dropped_dead_letters_are_deleted_and_counted_in_the_audit(engine):
     await write_dead_letter(engine, a_letter(source="another"))
     await bury_many(engine, 150)
     run = await a_run(engine)
@@ -315,14 +315,14 @@ async def test_completed_messages_are_counted_and_stay_completed(engine):
     assert not await complete(engine, done)
 
 
-async def test_a_rerun_forgets_that_messages_were_completed_and_the_audit_says_so(engine):
+async def test_a_rerun_deletes_the_dedup_rows_and_is_audited(engine):
     done, other = a_letter(), a_letter(headers={})
     await write_dead_letter(engine, done, other, a_letter())
     await complete(engine, done)
     await complete(engine, other)
     run = await a_run(engine, Selection(ids=(1, 3)))
 
-    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE), reprocess=True)
 
     assert (run.summary.done, run.summary.duplicates) == (2, 0)
     assert await audited(engine) == [("replay_started", 0), ("rerun", 1), ("replay", 2)]
@@ -330,13 +330,13 @@ async def test_a_rerun_forgets_that_messages_were_completed_and_the_audit_says_s
     assert not await complete(engine, other)
 
 
-async def test_a_rerun_that_was_not_sent_forgets_nothing(engine):
+async def test_a_rerun_that_was_not_sent_keeps_the_dedup_rows(engine):
     await write_dead_letter(engine, done := a_letter())
     await complete(engine, done)
     run = await a_run(engine)
 
     refusing = Recorder(refused={done["message_id"]: "unroutable"})
-    await run.replay(refusing, duplicates=CompletedMessages(SOURCE), rerun=True)
+    await run.replay(refusing, duplicates=CompletedMessages(SOURCE), reprocess=True)
 
     assert not await complete(engine, done)
 
@@ -353,17 +353,19 @@ async def test_a_consumer_that_is_faster_than_the_rerun_waits_for_it(engine):
             assert not early[0].done()
             return await super().send(connection, kept, run=run)
 
-    await (await a_run(engine)).replay(Fast(), duplicates=CompletedMessages(SOURCE), rerun=True)
+    await (await a_run(engine)).replay(
+        Fast(), duplicates=CompletedMessages(SOURCE), reprocess=True
+    )
 
     assert await early[0]
 
 
-async def test_messages_of_another_consumer_are_none_of_ours(engine):
+async def test_a_rerun_leaves_messages_of_other_consumers_alone(engine):
     await write_dead_letter(engine, done := a_letter())
     await complete(engine, done)
     run = await a_run(engine)
 
-    await run.replay(Recorder(), duplicates=CompletedMessages("another"), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages("another"), reprocess=True)
 
     assert not await complete(engine, done)
 
@@ -373,7 +375,7 @@ async def events(engine: AsyncEngine) -> list[sa.RowMapping]:
         return list((await connection.execute(sa.select(outbox).order_by(outbox.c.id))).mappings())
 
 
-async def test_a_letter_of_the_relay_is_the_event_that_it_was(engine):
+async def test_a_dead_letter_of_the_relay_goes_back_to_the_outbox_unchanged(engine):
     letter = a_letter_of_the_relay(headers={"source": "s"}, correlation_id="c", priority="high")
     await write_dead_letter(engine, letter)
 
@@ -388,7 +390,7 @@ async def test_a_letter_of_the_relay_is_the_event_that_it_was(engine):
     assert await remaining(engine) == []
 
 
-async def test_an_event_that_waits_already_is_left_and_reported(engine):
+async def test_an_event_that_is_already_in_the_outbox_is_skipped_and_reported(engine):
     letter, twin = a_letter_of_the_relay(), a_letter_of_the_relay()
     await write_dead_letter(engine, letter, twin, twin)
     waiting = an_event(id=UUID(letter["message_id"]))
@@ -403,7 +405,7 @@ async def test_an_event_that_waits_already_is_left_and_reported(engine):
         twin["message_id"],
     }
     assert len(await events(engine)) == 2
-    assert (run.summary.done, run.summary.left) == (1, Counter({WAITS_ALREADY: 2}))
+    assert (run.summary.done, run.summary.left) == (1, Counter({ALREADY_IN_OUTBOX: 2}))
     left = [row["message_id"] for row in await remaining(engine)]
     assert left == [letter["message_id"], twin["message_id"]]
 
@@ -423,7 +425,7 @@ async def test_an_event_that_waits_already_is_left_and_reported(engine):
         {"headers": {"not-allowed": "x"}},
     ],
 )
-async def test_what_is_no_event_is_left_and_reported(engine, odd):
+async def test_a_dead_letter_that_is_no_valid_event_is_skipped_and_reported(engine, odd):
     await write_dead_letter(engine, a_letter_of_the_relay(**odd), a_letter_of_the_relay())
     run = await a_run(engine, source="relay")
 
@@ -433,7 +435,7 @@ async def test_what_is_no_event_is_left_and_reported(engine, odd):
     assert len(await events(engine)) == len(await remaining(engine)) == 1
 
 
-async def test_two_replays_at_once_insert_each_event_once(engine):
+async def test_two_concurrent_replays_insert_each_event_once(engine):
     await write_dead_letter(engine, *(a_letter_of_the_relay() for _ in range(250)))
     runs = [await a_run(engine, source="relay") for _ in range(2)]
 

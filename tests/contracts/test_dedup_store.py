@@ -78,7 +78,7 @@ async def test_a_rolled_back_attempt_leaves_no_duplicate_behind(sessions):
     assert await complete(sessions, Dedup("etl"), envelope)
 
 
-async def test_consumers_do_not_know_of_each_other(sessions):
+async def test_consumers_share_no_rows(sessions):
     envelope = an_envelope()
 
     assert await complete(sessions, Dedup("etl"), envelope)
@@ -90,7 +90,7 @@ async def test_two_events_with_one_idempotency_key_are_one(sessions):
     assert not await complete(sessions, Dedup("etl"), an_envelope(idempotency_key="same"))
 
 
-async def test_a_message_that_was_given_up_may_still_be_completed(sessions):
+async def test_a_dead_lettered_message_may_still_be_completed(sessions):
     envelope, dedup = an_envelope(), Dedup("etl")
     async with sessions.begin() as session:
         await dedup.record_failed(session, envelope, attempt=4)
@@ -152,7 +152,7 @@ async def test_a_twin_waits_for_the_first_and_then_finds_it_done_or_not(sessions
     assert await twin is not first_commits
 
 
-async def test_the_purge_forgets_what_is_older_than_the_retention_and_only_that(engine, sessions):
+async def test_the_purge_deletes_only_rows_older_than_the_retention(engine, sessions):
     dedup = Dedup("etl")
     await complete(sessions, dedup, an_envelope())
     await complete(sessions, Dedup("audit"), an_envelope())
@@ -210,9 +210,7 @@ def test_a_purge_below_the_horizon_is_refused(engine):
 
 
 @pytest.mark.parametrize(("left", "purged"), [(timedelta(hours=1), 0), (-timedelta(hours=1), 1)])
-async def test_a_message_that_somebody_has_a_lease_on_is_not_forgotten(
-    engine, sessions, left, purged
-):
+async def test_the_purge_keeps_rows_with_a_lease(engine, sessions, left, purged):
     envelope = an_envelope()
     async with sessions.begin() as session:
         await Leases("etl").claim(session, envelope, A_LEASE, owner=uuid4(), attempt=1)
@@ -226,7 +224,7 @@ async def test_a_message_that_somebody_has_a_lease_on_is_not_forgotten(
     assert await purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)) == [purged]
 
 
-async def test_a_purge_takes_everything_that_is_old_and_several_do_it_once(engine, sessions):
+async def test_concurrent_purges_delete_each_old_row_once(engine, sessions):
     old, young, dedup = [an_envelope() for _ in range(2_300)], an_envelope(), Dedup("etl")
     async with sessions.begin() as session:
         await first_time(session, dedup, *old, young)
@@ -242,7 +240,7 @@ async def test_a_purge_takes_everything_that_is_old_and_several_do_it_once(engin
     assert await keys_of(sessions) == {young.idempotency_key}
 
 
-async def test_writers_and_purges_neither_wait_for_ever_nor_forget_what_is_young(engine, sessions):
+async def test_writers_and_purges_neither_deadlock_nor_delete_new_rows(engine, sessions):
     """Eight writers insert shuffled duplicates, of messages given up long ago too."""
     dedup, jitter = Dedup("etl"), random.Random(7)
     envelopes = [an_envelope() for _ in range(400)]
@@ -316,7 +314,7 @@ async def test_statistics_count_by_status_and_by_type(engine, sessions):
     assert statistics.seconds_by_type == {"a": 0.5}
 
 
-async def test_of_many_only_those_are_new_that_have_not_been_completed(sessions):
+async def test_only_messages_that_were_not_completed_are_new(sessions):
     dedup = Dedup("etl")
     old, new = [an_envelope() for _ in range(20)], [an_envelope() for _ in range(20)]
     async with sessions.begin() as session:
@@ -328,7 +326,7 @@ async def test_of_many_only_those_are_new_that_have_not_been_completed(sessions)
     assert found == {envelope.idempotency_key for envelope in new}
 
 
-async def test_a_duration_waits_for_no_row_that_another_transaction_has(sessions):
+async def test_recording_a_duration_waits_for_no_locked_row(sessions):
     dedup, held, free = Dedup("etl"), an_envelope(), an_envelope()
     async with sessions.begin() as session:
         await first_time(session, dedup, held, free)

@@ -64,7 +64,7 @@ async def take_over(leased: Leased) -> None:
         await work.commit()
 
 
-async def test_an_attempt_is_made_once(leased, attempt):
+async def test_a_leased_handler_is_called_once(leased, attempt):
     handler = a_handler()
     claim = await held(leased, attempt, handler)
 
@@ -74,7 +74,7 @@ async def test_an_attempt_is_made_once(leased, attempt):
     assert await leased.claim(handler, attempt, owner=uuid4()) is DUPLICATE
 
 
-async def test_a_second_delivery_looks_again_before_the_lease_is_over(leased, attempt):
+async def test_a_second_delivery_checks_again_before_the_lease_expires(leased, attempt):
     handler = a_handler()
     await held(leased, attempt, handler)
 
@@ -85,7 +85,7 @@ async def test_a_second_delivery_looks_again_before_the_lease_is_over(leased, at
 
 
 @pytest.mark.parametrize("expired", list(OnLeaseExpired))
-async def test_what_is_claimed_after_the_lease_is_called_again_or_given_up(
+async def test_after_an_expired_lease_the_handler_is_called_again_or_the_message_is_dead_lettered(
     leased, attempt, expired
 ):
     handler = a_handler(expired=expired)
@@ -129,7 +129,7 @@ async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expir
 @pytest.mark.parametrize(
     "error", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
 )
-async def test_what_a_handler_raises_is_raised_to_the_caller_alone(leased, attempt, error):
+async def test_an_error_of_a_leased_handler_is_raised_to_its_caller_only(leased, attempt, error):
     """Not in a task of its own, where it would end the loop, and not as a cancellation of ours."""
 
     async def fail(_message: Message[Any]) -> None:

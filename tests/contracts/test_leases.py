@@ -81,7 +81,7 @@ def clerk(engine: AsyncEngine) -> Clerk:
     return Clerk(async_sessionmaker(engine))
 
 
-async def test_who_claims_first_has_it_and_others_hear_for_how_long(clerk):
+async def test_the_first_claim_gets_the_lease_and_others_get_the_remaining_time(clerk):
     assert await clerk.claim(RETRY) == Held(MINE)
 
     busy = await clerk.claim(RETRY, OTHER)
@@ -93,7 +93,7 @@ async def test_who_claims_first_has_it_and_others_hear_for_how_long(clerk):
 
 
 @pytest.mark.parametrize("lease", [RETRY, DEAD_LETTER], ids=["repeat", "stop"])
-async def test_what_is_completed_is_never_claimed_again(clerk, lease):
+async def test_a_completed_message_is_never_leased_again(clerk, lease):
     await clerk.claim(lease)
 
     assert await clerk.complete()
@@ -104,7 +104,7 @@ async def test_what_is_completed_is_never_claimed_again(clerk, lease):
     assert row.processing_duration_seconds == 1
 
 
-async def test_what_a_transaction_has_completed_is_not_claimed(clerk):
+async def test_a_message_completed_in_a_transaction_is_not_leased(clerk):
     async with clerk.sessions.begin() as session:
         key = clerk.envelope.idempotency_key
         await Dedup("mail").record_completed(session, {key: (clerk.envelope, 1)})
@@ -113,7 +113,7 @@ async def test_what_a_transaction_has_completed_is_not_claimed(clerk):
 
 
 @pytest.mark.parametrize("lease", [RETRY, DEAD_LETTER], ids=["repeat", "stop"])
-async def test_what_is_released_can_be_claimed_at_once(clerk, lease):
+async def test_a_released_lease_can_be_claimed_at_once(clerk, lease):
     await clerk.claim(lease)
 
     assert await clerk.release()
@@ -123,7 +123,7 @@ async def test_what_is_released_can_be_claimed_at_once(clerk, lease):
     assert (await clerk.row()).attempts == 2
 
 
-async def test_who_has_not_heard_of_its_claim_claims_again(clerk):
+async def test_an_owner_that_got_no_reply_can_repeat_its_claim(clerk):
     """Its commit was lost on the way; otherwise a message that nobody handles would be stopped."""
     await clerk.claim(SHORT_STOP)
     await eventually(clerk.is_over)
@@ -132,14 +132,14 @@ async def test_who_has_not_heard_of_its_claim_claims_again(clerk):
     assert isinstance(await clerk.claim(DEAD_LETTER, OTHER), Busy)
 
 
-async def test_a_lease_that_is_over_is_taken_over_if_the_handler_may_be_called_again(clerk):
+async def test_an_expired_lease_is_taken_over_if_its_policy_is_retry(clerk):
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
 
     assert await clerk.claim(SHORT_REPEAT, OTHER) == Held(OTHER)
 
 
-async def test_a_lease_that_is_over_is_over_if_the_handler_must_not_be_called_again(clerk):
+async def test_an_expired_lease_is_reported_if_its_policy_is_dead_letter(clerk):
     await clerk.claim(SHORT_STOP)
     assert isinstance(await clerk.claim(SHORT_STOP, OTHER), Busy)
     await eventually(clerk.is_over)
@@ -148,7 +148,7 @@ async def test_a_lease_that_is_over_is_over_if_the_handler_must_not_be_called_ag
     assert (await clerk.row()).owner == MINE
 
 
-async def test_a_lease_that_is_extended_is_not_over(clerk):
+async def test_an_extended_lease_has_not_expired(clerk):
     await clerk.claim(SHORT_STOP)
 
     assert await clerk.extend(DEAD_LETTER)
@@ -158,7 +158,7 @@ async def test_a_lease_that_is_extended_is_not_over(clerk):
     assert busy.remaining > timedelta(seconds=50)
 
 
-async def test_even_a_lease_that_was_over_is_its_owners_until_another_takes_it(clerk):
+async def test_an_expired_lease_stays_with_its_owner_until_another_takes_it(clerk):
     """A database that was away for longer than the lease is no reason to call a handler twice."""
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
@@ -168,7 +168,7 @@ async def test_even_a_lease_that_was_over_is_its_owners_until_another_takes_it(c
     assert isinstance(await clerk.claim(RETRY, OTHER), Busy)
 
 
-async def test_who_has_lost_it_finds_no_row_and_changes_nothing(clerk):
+async def test_an_owner_that_lost_its_lease_changes_no_row(clerk):
     await clerk.claim(SHORT_REPEAT)
     await eventually(clerk.is_over)
     await clerk.claim(RETRY, OTHER)
@@ -181,7 +181,7 @@ async def test_who_has_lost_it_finds_no_row_and_changes_nothing(clerk):
     assert await clerk.row() == before
 
 
-async def test_what_is_completed_or_released_is_nobodys(clerk):
+async def test_a_completed_or_released_lease_has_no_owner(clerk):
     await clerk.claim(RETRY)
     await clerk.release()
     assert not await clerk.extend(RETRY)
@@ -193,20 +193,20 @@ async def test_what_is_completed_or_released_is_nobodys(clerk):
     assert (await clerk.row()).status == "completed"
 
 
-async def test_what_was_given_up_can_be_claimed_by_a_replay(clerk):
+async def test_a_replayed_dead_letter_can_be_leased(clerk):
     async with clerk.sessions.begin() as session:
         await Dedup("mail").record_failed(session, clerk.envelope, attempt=4)
 
     assert await clerk.claim(DEAD_LETTER) == Held(MINE)
 
 
-async def test_of_many_who_claim_at_once_one_has_it(clerk):
+async def test_one_of_many_concurrent_claims_gets_the_lease(clerk):
     found = await asyncio.gather(*(clerk.claim(RETRY, uuid4()) for _ in range(10)))
 
     assert sorted(type(each).__name__ for each in found) == ["Busy"] * 9 + ["Held"]
 
 
-async def test_consumers_do_not_know_of_each_other(clerk):
+async def test_consumers_share_no_rows(clerk):
     other = Clerk(clerk.sessions, consumer="audit")
     other.envelope = clerk.envelope
 
@@ -229,7 +229,7 @@ class Slow:
         return result
 
 
-async def test_a_lease_that_ends_while_it_is_looked_at_is_for_the_next_to_take_over(clerk):
+async def test_a_lease_that_expires_during_a_claim_goes_to_the_next_claim(clerk):
     """Who has waited for its end comes at just this moment."""
     await clerk.claim(SHORT_REPEAT)
 

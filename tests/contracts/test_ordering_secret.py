@@ -44,7 +44,7 @@ async def test_a_secret_may_be_replaced(engine, length):
         pytest.param([b"s" * 65], "16 to 64 bytes", id="long"),
     ],
 )
-async def test_a_secret_that_is_none_is_refused_and_not_shown(engine, secrets, message):
+async def test_an_invalid_secret_is_refused_and_not_shown(engine, secrets, message):
     await replace_by(engine, *secrets)
 
     with pytest.raises(SchemaMismatch, match=message) as caught:

@@ -20,7 +20,7 @@ from outbox.transports.base import Outcome
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
 from relay.storage.sqlite import SqliteStore
-from relay.verdict import Delete, GiveUp, Leave, Retry, decide
+from relay.verdict import DeadLetter, Delete, Leave, Retry, decide
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 
@@ -101,7 +101,7 @@ async def test_a_claim_holds_the_whole_event(engine, store):
     assert abs(datetime.now(UTC) - claim.rows[0].created_at) < timedelta(seconds=30)
 
 
-async def test_each_verdict_is_carried_out(engine, store):
+async def test_settling_carries_out_each_verdict(engine, store):
     await record(engine, *(an_event(type=t) for t in ("sent", "later", "hopeless", "unknown")))
 
     async with store.claim(limit=10, size=SIZE) as claim:
@@ -110,7 +110,7 @@ async def test_each_verdict_is_carried_out(engine, store):
             [
                 Delete(sent),
                 Retry(later, LATER, "unroutable"),
-                GiveUp(hopeless, "rejected"),
+                DeadLetter(hopeless, "rejected"),
                 Leave(unknown),
             ]
         )
@@ -134,7 +134,7 @@ async def test_settling_is_all_or_nothing(engine, store):
 
     async with store.claim(limit=10, size=SIZE) as claim:
         a, b = claim.rows
-        broken = GiveUp(b, None)
+        broken = DeadLetter(b, None)
         with pytest.raises(sa.exc.IntegrityError):
             await claim.settle([Delete(a), broken])
 
@@ -160,7 +160,7 @@ async def test_rows_of_one_key_are_claimed_from_the_first_on(engine, store):
     assert await claimed_types(store, limit=4) == ["k.0", "k.1", "k.2", "k.3"]
 
 
-async def test_a_key_whose_first_row_waits_is_held_back_and_others_flow(engine, store):
+async def test_a_key_whose_first_row_waits_blocks_no_other_key(engine, store):
     await record(
         engine,
         an_event(type="k.0", ordering_key="k"),
@@ -173,9 +173,9 @@ async def test_a_key_whose_first_row_waits_is_held_back_and_others_flow(engine, 
     assert await claimed_types(store) == ["other.0", "free"]
 
 
-async def test_a_key_goes_on_behind_a_row_that_was_given_up(engine, store):
+async def test_a_key_continues_after_a_row_that_was_dead_lettered(engine, store):
     await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(2)))
-    await settle_first(store, GiveUp, "malformed")
+    await settle_first(store, DeadLetter, "malformed")
 
     assert await claimed_types(store) == ["k.1"]
 
@@ -294,7 +294,7 @@ async def test_a_row_that_was_committed_late_is_found_though_later_ones_are_gone
     assert await claimed_types(store) == ["late"]
 
 
-async def test_a_row_that_was_let_go_of_is_found_though_later_ones_are_gone(engine, store):
+async def test_a_released_row_is_found_though_later_ones_are_gone(engine, store):
     await record(engine, *(an_event(type=f"n.{i}") for i in range(4)))
 
     async with store.claim(limit=2, size=SIZE) as claim:
@@ -339,7 +339,7 @@ async def take_all(store: OutboxStore) -> list[str]:
         return [row.values["type"] for row in claim.rows]
 
 
-async def test_rows_that_were_passed_over_are_found_though_a_key_waits_in_front(engine, store):
+async def test_skipped_rows_are_found_though_a_key_waits_in_front(engine, store):
     await record(engine, an_event(type="hidden"), an_event(type="key.1", ordering_key="k"))
     await set_aside(engine, "hidden")
     await set_aside(engine, "key.1")
@@ -352,9 +352,7 @@ async def test_rows_that_were_passed_over_are_found_though_a_key_waits_in_front(
     assert await claimed_types(store) == ["hidden"]
 
 
-async def test_many_rows_of_a_key_that_were_passed_over_come_one_batch_after_the_other(
-    engine, store
-):
+async def test_many_skipped_rows_of_a_key_come_one_batch_after_another(engine, store):
     await record(engine, *(an_event(type="hidden", ordering_key="k") for _ in range(60)))
     await set_aside(engine, "hidden")
     await record(engine, an_event(type="seen", ordering_key="o"))
@@ -420,7 +418,7 @@ async def test_a_due_retry_is_counted_again(engine, store):
         assert claim.rows[0].attempts == 1
         verdict = decide(claim.rows[0], Outcome.NACKED, Exponential(max_attempts=2))
 
-    assert verdict == GiveUp(claim.rows[0], "refused")
+    assert verdict == DeadLetter(claim.rows[0], "refused")
 
 
 async def test_the_backlog_is_counted_with_the_age_of_its_oldest_row(engine, store):
@@ -477,7 +475,7 @@ async def test_large_rows_of_one_key_leave_room_for_other_keys(engine, store):
 
 
 @pytest.mark.parametrize("key", ["", "a\0b", b"A"])
-async def test_a_key_that_no_producer_of_ours_would_write_is_claimed_too(sqlite_url, key):
+async def test_an_ordering_key_written_by_sql_is_claimed_too(sqlite_url, key):
     """So that it ends in dead_letters, where somebody sees it."""
     engine = create_engine(make_url(sqlite_url), pool_size=5, application_name="test")
     await record(engine, an_event(ordering_key="k"))

@@ -19,7 +19,7 @@ from outbox.database.engine import create_engine
 from outbox.wire.codec import WireMessage
 from tests.support.builders import AN_INSTANT, CANARY
 from tests.support.eventually import eventually
-from tests.support.plans import recorded, rows_read
+from tests.support.query_plans import recorded, rows_read
 
 Sessions = async_sessionmaker[AsyncSession]
 NOW, LATER = timedelta(0), timedelta(hours=1)
@@ -92,7 +92,7 @@ async def test_a_message_comes_out_as_it_was_parked(sessions, parking):
     assert (parked.lane, parked.attempts, parked.message) == ("a", 3, message)
 
 
-async def test_what_is_parked_does_not_show_its_body(sessions, parking):
+async def test_a_parked_message_does_not_show_its_body(sessions, parking):
     async with sessions() as session:
         await parking.park(
             session, a_message(body=CANARY.encode()), lane="a", attempts=1, wait=NOW
@@ -182,7 +182,7 @@ def postpone_of(
 
 @pytest.mark.parametrize("faster", ["remove", "postpone"])
 @pytest.mark.parametrize("slower", ["remove", "postpone"])
-async def test_whoever_let_go_of_a_row_changes_it_only_if_nobody_else_has(
+async def test_a_released_row_is_changed_only_if_no_other_process_changed_it(
     sessions, parking, faster, slower
 ):
     changes = {"remove": parking.remove, "postpone": postpone_of(parking)}
@@ -240,7 +240,7 @@ async def test_each_lane_has_its_turn_however_many_rows_another_has(sessions, pa
     assert came == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
 
-async def test_a_look_that_begins_in_the_middle_finds_each_lane_once(sessions, parking):
+async def test_a_poll_that_begins_in_the_middle_finds_each_lane_once(sessions, parking):
     await park(sessions, parking, "a1", "b1", "c1", "d1")
     async with sessions() as session:
         first = await parking.next_due(session, limit=2)
@@ -249,7 +249,7 @@ async def test_a_look_that_begins_in_the_middle_finds_each_lane_once(sessions, p
     assert (names(first), names(second)) == (["a1", "b1"], ["c1", "d1", "a1", "b1"])
 
 
-async def test_how_many_wait_and_for_how_long(engine, sessions, parking):
+async def test_the_store_counts_parked_messages_and_the_oldest_age(engine, sessions, parking):
     async def waiting() -> tuple[int, timedelta | None]:
         async with engine.connect() as connection:
             return await parking.waiting(connection)
@@ -333,7 +333,7 @@ async def test_a_lane_of_twenty_thousand_rows_costs_no_more_than_one_with_a_sing
     assert await cost(engine, look) <= 1.2 * before
 
 
-async def test_no_more_lanes_are_looked_at_than_are_taken(engine):
+async def test_a_poll_reads_no_more_lanes_than_it_takes(engine):
     async def look(session: AsyncSession) -> None:
         assert len(await ParkedMessages("etl").next_due(session, limit=5)) == 5
 
@@ -387,7 +387,7 @@ async def read_so_far(session: AsyncSession) -> int:
 
 
 @pytest.mark.parametrize("change", ["remove", "postpone"])
-async def test_a_look_from_before_an_attempt_has_ended_finds_neither_its_row_nor_the_next(
+async def test_a_poll_with_an_older_snapshot_finds_neither_a_finished_row_nor_its_successor(
     postgres_url, change
 ):
     """The look sees the lane as it was, and must not take what it locks for that."""

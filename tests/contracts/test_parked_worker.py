@@ -115,7 +115,7 @@ async def fail_after_the_end(session: AsyncSession) -> None:
 
 @pytest.mark.parametrize("state", REFUSALS)
 @pytest.mark.parametrize("act", [succeed, fail])
-async def test_a_refusal_of_what_is_written_down_is_nobodys_failure(postgres, act, state):
+async def test_a_refused_write_of_the_worker_counts_as_no_failure(postgres, act, state):
     scene = Scene(postgres, act)
     await scene.begin()
     await scene.refuses(state, when="BEFORE UPDATE OR DELETE", table=parked_messages)
@@ -131,7 +131,7 @@ async def test_a_refusal_of_what_is_written_down_is_nobodys_failure(postgres, ac
 
 
 @pytest.mark.parametrize("state", REFUSALS)
-async def test_a_refusal_to_commit_is_nobodys_failure(postgres, state):
+async def test_a_refused_commit_counts_as_no_failure(postgres, state):
     scene = Scene(postgres, succeed)
     await scene.begin()
     await scene.refuses(
@@ -145,7 +145,7 @@ async def test_a_refusal_to_commit_is_nobodys_failure(postgres, state):
     assert (await scene.attempts(), scene.failures) == ([0], None)
 
 
-async def test_what_a_handler_has_left_to_the_commit_is_its_failure(postgres):
+async def test_an_error_that_the_handler_defers_to_the_commit_is_its_failure(postgres):
     scene = Scene(postgres, succeed)
     await scene.begin()
     await scene.refuses(
@@ -158,7 +158,7 @@ async def test_what_a_handler_has_left_to_the_commit_is_its_failure(postgres):
 
 
 @pytest.mark.parametrize("act", [fail, fail_after_the_end])
-async def test_a_failure_is_told_once(postgres, act):
+async def test_a_failure_is_logged_once(postgres, act):
     scene = Scene(postgres, act)
     await scene.begin()
 

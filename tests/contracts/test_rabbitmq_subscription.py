@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
+import aiormq
 import pytest
 from structlog.testing import capture_logs
 from yarl import URL
@@ -161,7 +162,7 @@ async def test_many_deliveries_may_be_unsettled(url, transport):
     await wait_until_left(transport, 0)
 
 
-async def test_what_is_settled_in_any_order_and_way_is_that_and_no_more(url, transport):
+async def test_settling_in_any_order_settles_these_deliveries_only(url, transport):
     bodies = [str(number).encode() for number in range(300)]
     await publish(url, *map(a_message, bodies))
     jitter = random.Random(7)
@@ -187,7 +188,7 @@ async def test_what_is_settled_in_any_order_and_way_is_that_and_no_more(url, tra
     await wait_until_left(transport, 0)
 
 
-async def test_an_ack_is_told_though_nobody_asks_for_more(url, transport):
+async def test_an_ack_is_sent_even_without_another_take(url, transport):
     await publish(url, a_message(b"1"), a_message(b"2"))
 
     async with transport.subscribe(WORK, prefetch=1) as subscription:
@@ -212,7 +213,7 @@ async def test_acks_one_by_one_are_few_writes(url):
     await wait_until_left(a_transport(url, "frames"), 0)
 
 
-async def test_whoever_wants_more_does_not_hurry_a_few_acks(url):
+async def test_another_take_does_not_flush_a_few_acks(url):
     await publish(url, *(a_message() for _ in range(110)))
     async with a_transport(url, "frames").subscribe(WORK, prefetch=100) as subscription:
         deliveries = await receive(subscription, 100)
@@ -244,7 +245,7 @@ async def test_acking_twice_is_harmless(url, transport):
     await wait_until_left(transport, 0)
 
 
-async def test_widening_while_deliveries_flow_loses_nothing_and_returns_nothing(url, transport):
+async def test_raising_the_prefetch_under_load_loses_and_requeues_no_message(url, transport):
     bodies = [str(number).encode() for number in range(2000)]
     await publish(url, *map(a_message, bodies[:1000]))
     received: list[Delivery] = []
@@ -292,7 +293,7 @@ async def test_a_channel_that_the_broker_closes_ends_the_subscription(url, trans
     await wait_until_left(transport, 1)
 
 
-async def test_a_lost_connection_shows_in_take_and_holds_up_no_ack(url, method):
+async def test_a_lost_connection_is_raised_by_take_and_blocks_no_ack(url, method):
     await publish(url, *(a_message() for _ in range(3)))
     async with (
         Proxy(url) as proxy,
@@ -307,10 +308,11 @@ async def test_a_lost_connection_shows_in_take_and_holds_up_no_ack(url, method):
         assert await is_quick(subscription.ack(*deliveries))
 
 
-async def test_a_silent_peer_is_noticed(url, method):
+async def test_a_silent_peer_is_noticed(url, method, monkeypatch):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     async with (
         Proxy(url) as proxy,
-        a_transport(proxy.url, method, heartbeat_seconds=3).subscribe(
+        a_transport(proxy.url, method, heartbeat_seconds=1).subscribe(
             WORK, prefetch=1
         ) as subscription,
     ):
@@ -320,7 +322,7 @@ async def test_a_silent_peer_is_noticed(url, method):
             await receive(subscription, 1)
 
 
-async def test_nothing_is_logged_by_a_subscription_that_ends_well(url, transport, caplog):
+async def test_a_subscription_that_ends_normally_logs_nothing(url, transport, caplog):
     caplog.set_level(logging.INFO)
     await publish(url, *(a_message() for _ in range(10)))
     caplog.clear()
@@ -336,13 +338,13 @@ async def test_nothing_is_logged_by_a_subscription_that_ends_well(url, transport
     assert caplog.messages == []
 
 
-async def test_the_client_library_of_this_installation_is_fit_for_frames(url):
+async def test_the_installed_client_library_supports_frame_reading(url):
     async with a_transport(url, "frames").subscribe(WORK, prefetch=1) as subscription:
         assert subscription.method == "frames"
 
 
 async def test_deliveries_come_by_callback_if_the_client_library_is_another(url, monkeypatch):
-    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_tapping", lambda _: {})
+    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_reader_arguments", lambda _: {})
     await publish(url, a_message(b"1"), a_message(b"2"))
 
     with capture_logs() as logs:
@@ -358,14 +360,16 @@ async def test_deliveries_come_by_callback_if_the_client_library_is_another(url,
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        ("connection", "tap", None),
-        ("tap", "heard", False),
-        ("tap", "lost_track", True),
+        ("connection", "frame_reader", None),
+        ("frame_reader", "received", False),
+        ("frame_reader", "out_of_sync", True),
         ("channel", "number", None),
         ("channel", "write_queue", None),
     ],
 )
-async def test_what_differs_in_what_frames_need_is_unfit(url, owner, name, value):
+async def test_a_client_library_that_lacks_what_frames_need_is_incompatible(
+    url, owner, name, value
+):
     async with await aio_pika.connect(
         url, connection_class=rabbitmq_tap.FrameReadingConnection
     ) as connection:
@@ -373,7 +377,7 @@ async def test_what_differs_in_what_frames_need_is_unfit(url, owner, name, value
         owners: dict[str, Any] = {
             "connection": connection,
             "channel": channel,
-            "tap": connection.tap,
+            "frame_reader": connection.frame_reader,
         }
         assert rabbitmq_tap.incompatibility(connection, channel) is None
         original = getattr(owners[owner], name)

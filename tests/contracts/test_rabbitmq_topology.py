@@ -23,7 +23,7 @@ def transport(url: str) -> RabbitMQTransport:
     return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
 
 
-async def test_who_may_not_configure_learns_what_exists_and_that_nothing_was_compared(
+async def test_a_user_without_configure_permission_verifies_existence_only(
     rabbitmq_url, rabbitmq_reader_url
 ):
     await transport(rabbitmq_url).declare(WANTED)
@@ -60,14 +60,16 @@ async def test_a_queue_of_another_type_is_named_with_that(rabbitmq_url):
         await transport(rabbitmq_url).declare(WANTED)
 
 
-async def test_an_argument_that_the_broker_does_not_take_is_named(rabbitmq_url):
+async def test_an_argument_that_the_broker_refuses_is_named(rabbitmq_url):
     odd = Queue("odd", {"x-queue-type": "classic", "x-delivery-limit": 3})
 
     with pytest.raises(TopologyMismatch, match=r"^queue odd: .* refuses x-delivery-limit$"):
         await transport(rabbitmq_url).declare(Topology(queues=[odd]))
 
 
-async def test_what_a_policy_says_cannot_be_seen(rabbitmq_server, rabbitmq_vhost, rabbitmq_url):
+async def test_arguments_set_by_a_policy_are_not_compared(
+    rabbitmq_server, rabbitmq_vhost, rabbitmq_url
+):
     """If this fails, a broker shows policies, and the page on running can promise more."""
     await transport(rabbitmq_url).declare(WANTED)
     policy = {"pattern": ".*", "definition": {"message-ttl": 5}, "apply-to": "queues"}

@@ -97,7 +97,7 @@ async def holds(transport: Transport, count: int) -> bool:
     return await depth(transport, QUEUE) == count
 
 
-async def test_a_letter_comes_back_to_its_queue_as_it_was_and_to_no_other(engine, transport):
+async def test_a_replayed_dead_letter_returns_unchanged_to_its_own_queue_only(engine, transport):
     kept = a_letter(correlation_id="c", priority="high")
     kept["headers"] |= {
         "x-outbox-attempt": 4,
@@ -154,7 +154,7 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
     assert second.headers.replay == run.audit.run
 
 
-async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport):
+async def test_a_dead_letter_without_a_queue_goes_to_the_consumers_queue(engine, transport):
     await write_dead_letter(engine, a_letter(queue=None))
 
     async with transport.publisher() as publisher:
@@ -163,7 +163,7 @@ async def test_a_letter_without_a_queue_goes_to_the_consumers(engine, transport)
     assert len(await received(transport, 1)) == 1
 
 
-async def test_what_the_broker_does_not_take_stays(engine, transport):
+async def test_a_dead_letter_that_the_broker_refuses_stays(engine, transport):
     gone, *_ = await write_dead_letter(
         engine,
         a_letter(),
@@ -183,7 +183,9 @@ async def test_what_the_broker_does_not_take_stays(engine, transport):
     assert len(await received(transport, 1)) == 1
 
 
-async def test_two_replays_at_once_of_a_thousand_letters_deliver_each_once(engine, transport):
+async def test_two_concurrent_replays_deliver_each_of_a_thousand_dead_letters_once(
+    engine, transport
+):
     ids = await bury_many(engine, 1_000)
 
     async def replay() -> int:

@@ -252,7 +252,7 @@ async def test_a_queue_with_two_fitting_patterns_gets_one_copy(transport):
         assert sorted(await receive_bodies(subscription, 2)) == [b"next", b"only one"]
 
 
-async def test_what_a_subscription_leaves_unsettled_comes_again(declared):
+async def test_an_unsettled_message_is_redelivered_after_the_subscription_ends(declared):
     await publish(declared, a_message(b"unsettled"))
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         assert not (await receive(subscription)).redelivered
@@ -264,7 +264,7 @@ async def test_what_a_subscription_leaves_unsettled_comes_again(declared):
         assert delivery.redelivered
 
 
-async def test_what_is_acked_does_not_come_again(declared):
+async def test_an_acked_message_is_not_redelivered(declared):
     await publish(declared, a_message(b"acked"))
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         await receive_bodies(subscription, 1)
@@ -278,7 +278,7 @@ async def test_the_block_of_a_subscription_raises_its_own_errors(declared):
             raise ZeroDivisionError
 
 
-async def test_a_released_message_comes_again(declared):
+async def test_a_released_message_is_redelivered(declared):
     message = a_message()
     await publish(declared, message)
 
@@ -337,7 +337,7 @@ async def test_a_retry_replaces_the_message_and_reaches_no_other_consumer(declar
         await wait_until_empty(declared, queue)
 
 
-async def test_what_cannot_be_replaced_is_not_settled(declared):
+async def test_a_message_whose_copy_is_not_confirmed_is_not_settled(declared):
     await publish(declared, a_message(b"kept"))
 
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
@@ -403,7 +403,7 @@ async def test_prefetch_limits_what_is_unsettled(declared):
             assert (await receive(greedy)).message.body == b"4"
 
 
-async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to(declared):
+async def test_a_raised_prefetch_allows_as_many_unsettled_messages(declared):
     bodies = [str(number).encode() for number in range(8)]
     await publish(declared, *map(a_message, bodies[:7]))
     async with declared.subscribe(WORK.name, prefetch=2) as greedy:
@@ -426,7 +426,7 @@ async def test_a_widened_subscription_has_as_many_unsettled_as_it_was_widened_to
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_a_subscription_that_was_stopped_cannot_be_widened(declared):
+async def test_a_stopped_subscription_cannot_raise_its_prefetch(declared):
     async with declared.subscribe(WORK.name, prefetch=1) as stopped:
         await stopped.stop()
         await stopped.raise_prefetch(10)
@@ -479,7 +479,7 @@ async def test_stop_ends_take_and_gives_prefetched_messages_back(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_of_two_subscriptions_of_a_single_active_queue_one_gets_everything(transport):
+async def test_one_of_two_subscriptions_of_a_single_active_queue_gets_every_message(transport):
     bodies = [str(number).encode() for number in range(9)]
     await transport.declare(topology_of(SINGLE))
     async with (
@@ -496,7 +496,7 @@ async def test_of_two_subscriptions_of_a_single_active_queue_one_gets_everything
 
 
 @pytest.mark.parametrize("settled", [[], [1, 3], [0, 1, 2, 3, 4]])
-async def test_what_an_ordered_subscription_leaves_unsettled_comes_to_the_next_first_and_in_order(
+async def test_unsettled_messages_of_an_ordered_subscription_go_first_and_in_order_to_the_next(
     transport, settled
 ):
     """Some of it was taken, and some had only come or was on its way."""
@@ -523,7 +523,7 @@ async def test_what_an_ordered_subscription_leaves_unsettled_comes_to_the_next_f
     await wait_until_empty(transport, SINGLE.name)
 
 
-async def test_stop_wakes_everybody_who_waits(declared):
+async def test_stop_wakes_every_waiting_take(declared):
     async with declared.subscribe(WORK.name, prefetch=1) as subscription:
         waiting = [asyncio.create_task(subscription.take(1)) for _ in range(3)]
         await subscription.stop()
@@ -591,7 +591,7 @@ async def test_a_setting_that_the_queue_does_not_have_is_named_as_its_argument(
         ("x-overflow", "drop-head"),
     ],
 )
-async def test_a_retry_queue_that_somebody_made_otherwise_is_named_with_what_differs(
+async def test_a_retry_queue_with_other_arguments_is_named_with_the_difference(
     transport, argument, value
 ):
     wanted = topology_of(WORK)
@@ -608,7 +608,7 @@ async def test_a_retry_queue_that_somebody_made_otherwise_is_named_with_what_dif
 
 
 @pytest.mark.parametrize("missing", [WORK.dead, WORK.retry(DELAY), WORK.name])
-async def test_a_queue_that_is_missing_is_named_and_not_made(transport, missing):
+async def test_a_missing_queue_is_named_and_not_declared(transport, missing):
     wanted = topology_of(WORK)
     others = [queue for queue in wanted.queues if queue.name != missing]
     await transport.declare(Topology(wanted.exchanges, others))
@@ -618,7 +618,7 @@ async def test_a_queue_that_is_missing_is_named_and_not_made(transport, missing)
             await transport.verify(wanted)
 
 
-async def test_what_is_as_declared_is_compared_as_a_whole(declared):
+async def test_a_topology_as_declared_is_compared_in_one_step(declared):
     assert await declared.verify(topology_of(WORK)) == []
 
 

@@ -76,7 +76,7 @@ async def rows_seen_by_others(engine: AsyncEngine) -> tuple[int, int]:
     return (0, 0) if engine.dialect.name == "sqlite" else await rows(engine)
 
 
-async def test_what_was_recorded_before_is_found_again(place):
+async def test_a_message_recorded_before_is_found_again(place):
     old, new = an_envelope(), an_envelope()
     for envelopes, found in (([old], [old]), ([old, new], [new]), ([old, new], [])):
         async with place.begin() as work:
@@ -195,7 +195,7 @@ async def test_an_error_inside_of_a_savepoint_is_raised_as_it_is_and_everything_
     assert await rows(engine) == (0, 0)
 
 
-async def test_a_savepoint_that_nobody_ends_is_committed_with_the_rest(engine, place):
+async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, place):
     async with place.begin() as work:
         await record(work, an_envelope())
         await work.savepoint()
@@ -218,7 +218,7 @@ async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
     assert await rows(engine) == (1, 0)
 
 
-async def test_whoever_is_cancelled_leaves_no_transaction_behind(engine, place):
+async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, place):
     begun = asyncio.Event()
 
     async def hang() -> None:
@@ -265,7 +265,7 @@ async def leave_no_room(engine: AsyncEngine) -> None:
         )
 
 
-async def test_a_database_without_room_for_a_commit_is_away_and_the_handler_has_not_failed(
+async def test_a_commit_that_fails_on_a_full_disk_is_no_failure_of_the_handler(
     database_url,
 ):
     engine = create_engine(make_url(database_url), pool_size=1, application_name="test")

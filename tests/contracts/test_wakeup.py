@@ -51,7 +51,7 @@ async def wakeup(engine: AsyncEngine, rings: Rings) -> AsyncIterator[PostgresWak
 
 
 @pytest.fixture
-async def witness(postgres_url: str) -> AsyncIterator[list[str]]:
+async def listener(postgres_url: str) -> AsyncIterator[list[str]]:
     """List what anybody is notified of, in the order in which it is sent."""
     heard: list[str] = []
     connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
@@ -66,15 +66,15 @@ async def record(engine: AsyncEngine) -> None:
         await connection.execute(outbox.insert(an_event()))
 
 
-async def mark(engine: AsyncEngine, witness: list[str]) -> None:
+async def mark(engine: AsyncEngine, listener: list[str]) -> None:
     """Return when what was sent before has been heard."""
     async with engine.begin() as connection:
         await connection.execute(sa.text("NOTIFY mark"))
-    await eventually(lambda: "mark" in witness)
-    witness.remove("mark")
+    await eventually(lambda: "mark" in listener)
+    listener.remove("mark")
 
 
-async def test_a_committed_row_rings_when_the_wakeup_is_armed(engine, wakeup, rings):
+async def test_a_committed_row_notifies_an_armed_wake_signal(engine, wakeup, rings):
     assert await wakeup.arm()
     assert wakeup.armed
 
@@ -83,31 +83,31 @@ async def test_a_committed_row_rings_when_the_wakeup_is_armed(engine, wakeup, ri
     await eventually(lambda: rings.count == 1)
 
 
-async def test_a_row_that_is_rolled_back_does_not_ring(engine, wakeup, rings, witness):
+async def test_a_rolled_back_row_does_not_notify(engine, wakeup, rings, listener):
     await wakeup.arm()
 
     async with engine.connect() as connection:
         await connection.execute(outbox.insert(an_event()))
         await connection.rollback()
 
-    await mark(engine, witness)
-    assert witness == []
+    await mark(engine, listener)
+    assert listener == []
     assert rings.count == 0
 
 
-async def test_nobody_notifies_while_no_relay_is_idle(engine, wakeup, rings, witness):
+async def test_no_transaction_notifies_while_no_relay_is_idle(engine, wakeup, rings, listener):
     await record(engine)
     await wakeup.arm()
     await wakeup.disarm()
     assert not wakeup.armed
     await record(engine)
 
-    await mark(engine, witness)
-    assert witness == []
+    await mark(engine, listener)
+    assert listener == []
     assert rings.count == 0
 
 
-async def test_arming_again_is_no_news(engine, wakeup, rings):
+async def test_arming_twice_reports_nothing_new(engine, wakeup, rings):
     assert await wakeup.arm()
     assert not await wakeup.arm()
     await wakeup.disarm()
@@ -130,7 +130,7 @@ async def test_a_transaction_that_did_not_notify_keeps_the_wakeup_from_being_arm
 
 
 async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_ends(
-    engine, wakeup, rings, witness
+    engine, wakeup, rings, listener
 ):
     other_rings = Rings()
     other = PostgresWakeup(engine, notify=other_rings)
@@ -138,7 +138,7 @@ async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_
     assert not await other.arm()
 
     await record(engine)
-    await mark(engine, witness)
+    await mark(engine, listener)
     await eventually(lambda: rings.count == 1)
     assert other_rings.count == 0
 
@@ -150,7 +150,7 @@ async def test_of_two_idle_relays_one_is_woken_and_the_other_takes_over_when_it_
     await other.close()
 
 
-async def test_a_lost_session_rings_and_can_be_armed_again(
+async def test_a_lost_session_wakes_the_relay_and_can_be_armed_again(
     engine, wakeup, rings, postgres_url, postgres_server
 ):
     await wakeup.arm()
@@ -165,7 +165,9 @@ async def test_a_lost_session_rings_and_can_be_armed_again(
     await eventually(lambda: rings.count == 2)
 
 
-async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory, rings):
+async def test_an_unavailable_database_leaves_the_wake_signal_unarmed(
+    unused_tcp_port_factory, rings
+):
     url = make_url(f"postgresql://nobody@127.0.0.1:{unused_tcp_port_factory()}/none")
     engine = create_engine(url, pool_size=2, application_name="test")
     wakeup = PostgresWakeup(engine, notify=rings)
@@ -178,7 +180,7 @@ async def test_a_database_that_is_away_leaves_it_unarmed(unused_tcp_port_factory
     await engine.dispose()
 
 
-async def test_nothing_is_held_after_it_was_closed(engine, wakeup):
+async def test_a_closed_wake_signal_holds_no_lock(engine, wakeup):
     async def held() -> int:
         async with engine.connect() as connection:
             return await connection.scalar(SESSIONS) or 0

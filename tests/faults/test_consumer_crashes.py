@@ -17,10 +17,10 @@ A consumer that dies or is cut off at each point of handling a message in a tran
 | C5, COMMIT not heard by the database       | `…[not_committed]`, also when the session ends     |
 | C5, outcome of the COMMIT unknown          | `test_a_consumer_that_does_not_know_…`             |
 | after C5, before C6                        | `test_a_consumer_killed_before_its_acknowledgement`|
-| C6 sent, the broker never got it           | `test_an_acknowledgement_that_is_lost_…`           |
+| C6 sent, the broker never got it           | `test_an_ack_that_is_lost_on_its_way_…`            |
 | two consumers have it, the first commits   | `test_of_two_consumers_…_commits`                  |
 | two consumers have it, the first does not  | `test_of_two_consumers_…_rolls_back`               |
-| the handler raises, Postgres is away       | `tests/integration/test_consumer.py`               |
+| the handler raises, Postgres is unreachable| `tests/integration/test_consumer.py`               |
 | the database crashes                       | `test_server_crashes`                              |
 
 Attempts that end in another way than by their handler's failure are not counted.
@@ -30,10 +30,10 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.wire.codec import WireMessage
+from tests.support.breakpoints import Breakpoint
 from tests.support.eventually import eventually
-from tests.support.stage import APPLIED, RECORD, Stage, a_message
-from tests.support.traps import Trap
-from tests.support.wire import ACK, COMMIT, DELIVER
+from tests.support.proxied_consumer import APPLIED, RECORD, ProxiedConsumer, a_message
+from tests.support.wire_protocols import ACK, COMMIT, DELIVER
 
 pytestmark = pytest.mark.fault
 
@@ -45,11 +45,11 @@ WAITING = sa.text(
 
 @pytest.fixture
 async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
         yield stage
 
 
-def a_trap(stage: Stage, point: str) -> Trap:
+def a_trap(stage: ProxiedConsumer, point: str) -> Breakpoint:
     match point:
         case "not_delivered":
             return stage.broker.unheard(DELIVER)
@@ -63,7 +63,7 @@ def a_trap(stage: Stage, point: str) -> Trap:
             raise ValueError(point)
 
 
-async def is_applied_once(stage: Stage, message: WireMessage) -> None:
+async def is_applied_once(stage: ProxiedConsumer, message: WireMessage) -> None:
     """Wait for the effect; end all consumers, and see that nothing else is left anywhere."""
     await stage.deployment.applies(1)
     await stage.ends()
@@ -133,7 +133,7 @@ async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(st
     await is_applied_once(stage, message)
 
 
-async def test_an_acknowledgement_that_is_lost_on_its_way_is_given_again(stage):
+async def test_an_ack_that_is_lost_on_its_way_is_sent_again(stage):
     consumer = await stage.consumer()
     trap = stage.broker.before(ACK)
     message = a_message()
@@ -146,7 +146,7 @@ async def test_an_acknowledgement_that_is_lost_on_its_way_is_given_again(stage):
     await is_applied_once(stage, message)
 
 
-async def two_have_it(stage: Stage, message: WireMessage) -> Trap:
+async def two_have_it(stage: ProxiedConsumer, message: WireMessage) -> Breakpoint:
     """
     Two consumers are at *message*: one that has lost its channel, before its COMMIT, and one that
     waits for it. Returns the trap that holds the COMMIT.

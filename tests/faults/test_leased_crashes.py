@@ -13,7 +13,7 @@ A consumer that dies or is cut off around a handler whose effects are outside of
 | after T1, before the call                  | `test_a_consumer_killed_once_its_claim_…`          |
 | in the call                                | `tests/integration/test_behaviours.py`             |
 | after the call, before T2                  | `test_a_consumer_killed_after_the_call_…`          |
-| the database is away at T2                 | `test_a_database_that_is_away_…`                   |
+| the database is unavailable at T2          | `test_a_database_that_is_unavailable_…`            |
 | T2, outcome of the COMMIT unknown          | `test_a_completion_whose_outcome_is_unknown_…`     |
 | after T2, before the acknowledgement       | `test_a_consumer_killed_once_it_has_completed_…`   |
 
@@ -28,8 +28,8 @@ from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually
-from tests.support.stage import RECORD, Stage, a_message
-from tests.support.wire import ACK, COMMIT, statement
+from tests.support.proxied_consumer import RECORD, ProxiedConsumer, a_message
+from tests.support.wire_protocols import ACK, COMMIT, statement
 
 pytestmark = pytest.mark.fault
 
@@ -39,15 +39,15 @@ RETRY, DEAD_LETTER = "test.leased.repeat", "test.leased.stop"
 
 @pytest.fixture
 async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with Stage(postgres_url, rabbitmq_url, tmp_path) as stage:
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
         yield stage
 
 
-def calls(stage: Stage) -> int:
+def calls(stage: ProxiedConsumer) -> int:
     return stage.deployment.logs().count(CALLED)
 
 
-async def is_completed(stage: Stage, *, after: int) -> None:
+async def is_completed(stage: ProxiedConsumer, *, after: int) -> None:
     """See that the message was done *after* so many calls, and nothing is left."""
 
     async def completed() -> bool:
@@ -60,7 +60,7 @@ async def is_completed(stage: Stage, *, after: int) -> None:
     assert await stage.left() == {}
 
 
-async def is_stopped(stage: Stage, *, after: int) -> None:
+async def is_stopped(stage: ProxiedConsumer, *, after: int) -> None:
     """See that the message was left to a human *after* so many calls."""
     await stage.gives_up(1)
     await stage.ends()
@@ -70,7 +70,7 @@ async def is_stopped(stage: Stage, *, after: int) -> None:
     assert await stage.left() == {}
 
 
-async def lease_is_over(stage: Stage) -> bool:
+async def lease_is_over(stage: ProxiedConsumer) -> bool:
     over = sa.select(processed_messages.c.lease_until < database_now())
     async with stage.deployment.engine.connect() as connection:
         return bool(await connection.scalar(over))
@@ -78,7 +78,7 @@ async def lease_is_over(stage: Stage) -> bool:
 
 @pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_claim_whose_outcome_is_unknown_is_made_again_and_leads_to_one_call(
+async def test_a_claim_whose_outcome_is_unknown_is_repeated_and_leads_to_one_call(
     stage, committed, event_type
 ):
     await stage.consumer()
@@ -105,7 +105,7 @@ async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_messag
     await is_completed(stage, after=1)
 
 
-async def test_a_consumer_killed_once_its_claim_is_committed_is_one_of_which_nobody_knows(stage):
+async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its_handler(stage):
     doomed = await stage.consumer()
     trap = stage.database.after(RECORD, COMMIT)
     await stage.publish(a_message(DEAD_LETTER))
@@ -135,7 +135,9 @@ async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_polic
         await is_stopped(stage, after=1)
 
 
-async def test_a_database_that_is_away_for_longer_than_the_lease_leads_to_no_second_call(stage):
+async def test_a_database_that_is_unavailable_for_longer_than_the_lease_leads_to_no_second_call(
+    stage,
+):
     await stage.consumer()
     trap = stage.database.before(COMPLETION)
     await stage.publish(a_message(DEAD_LETTER))

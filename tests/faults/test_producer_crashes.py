@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import outbox
 from outbox.database.engine import create_engine
 from outbox.tables import outbox as table
+from tests.support.breakpoints import BreakpointProxy
 from tests.support.builders import an_event
-from tests.support.traps import TrapProxy
-from tests.support.wire import COMMIT, statement
+from tests.support.wire_protocols import COMMIT, statement
 
 pytestmark = pytest.mark.fault
 
@@ -42,7 +42,7 @@ async def test_a_producer_that_does_not_know_whether_it_has_committed_records_th
     postgres_url, committed
 ):
     event, insertion = an_event(), statement("INSERT INTO outbox")
-    async with TrapProxy(postgres_url) as proxy:
+    async with BreakpointProxy(postgres_url) as proxy:
         engine = create_engine(make_url(proxy.url), pool_size=1, application_name="producer")
         trap = (proxy.after if committed else proxy.before)(insertion, COMMIT)
         recording = asyncio.create_task(record(engine, event))

@@ -18,7 +18,7 @@ from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Queue, Topology
 from tests.support.eventually import eventually
 from tests.support.frames import short, table
-from tests.support.hostile import FLAGS, HOSTILE, publish_raw, raw_channel
+from tests.support.malformed_messages import FLAGS, MALFORMED_PROPERTIES, publish_raw, raw_channel
 
 WORK = "work"
 SOON = timedelta(seconds=10)
@@ -53,13 +53,13 @@ async def receive(subscription: Subscription, count: int) -> list[Delivery]:
 async def test_hostile_messages_arrive_flawed_in_a_healthy_stream_and_can_be_acked(
     transport, channel
 ):
-    for name, hostile in HOSTILE.items():
+    for name, hostile in MALFORMED_PROPERTIES.items():
         await publish(channel, b"before " + name.encode())
         await publish(channel, name.encode(), *hostile)
     await publish(channel, b"last")
     expected = [
         (body, decode_error)
-        for name in HOSTILE
+        for name in MALFORMED_PROPERTIES
         for body, decode_error in ((f"before {name}", None), (name, MALFORMED))
     ]
 
@@ -83,7 +83,7 @@ async def test_hostile_messages_arrive_flawed_in_a_healthy_stream_and_can_be_ack
     await eventually(empty)
 
 
-async def test_what_can_be_read_of_a_hostile_message_is_there(transport, channel):
+async def test_the_readable_parts_of_a_hostile_message_are_kept(transport, channel):
     flags = FLAGS["content_type"] | FLAGS["headers"] | FLAGS["message_id"] | FLAGS["timestamp"]
     headers = table(short(b"source") + b"S" + table(b"phone") + short(b"\xff") + b"t\x01")
     stamp = struct.pack(">Q", 2**63 - 1)

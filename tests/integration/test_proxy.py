@@ -1,5 +1,5 @@
 """
-What the proxy of fault tests does to connections, seen from both ends.
+Effects of the proxy of fault tests on connections, seen from both ends.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ import pytest
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel
 
+from tests.support.breakpoints import BreakpointProxy
 from tests.support.eventually import eventually
+from tests.support.network_conditions import DROP_ALL, NetworkConditions, Side
 from tests.support.proxy import Proxy
-from tests.support.traps import TrapProxy
-from tests.support.weather import SILENT, Side, Weather
-from tests.support.wire import ACK, PUBLISH
+from tests.support.wire_protocols import ACK, PUBLISH
 
 
 class Echo:
-    """A server that says whatever it is told, and remembers it."""
+    """A server that sends back every byte, and remembers it."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -100,11 +100,11 @@ async def test_a_reset_ends_both_sides_by_rst_and_new_connections_are_made(echo)
 
 
 @pytest.mark.parametrize("silent", Side)
-async def test_what_a_silent_side_says_is_lost_and_its_connection_is_reset_after_it(echo, silent):
+async def test_bytes_of_a_silent_side_are_lost_and_its_connection_is_reset_after_it(echo, silent):
     server, url = echo
     async with Proxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
-        async with proxy.under(Weather(silent=frozenset({silent}))):
+        async with proxy.under(NetworkConditions(silent=frozenset({silent}))):
             before = len(server.heard)
             client.writer.write(OPEN)
             if silent is Side.SERVER:
@@ -121,7 +121,7 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
     server, url = echo
     async with Proxy(url) as proxy:
         client = await Client.of(proxy)
-        async with proxy.under(SILENT):
+        async with proxy.under(DROP_ALL):
             client.writer.write(OPEN)
             client.close()
             await eventually(lambda: proxy.torn == 1)
@@ -130,9 +130,11 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
         await eventually(lambda: len(server.ends) == 1)
 
 
-async def test_a_slow_way_takes_its_time_and_loses_nothing(echo):
+async def test_a_slow_link_takes_its_time_and_loses_no_byte(echo):
     _server, url = echo
-    weather = Weather(delay=timedelta(milliseconds=50), jitter=timedelta(milliseconds=50))
+    weather = NetworkConditions(
+        delay=timedelta(milliseconds=50), jitter=timedelta(milliseconds=50)
+    )
     async with Proxy(url) as proxy:
         client = await Client.of(proxy)
         async with proxy.under(weather):
@@ -143,10 +145,12 @@ async def test_a_slow_way_takes_its_time_and_loses_nothing(echo):
         client.close()
 
 
-@pytest.mark.parametrize("weather", [Weather(piece_bytes=1), Weather(bytes_per_second=20_000)])
-async def test_torn_and_narrow_ways_lose_nothing(echo, weather):
+@pytest.mark.parametrize(
+    "weather", [NetworkConditions(piece_bytes=1), NetworkConditions(bytes_per_second=20_000)]
+)
+async def test_torn_and_narrow_links_lose_no_byte(echo, weather):
     _server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         async with proxy.under(weather):
             for _ in range(20):
@@ -156,7 +160,7 @@ async def test_torn_and_narrow_ways_lose_nothing(echo, weather):
 
 async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
     server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
         with proxy.losing(Side.CLIENT, PUBLISH):
             client.writer.write(PUBLISHED + OPEN)
@@ -168,10 +172,10 @@ async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
         idle.close()
 
 
-async def test_a_tap_is_told_what_passes_and_nothing_else(echo):
+async def test_a_tap_sees_every_message_that_passes_and_no_other(echo):
     _server, url = echo
     told: list[tuple[Side, bytes]] = []
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         proxy.tap(lambda _link, side, message: told.append((side, message)))
         with proxy.losing(Side.SERVER, ACK):
@@ -186,9 +190,9 @@ async def test_a_tap_is_told_what_passes_and_nothing_else(echo):
     ]
 
 
-async def test_a_trap_that_was_taken_away_holds_nothing_up(echo):
+async def test_a_removed_trap_delays_no_message(echo):
     _server, url = echo
-    async with TrapProxy(url) as proxy:
+    async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
         trap = proxy.before(PUBLISH)
         proxy.forget(trap)
@@ -197,7 +201,7 @@ async def test_a_trap_that_was_taken_away_holds_nothing_up(echo):
         client.close()
 
 
-async def test_a_server_that_is_away_ends_the_connection_at_once():
+async def test_a_server_that_is_unreachable_ends_the_connection_at_once():
     async with Proxy("amqp://127.0.0.1:1") as proxy:
         port = int(proxy.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

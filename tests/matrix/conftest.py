@@ -4,8 +4,8 @@ A site of each test's own, on the servers that all tests share, and how long the
 
 import pytest
 
+from tests.support.environment import Environment
 from tests.support.servers import PostgresServer, RabbitmqServer
-from tests.support.site import Site
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,10 +18,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def site(
+def environment(
     postgres_server: PostgresServer,
     postgres_url: str,
     rabbitmq_server: RabbitmqServer,
     rabbitmq_vhost: str,
-) -> Site:
-    return Site(postgres_server, rabbitmq_server, postgres_url, rabbitmq_vhost)
+) -> Environment:
+    return Environment(postgres_server, rabbitmq_server, postgres_url, rabbitmq_vhost)

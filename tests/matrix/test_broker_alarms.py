@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.servers import RabbitmqServer
-from tests.support.trial import Trial
 
 pytestmark = pytest.mark.fault
 
@@ -21,14 +21,14 @@ def alarm(server: RabbitmqServer, resource: str) -> AbstractAsyncContextManager[
     return server.memory_alarm() if resource == "memory" else server.disk_alarm()
 
 
-async def longest_transaction(trial: Trial, *, during: float) -> float:
+async def longest_transaction(deployment: CheckedDeployment, *, during: float) -> float:
     """The longest that a relay has had a transaction open, looking for so many seconds."""
     clock = asyncio.get_running_loop().time
     end, longest = clock() + during, 0.0
 
     async def is_over() -> bool:
         nonlocal longest
-        longest = max(longest, await trial.oldest_transaction())
+        longest = max(longest, await deployment.oldest_transaction())
         return clock() > end
 
     await eventually(is_over, within=during + 10)
@@ -37,19 +37,19 @@ async def longest_transaction(trial: Trial, *, during: float) -> float:
 
 @pytest.mark.selection
 @pytest.mark.parametrize("resource", ["memory", "disk"])
-async def test_while_a_broker_blocks_publishers_no_transaction_is_held_and_then_all_goes_on(
+async def test_a_relay_holds_no_transaction_while_the_broker_blocks_publishers(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
 ):
     """F9: it goes on within 20 seconds after the alarm."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
-        relay, _ = await trial.begin()
-        async with trial.load():
-            with trial.strike(f"{resource} alarm"):
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        relay, _ = await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault(f"{resource} alarm"):
                 async with alarm(rabbitmq_server, resource):
                     await relay.wait_for_line("server_unavailable", within=60)
-                    held = await longest_transaction(trial, during=ALARM_SECONDS)
-            await trial.goes_on()
-        await trial.settles()
+                    held = await longest_transaction(deployment, during=ALARM_SECONDS)
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
         assert held < SHORT_SECONDS
-        await trial.judge(progress_seconds=20)
+        await deployment.check_guarantees(progress_seconds=20)

@@ -8,9 +8,9 @@ kill.
 import pytest
 
 from outbox.tables import outbox
+from tests.support.checked_deployment import QUEUE, CheckedDeployment
 from tests.support.servers.cluster import RabbitmqCluster
 from tests.support.servers.fleet import RABBITMQ
-from tests.support.trial import QUEUE, Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
@@ -45,22 +45,22 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
     postgres_url, cluster, vhost, tmp_path
 ):
     """F12: kill leader."""
-    async with Trial(postgres_url, cluster.urls(vhost), tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
+    async with CheckedDeployment(postgres_url, cluster.urls(vhost), tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
             leader = await cluster.leader(vhost, QUEUE)
-            with trial.strike("leader killed"):
+            with deployment.record_fault("leader killed"):
                 await leader.kill()
-            await trial.goes_on(by=BEYOND_WHAT_IS_TAKEN)
+            await deployment.makes_progress(by=BEYOND_WHAT_IS_TAKEN)
             await leader.start()
-            await trial.goes_on()
-        await trial.settles()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=30)
+        await deployment.check_guarantees(progress_seconds=30)
 
 
 @GO_ON
-async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
+async def test_a_cluster_without_a_majority_confirms_nothing_and_recovers(
     postgres_url, cluster, vhost, tmp_path
 ):
     """
@@ -71,41 +71,48 @@ async def test_without_a_majority_nothing_counts_as_sent_and_then_all_goes_on(
     """
     *others, last = cluster.nodes
     settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
-    async with Trial(postgres_url, last.url(vhost), tmp_path, **settings) as trial:
-        relay, _ = await trial.begin()
+    async with CheckedDeployment(
+        postgres_url, last.url(vhost), tmp_path, **settings
+    ) as deployment:
+        relay, _ = await deployment.start_processes()
         await cluster.leader(vhost, QUEUE)
-        async with trial.load():
+        async with deployment.under_load():
             pass
-        await trial.settles()
-        with trial.strike("two of three killed"):
+        await deployment.wait_until_settled()
+        with deployment.record_fault("two of three killed"):
             for node in others:
                 await node.kill()
-            await trial.produce(50)
+            await deployment.produce(50)
             await relay.wait_for_line("server_unavailable", within=60)
-            await trial.still(count=50)
-            assert {row["last_error"] for row in await trial.rows(outbox)} <= {None, "refused"}
-            assert await trial.dead() == []
+            await deployment.assert_outbox_stays(count=50)
+            assert {row["last_error"] for row in await deployment.rows(outbox)} <= {
+                None,
+                "refused",
+            }
+            assert await deployment.dead() == []
             await cluster.revive()
-        await trial.settles()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=40)
+        await deployment.check_guarantees(progress_seconds=40)
 
 
 @BEGIN_ANEW
 @pytest.mark.parametrize("whose", ["leader", "follower"])
-async def test_a_node_that_hangs_is_done_without_until_it_goes_on(
+async def test_a_cluster_works_without_a_node_that_hangs(
     postgres_url, cluster, vhost, tmp_path, whose
 ):
     """F12: pause node. The processes are connected to it, or to another one."""
     urls = cluster.urls(vhost)
-    async with Trial(postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3") as trial:
-        await trial.begin()
-        async with trial.load():
+    async with CheckedDeployment(
+        postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3"
+    ) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
             leader = await cluster.leader(vhost, QUEUE)
             victim = next(n for n in cluster.nodes if (n is leader) == (whose == "leader"))
-            with trial.strike(f"{whose} hangs"), victim.frozen():
-                await trial.goes_on(by=BEYOND_WHAT_IS_TAKEN)
-            await trial.goes_on()
-        await trial.settles()
+            with deployment.record_fault(f"{whose} hangs"), victim.frozen():
+                await deployment.makes_progress(by=BEYOND_WHAT_IS_TAKEN)
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=30)
+        await deployment.check_guarantees(progress_seconds=30)

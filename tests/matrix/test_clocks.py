@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.clock import WallClock
 from tests.support.processes import ChildProcess
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -36,18 +36,18 @@ async def test_a_clock_that_jumps_by_an_hour_makes_no_difference(
     """F21: one hour forwards or backwards and back again, on relay and consumer."""
     clock = WallClock(tmp_path / "clock")
     settings = {"MQ_LOG_LEVEL": "debug"}
-    async with Trial(
+    async with CheckedDeployment(
         postgres_url, rabbitmq_url, tmp_path, preload=clock.environment, **settings
-    ) as trial:
-        await trial.begin()
-        async with trial.load():
+    ) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
             for jump in (ahead, timedelta(0)):
-                with trial.strike("clock set"):
+                with deployment.record_fault("clock set"):
                     clock.set(jump)
-                    await trial.works_for(AFTER_SECONDS)
-                await trial.goes_on()
+                    await deployment.wait(AFTER_SECONDS)
+                await deployment.makes_progress()
                 if jump:
-                    assert all(has_jumped(process, jump) for process in trial.processes)
-        await trial.settles()
+                    assert all(has_jumped(process, jump) for process in deployment.processes)
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=15)
+        await deployment.check_guarantees(progress_seconds=15)

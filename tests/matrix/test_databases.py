@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from tests.reliability import nemesis, outages
-from tests.reliability.course import Course
+from tests.reliability import process_faults, server_faults
+from tests.reliability.fault_run import FaultRun
 from tests.reliability.figures import figures
 from tests.reliability.history import read
 
@@ -33,65 +33,65 @@ CONTENDED = {
 }
 
 
-async def test_sessions_that_are_ended_at_random_lose_nothing(site, tmp_path):
+async def test_sessions_ended_at_random_lose_no_event(environment, tmp_path):
     """F15: pg_terminate_backend, of half of all sessions, ten times."""
-    async with Course(site, tmp_path) as course:
+    async with FaultRun(environment, tmp_path) as run:
         for _ in range(10):
-            async with outages.sessions_ended(course, share=0.5):
+            async with server_faults.sessions_ended(run, share=0.5):
                 pass
-            await course.goes_on(20)
+            await run.makes_progress(20)
 
 
-async def test_a_postgres_that_crashes_again_and_again_loses_nothing(site, tmp_path):
+async def test_repeated_crashes_of_postgres_lose_no_event(environment, tmp_path):
     """F15: an immediate shutdown and a start, twice."""
-    async with Course(site, tmp_path) as course:
+    async with FaultRun(environment, tmp_path) as run:
         for _ in range(2):
-            await course.goes_on()
-            async with outages.postgres_crashed(course):
-                await course.lasts(1)
-        await course.goes_on()
+            await run.makes_progress()
+            async with server_faults.postgres_crashed(run):
+                await run.wait(1)
+        await run.makes_progress()
 
 
-async def test_a_postgres_without_room_for_connections_is_waited_for(site, tmp_path):
+async def test_processes_wait_for_a_postgres_without_free_connections(environment, tmp_path):
     """F15: every connection that is left is taken by others for some seconds."""
-    async with Course(site, tmp_path) as course:
-        await course.goes_on()
-        async with course.strike("no connection left"), AsyncExitStack() as hoard:
-            await take_all(course, hoard)
-            for way in course.ways.named.values():
-                way.reset()
-            await take_all(course, hoard)
-            await course.lasts(4)
-        await course.goes_on()
+    async with FaultRun(environment, tmp_path) as run:
+        await run.makes_progress()
+        async with run.record_fault("no connection left"), AsyncExitStack() as hoard:
+            await take_all(run, hoard)
+            for proxy in run.proxies.named.values():
+                proxy.reset()
+            await take_all(run, hoard)
+            await run.wait(4)
+        await run.makes_progress()
 
 
-async def take_all(course: Course, hoard: AsyncExitStack) -> None:
+async def take_all(run: FaultRun, hoard: AsyncExitStack) -> None:
     try:
         while True:
-            await hoard.enter_async_context(course.site.postgres.connection())
+            await hoard.enter_async_context(run.environment.postgres.connection())
     except asyncpg.TooManyConnectionsError:
         return
 
 
-@pytest.mark.parametrize("way", ["relay_database", "consumer_database", "producer_database"])
-async def test_a_commit_without_an_answer_doubles_nothing(site, tmp_path, way):
+@pytest.mark.parametrize("proxy", ["relay_database", "consumer_database", "producer_database"])
+async def test_a_commit_without_a_reply_causes_no_second_effect(environment, tmp_path, proxy):
     """F16: the proxy forwards COMMIT, and cuts before the reply, five times."""
-    async with Course(site, tmp_path) as course:
+    async with FaultRun(environment, tmp_path) as run:
         for _ in range(5):
-            async with nemesis.commit_unanswered(course, getattr(course.ways, way)):
+            async with process_faults.commit_unanswered(run, getattr(run.proxies, proxy)):
                 pass
-            await course.goes_on(20)
+            await run.makes_progress(20)
 
-    assert sum(figures(read(course.chronicle.path)).faults.values()) == 5
+    assert sum(figures(read(run.history.path)).faults.values()) == 5
 
 
-async def test_contention_is_nobodys_failure(site, tmp_path):
+async def test_contention_in_the_database_counts_as_no_failure(environment, tmp_path):
     """F18: serialization failures, deadlocks and lock timeouts, injected at random."""
-    async with Course(site, tmp_path) as course:
-        await course.goes_on()
+    async with FaultRun(environment, tmp_path) as run:
+        await run.makes_progress()
         async with (
-            course.strike("contention"),
-            site.postgres.connection(site.database) as connection,
+            run.record_fault("contention"),
+            environment.postgres.connection(environment.database) as connection,
         ):
             await connection.execute("CREATE SEQUENCE contention")
             await connection.execute(RAISES_AT_RANDOM)
@@ -99,8 +99,8 @@ async def test_contention_is_nobodys_failure(site, tmp_path):
                 await connection.execute(
                     f"CREATE TRIGGER contend {where} EXECUTE FUNCTION contend()"
                 )
-            await course.goes_on(1000, within=90)
+            await run.makes_progress(1000, within=90)
             for table in CONTENDED:
                 await connection.execute(f"DROP TRIGGER contend ON {table}")
             assert await connection.fetchval("SELECT last_value FROM contention") >= 10
-        await course.goes_on()
+        await run.makes_progress()

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import aio_pika
 import pytest
 
-from tests.reliability import nemesis
-from tests.reliability.course import Course
+from tests.reliability import process_faults
+from tests.reliability.fault_run import FaultRun
+from tests.reliability.outcomes import QUEUE_PREFIX
 from tests.reliability.producers import Load
 from tests.reliability.roles import FREE, ORDERED
-from tests.reliability.witness import QUEUE_PREFIX
 
 pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
 
@@ -51,25 +51,32 @@ class Storm:
                         self.copies += 1
 
 
-async def test_messages_that_come_ten_times_to_eight_processes_have_one_effect(site, tmp_path):
+async def test_messages_delivered_ten_times_to_eight_processes_have_one_effect(
+    environment, tmp_path
+):
     """F24: a storm of duplicates, into the queues of both consumers, side by side."""
     storm = Storm()
     load = Load(events_per_second=15)
-    async with Course(site, tmp_path, consumers=4, load=load) as course:
-        async with course.strike("storm of duplicates"), storm.raging(site.broker_url):
-            await course.goes_on(200)
-        await course.goes_on(20)
+    async with FaultRun(environment, tmp_path, consumers=4, load=load) as run:
+        async with run.record_fault("storm of duplicates"), storm.raging(environment.broker_url):
+            await run.makes_progress(200)
+        await run.makes_progress(20)
 
     assert storm.copies >= 50 * TIMES
 
 
-async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(site, tmp_path):
+async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(
+    environment, tmp_path
+):
     """F26: the broker takes a delivery back after 5 s of 20, and another process gets it."""
-    async with site.rabbitmq.impatient(milliseconds=5_000), Course(site, tmp_path) as course:
-        await course.goes_on()
-        before = len(site.rabbitmq.log)
-        async with nemesis.handler_lingers(course, 20):
-            await course.lasts(12)
-        await course.goes_on()
+    async with (
+        environment.rabbitmq.impatient(milliseconds=5_000),
+        FaultRun(environment, tmp_path) as run,
+    ):
+        await run.makes_progress()
+        before = len(environment.rabbitmq.log)
+        async with process_faults.handler_slow(run, 20):
+            await run.wait(12)
+        await run.makes_progress()
 
-    assert b"timeout" in site.rabbitmq.log[before:].lower()
+    assert b"timeout" in environment.rabbitmq.log[before:].lower()

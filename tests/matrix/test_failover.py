@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from outbox.database import migrate
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.servers import PostgresServer
 from tests.support.servers.fleet import POSTGRES
 from tests.support.servers.private_postgres import PrivatePostgres, StandbyPostgres
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection, pytest.mark.timeout(240)]
 
@@ -74,18 +74,18 @@ async def pair():
         pair.close()
 
 
-async def test_a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost_or_a_ghost(
+async def test_promoting_a_synchronous_standby_under_load_loses_no_event(
     pair, rabbitmq_url, tmp_path
 ):
     """F19: promotion, with MQ_DATABASE_URL as a list of hosts."""
     url = pair.primary.url(await pair.primary.create_database())
     await asyncio.to_thread(migrate.upgrade, url)
-    async with Trial(pair.hosts(url), rabbitmq_url, tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike("primary lost"):
+    async with CheckedDeployment(pair.hosts(url), rabbitmq_url, tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault("primary lost"):
                 await pair.lose_the_primary()
-            await trial.goes_on()
-        await trial.settles()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=30)
+        await deployment.check_guarantees(progress_seconds=30)

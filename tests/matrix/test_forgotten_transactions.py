@@ -11,11 +11,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import outbox
-from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
 from tests.support.builders import an_event
-from tests.support.trial import Trial
+from tests.support.checked_deployment import CheckedDeployment
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -48,20 +47,17 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
         await connection.close()
 
 
-def a_store(trial: Trial) -> PostgresStore:
+def a_store(deployment: CheckedDeployment) -> PostgresStore:
     """One whose claims begin behind the last one: its clock stands still."""
-    store = PostgresStore(trial.engine, publish_timeout=timedelta(seconds=10))
-    store.selector = Claimer(
-        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
-    )
-    return store
+    publish_timeout = timedelta(seconds=10)
+    return PostgresStore(deployment.engine, publish_timeout=publish_timeout, clock=lambda: 0)
 
 
-async def pages(trial: Trial) -> int:
+async def pages(deployment: CheckedDeployment) -> int:
     """How many pages a claim of a few rows touches."""
-    store = a_store(trial)
+    store = a_store(deployment)
     await settle_all(store)
-    return await pages_of_a_claim(trial.engine, store, "NULL")
+    return await pages_of_a_claim(deployment.engine, store, "NULL")
 
 
 async def connect(url: str) -> asyncpg.Connection:
@@ -75,31 +71,31 @@ async def connect(url: str) -> asyncpg.Connection:
     )
 
 
-async def test_forgotten_transactions_lose_nothing_and_make_no_claim_dearer(
+async def test_forgotten_transactions_lose_no_event_and_slow_no_claim(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F17: a long transaction, and one that was prepared and left behind."""
     prepared = [an_event() for _ in range(EVENTS)]
     async with (
-        Trial(postgres_url, rabbitmq_url, tmp_path) as trial,
+        CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment,
         forgotten(postgres_url, prepared) as connection,
     ):
-        cheap = await pages(trial)
+        cheap = await pages(deployment)
         old = await connect(postgres_url)
         await look(old)
 
-        relay, _ = await trial.begin()
-        with trial.strike("forgotten transactions"):
-            await trial.produce(MANY)
-            async with trial.load():
-                await trial.goes_on()
-            await trial.settles()
+        relay, _ = await deployment.start_processes()
+        with deployment.record_fault("forgotten transactions"):
+            await deployment.produce(MANY)
+            async with deployment.under_load():
+                await deployment.makes_progress()
+            await deployment.wait_until_settled()
             assert await relay.terminate() == 0
-            trial.gone(relay)
-            assert await pages(trial) < 3 * cheap + MANY // 20
+            deployment.expect_ended(relay)
+            assert await pages(deployment) < 3 * cheap + MANY // 20
         await old.close()
         await connection.execute(f"COMMIT PREPARED '{FORGOTTEN}'")
-        trial.knows(prepared)
-        await trial.relay()
-        await trial.settles()
-        await trial.judge()
+        deployment.record_committed(prepared)
+        await deployment.relay()
+        await deployment.wait_until_settled()
+        await deployment.check_guarantees()

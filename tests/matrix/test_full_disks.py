@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from outbox.database import migrate
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.integrity import is_sound
 from tests.support.servers import PostgresServer, RabbitmqServer
 from tests.support.servers.disk import SmallDisk
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
-from tests.support.servers.ground import unprivileged_account
+from tests.support.servers.isolation import unprivileged_account
 from tests.support.servers.private_postgres import SMALL_SEGMENTS, PrivatePostgres
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
@@ -38,14 +38,14 @@ def disk_of_postgres() -> Iterator[SmallDisk]:
         yield disk
 
 
-async def some_time_later(trial: Trial, disk: SmallDisk) -> None:
+async def some_time_later(deployment: CheckedDeployment, disk: SmallDisk) -> None:
     """Let an operator make room, when everybody has had his difficulties."""
-    await trial.works_for(FULL_SECONDS)
+    await deployment.wait(FULL_SECONDS)
     disk.free()
 
 
 @pytest.mark.selection
-async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
+async def test_the_product_resumes_when_the_full_disk_of_postgres_has_room_again(
     rabbitmq_url, disk_of_postgres, tmp_path
 ):
     """F20: Postgres."""
@@ -60,23 +60,23 @@ async def test_a_postgres_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         url = server.url(await server.create_database())
         await asyncio.to_thread(migrate.upgrade, url)
-        async with Trial(url, rabbitmq_url, tmp_path) as trial:
-            await trial.begin()
-            async with trial.load():
-                with trial.strike("disk full"):
+        async with CheckedDeployment(url, rabbitmq_url, tmp_path) as deployment:
+            await deployment.start_processes()
+            async with deployment.under_load():
+                with deployment.record_fault("disk full"):
                     disk_of_postgres.fill()
-                    await eventually(lambda: trial.refusal, within=60)
-                    await some_time_later(trial, disk_of_postgres)
+                    await eventually(lambda: deployment.last_error, within=60)
+                    await some_time_later(deployment, disk_of_postgres)
                     await server.revive()
-                await trial.goes_on()
-            await trial.settles()
+                await deployment.makes_progress()
+            await deployment.wait_until_settled()
 
-            await trial.judge(progress_seconds=30)
+            await deployment.check_guarantees(progress_seconds=30)
     finally:
         server.close()
 
 
-async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
+async def test_the_product_resumes_when_the_full_disk_of_rabbitmq_has_room_again(
     postgres_url, disk, tmp_path
 ):
     """
@@ -90,40 +90,40 @@ async def test_a_rabbitmq_whose_disk_is_full_goes_on_when_there_is_room_again(
         await server.start()
         async with (
             server.vhost() as vhost,
-            Trial(postgres_url, server.url(vhost), tmp_path) as trial,
+            CheckedDeployment(postgres_url, server.url(vhost), tmp_path) as deployment,
         ):
-            relay, _ = await trial.begin()
-            async with trial.load():
-                with trial.strike("disk full"):
+            relay, _ = await deployment.start_processes()
+            async with deployment.under_load():
+                with deployment.record_fault("disk full"):
                     disk.fill()
                     await relay.wait_for_line("server_unavailable", within=60)
-                    await some_time_later(trial, disk)
+                    await some_time_later(deployment, disk)
                     await server.kill()
                     await server.start()
-                await trial.goes_on()
-            await trial.settles()
+                await deployment.makes_progress()
+            await deployment.wait_until_settled()
 
-            await trial.judge(progress_seconds=30)
+            await deployment.check_guarantees(progress_seconds=30)
     finally:
         server.close()
 
 
 @pytest.mark.selection
-async def test_sqlite_files_whose_disk_is_full_go_on_when_there_is_room_again(disk, tmp_path):
+async def test_the_product_resumes_when_the_full_disk_of_sqlite_has_room_again(disk, tmp_path):
     """F28: disk full. Outbox, broker and dedup store are on it."""
     database, broker = disk.directory / "outbox.db", disk.directory / "broker.db"
     url = f"sqlite+aiosqlite:///{database}"
     await asyncio.to_thread(migrate.upgrade, url)
-    async with Trial(url, f"sqlite:///{broker}", tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike("disk full"):
+    async with CheckedDeployment(url, f"sqlite:///{broker}", tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault("disk full"):
                 disk.fill()
-                await eventually(lambda: trial.refusal, within=60)
-                await some_time_later(trial, disk)
-            await trial.goes_on()
-        await trial.settles()
+                await eventually(lambda: deployment.last_error, within=60)
+                await some_time_later(deployment, disk)
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge()
+        await deployment.check_guarantees()
     assert is_sound(database)
     assert is_sound(broker)

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.servers import Management
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -94,10 +94,10 @@ async def broker_user(rabbitmq_server, rabbitmq_vhost) -> AsyncIterator[BrokerUs
 @pytest.fixture
 async def trial_of_broker_user(
     postgres_url, rabbitmq_url, broker_user, tmp_path
-) -> AsyncIterator[Trial]:
+) -> AsyncIterator[CheckedDeployment]:
     url = URL(rabbitmq_url).with_user(broker_user.name).with_password(broker_user.word)
-    async with Trial(postgres_url, str(url), tmp_path) as trial:
-        yield trial
+    async with CheckedDeployment(postgres_url, str(url), tmp_path) as deployment:
+        yield deployment
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ async def database_user(postgres_server, postgres_url) -> AsyncIterator[Database
 @pytest.fixture
 async def trial_of_database_user(
     postgres_url, rabbitmq_url, database_user, tmp_path
-) -> AsyncIterator[Trial]:
+) -> AsyncIterator[CheckedDeployment]:
     url = make_url(postgres_url).set(username=database_user.name, password=RIGHT)
     settings = {"MQ_DATABASE_URL": url.render_as_string(hide_password=False)}
-    async with Trial(postgres_url, rabbitmq_url, tmp_path, **settings) as trial:
-        yield trial
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        yield deployment
 
 
 async def has_told(process: ChildProcess, problem: str) -> None:
@@ -137,82 +137,82 @@ async def has_told(process: ChildProcess, problem: str) -> None:
         raise
 
 
-async def test_rights_at_the_broker_are_taken_away_and_given_back(
+async def test_processes_survive_revoked_permissions_at_the_broker(
     broker_user, trial_of_broker_user
 ):
     """F14: permissions revoked, RabbitMQ."""
-    trial = trial_of_broker_user
-    _, consumer = await trial.begin()
-    async with trial.load():
-        with trial.strike("rights at the broker"):
+    deployment = trial_of_broker_user
+    _, consumer = await deployment.start_processes()
+    async with deployment.under_load():
+        with deployment.record_fault("rights at the broker"):
             await broker_user.may(NOTHING)
             await broker_user.cut()
-            await trial.refuses("refused")
+            await deployment.wait_for_publish_error("refused")
             await has_told(consumer, "ChannelAccessRefused")
             await broker_user.may(ALL)
             # Connections know by heart what they may do; the consumer has none.
             await eventually(broker_user.is_cut)
-        await trial.goes_on()
-    await trial.settles()
+        await deployment.makes_progress()
+    await deployment.wait_until_settled()
 
-    await trial.judge(progress_seconds=20)
+    await deployment.check_guarantees(progress_seconds=20)
 
 
-async def test_a_password_at_the_broker_is_changed_and_changed_back(
+async def test_processes_survive_a_changed_password_at_the_broker(
     broker_user, trial_of_broker_user
 ):
     """F14: password changed, RabbitMQ."""
-    trial = trial_of_broker_user
-    processes = await trial.begin()
-    async with trial.load():
-        with trial.strike("password at the broker"):
+    deployment = trial_of_broker_user
+    processes = await deployment.start_processes()
+    async with deployment.under_load():
+        with deployment.record_fault("password at the broker"):
             await broker_user.has_password(secrets.token_hex(8))
             await broker_user.cut()
             for process in processes:
                 await has_told(process, "AuthenticationError")
             await broker_user.has_password(broker_user.word)
-        await trial.goes_on()
-    await trial.settles()
+        await deployment.makes_progress()
+    await deployment.wait_until_settled()
 
-    await trial.judge(progress_seconds=20)
-    assert broker_user.word not in trial.logs()
+    await deployment.check_guarantees(progress_seconds=20)
+    assert broker_user.word not in deployment.logs()
 
 
 @pytest.mark.parametrize(
     ("right", "table", "who"),
     [("DELETE", "outbox", 0), ("SELECT", "outbox", 0), ("INSERT", "processed_messages", 1)],
 )
-async def test_rights_in_the_database_are_taken_away_and_given_back(
+async def test_processes_survive_revoked_permissions_in_the_database(
     database_user, trial_of_database_user, right, table, who
 ):
     """F14: permissions revoked, Postgres."""
-    trial = trial_of_database_user
-    processes = await trial.begin()
-    async with trial.load():
-        with trial.strike("rights in the database"):
+    deployment = trial_of_database_user
+    processes = await deployment.start_processes()
+    async with deployment.under_load():
+        with deployment.record_fault("rights in the database"):
             await database_user.may_not(right, table)
             await has_told(processes[who], NO_PRIVILEGE)
             await database_user.may(right, table)
-        await trial.goes_on()
-    await trial.settles()
+        await deployment.makes_progress()
+    await deployment.wait_until_settled()
 
-    await trial.judge(progress_seconds=20)
+    await deployment.check_guarantees(progress_seconds=20)
 
 
-async def test_a_password_in_the_database_is_changed_and_changed_back(
+async def test_processes_survive_a_changed_password_in_the_database(
     database_user, trial_of_database_user
 ):
     """F14: password changed, Postgres."""
-    trial = trial_of_database_user
-    processes = await trial.begin()
-    async with trial.load():
-        with trial.strike("password in the database"):
+    deployment = trial_of_database_user
+    processes = await deployment.start_processes()
+    async with deployment.under_load():
+        with deployment.record_fault("password in the database"):
             await database_user.has_password("another-password")
             for process in processes:
                 await has_told(process, WRONG_PASSWORD)
             await database_user.has_password(RIGHT)
-        await trial.goes_on()
-    await trial.settles()
+        await deployment.makes_progress()
+    await deployment.wait_until_settled()
 
-    await trial.judge(progress_seconds=20)
-    assert RIGHT not in trial.logs()
+    await deployment.check_guarantees(progress_seconds=20)
+    assert RIGHT not in deployment.logs()

@@ -11,7 +11,7 @@ from tests.support.processes import ChildProcess
 
 
 @pytest.mark.timeout(600)
-async def test_a_short_soak_leaves_a_report_and_its_status_says_whether_anything_is_wrong(
+async def test_a_short_soak_writes_a_report_and_exits_with_its_verdict(
     tmp_path,
 ):
     directory = tmp_path / "soak"

@@ -7,10 +7,10 @@ import pytest
 
 from outbox.tables import outbox
 from tests.reliability.history import Produced
+from tests.support.checked_deployment import CONSUMER, FAILS_ONCE_EVERY, QUEUE, CheckedDeployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
 from tests.support.servers import Management
-from tests.support.trial import CONSUMER, FAILS_ONCE_EVERY, QUEUE, Trial
 
 pytestmark = pytest.mark.fault
 
@@ -32,131 +32,133 @@ async def remove(url: str, gone: str) -> None:
                 await channel.queue_delete(queue)
 
 
-async def restore(trial: Trial) -> None:
-    assert await trial.command("consumer", "topology", CONSUMER) == 0
+async def restore(deployment: CheckedDeployment) -> None:
+    assert await deployment.command("consumer", "topology", CONSUMER) == 0
 
 
-async def waits_as_unroutable(trial: Trial, *, at_least: int) -> None:
+async def waits_as_unroutable(deployment: CheckedDeployment, *, at_least: int) -> None:
     """Wait until so many events have come back; none of them is given up."""
 
     async def are_there() -> bool:
-        errors = [row["last_error"] for row in await trial.rows(outbox)]
+        errors = [row["last_error"] for row in await deployment.rows(outbox)]
         return errors.count("unroutable") >= at_least
 
     await eventually(are_there, within=30)
-    assert await trial.dead() == []
+    assert await deployment.dead() == []
 
 
-async def test_a_broker_that_is_restarted_under_load_is_waited_for(
+async def test_processes_wait_for_a_broker_that_is_restarted_under_load(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     """F10: restart."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike("broker restart"):
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault("broker restart"):
                 await rabbitmq_server.restart()
-            await trial.goes_on()
-        await trial.settles()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=20)
+        await deployment.check_guarantees(progress_seconds=20)
 
 
 @pytest.mark.selection
 @pytest.mark.parametrize("gone", ["exchange", "binding"])
-async def test_events_that_nothing_is_there_for_wait_in_the_outbox_until_it_is_back(
+async def test_unroutable_events_wait_in_the_outbox_until_the_route_is_back(
     postgres_url, rabbitmq_url, tmp_path, gone
 ):
     """F10: exchange or binding removed."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
-        await trial.begin()
-        async with trial.load():
-            with trial.strike(f"{gone} removed"):
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        await deployment.start_processes()
+        async with deployment.under_load():
+            with deployment.record_fault(f"{gone} removed"):
                 await remove(rabbitmq_url, gone)
-                await waits_as_unroutable(trial, at_least=50)
-                await restore(trial)
-            await trial.goes_on()
-        await trial.settles()
+                await waits_as_unroutable(deployment, at_least=50)
+                await restore(deployment)
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge(progress_seconds=20)
+        await deployment.check_guarantees(progress_seconds=20)
 
 
 @pytest.mark.selection
-async def test_a_queue_that_is_deleted_ends_its_consumer_and_its_events_wait_for_the_next_one(
+async def test_a_deleted_queue_ends_its_consumer_and_its_events_wait_for_the_next(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """F10: queue deleted. What was in it would be gone, so it is empty."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
-        _, consumer = await trial.begin()
-        await trial.produce(50)
-        await trial.settles()
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        _, consumer = await deployment.start_processes()
+        await deployment.produce(50)
+        await deployment.wait_until_settled()
 
         await remove(rabbitmq_url, QUEUE)
         assert await consumer.wait(within=30) == 2
         assert f"queue {QUEUE} does not exist" in consumer.output
-        trial.gone(consumer)
-        await trial.produce(50)
-        await waits_as_unroutable(trial, at_least=50)
+        deployment.expect_ended(consumer)
+        await deployment.produce(50)
+        await waits_as_unroutable(deployment, at_least=50)
 
-        await trial.consumer()
-        await trial.settles()
-        await trial.judge()
+        await deployment.consumer()
+        await deployment.wait_until_settled()
+        await deployment.check_guarantees()
 
 
 @pytest.mark.selection
-async def test_a_message_whose_retry_queue_is_missing_stays_where_it_is(
+async def test_a_message_whose_retry_queue_is_missing_stays_in_the_work_queue(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: retry target missing. What was in it would be gone, so it is empty."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path) as trial:
-        _, consumer = await trial.begin()
-        with trial.strike("retry queue removed"):
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+        _, consumer = await deployment.start_processes()
+        with deployment.record_fault("retry queue removed"):
             await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")
-            async with trial.load():  # those that do not fail flow
+            async with deployment.under_load():  # those that do not fail flow
                 await consumer.wait_for_line("handler_failed", within=60)
-            await keeps_what_failed(trial, rabbitmq_server.http, rabbitmq_vhost)
-            await restore(trial)
-        async with trial.load():
-            await trial.goes_on()
-        await trial.settles()
+            await keeps_what_failed(deployment, rabbitmq_server.http, rabbitmq_vhost)
+            await restore(deployment)
+        async with deployment.under_load():
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-        await trial.judge()
+        await deployment.check_guarantees()
 
 
-async def keeps_what_failed(trial: Trial, management: Management, vhost: str) -> None:
+async def keeps_what_failed(
+    deployment: CheckedDeployment, management: Management, vhost: str
+) -> None:
     """Wait until everything is applied but what has failed, which is still in the work queue."""
-    produced = sum(isinstance(record, Produced) for record in trial.history)
+    produced = sum(isinstance(record, Produced) for record in deployment.history)
     failing = produced // FAILS_ONCE_EVERY
 
     async def are_kept() -> bool:
         depth = (await management.queues(vhost))[QUEUE]
         are_there = depth.ready + depth.unacked == failing
-        return are_there and await trial.count(effects) == produced - failing
+        return are_there and await deployment.count(effects) == produced - failing
 
     await eventually(are_kept, within=60)
-    assert await trial.dead() == []
+    assert await deployment.dead() == []
 
 
-async def test_what_the_broker_gives_up_stays_in_its_queue_while_the_dead_queue_is_missing(
+async def test_expired_messages_stay_in_the_work_queue_while_the_dead_queue_is_missing(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: dead queue missing. Messages expire meanwhile, and come back from the dead queue."""
-    async with Trial(postgres_url, rabbitmq_url, tmp_path, **TTL) as trial:
-        _, consumer = await trial.begin()
-        await trial.produce(50)
-        await trial.settles()
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **TTL) as deployment:
+        _, consumer = await deployment.start_processes()
+        await deployment.produce(50)
+        await deployment.wait_until_settled()
         assert await consumer.terminate() == 0
-        trial.gone(consumer)
+        deployment.expect_ended(consumer)
 
         await remove(rabbitmq_url, f"{QUEUE}.dead")
-        await trial.produce(50)
-        await eventually(trial.is_drained)
+        await deployment.produce(50)
+        await eventually(deployment.is_drained)
         await have_expired(rabbitmq_server.http, rabbitmq_vhost, count=50)
 
-        await restore(trial)
-        await trial.consumer()
-        await trial.settles()
-        await trial.judge()
+        await restore(deployment)
+        await deployment.consumer()
+        await deployment.wait_until_settled()
+        await deployment.check_guarantees()
 
 
 async def have_expired(management: Management, vhost: str, *, count: int) -> None:

@@ -17,10 +17,10 @@ import outbox
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import SchemaMismatch
-from tests.reliability.history import GivenUp
+from tests.reliability.history import DeadLettered
 from tests.support.builders import an_event
+from tests.support.checked_deployment import CheckedDeployment
 from tests.support.servers import PostgresServer
-from tests.support.trial import Trial
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -59,14 +59,14 @@ async def is_refused(url: str) -> bool:
     return False
 
 
-async def leave_behind(trial: Trial) -> None:
+async def leave_behind(deployment: CheckedDeployment) -> None:
     """
     Have in the tables what an older version has left there.
 
     Some events are done, and in the outbox nevertheless: it has crashed after the broker had them.
     """
     done, given_up = [an_event() for _ in range(DONE)], [an_event() for _ in range(GIVEN_UP)]
-    async with trial.engine.begin() as connection:
+    async with deployment.engine.begin() as connection:
         await connection.execute(outbox.insert(*done))
         for event in done:
             values = {"id": event.id, "key": str(event.id)}
@@ -74,7 +74,7 @@ async def leave_behind(trial: Trial) -> None:
             await connection.execute(_EFFECT, {"id": event.id})
         for event in given_up:
             await connection.execute(_LETTER, {"id": str(event.id)})
-    trial.knows([*done, *given_up])
+    deployment.record_committed([*done, *given_up])
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
@@ -84,17 +84,17 @@ async def test_rows_of_an_older_schema_are_read_after_an_upgrade_under_load(
     """F25: old rows and new schema."""
     async with (
         database_at(postgres_server, revision) as url,
-        Trial(url, rabbitmq_url, tmp_path) as trial,
+        CheckedDeployment(url, rabbitmq_url, tmp_path) as deployment,
     ):
-        await leave_behind(trial)
+        await leave_behind(deployment)
         assert await is_refused(url)
-        async with trial.production():
-            await trial.records(50)
-            with trial.strike("upgrade"):
+        async with deployment.producing():
+            await deployment.wait_for_outbox(50)
+            with deployment.record_fault("upgrade"):
                 await asyncio.to_thread(migrate.upgrade, url)
-            await trial.begin()
-            await trial.goes_on()
-        await trial.settles(but_for=GIVEN_UP)
+            await deployment.start_processes()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled(but_for=GIVEN_UP)
 
-        history = await trial.judge(reasons=frozenset({"retries_exhausted"}))
-    assert len([record for record in history if isinstance(record, GivenUp)]) == GIVEN_UP
+        history = await deployment.check_guarantees(reasons=frozenset({"retries_exhausted"}))
+    assert len([record for record in history if isinstance(record, DeadLettered)]) == GIVEN_UP

@@ -1,17 +1,17 @@
 """
-What must be true of a history, whatever the faults were: pure.
+Checks what must be true of a history, whatever the faults were; pure functions.
 
-    lost        committed, and neither applied, nor given up, nor waiting
-    ghost       applied, given up or sent, and never committed
-    twice       applied more than once for a consumer, other than by a replay
-    order       sent first, or applied by an ordered consumer, before an earlier one of its key
-    duplicates  sent again more often than crashes and cuts explain
-    reason      given up without saying why, or although nothing was wrong with it
-    residue     something is left behind: a transaction, a lock, a connection
-    backlog     something waits although nothing may, any more
-    growth      memory or file descriptors that grow and grow, beyond a warm-up
+    lost        committed, and neither applied, dead-lettered nor waiting
+    ghost       applied, dead-lettered or sent, and never committed
+    twice       applied more than once by a consumer, other than by a replay
+    order       sent first, or applied by an ordered consumer, before an earlier event of its key
+    duplicates  more copies on the wire than the faults explain
+    reason      dead-lettered for a reason that the run does not allow
+    leftover    something is left behind: a transaction, a lock, a connection
+    backlog     an event still waits after the drain
+    growth      memory or file descriptors keep growing after the warm-up
     leak        health data where none may be
-    recovery    no progress, or still a backlog, too long after the last fault was over
+    recovery    no new event was applied in time after the end of a fault
 """
 
 from collections import Counter, defaultdict
@@ -24,12 +24,12 @@ from tests.reliability.figures import figures, lost, recoveries, twice
 from tests.reliability.history import (
     ROLLED_BACK,
     Applied,
-    GivenUp,
+    DeadLettered,
     Leaked,
+    Leftover,
     Produced,
     Published,
     Record,
-    Residue,
     Sampled,
     Waiting,
     of_kind,
@@ -44,19 +44,18 @@ _GROWTH_DESCRIPTORS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Guarantees:
     """
-    What a run may do, beyond what always holds.
+    What the checker demands of a run beyond the rules that always hold.
 
     Args:
         consumers: Each of them has to apply every event.
-        ordered: Those of them that apply the events of a key in their order.
-        duplicates: The most copies on the wire beyond one of each event; None if the faults of
-            the run bound nothing.
-        reasons: Why events may have been given up in this run; none by default.
-        drained: Whether nothing may wait at the end.
+        ordered: Those of them that apply the events of a key in order.
+        duplicates: The most copies on the wire beyond one of each event; None without a bound.
+        reasons: The reasons for which events may be dead-lettered; none by default.
+        drained: Whether no event may wait at the end.
         progress_seconds: The longest from the end of a fault to the first effect of an event that
-            was committed after it; None if the run does not tell.
+            was committed after it; None without a bound.
 
     """
 
@@ -70,45 +69,45 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that was broken, and by what."""
+    """A broken rule, and the evidence."""
 
     rule: str
     text: str
 
 
-def check(history: Sequence[Record], promise: Promise) -> list[Finding]:
-    """Everything that *history* shows to be wrong; nothing, if all is well."""
+def check(history: Sequence[Record], guarantees: Guarantees) -> list[Finding]:
+    """All findings in *history*; an empty list if it is correct."""
     return [
         Finding(rule.__name__.lstrip("_"), text)
         for rule in _RULES
-        for text in rule(history, promise)
+        for text in rule(history, guarantees)
     ]
 
 
-def _lost(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    for consumer, missing in sorted(lost(history, promise.consumers).items()):
+def _lost(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    for consumer, missing in sorted(lost(history, guarantees.consumers).items()):
         if missing:
             yield f"{consumer}: {_named(missing)}"
 
 
-def _ghost(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _ghost(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     # Of a producer who did not know at first, the last word counts.
     outcomes = {record.id: record.outcome for record in of_kind(history, Produced)}
     possible = {id_ for id_, outcome in outcomes.items() if outcome != ROLLED_BACK}
-    for kind in (Published, Applied, GivenUp):
+    for kind in (Published, Applied, DeadLettered):
         if ghosts := _ids(history, kind) - possible:
             yield f"{kind.__name__.lower()}: {_named(ghosts)}"
 
 
-def _twice(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _twice(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     for consumer, again in sorted(twice(history).items()):
         yield f"{consumer}: {_named(again)}"
 
 
-def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _order(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     places = {record.id: (record.key, record.sequence) for record in of_kind(history, Produced)}
     seen = {"on the wire": [record.id for record in of_kind(history, Published)]}
-    for consumer in sorted(promise.ordered):
+    for consumer in sorted(guarantees.ordered):
         seen[consumer] = [
             record.id for record in of_kind(history, Applied) if record.consumer == consumer
         ]
@@ -123,31 +122,31 @@ def _order(history: Sequence[Record], promise: Promise) -> Iterator[str]:
             yield f"{where}: the keys {_named(wrong)}"
 
 
-def _duplicates(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _duplicates(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     found = figures(history).duplicates
-    if promise.duplicates is not None and found > promise.duplicates:
-        yield f"{found} on the wire, and no more than {promise.duplicates} are explained"
+    if guarantees.duplicates is not None and found > guarantees.duplicates:
+        yield f"{found} on the wire, and no more than {guarantees.duplicates} are explained"
 
 
-def _reason(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    reasons = Counter(record.reason for record in of_kind(history, GivenUp))
+def _reason(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    reasons = Counter(record.reason for record in of_kind(history, DeadLettered))
     for reason, count in sorted(reasons.items()):
-        if reason not in promise.reasons:
-            yield f"{count} given up for the reason {reason!r}"
+        if reason not in guarantees.reasons:
+            yield f"{count} dead-lettered for the reason {reason!r}"
 
 
-def _backlog(history: Sequence[Record], promise: Promise) -> Iterator[str]:
+def _backlog(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
     places = Counter(record.place for record in of_kind(history, Waiting))
-    if promise.drained and places:
+    if guarantees.drained and places:
         yield ", ".join(f"{count} wait in {place}" for place, count in sorted(places.items()))
 
 
-def _residue(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
-    for record in of_kind(history, Residue):
+def _leftover(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
+    for record in of_kind(history, Leftover):
         yield f"{record.count} {record.kind}"
 
 
-def _growth(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _growth(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     samples: dict[str, list[Sampled]] = defaultdict(list)
     for record in of_kind(history, Sampled):
         samples[record.process].append(record)
@@ -164,22 +163,22 @@ def _growth(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
             yield f"{process} has {files:.0f} more file descriptors"
 
 
-def _leak(history: Sequence[Record], _promise: Promise) -> Iterator[str]:
+def _leak(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
     for where, count in sorted(
         Counter(record.where for record in of_kind(history, Leaked)).items()
     ):
         yield f"{where}, {count} times"
 
 
-def _recovery(history: Sequence[Record], promise: Promise) -> Iterator[str]:
-    if promise.progress_seconds is None:
+def _recovery(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
+    if guarantees.progress_seconds is None:
         return
     for fault, took in recoveries(history):
-        if took is not None and took > promise.progress_seconds:
+        if took is not None and took > guarantees.progress_seconds:
             yield f"after {fault}, the first effect of a new event took {took:.1f} s"
 
 
-_RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
+_RULES: tuple[Callable[[Sequence[Record], Guarantees], Iterator[str]], ...] = (
     _lost,
     _ghost,
     _twice,
@@ -187,7 +186,7 @@ _RULES: tuple[Callable[[Sequence[Record], Promise], Iterator[str]], ...] = (
     _duplicates,
     _reason,
     _backlog,
-    _residue,
+    _leftover,
     _growth,
     _leak,
     _recovery,

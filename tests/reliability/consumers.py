@@ -1,8 +1,8 @@
 """
-The consumers of a run: one as fast as it can, and one in the order of each key.
+The consumers of a run: `free` handles messages in parallel, `ordered` in the order of each key.
 
-Their handlers write down each effect. Some attempts fail, with health data in the error's text,
-and a file in the directory of the run lets one handler block its event loop, or take its time.
+Their handlers record each effect. Some attempts fail, with health data in the text of the error. A
+file in the directory of the run makes one handler block its event loop, or sleep.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from consumer import Consumer, Message
 from tests.reliability.tables import effects
 
 DIRECTORY = "RELIABILITY_DIRECTORY"
-BLOCK, LINGER = "block", "linger"
+BLOCK, SLEEP = "block", "linger"
 HAPPENED, FAILS_ONCE, FAILS_ALWAYS = "run.happened", "run.fails.once", "run.fails.always"
 
 free = Consumer("free", bindings=["run.#"])
@@ -65,15 +65,17 @@ async def fail_once_in_order(message: Message[Any], session: AsyncSession) -> No
 
 
 async def _disturbed() -> None:
-    """Be the one that blocks, or lingers, for as many seconds as the file says."""
+    """
+    Block the event loop or sleep, for the seconds in the file, if this handler takes it first.
+    """
     if (seconds := _taken(BLOCK)) is not None:
         time.sleep(seconds)  # noqa: ASYNC251 - it is the fault
-    if (seconds := _taken(LINGER)) is not None:
+    if (seconds := _taken(SLEEP)) is not None:
         await asyncio.sleep(seconds)
 
 
 def _taken(name: str) -> float | None:
-    """What the file *name* says, for the one who is first to take it away."""
+    """The content of the file *name*, for the first process that removes it."""
     file = Path(os.environ[DIRECTORY]) / name
     if not file.exists():
         return None

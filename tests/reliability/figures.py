@@ -1,8 +1,8 @@
 """
-What a history amounts to, right or wrong: pure.
+Counts and durations of a history, without a verdict; pure functions.
 
-Times of a recovery are those that a user waits: from the end of a fault to the first effect of an
-event that was committed after it.
+The time of a recovery is the one that a user waits: from the end of a fault to the first effect of
+an event that was committed after it.
 """
 
 from collections import Counter, defaultdict
@@ -14,13 +14,13 @@ from tests.reliability.history import (
     COMMITTED,
     UNKNOWN,
     Applied,
+    DeadLettered,
     Drained,
-    GivenUp,
-    Healed,
+    FaultBegan,
+    FaultEnded,
     Produced,
     Published,
     Record,
-    Struck,
     Waiting,
     of_kind,
 )
@@ -60,18 +60,18 @@ class Figures:
 
 
 def figures(history: Sequence[Record]) -> Figures:
-    """What *history* amounts to, right or wrong."""
+    """The counts and durations of *history*."""
     outcomes = Counter(record.outcome for record in of_kind(history, Produced))
     sent = [record.id for record in of_kind(history, Published)]
     return Figures(
         events=outcomes[COMMITTED],
         unknown=outcomes[UNKNOWN],
         applied=_count(history, Applied),
-        given_up=_count(history, GivenUp),
+        given_up=_count(history, DeadLettered),
         waiting=_count(history, Waiting),
         sent=len(sent),
         duplicates=len(sent) - len(set(sent)),
-        faults=dict(Counter(record.fault for record in of_kind(history, Struck))),
+        faults=dict(Counter(record.fault for record in of_kind(history, FaultBegan))),
         recoveries=sorted(took for _, took in recoveries(history) if took is not None),
         longest_pause=_longest_pause(history),
         drained_after=_drained_after(history),
@@ -79,12 +79,12 @@ def figures(history: Sequence[Record]) -> Figures:
 
 
 def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[str]]:
-    """By consumer, what was committed and was neither applied, nor given up, nor waits."""
+    """By consumer, the committed events that are neither applied, dead-lettered nor waiting."""
     committed = {record.id for record in of_kind(history, Produced) if record.outcome == COMMITTED}
     found: dict[str, set[str]] = defaultdict(set)
     for record in of_kind(history, Applied):
         found[record.consumer].add(record.id)
-    for record in of_kind(history, GivenUp):
+    for record in of_kind(history, DeadLettered):
         found[record.source].add(record.id)
     for record in of_kind(history, Waiting):
         found[record.place].add(record.id)
@@ -93,7 +93,7 @@ def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[s
 
 
 def twice(history: Sequence[Record]) -> dict[str, set[str]]:
-    """By consumer, what was applied more than once, other than by a replay."""
+    """By consumer, the events applied more than once, other than by a replay."""
     effects = Counter(
         (record.consumer, record.id, record.run) for record in of_kind(history, Applied)
     )
@@ -106,21 +106,23 @@ def twice(history: Sequence[Record]) -> dict[str, set[str]]:
 
 def recoveries(history: Sequence[Record]) -> Iterator[tuple[str, float | None]]:
     """
-    Each fault that is over, and how long it took until an event had an effect that was committed
-    after it; None if another fault came before that, or nothing had to be done any more.
+    Each fault that has ended, and the seconds until an event committed after it had an effect.
 
-    Effects of older events show only that a backlog flows: those at its end still wait.
+    None if another fault began before that, or no event was committed after it. Effects of older
+    events do not count: they show only that the backlog moves, not that its end is reached.
     """
-    events = sorted(of_kind(history, Struck, Healed, Applied, Drained), key=lambda each: each.at)
+    events = sorted(
+        of_kind(history, FaultBegan, FaultEnded, Applied, Drained), key=lambda each: each.at
+    )
     committed = {record.id: record.at for record in of_kind(history, Produced)}
-    open_: Healed | None = None
+    open_: FaultEnded | None = None
     for event in events:
         if open_ is not None:
             if isinstance(event, Applied) and committed.get(event.id, 0) <= open_.at:
                 continue
             progressed = isinstance(event, Applied)
             yield open_.fault, event.at - open_.at if progressed else None
-        open_ = event if isinstance(event, Healed) else None
+        open_ = event if isinstance(event, FaultEnded) else None
 
 
 def _longest_pause(history: Sequence[Record]) -> float | None:
@@ -129,7 +131,7 @@ def _longest_pause(history: Sequence[Record]) -> float | None:
 
 
 def _drained_after(history: Sequence[Record]) -> float | None:
-    healed: list[float] = [record.at for record in of_kind(history, Healed)]
+    healed: list[float] = [record.at for record in of_kind(history, FaultEnded)]
     drained: list[float] = [record.at for record in of_kind(history, Drained)]
     if not healed or not drained or any(of_kind(history, Waiting)):
         return None

@@ -1,9 +1,9 @@
 """
-What witnesses outside of the product have seen, in the order in which they saw it.
+The records of a history: what observers outside of the product have seen, in that order.
 
-Nothing here comes from the system that is tested: producers write down what they did, a proxy
-what passed through it, and what is left is read from tables and queues at the end.
-A history is a file of JSON lines, so that it outlives whoever writes it.
+No record comes from the system under test: producers record their transactions, a proxy records
+the messages that passed it, and the outcomes are read from tables and queues at the end.
+A history is a file of JSON lines, so that it outlives its writer.
 """
 
 import json
@@ -21,11 +21,11 @@ UNKNOWN = "unknown"
 @dataclass(frozen=True, slots=True)
 class Produced:
     """
-    A producer has ended a transaction with an event in it.
+    A producer has ended a transaction that holds this event.
 
     Args:
         key: Its ordering key, if it has one.
-        sequence: Its place among the events of the key; producers of a key are serialised.
+        sequence: Its position among the events of the key; producers of a key are serialised.
         outcome: COMMITTED, ROLLED_BACK or UNKNOWN.
 
     """
@@ -39,7 +39,7 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A message was sent towards the broker by a relay."""
+    """A relay has sent a message to the broker."""
 
     at: float
     id: str
@@ -51,7 +51,7 @@ class Applied:
     An effect is in the database.
 
     Args:
-        run: The replay that repeated it on purpose, if one did.
+        run: The replay that repeated the event on purpose, if one did.
 
     """
 
@@ -62,8 +62,8 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A message is in `dead_letters`, put there by a relay or a consumer."""
+class DeadLettered:
+    """A relay or a consumer has written a message to `dead_letters`."""
 
     at: float
     source: str
@@ -73,7 +73,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message is still on its way: in the outbox, in a queue, or parked."""
+    """A message still waits: in the outbox, in a queue, or parked."""
 
     at: float
     place: str
@@ -81,16 +81,16 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Struck:
-    """A fault begins, or happens at once."""
+class FaultBegan:
+    """A fault begins."""
 
     at: float
     fault: str
 
 
 @dataclass(frozen=True, slots=True)
-class Healed:
-    """What a fault did is over: the process is started again, the way is open."""
+class FaultEnded:
+    """A fault has ended: the process runs again, or the connection is open again."""
 
     at: float
     fault: str
@@ -98,14 +98,14 @@ class Healed:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Nothing waits any more."""
+    """No event waits any more."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """How much memory and how many file descriptors a process has."""
+    """The memory and the number of file descriptors of a process."""
 
     at: float
     process: str
@@ -114,8 +114,8 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Residue:
-    """Something is left when everything should be still: an open transaction, a connection."""
+class Leftover:
+    """Something is left that must not exist when the run is idle, such as an open transaction."""
 
     at: float
     kind: str
@@ -124,7 +124,7 @@ class Residue:
 
 @dataclass(frozen=True, slots=True)
 class Leaked:
-    """Planted health data was found where none may be; *where* does not quote it."""
+    """Health data was found where none may be; *where* does not quote it."""
 
     at: float
     where: str
@@ -134,13 +134,13 @@ Record: TypeAlias = (
     Produced
     | Published
     | Applied
-    | GivenUp
+    | DeadLettered
     | Waiting
-    | Struck
-    | Healed
+    | FaultBegan
+    | FaultEnded
     | Drained
     | Sampled
-    | Residue
+    | Leftover
     | Leaked
 )
 
@@ -150,20 +150,20 @@ _KINDS: dict[str, Any] = {
         Produced,
         Published,
         Applied,
-        GivenUp,
+        DeadLettered,
         Waiting,
-        Struck,
-        Healed,
+        FaultBegan,
+        FaultEnded,
         Drained,
         Sampled,
-        Residue,
+        Leftover,
         Leaked,
     )
 }
 
 
-class Chronicle:
-    """Appends records to a file, each of them at once; to be used in `with`."""
+class HistoryWriter:
+    """Appends records to a file, each at once; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,7 +184,7 @@ class Chronicle:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a chronicle; a last line that was cut short is left out."""
+    """The records of a history file; a truncated last line is left out."""
     with path.open() as lines:
         return list(_parsed(lines))
 

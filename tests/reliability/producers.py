@@ -1,12 +1,12 @@
 """
-Producers that commit events as long as a run goes on, and write down what they know of it.
+Producers that commit events during a run, and record the outcome of each transaction.
 
-    one row of `subjects`, locked    so that the events of a key are serialised
-    `uploads`                        what else the transaction is about
+    one row of `subjects`, locked    serialises the events of a key
+    `uploads`                        the business row of the transaction
     `outbox`                         one event or several
-    COMMIT, or now and then ROLLBACK
+    COMMIT, or sometimes ROLLBACK
 
-A COMMIT without an answer is written down as unknown; `uploads` tells later what became of it.
+A COMMIT without a reply is recorded as unknown; `uploads` shows its outcome at the end.
 """
 
 import asyncio
@@ -25,25 +25,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import outbox
 from outbox import Event
 from outbox.database.engine import create_engine
-from tests.reliability.canary import CANARY
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record
+from tests.reliability.leak_marker import CANARY
 from tests.reliability.tables import subjects, uploads
 
 APPLICATION = "reliability producer"
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 _LATER = timedelta(seconds=0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """
-    What producers do.
+    The load of the producers.
 
     Args:
         events_per_second: Of all producers together.
-        producers: How many work side by side.
-        keys: How many ordering keys there are.
+        producers: How many run in parallel.
+        keys: How many ordering keys they use.
         keyed, rolled_back: Shares of transactions.
         failing_once, failing_always, delayed: Shares of events.
 
@@ -62,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A transaction that is to be made."""
+    """A transaction that a producer is about to make."""
 
     events: list[Event]
     key: str | None
@@ -70,7 +70,7 @@ class Draft:
 
 
 def draft(load: Load, chance: random.Random) -> Draft:
-    """What a producer does next."""
+    """The next transaction of a producer."""
     key = None
     if chance.random() < load.keyed:
         key = f"{CANARY.decode()}-{chance.randrange(load.keys)}"
@@ -96,7 +96,7 @@ def _event(load: Load, key: str | None, chance: random.Random) -> Event:
 
 @dataclass(slots=True)
 class Producers:
-    """Produce the *load* for the block, and hand a record of each event to *write*."""
+    """Produces *load*, and passes a record of each event to *write*."""
 
     url: str
     write: Callable[[Record], None]
@@ -107,7 +107,7 @@ class Producers:
     _resting: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
-        """Begin, or go on."""
+        """Start, or resume."""
         self._resting.clear()
         self._tasks = [
             asyncio.ensure_future(self._produce(random.Random(f"{self.seed}-{number}")))
@@ -115,7 +115,7 @@ class Producers:
         ]
 
     async def stop(self) -> None:
-        """Return when the transactions in flight have ended, one way or another."""
+        """Return when the transactions in flight have ended, with whatever outcome."""
         self._resting.set()
         await asyncio.gather(*self._tasks)
         self._tasks.clear()
@@ -147,7 +147,7 @@ class _Transaction:
     async def make(self, connect: Callable[[], AsyncConnection]) -> None:
         """Make it, and tell what is known of it."""
         with suppress(SQLAlchemyError, OSError, TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS), connect() as connection:
+            async with asyncio.timeout(TIMEOUT_SECONDS), connect() as connection:
                 await self._write(connection)
         for place, event in enumerate(self.draft.events):
             self.tell(

@@ -1,5 +1,5 @@
 """
-What a long run has come to, for people and for programs: pure.
+The report of a long run, as JSON and as Markdown; pure functions.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.reliability.checker import Finding, Promise
+from tests.reliability.checker import Finding, Guarantees
 from tests.reliability.figures import figures, lost, twice
 from tests.reliability.history import Record
 
@@ -48,7 +48,7 @@ class Report:
 
 def report(
     history: Sequence[Record],
-    promise: Promise,
+    guarantees: Guarantees,
     findings: Iterable[Finding],
     conditions: Mapping[str, str],
 ) -> Report:
@@ -62,7 +62,7 @@ def report(
         given_up=told.given_up,
         sent=told.sent,
         faults=dict(sorted(told.faults.items())),
-        lost=sum(map(len, lost(history, promise.consumers).values())),
+        lost=sum(map(len, lost(history, guarantees.consumers).values())),
         applied_twice=sum(map(len, twice(history).values())),
         wire_duplicates=told.duplicates,
         recovery_p50_seconds=percentile(told.recoveries, 0.5),
@@ -74,7 +74,7 @@ def report(
 
 
 def percentile(ascending: Sequence[float], share: float) -> float | None:
-    """The value that a *share* of all does not exceed; None of nothing."""
+    """The smallest value that a *share* of all values does not exceed; None without values."""
     if not ascending:
         return None
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]

@@ -1,12 +1,12 @@
 """
-Who plays in a run: relays, and processes of both consumers, each over the ways of its kind.
+The roles of processes in a run, and how a process of each role is started.
 """
 
 from pathlib import Path
 
 from tests.reliability import consumers
-from tests.reliability.crew import Member, environment
-from tests.reliability.ways import Ways
+from tests.reliability.proxies import Proxies
+from tests.reliability.supervisor import SupervisedProcess, process_environment
 
 RELAY, FREE, ORDERED = "relay", consumers.free.name, consumers.ordered.name
 
@@ -28,23 +28,25 @@ UNHURRIED = {"MQ_HEARTBEAT_SECONDS": "10", "MQ_PUBLISH_TIMEOUT_SECONDS": "15"}
 """Instead, where copies are counted: a machine that is only slow must not look like a fault."""
 
 
-def cast(role: str, number: int, ways: Ways, directory: Path, **settings: str) -> Member:
-    """Number *number* of those with this *role*; *settings* are further environment variables."""
+def create_process(
+    role: str, number: int, proxies: Proxies, directory: Path, **settings: str
+) -> SupervisedProcess:
+    """Process *number* of *role*; *settings* are further environment variables."""
     command = ["consumer", "run", f"{consumers.__name__}:{role}"]
-    database, broker = ways.consumer_database, ways.consumer_broker
+    database, broker = proxies.consumer_database, proxies.consumer_broker
     if role == RELAY:
         command = ["relay", "run"]
-        database, broker = ways.relay_database, ways.relay_broker
+        database, broker = proxies.relay_database, proxies.relay_broker
     own = {
         "MQ_DATABASE_URL": database.url,
         "MQ_BROKER_URL": broker.url,
         consumers.DIRECTORY: str(directory),
     }
-    return Member(
+    return SupervisedProcess(
         role,
         number,
         command,
         announces=f"{command[0]}_started",
         directory=directory,
-        env=environment(**{**SETTINGS, **own, **settings}),
+        env=process_environment(**{**SETTINGS, **own, **settings}),
     )

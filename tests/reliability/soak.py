@@ -1,8 +1,8 @@
 """
-A long run with faults at random: `python -m tests.reliability.soak --minutes 30`.
+A long run with random faults: `python -m tests.reliability.soak --minutes 30`.
 
-The seed is printed, and draws the same faults again with `--seed`; when they strike depends on
-the machine. The exit status is 1 if anything is wrong, and the report says what.
+The run prints its seed, and `--seed` draws the same faults again; their timing depends on the
+machine. The exit status is 1 if the checker finds an error, and the report names it.
 """
 
 import argparse
@@ -21,19 +21,19 @@ import asyncpg  # type: ignore[import-untyped]
 from tests.benchmarks.conditions import commit
 from tests.reliability import report
 from tests.reliability.checker import Finding
-from tests.reliability.course import Course
+from tests.reliability.fault_run import FaultRun
+from tests.reliability.fault_schedule import ScheduledFault, next_faults
+from tests.reliability.guarantees import FindingsError
 from tests.reliability.history import read
-from tests.reliability.judgement import FindingsError
-from tests.reliability.misfortune import Blow, next_blows
-from tests.reliability.nemesis import TooQuietError
+from tests.reliability.process_faults import FaultNotInjectedError
 from tests.reliability.producers import Load
-from tests.support.site import Site, lend
+from tests.support.environment import Environment, provision
 
 CALM_EFFECTS = 30
 """So many are waited for between faults, or a recovery could never be seen."""
 
-_DID_NOT_STRIKE = (
-    TooQuietError,
+_NOT_INJECTED = (
+    FaultNotInjectedError,
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -41,53 +41,53 @@ _DID_NOT_STRIKE = (
 """A fault that needs a server which another one has just taken away."""
 
 
-async def soak(course: Course, *, seconds: float, chance: random.Random) -> None:
-    """Let faults strike for so many *seconds*; raises AssertionError if nothing goes on."""
+async def soak(run: FaultRun, *, seconds: float, chance: random.Random) -> None:
+    """Inject faults for *seconds*; raises AssertionError if no event is applied any more."""
     deadline = time.monotonic() + seconds
-    await course.goes_on(CALM_EFFECTS)
+    await run.makes_progress(CALM_EFFECTS)
     while time.monotonic() < deadline:
         async with asyncio.TaskGroup() as group:
-            for blow in next_blows(chance):
-                group.create_task(_suffer(course, blow, chance))
-        await course.goes_on(CALM_EFFECTS)
+            for fault in next_faults(chance):
+                group.create_task(_inject(run, fault, chance))
+        await run.makes_progress(CALM_EFFECTS)
 
 
-async def _suffer(course: Course, blow: Blow, chance: random.Random) -> None:
+async def _inject(run: FaultRun, fault: ScheduledFault, chance: random.Random) -> None:
     try:
-        async with blow.strike(course, chance):
-            await course.lasts(blow.seconds)
-    except _DID_NOT_STRIKE:
+        async with fault.inject(run, chance):
+            await run.wait(fault.seconds)
+    except _NOT_INJECTED:
         return
 
 
-async def run(options: argparse.Namespace) -> list[Finding]:
-    """Soak, write the report, and return what is wrong."""
+async def execute(options: argparse.Namespace) -> list[Finding]:
+    """Run the soak, write the report, and return the findings."""
     directory: Path = options.directory
     load = Load(events_per_second=options.rate)
-    async with lend() as site:
-        began = await _conditions(site, options)
-        course = Course(site, directory, load=load, seed=options.seed)
+    async with provision() as environment:
+        began = await _conditions(environment, options)
+        run = FaultRun(environment, directory, load=load, seed=options.seed)
         findings: list[Finding] = []
         try:
-            async with course:
+            async with run:
                 try:
                     chance = random.Random(options.seed)
-                    await soak(course, seconds=options.minutes * 60, chance=chance)
+                    await soak(run, seconds=options.minutes * 60, chance=chance)
                 except* AssertionError as stuck:
                     findings += [Finding("stuck", str(each)) for each in stuck.exceptions]
         except FindingsError as broken:
             findings += broken.findings
-        history = read(course.chronicle.path)
-        told = report.report(history, course.promise, findings, began)
+        history = read(run.history.path)
+        told = report.report(history, run.guarantees, findings, began)
     report.write(told, directory)
     print(report.markdown(told))
     return findings
 
 
-async def _conditions(site: Site, options: argparse.Namespace) -> dict[str, str]:
-    async with site.postgres.connection() as connection:
+async def _conditions(environment: Environment, options: argparse.Namespace) -> dict[str, str]:
+    async with environment.postgres.connection() as connection:
         postgres = str(await connection.fetchval("SHOW server_version"))
-    overview = await site.rabbitmq.http.request("GET", "overview")
+    overview = await environment.rabbitmq.http.request("GET", "overview")
     return {
         "minutes of faults": f"{options.minutes:g}",
         "seed": str(options.seed),
@@ -123,7 +123,7 @@ def main() -> int:
     options.directory = options.directory.resolve()
     options.directory.mkdir(parents=True, exist_ok=True)
     print(f"seed {options.seed}, everything in {options.directory}", flush=True)
-    return 1 if asyncio.run(run(options)) else 0
+    return 1 if asyncio.run(execute(options)) else 0
 
 
 if __name__ == "__main__":

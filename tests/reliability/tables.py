@@ -1,8 +1,8 @@
 """
-What producers and handlers of a run write besides the product: tables that tell on it.
+The tables that producers and handlers of a run write besides the product's.
 
-`effects` has no unique key: what is applied twice is there twice, in the order of its ids.
-A row of `uploads` commits with its event, and so knows what became of a COMMIT without an answer.
+`effects` has no unique key: an event that is applied twice has two rows.
+A row of `uploads` commits with its event, so it shows the outcome of a COMMIT without a reply.
 """
 
 import sqlalchemy as sa

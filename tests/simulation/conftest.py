@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.reliability.simulation.ground import Ground, ground
+from tests.reliability.simulation.database_files import DatabaseFiles, temporary_database_files
 
 
 @pytest.fixture(scope="session")
-def simulation_ground() -> Iterator[Ground]:
-    with ground() as here:
+def database_files() -> Iterator[DatabaseFiles]:
+    with temporary_database_files() as here:
         yield here

@@ -4,9 +4,9 @@ Processes that begin while a server is away: their supervisor starts them again,
 
 import pytest
 
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.simulation import simulated
 from tests.reliability.simulation.world import World
 
@@ -14,32 +14,30 @@ ALL_OF_THEM = ["relay", "etl", "ledger", "mail"]
 
 
 @pytest.mark.parametrize("role", ALL_OF_THEM)
-def test_a_database_that_is_lost_while_a_process_looks_at_it_is_away_and_not_wrong(
-    simulation_ground, role
-):
+def test_a_database_lost_during_a_start_check_is_unavailable_and_not_invalid(database_files, role):
     async def begin_again(world: World) -> None:
         for looked_before in range(4):
-            world.crew.kill(f"{role}-1")
-            world.points.arm(Strike(f"{role}.look.sent", Blow.CUT, looked_before))
-            world.crew.start(f"{role}-1")
+            world.supervisor.kill(f"{role}-1")
+            world.points.arm(PlannedFault(f"{role}.look.sent", FaultAction.CUT, looked_before))
+            world.supervisor.start(f"{role}-1")
             await pass_time(5)
             world.points.disarm()
 
-    with simulated(Plan(), simulation_ground, seed=1) as simulation:
+    with simulated(Plan(), database_files, seed=1) as simulation:
         world = simulation.world
         simulation.run(begin_again(world))
 
-        assert world.crew.findings == []
-        assert world.crew.process(f"{role}-1") is not None
+        assert world.supervisor.findings == []
+        assert world.supervisor.process(f"{role}-1") is not None
 
 
-def test_a_process_begins_when_its_servers_have_come_back(simulation_ground):
+def test_a_process_starts_once_its_servers_are_back(database_files):
     async def begin_without_servers(world: World) -> None:
         world.broker.leave()
         for database in world.databases.values():
             database.leave()
         for role in ALL_OF_THEM:
-            world.crew.kill(f"{role}-1")
+            world.supervisor.kill(f"{role}-1")
         world.start()
         await pass_time(30)
 
@@ -47,12 +45,12 @@ def test_a_process_begins_when_its_servers_have_come_back(simulation_ground):
         world.heal()
         await pass_time(5)
 
-    with simulated(Plan(), simulation_ground, seed=1) as simulation:
+    with simulated(Plan(), database_files, seed=1) as simulation:
         world = simulation.world
         simulation.run(begin_without_servers(world))
-        assert not any(world.crew.process(f"{role}-1") for role in ALL_OF_THEM)
+        assert not any(world.supervisor.process(f"{role}-1") for role in ALL_OF_THEM)
 
         simulation.run(come_back(world))
 
-        assert all(world.crew.process(f"{role}-1") for role in ALL_OF_THEM)
-        assert world.crew.findings == []
+        assert all(world.supervisor.process(f"{role}-1") for role in ALL_OF_THEM)
+        assert world.supervisor.findings == []

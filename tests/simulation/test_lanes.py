@@ -4,12 +4,12 @@ Parked messages of an ordered consumer whose connection is lost at a bad moment.
 
 import pytest
 
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
+from tests.reliability.simulation.handlers import FAILS_ONCE, PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
 from tests.reliability.simulation.simulation import simulated
-from tests.reliability.simulation.trade import FAILS_ONCE, PLAIN
 from tests.reliability.simulation.world import World
 from tests.support.eventually import eventually
 
@@ -17,17 +17,17 @@ from tests.support.eventually import eventually
 @pytest.mark.parametrize("step", ["record", "handle", "effect", "savepoint", "unpark"])
 @pytest.mark.parametrize("moment", ["sent", "answered"])
 def test_a_connection_that_is_lost_while_a_parked_message_is_attempted_ends_no_process(
-    simulation_ground, step, moment
+    database_files, step, moment
 ):
     async def story(world: World) -> None:
         drafts = [Draft(world.an_id(), kind, "key") for kind in (FAILS_ONCE, PLAIN)]
         await world.produce(drafts, Ending.COMMIT)
         await eventually(lambda: world.points.passed["ledger.commit_park.answered"])
-        world.points.arm(Strike(f"ledger.{step}.{moment}", Blow.CUT))
+        world.points.arm(PlannedFault(f"ledger.{step}.{moment}", FaultAction.CUT))
         await pass_time(5)
 
     plan = Plan(etl=0, mail=0)
-    with simulated(plan, simulation_ground, seed=1) as simulation:
+    with simulated(plan, database_files, seed=1) as simulation:
         world = simulation.world
         simulation.run(story(world))
 

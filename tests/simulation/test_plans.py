@@ -23,7 +23,7 @@ SOON = timedelta(minutes=1)
         (Plan(), 0, RETENTION, {"too_old_to_dedupe"}),
     ],
 )
-def test_nothing_is_given_up_for_a_reason_that_the_plan_and_its_faults_do_not_give(
+def test_every_dead_letter_has_a_reason_that_the_plan_or_its_faults_allow(
     plan, disturbances, lasted, reasons
 ):
     assert plan.reasons(disturbances=disturbances, lasted=lasted) == reasons

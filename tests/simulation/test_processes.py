@@ -4,13 +4,13 @@ What becomes of a simulated process that dies: nothing gets through, and others 
 
 import pytest
 
-from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.broker import BrokerFault
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
+from tests.reliability.simulation.handlers import PLAIN
 from tests.reliability.simulation.loop import pass_time
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
 from tests.reliability.simulation.simulation import simulated
-from tests.reliability.simulation.trade import PLAIN
 from tests.reliability.simulation.world import World
 from tests.support.eventually import eventually
 
@@ -43,45 +43,47 @@ def places_of(world: World, id_: str) -> list[str]:
         (Ending.KILL_AFTER, "unknown", ["Published", "Applied"]),
     ],
 )
-def test_a_producer_knows_as_much_as_it_has_heard(simulation_ground, ending, outcome, places):
+def test_a_producer_knows_the_outcome_only_if_it_got_a_reply(
+    database_files, ending, outcome, places
+):
     async def story(world: World) -> str:
         id_ = await produce(world, ending)
         await pass_time(5)
         return id_
 
-    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+    with simulated(PLAN, database_files, seed=1) as simulation:
         id_ = simulation.run(story(simulation.world))
 
         assert outcome_of(simulation.world, id_) == outcome
         assert places_of(simulation.world, id_) == places
 
 
-def test_a_relay_that_stands_by_takes_over_from_one_that_is_killed(simulation_ground):
+def test_a_second_relay_takes_over_from_a_killed_one(database_files):
     async def story(world: World) -> list[str]:
         ids = [await produce(world)]
         await pass_time(3)
-        world.crew.kill("relay-1")
+        world.supervisor.kill("relay-1")
         ids.append(await produce(world))
         await pass_time(5)
         return ids
 
-    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+    with simulated(PLAN, database_files, seed=1) as simulation:
         ids = simulation.run(story(simulation.world))
 
         assert [places_of(simulation.world, id_) for id_ in ids] == [["Published", "Applied"]] * 2
 
 
-def test_effects_that_were_not_committed_are_gone_with_their_process(simulation_ground):
+def test_uncommitted_effects_vanish_with_their_process(database_files):
     async def story(world: World) -> str:
-        world.points.arm(Strike("etl.commit_effect.sent", Blow.KILL))
+        world.points.arm(PlannedFault("etl.commit_effect.sent", FaultAction.KILL))
         id_ = await produce(world)
         await eventually(lambda: not world.points.armed)
         return id_
 
-    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+    with simulated(PLAN, database_files, seed=1) as simulation:
         world = simulation.world
         id_ = simulation.run(story(world))
-        dead = [name for name in ("etl-1", "etl-2") if world.crew.process(name) is None]
+        dead = [name for name in ("etl-1", "etl-2") if world.supervisor.process(name) is None]
 
         assert len(dead) == 1
         assert places_of(world, id_) == ["Published", "Waiting"]
@@ -90,25 +92,23 @@ def test_effects_that_were_not_committed_are_gone_with_their_process(simulation_
 
 
 @pytest.mark.parametrize(
-    ("mishap", "copies"),
+    ("broker_fault", "copies"),
     [
-        (Mishap.LOST, 1),
-        (Mishap.TAKEN, 2),
-        (Mishap.RETURNED, 1),
-        (Mishap.REFUSED, 1),
-        (Mishap.REFUSED_BY_SOME, 2),
+        (BrokerFault.LOST, 1),
+        (BrokerFault.TAKEN, 2),
+        (BrokerFault.RETURNED, 1),
+        (BrokerFault.REFUSED, 1),
+        (BrokerFault.REFUSED_BY_SOME, 2),
     ],
 )
-def test_a_message_that_fares_badly_is_sent_until_it_is_confirmed(
-    simulation_ground, mishap, copies
-):
+def test_a_relay_publishes_a_message_until_it_is_confirmed(database_files, broker_fault, copies):
     async def story(world: World) -> str:
-        world.broker.mishaps.append(mishap)
+        world.broker.broker_faults.append(broker_fault)
         id_ = await produce(world)
         await pass_time(10)
         return id_
 
-    with simulated(PLAN, simulation_ground, seed=1) as simulation:
+    with simulated(PLAN, database_files, seed=1) as simulation:
         id_ = simulation.run(story(simulation.world))
 
         assert places_of(simulation.world, id_) == ["Published"] * copies + ["Applied"]

@@ -13,23 +13,21 @@ SEEDS = range(1, 13)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_lost_and_nothing_happens_twice_whatever_befalls_the_product(
-    simulation_ground, seed
-):
-    outcome = run(simulation_ground, seed=seed)
+def test_no_event_is_lost_or_applied_twice_under_a_random_schedule(database_files, seed):
+    outcome = run(database_files, seed=seed)
 
     assert outcome.findings == [], f"seed {seed}, {outcome.plan}"
     assert outcome.events
 
 
-def test_two_runs_of_a_seed_have_equal_traces(simulation_ground):
-    first, other, second = (run(simulation_ground, seed=seed) for seed in (7, 8, 7))
+def test_two_runs_of_a_seed_have_equal_traces(database_files):
+    first, other, second = (run(database_files, seed=seed) for seed in (7, 8, 7))
 
     assert first.trace == second.trace
     assert first.trace != other.trace
 
 
-def test_the_command_tells_the_same_story_in_another_process():
+def test_the_command_prints_the_same_trace_in_another_process():
     command = [sys.executable, "-m", "tests.reliability.simulation", "--seeds", "3", "--trace"]
 
     stories = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.simulation.driver import Connection
+from tests.reliability.simulation.fault_points import FaultPoints
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop, StandstillError
-from tests.reliability.simulation.points import Points
 from tests.reliability.simulation.process import Process
 
 
@@ -25,7 +25,7 @@ def loop():
     loop.close()
 
 
-def test_a_day_passes_at_once(loop):
+def test_a_simulated_day_takes_no_real_time(loop):
     began = time.perf_counter()
 
     loop.run_until_complete(asyncio.sleep(86_400))
@@ -35,7 +35,7 @@ def test_a_day_passes_at_once(loop):
     assert abs(datetime.now(UTC) - BEGINNING - timedelta(days=1)) < timedelta(seconds=1)
 
 
-def test_things_happen_in_the_order_of_their_times_and_then_of_their_making(loop):
+def test_callbacks_run_in_order_of_time_and_then_of_creation(loop):
     happened = []
 
     async def happen(what, after):
@@ -53,12 +53,12 @@ def test_things_happen_in_the_order_of_their_times_and_then_of_their_making(loop
     assert sorted(happened[2:]) == ["c", "d"]
 
 
-def test_who_waits_for_nothing_is_told(loop):
+def test_a_task_that_waits_for_nothing_raises_a_standstill(loop):
     with pytest.raises(StandstillError):
         loop.run_until_complete(asyncio.Event().wait())
 
 
-def test_a_skip_moves_clocks_on_the_wall_and_no_timers(loop):
+def test_a_skip_moves_the_wall_clock_and_no_timers(loop):
     loop.skip(timedelta(hours=3))
 
     assert datetime.now(UTC) - BEGINNING == timedelta(hours=3)
@@ -73,7 +73,7 @@ def test_the_clock_of_a_database_is_the_simulated_one(loop, tmp_path: Path):
         return text
 
     async def two_answers() -> list[str]:
-        process = Process("anybody", "anybody", Points(lambda *_: None))
+        process = Process("anybody", "anybody", FaultPoints(lambda *_: None))
         connection = Connection(tmp_path / "a.db", process, delay=lambda: 0.0)
         with closing(connection.raw()):
             first = await ask(connection)
@@ -86,7 +86,7 @@ def test_the_clock_of_a_database_is_the_simulated_one(loop, tmp_path: Path):
     ]
 
 
-def test_the_world_has_its_clock_back_afterwards(loop):
+def test_the_real_clock_is_back_after_a_simulation(loop):
     loop.stop_clock()
 
     assert abs(datetime.now(UTC).timestamp() - time.time()) < 1

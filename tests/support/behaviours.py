@@ -1,9 +1,9 @@
 """
-A consumer with a handler for each thing that handlers do, and what they leave behind.
+A consumer with one handler for each behaviour of handlers that tests need.
 
-In the table `effects`, which has no unique key, what is applied twice is there twice. Effects
-outside of the database are lines of the file that `CALLS` names, and `OUTAGE` names a file that is
-there while a server that a handler depends on is away.
+The table `effects` has no unique key: an event that is applied twice has two rows. Effects outside
+of the database are lines in the file that `CALLS` names. The file that `OUTAGE` names exists while
+a server that a handler depends on is unavailable.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def in_batches(message: Message[Any], session: AsyncSession) -> None:
 
 @consumer.on_batch("test.as.list", size=BATCH_SIZE)
 async def as_list(messages: Sequence[Message[Any]], session: AsyncSession) -> None:
-    """Say in the column *consumer* how many there were."""
+    """Record the size of the batch in the column *consumer*."""
     rows = [
         {"event_id": each.id, "attempt": each.attempt, "consumer": f"list of {len(messages)}"}
         for each in messages
@@ -54,7 +54,7 @@ async def as_list(messages: Sequence[Message[Any]], session: AsyncSession) -> No
 
 
 @consumer.on("test.wants.to.wait")
-async def want_to_wait(message: Message[Any], session: AsyncSession) -> None:
+async def request_retry(message: Message[Any], session: AsyncSession) -> None:
     await apply(message, session)
     if message.attempt == 1:
         raise Retry(after=timedelta(seconds=message.payload["seconds"]))
@@ -74,7 +74,7 @@ async def hang_once(message: Message[Any], session: AsyncSession) -> None:
 
 
 def is_wanted(message: Message[Any]) -> bool:
-    """Raise what the payload says, in the first attempt."""
+    """Raise the error that the payload names, in the first attempt."""
     if "raises" in message.payload and message.attempt == 1:
         raise ERRORS[message.payload["raises"]]
     return bool(message.payload["wanted"])
@@ -120,7 +120,7 @@ def recover() -> None:
 
 @consumer.on("test.loses.its.connection")
 async def lose_connection(message: Message[Any], session: AsyncSession) -> None:
-    """Fail, once, over a connection that is lost without anybody having noticed yet."""
+    """Fail once, after Postgres has ended the session without the client noticing."""
     await apply(message, session)
     if is_away():
         recover()
@@ -140,22 +140,22 @@ async def kill(message: Message[Any], session: AsyncSession) -> None:
 
 @consumer.on_leased("test.leased.repeat", lease=LEASE)
 async def leased_repeat(message: Message[Any]) -> None:
-    await work_outside(message)
+    await act_outside(message)
 
 
 @consumer.on_leased("test.leased.stop", lease=LEASE, on_expired=OnLeaseExpired.DEAD_LETTER)
 async def leased_stop(message: Message[Any]) -> None:
-    await work_outside(message)
+    await act_outside(message)
 
 
-def note(line: str) -> None:
+def record_call(line: str) -> None:
     with Path(os.environ["CALLS"]).open("a") as calls:
         calls.write(line)
 
 
-async def work_outside(message: Message[Any]) -> None:
-    """Note the call; then do, in the first attempt and delivery, what the payload says."""
-    note(f"{message.id} {message.idempotency_key} {message.attempt}\n")
+async def act_outside(message: Message[Any]) -> None:
+    """Record the call; then, in the first attempt and delivery, do what the payload requests."""
+    record_call(f"{message.id} {message.idempotency_key} {message.attempt}\n")
     if "hangs" in message.payload and not message.redelivered:
         await asyncio.Event().wait()
     if "seconds" in message.payload:

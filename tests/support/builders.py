@@ -1,5 +1,5 @@
 """
-Readable defaults for what tests are about to change.
+Events, uploads and messages with readable defaults; a test names only the fields it needs.
 """
 
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from outbox.wire.envelope import Envelope
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CANARY = "canary-of-health-data"
-"""Planted in bodies and keys; must never show up outside of them."""
+"""Health data that tests plant in bodies and keys; it must never appear anywhere else."""
 
 
 def an_event(**changes: Any) -> Event:
@@ -36,7 +36,7 @@ def an_upload(**changes: Any) -> HealthDataMessage:
 
 
 def on_the_wire(event: Event, *, exchange: str, **columns: Any) -> WireMessage:
-    """*event* as a relay publishes it, recorded just now; *columns* are of its outbox row."""
+    """*event* as a relay publishes it; *columns* replace columns of its outbox row."""
     row = {
         **codec.to_row(event),
         "exchange": None,
@@ -48,5 +48,5 @@ def on_the_wire(event: Event, *, exchange: str, **columns: Any) -> WireMessage:
 
 
 def an_envelope(**changes: Any) -> Envelope:
-    """A delivered one."""
+    """The envelope of a delivered event."""
     return codec.from_wire(on_the_wire(an_event(**changes), exchange="main"))

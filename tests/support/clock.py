@@ -1,8 +1,8 @@
 """
-A wall clock that can be set, for single processes.
+A wall clock that a test can set for single processes.
 
-It is libfaketime's, which is loaded before the program: only the time of day is another one, and
-what never goes back (`CLOCK_MONOTONIC`) is left alone, as when a clock is set on a real machine.
+It preloads libfaketime, which changes the time of day only. `CLOCK_MONOTONIC` stays as it is, as
+when an administrator sets the clock of a real machine.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ PACKAGE = "libfaketime"
 
 
 class ClockMissingError(Exception):
-    """There is no libfaketime, and it may not be installed."""
+    """libfaketime is missing, and the tests may not install it."""
 
 
 def _library() -> Path | None:
@@ -24,7 +24,7 @@ def _library() -> Path | None:
 
 
 class WallClock:
-    """The clock that processes with its `environment` look at; its setting is in *file*."""
+    """The clock of processes that start with its `environment`; *file* holds its setting."""
 
     def __init__(self, file: Path) -> None:
         if _library() is None and packages_installable():
@@ -49,8 +49,8 @@ class WallClock:
         }
 
     def set(self, ahead: timedelta) -> None:
-        """Let it be *ahead* of the real one, or behind it, from about a second on."""
-        # In one step: it is read at any time.
+        """Set it *ahead* of the real clock, or behind it; takes effect after about a second."""
+        # Atomically: the library may read the file at any time.
         new = self._file.with_suffix(".new")
         new.write_text(f"{ahead.total_seconds():+.0f}\n")
         new.rename(self._file)

@@ -1,7 +1,7 @@
 """
-A consumer whose processes are killed: effects in the database, and effects outside of it.
+A consumer for tests that kill its processes: effects in the database and outside of it.
 
-Each call of a leased handler is a line of the output.
+Each call of a leased handler writes a line to the output.
 """
 
 import sys
@@ -24,7 +24,7 @@ consumer.on("test.fails.always")(fail_always)
 
 @consumer.on("test.recovers")
 async def recover(message: Message[Any], session: AsyncSession) -> None:
-    """Fail until the message comes again."""
+    """Fail until the message is redelivered."""
     await apply(message, session)
     if not message.redelivered:
         raise RuntimeError

@@ -1,5 +1,5 @@
 """
-Dead letters to begin with, and the destinations that replays of the tests have.
+Dead letters for tests of replays, and a destination that records what it gets.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ QUEUE = "health_data_processing.effects"
 
 
 def a_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
-    """The columns of a message that the consumer `effects` has given up."""
+    """The columns of a dead letter of the consumer `effects`."""
     event = an_event(occurred_at=AN_INSTANT, payload={"note": CANARY})
     row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
     message = codec.to_wire(codec.from_row(row), exchange="health_data_exchange")
@@ -67,7 +67,7 @@ async def write_dead_letter(engine: AsyncEngine, *rows: dict[str, Any]) -> list[
 
 
 async def bury_many(engine: AsyncEngine, count: int) -> set[str]:
-    """Write *count* letters; returns their message ids."""
+    """Write *count* dead letters; returns their message ids."""
     rows = [a_letter() for _ in range(count)]
     for row in rows:
         del row["last_at"]
@@ -83,7 +83,7 @@ async def remaining(engine: AsyncEngine) -> list[sa.RowMapping]:
 
 
 async def audited(engine: AsyncEngine) -> list[tuple[str, int]]:
-    """What the audit says was done, to how many."""
+    """The actions in the audit log, each with its number of messages."""
     return [(row["action"], row["messages"]) for row in await audit_rows(engine)]
 
 
@@ -107,16 +107,16 @@ async def a_run(
         snapshot = await found.snapshot(connection)
     return Run(
         engine=engine,
-        letters=found,
+        store=found,
         snapshot=snapshot,
         audit=Audit(actor="me", because="fixed", source=source, selection=selection, run=uuid4()),
         stop=stop or asyncio.Event(),
-        told=told,
+        on_progress=told,
     )
 
 
 class Recorder:
-    """A destination that takes everything but the messages in *refused*."""
+    """A destination that accepts every message but those in *refused*."""
 
     def __init__(self, *, refused: dict[str, str] | None = None) -> None:
         self.taken: list[Any] = []

@@ -1,9 +1,7 @@
 """
-The product as it is deployed: real `relay` and `consumer` processes on one database and broker.
+The product as it is deployed: `relay` and `consumer` processes on one database and one broker.
 """
 
-import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +17,7 @@ from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
+from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess, PreparedProcess
 
@@ -27,11 +26,11 @@ START_SECONDS = 30.0
 
 class Deployment:
     """
-    Processes that end with the `async with`, and a look at what they do to the database.
+    Processes that end with the `async with`, and access to their database.
 
     Args:
-        settings: further environment variables of every process; MQ_DATABASE_URL may lead them
-            to the same database by another way.
+        settings: further environment variables of every process; MQ_DATABASE_URL may name a proxy
+            in front of the same database.
     """
 
     def __init__(
@@ -79,10 +78,8 @@ class Deployment:
 
     async def command(self, module: str, *arguments: str) -> int:
         """The exit status of a command with the settings of the processes."""
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *arguments, env={**os.environ, **self._env}
-        )
-        return await asyncio.wait_for(child.wait(), START_SECONDS)
+        command_line = CommandLine(self.directory, **self._env)
+        return (await command_line.run(module, *arguments)).code
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1
@@ -101,7 +98,7 @@ class Deployment:
         return [row["event_id"] for row in await self.rows(effects.effects)]
 
     async def rows(self, table: sa.Table) -> list[sa.RowMapping]:
-        """All rows of *table*, as soon as the database answers."""
+        """All rows of *table*; waits until the database answers."""
         found: list[sa.RowMapping] = []
 
         async def answered() -> bool:
@@ -125,7 +122,7 @@ class Deployment:
         return await self.rows(dead_letters)
 
     async def applies(self, count: int, *, within: float = 20) -> None:
-        """Wait until at least *count* effects are there."""
+        """Wait until at least *count* events were applied."""
 
         async def enough() -> bool:
             return len(await self.applied()) >= count
@@ -133,9 +130,9 @@ class Deployment:
         try:
             await eventually(enough, within=within, message=f"fewer than {count} effects")
         except AssertionError as late:
-            late.add_note(f"the processes have said:\n{self.logs()}")
+            late.add_note(f"the logs of the processes end with:\n{self.logs()}")
             raise
 
     def logs(self) -> str:
-        """What all processes have said."""
+        """The logs of all processes."""
         return "".join(path.read_text() for path in self.directory.glob("*.log"))

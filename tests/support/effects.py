@@ -1,7 +1,7 @@
 """
 A consumer whose effects can be counted, and the table that it writes.
 
-The table has no unique key: what is applied twice is there twice.
+The table has no unique key: an event that is applied twice has two rows.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ async def lead_on(message: Message[dict[str, str]], session: AsyncSession) -> No
 
 @consumer.on("test.waits")
 async def wait_for_another(message: Message[object], session: AsyncSession) -> None:
-    """Hang in the first process that gets it; the next one has it redelivered."""
+    """Hang in the first process that gets the message; the next process succeeds."""
     await apply(message, session)
     print("handler_waits", file=sys.stderr, flush=True)  # noqa: T201
     if not message.redelivered:

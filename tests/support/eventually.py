@@ -1,9 +1,9 @@
 """
-Wait for a condition instead of guessing how long something takes.
+Wait for a condition instead of sleeping for a guessed time.
 
-Invariant: this is the only place of the tests that sleeps.
-A condition is looked at once before the first pause, so one that already holds costs nothing.
-An exception of the condition is a finding and ends the wait; only a falsy answer is asked again.
+Invariant: this is the only module of the tests that sleeps.
+The condition is checked before the first pause, so a condition that already holds costs no time.
+An exception of the condition ends the wait and fails the test; a falsy result is checked again.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def eventually(
     Return the first truthy answer of *condition*, which may be a coroutine function.
 
     Args:
-        within: seconds after which an `AssertionError` tells *message* and the last answer.
+        within: seconds after which an `AssertionError` shows *message* and the last result.
     """
     last: Any = "no answer yet"
     try:
@@ -43,7 +43,7 @@ async def eventually(
                 await asyncio.sleep(PAUSE_SECONDS)
             return last
     except TimeoutError:
-        if not limit.expired():  # the condition's own, not ours
+        if not limit.expired():  # raised by the condition, not by this deadline
             raise
         raise AssertionError(f"{message} (waited {within:g} s, last answer: {last!r})") from None
 

@@ -1,5 +1,5 @@
 """
-Frames as a RabbitMQ would send them, legal or not.
+AMQP frames as RabbitMQ could send them, legal or not.
 """
 
 import struct
@@ -14,7 +14,7 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def header(channel: int, size: int, flags: int, properties: bytes) -> bytes:
-    """A content header whose *properties* are whatever they are."""
+    """A content header with the raw bytes *properties*, legal or not."""
     return frame(2, channel, struct.pack(">HHQH", Basic.frame_id, 0, size, flags) + properties)
 
 

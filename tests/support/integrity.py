@@ -1,5 +1,5 @@
 """
-Whether a SQLite file is what SQLite says it should be.
+Checks the integrity of SQLite files.
 """
 
 import sqlite3
@@ -8,6 +8,6 @@ from pathlib import Path
 
 
 def is_sound(file: Path) -> bool:
-    """Whether SQLite finds nothing wrong with *file*, whose write-ahead log is read, too."""
+    """Whether *file*, with its write-ahead log, passes SQLite's integrity check."""
     with closing(sqlite3.connect(file)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -1,5 +1,5 @@
 """
-A consumer that has nothing but leased handlers, so that it can take one message at a time.
+A consumer with leased handlers only, so that it can take one message at a time.
 """
 
 from consumer import Consumer, OnLeaseExpired

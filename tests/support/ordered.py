@@ -1,5 +1,5 @@
 """
-An ordered consumer whose effects show the order in which they happened.
+An ordered consumer whose effects show the order of their attempts.
 """
 
 import os
@@ -31,9 +31,10 @@ consumer = Consumer("ordered", bindings=["test.#"], ordered=True)
 @consumer.on("test.step", batch_size=int(os.environ.get("BATCH_SIZE", "1")))
 async def step(message: Message[dict], session: AsyncSession) -> None:
     """
-    Wait until the file that the payload names is there, and fail as often as it says.
+    Record an attempt, as the payload says.
 
-    In the attempt that the payload says its session is ended, as often as that says.
+    Args of the payload: `gate` is a file that the handler waits for; `fails` is how many attempts
+    fail; in attempt `loses_in` the session is ended, `loses` times.
     """
     payload = message.payload
     if "gate" in payload:
@@ -55,13 +56,13 @@ async def step(message: Message[dict], session: AsyncSession) -> None:
 
 
 def loses(times: int, message: Message[dict]) -> bool:
-    """Whether *message* has lost its session less than so many *times*; counts this one."""
+    """Whether this loss of the session is among the first *times* of *message*; counts it."""
     lost[message.id] += 1
     return lost[message.id] <= times
 
 
 def reached(gate: Path) -> Path:
-    """The file that is there once a handler waits for *gate*."""
+    """The file that a handler creates once it waits for *gate*."""
     return gate.with_suffix(".reached")
 
 

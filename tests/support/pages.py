@@ -1,7 +1,7 @@
 """
-Pages that name the tests which prove what they say.
+Finds the tests that pages of the documentation name as proof.
 
-A name is the file and the function, in backticks: `tests/unit/test_x.py::test_what_is_true`.
+A name is the file and the function, in backticks: `tests/unit/test_x.py::test_a_claim_is_true`.
 """
 
 import ast
@@ -21,12 +21,12 @@ def named_tests(page: Path) -> list[tuple[str, str]]:
 
 
 def tests_in(file: Path) -> frozenset[str]:
-    """The names of the tests that pytest would find in *file*; none if it is not there."""
+    """The names of the tests that pytest would find in *file*; none if it does not exist."""
     return _functions(file) if file.is_file() else frozenset()
 
 
 def missing_tests(page: Path, *, root: Path = REPOSITORY) -> list[str]:
-    """The tests that *page* names, and that are not in the repository at *root*."""
+    """The tests that *page* names and that do not exist in the repository at *root*."""
     return [
         f"{file}::{name}" for file, name in named_tests(page) if name not in tests_in(root / file)
     ]

@@ -1,5 +1,5 @@
 """
-Asking the probes of a process.
+Reads the probes of a process.
 """
 
 import asyncio

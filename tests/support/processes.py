@@ -5,8 +5,8 @@ Invariants:
 
 - A child leads its own session, so that Ctrl-C reaches the tests only and a signal never hits
   a stranger; it is signalled by its id or by the id of its group.
-- Its output goes to a file, never to a pipe that nobody reads and that would block it.
-- It ends with its `async with`, and with the guardian if the tests die before that.
+- Its output goes to a file, never to a pipe without a reader, which would block it.
+- It ends with its `async with`, and with the reaper if the tests die before that.
 """
 
 import os
@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.support.eventually import eventually
-from tests.support.guardian import guardian
-from tests.support.nursery import Child, nursery
+from tests.support.fork_server import ForkedProcess, fork_server
+from tests.support.reaper import reaper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_LINES = 30
@@ -35,7 +35,7 @@ class ChildProcess:
         log: the file that collects standard output and standard error.
         env: variables added to those of the tests, or all of them if *inherit* is false.
         user: the account to run as; needs root.
-        abrupt: the signal that ends it and all its own children without a goodbye.
+        abrupt: the signal that ends it and all its own children at once.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ChildProcess:
         self._cwd = cwd
         self._user = user
         self._abrupt = abrupt
-        self._process: subprocess.Popen[bytes] | Child | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._exit_code: int | None = None
         self._start_of_output = 0
 
@@ -78,7 +78,7 @@ class ChildProcess:
             self._start_of_output = output.tell()
             self._process = self._launch(output)
         self._exit_code = None
-        guardian().watch(self._process.pid, ending=self._abrupt)
+        reaper().watch(self._process.pid, ending=self._abrupt)
 
     @property
     def pid(self) -> int:
@@ -96,7 +96,7 @@ class ChildProcess:
         if self._exit_code is None:
             self._exit_code = self._started.poll()
             if self._exit_code is not None:
-                guardian().forget(self.pid)
+                reaper().forget(self.pid)
         return self._exit_code
 
     @property
@@ -177,7 +177,7 @@ class ChildProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._collect()
 
-    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | Child:
+    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | ForkedProcess:
         return subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -196,7 +196,7 @@ class ChildProcess:
         assert self.exit_code is not None
 
     @property
-    def _started(self) -> subprocess.Popen[bytes] | Child:
+    def _started(self) -> subprocess.Popen[bytes] | ForkedProcess:
         assert self._process is not None, f"{self.command} was not started"
         return self._process
 
@@ -212,8 +212,9 @@ class ChildProcess:
 class PreparedProcess(ChildProcess):
     """A program of the product, `python -m MODULE …`, that begins with its imports done."""
 
-    def _launch(self, output: IO[bytes]) -> Child:
+    def _launch(self, output: IO[bytes]) -> ForkedProcess:
         _python, _m, module, *arguments = self.command
-        return nursery().start(
-            module, arguments, log=Path(output.name), env=self._env, cwd=self._cwd
+        log = Path(output.name)
+        return fork_server().start(
+            module, arguments, stdout=log, stderr=log, env=self._env, cwd=self._cwd
         )

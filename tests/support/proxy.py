@@ -1,5 +1,5 @@
 """
-A server that can go away: a TCP proxy in front of a real one, for one test.
+A TCP proxy in front of a server, with which a test injects faults of the network.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Self
 
 from yarl import URL
 
-from tests.support.weather import CLEAR, SILENT, Side, Weather
+from tests.support.network_conditions import DROP_ALL, UNIMPAIRED, NetworkConditions, Side
 
 _CHUNK = 65_536
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -21,13 +21,13 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Link:
-    """One connection through the proxy, in its two halves; *readers* hear what each side says."""
+    """One connection through the proxy: a reader and a writer for each side."""
 
     readers: dict[Side, asyncio.StreamReader]
     writers: dict[Side, asyncio.StreamWriter]
 
     def tell(self, side: Side, data: bytes) -> None:
-        """Pass on to *side* what the other one has said."""
+        """Forward *data* to *side*."""
         self.writers[side].write(data)
 
     def abort(self) -> None:
@@ -35,7 +35,7 @@ class Link:
             writer.transport.abort()
 
     def reset(self) -> None:
-        """End it for both sides as a machine does that knows of no such connection: by RST."""
+        """Reset it on both sides (RST), like a host that does not know the connection."""
         for writer in self.writers.values():
             raw = writer.get_extra_info("socket")
             with suppress(OSError):
@@ -45,9 +45,9 @@ class Link:
 
 class Proxy:
     """
-    Forwards connections to the server of *url* until it is told not to.
+    Forwards connections to the server of *url*.
 
-    `url` is the same address, as seen through the proxy.
+    `url` is the address of the proxy, with the user, password and path of the server's.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,7 +56,7 @@ class Proxy:
         self._links: set[Link] = set()
         self._torn: set[Link] = set()
         self._port = 0
-        self._weather = CLEAR
+        self._conditions = UNIMPAIRED
         self._audible = asyncio.Event()
         self._audible.set()
 
@@ -71,7 +71,7 @@ class Proxy:
 
     @property
     def torn(self) -> int:
-        """Over how many open connections something got lost."""
+        """How many open connections have lost data."""
         return len(self._torn)
 
     async def __aenter__(self) -> Self:
@@ -82,14 +82,14 @@ class Proxy:
         await self.cut()
 
     async def restore(self) -> None:
-        """Accept connections, on the same port as ever; does nothing if it accepts them."""
+        """Accept connections again, on the same port; does nothing if the proxy accepts them."""
         if self._server is not None:
             return
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Refuse new connections and drop those that are open."""
+        """Refuse new connections and close the open ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -97,38 +97,38 @@ class Proxy:
             link.abort()
 
     def reset(self) -> int:
-        """End all connections by RST, and accept new ones; returns how many there were."""
+        """Reset all connections and accept new ones; returns how many were open."""
         return self._reset(self._links)
 
     async def swallow(self) -> None:
-        """Keep connections open, and pass nothing on: the peer has fallen silent."""
-        self._turn(SILENT)
+        """Keep connections open and drop all data, like a silent peer."""
+        self._apply(DROP_ALL)
 
     async def speak(self) -> None:
-        """Pass on again what comes in from now on."""
-        self._turn(CLEAR)
+        """Forward data again from now on."""
+        self._apply(UNIMPAIRED)
 
     @asynccontextmanager
-    async def under(self, weather: Weather) -> AsyncIterator[None]:
+    async def under(self, conditions: NetworkConditions) -> AsyncIterator[None]:
         """
-        Have this *weather* for the block.
+        Apply *conditions* during the block.
 
-        Connections from which something is missing then are reset: their peers knew nothing of it.
+        Connections that have lost data are reset at its end: their peers do not know of the loss.
         """
-        self._turn(weather)
+        self._apply(conditions)
         try:
             yield
         finally:
-            self._turn(CLEAR)
+            self._apply(UNIMPAIRED)
             self.reset_torn()
 
     def reset_torn(self) -> None:
-        """End connections over which something got lost."""
+        """Reset the connections that have lost data."""
         self._reset(self._torn)
 
-    def _turn(self, weather: Weather) -> None:
-        self._weather = weather
-        if weather.silent:
+    def _apply(self, conditions: NetworkConditions) -> None:
+        self._conditions = conditions
+        if conditions.silent:
             self._audible.clear()
         else:
             self._audible.set()
@@ -141,12 +141,12 @@ class Proxy:
         return len(gone)
 
     def _heard(self, link: Link, side: Side, chunk: bytes) -> bytes:
-        """What is to be passed on, now that *side* has said *chunk*."""
+        """The bytes to forward, after *side* has sent *chunk*."""
         del link, side
         return chunk
 
     def _ended(self, link: Link) -> None:
-        """Forget *link*, which is over."""
+        """Forget *link*, which has ended."""
         self._links.discard(link)
         self._torn.discard(link)
 
@@ -163,7 +163,7 @@ class Proxy:
             {Side.CLIENT: writer, Side.SERVER: there_writer},
         )
         if self._server is None:
-            # Cut while it was being made, when there was nothing to drop yet.
+            # The proxy was cut while this connection was being opened.
             link.abort()
             return
         self._links.add(link)
@@ -174,22 +174,22 @@ class Proxy:
             link.abort()
 
     async def _over(self, *copies: "asyncio.Task[Side]") -> None:
-        """Return when one end has gone; while it is silent the other does not hear of it."""
+        """Return when one side has closed; while that side is silent the other is not told."""
         done, left = await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-        if {copy.result() for copy in done} <= self._weather.silent:
+        if {copy.result() for copy in done} <= self._conditions.silent:
             audible = asyncio.ensure_future(self._audible.wait())
             await asyncio.wait({audible, *left}, return_when=asyncio.FIRST_COMPLETED)
             audible.cancel()
 
     async def _copy(self, link: Link, side: Side) -> Side:
-        """Pass on what *side* says, and return it when it has gone."""
+        """Forward the data of *side*, and return *side* once it has closed."""
         with suppress(OSError):
             while chunk := await link.readers[side].read(_CHUNK):
-                if side in self._weather.silent:
+                if side in self._conditions.silent:
                     self._torn.add(link)
                     continue
-                for piece in self._weather.pieces(self._heard(link, side, chunk)):
-                    if wait := self._weather.pause(piece, jitter=random.random()):
+                for piece in self._conditions.pieces(self._heard(link, side, chunk)):
+                    if wait := self._conditions.pause(piece, jitter=random.random()):
                         await asyncio.sleep(wait)
                     link.tell(side.other, piece)
                     await link.writers[side.other].drain()

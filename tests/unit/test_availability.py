@@ -27,7 +27,7 @@ class Log:
         pass
 
 
-def test_a_problem_is_told_once_and_another_one_as_well_and_that_it_is_over():
+def test_a_problem_is_logged_once_and_its_end_is_logged():
     log = Log()
     availability = Availability(log, CollectorRegistry())
 
@@ -44,7 +44,7 @@ def test_a_problem_is_told_once_and_another_one_as_well_and_that_it_is_over():
     ]
 
 
-def test_a_problem_that_was_over_is_told_anew():
+def test_a_problem_that_comes_back_is_logged_again():
     log = Log()
     availability = Availability(log, CollectorRegistry())
 

@@ -5,9 +5,17 @@ import random
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import consumption, dedup, end_to_end, filling, flatness, latency, throughput
-from tests.benchmarks.course import Course, Sample
+from tests.benchmarks import (
+    consumption,
+    dedup,
+    end_to_end,
+    flatness,
+    latency,
+    outbox_rows,
+    throughput,
+)
 from tests.benchmarks.dedup import Purge
+from tests.benchmarks.drain_curve import DrainCurve, Sample
 from tests.benchmarks.flatness import Memory
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import (
@@ -34,8 +42,8 @@ FOUND = [
 CONDITIONS = {"cores": "2", "commit": "abc"}
 
 
-def course(*samples: tuple[float, int]) -> Course:
-    return Course([Sample(at, gone) for at, gone in samples])
+def curve(*samples: tuple[float, int]) -> DrainCurve:
+    return DrainCurve([Sample(at, gone) for at, gone in samples])
 
 
 @pytest.mark.parametrize(
@@ -52,7 +60,7 @@ def test_a_goal_is_met_at_its_bound(goal, value, met):
     assert goal.met(value) is met
 
 
-def test_what_has_no_goal_or_no_value_is_neither_met_nor_missed():
+def test_a_result_without_a_goal_or_a_value_is_neither_met_nor_missed():
     assert [result.met for result in FOUND] == [True, False, None, None]
     assert [result.verdict for result in FOUND] == ["yes", "NO", "not applicable", ""]
     assert headline(FOUND) == "1 of 2 goals met"
@@ -79,7 +87,7 @@ def test_a_percentile_is_one_of_the_values(percent, expected):
     ("value", "shown"),
     [(12_345.6, "12,346"), (99.94, "99.9"), (3.14159, "3.14"), (0.0123, "0.012"), (-4.0, "-4.00")],
 )
-def test_three_digits_matter(value, shown):
+def test_figures_are_shown_with_three_significant_digits(value, shown):
     assert significant(value) == shown
 
 
@@ -114,7 +122,7 @@ def test_the_markdown_is_one_table_with_the_conditions_under_it():
     assert lines[-2:] == ["- cores: 2", "- commit: abc"]
 
 
-def test_the_terminal_says_what_was_missed():
+def test_the_terminal_names_the_goals_that_were_missed():
     console = Console(width=120, file=io.StringIO())
     with console.capture() as captured:
         console.print(as_table(FOUND))
@@ -126,38 +134,38 @@ def test_the_terminal_says_what_was_missed():
 
 
 def test_a_rate_begins_with_the_commit():
-    waiting = course((0, 0), (1, 0), (2, 500), (3, 1_000))
+    waiting = curve((0, 0), (1, 0), (2, 500), (3, 1_000))
 
     assert waiting.rate() == pytest.approx(1_000 / 3)
 
 
 def test_a_rate_between_samples_is_on_the_line():
-    even = course((0, 0), (1, 1_000), (3, 5_000))
+    even = curve((0, 0), (1, 1_000), (3, 5_000))
 
     assert even.passed(500) == pytest.approx(0.5)
     assert even.rate(500, 3_000) == pytest.approx(2_500 / 1.5)
 
 
-def test_a_course_under_way_leaves_out_the_start():
-    going = course((0, 0), (5, 10), (6, 100), (7, 1_100)).under_way(5_000)
+def test_a_drain_curve_without_its_warm_up_leaves_out_the_start():
+    going = curve((0, 0), (5, 10), (6, 100), (7, 1_100)).under_way(5_000)
 
     assert going.began == 6
     assert going.rate(100) == pytest.approx(1_000)
 
 
-def test_a_course_without_any_progress_has_no_rate():
-    stuck = course((0, 0), (5, 0))
+def test_a_drain_curve_without_progress_has_no_rate():
+    stuck = curve((0, 0), (5, 0))
 
     assert stuck.rate() == 0
     assert stuck.under_way(60_000).rate(0, 60_000) == 0
 
 
-def test_a_course_that_was_cut_is_rated_for_what_it_did():
-    assert course((0, 0), (10, 2_000)).rate(0, 60_000) == pytest.approx(200)
+def test_a_drain_curve_that_was_cut_short_is_rated_for_the_rows_that_it_drained():
+    assert curve((0, 0), (10, 2_000)).rate(0, 60_000) == pytest.approx(200)
 
 
 def test_tenths_are_the_first_and_the_last_of_the_same_size():
-    slowing = course((0, 0), (1, 20), (2, 120), (5.5, 900), (7.5, 1_000))
+    slowing = curve((0, 0), (1, 20), (2, 120), (5.5, 900), (7.5, 1_000))
 
     first, last = flatness.tenths(slowing, 1_000)
 
@@ -209,7 +217,7 @@ def test_a_missing_confirm_is_an_error():
         latency.evaluate({"a": 1.0}, {}, skip=0)
 
 
-def test_both_percentiles_are_held_against_the_median_of_the_floor():
+def test_both_percentiles_are_compared_with_the_median_of_the_floor():
     floor, relay = latency.Delays(2, 20), latency.Delays(3, 10)
 
     p50, p99, *_ = latency.figures([floor], [relay])
@@ -217,7 +225,7 @@ def test_both_percentiles_are_held_against_the_median_of_the_floor():
     assert (p50.value, p99.value) == (1.5, 5)
 
 
-def test_consumers_are_held_against_the_one_by_hand_within_each_round():
+def test_consumers_are_compared_with_the_handwritten_one_within_each_round():
     turns = {
         "handwritten": [Turn(1_000, 1.0), Turn(500, 1.0)],
         "single": [Turn(1_500, 0.7), Turn(750, 0.7)],
@@ -235,7 +243,7 @@ def test_consumers_are_held_against_the_one_by_hand_within_each_round():
 
 
 def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
-    slow_start = course((0, 0), (5, 20), (6, 520), (7, 1_020))
+    slow_start = curve((0, 0), (5, 20), (6, 520), (7, 1_020))
     used = dict(zip(slow_start.samples, [0.0, 3.0, 3.5, 4.0], strict=True))
 
     turn = consumption.evaluate(slow_start, used, 1_000)
@@ -245,12 +253,12 @@ def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
 
 
 def test_a_consumer_that_was_seen_only_at_its_end_is_rated_from_its_start():
-    ended = course((0, 0), (2, 1_000))
+    ended = curve((0, 0), (2, 1_000))
 
     assert consumption.evaluate(ended, {ended.samples[-1]: 1.0}, 1_000) == Turn(500, 1.0)
 
 
-def test_the_way_to_the_effect_is_held_against_the_floor_of_the_same_round():
+def test_the_delay_to_the_effect_is_compared_with_the_floor_of_the_same_round():
     floors = [latency.Delays(2, 20), latency.Delays(4, 20), latency.Delays(2, 20)]
     products = [latency.Delays(3, 30), latency.Delays(10, 30), latency.Delays(3, 30)]
 
@@ -277,7 +285,7 @@ def test_only_keys_that_are_event_ids_have_a_goal():
 @pytest.mark.parametrize(
     ("deadlocks", "waited", "met"), [(0, 0.9, [True, True]), (1, 1.1, [False, False])]
 )
-def test_a_purge_locks_nobody_out(deadlocks, waited, met):
+def test_a_purge_makes_no_writer_wait_for_a_lock(deadlocks, waited, met):
     purge = Purge(
         rate=50_000, longest=0.05, deadlocks=deadlocks, waited=waited, quiet=100, beside=80
     )
@@ -300,8 +308,8 @@ def test_a_scaled_plan_keeps_enough_to_measure():
 
 def test_bodies_are_json_of_one_kilobyte():
     jitter = random.Random(1)
-    bodies = [filling.body(jitter, number=number) for number in (0, 999)]
+    bodies = [outbox_rows.body(jitter, number=number) for number in (0, 999)]
 
-    assert [len(body) for body in bodies] == [filling.BODY_BYTES] * 2
+    assert [len(body) for body in bodies] == [outbox_rows.BODY_BYTES] * 2
     assert json.loads(bodies[1])["number"] == "000999"
     assert bodies[0] != bodies[1]

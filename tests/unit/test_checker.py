@@ -6,29 +6,29 @@ import json
 
 import pytest
 
-from tests.reliability import history
-from tests.reliability.checker import Promise, check
+from tests.reliability.checker import Guarantees, check
 from tests.reliability.figures import figures
 from tests.reliability.history import (
     COMMITTED,
     ROLLED_BACK,
     UNKNOWN,
     Applied,
-    Chronicle,
+    DeadLettered,
     Drained,
-    GivenUp,
-    Healed,
+    FaultBegan,
+    FaultEnded,
+    HistoryWriter,
     Leaked,
+    Leftover,
     Produced,
     Published,
     Record,
-    Residue,
     Sampled,
-    Struck,
     Waiting,
+    read,
 )
 
-ETL = Promise(consumers=frozenset({"etl"}))
+ETL = Guarantees(consumers=frozenset({"etl"}))
 
 
 def a_life(id_: str = "a", key: str | None = None, sequence: int = 1) -> list[Record]:
@@ -39,11 +39,11 @@ def a_life(id_: str = "a", key: str | None = None, sequence: int = 1) -> list[Re
     ]
 
 
-def rules(*records: Record, promise: Promise = ETL) -> list[str]:
-    return [finding.rule for finding in check(records, promise)]
+def rules(*records: Record, guarantees: Guarantees = ETL) -> list[str]:
+    return [finding.rule for finding in check(records, guarantees)]
 
 
-def test_nothing_is_found_where_nothing_is_wrong():
+def test_the_checker_finds_nothing_in_a_correct_history():
     assert rules(*a_life("a"), *a_life("b", "k", 1), *a_life("c", "k", 2), Drained(4)) == []
 
 
@@ -52,29 +52,32 @@ def test_a_committed_event_that_is_nowhere_is_lost():
 
 
 def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
-    both = Promise(consumers=frozenset({"etl", "mail"}))
+    both = Guarantees(consumers=frozenset({"etl", "mail"}))
 
-    assert rules(*a_life(), promise=both) == ["lost"]
-    assert rules(*a_life(), Applied(4, "mail", "a"), promise=both) == []
+    assert rules(*a_life(), guarantees=both) == ["lost"]
+    assert rules(*a_life(), Applied(4, "mail", "a"), guarantees=both) == []
 
 
 @pytest.mark.parametrize(("told", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
-def test_the_last_word_about_an_event_of_which_its_producer_was_in_doubt_counts(told, found):
+def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(told, found):
     doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, told)
 
     assert rules(doubt, Applied(3, "etl", "a"), answer) == found
 
 
 @pytest.mark.parametrize(
-    "place", [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), GivenUp(4, "relay", "a", "size")]
+    "place",
+    [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), DeadLettered(4, "relay", "a", "size")],
 )
-def test_what_waits_or_was_given_up_is_not_lost(place):
-    promise = Promise(consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"}))
+def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(place):
+    guarantees = Guarantees(
+        consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"})
+    )
 
-    assert rules(Produced(1, "a", None, 1, COMMITTED), place, promise=promise) == []
+    assert rules(Produced(1, "a", None, 1, COMMITTED), place, guarantees=guarantees) == []
 
 
-def test_a_backlog_is_found_where_nothing_may_wait():
+def test_the_checker_finds_a_backlog_after_the_drain():
     assert rules(Produced(1, "a", None, 1, COMMITTED), Waiting(4, "etl", "a")) == ["backlog"]
 
 
@@ -86,7 +89,7 @@ def test_an_event_that_was_rolled_back_may_be_nowhere():
     assert rules(rolled_back, Applied(2, "etl", "a")) == ["ghost"]
 
 
-def test_an_event_of_which_nobody_knows_may_be_anywhere_or_nowhere():
+def test_an_event_with_an_unknown_outcome_may_exist_or_not():
     unknown = Produced(1, "a", None, 1, UNKNOWN)
 
     assert rules(unknown) == []
@@ -97,7 +100,7 @@ def test_an_effect_without_an_event_is_a_ghost():
     assert rules(Applied(1, "etl", "a")) == ["ghost"]
 
 
-def test_an_effect_that_is_there_twice_is_found_unless_a_replay_repeated_it():
+def test_the_checker_finds_an_effect_applied_twice_unless_a_replay_repeated_it():
     assert rules(*a_life(), Applied(4, "etl", "a")) == ["twice"]
     assert rules(*a_life(), Applied(4, "etl", "a", run="r")) == []
     assert rules(*a_life(), Applied(4, "etl", "a", "r"), Applied(5, "etl", "a", "r")) == ["twice"]
@@ -113,31 +116,31 @@ def test_the_order_of_a_key_counts_for_what_is_sent_first():
 def test_the_order_of_effects_counts_for_ordered_consumers():
     sent = [*a_life("a", "k", 1)[:2], *a_life("b", "k", 2)[:2]]
     effects = [Applied(5, "etl", "b"), Applied(6, "etl", "a")]
-    ordered = Promise(consumers=frozenset({"etl"}), ordered=frozenset({"etl"}))
+    ordered = Guarantees(consumers=frozenset({"etl"}), ordered=frozenset({"etl"}))
 
     assert rules(*sent, *effects) == []
-    assert rules(*sent, *effects, promise=ordered) == ["order"]
+    assert rules(*sent, *effects, guarantees=ordered) == ["order"]
 
 
-def test_copies_on_the_wire_are_counted_against_what_explains_them():
-    bounded = Promise(consumers=frozenset({"etl"}), duplicates=1)
+def test_copies_on_the_wire_are_counted_against_their_bound():
+    bounded = Guarantees(consumers=frozenset({"etl"}), duplicates=1)
 
-    assert rules(*a_life(), Published(4, "a"), promise=bounded) == []
-    assert rules(*a_life(), Published(4, "a"), Published(5, "a"), promise=bounded) == [
+    assert rules(*a_life(), Published(4, "a"), guarantees=bounded) == []
+    assert rules(*a_life(), Published(4, "a"), Published(5, "a"), guarantees=bounded) == [
         "duplicates"
     ]
 
 
-def test_what_was_given_up_needs_a_reason_that_the_run_has():
-    given_up = [Produced(1, "a", None, 1, COMMITTED), GivenUp(4, "etl", "a", "rejected")]
+def test_a_dead_letter_needs_a_reason_that_the_run_allows():
+    given_up = [Produced(1, "a", None, 1, COMMITTED), DeadLettered(4, "etl", "a", "rejected")]
 
     assert rules(*given_up) == ["reason"]
-    promise = Promise(consumers=frozenset({"etl"}), reasons=frozenset({"rejected"}))
-    assert rules(*given_up, promise=promise) == []
+    guarantees = Guarantees(consumers=frozenset({"etl"}), reasons=frozenset({"rejected"}))
+    assert rules(*given_up, guarantees=guarantees) == []
 
 
-def test_what_is_left_behind_is_found():
-    assert rules(Residue(1, "idle in transaction", 2)) == ["residue"]
+def test_the_checker_finds_leftovers():
+    assert rules(Leftover(1, "idle in transaction", 2)) == ["leftover"]
     assert rules(Leaked(1, "log of relay")) == ["leak"]
 
 
@@ -153,16 +156,26 @@ def test_memory_that_only_grows_is_found_and_a_plateau_is_not():
 
 
 def test_a_recovery_lasts_from_the_end_of_a_fault_to_the_first_effect_of_a_new_event():
-    patient = Promise(consumers=frozenset({"etl"}), progress_seconds=5)
-    slow = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Produced(6, "b", None, 1, COMMITTED)]
+    patient = Guarantees(consumers=frozenset({"etl"}), progress_seconds=5)
+    slow = [
+        *a_life(),
+        FaultBegan(4, "kill"),
+        FaultEnded(5, "kill"),
+        Produced(6, "b", None, 1, COMMITTED),
+    ]
 
-    assert rules(*slow, Applied(9, "etl", "b"), promise=patient) == []
-    assert rules(*slow, Applied(11, "etl", "b"), promise=patient) == ["recovery"]
+    assert rules(*slow, Applied(9, "etl", "b"), guarantees=patient) == []
+    assert rules(*slow, Applied(11, "etl", "b"), guarantees=patient) == ["recovery"]
     assert figures([*slow, Applied(9, "etl", "b")]).recoveries == [4]
 
 
 def test_effects_of_a_backlog_end_no_recovery():
-    backlog = [*a_life("old")[:2], Struck(4, "kill"), Healed(5, "kill"), Applied(6, "etl", "old")]
+    backlog = [
+        *a_life("old")[:2],
+        FaultBegan(4, "kill"),
+        FaultEnded(5, "kill"),
+        Applied(6, "etl", "old"),
+    ]
     story = [*backlog, Produced(7, "new", None, 1, COMMITTED), Applied(9, "etl", "new")]
 
     assert figures(story).recoveries == [4]
@@ -170,28 +183,34 @@ def test_effects_of_a_backlog_end_no_recovery():
 
 
 def test_a_fault_after_which_there_was_nothing_to_do_has_no_recovery():
-    idle = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Drained(9)]
+    idle = [*a_life(), FaultBegan(4, "kill"), FaultEnded(5, "kill"), Drained(9)]
 
     assert figures(idle).recoveries == []
 
 
-def test_the_longest_time_without_an_effect_and_until_nothing_waits_are_told():
-    story = [*a_life(), Struck(4, "kill"), Healed(5, "kill"), Applied(9, "etl", "b"), Drained(11)]
+def test_the_figures_have_the_longest_pause_and_the_time_to_drain():
+    story = [
+        *a_life(),
+        FaultBegan(4, "kill"),
+        FaultEnded(5, "kill"),
+        Applied(9, "etl", "b"),
+        Drained(11),
+    ]
 
     assert (figures(story).longest_pause, figures(story).drained_after) == (6, 6)
     assert figures([*story, Waiting(12, "etl", "c")]).drained_after is None
     assert (figures(a_life()).longest_pause, figures(a_life()).drained_after) == (None, None)
 
 
-def test_figures_count_what_is_there():
+def test_the_figures_count_the_records_of_a_history():
     found = figures(
         [
             *a_life(),
             Published(4, "a"),
             Produced(4, "b", None, 1, UNKNOWN),
-            GivenUp(5, "etl", "b", "rejected"),
-            Struck(6, "kill"),
-            Struck(7, "kill"),
+            DeadLettered(5, "etl", "b", "rejected"),
+            FaultBegan(6, "kill"),
+            FaultBegan(7, "kill"),
         ]
     )
 
@@ -199,12 +218,12 @@ def test_figures_count_what_is_there():
     assert (found.sent, found.duplicates, found.faults) == (2, 1, {"kill": 2})
 
 
-def test_a_chronicle_is_read_as_it_was_written_but_for_a_line_that_was_cut(tmp_path):
+def test_a_history_is_read_as_it_was_written_without_a_truncated_last_line(tmp_path):
     records = [*a_life("a", "k", 1), Drained(4), Sampled(5, "relay", 1, 2)]
     path = tmp_path / "history"
-    with Chronicle(path) as chronicle:
-        chronicle.write(*records)
+    with HistoryWriter(path) as history:
+        history.write(*records)
     with path.open("a") as file:
         file.write(json.dumps({"what": "drained"}))
 
-    assert history.read(path) == records
+    assert read(path) == records

@@ -28,7 +28,7 @@ def test_the_defaults_fit_together():
     check(a_consumer(), settings())
 
 
-def test_the_horizon_is_the_longest_way_of_a_message():
+def test_the_horizon_is_the_longest_time_that_a_message_can_travel():
     of = settings(
         retry_delays=(60, 120),
         max_retries=3,

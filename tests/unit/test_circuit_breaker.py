@@ -26,7 +26,7 @@ def open_breaker(breaker) -> Breaker:
     return breaker
 
 
-def test_failures_in_a_row_open_it_and_others_do_not(breaker):
+def test_consecutive_failures_open_the_breaker_and_others_do_not(breaker):
     for fail in (True, False, True):
         assert breaker.is_closed
         breaker.called()
@@ -40,7 +40,7 @@ def test_failures_in_a_row_open_it_and_others_do_not(breaker):
     assert not breaker.is_closed
 
 
-def test_a_call_that_was_not_made_is_no_success(breaker):
+def test_a_call_that_was_not_made_does_not_count_as_a_success(breaker):
     breaker.failed(NOON)
     breaker.skipped()
     breaker.failed(NOON)
@@ -48,14 +48,14 @@ def test_a_call_that_was_not_made_is_no_success(breaker):
     assert not breaker.is_closed
 
 
-def test_while_it_is_open_nothing_is_called_until_the_pause_is_over(open_breaker):
+def test_an_open_breaker_allows_no_call_until_its_pause_is_over(open_breaker):
     assert not open_breaker.allows(NOON)
     assert not open_breaker.allows(LATER - 0.001)
     assert open_breaker.allows_at == LATER
     assert open_breaker.allows(LATER)
 
 
-def test_after_the_pause_there_is_one_attempt_at_a_time(open_breaker):
+def test_after_the_pause_the_breaker_allows_one_attempt_at_a_time(open_breaker):
     open_breaker.called()
 
     assert not open_breaker.allows(LATER)
@@ -63,7 +63,7 @@ def test_after_the_pause_there_is_one_attempt_at_a_time(open_breaker):
     assert open_breaker.allows_at is None
 
 
-def test_an_attempt_that_succeeds_closes_it_and_the_count_begins_anew(open_breaker):
+def test_an_attempt_that_succeeds_closes_the_breaker_and_resets_its_count(open_breaker):
     open_breaker.called()
     open_breaker.succeeded()
 
@@ -72,7 +72,7 @@ def test_an_attempt_that_succeeds_closes_it_and_the_count_begins_anew(open_break
     assert open_breaker.is_closed
 
 
-def test_an_attempt_that_fails_opens_it_for_another_pause(open_breaker):
+def test_an_attempt_that_fails_opens_the_breaker_for_another_pause(open_breaker):
     open_breaker.called()
     open_breaker.failed(LATER)
 
@@ -88,7 +88,7 @@ def test_an_attempt_that_was_not_made_leaves_room_for_the_next(open_breaker):
     assert open_breaker.allows(LATER)
 
 
-def test_calls_that_began_before_it_opened_tell_nothing(open_breaker):
+def test_calls_that_began_before_the_breaker_opened_do_not_count(open_breaker):
     open_breaker.succeeded()
     assert not open_breaker.is_closed
 

@@ -59,7 +59,7 @@ def a_message(**changes) -> WireMessage:
 
 
 @given(envelopes)
-def test_what_is_written_to_the_wire_is_read_back(envelope):
+def test_a_message_is_read_from_the_wire_as_it_was_written(envelope):
     message = codec.to_wire(envelope, exchange="main", lane=envelope.lane)
 
     ordered = envelope.lane is not None
@@ -67,7 +67,7 @@ def test_what_is_written_to_the_wire_is_read_back(envelope):
     assert codec.from_wire(message) == replace(envelope, priority=priority)
 
 
-def test_what_the_producer_records_is_what_the_relay_reads():
+def test_the_relay_reads_the_event_that_the_producer_recorded():
     event = an_event(ordering_key="k", correlation_id="c", headers={"source": "s"})
 
     envelope = codec.from_row({**codec.to_row(event), **SQL_ONLY})
@@ -131,7 +131,7 @@ def test_version_1_has_headers_for_the_lane_and_the_time_of_recording():
     "value",
     [None, "", LANE[1:], LANE + "0", LANE.upper(), f"{LANE}\n", 7, True, b"0" * 32, [LANE]],
 )
-def test_a_lane_that_is_none_is_not_taken_for_one(value):
+def test_an_invalid_lane_header_is_ignored(value):
     assert codec.from_wire(a_message(headers={"x-outbox-lane": value})).lane is None
 
 

@@ -32,7 +32,7 @@ def test_a_handler_may_ask_for_another_delay_and_not_for_more_attempts():
     assert after(2, Retry(after=hour)) == verdict.GiveUp(2, "retries_exhausted")
 
 
-def test_a_rejected_message_is_given_up_at_once_for_the_handlers_reason():
+def test_a_rejected_message_is_dead_lettered_at_once_for_the_handlers_reason():
     rejected = verdict.after_failure(
         Reject("unknown_device"), 1, RetrySchedule([SECOND], max_retries=9), jitter=0.0
     )
@@ -48,13 +48,13 @@ def test_a_reason_is_a_code_and_not_a_text(reason):
 
 
 @pytest.mark.parametrize("after", [timedelta(0), timedelta(days=31)])
-def test_a_wait_has_bounds(after):
+def test_a_delay_has_bounds(after):
     with pytest.raises(ValueError, match="after: must be"):
         Retry(after=after)
 
 
 @pytest.mark.parametrize(("wanted", "level"), [(0.5, 1), (1, 1), (2, 5), (5, 5), (60, 5)], ids=str)
-def test_a_delay_is_waited_for_in_the_shortest_queue_that_is_long_enough(wanted, level):
+def test_a_message_waits_in_the_retry_queue_with_the_shortest_sufficient_delay(wanted, level):
     levels = [timedelta(seconds=1), timedelta(seconds=5)]
 
     chosen = verdict.level_for(timedelta(seconds=wanted), levels)
@@ -62,7 +62,7 @@ def test_a_delay_is_waited_for_in_the_shortest_queue_that_is_long_enough(wanted,
     assert chosen == timedelta(seconds=level)
 
 
-def test_exponential_levels_grow_to_the_cap_and_their_queues_are_few():
+def test_exponential_delays_grow_to_the_cap_and_need_few_queues():
     levels = RetrySchedule.exponential(SECOND, timedelta(seconds=5), max_retries=5)
 
     assert [delay.total_seconds() for delay in levels.delays] == [1, 2, 4, 5]
@@ -83,6 +83,6 @@ def test_with_jitter_half_of_the_attempts_wait_for_the_next_longer_delay():
     ("changes", "field"),
     [({"delays": []}, "delays"), ({"delays": [-SECOND]}, "delays"), ({"max_retries": -1}, "max")],
 )
-def test_levels_that_cannot_work_are_refused(changes, field):
+def test_a_retry_schedule_that_cannot_work_is_refused(changes, field):
     with pytest.raises(ValueError, match=field):
         RetrySchedule(**{"delays": [SECOND], "max_retries": 1, **changes})

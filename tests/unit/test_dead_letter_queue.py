@@ -67,7 +67,7 @@ def a_collector(broker: Any, reconnect: Any, **options: Any) -> DeadLetterQueueW
         ([Outcome.REJECTED], ["replace", "bury a: rejected, 0", "ack"]),
     ],
 )
-async def test_a_copy_is_sent_until_it_is_taken_or_will_never_be(outcomes, asked):
+async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(outcomes, asked):
     broker: Any = Broker(*outcomes)
     collector = a_collector(broker, Exponential(first=MILLISECOND, cap=MILLISECOND))
     dead = WireMessage(exchange="dlx", routing_key="q", body=b"", headers={"x-death": [DEATH]})
@@ -121,7 +121,7 @@ class Waits:
         return timedelta(0)
 
 
-async def test_a_message_that_ends_each_connection_is_read_ever_more_rarely():
+async def test_a_message_that_ends_each_connection_is_read_less_and_less_often():
     """It stays in the dead queue if the client library cannot read it."""
     broker: Any = LosesConnections(after=[0, 0, 0, 2, 0, 0])
     broker.write = Broker().write
@@ -134,7 +134,7 @@ async def test_a_message_that_ends_each_connection_is_read_ever_more_rarely():
     assert waits.failures == [1, 2, 3, 1, 2, 3]
 
 
-async def test_a_subscription_that_has_lived_for_long_is_made_again_soon_though_it_was_empty():
+async def test_a_subscription_that_lived_long_is_opened_again_soon_though_it_was_empty():
     broker: Any = LosesConnections(after=[0, 0, 0])
     stop = asyncio.Event()
     waits = Waits(stop, last=3)

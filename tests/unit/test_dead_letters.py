@@ -15,7 +15,7 @@ from outbox.dead_letters import redaction as exhibit
 from outbox.dead_letters import repair
 from outbox.dead_letters.selection import (
     Selection,
-    deliberate,
+    confirm_all,
     selection,
     whole_number,
     words,
@@ -44,7 +44,7 @@ def test_a_duration_is_a_number_and_a_unit(text, duration):
 @pytest.mark.parametrize(
     "text", ["", "7", "s", "-7s", "7 s", "0s", "1w", "٣s", "36501d", "9" * 99]
 )
-def test_what_is_no_duration_is_refused_and_not_repeated(text):
+def test_an_invalid_duration_is_refused_and_not_quoted(text):
     with pytest.raises(ConfigurationError) as raised:
         selection({"newer_than": text})
 
@@ -58,19 +58,19 @@ def test_any_text_is_a_number_or_refused(text):
 
 
 @pytest.mark.parametrize("option", ["type", "reason", "key"])
-def test_what_no_database_can_compare_is_refused(option):
+def test_a_filter_value_that_no_database_can_compare_is_refused(option):
     for text in ("\udcff", "x" * 1_025):
         with pytest.raises(ConfigurationError, match=f"--{option}: is"):
             selection({option: text})
 
 
-def test_everything_has_to_be_said():
-    assert deliberate(Selection(), everything=True) == Selection()
-    assert deliberate(Selection(limit=1), everything=False) == Selection(limit=1)
+def test_a_replay_needs_a_filter_or_all():
+    assert confirm_all(Selection(), everything=True) == Selection()
+    assert confirm_all(Selection(limit=1), everything=False) == Selection(limit=1)
     with pytest.raises(ConfigurationError, match="--all: is needed"):
-        deliberate(Selection(), everything=False)
+        confirm_all(Selection(), everything=False)
     with pytest.raises(ConfigurationError, match="--all: cannot be given together with --id"):
-        deliberate(Selection(ids=(1,)), everything=True)
+        confirm_all(Selection(ids=(1,)), everything=True)
 
 
 def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
@@ -86,7 +86,7 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
         }
     )
 
-    assert chosen.described() == {
+    assert chosen.to_json() == {
         "id": [7],
         "type": "a",
         "reason": "b",
@@ -95,11 +95,11 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
         "key": True,
         "limit": 9,
     }
-    assert Selection().described() == {"all": True}
+    assert Selection().to_json() == {"all": True}
 
 
 @pytest.mark.parametrize("text", [None, "", " \t"])
-def test_a_reason_has_words(text):
+def test_a_reason_must_not_be_blank(text):
     with pytest.raises(ConfigurationError, match="--because: say why"):
         words("--because", text, needed="say why")
 
@@ -132,7 +132,7 @@ def test_metadata_has_neither_body_nor_keys_nor_headers_that_are_not_allowed():
 
 
 @pytest.mark.parametrize("headers", [None, [CANARY], "x"])
-def test_headers_that_are_no_object_are_not_shown(headers):
+def test_headers_that_are_not_a_json_object_are_not_shown(headers):
     assert exhibit.metadata(a_shown_letter(headers=headers))["headers"] == {}
 
 
@@ -150,7 +150,7 @@ def test_a_body_is_its_exact_text_or_base64(body, shown):
     assert exhibit.body({"body": body}) == shown
 
 
-def test_what_would_steer_a_terminal_is_written_out():
+def test_terminal_control_characters_are_escaped():
     assert exhibit.printable("größe\x1b[2J\u009b\n\u202e") == "größe\\u001b[2J\\u009b\n\\u202e"
 
 
@@ -163,11 +163,11 @@ def test_what_would_steer_a_terminal_is_written_out():
         (timedelta(days=8), "8d"),
     ],
 )
-def test_an_age_is_said_in_its_largest_unit(duration, said):
+def test_an_age_is_shown_in_its_largest_unit(duration, said):
     assert display.age(duration) == said
 
 
-def test_a_repair_has_to_be_what_its_content_type_says():
+def test_a_repaired_body_must_match_its_content_type():
     repair.check(b"{}", "application/json; charset=utf-8")
     repair.check(b"\xff", "application/avro")
     repair.check(b"\xff", None)
@@ -175,7 +175,7 @@ def test_a_repair_has_to_be_what_its_content_type_says():
         repair.check(b'{"a": NaN}', "application/json")
 
 
-def test_a_repair_is_of_one_letter_and_of_a_file_that_can_be_read(tmp_path):
+def test_a_repair_needs_one_dead_letter_and_a_readable_file(tmp_path):
     (tmp_path / "good").write_bytes(b"1" * MAX_BODY_BYTES)
     (tmp_path / "big").write_bytes(b"1" * (MAX_BODY_BYTES + 1))
     one = Selection(ids=(7, 7))
@@ -193,7 +193,7 @@ def test_a_repair_is_of_one_letter_and_of_a_file_that_can_be_read(tmp_path):
         assert str(raised.value) == f"--body: {problem}"
 
 
-def test_times_are_said_in_full():
+def test_times_are_shown_with_date_and_time_zone():
     shown = exhibit.metadata(a_shown_letter(occurred_at=datetime(2026, 1, 2, tzinfo=UTC)))
 
     assert shown["occurred_at"] == "2026-01-02T00:00:00+00:00"

@@ -39,7 +39,7 @@ def opened(
     return decode_delivery(delivery, handler, now=NOON, oldest=NOON - RETENTION)
 
 
-def test_a_message_becomes_an_attempt_with_what_the_handler_gets():
+def test_a_decoded_message_becomes_an_attempt_with_the_handlers_arguments():
     attempt = opened(a_message(headers={**a_message().headers, "x-outbox-attempt": 2}))
 
     assert isinstance(attempt, Attempt)
@@ -48,7 +48,7 @@ def test_a_message_becomes_an_attempt_with_what_the_handler_gets():
     assert attempt.key == attempt.envelope.idempotency_key == attempt.message.idempotency_key
 
 
-def test_a_payload_is_what_was_registered():
+def test_a_payload_is_decoded_as_its_handler_registered_it():
     attempt = opened(an_upload_message(), UPLOADS)
 
     assert isinstance(attempt, Attempt)
@@ -68,37 +68,37 @@ def test_a_payload_is_what_was_registered():
         ({"headers": {"x-outbox-version": 99}}, "schema_unsupported"),
     ],
 )
-def test_what_cannot_be_read_is_given_up_for_its_reason(changes, code):
+def test_an_unreadable_message_is_dead_lettered_for_its_reason(changes, code):
     assert opened(a_message(**changes)) == GiveUp(1, code)
 
 
 @pytest.mark.parametrize("changes", [{"body": b"{}"}, {"body": b"7"}])
-def test_a_payload_that_is_not_the_model_is_given_up(changes):
+def test_a_payload_that_does_not_fit_the_model_is_dead_lettered(changes):
     assert opened(an_upload_message(**changes), UPLOADS) == GiveUp(1, "schema_unsupported")
 
 
-def test_bytes_are_no_model():
+def test_a_body_of_bytes_does_not_fit_a_model():
     message = an_upload_message(content_type="text/plain")
 
     assert opened(message, UPLOADS) == GiveUp(1, "malformed")
 
 
-def test_what_has_no_handler_is_given_up_unless_it_cannot_be_read():
+def test_a_message_without_a_handler_is_dead_lettered_unless_it_is_unreadable():
     assert opened(a_message(), None) == GiveUp(1, "no_handler")
     assert opened(a_message(message_id=None), None) == GiveUp(1, "no_identity")
 
 
-def test_what_the_broker_could_not_hand_over_whole_is_given_up():
+def test_a_message_with_a_decode_error_is_dead_lettered():
     assert opened(a_message(), decode_error="malformed") == GiveUp(1, "malformed")
 
 
-def test_the_number_of_what_is_given_up_counts_the_attempts_before():
+def test_a_dead_letter_counts_the_attempts_before_it():
     message = a_message(headers={"x-outbox-attempt": 2}, body=b"{")
 
     assert opened(message) == GiveUp(3, "malformed")
 
 
-def test_what_may_have_been_forgotten_is_given_up():
+def test_a_message_older_than_the_dedup_retention_is_dead_lettered():
     """Its dedup row would be gone, if there was one."""
     just = on_the_wire(an_event(), exchange="main", created_at=NOON - RETENTION)
     older = NOON - RETENTION - timedelta(seconds=1)
@@ -109,14 +109,14 @@ def test_what_may_have_been_forgotten_is_given_up():
     )
 
 
-def test_a_handler_gets_only_what_it_wants():
+def test_a_handler_gets_only_messages_that_pass_its_filter():
     picky = Handler("test.happened", filter=lambda message: message.payload == {"number": 1})
 
     assert isinstance(opened(a_message(), picky), Attempt)
     assert opened(a_message(body=b'{"number": 2}'), picky) is FILTERED
 
 
-def test_a_filter_is_asked_only_about_what_can_be_read():
+def test_a_filter_is_called_only_for_readable_messages():
     def wanted(_message: object) -> bool:
         raise AssertionError
 
@@ -136,7 +136,7 @@ def test_a_filter_is_asked_only_about_what_can_be_read():
     ],
     ids=str,
 )
-def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(early, becomes):
+def test_a_message_that_comes_too_early_waits_and_counts_no_attempt(early, becomes):
     copy = republish.retry_copy(a_message(), queue="q", attempt=2, not_before=NOON + early)
 
     found = opened(copy)
@@ -145,7 +145,7 @@ def test_what_comes_too_early_waits_here_or_in_a_queue_and_nothing_is_counted(ea
 
 
 @pytest.mark.parametrize("year", [2030, 9000])
-def test_a_time_that_nobody_of_ours_asks_for_is_not_waited_for(year):
+def test_an_unreasonable_not_before_is_ignored(year):
     copy = republish.retry_copy(
         a_message(), queue="q", attempt=2, not_before=NOON.replace(year=year)
     )

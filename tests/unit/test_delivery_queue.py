@@ -1,5 +1,5 @@
 """
-What is handled next, and that nothing is forgotten.
+Which message a delivery queue hands out next, and that it loses none.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def a_delivery(
     return Delivery(message, next(tags), redelivered=False)
 
 
-def a_board(*, ordered: bool = False, **options: Any) -> DeliveryQueue:
+def a_delivery_queue(*, ordered: bool = False, **options: Any) -> DeliveryQueue:
     handlers = {"a": Handler("a", **options), "b": Handler("b")}
     return DeliveryQueue(handlers, lane_of=lane_of if ordered else None)
 
@@ -58,9 +58,9 @@ def take(delivery_queue: DeliveryQueue, now: float = NOON) -> WorkUnit:
     return unit
 
 
-def test_what_came_first_is_handled_first_whatever_its_type():
+def test_messages_are_handled_in_order_of_arrival_whatever_their_type():
     delivery_queue, deliveries = (
-        a_board(),
+        a_delivery_queue(),
         [a_delivery(name) for name in ("a", "b", "stranger", "a")],
     )
     delivery_queue.put(deliveries, NOON)
@@ -68,8 +68,8 @@ def test_what_came_first_is_handled_first_whatever_its_type():
     assert taken(delivery_queue) == [[each] for each in deliveries]
 
 
-def test_what_has_no_handler_is_a_unit_without_one():
-    delivery_queue = a_board()
+def test_a_message_without_a_handler_is_a_work_unit_without_one():
+    delivery_queue = a_delivery_queue()
     delivery_queue.put([a_delivery("stranger"), a_delivery("a")], NOON)
 
     assert take(delivery_queue).handler is None
@@ -77,7 +77,7 @@ def test_what_has_no_handler_is_a_unit_without_one():
 
 
 def test_higher_priorities_go_first_and_none_counts_as_normal():
-    delivery_queue = a_board()
+    delivery_queue = a_delivery_queue()
     low, none, normal, high = (
         a_delivery(name, priority=priority)
         for name, priority in (("a", 0), ("b", None), ("a", 4), ("b", 9))
@@ -87,16 +87,16 @@ def test_higher_priorities_go_first_and_none_counts_as_normal():
     assert taken(delivery_queue) == [[high], [none], [normal], [low]]
 
 
-def test_an_ordered_board_knows_no_priorities():
-    delivery_queue = a_board(ordered=True)
+def test_an_ordered_delivery_queue_ignores_priorities():
+    delivery_queue = a_delivery_queue(ordered=True)
     first, second = a_delivery(lane="x", priority=0), a_delivery(lane="y", priority=9)
     delivery_queue.put([first, second], NOON)
 
     assert taken(delivery_queue) == [[first], [second]]
 
 
-def test_a_batch_is_all_that_waits_up_to_its_size():
-    delivery_queue, deliveries = a_board(batch_size=3), [a_delivery() for _ in range(4)]
+def test_a_batch_holds_all_waiting_messages_up_to_its_size():
+    delivery_queue, deliveries = a_delivery_queue(batch_size=3), [a_delivery() for _ in range(4)]
     delivery_queue.put(deliveries[:2], NOON)
 
     unit = take(delivery_queue)
@@ -108,7 +108,7 @@ def test_a_batch_is_all_that_waits_up_to_its_size():
 
 
 def test_beside_a_batch_only_a_full_one_is_handled():
-    delivery_queue = a_board(batch_size=3)
+    delivery_queue = a_delivery_queue(batch_size=3)
     delivery_queue.put([a_delivery()], NOON)
     first = take(delivery_queue)
 
@@ -120,7 +120,7 @@ def test_beside_a_batch_only_a_full_one_is_handled():
 
 
 def test_beside_a_batch_a_rate_allows_a_full_one_or_none():
-    delivery_queue = a_board(batch_size=3, rate_limit=RateLimit(4))
+    delivery_queue = a_delivery_queue(batch_size=3, rate_limit=RateLimit(4))
     delivery_queue.put([a_delivery()], NOON)
     first = take(delivery_queue)
     delivery_queue.put([a_delivery() for _ in range(6)], NOON)
@@ -135,7 +135,7 @@ def test_beside_a_batch_a_rate_allows_a_full_one_or_none():
 
 
 def test_a_batch_larger_than_its_rate_is_handled_alone():
-    delivery_queue = a_board(batch_size=3, rate_limit=RateLimit(2))
+    delivery_queue = a_delivery_queue(batch_size=3, rate_limit=RateLimit(2))
     delivery_queue.put([a_delivery() for _ in range(5)], NOON)
 
     assert len(take(delivery_queue).deliveries) == 2
@@ -143,8 +143,8 @@ def test_a_batch_larger_than_its_rate_is_handled_alone():
     assert delivery_queue.take_at() is None
 
 
-def test_a_rate_that_is_used_up_holds_up_no_other_handler():
-    delivery_queue = a_board(rate_limit=RateLimit(1))
+def test_a_handler_at_its_rate_limit_delays_no_other_handler():
+    delivery_queue = a_delivery_queue(rate_limit=RateLimit(1))
     first, second, other = a_delivery("a"), a_delivery("a"), a_delivery("b")
     delivery_queue.put([first, second, other], NOON)
 
@@ -153,8 +153,8 @@ def test_a_rate_that_is_used_up_holds_up_no_other_handler():
     assert taken(delivery_queue, NOON + 1) == [[second]]
 
 
-def test_while_a_breaker_is_open_its_handler_gets_nothing_and_then_one_message():
-    delivery_queue = a_board(batch_size=3, circuit_breaker=BREAKER)
+def test_a_handler_with_an_open_breaker_gets_no_message_and_then_one():
+    delivery_queue = a_delivery_queue(batch_size=3, circuit_breaker=BREAKER)
     delivery_queue.put([a_delivery() for _ in range(3)], NOON)
     unit = take(delivery_queue)
     delivery_queue.ended(unit, NOON, failed=True)
@@ -172,9 +172,9 @@ def test_while_a_breaker_is_open_its_handler_gets_nothing_and_then_one_message()
     assert len(take(delivery_queue, NOON + PAUSE).deliveries) == 3
 
 
-def test_while_only_an_end_can_help_no_time_is_named():
-    """Otherwise the desk would look again and again."""
-    probing, batching = a_board(circuit_breaker=BREAKER), a_board(batch_size=9)
+def test_no_next_time_is_named_while_only_a_finished_attempt_can_help():
+    """Otherwise the dispatcher would poll in a busy loop."""
+    probing, batching = a_delivery_queue(circuit_breaker=BREAKER), a_delivery_queue(batch_size=9)
     probing.put([a_delivery() for _ in range(3)], NOON)
     probing.ended(take(probing), NOON, failed=True)
     take(probing, NOON + PAUSE)
@@ -185,8 +185,8 @@ def test_while_only_an_end_can_help_no_time_is_named():
     assert (probing.take_at(), batching.take_at()) == (None, None)
 
 
-def test_a_probe_that_was_not_handled_makes_room_for_another():
-    delivery_queue = a_board(circuit_breaker=BREAKER)
+def test_a_breaker_probe_that_was_not_handled_makes_room_for_another():
+    delivery_queue = a_delivery_queue(circuit_breaker=BREAKER)
     delivery_queue.put([a_delivery() for _ in range(3)], NOON)
     delivery_queue.ended(take(delivery_queue), NOON, failed=True)
 
@@ -196,8 +196,8 @@ def test_a_probe_that_was_not_handled_makes_room_for_another():
     assert delivery_queue.take(NOON + PAUSE) is not None
 
 
-def test_of_a_lane_one_is_handled_at_a_time_in_the_order_in_which_they_came():
-    delivery_queue = a_board(ordered=True)
+def test_messages_of_a_lane_are_handled_one_at_a_time_in_order_of_arrival():
+    delivery_queue = a_delivery_queue(ordered=True)
     first, second, third = (a_delivery(name, lane="x") for name in ("a", "b", "a"))
     free = a_delivery()
     delivery_queue.put([first, second, free, third], NOON)
@@ -212,16 +212,16 @@ def test_of_a_lane_one_is_handled_at_a_time_in_the_order_in_which_they_came():
     assert taken(delivery_queue) == [[third]]
 
 
-def test_a_batch_has_one_of_each_lane():
-    delivery_queue = a_board(ordered=True, batch_size=9)
+def test_a_batch_has_one_message_of_each_lane():
+    delivery_queue = a_delivery_queue(ordered=True, batch_size=9)
     deliveries = [a_delivery(lane=lane) for lane in "xxyyz"]
     delivery_queue.put(deliveries, NOON)
 
     assert take(delivery_queue).deliveries == [deliveries[0], deliveries[2], deliveries[4]]
 
 
-def test_what_is_put_back_keeps_its_lane_and_comes_at_its_time():
-    delivery_queue = a_board(ordered=True)
+def test_a_message_that_is_put_back_keeps_its_lane_and_comes_at_its_time():
+    delivery_queue = a_delivery_queue(ordered=True)
     first, second = a_delivery(lane="x"), a_delivery(lane="x")
     delivery_queue.put([first, second], NOON)
 
@@ -232,8 +232,8 @@ def test_what_is_put_back_keeps_its_lane_and_comes_at_its_time():
     assert taken(delivery_queue, NOON + 5) == [[first]]
 
 
-def test_stale_is_what_waits_since_before_a_time_wherever_it_waits():
-    delivery_queue = a_board(rate_limit=RateLimit(1))
+def test_stale_messages_are_found_in_every_handler_queue():
+    delivery_queue = a_delivery_queue(rate_limit=RateLimit(1))
     old, put_back, used = a_delivery(), a_delivery("b"), a_delivery()
     delivery_queue.put([used, old, put_back], NOON)
     take(delivery_queue)
@@ -246,15 +246,15 @@ def test_stale_is_what_waits_since_before_a_time_wherever_it_waits():
     assert taken(delivery_queue, NOON + 99) == [[young]]
 
 
-def test_of_an_ordered_board_nothing_is_stale():
-    delivery_queue = a_board(ordered=True)
+def test_an_ordered_delivery_queue_has_no_stale_messages():
+    delivery_queue = a_delivery_queue(ordered=True)
     delivery_queue.put([a_delivery(lane="x"), a_delivery()], NOON)
 
     assert delivery_queue.stale(NOON + 99) == []
 
 
-def test_what_is_cleared_is_in_the_order_in_which_it_came():
-    delivery_queue = a_board(ordered=True)
+def test_clearing_the_queue_returns_messages_in_order_of_arrival():
+    delivery_queue = a_delivery_queue(ordered=True)
     deliveries = [a_delivery(lane=lane) for lane in ("x", "x", "y", "", "y")]
     delivery_queue.put(deliveries, NOON)
     delivery_queue.put_back(take(delivery_queue).queued[0], NOON + 9)
@@ -282,10 +282,10 @@ steps = st.lists(
     rate_limit=st.sampled_from([None, RateLimit(2)]),
     breaker=st.sampled_from([None, BREAKER]),
 )
-def test_what_is_put_is_handled_or_given_back_exactly_once(
+def test_each_message_is_handled_or_given_back_exactly_once(
     steps, ordered, batch_size, rate_limit, breaker
 ):
-    delivery_queue = a_board(
+    delivery_queue = a_delivery_queue(
         ordered=ordered, batch_size=batch_size, rate_limit=rate_limit, circuit_breaker=breaker
     )
     came, went = Counter[int](), Counter[int]()
@@ -332,9 +332,11 @@ def no_lane_is_twice_in(units: list[WorkUnit]) -> bool:
 
 
 @given(steps=steps, batch_size=st.integers(1, 4), rate_limit=st.sampled_from([None, RateLimit(2)]))
-def test_who_comes_whenever_it_is_time_handles_everything(steps, batch_size, rate_limit):
+def test_taking_messages_at_each_named_time_handles_everything(steps, batch_size, rate_limit):
     """A unit that is done, or the time that was named: nothing else is needed."""
-    delivery_queue = a_board(batch_size=batch_size, rate_limit=rate_limit, circuit_breaker=BREAKER)
+    delivery_queue = a_delivery_queue(
+        batch_size=batch_size, rate_limit=rate_limit, circuit_breaker=BREAKER
+    )
     count = 0
     for step, event_type, _, _, _ in steps:
         if step == "put":

@@ -117,7 +117,7 @@ def test_published_ports_are_on_loopback(services):
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_what_is_mounted_from_the_checkout_exists(services):
+def test_every_path_mounted_from_the_checkout_exists(services):
     mounts = [mount for service in services.values() for mount in service.get("volumes", ())]
     local = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
 
@@ -158,7 +158,7 @@ def test_constraints_have_every_direct_dependency():
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/run"])
-def test_make_commands_that_are_written_down_exist(page):
+def test_every_make_command_on_a_page_exists(page):
     targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
     lines = re.findall(r"(?:^|`)make ([a-z][a-z ]*)", read(page), re.MULTILINE)
 

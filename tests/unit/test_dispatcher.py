@@ -1,5 +1,5 @@
 """
-How the deliveries of one subscription are worked off, whatever handlers and servers do.
+How a dispatcher handles the deliveries of a subscription, whatever handlers and servers do.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer import CircuitBreaker, RateLimit
 from consumer.database_retry import DatabaseRetry
-from consumer.dispatch import dispatcher as desk
+from consumer.dispatch import dispatcher as dispatcher_module
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.settlement import Settlement
@@ -29,7 +29,7 @@ from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
-Make = Callable[[WorkUnit], Awaitable[list[Verdict]]]
+Execute = Callable[[WorkUnit], Awaitable[list[Verdict]]]
 
 
 def a_delivery(tag: int, *, redelivered: bool = False, lane: str | None = None) -> Delivery:
@@ -44,9 +44,9 @@ def lane_of(delivery: Delivery) -> str | None:
 
 class FakeSubscription:
     """
-    Gives out *deliveries* one by one, one unsettled at a time until it is widened.
+    Delivers *deliveries*, one unsettled at a time until its prefetch is raised.
 
-    Remembers what is said of them.
+    Records how they are settled.
     """
 
     def __init__(self, *deliveries: Delivery, outcomes: Sequence[Outcome] = ()) -> None:
@@ -62,7 +62,7 @@ class FakeSubscription:
         return await self.buffer.take(1)
 
     async def raise_prefetch(self, prefetch: int) -> None:
-        self.said.append(("widen", prefetch))
+        self.said.append(("raise_prefetch", prefetch))
         self._make_room(prefetch)
 
     def _make_room(self, count: int) -> None:
@@ -89,13 +89,13 @@ class FakeSubscription:
         self.said.append(("release", delivery.tag))
 
 
-class Office:
-    """A desk with everything around it, where *make* stands for the handlers."""
+class DispatcherFixture:
+    """A dispatcher with its collaborators; *make* stands in for the executor."""
 
     def __init__(
         self,
         subscription: FakeSubscription,
-        make: Make,
+        make: Execute,
         *,
         database_retry: Any = None,
         ordered: bool = False,
@@ -124,7 +124,7 @@ class Office:
         self.delivery_queue = delivery_queue or DeliveryQueue(
             {"a": Handler("a", **options)}, lane_of=lane_of if ordered else None
         )
-        self.desk = Dispatcher(
+        self.dispatcher = Dispatcher(
             it.subscription,
             delivery_queue=self.delivery_queue,
             executor=it,
@@ -140,7 +140,7 @@ class Office:
 
     async def works(self) -> list[Any]:
         async with asyncio.timeout(10):
-            await self.desk.run(self.stop)
+            await self.dispatcher.run(self.stop)
         return self.subscription.said
 
 
@@ -151,75 +151,75 @@ async def test_deliveries_come_one_at_a_time_until_one_is_fresh():
 
     async def make(unit: WorkUnit) -> list[Verdict]:
         if unit.deliveries[0].tag == 3:
-            office.stop.set()
+            fixture.stop.set()
         return [DONE]
 
-    office = Office(subscription, make)
+    fixture = DispatcherFixture(subscription, make)
 
-    assert await office.works() == [("ack", 1), ("ack", 2), ("widen", 10), ("ack", 3)]
+    assert await fixture.works() == [("ack", 1), ("ack", 2), ("raise_prefetch", 10), ("ack", 3)]
 
 
-async def test_what_has_to_wait_does_not_keep_the_others_from_coming():
+async def test_a_message_that_has_to_wait_does_not_block_the_others():
     subscription = FakeSubscription(a_delivery(1, redelivered=True))
     verdicts: list[Verdict] = [Wait(MILLISECOND), DONE]
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
         if len(verdicts) == 1:
-            office.stop.set()
+            fixture.stop.set()
         return [verdicts.pop(0)]
 
-    office = Office(subscription, make)
+    fixture = DispatcherFixture(subscription, make)
 
-    assert await office.works() == [("widen", 10), ("ack", 1)]
+    assert await fixture.works() == [("raise_prefetch", 10), ("ack", 1)]
 
 
-async def test_the_broker_hears_that_nothing_more_is_wanted_before_the_desk_is_left():
+async def test_a_dispatcher_stops_its_subscription_before_it_ends():
     async def make(_unit: WorkUnit) -> list[Verdict]:
-        office.stop.set()
+        fixture.stop.set()
         return [DONE]
 
-    office = Office(FakeSubscription(a_delivery(1)), make)
+    fixture = DispatcherFixture(FakeSubscription(a_delivery(1)), make)
 
-    await office.works()
+    await fixture.works()
 
-    assert office.subscription.stopped.is_set()
+    assert fixture.subscription.stopped.is_set()
 
 
-async def test_what_waits_goes_back_while_what_is_in_flight_is_finished():
+async def test_a_stopping_dispatcher_releases_waiting_messages_and_finishes_those_in_flight():
     finish = asyncio.Event()
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
-        office.stop.set()
+        fixture.stop.set()
         await finish.wait()
         return [DONE]
 
-    office = Office(FakeSubscription(a_delivery(1), a_delivery(2)), make)
-    office.subscription.release = _setting(finish, office.subscription.release)  # type: ignore[method-assign]
+    fixture = DispatcherFixture(FakeSubscription(a_delivery(1), a_delivery(2)), make)
+    fixture.subscription.release = _setting(finish, fixture.subscription.release)  # type: ignore[method-assign]
 
-    assert (await office.works())[1:] == [("release", 2), ("ack", 1)]
+    assert (await fixture.works())[1:] == [("release", 2), ("ack", 1)]
 
 
-async def test_of_lanes_nothing_goes_back_before_all_of_it_does():
+async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
     """When the subscription ends the broker puts it back in its order."""
     second_is_here = asyncio.Event()
 
     async def make(unit: WorkUnit) -> list[Verdict]:
         await second_is_here.wait()
-        office.stop.set()
-        await office.subscription.stopped.wait()
+        fixture.stop.set()
+        await fixture.subscription.stopped.wait()
         return [Wait(SECOND) for _ in unit.deliveries]
 
-    office = Office(FakeSubscription(a_delivery(1, lane="x")), make, ordered=True)
-    office.subscription.buffer.put([a_delivery(2, lane="x")])
-    office.subscription.raise_prefetch = _setting(
-        second_is_here, office.subscription.raise_prefetch
+    fixture = DispatcherFixture(FakeSubscription(a_delivery(1, lane="x")), make, ordered=True)
+    fixture.subscription.buffer.put([a_delivery(2, lane="x")])
+    fixture.subscription.raise_prefetch = _setting(
+        second_is_here, fixture.subscription.raise_prefetch
     )  # type: ignore[method-assign]
 
-    said = await office.works()
+    said = await fixture.works()
 
     assert [each for each in said if each[0] != "widen"] == []
     # The next subscription has other tags: what was of this one must not be settled there.
-    assert office.delivery_queue.clear() == []
+    assert fixture.delivery_queue.clear() == []
 
 
 def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> Any:
@@ -230,7 +230,7 @@ def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> An
     return called
 
 
-async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk_from_ending():
+async def test_a_handler_that_cancels_its_own_task_does_not_keep_the_dispatcher_from_ending():
     async def make(_unit: WorkUnit) -> list[Verdict]:
         task = asyncio.current_task()
         assert task is not None
@@ -238,12 +238,12 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_does_not_keep_the_desk
         await asyncio.sleep(0)
         return [DONE]
 
-    office = Office(FakeSubscription(a_delivery(1)), make)
+    fixture = DispatcherFixture(FakeSubscription(a_delivery(1)), make)
 
-    assert ("ack", 1) not in await office.works()
+    assert ("ack", 1) not in await fixture.works()
 
 
-async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened():
+async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
     """Batches are waited for no longer, and a breaker that has opened is open."""
 
     calls = itertools.count(1)
@@ -258,18 +258,22 @@ async def test_a_desk_leaves_a_board_that_the_next_one_can_use_whatever_happened
         return []
 
     breaker = CircuitBreaker(failures=1, pause=20 * MILLISECOND)
-    before = Office(FakeSubscription(a_delivery(1)), fail, batch_size=9, circuit_breaker=breaker)
+    before = DispatcherFixture(
+        FakeSubscription(a_delivery(1)), fail, batch_size=9, circuit_breaker=breaker
+    )
     await before.works()
     assert before.delivery_queue.clear() == []
     assert before.delivery_queue.is_breaker_open(Handler("a"))
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
-        office.stop.set()
+        fixture.stop.set()
         return [DONE]
 
-    office = Office(FakeSubscription(a_delivery(3)), make, delivery_queue=before.delivery_queue)
+    fixture = DispatcherFixture(
+        FakeSubscription(a_delivery(3)), make, delivery_queue=before.delivery_queue
+    )
 
-    assert ("ack", 3) in await office.works()
+    assert ("ack", 3) in await fixture.works()
 
 
 class Impatience:
@@ -279,7 +283,7 @@ class Impatience:
         return None if work.func.__name__ == "write" else await work()
 
 
-async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_first():
+async def test_an_unsettled_message_comes_again_before_its_successors():
     handled = []
 
     async def make(unit: WorkUnit) -> list[Verdict]:
@@ -287,35 +291,39 @@ async def test_what_cannot_be_settled_comes_again_and_nothing_behind_it_goes_fir
         return [GiveUp(1, "malformed")]
 
     deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
-    office = Office(FakeSubscription(*deliveries), make, database_retry=Impatience(), ordered=True)
+    fixture = DispatcherFixture(
+        FakeSubscription(*deliveries), make, database_retry=Impatience(), ordered=True
+    )
 
-    said = await office.works()
+    said = await fixture.works()
 
     assert handled == [1]
     assert ("ack", 1) not in said
-    assert office.subscription.stopped.is_set()
+    assert fixture.subscription.stopped.is_set()
 
 
-async def test_failures_count_for_no_message_while_the_breaker_is_open():
+async def test_an_open_breaker_counts_no_failure_for_a_message():
     given_up = GiveUp(1, "retries_exhausted")
     verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
         if len(verdicts) == 1:
-            office.stop.set()
+            fixture.stop.set()
         return [verdicts.pop(0)]
 
     breaker = CircuitBreaker(failures=1, pause=MILLISECOND)
     deliveries = [a_delivery(number) for number in (1, 2)]
-    office = Office(FakeSubscription(*deliveries), make, circuit_breaker=breaker)
+    fixture = DispatcherFixture(FakeSubscription(*deliveries), make, circuit_breaker=breaker)
 
-    said = [each for each in await office.works() if each[0] != "widen"]
+    said = [each for each in await fixture.works() if each[0] != "widen"]
 
     assert said == [("ack", 1), ("ack", 2)]
 
 
-async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_copy(monkeypatch):
-    monkeypatch.setattr(desk, "LONGEST", timedelta(milliseconds=20))
+async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker_takes_it(
+    monkeypatch,
+):
+    monkeypatch.setattr(dispatcher_module, "LONGEST", timedelta(milliseconds=20))
     replaced = asyncio.Event()
     subscription = FakeSubscription(
         a_delivery(1), a_delivery(2), outcomes=[Outcome.NACKED, Outcome.ACKED]
@@ -324,39 +332,39 @@ async def test_what_waits_too_long_is_exchanged_and_kept_if_the_broker_takes_no_
     async def make(_unit: WorkUnit) -> list[Verdict]:
         return [DONE]
 
-    office = Office(subscription, make, rate_limit=RateLimit(1, timedelta(hours=1)))
+    fixture = DispatcherFixture(subscription, make, rate_limit=RateLimit(1, timedelta(hours=1)))
     replace = subscription.replace
 
     async def stopping_replace(delivery: Delivery, copy: WireMessage) -> Outcome:
         outcome = await replace(delivery, copy)
         if outcome is Outcome.ACKED:
             replaced.set()
-            office.stop.set()
+            fixture.stop.set()
         return outcome
 
     subscription.replace = stopping_replace  # type: ignore[method-assign]
 
-    said = [each for each in await office.works() if each[0] != "widen"]
+    said = [each for each in await fixture.works() if each[0] != "widen"]
 
     assert said == [("ack", 1), ("replace", 2, "refused"), ("replace", 2, "acked")]
 
 
-async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monkeypatch):
+async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatch):
     """While the one attempt of a breaker is made, only its end can bring more."""
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
         if next(calls) == 1:
-            office.subscription.buffer.put([a_delivery(1), a_delivery(2)])
+            fixture.subscription.buffer.put([a_delivery(1), a_delivery(2)])
             return [TryAgain(1, SECOND)]
         asyncio.get_running_loop().call_later(0.1, probe_ends.set)
         await probe_ends.wait()
-        office.stop.set()
+        fixture.stop.set()
         return [DONE]
 
     breaker = CircuitBreaker(failures=1, pause=MILLISECOND)
-    office = Office(
+    fixture = DispatcherFixture(
         FakeSubscription(a_delivery(0)),
         make,
         circuit_breaker=breaker,
@@ -371,15 +379,15 @@ async def test_a_desk_without_work_that_could_be_begun_does_not_look_for_it(monk
 
     monkeypatch.setattr(DeliveryQueue, "take", counted)
 
-    await office.works()
+    await fixture.works()
 
     assert looks < 50
 
 
 @pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.UNKNOWN, Outcome.RETURNED])
-async def test_an_exchange_tells_what_it_could_not_exchange(outcome):
+async def test_replacing_stale_messages_returns_those_that_were_not_replaced(outcome):
     subscription: Any = FakeSubscription(outcomes=[Outcome.ACKED, outcome])
-    office = Office(subscription, make=None)  # type: ignore[arg-type]
+    fixture = DispatcherFixture(subscription, make=None)  # type: ignore[arg-type]
     first, second = a_delivery(1), a_delivery(2)
 
-    assert await office.settlement.exchange(subscription, [first, second]) == [second]
+    assert await fixture.settlement.exchange(subscription, [first, second]) == [second]

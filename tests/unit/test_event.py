@@ -85,7 +85,7 @@ def test_a_payload_that_contains_itself_is_refused():
         an_event(payload=payload)
 
 
-def test_a_bottomless_payload_is_refused():
+def test_an_infinitely_deep_payload_is_refused():
     payload: list = []
     for _ in range(100_000):
         payload = [payload]

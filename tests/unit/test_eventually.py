@@ -24,7 +24,7 @@ async def test_a_condition_may_be_a_coroutine_function():
     assert await eventually(third_try, within=5) is True
 
 
-async def test_a_condition_that_holds_is_found_even_without_time():
+async def test_a_true_condition_is_found_even_with_a_timeout_of_zero():
     assert await eventually(lambda: "now", within=0) == "now"
 
 
@@ -33,7 +33,7 @@ async def test_a_late_condition_fails_with_the_message_and_the_last_answer():
         await eventually(list, within=0.05, message="no queue")
 
 
-async def test_a_condition_that_hangs_is_given_up_at_the_deadline():
+async def test_a_condition_that_hangs_fails_at_the_deadline():
     with pytest.raises(AssertionError, match="no answer yet"):
         await eventually(asyncio.Event().wait, within=0.05)
 

@@ -50,7 +50,7 @@ async def carried_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> ob
     return await an_executor()._transact(Handler("a"), [])
 
 
-async def test_what_is_lost_again_and_again_has_failed_if_our_database_answers(monkeypatch):
+async def test_an_attempt_that_keeps_losing_its_session_fails_if_the_database_answers(monkeypatch):
     database = Database(answers=TRIALS)
 
     assert await carried_out(database, monkeypatch) is LOST
@@ -58,7 +58,7 @@ async def test_what_is_lost_again_and_again_has_failed_if_our_database_answers(m
 
 
 @pytest.mark.parametrize("answers", [0, TRIALS - 1])
-async def test_a_database_of_ours_that_is_away_is_nobodys_failure(monkeypatch, answers):
+async def test_an_unavailable_database_counts_as_no_failure_of_a_message(monkeypatch, answers):
     with pytest.raises(DatabaseUnavailable):
         await carried_out(Database(answers=answers), monkeypatch)
 

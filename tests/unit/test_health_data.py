@@ -85,6 +85,6 @@ def test_an_invalid_upload_names_the_field_and_never_its_value(field, value):
     assert caught.value.__cause__ is None
 
 
-def test_not_even_a_character_of_an_invalid_value_is_shown():
+def test_no_character_of_an_invalid_value_is_shown():
     with pytest.raises(InvalidEvent, match=r"message_id: Input should be a valid UUID$"):
         an_upload(message_id="ÿ")

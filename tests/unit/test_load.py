@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tests.reliability.canary import CANARY
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
+from tests.reliability.leak_marker import CANARY
+from tests.reliability.outcomes import consumer_of
 from tests.reliability.producers import Load, draft
-from tests.reliability.witness import consumer_of
 
 LOAD = Load(keys=3, events_per_transaction=4, failing_once=0.2, failing_always=0.1)
 TIMES = 2_000
@@ -21,7 +21,7 @@ def drafts(load: Load = LOAD, *, seed: int = 1):
     return [draft(load, jitter) for _ in range(TIMES)]
 
 
-def test_shares_are_as_the_load_says():
+def test_producers_keep_the_shares_of_their_load():
     made = drafts()
     events = [event for each in made for event in each.events]
     types = Counter(event.type for event in events)
@@ -34,14 +34,14 @@ def test_shares_are_as_the_load_says():
     assert {len(each.events) for each in made} == {1, 2, 3, 4}
 
 
-def test_all_events_of_a_transaction_have_its_key_and_there_are_as_many_keys_as_there_may_be():
+def test_events_of_a_transaction_share_one_of_the_keys_of_the_load():
     made = drafts()
 
     assert all({event.ordering_key for event in each.events} == {each.key} for each in made)
     assert len({each.key for each in made} - {None}) == 3
 
 
-def test_health_data_is_in_each_body():
+def test_every_body_holds_the_leak_marker():
     assert all(CANARY in event.body for each in drafts() for event in each.events)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.reliability.mutation.mutants import MUTANTS, Schedules, Suite
 from tests.reliability.mutation.program import without_faults
-from tests.reliability.mutation.trial import PROJECT, found_by, mutated
+from tests.reliability.mutation.runner import PROJECT, found_by, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -23,20 +23,20 @@ def test_the_tests_that_catch_a_mutant_exist(mutant):
             assert (PROJECT / node.split("::")[0]).is_file()
 
 
-def test_mutants_have_names_of_their_own():
+def test_every_mutant_has_its_own_name():
     names = [mutant.name for mutant in MUTANTS]
 
     assert len(set(names)) == len(names) >= 8
 
 
-def test_the_product_as_it_is_has_to_stand_each_test_that_is_to_catch_a_mutant():
+def test_every_check_of_a_mutant_passes_on_the_unchanged_product():
     of_mutants = {mutant.trial for mutant in MUTANTS if isinstance(mutant.trial, Suite)}
 
     assert set(without_faults(MUTANTS)) == {Schedules(), *of_mutants}
     assert without_faults([]) == [Schedules()]
 
 
-def test_a_test_that_fails_catches_a_mutant_and_one_that_cannot_be_tried_does_not():
+def test_a_failing_test_catches_a_mutant_and_a_test_that_cannot_run_does_not():
     trial = Suite(("tests/a.py",))
 
     assert found_by(trial, "FAILED tests/a.py::test_b - AssertionError\n") == "`test_b`"

@@ -110,14 +110,14 @@ def test_the_frame_of_a_delivery_is_read_as_pamqp_reads_it(routing_key, exchange
 
 @given(st.integers(0, 0xFFFF), st.binary(max_size=200))
 @example(0xFFFF, b"")
-def test_no_bytes_raise(flags, data):
+def test_no_bytes_make_the_frame_decoder_raise(flags, data):
     delivery = read(flags, data)
 
     assert delivery.decode_error in {None, MALFORMED}
 
 
 @given(properties, st.data())
-def test_one_wrong_byte_raises_nothing(properties, data):
+def test_one_wrong_byte_does_not_make_the_frame_decoder_raise(properties, data):
     frame = bytearray(
         payload(pamqp.frame.marshal(ContentHeader(body_size=1, properties=properties), 1))
     )
@@ -128,7 +128,7 @@ def test_one_wrong_byte_raises_nothing(properties, data):
 
 
 @given(st.data())
-def test_a_frame_of_a_delivery_that_is_cut_is_none(data):
+def test_a_truncated_frame_of_a_delivery_decodes_to_none(data):
     whole = payload(deliver(1, 5, exchange="events", routing_key="health.uploaded"))
     length = data.draw(st.integers(0, len(whole) - 1))
 
@@ -136,7 +136,7 @@ def test_a_frame_of_a_delivery_that_is_cut_is_none(data):
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_in_place_of_a_delivery_raise_nothing(data):
+def test_no_bytes_in_place_of_a_delivery_make_the_decoder_raise(data):
     read_deliver(data)
 
 
@@ -164,7 +164,7 @@ def test_any_bytes_in_place_of_a_delivery_raise_nothing(data):
         (FLAGS["priority"], b"\x04 and more"),
     ],
 )
-def test_what_is_not_legal_is_a_flaw(flags, data):
+def test_an_illegal_property_is_a_decode_error(flags, data):
     assert read(flags, data).decode_error == MALFORMED
 
 
@@ -181,11 +181,11 @@ def test_each_type_of_a_value_is_read_as_pamqp_reads_it(kind):
     assert delivery.message.headers == pamqp.decode.field_table(data)[1]
 
 
-def test_tables_as_deep_as_is_read_have_no_flaw():
+def test_tables_up_to_the_depth_limit_have_no_decode_error():
     assert read(FLAGS["headers"], nested_tables(MAX_DEPTH - 1)).decode_error is None
 
 
-def test_what_is_readable_beside_a_flaw_is_there():
+def test_readable_properties_beside_a_decode_error_are_kept():
     unreadable = table(ENTRY + short(b"x") + b"Z???")
     flags = FLAGS["content_type"] | FLAGS["headers"] | FLAGS["message_id"]
 
@@ -196,14 +196,14 @@ def test_what_is_readable_beside_a_flaw_is_there():
     assert message.message_id == "id"
 
 
-def test_a_header_value_that_is_no_text_is_bytes():
+def test_a_header_value_that_is_not_utf_8_is_bytes():
     delivery = read(FLAGS["headers"], table(short(b"x") + b"S" + table(b"\xff")))
 
     assert delivery.decode_error is None
     assert delivery.message.headers == {"x": b"\xff"}
 
 
-def test_a_routing_key_that_is_no_text_is_a_flaw():
+def test_a_routing_key_that_is_not_utf_8_is_a_decode_error():
     frame = payload(deliver(1, 5, routing_key="key"))
 
     delivery = read_deliver(frame.replace(b"key", b"k\xffy"))
@@ -214,7 +214,7 @@ def test_a_routing_key_that_is_no_text_is_a_flaw():
     assert delivery.tag == 5
 
 
-def test_a_header_that_is_cut_is_a_flaw():
+def test_a_truncated_header_is_a_decode_error():
     delivery = a_delivery()
 
     assert read_header(b"\0\x3c\0\0", delivery) == 0

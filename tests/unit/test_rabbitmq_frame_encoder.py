@@ -13,7 +13,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from outbox.transports.rabbitmq.confirms import CANNOT_BE_WRITTEN
+from outbox.transports.rabbitmq.confirms import ENCODING_ERRORS
 from outbox.transports.rabbitmq.frame_encoder import publish_frames
 from outbox.transports.rabbitmq.publish_gather import properties
 from outbox.wire.codec import WireMessage
@@ -115,16 +115,16 @@ def test_the_frames_are_those_of_pamqp(message, channel):
         {"body": None},
     ],
 )
-def test_what_pamqp_cannot_write_is_refused_in_the_same_way(changes):
+def test_properties_that_pamqp_cannot_write_are_refused_in_the_same_way(changes):
     message = a_message(**changes)
 
-    with pytest.raises((*CANNOT_BE_WRITTEN, AttributeError)):
+    with pytest.raises((*ENCODING_ERRORS, AttributeError)):
         by_pamqp(message, 1)
-    with pytest.raises(CANNOT_BE_WRITTEN):
+    with pytest.raises(ENCODING_ERRORS):
         publish_frames(message, channel=1, body_max=BODY_MAX)
 
 
-def test_text_that_must_be_empty_is_as_good_as_absent():
+def test_a_reserved_property_with_empty_text_counts_as_absent():
     empty = a_message(message_id="", type="", correlation_id="", content_type="")
 
     assert publish_frames(empty, channel=1, body_max=BODY_MAX) == publish_frames(

@@ -69,7 +69,9 @@ def others() -> list[bytes]:
     st.lists(st.sampled_from(others()) | st.binary(max_size=30), max_size=12),
     st.lists(st.integers(1, 40), max_size=60),
 )
-def test_deliveries_are_taken_out_and_all_else_is_handed_on_whatever_the_chunks(parts, cuts):
+def test_the_frame_reader_takes_deliveries_and_passes_on_other_frames_whatever_the_chunks(
+    parts, cuts
+):
     sent = [body for body in parts if body not in others()]
     stream = b"".join(
         part if part in others() else message(number, part) for number, part in enumerate(parts, 1)
@@ -95,14 +97,14 @@ def test_frames_of_other_channels_may_come_between_those_of_a_delivery():
     assert connection.rest == second
 
 
-def test_nothing_is_taken_before_a_channel_is_followed():
+def test_the_frame_reader_takes_no_delivery_before_it_follows_the_channel():
     rest: list[bytes] = []
     tap = FrameReader(rest.append, clock=lambda: -1.0)
 
     tap.feed(message(1))
 
     assert b"".join(rest) == message(1)
-    assert tap.heard
+    assert tap.received
 
 
 def test_a_large_body_in_small_chunks_arrives_whole():
@@ -116,7 +118,7 @@ def test_a_large_body_in_small_chunks_arrives_whole():
     assert connection.bodies == [body]
 
 
-def test_a_message_that_cannot_be_read_arrives_flawed_between_its_neighbours():
+def test_an_unreadable_message_arrives_with_a_decode_error_between_its_neighbours():
     hostile = deliver(OURS, 2) + header(OURS, 0, 0xFFFF, b"\xff" * 40)
     connection = Connection()
 
@@ -127,7 +129,7 @@ def test_a_message_that_cannot_be_read_arrives_flawed_between_its_neighbours():
     assert [delivery.tag for delivery in connection.deliveries] == [1, 2, 3]
 
 
-def test_a_heartbeat_stands_for_chunks_that_are_swallowed_but_not_for_each():
+def test_a_heartbeat_replaces_several_chunks_that_the_reader_keeps():
     connection = Connection(now=100.0)
 
     for _ in range(50):
@@ -139,7 +141,7 @@ def test_a_heartbeat_stands_for_chunks_that_are_swallowed_but_not_for_each():
     assert connection.rest == HEARTBEAT * 2
 
 
-def test_no_heartbeat_is_made_up_between_the_bytes_of_a_frame():
+def test_no_heartbeat_is_inserted_inside_a_frame():
     connection = Connection(now=100.0)
     close = marshal(Channel.Close(406, "timeout", 0, 0), OURS)
 
@@ -149,7 +151,7 @@ def test_no_heartbeat_is_made_up_between_the_bytes_of_a_frame():
     assert connection.rest == HEARTBEAT + close
 
 
-def test_what_is_no_frame_is_left_to_the_client_library():
+def test_bytes_that_are_no_frame_are_left_to_the_client_library():
     refusal = b"AMQP\x00\x00\x09\x01"
     wrong_end = frame(8, 0, b"")[:-1] + b"\x00"
     for garbage in (refusal, wrong_end):
@@ -159,10 +161,10 @@ def test_what_is_no_frame_is_left_to_the_client_library():
 
         assert connection.bodies == [b"{}"]
         assert connection.rest == garbage + message(2)
-        assert connection.tap.lost_track
+        assert connection.tap.out_of_sync
 
 
-def test_content_without_an_announcement_is_not_ours():
+def test_content_without_a_deliver_method_is_left_to_the_client_library():
     stray = header(OURS, 1, 0, b"") + frame(3, OURS, b"x")
     connection = Connection(now=-1.0)
 

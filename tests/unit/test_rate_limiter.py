@@ -28,7 +28,7 @@ def greedy(rate: RateLimiter, times: list[float]) -> list[float]:
     return taken
 
 
-def test_after_a_rest_the_whole_allowance_is_there_at_once_and_no_more():
+def test_after_a_pause_the_whole_rate_is_allowed_at_once_and_no_more():
     rate = of(5)
 
     assert rate.allowed(NOON) == 5
@@ -39,7 +39,7 @@ def test_after_a_rest_the_whole_allowance_is_there_at_once_and_no_more():
     assert rate.allowed(NOON + 0.2) == 1
 
 
-def test_there_is_room_for_several_when_there_was_for_one_and_then_some():
+def test_room_for_several_follows_room_for_one():
     rate = of(4)
     rate.taken(4, NOON)
 
@@ -49,7 +49,7 @@ def test_there_is_room_for_several_when_there_was_for_one_and_then_some():
 
 
 @given(messages=st.integers(1, 50), per=st.floats(0.1, 10), pauses=pauses)
-def test_no_time_of_per_sees_more_than_the_rate_and_one_allowance(messages, per, pauses):
+def test_no_period_sees_more_than_the_rate_and_one_burst(messages, per, pauses):
     times = [NOON + sum(pauses[:index]) for index in range(len(pauses))]
 
     taken = greedy(of(messages, seconds=per), times)
@@ -59,7 +59,7 @@ def test_no_time_of_per_sees_more_than_the_rate_and_one_allowance(messages, per,
 
 
 @given(messages=st.integers(1, 1000))
-def test_who_comes_at_each_time_that_was_named_loses_nothing(messages):
+def test_a_caller_that_comes_at_each_named_time_uses_the_whole_rate(messages):
     """However the clock's fractions fall, ten times of *per* see ten allowances and the first."""
     rate, now, taken = of(messages), NOON, 0
     while now < NOON + 10:

@@ -23,7 +23,7 @@ def a_consumer(**changes: Any) -> Consumer:
     return Consumer("etl", **{"bindings": ["#"], **changes})
 
 
-def test_what_is_registered_is_what_was_said():
+def test_a_handler_is_registered_with_the_given_options():
     consumer = a_consumer()
     limit, breaker, retry = RateLimit(5), CircuitBreaker(), RetrySchedule([SECOND], 1)
 

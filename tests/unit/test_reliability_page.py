@@ -5,12 +5,12 @@ What `docs/explanation/reliability.md` says of deliberate faults.
 import re
 
 from tests.reliability.mutation.mutants import MUTANTS
-from tests.reliability.mutation.trial import PROJECT
+from tests.reliability.mutation.runner import PROJECT
 
 PAGE = (PROJECT / "docs" / "explanation" / "reliability.md").read_text()
 
 
-def test_the_page_lists_the_mutants_that_there_are_and_what_caught_each():
+def test_the_page_lists_every_mutant_and_the_check_that_caught_it():
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
 
     assert [(name, says) for name, says, _ in rows] == [(each.name, each.says) for each in MUTANTS]

@@ -7,34 +7,34 @@ import random
 
 import pytest
 
-from tests.reliability.checker import Finding, Promise
+from tests.reliability.checker import Finding, Guarantees
+from tests.reliability.fault_schedule import KINDS, next_faults
 from tests.reliability.history import (
     COMMITTED,
     UNKNOWN,
     Applied,
-    GivenUp,
-    Healed,
+    DeadLettered,
+    FaultBegan,
+    FaultEnded,
     Produced,
     Published,
-    Struck,
 )
-from tests.reliability.misfortune import KINDS, next_blows
 from tests.reliability.report import markdown, percentile, report, write
 
-PROMISE = Promise(consumers=frozenset({"etl"}))
+PROMISE = Guarantees(consumers=frozenset({"etl"}))
 HISTORY = [
     *(Produced(1, id_, None, 1, COMMITTED) for id_ in "acd"),
     Produced(3, "b", None, 1, COMMITTED),
     Produced(1, "e", None, 1, UNKNOWN),
-    Struck(1, "relay killed"),
-    Healed(2, "relay killed"),
+    FaultBegan(1, "relay killed"),
+    FaultEnded(2, "relay killed"),
     *(Published(3, id_) for id_ in "aabcd"),
     *(Applied(3, "etl", id_) for id_ in "abb"),
-    GivenUp(5, "etl", "c", "rejected"),
+    DeadLettered(5, "etl", "c", "rejected"),
 ]
 
 
-def test_everything_is_counted():
+def test_the_report_counts_every_record():
     told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
 
     assert (told.events, told.unknown, told.effects, told.given_up) == (4, 1, 3, 1)
@@ -44,7 +44,7 @@ def test_everything_is_counted():
     assert told.findings == ["lost: etl: 1: d"]
 
 
-def test_it_is_written_for_programs_and_for_people(tmp_path):
+def test_the_report_is_written_as_json_and_as_markdown(tmp_path):
     told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
     write(told, tmp_path)
 
@@ -69,9 +69,11 @@ def test_a_percentile_is_the_value_that_a_share_does_not_exceed(share, value):
 
 def test_the_same_seed_draws_the_same_faults_and_no_two_servers_at_a_time():
     one, other = random.Random(5), random.Random(5)
-    drawn = [next_blows(one) for _ in range(2_000)]
+    drawn = [next_faults(one) for _ in range(2_000)]
 
-    assert drawn == [next_blows(other) for _ in range(2_000)]
-    assert {blow.strike for blows in drawn for blow in blows} == {kind.strike for kind in KINDS}
-    of_server = {kind.strike for kind in KINDS if kind.of_server}
-    assert all(sum(blow.strike in of_server for blow in blows) <= 1 for blows in drawn)
+    assert drawn == [next_faults(other) for _ in range(2_000)]
+    assert {fault.inject for faults in drawn for fault in faults} == {
+        kind.inject for kind in KINDS
+    }
+    of_server = {kind.inject for kind in KINDS if kind.of_server}
+    assert all(sum(fault.inject in of_server for fault in faults) <= 1 for faults in drawn)

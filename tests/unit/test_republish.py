@@ -82,7 +82,7 @@ def test_a_forged_attempt_counts_within_bounds(value, attempt):
     assert headers_of(a_message(headers={"x-outbox-attempt": value})).failed_attempts == attempt
 
 
-def test_a_replayed_copy_starts_anew_and_names_its_run():
+def test_a_replayed_copy_resets_its_attempts_and_names_its_run():
     run = UUID("01955000-0000-7000-8000-000000000001")
     message = a_message(headers={**a_message().headers, "x-outbox-attempt": 4, "x-death": "x"})
 
@@ -102,7 +102,7 @@ def test_a_replayed_copy_starts_anew_and_names_its_run():
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "nonsense", b"01955000"])
-def test_a_nonsense_run_is_none(value):
+def test_an_invalid_run_header_is_ignored(value):
     assert headers_of(a_message()).replay is None
     assert headers_of(a_message(headers={REPLAY_HEADER: value})).replay is None
 
@@ -130,7 +130,7 @@ def test_the_brokers_reason_is_that_of_the_work_queue(headers, reason):
     assert republish.dead_letter_reason(a_message(headers=headers), queue="work") == reason
 
 
-def test_a_revived_message_has_its_route_and_no_header_of_the_broker():
+def test_a_message_from_the_dead_queue_has_its_route_and_no_header_of_the_broker():
     dead = a_message(headers={"x-death": DEATHS, "source": "s"}, **DEAD)
 
     original_message = republish.original_message(dead, queue="work")
@@ -139,13 +139,13 @@ def test_a_revived_message_has_its_route_and_no_header_of_the_broker():
     assert original_message.headers == {"source": "s"}
 
 
-def test_of_a_message_whose_death_is_unknown_only_the_queue_is():
+def test_a_message_without_a_death_header_has_only_its_queue():
     original_message = republish.original_message(a_message(**DEAD), queue="work")
 
     assert (original_message.exchange, original_message.routing_key) == ("", "work")
 
 
-def test_a_returned_copy_is_counted():
+def test_a_requeued_copy_counts_its_requeues():
     once = republish.requeue_copy(a_message(), queue="work", requeues=1)
     twice = republish.requeue_copy(once, queue="work", requeues=2)
 
@@ -161,7 +161,7 @@ def test_a_copy_waits_until_the_time_it_was_given_and_the_next_one_does_not():
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "noon", "2026-01-02T12:00:00"])
-def test_a_nonsense_time_is_none(value):
+def test_an_invalid_time_header_is_ignored(value):
     message = a_message(headers={NOT_BEFORE_HEADER: value})
 
     assert headers_of(message).not_before is None

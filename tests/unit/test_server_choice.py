@@ -48,11 +48,11 @@ def test_a_program_of_the_machine_goes_before_a_package():
     assert choice(engine=False) == Private(BINARIES)
 
 
-def test_a_package_is_installed_only_if_nothing_else_is_there():
+def test_a_package_is_installed_only_without_any_other_source():
     assert choice(engine=False, binaries=None) == Installable("broker-server")
 
 
-def test_a_server_that_is_nowhere_is_missing():
+def test_a_server_without_any_source_is_missing():
     assert choice(engine=False, binaries=None, packages=False) == Missing()
 
 

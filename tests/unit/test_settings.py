@@ -108,13 +108,13 @@ def test_every_bad_value_has_its_line(monkeypatch):
         ("MQ_BROKER_URL", "amqps://u:p@one.example/,amqps://u:p@two.example/"),
     ],
 )
-def test_secure_and_local_addresses_are_taken(monkeypatch, name, value):
+def test_secure_and_local_addresses_are_accepted(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
 
     load(SharedSettings)
 
 
-def test_insecure_addresses_are_taken_when_that_is_said(monkeypatch):
+def test_insecure_addresses_are_accepted_if_the_setting_allows_them(monkeypatch):
     monkeypatch.setenv("MQ_BROKER_URL", "amqp://guest:guest@broker.example/")
     monkeypatch.setenv("MQ_DATABASE_URL", "postgresql://u:p@db.example/x")
     monkeypatch.setenv("MQ_ALLOW_INSECURE", "true")

@@ -141,7 +141,7 @@ def test_the_work_queue_dead_letters_to_the_dead_queue():
     assert Binding("dead-letters", "steps.dead", "steps") in TOPOLOGY.bindings
 
 
-def test_the_dead_queue_gives_up_nothing():
+def test_the_dead_queue_drops_no_message():
     """RabbitMQ 4 would, by default, after 20 deliveries."""
     assert TOPOLOGY.queues[0].arguments["x-delivery-limit"] == 2**31 - 1
 

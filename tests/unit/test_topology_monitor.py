@@ -49,7 +49,7 @@ class Broker:
 
 
 @pytest.mark.parametrize("answer", [AWAY, SILENCE])
-async def test_the_queue_is_compared_again_and_again_though_the_broker_may_be_away(answer):
+async def test_the_monitor_keeps_comparing_though_the_broker_is_unavailable(answer):
     broker = Broker(None, answer, None)
 
     await broker.is_inspected()
@@ -57,7 +57,7 @@ async def test_the_queue_is_compared_again_and_again_though_the_broker_may_be_aw
     assert broker.asked == [Topology(queues=[QUEUE])] * 3
 
 
-async def test_a_queue_that_is_another_one_in_two_looks_is_an_error():
+async def test_a_mismatch_in_two_consecutive_checks_is_an_error():
     broker = Broker(None, ANOTHER, ANOTHER, None)
 
     with pytest.raises(TopologyMismatch, match="another x-overflow"):
@@ -65,7 +65,7 @@ async def test_a_queue_that_is_another_one_in_two_looks_is_an_error():
 
 
 @pytest.mark.parametrize("answer", [None, AWAY, SILENCE])
-async def test_what_one_look_finds_and_the_next_does_not_confirm_is_no_error(answer):
+async def test_a_mismatch_that_the_next_check_does_not_confirm_is_no_error(answer):
     broker = Broker(ANOTHER, answer, ANOTHER, None)
 
     await broker.is_inspected()
@@ -73,7 +73,7 @@ async def test_what_one_look_finds_and_the_next_does_not_confirm_is_no_error(ans
     assert len(broker.asked) == 4
 
 
-async def test_a_user_who_may_not_compare_is_asked_once():
+async def test_the_monitor_compares_once_if_the_user_has_no_permission():
     broker = Broker(None, REFUSAL, None, None)
 
     await broker.is_inspected()
@@ -83,7 +83,7 @@ async def test_a_user_who_may_not_compare_is_asked_once():
 
 
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 15), (0.5, 11.25)])
-async def test_the_looks_of_many_processes_are_spread(monkeypatch, jitter, seconds):
+async def test_the_checks_of_many_processes_are_spread(monkeypatch, jitter, seconds):
     waits: list[timedelta] = []
 
     async def pause(_stop: asyncio.Event, duration: timedelta) -> None:

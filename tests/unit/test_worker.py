@@ -115,13 +115,13 @@ class Script:
         return self.asked
 
 
-async def test_only_the_publish_is_repeated_until_the_copy_is_there():
+async def test_a_worker_repeats_only_the_publish_until_it_is_confirmed():
     script = Script(Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED)
 
     assert await script.run() == ["handler", "retry", "retry", "retry"]
 
 
-async def test_a_copy_that_can_never_be_published_is_given_up_though_the_database_is_away():
+async def test_a_copy_that_can_never_be_published_is_dead_lettered_once_the_database_is_back():
     script = Script(Outcome.REJECTED, database_away=2)
 
     assert await script.run() == ["handler", "retry", *["give up: rejected"] * 3, "ack"]

@@ -1,7 +1,7 @@
 """
-The deliberate faults: a line or two of the product, and what they are replaced by.
+The mutants: a line or two of the product, and the faulty text that replaces them.
 
-Each is a mistake that a relay or consumer has been published with, somewhere.
+Each is a mistake that some published relay or consumer has made.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SEEDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Schedules:
-    """Caught by random schedules of the simulation, of which so many are tried at most."""
+    """Caught by random schedules of the simulation; at most *seeds* are tried."""
 
     seeds: int = SEEDS
 
@@ -30,11 +30,11 @@ Trial: TypeAlias = Schedules | Suite
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """
-    A fault in *file*, where *new* stands for *old*.
+    A fault in *file*, where *new* replaces *old*.
 
     Args:
-        says: What is wrong, in the words of the table.
-        trial: What has to catch it.
+        says: The fault, in the words of the table.
+        trial: The check that has to catch it.
 
     """
 
@@ -65,13 +65,13 @@ MUTANTS = (
         "goes_on_behind_a_failure",
         "a key goes on after a row that was not confirmed",
         "relay/relay.py",
-        "going = [row for row in wave if row.ordering_key not in stopped] if stopped else wave",
-        "going = list(wave)",
+        "sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave",
+        "sendable = list(wave)",
     ),
     Mutant(
         "passes_over_earlier_rows",
         "rows of a key are claimed although an earlier one waits or is held by another claim",
-        "relay/storage/claim_statements.py",
+        "relay/storage/keyed_scan.py",
         'if row.values["position"] == taken[key] + 1:',
         "if True:",
     ),
@@ -131,7 +131,7 @@ MUTANTS = (
         "replays_and_forgets",
         "a replay deletes the dead letter, whether its copy has arrived or not",
         "outbox/dead_letters/replay.py",
-        "        gone = _arrived(letters, treated.problems)\n",
+        "        gone = _arrived(letters, result.problems)\n",
         "        gone = list(letters)\n",
     ),
     Mutant(
@@ -154,7 +154,7 @@ MUTANTS = (
     Mutant(
         "shares_rows_between_relays",
         "a claim does not lock what it takes",
-        "relay/storage/postgres.py",
+        "relay/storage/claim_statements.py",
         "UNKEYED_CANDIDATES.with_for_update(skip_locked=True)",
         "UNKEYED_CANDIDATES",
         Suite(("tests/contracts/test_outbox_store.py",)),

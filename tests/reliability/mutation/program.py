@@ -1,5 +1,5 @@
 """
-`python -m tests.reliability.mutation`: every mutant is tried, and none may get through.
+`python -m tests.reliability.mutation`: tries every mutant; each has to be caught.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tests.reliability.mutation.mutants import MUTANTS, Mutant, Schedules, Suite, Trial
-from tests.reliability.mutation.trial import Verdict, attempt, plant
+from tests.reliability.mutation.runner import Verdict, attempt, plant
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,7 +19,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     only: Annotated[list[str] | None, typer.Option(help="The mutants of these names.")] = None,
 ) -> None:
-    """Try each mutant; exit status 1 if one gets through, or if the product itself is caught."""
+    """
+    Try each mutant; exit status 1 if one is not caught, or if the unchanged product fails a check.
+    """
     chosen = [mutant for mutant in MUTANTS if not only or mutant.name in only]
     is_sound = True
     for trial in without_faults(chosen):
@@ -35,7 +37,7 @@ def main(
 
 
 def without_faults(mutants: Sequence[Mutant]) -> list[Trial]:
-    """What the product as it is has to stand: schedules, and all tests of the *mutants*."""
+    """The checks that the unchanged product has to pass: schedules, and all tests of *mutants*."""
     suites = [mutant.trial for mutant in mutants if isinstance(mutant.trial, Suite)]
     return [Schedules(), *dict.fromkeys(suites)]
 

@@ -1,11 +1,11 @@
 """
-A broker in memory, with RabbitMQ's semantics and a bad day.
+A simulated broker in memory, with RabbitMQ's semantics and its faults.
 
-- A message is in each queue that is bound to its key, or in none and returned.
-- A confirm may get lost, whether the message was taken or not; a message may be returned or
-  refused although everything was right a moment ago; of several queues some may have taken it.
-- Publishers may be blocked: then nobody answers, and what they have sent is taken later.
-- Between queues messages travel by dead-lettering, which never loses one.
+- A message goes to each queue that is bound to its key; without any it is returned.
+- A confirm may get lost, whether the broker took the message or not. A message may be returned or
+  refused although its route exists; some of several queues may have taken it.
+- The broker may block publishers: it confirms nothing, and reads their messages later.
+- Dead-lettering moves messages between queues, and never loses one.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, argument_mismatch
 from outbox.transports.topology import Binding, Topology, matches
 from outbox.wire.codec import WireMessage
-from tests.reliability.simulation.line import Line
+from tests.reliability.simulation.broker_connection import BrokerConnection
 from tests.reliability.simulation.process import Process
 from tests.reliability.simulation.queue import Held, SimulatedQueue
 
@@ -29,8 +29,8 @@ _LONGEST_NAME = 255
 _LARGEST_PRIORITY = 255
 
 
-class Mishap(StrEnum):
-    """What befalls a published message."""
+class BrokerFault(StrEnum):
+    """A fault of a published message."""
 
     LOST = "lost"
     """It never arrives."""
@@ -49,7 +49,7 @@ class Broker:
     Exchanges, queues, and connections to them.
 
     Args:
-        delay: Seconds of the next way to it or from it.
+        delay: Draws the seconds that a message travels.
         told: Called with each published message that was taken.
 
     """
@@ -59,7 +59,7 @@ class Broker:
     ) -> None:
         self.queues: dict[str, SimulatedQueue] = {}
         self.archive: dict[str, list[WireMessage]] = {}
-        self.mishaps: deque[Mishap] = deque()
+        self.broker_faults: deque[BrokerFault] = deque()
         self.is_away = False
         self.is_blocked = False
         self.disturbances = 0
@@ -67,71 +67,75 @@ class Broker:
         self._told = told
         self._exchanges: dict[str, str] = {}
         self._bindings: dict[Binding, None] = {}
-        self._lines: list[Line] = []
-        self._unread: list[tuple[Line, Sequence[WireMessage], asyncio.Future[list[Outcome]]]] = []
+        self._connections: list[BrokerConnection] = []
+        self._unread: list[
+            tuple[BrokerConnection, Sequence[WireMessage], asyncio.Future[list[Outcome]]]
+        ] = []
 
-    def connect(self, process: Process | None) -> Line:
-        """Raises BrokerUnavailable if it is away."""
+    def connect(self, process: Process | None) -> BrokerConnection:
+        """Raises BrokerUnavailable if it is unavailable."""
         if process is not None:
             process.check()
         if self.is_away:
             raise BrokerUnavailable("the connection was refused")
-        line = Line(process, delay=self._delay)
-        line.at_end.append(lambda: self._lines.remove(line))
-        self._lines.append(line)
+        connection = BrokerConnection(process, delay=self._delay)
+        connection.at_end.append(lambda: self._connections.remove(connection))
+        self._connections.append(connection)
         if process is not None:
-            process.at_death(line.cut)
-        return line
+            process.at_death(connection.cut)
+        return connection
 
     def cut(self, process: Process | None = None) -> None:
-        """Cut the connections of *process*, or of everybody."""
+        """Cut the connections of *process*, or of all processes."""
         self.disturbances += 1
-        for line in list(self._lines):
-            if process is None or line.process is process:
-                line.cut()
+        for connection in list(self._connections):
+            if process is None or connection.process is process:
+                connection.cut()
 
     def leave(self) -> None:
-        """Be away, with everything that it holds."""
+        """Become unavailable; the content of queues stays."""
         self.is_away = True
         for queue in self.queues.values():
             queue.is_frozen = True
         self.cut()
 
     def come_back(self) -> None:
-        """Be there again."""
+        """Become available again."""
         self.is_away = False
         for queue in self.queues.values():
             queue.thaw()
 
     def block(self) -> None:
-        """Read nothing more of what is published."""
+        """Stop reading published messages."""
         self.disturbances += 1
         self.is_blocked = True
 
     def unblock(self) -> None:
-        """Read what was published meanwhile, unless its connection is gone."""
+        """Read the messages published meanwhile, unless their connection has ended."""
         self.is_blocked = False
         unread, self._unread = self._unread, []
-        for line, messages, answer in unread:
-            if line.is_open:
+        for connection, messages, answer in unread:
+            if connection.is_open:
                 outcomes = [self._take(message) for message in messages]
                 if not answer.done():
                     answer.set_result(outcomes)
 
-    async def publish(self, line: Line, messages: Sequence[WireMessage]) -> list[Outcome]:
-        """Take *messages*, which have arrived on *line*, once publishers are not blocked."""
+    async def publish(
+        self, connection: BrokerConnection, messages: Sequence[WireMessage]
+    ) -> list[Outcome]:
+        """Take *messages*, which have arrived on *connection*, once publishers are not blocked."""
         if not self.is_blocked:
             return [self._take(message) for message in messages]
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._unread.append((line, messages, answer))
+        self._unread.append((connection, messages, answer))
         return await answer
 
     def repeat(self, queue: str, message: WireMessage) -> None:
-        """Have *queue* hold one more copy of *message*."""
+        """Put one more copy of *message* into *queue*."""
         self.queues[queue].put(message)
 
     def declare(self, topology: Topology) -> None:
-        """Raises TopologyMismatch for the first thing that exists otherwise."""
+        """Raises TopologyMismatch for the first entity that exists with other arguments."""
         for exchange in topology.exchanges:
             self._exchanges.setdefault(exchange.name, exchange.kind)
         for queue in topology.queues:
@@ -147,7 +151,7 @@ class Broker:
             self._bindings[binding] = None
 
     def verify(self, topology: Topology) -> None:
-        """Raises TopologyMismatch for the first thing that is not as declared."""
+        """Raises TopologyMismatch for the first entity that is not as declared."""
         for exchange in topology.exchanges:
             self._require("exchange", exchange.name, self._exchanges)
             if self._exchanges[exchange.name] != exchange.kind:
@@ -163,27 +167,27 @@ class Broker:
         return self.queues[name]
 
     def depth(self, name: str) -> QueueDepth | None:
-        """What waits in the queue, and how many subscriptions it has."""
+        """How many messages and subscriptions the queue has."""
         queue = self.queues.get(name)
         return None if queue is None else QueueDepth(len(queue.messages), len(queue.receivers))
 
     def _take(self, message: WireMessage) -> Outcome:
         if not _can_be_sent(message):
             return Outcome.REJECTED
-        mishap = self.mishaps.popleft() if self.mishaps else None
-        self.disturbances += mishap is not None
+        broker_fault = self.broker_faults.popleft() if self.broker_faults else None
+        self.disturbances += broker_fault is not None
         queues = self._route(message)
         outcome = Outcome.ACKED if queues else Outcome.RETURNED
-        match mishap:
-            case Mishap.LOST:
+        match broker_fault:
+            case BrokerFault.LOST:
                 queues, outcome = [], Outcome.UNKNOWN
-            case Mishap.TAKEN:
+            case BrokerFault.TAKEN:
                 outcome = Outcome.UNKNOWN
-            case Mishap.RETURNED:
+            case BrokerFault.RETURNED:
                 queues, outcome = [], Outcome.RETURNED
-            case Mishap.REFUSED:
+            case BrokerFault.REFUSED:
                 queues, outcome = [], Outcome.NACKED
-            case Mishap.REFUSED_BY_SOME if queues:
+            case BrokerFault.REFUSED_BY_SOME if queues:
                 queues, outcome = queues[:1], Outcome.NACKED
         self._put(message, queues)
         return outcome
@@ -208,7 +212,7 @@ class Broker:
         return list(found)
 
     def _dead_letter(self, queue: SimulatedQueue, held: Held, reason: str) -> bool:
-        """At least once: what has nowhere to go stays where it is."""
+        """At least once: a message without a target queue stays where it is."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if exchange is None:
             return True

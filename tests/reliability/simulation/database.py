@@ -1,5 +1,5 @@
 """
-A database server that can be away, and the engines that lead to it.
+A simulated database server that may be unavailable, and the engines that connect to it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.reliability.simulation.process import Process, current
 
 
 class Database:
-    """The file at *path*, as a server; *delay* is the time of a way there."""
+    """The file at *path* as a server; *delay* draws the seconds of a round to it."""
 
     def __init__(self, path: Path, *, delay: Callable[[], float]) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Database:
         self._open: dict[Connection, None] = {}
 
     def connect(self, process: Process) -> Connection:
-        """Raises OperationalError if it is away."""
+        """Raises OperationalError if it is unavailable."""
         process.check()
         if self.is_away:
             raise lost() from ConnectionRefusedError()
@@ -37,16 +37,18 @@ class Database:
         return connection
 
     def leave(self) -> None:
-        """Be away; all sessions are over."""
+        """Become unavailable; all sessions end."""
         self.is_away = True
         self.cut()
 
     def come_back(self) -> None:
-        """Be there again."""
+        """Become available again."""
         self.is_away = False
 
     def cut(self, process: Process | None = None) -> None:
-        """End the sessions of *process*, or of everybody; what is not committed is undone."""
+        """
+        End the sessions of *process*, or of all processes; their transactions are rolled back.
+        """
         self.disturbances += 1
         for connection in list(self._open):
             if process is None or connection.process is process:
@@ -56,9 +58,9 @@ class Database:
 
 class Engines:
     """
-    Engines of the product, for one process at a time.
+    Engines of the product, each used by one process at a time.
 
-    They are lent again when a process is gone, because what they have compiled is worth keeping.
+    An engine is reused when its process has ended, to keep its cache of compiled statements.
     """
 
     def __init__(self, databases: Callable[[], dict[str, Database]]) -> None:
@@ -66,7 +68,7 @@ class Engines:
         self._free: dict[str, list[AsyncEngine]] = {}
 
     def create(self, url: URL, **options: Any) -> AsyncEngine:
-        """What `outbox.database.engine.create_engine` makes, with the simulated driver."""
+        """Stands in for `outbox.database.engine.create_engine`, with the simulated driver."""
         free = self._free.setdefault(str(url), [])
         engine = free.pop() if free else self._made(url, options)
         engine.sync_engine.dispose(close=False)

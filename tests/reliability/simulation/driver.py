@@ -1,10 +1,10 @@
 """
 A driver for SQLite without threads: the part of aiosqlite that SQLAlchemy's dialect uses.
 
-Statements are real, and executed at once. Around each of them there is a network: it takes time
-to get there, the connection may break before the statement is executed or after that, and whoever
-asks may be dead meanwhile. A server would roll back what its client has not committed; closing
-the connection does.
+Statements are real, and executed at once. Around each of them there is a simulated network: the
+statement takes time to arrive, and the connection may break before or after its execution. The
+process that waits may be killed meanwhile. Closing the connection rolls back what is uncommitted,
+as a server does for a client that is gone.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 
 def lost() -> sqlite3.OperationalError:
-    """The error of a connection that is lost; the dialect knows it by its text."""
+    """The error of a lost connection; the dialect recognises it by its text."""
     return sqlite3.OperationalError("connection closed")
 
 
@@ -58,7 +58,7 @@ class Connection:
         return self.raw().isolation_level
 
     def raw(self) -> sqlite3.Connection:
-        """The connection to the file. Raises OperationalError if this one is lost."""
+        """The connection to the file. Raises OperationalError if the simulated one is lost."""
         self.process.check()
         if self._raw is None:
             raise lost()
@@ -85,16 +85,16 @@ class Connection:
         self.stop()
 
     def stop(self) -> None:
-        """Close it, from whichever side; what was not committed is rolled back."""
+        """Close it, for either side; uncommitted changes are rolled back."""
         if self._raw is not None:
             self._raw.close()
             self._raw = None
 
     async def ask(self, step: str | None, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """
-        What *work* returns, which is the *step* of this name; without one nothing is in its way.
+        The result of *work*, the *step* of this name; without a name no fault is injected.
 
-        Raises what the driver raises, and that the connection is lost.
+        Raises the driver's errors, and OperationalError if the connection is lost.
         """
         if step is None:
             return work(self.raw())
@@ -111,7 +111,7 @@ class Connection:
         self.raw()
 
     async def _when_free(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """SQLite has one writer; who waits for it waits in simulated time."""
+        """SQLite has one writer; another one waits in simulated time."""
         clock = asyncio.get_running_loop().time
         until = clock() + BUSY_SECONDS
         while True:
@@ -124,7 +124,7 @@ class Connection:
 
 
 class Cursor:
-    """Rows are fetched together with their statement: in between nothing happens."""
+    """Fetches all rows with the statement: no other task runs in between."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -167,7 +167,7 @@ class Cursor:
 
 
 class _Inline:
-    """Stands for the queue of aiosqlite's thread: what is put in has been done."""
+    """Stands in for the queue of aiosqlite's thread: runs each entry at once."""
 
     @staticmethod
     def put_nowait(item: tuple[asyncio.Future[Any], Callable[[], Any]]) -> None:

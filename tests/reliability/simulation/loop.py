@@ -1,8 +1,8 @@
 """
 Virtual time: an event loop that never waits, and clocks that follow it.
 
-Two clocks, as on any machine. The loop's is monotonic; the wall clock is the same plus what has
-been skipped, and is what `datetime.now` and the simulated databases tell.
+There are two clocks, as on any machine. The loop's is monotonic. The wall clock is the same plus
+the time that was skipped; `datetime.now` and the simulated databases show it.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class StandstillError(RuntimeError):
-    """Nothing can run, and nothing is waited for: the simulation would never end."""
+    """No callback can run, and no timer is set: the simulation would never end."""
 
 
 class _Jump(selectors.SelectSelector):
-    """Lets the time jump instead of waiting; there is nothing that could be ready before."""
+    """Stands in for the selector: advances the time instead of waiting."""
 
     def __init__(self, loop: "SimulatedLoop") -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class _Jump(selectors.SelectSelector):
 
 class NumberedTask(asyncio.Task[Any]):
     """
-    A task that sets order by when it was made.
+    A task that is ordered by its creation.
 
-    By default they order by addresses, and a group cancels its tasks in the order of a set.
+    By default a set orders tasks by address, and a task group cancels its tasks in set order.
     """
 
     numbers = itertools.count()
@@ -60,7 +60,7 @@ class NumberedTask(asyncio.Task[Any]):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """Runs callbacks in the order of their times, and of two at a time the earlier first."""
+    """Runs callbacks in the order of their times, and at equal times in the order of creation."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -71,30 +71,30 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self.set_task_factory(_numbered)
 
     def time(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self._seconds
 
     @property
     def now(self) -> datetime:
-        """What a clock on the wall tells."""
+        """The time of the wall clock."""
         return BEGINNING + timedelta(seconds=self._seconds) + self._skipped
 
     def advance(self, seconds: float) -> None:
-        """Have the time jump; whatever should have happened meanwhile happens late."""
+        """Advance the time; timers in between fire late."""
         self._seconds += seconds
         self._tell()
 
     def skip(self, duration: timedelta) -> None:
-        """Put all clocks on the wall forward; nobody's timers notice."""
+        """Move the wall clock forward; timers do not change."""
         self._skipped += duration
         self._tell()
 
     def start_clock(self) -> None:
-        """From now on `datetime.now` and `time.time` tell the time of this loop."""
+        """Make `datetime.now` and `time.time` show the time of this loop."""
         self._coordinates = self._wall.start()
 
     def stop_clock(self) -> None:
-        """Give the world its clock back."""
+        """Restore the real clock."""
         if self._coordinates is not None:
             self._coordinates = None
             self._wall.stop()
@@ -118,5 +118,5 @@ def _numbered(
 
 
 async def pass_time(seconds: float) -> None:
-    """Let so much simulated time pass; nobody waits for it."""
+    """Let simulated time pass, without waiting."""
     await asyncio.sleep(seconds)

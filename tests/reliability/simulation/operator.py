@@ -1,5 +1,5 @@
 """
-Somebody who looks after dead letters and the dedup store, with the product's commands.
+The operator of a simulated system: replays dead letters and purges the dedup store by command.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def of_consumer(declared: Consumer, settings: ConsumerSettings) -> DeadLetterSou
 
 
 async def replay(source: DeadLetterSource, run: UUID) -> None:
-    """Replay what the relay has given up, or handlers have failed with, of late."""
+    """Replay recent dead letters of the relay, or those of failed handlers."""
     reason = None if source.name == SOURCE else RETRIES_EXHAUSTED
     selection = Selection(reason=reason, newer_than=REPLAYED_WITHIN)
     audit = Audit(
@@ -47,16 +47,16 @@ async def replay(source: DeadLetterSource, run: UUID) -> None:
         async with source.opened(selection) as opened, source.destination() as destination:
             await Run(
                 engine=opened.engine,
-                letters=opened.letters,
+                store=opened.store,
                 snapshot=opened.snapshot,
                 audit=audit,
                 stop=asyncio.Event(),
-                told=lambda _: None,
+                on_progress=lambda _: None,
             ).replay(destination, duplicates=source.duplicates)
 
 
 async def purge(declared: Consumer, settings: ConsumerSettings) -> None:
-    """Forget what is older than the retention."""
+    """Purge rows older than the retention."""
     with suppress(Unavailable):
         async with database(declared, settings) as engine:
             batches = retention(declared, settings, engine, older_than=settings.retention)

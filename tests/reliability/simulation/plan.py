@@ -1,5 +1,5 @@
 """
-What a simulated world is made of: how many of each process, and their settings.
+The plan of a simulated system: how many processes of each role, and their settings.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from relay.settings import RelaySettings
-from tests.reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
-from tests.reliability.simulation.trade import Trade, leased, transactional
+from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, DatabaseFiles
+from tests.reliability.simulation.handlers import Handlers, leased, transactional
 
 RELAY = "relay"
 ETL = "etl"
@@ -73,11 +73,11 @@ class Plan:
 
     def reasons(self, *, disturbances: int, lasted: timedelta) -> frozenset[str]:
         """
-        Why events may be given up of which no handler fails for good.
+        The reasons for which events may be dead-lettered whose handlers do not fail for good.
 
         Args:
-            disturbances: How often something happened for which a delivery may have been lost.
-            lasted: How much time has passed on the wall.
+            disturbances: How many faults may have lost a delivery.
+            lasted: Seconds that have passed on the wall clock.
 
         """
         possible = {
@@ -89,18 +89,18 @@ class Plan:
         }
         return frozenset(reason for reason, is_possible in possible.items() if is_possible)
 
-    def declared(self, trade: Trade) -> dict[str, Consumer]:
-        """The consumers, by name, which fare as *trade* says."""
+    def declared(self, handlers: Handlers) -> dict[str, Consumer]:
+        """The consumers, by name, with the behaviour of *handlers*."""
         made = {
-            ETL: transactional(ETL, trade, ordered=False, batch_size=self.handled_together),
-            LEDGER: transactional(LEDGER, trade, ordered=True, batch_size=1),
-            MAIL: leased(MAIL, trade),
+            ETL: transactional(ETL, handlers, ordered=False, batch_size=self.handled_together),
+            LEDGER: transactional(LEDGER, handlers, ordered=True, batch_size=1),
+            MAIL: leased(MAIL, handlers),
         }
         return {name: made[name] for name in self.consumers}
 
 
 def drawn(jitter: Random) -> Plan:
-    """Any plan."""
+    """A random plan."""
     return Plan(
         relays=jitter.choice((1, 1, 2)),
         etl=jitter.choice((1, 2)),
@@ -114,10 +114,10 @@ def drawn(jitter: Random) -> Plan:
     )
 
 
-def relay_settings(plan: Plan, ground: Ground) -> RelaySettings:
-    """Those of all relays."""
+def relay_settings(plan: Plan, database_files: DatabaseFiles) -> RelaySettings:
+    """The settings of all relays."""
     return RelaySettings(
-        **_shared(ground, PRODUCERS),
+        **_shared(database_files, PRODUCERS),
         batch_size=plan.batch,
         poll_max_seconds=2,
         publish_timeout_seconds=3,
@@ -127,11 +127,11 @@ def relay_settings(plan: Plan, ground: Ground) -> RelaySettings:
     )
 
 
-def consumer_settings(plan: Plan, ground: Ground, name: str) -> ConsumerSettings:
-    """Those of the consumer of this *name*."""
+def consumer_settings(plan: Plan, database_files: DatabaseFiles, name: str) -> ConsumerSettings:
+    """The settings of the consumer *name*."""
     expires = plan.expires and name == ETL
     return ConsumerSettings(
-        **_shared(ground, CONSUMERS),
+        **_shared(database_files, CONSUMERS),
         concurrency=2,
         max_retries=2,
         retry_delays=RETRY_SECONDS,
@@ -142,10 +142,10 @@ def consumer_settings(plan: Plan, ground: Ground, name: str) -> ConsumerSettings
     )
 
 
-def _shared(ground: Ground, database: str) -> dict[str, Any]:
+def _shared(database_files: DatabaseFiles, database: str) -> dict[str, Any]:
     return {
         "_env_file": None,
-        "database_url": SecretStr(f"sqlite:///{ground.directory / database}"),
+        "database_url": SecretStr(f"sqlite:///{database_files.directory / database}"),
         "broker_url": SecretStr("sqlite:///simulated"),
         "enable_metrics": False,
         "reconnect_max_seconds": 2,

@@ -1,9 +1,9 @@
 """
-A process that can be killed.
+A simulated process that can be killed.
 
-A kill is what SIGKILL is: from that instant nothing that the process asks of a server gets
-through, its connections are closed by the servers, and its locks on files are gone. Its tasks are
-cancelled, so that they end; what they try to do on the way, in `finally` say, fails.
+A kill is a SIGKILL: from that instant no request of the process reaches a server, the servers
+close its connections, and its file locks are released. Its tasks are cancelled, so that they end;
+their requests in `finally` blocks fail.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.points import Blow, Points
+from tests.reliability.simulation.fault_points import FaultAction, FaultPoints
 
 Result = TypeVar("Result")
 
@@ -19,19 +19,19 @@ _TIDYING_SECONDS = 1.0
 
 
 class KilledError(BaseException):
-    """The process that asks is gone. No code of the product knows this."""
+    """The process that makes the request was killed. No code of the product knows this error."""
 
 
 class Process:
     """
-    One process, of a *role*, known by its *name*.
+    One process *name* of a *role*.
 
     Args:
-        points: What its steps are told to, and what strikes at them.
+        points: Records its steps, and injects faults at them.
 
     """
 
-    def __init__(self, role: str, name: str, points: Points) -> None:
+    def __init__(self, role: str, name: str, points: FaultPoints) -> None:
         self.role = role
         self.name = name
         self.points = points
@@ -41,29 +41,29 @@ class Process:
         self._when_gone: list[Callable[[], None]] = []
 
     def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """Do *work* as this process; tasks that it makes are the process's, too."""
+        """Run *work* as this process; tasks that it creates belong to the process, too."""
         context = contextvars.copy_context()
         context.run(_CURRENT.set, self)
         return asyncio.get_running_loop().create_task(work, context=context)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
-        """*task* is one of this process; of a dead one it may tidy up, and ends soon."""
+        """*task* belongs to this process; that of a killed process may clean up, and ends soon."""
         self._tasks[task] = None
         task.add_done_callback(self._ended)
         if not self.alive:
             task.get_loop().call_later(_TIDYING_SECONDS, task.cancel)
 
     def at_death(self, *callbacks: Callable[[], None]) -> None:
-        """Call these when the process ends, in whatever way."""
+        """Call these when the process ends, for whatever reason."""
         self._at_death += callbacks
 
     def when_gone(self, callback: Callable[[], None]) -> None:
-        """Call this when the process has ended and no task of it is left."""
+        """Call this when the process has ended and has no task left."""
         self._when_gone.append(callback)
         self._look()
 
     def kill(self) -> None:
-        """End it, as SIGKILL does; at the end of its work this only closes what is left."""
+        """Kill it (SIGKILL); after the end of its work this only closes its connections."""
         if not self.alive:
             return
         self.alive = False
@@ -74,25 +74,25 @@ class Process:
         self._look()
 
     def check(self) -> None:
-        """Raises KilledError if it is gone."""
+        """Raises KilledError if it was killed."""
         if not self.alive:
             raise KilledError
 
     def passing(self, step: str) -> bool:
         """
-        Take note that it passes *step*; returns whether its connection is cut there.
+        Pass *step*; returns whether its connection is cut there.
 
-        Raises KilledError if it is gone, or is killed there.
+        Raises KilledError if the process was killed before, or is killed there.
         """
         self.check()
-        blow = self.points.passing(self.role, self.name, step)
-        if blow is Blow.KILL:
+        action = self.points.passing(self.role, self.name, step)
+        if action is FaultAction.KILL:
             self.kill()
             raise KilledError
-        return blow is Blow.CUT
+        return action is FaultAction.CUT
 
     def passing_unasked(self, step: str) -> bool:
-        """The same for a *step* that the server takes when nobody waits for it."""
+        """The same for a *step* of the server that no task waits for."""
         try:
             return self.passing(step)
         except KilledError:

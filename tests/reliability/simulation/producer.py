@@ -1,5 +1,5 @@
 """
-A producer: events in a transaction that commits, does not, or ends without anybody knowing how.
+A producer: its transaction commits, rolls back, or ends with an unknown outcome.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from outbox import Event, add
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN
-from tests.reliability.simulation.points import Blow, Strike
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """
-    An event of this *kind*, a type, to be recorded under an ordering *key*, or none.
+    An event of the type *kind*, to be recorded with the ordering *key*, or without one.
 
     Args:
-        waits: How many seconds it is not to be published; None is at once.
+        waits: Seconds until it may be published; None means at once.
 
     """
 
@@ -35,7 +35,7 @@ class Draft:
 
 
 class Ending(Enum):
-    """How a transaction ends: what befalls it at its COMMIT, and where."""
+    """How a transaction ends: which fault is injected at its COMMIT, and where."""
 
     COMMIT = "commit"
     ROLLBACK = "rollback"
@@ -45,13 +45,13 @@ class Ending(Enum):
     KILL_AFTER = "kill after"
 
     @property
-    def strike(self) -> Strike | None:
-        """What has to strike for it."""
-        blow, _, moment = self.value.partition(" ")
+    def fault(self) -> PlannedFault | None:
+        """The fault to be injected for this ending."""
+        action, _, moment = self.value.partition(" ")
         if not moment:
             return None
         point = {"before": "sent", "after": "answered"}[moment]
-        return Strike(f"producer.commit_add.{point}", Blow(blow))
+        return PlannedFault(f"producer.commit_add.{point}", FaultAction(action))
 
 
 async def record(settings: SharedSettings, drafts: Sequence[Draft], ending: Ending) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tests.reliability.checker import Finding
-from tests.reliability.simulation.ground import Ground, ground
+from tests.reliability.simulation.database_files import DatabaseFiles, temporary_database_files
 from tests.reliability.simulation.plan import Plan, drawn
 from tests.reliability.simulation.schedule import Schedule
 from tests.reliability.simulation.simulation import Simulation, simulated
@@ -29,7 +29,7 @@ class Outcome:
 
     Args:
         events: How many were recorded, in whatever transactions.
-        blows: How often something struck at a point.
+        faults: How many faults were injected at points.
         seconds: How long it has lasted, in its own time.
 
     """
@@ -38,20 +38,20 @@ class Outcome:
     trace: list[str]
     findings: list[Finding]
     events: int
-    blows: int
+    faults: int
     seconds: float
 
     @property
     def digest(self) -> str:
-        """Of two runs the same, if everything happened the same."""
+        """A digest of the trace: equal for two runs that did the same."""
         return sha256("\n".join(self.trace).encode()).hexdigest()[:12]
 
 
-def run(ground: Ground, *, seed: int, steps: int = STEPS) -> Outcome:
-    """A run of so many *steps*, then a healing, until nothing waits any more."""
+def run(database_files: DatabaseFiles, *, seed: int, steps: int = STEPS) -> Outcome:
+    """Run *steps* steps, then end all faults and wait until every event is drained."""
     jitter = Random(f"schedule {seed}")
     plan = drawn(jitter)
-    with simulated(plan, ground, seed=seed) as simulation:
+    with simulated(plan, database_files, seed=seed) as simulation:
         findings = _steps(simulation, Schedule(simulation.world, jitter), steps)
         world = simulation.world
         if not findings:
@@ -62,7 +62,7 @@ def run(ground: Ground, *, seed: int, steps: int = STEPS) -> Outcome:
             trace=world.trace,
             findings=findings,
             events=world.events,
-            blows=world.points.struck.total(),
+            faults=world.points.injected.total(),
             seconds=world.now,
         )
 
@@ -82,10 +82,12 @@ def main(
     trace: Annotated[bool, typer.Option(help="Print all that happened.")] = False,
     keep_going: Annotated[bool, typer.Option(help="Do not stop at the first finding.")] = False,
 ) -> None:
-    """Run the product through random schedules of faults; exit status 1 if anything is found."""
+    """
+    Run the product under random schedules of faults; exit status 1 if the checker finds an error.
+    """
     began = time.perf_counter()
     found = 0
-    with ground() as here:
+    with temporary_database_files() as here:
         for seed in _each(seeds):
             outcome = run(here, seed=seed, steps=steps)
             found += bool(outcome.findings)
@@ -105,7 +107,7 @@ def _tell(seed: int, outcome: Outcome, *, trace: bool) -> None:
     if trace:
         print("\n".join(outcome.trace))
     print(
-        f"seed {seed}: {outcome.events} events, {outcome.blows} blows, "
+        f"seed {seed}: {outcome.events} events, {outcome.faults} faults, "
         f"{outcome.seconds:.0f} s simulated, trace {outcome.digest}"
     )
     if outcome.findings:

@@ -1,9 +1,9 @@
 """
-The protocols, step by step: what each process asks of its servers, in about this order.
+The protocols, step by step: the requests of each process to its servers, roughly in order.
 
-A test tells a story that goes through all of it, and fails when the product takes a step that is
-not here; then each step is a place to die. What is not a step of its own is named after what its
-transaction has done: `commit_settle` is the COMMIT of the transaction that settles.
+A test runs a scenario that passes all of them, and fails when the product takes a step that is not
+listed here. Then each step is a crash point. A COMMIT is named after the main step of its
+transaction: `commit_settle` commits the transaction that settles.
 """
 
 _TO_BE_READY = ("look", "declare", "connect")
@@ -61,7 +61,7 @@ _UNASKED = frozenset({"deliver"})
 
 
 def points(role: str) -> list[str]:
-    """The points that a process of *role* passes."""
+    """The fault points of a process of *role*."""
     found = []
     for step in STEPS[role]:
         if step not in _UNASKED:

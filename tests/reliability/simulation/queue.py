@@ -1,8 +1,8 @@
 """
 A queue of the simulated broker: a quorum queue of RabbitMQ, as far as this project uses one.
 
-What comes back goes to its old place. What comes back because a connection was lost is counted,
-and dead-letters beyond the limit; so does what has waited too long at the head.
+A message that is given back returns to its old position. A message whose connection was lost is
+counted, and dead-lettered beyond the delivery limit; so is an expired message at the head.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _TRY_AGAIN_SECONDS = 10.0
 
 @dataclass(slots=True, order=True)
 class Held:
-    """A message at its *place* in a queue, given out *failures* times in vain."""
+    """A message at its *place* in a queue, after *failures* failed deliveries."""
 
     place: int
     message: WireMessage = field(compare=False)
@@ -33,10 +33,10 @@ class Held:
 @dataclass(eq=False, slots=True)
 class Receiver:
     """
-    A subscription, which has at most *capacity* messages *unsettled*.
+    A subscription with at most *capacity* *unsettled* messages.
 
     Args:
-        deliver: Sends one there.
+        deliver: Sends it a message.
 
     """
 
@@ -51,11 +51,10 @@ class Receiver:
 
 class SimulatedQueue:
     """
-    The queue of this *name*.
+    The queue *name*.
 
     Args:
-        dead_letter: Sends a message on that the queue has given up, for a reason; returns whether
-            it has arrived somewhere.
+        dead_letter: Dead-letters a message for a reason; returns whether some queue took it.
 
     """
 
@@ -76,12 +75,12 @@ class SimulatedQueue:
 
     @property
     def messages(self) -> list[WireMessage]:
-        """Everything that it holds, given out or not."""
+        """All its messages, delivered or not."""
         out = [held for each in self.receivers for held in each.unsettled.values()]
         return [held.message for held in sorted([*self.ready, *out])]
 
     def put(self, message: WireMessage) -> None:
-        """Add *message* at the end."""
+        """Append *message*."""
         self._places += 1
         held = Held(self._places, message)
         if (limit := self._argument("x-message-ttl")) is not None:
@@ -91,7 +90,7 @@ class SimulatedQueue:
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Give out what there is room for, to each subscription in its turn."""
+        """Deliver messages to subscriptions with room, in turn."""
         if self.is_frozen:
             return
         self._expire()
@@ -101,13 +100,13 @@ class SimulatedQueue:
             receiver.deliver(held)
 
     def ack(self, receiver: Receiver, places: list[int]) -> None:
-        """They are done with."""
+        """Remove these messages."""
         for place in places:
             receiver.unsettled.pop(place, None)
         self.dispatch()
 
     def give_back(self, receiver: Receiver, places: list[int], *, counted: bool) -> None:
-        """Put them back; *counted* if whoever had them is gone."""
+        """Put these messages back; *counted* if the connection of their subscription was lost."""
         limit = self._argument("x-delivery-limit")
         for place in places:
             held = receiver.unsettled.pop(place, None)
@@ -120,7 +119,7 @@ class SimulatedQueue:
         self.dispatch()
 
     def leave(self, receiver: Receiver) -> None:
-        """The subscription is over; everything that it has not settled goes back, in order."""
+        """End a subscription; its unsettled messages return in order."""
         if receiver in self.receivers:
             receiver.capacity = 0
             self.give_back(receiver, sorted(receiver.unsettled), counted=True)
@@ -128,14 +127,14 @@ class SimulatedQueue:
             self.dispatch()
 
     def shuffle(self, jitter: Random) -> None:
-        """Have what is ready in another order."""
+        """Change the order of the ready messages."""
         places = [held.place for held in self.ready]
         jitter.shuffle(self.ready)
         for place, held in zip(places, self.ready, strict=True):
             held.place = place
 
     def thaw(self) -> None:
-        """Go on after the broker was away."""
+        """Resume after the broker was unavailable."""
         self.is_frozen = False
         self.dispatch()
 

@@ -1,5 +1,5 @@
 """
-What befalls a world, step after step, by chance.
+A random schedule: operations and faults, one after another.
 """
 
 import asyncio
@@ -8,11 +8,11 @@ from datetime import timedelta
 from random import Random
 
 import consumer.assembly
-from tests.reliability.simulation.broker import Mishap
+from tests.reliability.simulation.broker import BrokerFault
+from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
+from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
-from tests.reliability.simulation.points import Blow, Strike
 from tests.reliability.simulation.producer import Draft, Ending
-from tests.reliability.simulation.trade import FAILS_ONCE, KINDS, PLAIN
 from tests.reliability.simulation.world import World
 
 _KEYS = (None, None, None, "a", "a", "b")
@@ -35,7 +35,7 @@ SKIPS = (
 
 
 class Schedule:
-    """Steps in *world*, chosen by *jitter*."""
+    """Random steps in *world*, drawn from *jitter*."""
 
     def __init__(self, world: World, jitter: Random) -> None:
         self._world = world
@@ -44,11 +44,11 @@ class Schedule:
             self.produce: 24,
             self.flow: 20,
             self.rest: 8,
-            self.strike: 16,
+            self.inject_fault: 16,
             self.kill: 6,
             self.stop: 3,
             self.start: 12,
-            self.mishaps: 8,
+            self.broker_faults: 8,
             self.repeat: 8,
             self.reorder: 2,
             self.cut_broker: 3,
@@ -67,47 +67,47 @@ class Schedule:
             self._steps = {step: self._steps[step] for step in calm}
 
     async def step(self) -> None:
-        """Take any step."""
+        """Take a random step."""
         [step] = self._jitter.choices(list(self._steps), list(self._steps.values()))
         self._world.note(step.__name__)
         await step()
 
     async def produce(self) -> None:
-        """A transaction with some events."""
+        """Commit or roll back a transaction with some events."""
         drafts = [self._draft() for _ in range(self._jitter.randint(1, _MOST_EVENTS))]
         await self._world.produce(drafts, self._jitter.choice(_ENDINGS))
 
     async def flow(self) -> None:
-        """Time for one thing or another."""
+        """Let at most 0.4 s pass."""
         await asyncio.sleep(self._jitter.uniform(0.01, 0.4))
 
     async def rest(self) -> None:
-        """Time for retries."""
+        """Let 1 to 5 s pass, long enough for retries."""
         await asyncio.sleep(self._jitter.uniform(1, 5))
 
-    async def strike(self) -> None:
-        """Something will happen at a point that was passed before."""
+    async def inject_fault(self) -> None:
+        """Plan a fault at a point that was passed before."""
         self._arm(self._points())
         await self.flow()
 
     async def kill(self) -> None:
-        self._world.crew.kill(self._anybody())
+        self._world.supervisor.kill(self._anybody())
 
     async def stop(self) -> None:
-        await self._world.crew.stop(self._anybody())
+        await self._world.supervisor.stop(self._anybody())
 
     async def start(self) -> None:
-        """Start whoever is not there."""
+        """Start the processes that do not run."""
         self._world.start()
         await self.flow()
 
-    async def mishaps(self) -> None:
-        """The next published messages fare badly, or some of them."""
-        fates = self._jitter.choices(list(Mishap), k=self._jitter.randint(1, 3))
-        self._world.broker.mishaps.extend(fates)
+    async def broker_faults(self) -> None:
+        """Inject faults for some of the next published messages."""
+        fates = self._jitter.choices(list(BrokerFault), k=self._jitter.randint(1, 3))
+        self._world.broker.broker_faults.extend(fates)
 
     async def repeat(self) -> None:
-        """A message that was published to a consumer comes once more."""
+        """Put another copy of a published message into a work queue."""
         broker = self._world.broker
         for _ in range(self._jitter.randint(1, 3)):
             queue = self._work_queue(self._jitter.choice(list(self._world.declared)))
@@ -115,50 +115,50 @@ class Schedule:
                 broker.repeat(queue, self._jitter.choice(archive))
 
     async def reorder(self) -> None:
-        """What waits for a consumer that is not ordered comes in another order."""
+        """Shuffle the waiting messages of the consumers that are not ordered."""
         for name in (ETL, MAIL):
             if name in self._world.declared:
                 self._world.broker.queues[self._work_queue(name)].shuffle(self._jitter)
 
     async def cut_broker(self) -> None:
-        self._world.broker.cut(self._world.crew.process(self._anybody()))
+        self._world.broker.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_broker(self) -> None:
-        """The broker is away for a while."""
+        """Make the broker unavailable for a while."""
         self._world.broker.leave()
         self._later(self._world.broker.come_back)
 
     async def block_broker(self) -> None:
-        """The broker reads nothing that is published, for a while."""
+        """Make the broker block publishers for a while."""
         self._world.broker.block()
         self._later(self._world.broker.unblock)
 
     async def cut_database(self) -> None:
         for database in self._world.databases.values():
-            database.cut(self._world.crew.process(self._anybody()))
+            database.cut(self._world.supervisor.process(self._anybody()))
 
     async def lose_database(self) -> None:
-        """A database is away for a while."""
+        """Make a database unavailable for a while."""
         database = self._jitter.choice(list(self._world.databases.values()))
         database.leave()
         self._later(database.come_back)
 
     async def skip(self) -> None:
-        """It is later, all of a sudden."""
+        """Move the wall clock forward."""
         self._world.skip(self._jitter.choice(SKIPS))
 
     async def purge(self) -> None:
         await self._world.purge(self._jitter.choice(list(self._world.declared)))
 
     async def mend(self) -> None:
-        """What was broken works, or is broken again."""
-        self._world.trade.is_mended = not self._world.trade.is_mended
+        """Repair what handlers depend on, or break it again."""
+        self._world.handlers.is_mended = not self._world.handlers.is_mended
 
     async def replay(self) -> None:
-        """An operator has mended something, and replays what had failed, on a bad day perhaps."""
-        self._world.trade.is_mended = True
+        """Repair what handlers depend on and replay dead letters, often with further faults."""
+        self._world.handlers.is_mended = True
         if self._jitter.random() < _BAD_DAYS:
-            await self.mishaps()
+            await self.broker_faults()
             points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
             self._arm(points)
         await self._world.replay(self._jitter.choice([RELAY, *self._world.declared]))
@@ -169,8 +169,8 @@ class Schedule:
     def _arm(self, points: list[str]) -> None:
         if points and len(self._world.points.armed) < _MOST_STRIKES:
             point = self._jitter.choice(points)
-            blow = self._jitter.choice(list(Blow))
-            self._world.points.arm(Strike(point, blow, self._jitter.randrange(3)))
+            action = self._jitter.choice(list(FaultAction))
+            self._world.points.arm(PlannedFault(point, action, self._jitter.randrange(3)))
 
     def _draft(self) -> Draft:
         key = self._jitter.choice(_KEYS)
@@ -182,7 +182,7 @@ class Schedule:
         return Draft(self._world.an_id(), kind, key, waits)
 
     def _anybody(self) -> str:
-        return self._jitter.choice(self._world.crew.names)
+        return self._jitter.choice(self._world.supervisor.names)
 
     def _work_queue(self, name: str) -> str:
         return consumer.assembly.queues(*self._world.declared[name]).name

@@ -1,5 +1,5 @@
 """
-A simulation from its beginning to its end, driven from outside of its event loop.
+A simulation from start to end, driven from outside of its event loop.
 """
 
 import asyncio
@@ -7,41 +7,41 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from tests.reliability.simulation.ground import Ground
+from tests.reliability.simulation.database_files import DatabaseFiles
 from tests.reliability.simulation.loop import SimulatedLoop
 from tests.reliability.simulation.plan import Plan
-from tests.reliability.simulation.seams import replaced
+from tests.reliability.simulation.substitutes import replaced
 from tests.reliability.simulation.world import World
 
 Result = TypeVar("Result")
 
 
 class Simulation:
-    """A *world*, and the loop that its time passes in."""
+    """A *world* and its event loop."""
 
     def __init__(self, world: World, loop: SimulatedLoop) -> None:
         self.world = world
         self._loop = loop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of *work*; everything else goes on meanwhile, and only then."""
+        """The result of *work*; all other tasks run only during this call."""
         return self._loop.run_until_complete(work)
 
 
 @contextmanager
-def simulated(plan: Plan, ground: Ground, *, seed: int) -> Iterator[Simulation]:
-    """A simulation whose processes run and whose queues are declared."""
+def simulated(plan: Plan, database_files: DatabaseFiles, *, seed: int) -> Iterator[Simulation]:
+    """A simulation with running processes and declared queues."""
     loop = SimulatedLoop()
     loop.start_clock()
     try:
-        world = World(plan, ground, loop, seed=seed)
-        with replaced(ground, world.broker, seed=seed):
+        world = World(plan, database_files, loop, seed=seed)
+        with replaced(database_files, world.broker, seed=seed):
             simulation = Simulation(world, loop)
             simulation.run(_begin(world))
             try:
                 yield simulation
             finally:
-                simulation.run(world.crew.dismiss())
+                simulation.run(world.supervisor.dismiss())
                 simulation.run(_rest())
     finally:
         loop.stop_clock()
@@ -54,6 +54,6 @@ async def _begin(world: World) -> None:
 
 
 async def _rest() -> None:
-    """Wait for whatever is left of processes that are gone."""
+    """Wait for the remaining tasks of ended processes."""
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)

@@ -1,8 +1,8 @@
 """
-SQLite's clock, which follows the simulated one.
+Makes SQLite's clock follow the simulated one.
 
-A function of the same name replaces SQLite's own, in columns' defaults too. The arithmetic is left
-to SQLite, which is asked for the simulated time instead of its own.
+A function of the same name replaces SQLite's own, in column defaults too. SQLite still does the
+arithmetic, on the simulated time.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def follow_the_loop(connection: sqlite3.Connection) -> None:
-    """Have 'now' mean what `datetime.now` says, on this *connection*."""
+    """Make 'now' mean the time of `datetime.now`, on this *connection*."""
     connection.create_function("strftime", -1, _strftime)
 
 

@@ -1,5 +1,5 @@
 """
-What a statement is for: a name for each step that the product takes in a database.
+Names each step of the product in a database, by its statement.
 """
 
 import re
@@ -55,12 +55,12 @@ _WEIGHT = (
 
 @lru_cache(maxsize=1_000)
 def step_of(statement: str) -> str | None:
-    """The step that *statement* is; None if it asks nothing of the database's content."""
+    """The step of *statement*; None if it neither reads nor changes rows."""
     if statement.startswith("PRAGMA"):
         return None
     return next((step for pattern, step in _COMPILED if pattern.match(statement)), LOOK)
 
 
 def commit_of(steps: set[str]) -> str:
-    """The name of the COMMIT of a transaction that has taken *steps*."""
+    """The name of the COMMIT of a transaction with these *steps*."""
     return f"commit_{next((step for step in _WEIGHT if step in steps), LOOK)}"

@@ -1,5 +1,5 @@
 """
-The transport of `outbox.transports.base` that leads to the simulated broker.
+The transport of `outbox.transports.base` that connects to the simulated broker.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.line import LOST, Line
+from tests.reliability.simulation.broker_connection import LOST, BrokerConnection
 from tests.reliability.simulation.process import Process
 from tests.reliability.simulation.queue import Held, Receiver
 
@@ -23,7 +23,7 @@ _REPLACE_WITHIN = timedelta(seconds=10)
 
 
 class SimulatedTransport:
-    """What *process* sees of *broker*; nothing strikes whoever is no process."""
+    """The transport of *process* to *broker*; without a process no fault is injected."""
 
     def __init__(self, broker: Broker, process: Process | None = None) -> None:
         self._broker = broker
@@ -41,19 +41,19 @@ class SimulatedTransport:
     async def subscribe(
         self, queue: str, *, prefetch: int, ordered: bool = False
     ) -> AsyncIterator["SimulatedSubscription"]:
-        line = self._broker.connect(self._process)
+        connection = self._broker.connect(self._process)
         publisher = SimulatedPublisher(self._broker, self._process)
         try:
-            await line.go("subscribe")
+            await connection.go("subscribe")
             yield SimulatedSubscription(
-                self._broker, line, publisher, queue, prefetch=prefetch, ordered=ordered
+                self._broker, connection, publisher, queue, prefetch=prefetch, ordered=ordered
             )
         finally:
             publisher.close()
-            if line.is_open:
+            if connection.is_open:
                 # What was acked gets there before the connection is closed.
-                line.post(line.cut)
-                await line.flushed()
+                connection.post(connection.cut)
+                await connection.flushed()
 
     async def declare(self, topology: Topology) -> None:
         await self._ask("declare")
@@ -69,20 +69,20 @@ class SimulatedTransport:
         return self._broker.depth(queue)
 
     async def _ask(self, step: str) -> None:
-        line = self._broker.connect(self._process)
+        connection = self._broker.connect(self._process)
         try:
-            await line.go(step)
+            await connection.go(step)
         finally:
-            line.cut()
+            connection.cut()
 
 
 class SimulatedPublisher:
-    """Publishes on a connection of its own, which it opens again when it is lost."""
+    """Publishes on its own connection, and reconnects when that is lost."""
 
     def __init__(self, broker: Broker, process: Process | None) -> None:
         self._broker = broker
         self._process = process
-        self._line: Line | None = None
+        self._connection: BrokerConnection | None = None
 
     async def ready(self) -> None:
         await self._connected()
@@ -96,48 +96,48 @@ class SimulatedPublisher:
             return []
         try:
             async with asyncio.timeout(within.total_seconds()):
-                line = await self._connected()
-                await line.go(step)
-                outcomes = await self._broker.publish(line, messages)
-                await line.hear(step)
+                connection = await self._connected()
+                await connection.go(step)
+                outcomes = await self._broker.publish(connection, messages)
+                await connection.hear(step)
         except (BrokerUnavailable, TimeoutError):
             return [Outcome.UNKNOWN] * len(messages)
         return outcomes
 
     def close(self) -> None:
         """Close the connection."""
-        if self._line is not None:
-            self._line.cut()
+        if self._connection is not None:
+            self._connection.cut()
 
-    async def _connected(self) -> Line:
-        if self._line is None or not self._line.is_open:
-            self._line = line = self._broker.connect(self._process)
-            await line.go("connect")
-        return self._line
+    async def _connected(self) -> BrokerConnection:
+        if self._connection is None or not self._connection.is_open:
+            self._connection = connection = self._broker.connect(self._process)
+            await connection.go("connect")
+        return self._connection
 
 
 class SimulatedSubscription:
-    """Deliveries of one queue, on *line*; copies go through *publisher*."""
+    """Deliveries of one queue on *connection*; *publisher* publishes copies."""
 
     def __init__(
         self,
         broker: Broker,
-        line: Line,
+        connection: BrokerConnection,
         publisher: SimulatedPublisher,
         queue: str,
         *,
         prefetch: int,
         ordered: bool,
     ) -> None:
-        self._line = line
+        self._connection = connection
         self._publisher = publisher
         self._ordered = ordered
         self._queue = broker.queue(queue)
         self._receiver = Receiver(self._deliver, prefetch)
         self._buffer = DeliveryBuffer()
         self._given: set[int] = set()
-        line.at_end += [
-            lambda: self._buffer.lose(LOST),
+        connection.at_end += [
+            lambda: self._buffer.fail(LOST),
             lambda: self._queue.leave(self._receiver),
         ]
         self._queue.receivers.append(self._receiver)
@@ -146,14 +146,14 @@ class SimulatedSubscription:
     async def take(self, limit: int) -> list[Delivery]:
         taken = await self._buffer.take(limit)
         if taken:
-            self._line.passing("deliver.answered")
+            self._connection.passing("deliver.answered")
         self._given.update(delivery.tag for delivery in taken)
         return taken
 
     async def raise_prefetch(self, prefetch: int) -> None:
         if self._buffer.ended:
             return
-        await self._line.go("widen")
+        await self._connection.go("widen")
         self._receiver.capacity = max(self._receiver.capacity, prefetch)
         self._queue.dispatch()
 
@@ -163,7 +163,7 @@ class SimulatedSubscription:
         self._buffer.end()
         if self._ordered:
             return
-        await self._line.go("cancel")
+        await self._connection.go("cancel")
         self._receiver.capacity = 0
         left = sorted(set(self._receiver.unsettled) - self._given)
         self._queue.give_back(self._receiver, left, counted=False)
@@ -171,11 +171,11 @@ class SimulatedSubscription:
     async def ack(self, *deliveries: Delivery) -> None:
         if deliveries:
             places = [delivery.tag for delivery in deliveries]
-            self._line.passing("ack.sent")
-            self._line.post(lambda: self._queue.ack(self._receiver, places), "ack")
+            self._connection.passing("ack.sent")
+            self._connection.post(lambda: self._queue.ack(self._receiver, places), "ack")
 
     async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
-        self._line.check()
+        self._connection.check()
         [outcome] = await self._publisher.publish([copy], within=_REPLACE_WITHIN, step="copy")
         if outcome is Outcome.ACKED:
             await self.ack(delivery)
@@ -183,8 +183,8 @@ class SimulatedSubscription:
 
     async def release(self, delivery: Delivery) -> None:
         place = delivery.tag
-        self._line.passing("release.sent")
-        self._line.post(
+        self._connection.passing("release.sent")
+        self._connection.post(
             lambda: self._queue.give_back(self._receiver, [place], counted=True), "release"
         )
 
@@ -195,4 +195,4 @@ class SimulatedSubscription:
         delivery = Delivery(
             replace(held.message, headers=headers), held.place, redelivered=held.redelivered
         )
-        self._line.deliver(lambda: self._buffer.put([delivery]))
+        self._connection.deliver(lambda: self._buffer.put([delivery]))

@@ -1,5 +1,5 @@
 """
-A simulated world: producers, the product's processes, an operator, and what befalls them.
+A simulated world: producers, the product's processes, an operator, and the injected faults.
 """
 
 import asyncio
@@ -16,13 +16,14 @@ import relay.assembly
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from outbox.wire.codec import WireMessage
-from tests.reliability.checker import Finding, Promise, check
+from tests.reliability.checker import Finding, Guarantees, check
 from tests.reliability.history import UNKNOWN, Produced, Published, Record
-from tests.reliability.simulation import operator, witness
+from tests.reliability.simulation import operator, outcomes
 from tests.reliability.simulation.broker import Broker
-from tests.reliability.simulation.crew import Crew, Service
 from tests.reliability.simulation.database import Database
-from tests.reliability.simulation.ground import CONSUMERS, PRODUCERS, Ground
+from tests.reliability.simulation.database_files import CONSUMERS, PRODUCERS, DatabaseFiles
+from tests.reliability.simulation.fault_points import FaultPoints
+from tests.reliability.simulation.handlers import FAILS_ALWAYS, NEEDS_REPAIR, Handlers
 from tests.reliability.simulation.loop import BEGINNING, SimulatedLoop
 from tests.reliability.simulation.plan import (
     LEDGER,
@@ -33,10 +34,9 @@ from tests.reliability.simulation.plan import (
     consumer_settings,
     relay_settings,
 )
-from tests.reliability.simulation.points import Points
 from tests.reliability.simulation.process import KilledError, Process
 from tests.reliability.simulation.producer import Draft, Ending, record
-from tests.reliability.simulation.trade import FAILS_ALWAYS, NEEDS_REPAIR, Trade
+from tests.reliability.simulation.supervisor import Service, Supervisor
 
 DRAINED_WITHIN_SECONDS = 600.0
 _USUAL_DELAY = (0.0005, 0.01)
@@ -50,31 +50,35 @@ FOR_NOTHING = frozenset({"retries_exhausted"})
 
 class World:
     """
-    A world that *plan* describes, on *ground*, whose chances are those of *seed*.
+    A world as *plan* describes it, on *database_files*, with the random choices of *seed*.
 
-    To be used while a `SimulatedLoop` runs, inside of `seams.replaced`.
+    Use it while a `SimulatedLoop` runs, inside of `substitutes.replaced`.
     """
 
-    def __init__(self, plan: Plan, ground: Ground, loop: SimulatedLoop, *, seed: int) -> None:
+    def __init__(
+        self, plan: Plan, database_files: DatabaseFiles, loop: SimulatedLoop, *, seed: int
+    ) -> None:
         self.plan = plan
         self.trace: list[str] = []
         self.findings: list[Finding] = []
-        self.points = Points(self._note)
+        self.points = FaultPoints(self._note)
         self._loop = loop
         self._jitter = Random(seed)
-        self.trade = Trade(lambda: self._jitter.uniform(0, _LONGEST_WORK))
+        self.handlers = Handlers(lambda: self._jitter.uniform(0, _LONGEST_WORK))
         self.broker = Broker(delay=self._delay, told=self._sent)
-        self._paths = {name: ground.fresh(name) for name in (PRODUCERS, CONSUMERS)}
+        self._paths = {name: database_files.fresh(name) for name in (PRODUCERS, CONSUMERS)}
         self.databases = {
             name: Database(path, delay=self._delay) for name, path in self._paths.items()
         }
-        ground.databases = {str(database.path): database for database in self.databases.values()}
-        self._relay = relay_settings(plan, ground)
-        self.declared: dict[str, tuple[Consumer, ConsumerSettings]] = {
-            name: (declared, consumer_settings(plan, ground, name))
-            for name, declared in plan.declared(self.trade).items()
+        database_files.databases = {
+            str(database.path): database for database in self.databases.values()
         }
-        self.crew = Crew(self._services(), plan.processes, self.points)
+        self._relay = relay_settings(plan, database_files)
+        self.declared: dict[str, tuple[Consumer, ConsumerSettings]] = {
+            name: (declared, consumer_settings(plan, database_files, name))
+            for name, declared in plan.declared(self.handlers).items()
+        }
+        self.supervisor = Supervisor(self._services(), plan.processes, self.points)
         self._produced: dict[str, Produced] = {}
         self._kinds: dict[str, str] = {}
         self._published: list[Published] = []
@@ -82,39 +86,39 @@ class World:
 
     def start(self) -> None:
         """Start every process."""
-        for name in self.crew.names:
-            self.crew.start(name)
+        for name in self.supervisor.names:
+            self.supervisor.start(name)
 
     async def declare(self) -> None:
-        """Wait until every consumer has its queues: before that events are for nobody."""
+        """Wait until every consumer has declared its queues: earlier events are unroutable."""
         queues = [consumer.assembly.queues(*declared).name for declared in self.declared.values()]
         while not all(queue in self.broker.queues for queue in queues):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.1)
 
     async def produce(self, drafts: Sequence[Draft], ending: Ending) -> None:
-        """Record events in one transaction, which ends in this way."""
+        """Record events in one transaction with this *ending*."""
         for draft in drafts:
             self._sequences[draft.key] += 1
             id_, number = str(draft.id), self._sequences[draft.key]
             self._produced[id_] = Produced(self.now, id_, draft.key, number, UNKNOWN)
             self._kinds[id_] = draft.kind
-        if (strike := ending.strike) is not None:
-            self.points.arm(strike)
+        if (fault := ending.fault) is not None:
+            self.points.arm(fault)
         outcome = await self.as_process(PRODUCER, record(self._relay, drafts, ending)) or UNKNOWN
         for draft in drafts:
             made = self._produced[str(draft.id)]
             self._produced[made.id] = Produced(self.now, made.id, made.key, made.sequence, outcome)
 
     async def replay(self, source: str) -> None:
-        """Have an operator replay what *source* has given up because handlers had failed."""
+        """Make an operator replay the dead letters of *source*."""
         await self.as_process(OPERATOR, operator.replay(self._side(source), self.an_id()))
 
     async def purge(self, name: str) -> None:
-        """Have an operator purge the dedup store of a consumer."""
+        """Make an operator purge the dedup store of a consumer."""
         await self.as_process(OPERATOR, operator.purge(*self.declared[name]))
 
     async def as_process(self, role: str, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of *work*, done by a process of its own; None if that was killed."""
+        """The result of *work* in a new process; None if that was killed."""
         process = Process(role, role, self.points)
         task = process.start(work)
         try:
@@ -129,18 +133,18 @@ class World:
             process.kill()
 
     def an_id(self) -> UUID:
-        """An id that nobody has had before."""
+        """A new id."""
         return UUID(int=self._jitter.getrandbits(128), version=4)
 
     def skip(self, duration: timedelta) -> None:
-        """Put all clocks on the wall forward."""
+        """Move the wall clock forward."""
         self._loop.skip(duration)
 
     def heal(self) -> None:
-        """Nothing strikes any more, every server is there, and every process runs."""
+        """End all faults, restore every server, and start every process."""
         self.points.disarm()
-        self.broker.mishaps.clear()
-        self.trade.is_mended = True
+        self.broker.broker_faults.clear()
+        self.handlers.is_mended = True
         if self.broker.is_away:
             self.broker.come_back()
         if self.broker.is_blocked:
@@ -150,12 +154,12 @@ class World:
         self.start()
 
     async def heal_and_drain(self) -> None:
-        """The end of a run."""
+        """End all faults, and wait until every event is drained."""
         self.heal()
         await self.drain()
 
     async def drain(self) -> None:
-        """Wait until nothing waits any more, but not for ever."""
+        """Wait until no event waits, for at most 600 s."""
         until = self.now + DRAINED_WITHIN_SECONDS
         while self.now < until:
             await asyncio.sleep(2)
@@ -163,41 +167,45 @@ class World:
                 return
 
     def look(self, *, drained: bool = False) -> list[Finding]:
-        """What is wrong now; *drained* if nothing may wait any more."""
+        """The findings now; *drained* if no event may wait any more."""
         history = self.history()
         if drained:
-            history += witness.leases(self._paths[CONSUMERS], self.now)
+            history += outcomes.leases(self._paths[CONSUMERS], self.now)
         failing = self._of_kinds(FAILS_ALWAYS)
-        history += witness.effects_of_failures(history, failing, at=self.now)
+        history += outcomes.effects_of_failures(history, failing, at=self.now)
         of_faults = self.plan.reasons(
             disturbances=self.disturbances, lasted=self._loop.now - BEGINNING
         )
-        promise = Promise(
+        guarantees = Guarantees(
             consumers=frozenset(self.declared),
             ordered=frozenset({LEDGER} & set(self.declared)),
             reasons=FOR_NOTHING | of_faults,
             drained=drained,
             duplicates=self.plan.batch * self.disturbances,
         )
-        return [*check(history, promise), *self._for_nothing(history), *self.crew.findings]
+        return [
+            *check(history, guarantees),
+            *self._for_nothing(history),
+            *self.supervisor.findings,
+        ]
 
     def history(self) -> list[Record]:
-        """What was done and seen, so far."""
+        """The records so far."""
         return [*self._produced.values(), *self._published, *self._seen()]
 
     def _seen(self) -> list[Record]:
-        return witness.look(
+        return outcomes.look(
             self.now,
             producers=self._paths[PRODUCERS],
             consumers=self._paths[CONSUMERS],
             broker=self.broker,
             declared=self.declared,
-            trade=self.trade,
+            handlers=self.handlers,
         )
 
     def _for_nothing(self, history: Sequence[Record]) -> list[Finding]:
         hopeless = self._of_kinds(FAILS_ALWAYS, NEEDS_REPAIR)
-        return witness.given_up_for_nothing(history, FOR_NOTHING, hopeless)
+        return outcomes.given_up_for_nothing(history, FOR_NOTHING, hopeless)
 
     def _of_kinds(self, *kinds: str) -> set[str]:
         return {id_ for id_, kind in self._kinds.items() if kind in kinds}
@@ -213,12 +221,12 @@ class World:
 
     @property
     def now(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self._loop.time()
 
     @property
     def events(self) -> int:
-        """How many were recorded, in whatever transactions."""
+        """How many events were recorded, with whatever outcome."""
         return len(self._produced)
 
     def _side(self, source: str) -> Any:
@@ -232,13 +240,13 @@ class World:
 
     @property
     def disturbances(self) -> int:
-        """How often something happened after which a batch may be sent again."""
+        """How many faults happened after which a batch may be published again."""
         suffered = sum(database.disturbances for database in self.databases.values())
-        suffered += self.broker.disturbances + self.crew.kills
-        return suffered + self.points.struck.total()
+        suffered += self.broker.disturbances + self.supervisor.kills
+        return suffered + self.points.injected.total()
 
     def note(self, step: str) -> None:
-        """Write into the trace that this happens."""
+        """Write this step to the trace."""
         self._note("", step)
 
     def _note(self, process: str, point: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.support.eventually import eventually
-from tests.support.servers.ground import private_directory
+from tests.support.servers.isolation import private_directory
 from tests.support.servers.port_mapper import PortMapper
 from tests.support.servers.private_rabbitmq import Club, PrivateRabbitmq
 from tests.support.servers.rabbitmq import RabbitmqServer

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 from typing import Self
 
-from tests.support.guardian import guardian
-from tests.support.servers.ground import group_of, private_directory
+from tests.support.reaper import reaper
+from tests.support.servers.isolation import group_of, private_directory
 
 BLOCK = 4_096
 
@@ -49,7 +49,7 @@ class SmallDisk:
                 "CAP_SYS_ADMIN); docs/reference/fault-matrix.md lists the rows that need it: "
                 f"{done.stderr}"
             )
-        guardian().mounted(self.directory)
+        reaper().mounted(self.directory)
         return self
 
     def __exit__(self, *_failure: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.processes import ChildProcess
-from tests.support.servers.ground import plain_environment
+from tests.support.servers.isolation import plain_environment
 from tests.support.servers.ports import free_port
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from tests.support.processes import ChildProcess
-from tests.support.servers.ground import (
+from tests.support.servers.isolation import (
     group_of,
     plain_environment,
     private_directory,

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.processes import ChildProcess
-from tests.support.servers.ground import plain_environment, private_directory
 from tests.support.servers.instance import AdministrationError
+from tests.support.servers.isolation import plain_environment, private_directory
 from tests.support.servers.management import QUICK_FIGURES
 from tests.support.servers.port_mapper import PortMapper
 from tests.support.servers.ports import free_ports

@@ -1,0 +1,49 @@
+"""
+The ground a private server stands on: an own directory, and an account without privileges.
+
+Invariant: the directory is short-named, readable by that account only, and gone after the tests.
+"""
+
+import os
+import pwd
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.support.reaper import reaper
+
+
+def private_directory(*, owner: str | None = None) -> Path:
+    """Create an empty directory for *owner*, or for ourselves."""
+    # Not TMPDIR: the path of a Unix socket has about 100 characters, and macOS uses up half of
+    # them; besides, another account could be shut out of it.
+    directory = Path(tempfile.mkdtemp(prefix="mq-", dir="/tmp"))
+    reaper().adopt(directory)
+    if owner:
+        shutil.chown(directory, owner, group_of(owner))
+
+    return directory
+
+
+def unprivileged_account() -> str | None:
+    """Return the account for programs that refuse to run as root, or None if we are not root."""
+    if os.geteuid() != 0:
+        return None
+
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+def group_of(account: str | None) -> int | None:
+    """Return the id of the group that *account* belongs to, None for None."""
+    return pwd.getpwnam(account).pw_gid if account else None
+
+
+def plain_environment(**variables: str) -> dict[str, str]:
+    """
+    Return an environment in which nothing of the user's own servers is set.
+
+    PGHOST or RABBITMQ_NODENAME of a developer's shell would lead a private server astray.
+    """
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    return {"PATH": path, "LC_ALL": "C", "TZ": "UTC", **variables}

@@ -1,0 +1,106 @@
+"""
+What is seen on the wire of relays: which messages they publish, and what they show of them.
+"""
+
+import pamqp.frame
+import pytest
+from pamqp.base import Frame
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from tests.reliability.history import Leaked, Published, Record
+from tests.reliability.leak_marker import CANARY, is_leaked_in
+from tests.reliability.wire_recorder import WireRecorder
+from tests.support.network_conditions import Side
+from tests.support.proxy import Link
+
+LINK = Link({}, {})
+PUBLISH = Basic.Publish(exchange="x", routing_key="k")
+
+
+def a_header(message_id: str | None, **properties: object) -> ContentHeader:
+    return ContentHeader(0, 10, Basic.Properties(message_id=message_id, **properties))
+
+
+def told(
+    *frames: tuple[Side, int, Frame | ContentHeader | bytes], counting: bool = True
+) -> list[Record]:
+    """What a tap tells of *frames*: who says them, on which channel."""
+    records: list[Record] = []
+    tap = WireRecorder(records.append, counting=counting)
+    for side, channel, frame in frames:
+        tap(LINK, side, frame if isinstance(frame, bytes) else pamqp.frame.marshal(frame, channel))
+    return records
+
+
+def ids(records: list[Record]) -> list[str]:
+    return [record.id for record in records if isinstance(record, Published)]
+
+
+def test_each_publish_is_recorded_with_its_message_id():
+    frames = [
+        (Side.CLIENT, 1, PUBLISH),
+        (Side.CLIENT, 1, a_header("a")),
+        (Side.CLIENT, 1, PUBLISH),
+        (Side.CLIENT, 1, a_header("b")),
+    ]
+
+    assert ids(told(*frames)) == ["a", "b"]
+
+
+def test_publishes_of_two_channels_may_be_mixed():
+    frames = [
+        (Side.CLIENT, 1, PUBLISH),
+        (Side.CLIENT, 2, PUBLISH),
+        (Side.CLIENT, 2, a_header("b")),
+        (Side.CLIENT, 1, a_header("a")),
+    ]
+
+    assert ids(told(*frames)) == ["b", "a"]
+
+
+@pytest.mark.parametrize("counting", [True, False])
+def test_frames_of_the_broker_and_copies_of_consumers_are_not_recorded(counting):
+    side = Side.SERVER if counting else Side.CLIENT
+    frames = [(side, 1, PUBLISH), (side, 1, a_header("a"))]
+
+    assert told(*frames, counting=counting) == []
+
+
+def test_a_message_without_an_id_is_recorded_too():
+    assert ids(told((Side.CLIENT, 1, PUBLISH), (Side.CLIENT, 1, a_header(None)))) == [""]
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Basic.Publish(exchange="x", routing_key=CANARY.decode()),
+        a_header("a", headers={"note": CANARY.decode()}),
+        a_header(CANARY.decode()),
+    ],
+)
+def test_health_data_outside_of_a_body_is_a_leak_on_either_side(side, frame):
+    (leak,) = told((side, 1, frame), counting=False)
+
+    assert isinstance(leak, Leaked)
+    assert CANARY.decode() not in leak.where
+
+
+def test_health_data_in_a_body_is_no_leak():
+    body = b"\x03\0\x01" + len(CANARY).to_bytes(4, "big") + CANARY + b"\xce"
+
+    assert told((Side.CLIENT, 1, body)) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "leaked"),
+    [
+        (b"... " + CANARY + b" ...", True),
+        (b"body \\x" + CANARY.hex().encode(), True),
+        (CANARY[:-1], False),
+        (b"", False),
+    ],
+)
+def test_it_is_found_plain_and_in_hexadecimal_digits(data, leaked):
+    assert is_leaked_in(data) is leaked
