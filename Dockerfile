@@ -1,6 +1,6 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
-# .dockerignore lets in what the wheel is made of, and the examples.
+# .dockerignore admits only the sources of the wheel, and the examples.
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && python -m venv /venv \
@@ -11,7 +11,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
-# Without settings, the SQLite files are made in the working directory.
+# Without settings, the processes create their SQLite files in the working directory.
 RUN useradd --system --uid 10001 --home-dir /data --create-home outbox
 COPY --from=build /venv /venv
 COPY examples /app/examples

@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults soak bench install lint types arrows check up down clean
+.PHONY: help demo test faults soak bench docs install lint types arrows check up down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 	$(BIN)/relay demo $(ARGS)
 
 test: $(VENV)/.dev ## Run the tests, two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 faults: $(VENV)/.dev ## Run the fault matrix; ARGS="-m selection" is the part that every change has to pass
 	$(BIN)/pytest tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
@@ -30,6 +30,11 @@ soak: $(VENV)/.dev ## Faults at random for MINUTES=30, and a report in soak/
 
 bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 12 minutes with --rounds 2
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: $(VENV)/.docs ## Write the generated reference pages, and the site in build/site
+	$(BIN)/python -m tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
+	@echo "file://$(CURDIR)/build/site/index.html"
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv
 
@@ -67,6 +72,11 @@ $(VENV)/.runtime: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), with the tools for development"
 	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), with the tools for the documentation"
+	@$(PIP) install -c constraints.txt -e ".[docs]"
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.created:

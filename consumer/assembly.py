@@ -38,7 +38,7 @@ from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database import migrate, privileges
 from outbox.runtime import probes, process
-from outbox.transports.base import Transport
+from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import transport
 from outbox.transports.topology import Topology
 from outbox.validation import allow_headers
@@ -72,9 +72,14 @@ def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
     )
 
 
-def broker(consumer: Consumer, settings: ConsumerSettings) -> Transport:
-    """The configured broker."""
-    return transport(settings, name=process.name(role(consumer)))
+def broker(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    *,
+    connections: ConnectionCounter | None = None,
+) -> Transport:
+    """The configured broker; *connections* counts the open connections to it."""
+    return transport(settings, name=process.name(role(consumer)), connections=connections)
 
 
 def database(
@@ -111,7 +116,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         database(consumer, settings) as engine,
     ):
         await verified(consumer, engine)
-        await prepare(consumer, settings)
+        await prepare(consumer, settings, connections=telemetry.availability.connections)
         tasks = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
         telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
@@ -149,6 +154,7 @@ def assemble(
 ) -> Tasks:
     """The parts of *consumer*, put together."""
     mine = queues(consumer, settings)
+    broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
     units = UnitOfWorkFactory(engine)
@@ -176,7 +182,7 @@ def assemble(
         jitter=random.random,
     )
     worker = Worker(
-        transport=broker(consumer, settings),
+        transport=broker_transport,
         queue=mine.name,
         delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
         executor=executor,
@@ -195,7 +201,7 @@ def assemble(
         health=health,
     )
     dead_letter_worker = DeadLetterQueueWorker(
-        transport=broker(consumer, settings),
+        transport=broker_transport,
         queues=mine,
         policy=RequeuePolicy(settings.requeue_reasons, settings.max_requeues),
         dead_letter_writer=dead_letter_writer,
@@ -210,7 +216,7 @@ def assemble(
         on_purged=telemetry.purged,
     )
     topology_monitor = TopologyMonitor(
-        transport=broker(consumer, settings), queue=mine.work_queue(settings.dlx_exchange)
+        transport=broker_transport, queue=mine.work_queue(settings.dlx_exchange)
     )
     parked_worker = None
     if lanes is not None:
@@ -252,6 +258,12 @@ def retention(
     )
 
 
-async def prepare(consumer: Consumer, settings: ConsumerSettings) -> None:
+async def prepare(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    *,
+    connections: ConnectionCounter | None = None,
+) -> None:
     """Declare the consumer's topology, or only check that it exists."""
-    await process.prepare(broker(consumer, settings), declared(consumer, settings), settings)
+    broker_transport = broker(consumer, settings, connections=connections)
+    await process.prepare(broker_transport, declared(consumer, settings), settings)

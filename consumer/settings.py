@@ -22,78 +22,83 @@ class ConsumerSettings(SharedSettings):
 
     processing_queue: EntityName = Field(
         default="health_data_processing",
-        description="Prefix of the queue names: a consumer's queue is this, a dot, its name.",
+        description="Prefix of queue names: a consumer's queue is the prefix, a dot, and its "
+        "name.",
     )
     concurrency: int = Field(
         default=8,
         ge=1,
         le=1_000,
-        description="Messages, or batches, handled side by side; on SQLite always one, as it "
-        "has one writer.",
+        description="Messages, or batches, that are handled at the same time; always 1 on SQLite, "
+        "which has one writer.",
     )
     prefetch: int | None = Field(
         default=None,
         ge=1,
         le=65_535,
-        description="Messages that the broker hands out ahead; at least the concurrency and the "
-        "largest batch. Unset: enough for both.",
+        description="Messages that the broker delivers ahead; at least MQ_CONCURRENCY and the "
+        "largest batch. Unset: 64, or three times the larger of the two.",
     )
     max_retries: int = Field(
-        default=3, ge=0, le=1_000, description="Retries before a message goes to dead_letters."
+        default=3,
+        ge=0,
+        le=1_000,
+        description="Retries of a message whose handler failed, before it is dead-lettered; one "
+        "less than its attempts.",
     )
     retry_delays: Items[DelaySeconds] = Field(
         default=(30, 300, 900),
         min_length=1,
         max_length=16,
-        description="List of the waits before each retry, in seconds; the last one repeats.",
+        description="Delay before each retry, in seconds; the last one repeats.",
     )
     retry_jitter: bool = Field(
         default=False,
-        description="Half of the retries wait for the next longer delay, so that what failed "
-        "together comes apart.",
+        description="Let half of the retries wait for the next longer delay, so that messages "
+        "that failed together are not retried together.",
     )
     message_ttl_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="Age at which the broker gives up a message in the work queue. Unset: never; "
-        "otherwise an outage of the consumers becomes a flood of dead letters.",
+        description="Time after which the broker dead-letters a message that waits in the work "
+        "queue. Unset: never; with a value, an outage of the consumers expires all that wait.",
     )
     delivery_limit: int = Field(
         default=20,
         ge=1,
         le=1_000,
-        description="Redeliveries after which the broker gives up a message that ends each "
-        "process that takes it.",
+        description="Redeliveries after which the broker dead-letters a message, such as one that "
+        "ends each process that takes it.",
     )
     deduplication_retention_hours: float = Field(
         default=720.0,
         gt=0,
-        description="How long completed messages are remembered.",
+        description="How long completed messages are remembered; an older one is dead-lettered.",
     )
 
     requeue_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
         default=("expired",),
-        description="List of the broker's reasons for which a message that it gave up goes back "
-        "to the work queue.",
+        description="Reasons for which a message that the broker dead-lettered is requeued into "
+        "the work queue.",
     )
     max_requeues: int = Field(
         default=3,
         ge=0,
         le=1_000,
-        description="How often it does, before it goes to dead_letters.",
+        description="Requeues of a message before it goes to `dead_letters`.",
     )
     replay_window_hours: float = Field(
         default=168.0,
         ge=0,
         description="How long after its last attempt a message may still come from a backlog or "
-        "be replayed; part of what the deduplication retention has to cover.",
+        "be replayed; MQ_DEDUPLICATION_RETENTION_HOURS has to cover it and all retries.",
     )
     lock_timeout_seconds: float = Field(
         default=30.0,
         gt=0,
         le=3600,
-        description="Postgres: how long a statement waits for a lock, also for the first of two "
-        "copies; then its transaction is begun anew.",
+        description="Postgres: how long a statement waits for a lock, such as that of another "
+        "copy; then its transaction is retried.",
     )
 
     @model_validator(mode="after")

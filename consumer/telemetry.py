@@ -33,49 +33,52 @@ class Telemetry:
         self._known = frozenset(known)
         self._processed = Counter(
             "mq_messages_processed",
-            "Deliveries by what became of them.",
+            "Deliveries, by the way they were settled.",
             ["queue", "type", "status"],
             registry=registry,
         )
         self._seconds = Histogram(
             "mq_processing_duration_seconds",
-            "How long handlers that succeeded took.",
+            "Duration of the calls of handlers that succeeded.",
             ["queue", "type"],
             registry=registry,
         )
         self._retries = Counter(
-            "mq_retry_attempts", "Failed attempts.", ["type"], registry=registry
+            "mq_retry_attempts", "Attempts that failed.", ["type"], registry=registry
         )
         self._scheduled = Counter(
             "mq_retry_scheduled",
-            "Messages put into a retry queue.",
+            "Copies published to a retry queue.",
             ["type", "delay_seconds"],
             registry=registry,
         )
         self._duplicates = Counter(
             "mq_duplicate_messages",
-            "Deliveries of completed messages.",
+            "Deliveries of messages that had been completed before.",
             ["type"],
             registry=registry,
         )
         self._failures = Counter(
-            "mq_permanent_failures", "Messages given up.", ["type", "reason"], registry=registry
+            "mq_permanent_failures",
+            "Messages that were dead-lettered.",
+            ["type", "reason"],
+            registry=registry,
         )
         self._batches = Counter(
             "mq_batches_failed",
-            "Batches rolled back, whose messages were then tried alone.",
+            "Batches that were rolled back; each of their messages is then tried alone.",
             ["type"],
             registry=registry,
         )
         self._leases = Counter(
             "mq_leases_lost",
-            "Leases that were over before their handler had ended.",
+            "Leases that ended before their handler did.",
             ["type"],
             registry=registry,
         )
         self._requeues = Counter(
             "mq_requeued",
-            "Messages that the broker had given up and that were put back into the work queue.",
+            "Messages that the broker had dead-lettered and the consumer requeued.",
             ["type"],
             registry=registry,
         )

@@ -1,8 +1,8 @@
 """
 A consumer that records each upload once: `consumer run examples.etl:etl`.
 
-Its table is its own affair. A service would create it in its own migrations; here
-`python -m examples.etl` does, in the database that MQ_DATABASE_URL names.
+A service creates its own tables in its own migrations. Here `python -m examples.etl` creates the
+table in the database of MQ_DATABASE_URL.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ etl = Consumer("etl", bindings=["health.processing.#"])
 
 @etl.on("health.data.uploaded", model=HealthDataMessage)
 async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
-    """Write one row, which commits together with the record that the message was processed."""
+    """Insert one row, which commits together with the record that the message was processed."""
     upload = message.payload
     await session.execute(
         sa.insert(uploads).values(

@@ -1,5 +1,5 @@
 """
-A producer: a row of its own and the event about it, in one transaction.
+A producer that writes its own row and the event about it in one transaction.
 
 After `relay migrate`: `python -m examples.producer`
 """

@@ -43,10 +43,10 @@ async def online() -> None:
 
 async def on_postgres(engine: AsyncEngine) -> None:
     """
-    Migrate, in more than one transaction if a migration says so.
+    Migrate, in more than one transaction if a migration requires it.
 
-    Of several processes that migrate at once, one does it and the others find it done. The lock
-    for that has a transaction of its own, which a pooler leaves together.
+    If several processes migrate at once, one does and the others wait. The lock has its own
+    transaction, which a pooler keeps on one server connection.
     """
     async with engine.begin() as guard, engine.connect() as connection:
         await guard.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
@@ -54,7 +54,7 @@ async def on_postgres(engine: AsyncEngine) -> None:
 
 
 def offline() -> None:
-    """`alembic upgrade head --sql`: the statements, for people who run them by hand."""
+    """`alembic upgrade head --sql`: print the statements, for people who run them by hand."""
     dialect = database().get_backend_name()
     context.configure(
         dialect_name=dialect,

@@ -4,6 +4,19 @@ The outbox: what a producing service imports.
     async with session.begin():
         session.add(upload)
         outbox.add(session, HealthDataMessage(...))
+
+A producer imports only the files of the first block; in reading order:
+
+    event, health_data, record         an event, the health-upload event, recording them
+    tables, payload, validation        the tables, bodies as bytes, what an event may hold
+    errors                             every exception that this project raises
+
+    settings, backoff                  shared by relay and consumer
+    wire/ database/ transports/        rows and messages, databases, brokers
+    runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
+
+Each package names its own files. `outbox` never imports `relay` or `consumer`; the order of its
+own files and packages is a contract in pyproject.toml.
 """
 
 from outbox.errors import InvalidEvent, OutboxError

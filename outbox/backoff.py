@@ -1,5 +1,5 @@
 """
-When to try again: pure functions from an attempt to a delay.
+Retry policies: pure functions from the number of an attempt to a delay.
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,22 @@ from typing import Protocol
 
 
 class RetryPolicy(Protocol):
-    """Says how long to wait after a failed attempt."""
+    """Decides how long to wait after a failed attempt."""
 
     def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         """
-        How long to wait after failed attempt number *attempt*, from 1 on, or None to give up.
+        Return the wait after failed attempt number *attempt*, from 1 on; None for no further one.
 
-        *jitter* in [0, 1) spreads the waits of many rows; policies with fixed delays ignore it.
+        *jitter* in [0, 1) spreads the waits of many messages; with fixed delays it may be ignored.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
     """
-    Doubling delays with a cap and "equal jitter": half the delay is fixed, half is chance.
+    Doubling delays with a cap and "equal jitter": half the delay is fixed, half is random.
 
-    The jitter is the one called so in Marc Brooker, "Exponential Backoff And Jitter",
-    AWS Architecture Blog, 2015.
+    The term is from Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
     first: timedelta = timedelta(seconds=1)
@@ -35,7 +34,7 @@ class Exponential:
     def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         if self.max_attempts is not None and attempt >= self.max_attempts:
             return None
-        # 2**40 times any delay is past every cap; the bound keeps the arithmetic small.
+        # 2**40 times any delay exceeds every cap; the bound keeps the numbers small.
         doublings: int = 2 ** min(attempt - 1, 40)
         full = min(self.first * doublings, self.cap)
         return full / 2 + full / 2 * jitter
@@ -47,10 +46,10 @@ MOST_LEVELS = 16
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
     """
-    One fixed delay per attempt, the last one repeated, until *max_retries* are used up.
+    One fixed delay per attempt, repeating the last one, for at most *max_retries* retries.
 
-    Fixed, because each delay is a queue of its own in the broker. With *jitter* half of the
-    attempts wait for the next longer delay instead, so that what failed together comes apart.
+    The delays are fixed because the broker has one retry queue for each. With *jitter* half of the
+    attempts wait for the next longer delay, so that messages that failed together are spread.
 
     Raises ValueError unless there are 1 to 16 positive *delays*.
     """
@@ -89,7 +88,7 @@ class RetrySchedule:
 
     @property
     def longest(self) -> timedelta:
-        """How long all retries of a message can take together."""
+        """The longest time that all retries of a message can wait together."""
         return sum(
             (
                 self._delay(attempt, later=self.jitter)

@@ -2,32 +2,36 @@
 Every exception that this project raises on purpose.
 
     OutboxError
-    ├── InvalidEvent (ValueError)      an event that must not enter the outbox
-    ├── UnreadableMessage              a row or a message that is not what it should be
-    ├── TransactionEndedByHandler      a handler rolled back what it must not
-    ├── LeaseLost                      a message was taken over while its handler worked
-    ├── ConfigurationError             settings that cannot work; exit status 2
-    │   ├── SchemaMismatch             the database is not migrated to this version
-    │   └── TopologyMismatch           the broker's queues are not the ones declared here
-    └── Unavailable                    a server cannot be reached; heals by itself
-        ├── DatabaseUnavailable
-        │   └── SessionLost            its session was ended, and it may be there
-        └── BrokerUnavailable
+    ├── InvalidEvent (ValueError)      an event breaks a rule; raised to the producer
+    ├── UnreadableMessage              a row or message cannot be read; it is dead-lettered
+    ├── TransactionEndedByHandler      a handler ended its transaction; the attempt fails
+    ├── LeaseLost                      a lease expired while its handler ran; the attempt fails
+    ├── ConfigurationError             exit code 2
+    │   ├── SchemaMismatch             the database schema or a privilege is wrong
+    │   └── TopologyMismatch           an exchange or queue is missing or has other arguments
+    └── Unavailable                    exit code 3 at start; a running process waits and retries
+        ├── DatabaseUnavailable        the database is unreachable, or refuses the work for now
+        │   └── SessionLost            the database ended one session
+        └── BrokerUnavailable          the broker is unreachable, or refuses the work for now
 
-Messages name fields, settings and codes, never values: what is raised here may be logged.
-Errors of drivers stop where they enter, in `transports`, `storage` and `runtime`.
+Any other exception ends a process with exit code 1.
+Messages name fields, settings and codes, never values, so they may be logged.
+`transports`, `storage` and `database` translate the errors of drivers where they are raised.
 """
 
 
 class OutboxError(Exception):
-    """Something went wrong in the outbox."""
+    """The base of all exceptions in this file; it is never raised itself."""
 
 
 class InvalidEvent(OutboxError, ValueError):  # noqa: N818 - it names a thing, like its siblings
     """
-    An event cannot be recorded: *field* is wrong in the way that *problem* says.
+    An event cannot be recorded: *field* breaks the rule that *problem* states.
 
-    Neither text contains the value.
+    Neither text contains the value. Raised when a producer makes or records the event, inside its
+    transaction. A row that was written by SQL is checked by the relay, which dead-letters it.
+    A process does not end because of it, except for a bad name in MQ_ALLOWED_HEADERS: exit code 1
+    for `relay run` and `consumer run`, 2 for the commands on dead letters.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -37,7 +41,12 @@ class InvalidEvent(OutboxError, ValueError):  # noqa: N818 - it names a thing, l
 
 
 class UnreadableMessage(OutboxError):  # noqa: N818
-    """A stored or delivered message cannot be understood; *code* is a reason code."""
+    """
+    A row or a delivery cannot be decoded; *code* is its reason code.
+
+    Raised while relay or consumer decode it. They dead-letter the message and go on, so that no
+    process ends because of it.
+    """
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -46,26 +55,44 @@ class UnreadableMessage(OutboxError):  # noqa: N818
 
 
 class TransactionEndedByHandler(OutboxError):  # noqa: N818
-    """A handler has rolled back its transaction, and with it the record that it was called."""
+    """
+    A handler ended the transaction that it was given, and with it the record of the message.
+
+    Raised after the handler returns. The attempt fails like any other, and no process ends because
+    of it.
+    """
 
 
 class LeaseLost(OutboxError):  # noqa: N818
-    """A lease was over before its handler had ended, and another may have it now."""
+    """
+    The lease of a message expired before its handler ended, and another process may hold it now.
+
+    Raised by the consumer, which cancels the handler. No process ends because of it.
+    """
 
 
 class ConfigurationError(OutboxError):
-    """The settings, or what they point at, cannot work."""
+    """
+    A setting, a command-line option or something that they name cannot work.
+
+    Raised at start or while a command reads its options; the process ends with exit code 2.
+    """
 
 
 class SchemaMismatch(ConfigurationError):  # noqa: N818
-    """The database schema is not the one that this version works with."""
+    """
+    The schema of the database is not the one that this version needs, or a privilege is missing.
+
+    Raised at start, and by every command that opens the database; exit code 2.
+    """
 
 
 class TopologyMismatch(ConfigurationError):  # noqa: N818
     """
-    An exchange or queue exists with other arguments than the declared ones, or not at all.
+    An exchange or queue has other arguments than the declared ones, or does not exist.
 
-    *argument* is the name of one that differs, if that is known.
+    *argument* names one that differs, if it is known. Raised when the topology is declared or
+    checked, and when a consumer subscribes; exit code 2.
     """
 
     def __init__(self, problem: str, *, argument: str | None = None) -> None:
@@ -74,16 +101,33 @@ class TopologyMismatch(ConfigurationError):  # noqa: N818
 
 
 class Unavailable(OutboxError):  # noqa: N818
-    """A server cannot be reached at the moment."""
+    """
+    The database or the broker cannot be reached, or refuses the work for now.
+
+    At start and in commands the process ends with exit code 3. Later, relay and consumer wait and
+    retry with backoff.
+    """
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database cannot be reached, or ended the session."""
+    """
+    The database cannot be reached, has no room, or refuses the work for now.
+
+    Raised by any access to the database, in place of the driver's error; exit code 3 at start.
+    """
 
 
 class SessionLost(DatabaseUnavailable):
-    """The database has ended the session of an attempt, and with it what the session held."""
+    """
+    The database ended the session in which a message was processed, with its locks.
+
+    Raised by an ordered consumer, which processes the message again; exit code 3 at start.
+    """
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker cannot be reached, or ended the connection."""
+    """
+    The broker cannot be reached, closed the connection or blocks publishers.
+
+    Raised by any access to the broker, in place of the client's error; exit code 3 at start.
+    """

@@ -1,13 +1,13 @@
 """
-What happened, and what travels.
+Events, as producers make them.
 
-An `Event` is made by the producer and checked when it is made, so that an error reaches its
-developer inside the transaction. An `Envelope` is the same event on its way: the relay reads it
-from the outbox, the consumer from the broker. Nothing here does I/O.
+An `Event` is checked when it is made, so that an error reaches the developer inside the
+transaction. `outbox.wire.envelope.Envelope` is the same event in transit: the relay reads it from
+the outbox, the consumer from the broker. This module does no I/O.
 
-Everything outside the body can be seen by operators of the database and the broker.
-Health data, names and user ids belong in the body alone; `ordering_key` stays in the database,
-and what leaves it is a digest with a secret, the *lane*.
+Operators of the database and the broker can see everything outside the body. Health data, names
+and user ids therefore belong in the body alone. The `ordering_key` stays in the database; the
+message carries the *lane*, a keyed hash of it.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from outbox.validation import HeaderValue, _check_time, check
 
 
 class Priority(StrEnum):
-    """How urgent an event is; the broker may deliver higher ones first."""
+    """The priority of an event; the broker may deliver events of a higher priority first."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -36,16 +36,16 @@ class Priority(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Event:
     """
-    Something that happened, to be published once the transaction that records it has committed.
+    An event that is published after the transaction that records it has committed.
 
     Args:
         type: Words joined by dots, such as `health.data.uploaded`.
         payload: A JSON value, a pydantic model, or bytes together with a *content_type*.
-        routing_key: Default is the type. At most 255 bytes.
+        routing_key: At most 255 bytes. Default is the type.
         ordering_key: Events of one key are published in insertion order. At most 255 bytes.
-        idempotency_key: What a consumer deduplicates by. Default is the id.
-        headers: Only allowed names (see `allow_headers`), with strings, integers or booleans.
-        not_before: Publish no earlier than this. Default is at once.
+        idempotency_key: Consumers drop a message whose key they have completed. Default is the id.
+        headers: Strings, integers or booleans under allowed names (see `allow_headers`).
+        not_before: The relay publishes the event no earlier than this. Default is at once.
 
     Raises InvalidEvent, which names the field and never its value.
 
@@ -87,7 +87,7 @@ class Event:
 
 
 class SupportsEvent(Protocol):
-    """Anything that can say itself as an `Event`, such as `HealthDataMessage`."""
+    """An object that can be converted to an `Event`, such as `HealthDataMessage`."""
 
     def to_event(self) -> Event: ...
 

@@ -1,5 +1,5 @@
 """
-The health-upload event of the field: a file of health records has been stored in a bucket.
+The health-upload event: a file of health records was stored in a bucket.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class HealthDataMessage(BaseModel):
     """
     A stored upload of health records.
 
-    The idempotency key is derived from user, content and upload time, so that the same upload
-    announced twice has one effect. The whole message is the body of its event: the user's id
-    appears nowhere else.
+    The idempotency key is derived from user, content and upload time, so that an upload that is
+    announced twice has one effect. The whole message is the body of its event; the user's id
+    appears in no other place.
 
     Args:
         content_hash: SHA-256 of the file, 64 hexadecimal digits.
@@ -80,14 +80,14 @@ class HealthDataMessage(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "event"
-            # Behind the comma of a parsing error are characters of the value, and the cause, which
-            # is dropped, holds it whole.
+            # A parsing error quotes characters of the value after its comma. The cause is dropped
+            # because it holds the whole value.
             parsing = first["type"].endswith("_parsing")
             problem = first["msg"].partition(",")[0] if parsing else first["msg"]
             raise InvalidEvent(field, problem) from None
 
     def to_event(self) -> Event:
-        """The upload as an event, routed by record type and priority."""
+        """Return the upload as an event, routed by record type and priority."""
         return Event(
             HEALTH_DATA_UPLOADED,
             self,
@@ -101,7 +101,7 @@ class HealthDataMessage(BaseModel):
 
 
 def _idempotency_key(data: dict[str, Any]) -> str:
-    """SHA-256 over type, user, content and upload time; "" if one of them is invalid itself."""
+    """Return the SHA-256 of type, user, content and upload time; "" if one of them is invalid."""
     try:
         uploaded: datetime = data["upload_timestamp_utc"]
         parts = (HEALTH_DATA_UPLOADED, data["user_id"], data["content_hash"], uploaded.isoformat())

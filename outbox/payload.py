@@ -1,5 +1,5 @@
 """
-Payloads as bytes, and bytes as they were before compression.
+Payloads as bytes.
 """
 
 import json
@@ -20,10 +20,10 @@ _MAX_PATH = 20
 
 def encode(payload: Any, content_type: str) -> tuple[bytes, str]:
     """
-    The body for *payload*, and its content type.
+    Return the body for *payload*, and its content type.
 
     Raises InvalidEvent if it is neither JSON nor bytes with a *content_type*; the error names the
-    place and never the value.
+    field and never the value.
     """
     if isinstance(payload, bytes):
         if not content_type:
@@ -50,7 +50,7 @@ def _dump(model: BaseModel, **options: Any) -> Any:
 
 
 def _field_of_fault(model: BaseModel) -> str:
-    """Which field of *model* cannot be written."""
+    """Return the field of *model* that cannot be written as JSON."""
     for name in type(model).model_fields:
         try:
             _dump(model, include={name})
@@ -71,9 +71,9 @@ def _json(payload: Any) -> bytes:
 
 
 def _path_of_fault(value: Any, path: str = "payload", *, depth: int = 0) -> str:
-    """Where in *value* JSON fails; keys of objects are field names, so they may be shown."""
+    """Return the path in *value* at which JSON fails; object keys are field names, no values."""
     if depth == _MAX_PATH:
-        # Deep enough to find it; a value that contains itself has no end.
+        # Deep enough to be useful; a value that contains itself has no end.
         return path
     children: list[tuple[str, Any]] = []
     if isinstance(value, dict):

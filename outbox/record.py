@@ -1,8 +1,8 @@
 """
 Recording events in the caller's own transaction.
 
-Nothing here flushes, commits or opens a transaction: the events commit or roll back with whatever
-else the caller writes.
+These functions never flush, commit or open a transaction: the events commit or roll back together
+with the caller's other writes.
 """
 
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +20,7 @@ Recordable: TypeAlias = Event | SupportsEvent
 _WRITTEN_COLUMNS = tuple(to_row(Event("example", None)))
 
 MAX_INSERT = 32_766 // len(_WRITTEN_COLUMNS)
-"""Most events in one `insert`: SQLite and Postgres drivers bind about 32,766 parameters."""
+"""Most events in one `insert`: drivers of SQLite and Postgres bind about 32,766 parameters."""
 
 
 class SupportsAdd(Protocol):
@@ -30,15 +30,15 @@ class SupportsAdd(Protocol):
 
 
 class _Row:
-    """One outbox row on its way through a session."""
+    """One outbox row, as an object that a session can add."""
 
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():
             setattr(self, name, value)
 
 
-# The table as a producer sees it: identified by the event's id, which is known before the INSERT.
-# The flush then needs no RETURNING, and a producer needs no privilege but INSERT.
+# For producers the primary key is the event's id, which is known before the INSERT. The flush then
+# needs no RETURNING, and the producer's database user needs no privilege but INSERT.
 _written = sa.Table(
     outbox.name,
     sa.MetaData(),
@@ -54,8 +54,9 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
     """
     Record *events* in the transaction of *session*, in this order.
 
-    Works alike for `Session` and `AsyncSession`, and is never awaited: the rows are written when
-    the session flushes, at the latest when it commits.
+    *session* is a `Session` or an `AsyncSession`, and the call is never awaited: the session
+    writes the rows when it flushes, at the latest when it commits.
+    Raises InvalidEvent if an argument is not an event and has no method `to_event`.
     """
     for event in events:
         session.add(_Row(**to_row(_event(event))))
@@ -63,7 +64,7 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
 
 def insert(*events: Recordable) -> sa.Insert:
     """
-    An INSERT of *events* for `connection.execute`, of any driver, synchronous or not.
+    Return an INSERT of *events* for `connection.execute`, for synchronous and asyncio drivers.
 
     Raises InvalidEvent for no events, or for more than `MAX_INSERT`.
     """

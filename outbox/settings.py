@@ -1,5 +1,5 @@
 """
-Settings that both processes share, read from the environment and `.env`, all beginning with MQ_.
+Settings that both processes share, read from the environment and `.env`; all begin with MQ_.
 """
 
 import json
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from yarl import URL as BrokerUrl  # noqa: N811 - what aio-pika itself reads URLs with
+from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox.errors import ConfigurationError
 
@@ -33,7 +33,7 @@ _ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
 
 
 def _items(value: Any) -> Any:
-    """The items of a list that is written in JSON, or separated by commas."""
+    """Return the items of a list that is written as JSON or separated by commas."""
     if not isinstance(value, str):
         return value
     if not value.strip().startswith("["):
@@ -53,7 +53,7 @@ EntityName = Annotated[str, Field(min_length=1, max_length=200, pattern=_ENTITY_
 
 class SharedSettings(BaseSettings):
     """
-    Where the servers are, what things are called there, and how the process shows itself.
+    Addresses of the servers, names of exchanges, logs, probes and connections.
 
     URL schemes choose the adapters: `postgresql://` or `sqlite:///` for the database,
     `amqps://`, `amqp://` or `sqlite:///` for the broker.
@@ -65,7 +65,8 @@ class SharedSettings(BaseSettings):
 
     database_url: SecretStr = Field(
         default=SecretStr(DEFAULT_DATABASE_URL),
-        description="The database with the outbox, or the consumer's database.",
+        description="The relay's database, which has the outbox; or the consumer's database, "
+        "which has its effects.",
     )
     broker_url: SecretStr = Field(
         default=SecretStr(DEFAULT_BROKER_URL),
@@ -84,12 +85,12 @@ class SharedSettings(BaseSettings):
         description="Direct exchange that queues dead-letter to.",
     )
     allowed_headers: Items[str] = Field(
-        default=(), description="List of further header names that events may carry."
+        default=(), description="Header names that events may carry, besides the allowed ones."
     )
     declare_topology: bool = Field(
         default=True,
-        description="Declare exchanges and queues at start; otherwise only check that they are as "
-        "declared.",
+        description="Declare exchanges and queues at start; if false, only check that they exist "
+        "as they would be declared.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="`auto` is console on a terminal, JSON elsewhere."
@@ -101,43 +102,51 @@ class SharedSettings(BaseSettings):
         default=True, description="Serve /metrics, /livez and /readyz over HTTP."
     )
     metrics_host: str = Field(
-        default="127.0.0.1", min_length=1, description="Address of that server."
+        default="127.0.0.1", min_length=1, description="Address that the HTTP server listens on."
     )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="Its port. Unset: the process's usual port (relay 8001, consumer 8002), or "
+        description="Port of the HTTP server. Unset: 8001 for a relay, 8002 for a consumer, or "
         "any free one if that is taken. 0: any free one.",
     )
     drain_seconds: float = Field(
         default=25.0,
         gt=0,
         le=3600,
-        description="After SIGTERM, time to finish what is in flight; below the 30 seconds that "
-        "Kubernetes grants.",
+        description="Time to finish the work in flight after SIGTERM; keep it below the 30 "
+        "seconds that Kubernetes grants.",
     )
     database_pool_size: int = Field(
-        default=15, ge=2, le=1000, description="Most connections to the database per process."
+        default=15,
+        ge=2,
+        le=1000,
+        description="Most connections to the database per process: at least 5 for a relay on "
+        "Postgres, and 5 more than MQ_CONCURRENCY for a consumer.",
     )
     heartbeat_seconds: int = Field(
         default=10,
         ge=1,
         le=600,
-        description="AMQP heartbeat; from 3 on, a dead peer is noticed within three of them.",
+        description="AMQP heartbeat; from 3 seconds on, a dead peer is noticed within three of "
+        "them.",
     )
     publish_method: Literal["batch", "gather"] = Field(
         default="batch",
-        description="How RabbitMQ is published to: `batch` writes many messages at once, `gather` "
+        description="How to publish to RabbitMQ: `batch` writes many messages at once; `gather` "
         "is slower and uses only documented calls of the client library.",
     )
     delivery_method: Literal["frames", "callback"] = Field(
         default="frames",
-        description="How deliveries of RabbitMQ are read: `frames` is fast and survives messages "
-        "that cannot be read, `callback` uses only documented calls of the client library.",
+        description="How to read deliveries of RabbitMQ: `frames` is fast and survives messages "
+        "that cannot be read; `callback` uses only documented calls of the client library.",
     )
     reconnect_max_seconds: float = Field(
-        default=15.0, gt=0, le=600, description="Longest pause between attempts to reconnect."
+        default=15.0,
+        gt=0,
+        le=600,
+        description="Longest pause between attempts to reconnect, in seconds.",
     )
 
     @model_validator(mode="after")
@@ -155,9 +164,9 @@ class SharedSettings(BaseSettings):
         try:
             url = make_url(self.database_url.get_secret_value())
         except (ArgumentError, ValueError):
-            # The text of a ValueError quotes what stands for the port: often a password.
+            # A ValueError quotes the text in the place of the port, which is often a password.
             raise ValueError("MQ_DATABASE_URL: is not a URL") from None
-        # The scheme of libpq that SQLAlchemy does not know.
+        # SQLAlchemy does not know this scheme of libpq.
         return url.set(drivername="postgresql") if url.drivername == "postgres" else url
 
     @property
@@ -188,8 +197,8 @@ def load(kind: type[Settings], **overrides: Any) -> Settings:
     """
     Read settings of this *kind* from the environment.
 
-    Raises ConfigurationError with one line for each bad value, naming the variable and never its
-    value.
+    Raises ConfigurationError with a line for each bad setting, which names the variable and never
+    its value.
     """
     try:
         return kind(**overrides)
@@ -252,7 +261,7 @@ def _is_local(host: str) -> bool:
 
 
 def console_wanted(log_format: str) -> bool:
-    """Whether logs are for people."""
+    """Return whether logs are text for people rather than JSON."""
     return log_format == "console" or (
         log_format == "auto" and sys.stderr.isatty() and "CI" not in os.environ
     )

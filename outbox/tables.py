@@ -1,7 +1,7 @@
 """
-The tables `outbox` and `dead_letters`: one definition for producer, relay, consumer, migrations.
+The tables of the outbox, defined once for producers, relay, consumers and migrations.
 
-Times come from the database's clock, so that no two machines need to agree on one.
+Times come from the clock of the database, so that the clocks of other machines do not matter.
 """
 
 from datetime import UTC, datetime
@@ -38,12 +38,12 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
-        # Drivers of Postgres give what is wanted, and a relay reads many times.
+        # Postgres drivers already return aware datetimes, and the relay reads many of them.
         return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
 
 
 class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function it is
-    """The database's clock, at the moment of evaluation rather than of the transaction's start."""
+    """The database's clock when it is evaluated, not when the transaction began."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -79,7 +79,7 @@ def _later_on_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"
 
 
-# SQLite gives out row ids by itself only for the type INTEGER.
+# SQLite assigns row ids only to columns of the type INTEGER.
 Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
@@ -111,8 +111,8 @@ outbox = sa.Table(
 """
 Events that the broker has not yet confirmed, in claim order.
 
-A row is ready when `not_before` is null; the relay clears it when its time has come, so that the
-predicates of the indexes below are constant and waiting rows cost a claim nothing.
+A row is ready when `not_before` is null. The relay clears that column when its time has come, so
+the predicates of the indexes below are constant, and waiting rows cost a claim no time.
 `last_error` holds a reason code, never a driver's text.
 """
 
@@ -148,7 +148,7 @@ due_index = _partial("outbox_due", outbox.c.not_before, where=outbox.c.not_befor
 
 def message_columns() -> list[sa.Column[Any]]:
     """
-    Columns for a message as it came; each may be null or odd.
+    Return columns for a message as it was delivered; each may be null or hold an invalid value.
 
     See `consumer.storage.stored_message`.
     """
@@ -184,10 +184,10 @@ dead_letters = sa.Table(
     sqlite_autoincrement=True,
 )
 """
-Messages that were given up, with everything needed to show, repair and replay them.
+Dead letters, with all the data to show, repair and replay them.
 
-`source` is `relay` or the name of a consumer; `reason` is a reason code. The columns of the
-envelope may be null or odd: what is unreadable is kept as it came.
+`source` is `relay` or the name of a consumer; `reason` is a reason code. Columns of the message
+may be null or hold invalid values: an unreadable message is stored as it was delivered.
 """
 
 audit_log = sa.Table(
@@ -206,17 +206,17 @@ audit_log = sa.Table(
     sqlite_autoincrement=True,
 )
 """
-Who did what to dead letters, when, why, and to how many. Append-only: triggers refuse the rest.
+Actions on dead letters: actor, time, reason and number. Triggers refuse all but INSERT.
 
-One call of a command is a *run*; it adds a row in each of its transactions, so that the number is
-right even if it is interrupted. `selection` holds the filters, never a key or a body.
+One call of a command is a *run*. It adds a row in each of its transactions, so the numbers are
+right even if the run is interrupted. `selection` holds the filters, never a key or a body.
 """
 
 ordering_secret = sa.Table(
     "ordering_secret", metadata, sa.Column("secret", sa.LargeBinary, nullable=False)
 )
 """
-One row with a random secret, made by the migration and known to all relays of the database.
+One row with a random secret, made by the migration and read by all relays of the database.
 
-With it they turn an ordering key into what consumers may see of it.
+Relays hash ordering keys with it; consumers see only the hash, the lane.
 """

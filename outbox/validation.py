@@ -1,5 +1,5 @@
 """
-What an event may hold, checked when it is made and again before it is published.
+Rules for the fields of an event, checked when it is made and again before it is published.
 """
 
 import re
@@ -36,27 +36,29 @@ _allowed_headers = {"traceparent", "tracestate", "schema-version", "source"}
 
 def allow_headers(*names: str) -> None:
     """
-    Allow these header *names* in this process, besides traceparent, tracestate, source and
-    schema-version.
+    Allow header *names* in this process, in addition to the default ones.
 
-    The relay and consumers take the same names from `MQ_ALLOWED_HEADERS`.
+    The defaults are traceparent, tracestate, source and schema-version. Relay and consumers read
+    the additional names from `MQ_ALLOWED_HEADERS`.
 
     Raises InvalidEvent if a name is not lower-case words joined by dashes, or is reserved.
     """
     for name in names:
         reserved = name.startswith(("x-", "amq")) or name in {"cc", "bcc"}
         if reserved or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 64:  # noqa: PLR2004
-            raise InvalidEvent("headers", "an allowed name is reserved or not lower-case words")
+            raise InvalidEvent(
+                "headers", "a name is reserved, or is not lower-case words joined by dashes"
+            )
     _allowed_headers.update(names)
 
 
 def is_allowed_header(name: str) -> bool:
-    """Whether events may carry a header of this *name* in this process."""
+    """Return whether events in this process may carry a header of this *name*."""
     return name in _allowed_headers
 
 
 class Checkable(Protocol):
-    """What `check` reads of an event: the fields that `Event` and `Envelope` share."""
+    """The fields that `check` reads; `Event` and `Envelope` share them."""
 
     @property
     def type(self) -> str: ...
@@ -80,7 +82,7 @@ class Checkable(Protocol):
 
 def check(event: Checkable) -> None:
     """
-    Check everything about *event* that the broker and its consumers rely on.
+    Check the fields of *event* that the broker and consumers rely on.
 
     Raises InvalidEvent, which names the field and never its value.
     """
@@ -101,7 +103,7 @@ def check(event: Checkable) -> None:
 
 
 def check_type(value: str) -> None:
-    """Raises InvalidEvent unless *value* is words joined by dots, at most 128 characters."""
+    """Raise InvalidEvent unless *value* is words joined by dots, at most 128 characters."""
     if not _is_text(value) or not _is_type(value):
         raise InvalidEvent("type", "must be words joined by dots, at most 128 characters")
 
@@ -118,7 +120,7 @@ def _is_content_type(value: str) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Callers without a type checker pass anything."""
+    """Return whether *value* is a string: callers without a type checker may pass any object."""
     return isinstance(value, str)
 
 
@@ -131,7 +133,7 @@ def _check_key(name: str, value: str) -> None:
         and " " not in value
         and len(value) <= MAX_KEY_BYTES
     ):
-        return  # nearly all of them, without a regular expression
+        return  # nearly all keys, without a regular expression
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
@@ -158,14 +160,15 @@ def _check_header(name: str, value: HeaderValue) -> None:
                 raise InvalidEvent(f"headers.{name}", "is not valid Unicode") from None
             if size > _MAX_HEADER_BYTES or re.search(r"[\x00-\x1f\x7f]", value):
                 raise InvalidEvent(
-                    f"headers.{name}", f"is longer than {_MAX_HEADER_BYTES} bytes or has controls"
+                    f"headers.{name}",
+                    f"is longer than {_MAX_HEADER_BYTES} bytes or has control characters",
                 )
         case _:
             raise InvalidEvent(f"headers.{name}", "must be a string, an integer or a boolean")
 
 
 def _check_time(name: str, value: datetime) -> None:
-    """AMQP has no time before 1970; the margin of a day is for time zones."""
+    """Raise InvalidEvent unless AMQP can hold *value*; a day after 1970 is left for time zones."""
     if getattr(value, "tzinfo", None) is None or value.utcoffset() is None:
         raise InvalidEvent(name, "must be a datetime with a time zone")
     if not _FIRST_TIME <= value < _LAST_TIME:

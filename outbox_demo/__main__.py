@@ -22,27 +22,27 @@ from outbox.database import migrate
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.settings import load
-from outbox_demo import lines, sources, spool, workplace
-from outbox_demo.demo import perform
-from outbox_demo.plot import Plot
+from outbox_demo import demo, events_file, ndjson, sources
+from outbox_demo.plan import Plan
 from outbox_demo.processes import ChildFailed
+from outbox_demo.resources import Resources
 from outbox_demo.run import Run
-from outbox_demo.stage import Stage
+from outbox_demo.work_directory import environment, work_directory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 EPILOG = (
-    "Exit status: 0 every committed event had its effect, once; 1 not so, or not in time; "
+    "Exit status: 0 every committed event was applied once; 1 it was not, or not in time; "
     "2 bad options, events or settings; 3 database or broker unreachable."
 )
 
-Count = Annotated[int, typer.Option(min=1, help="How many uploads to invent.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of uploads to generate.")]
 Events = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.ndjson",
-        help="Tell these events instead, one JSON object a line: the fields of "
+        help="Use these events instead, one JSON object a line: the fields of "
         'HealthDataMessage, or {"type": ..., "payload": ...}.',
     ),
 ]
@@ -51,22 +51,24 @@ Files = Annotated[
     typer.Option(
         exists=True,
         file_okay=False,
-        help="Announce each file below this directory instead, with its true size and SHA-256.",
+        help="Use one upload for each file below this directory instead, with size and SHA-256.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="What chance begins with.")]
-Deadline = Annotated[float, typer.Option(min=1, help="Seconds after which it has failed.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random generator.")]
+Deadline = Annotated[float, typer.Option(min=1, help="Seconds after which the run has failed.")]
 Directory = Annotated[
     Path | None,
     typer.Option(
-        file_okay=False, help="Where to work: an empty directory. Unset: a temporary one."
+        file_okay=False, help="An empty directory for files and logs. Unset: a temporary one."
     ),
 ]
-Keep = Annotated[bool, typer.Option("--keep", help="Remove nothing, and say where it is.")]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Keep all files, tables and queues of the run.")
+]
 
 
 @app.command(epilog=EPILOG)
-def demo(
+def command(
     *,
     count: Count = 10_000,
     events: Events = None,
@@ -77,60 +79,65 @@ def demo(
     keep: Keep = False,
 ) -> None:
     """
-    Commit events, roll some back, kill the relay and the workers meanwhile, and count.
+    Commit events, roll some back, kill relay and workers meanwhile, and compare the effects.
 
-    Everything happens in SQLite files of its own, or where MQ_DATABASE_URL and MQ_BROKER_URL are.
+    The run uses new SQLite files, or the servers of MQ_DATABASE_URL and MQ_BROKER_URL.
     """
     if events and files:
-        raise typer.BadParameter("give --events or --files, not both")
+        raise typer.BadParameter("use --events or --files, not both")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    logging.disable()  # other libraries quote messages in theirs
+        signal.signal(number, _exit)
+    logging.disable()  # other libraries quote messages in their logs
     if events:
-        source = lines.read(events)
+        source = ndjson.read(events)
     else:
         source = sources.files(files) if files else sources.generated(count, seed=seed)
     try:
-        with workplace.directory(directory, keep=keep) as work:
-            happy = _perform(source, work, timedelta(seconds=deadline), seed=seed, keep=keep)
+        with work_directory(directory, keep=keep) as work:
+            passed = _run(source, work, timedelta(seconds=deadline), seed=seed, keep=keep)
     except (ConfigurationError, Unavailable) as error:
         commands.fail(error)
     except ChildFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    raise SystemExit(0 if happy else 1)
+    raise SystemExit(0 if passed else 1)
 
 
-def _perform(
+def _run(
     events: Iterable[Event], work: Path, deadline: timedelta, *, seed: int, keep: bool
 ) -> bool:
-    """Whether all went well; what the run made on servers of others is removed unless *keep*."""
-    intended = spool.write(events, work / spool.FILE_NAME)
-    run = Run.new(intended.types)
-    theirs = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
-    os.environ.update(workplace.environment(work) | run.environment())
+    """Whether the run passed; removes its tables and queues from servers unless *keep*."""
+    expected = events_file.write(events, work / events_file.FILE_NAME)
+    run = Run.new(expected.types)
+    servers = [name for name in ("MQ_DATABASE_URL", "MQ_BROKER_URL") if os.environ.get(name)]
+    os.environ.update(environment(work) | run.environment())
     settings = load(ConsumerSettings)
     with driver_errors_translated():
         migrate.upgrade(settings.database_url.get_secret_value())
     try:
-        return asyncio.run(perform(Plot(run, intended, settings, work, deadline, seed), console))
+        return asyncio.run(demo.run(Plan(run, expected, settings, work, deadline, seed), console))
     finally:
         if not keep:
-            _sweep(Stage(run, settings), theirs)
+            _remove(Resources(run, settings), servers)
 
 
-def _sweep(stage: Stage, theirs: Collection[str]) -> None:
-    """Remove from servers of others what the run has left there, as far as they can be reached."""
-    sweeps = {"MQ_DATABASE_URL": stage.sweep_database, "MQ_BROKER_URL": stage.sweep_broker}
-    for name in theirs:
+def _remove(resources: Resources, servers: Collection[str]) -> None:
+    """Remove *resources* from the user's *servers*, as far as they can be reached."""
+    removals = {
+        "MQ_DATABASE_URL": resources.remove_from_database,
+        "MQ_BROKER_URL": resources.remove_from_broker,
+    }
+    for name in servers:
         try:
-            asyncio.run(sweeps[name]())
+            asyncio.run(removals[name]())
         except Unavailable as error:
-            print(f"{name}: what begins with demo was left there ({error})", file=sys.stderr)
+            print(
+                f"{name}: names that begin with demo were not removed ({error})", file=sys.stderr
+            )
 
 
-def _leave(number: int, _frame: object) -> None:
-    """End by way of every `finally`, so that no child and no file is left."""
+def _exit(number: int, _frame: object) -> None:
+    """Exit through every `finally`, so that no child process and no file is left."""
     raise SystemExit(128 + number)
 
 

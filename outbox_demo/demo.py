@@ -1,5 +1,5 @@
 """
-The story: everything is started, some of it is killed, and in the end all is counted.
+The course of a run: start all processes, kill some, wait until all events are applied, audit.
 """
 
 import asyncio
@@ -10,101 +10,101 @@ from datetime import timedelta
 from rich.console import Console
 
 from outbox_demo import history
-from outbox_demo.display import Display, Ending, final_table
-from outbox_demo.plot import Plot
-from outbox_demo.processes import Child, ChildFailed, Troupe
-from outbox_demo.reckoning import reckon
-from outbox_demo.scoreboard import Counts, Scoreboard, scoreboard
-from outbox_demo.stage import Stage
-from outbox_demo.villain import Shares, Villain
+from outbox_demo.audit import audit
+from outbox_demo.display import Display, Result, final_table
+from outbox_demo.fault_injector import FaultInjector, Shares
+from outbox_demo.plan import Plan
+from outbox_demo.processes import Child, ChildFailed, Processes
+from outbox_demo.progress import Counts, ProgressReader, progress_reader
+from outbox_demo.resources import Resources
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 DRAIN_SECONDS = 30.0
 
 
-class Story:
-    """One *plot*, with its processes."""
+class Demo:
+    """Runs the processes of one *plan*."""
 
-    def __init__(self, plot: Plot, display: Display, board: Scoreboard) -> None:
-        self._plot = plot
+    def __init__(self, plan: Plan, display: Display, progress: ProgressReader) -> None:
+        self._plan = plan
         self._display = display
-        self._board = board
-        self._stage = Stage(plot.run, plot.settings)
-        self._workers = [self._consumer(number) for number in (1, 2)]
+        self._progress = progress
+        self._resources = Resources(plan.run, plan.settings)
+        self._workers = [self._worker(number) for number in (1, 2)]
         self._relay = self._child("relay", "relay", "run")
         self._producer = self._child(
-            *("producer", "outbox_demo.producer", str(plot.directory), str(plot.seed))
+            *("producer", "outbox_demo.producer", str(plan.directory), str(plan.seed))
         )
-        self._villain = Villain(self._relay, self._workers, self._between_publish_and_settle)
+        self._faults = FaultInjector(self._relay, self._workers, self._has_unsettled)
 
-    async def tell(self) -> Ending:
+    async def run(self) -> Result:
         """
-        From the first start to the last exit code.
+        Run all processes from the first start to the last exit code.
 
-        Raises ChildFailed if one of them ends unasked.
+        Raises ChildFailed if a process ends unexpectedly.
         """
         began, in_time = time.monotonic(), False
-        self._display.say("two workers, a relay and a producing application start")
-        async with Troupe([*self._workers, self._relay, self._producer]) as troupe:
+        self._display.print("starting two workers, a relay and a producing application")
+        async with Processes([*self._workers, self._relay, self._producer]) as processes:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._plot.deadline.total_seconds()):
-                    await self._all_applied()
+                async with asyncio.timeout(self._plan.deadline.total_seconds()):
+                    await self._until_applied()
                     took = time.monotonic() - began
-                    await self._quiet()
+                    await self._until_queue_empty()
                     in_time = True
             if not in_time:
                 took = time.monotonic() - began
             for worker in self._workers:
-                await self._villain.count_duplicates(worker)
-            self._display.say("all are asked to end")
-            exit_codes = await troupe.stop(within=DRAIN_SECONDS)
-        counts = await self._look()
-        past = history.read(self._plot.directory / history.FILE_NAME)
-        return Ending(
-            reckon(await self._board.uploads(), await self._board.effects(), past),
+                await self._faults.count_duplicates(worker)
+            self._display.print("stopping all processes")
+            exit_codes = await processes.stop(within=DRAIN_SECONDS)
+        counts = await self._counts()
+        past = history.read(self._plan.directory / history.FILE_NAME)
+        return Result(
+            audit(await self._progress.uploads(), await self._progress.effects(), past),
             counts,
-            duplicates=self._villain.duplicates,
-            killed=self._villain.killed,
+            duplicates=self._faults.duplicates,
+            killed=self._faults.killed,
             took=timedelta(seconds=took),
             exit_codes=exit_codes,
             in_time=in_time,
         )
 
-    async def _all_applied(self) -> None:
-        """Watch until there is nothing left to do, and kill who has to die by then."""
-        counts, told = Counts(), False
-        while self._villain.plans or not (told and self._done(counts)):
-            await asyncio.sleep(LOOK_SECONDS)
-            counts = await self._look()
-            self._check()
-            if not told and self._producer.exit_code == 0:
-                told = True
-                self._display.say("the application has committed its last event")
-            for deed in await self._villain.strike(self._shares(counts)):
-                self._display.say(deed)
+    async def _until_applied(self) -> None:
+        """Wait until all events are applied; meanwhile kill each process when its kill is due."""
+        counts, has_committed = Counts(), False
+        while self._faults.pending or not (has_committed and self._is_applied(counts)):
+            await asyncio.sleep(POLL_SECONDS)
+            counts = await self._counts()
+            self._check_processes()
+            if not has_committed and self._producer.exit_code == 0:
+                has_committed = True
+                self._display.print("the application has committed its last event")
+            for line in await self._faults.kill_due(self._shares(counts)):
+                self._display.print(line)
 
-    async def _quiet(self) -> None:
-        """Wait until nothing is left in the queue either, and all are up again."""
-        self._display.say("everything is applied; waiting for messages that come again")
-        while not await self._is_quiet():
-            self._check()
-            await asyncio.sleep(LOOK_SECONDS)
+    async def _until_queue_empty(self) -> None:
+        """Wait until the queue is empty too, and all processes are ready again."""
+        self._display.print("all events are applied; waiting until the queue is empty")
+        while not await self._is_idle():
+            self._check_processes()
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _is_quiet(self) -> bool:
+    async def _is_idle(self) -> bool:
         for child in (*self._workers, self._relay):
             if not await child.ready():
                 return False
-        return await self._stage.left() == 0
+        return await self._resources.queued() == 0
 
-    async def _look(self) -> Counts:
-        counts = await self._board.counts()
+    async def _counts(self) -> Counts:
+        counts = await self._progress.counts()
         self._display.show(counts)
         return counts
 
-    def _done(self, counts: Counts) -> bool:
-        return not counts.waiting and counts.applied >= self._plot.intended.effects
+    def _is_applied(self, counts: Counts) -> bool:
+        return not counts.waiting and counts.applied >= self._plan.expected.effects
 
-    def _check(self) -> None:
+    def _check_processes(self) -> None:
         for child in (*self._workers, self._relay):
             if child.exit_code is not None:
                 raise ChildFailed(child)
@@ -112,28 +112,28 @@ class Story:
             raise ChildFailed(self._producer)
 
     def _shares(self, counts: Counts) -> Shares:
-        intended = self._plot.intended
-        return Shares(counts.published / intended.events, counts.applied / intended.effects)
+        expected = self._plan.expected
+        return Shares(counts.published / expected.events, counts.applied / expected.effects)
 
-    async def _between_publish_and_settle(self) -> bool | None:
-        """Whether the broker has what is still in the outbox; None if nothing will be there."""
-        counts = await self._look()
+    async def _has_unsettled(self) -> bool | None:
+        """Whether the broker has rows that are still in the outbox; None if none will follow."""
+        counts = await self._counts()
         if not counts.waiting:
             return None if self._producer.exit_code == 0 else False
-        return await self._stage.left() + counts.applied > counts.published
+        return await self._resources.queued() + counts.applied > counts.published
 
-    def _consumer(self, number: int) -> Child:
+    def _worker(self, number: int) -> Child:
         return self._child(f"worker {number}", "consumer", "run", "outbox_demo.etl:etl")
 
     def _child(self, name: str, *program: str) -> Child:
-        return Child(name, *program, log=self._plot.directory / f"{name.replace(' ', '-')}.log")
+        return Child(name, *program, log=self._plan.directory / f"{name.replace(' ', '-')}.log")
 
 
-async def perform(plot: Plot, console: Console) -> bool:
-    """Whether *plot* came to a happy end, which the table on *console* tells of."""
-    await Stage(plot.run, plot.settings).set_up()
-    async with scoreboard(plot.settings, plot.run) as board:
-        with Display(console, plot.intended) as display:
-            ending = await Story(plot, display, board).tell()
-    console.print(final_table(ending))
-    return ending.happy
+async def run(plan: Plan, console: Console) -> bool:
+    """Run *plan* and print the result on *console*; returns whether the run passed."""
+    await Resources(plan.run, plan.settings).create()
+    async with progress_reader(plan.settings, plan.run) as progress:
+        with Display(console, plan.expected) as display:
+            result = await Demo(plan, display, progress).run()
+    console.print(final_table(result))
+    return result.passed

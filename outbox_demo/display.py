@@ -1,5 +1,5 @@
 """
-What people see of a run: three bars on a terminal, a line per phase elsewhere; a table at the end.
+The output of a run: three bars on a terminal, one line per phase elsewhere, a table at the end.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from outbox_demo.reckoning import Reckoning
-from outbox_demo.scoreboard import Counts
-from outbox_demo.spool import Intended
+from outbox_demo.audit import Audit
+from outbox_demo.events_file import Expected
+from outbox_demo.progress import Counts
 
 
 class Display:
-    """The way of the events, as it goes on."""
+    """Shows the progress of a run on *console*."""
 
-    def __init__(self, console: Console, intended: Intended) -> None:
+    def __init__(self, console: Console, expected: Expected) -> None:
         self._console = console
-        self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
-            disable=not self._live,
+            disable=not console.is_terminal,
         )
-        self._committed = self._progress.add_task("committed", total=intended.events)
-        self._published = self._progress.add_task("published", total=intended.events)
-        self._applied = self._progress.add_task("applied", total=intended.effects)
+        self._committed = self._progress.add_task("committed", total=expected.events)
+        self._published = self._progress.add_task("published", total=expected.events)
+        self._applied = self._progress.add_task("applied", total=expected.effects)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -47,22 +46,32 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """A phase begins, or something has happened."""
+    def print(self, text: str) -> None:
+        """Print *text*, a line about a phase or an event of the run."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, counts: Counts) -> None:
-        """Move the bars."""
+        """Update the bars."""
         self._progress.update(self._committed, completed=counts.committed)
         self._progress.update(self._published, completed=counts.published)
         self._progress.update(self._applied, completed=counts.applied)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended, besides the *reckoning*; *duplicates* are those that workers told of."""
+class Result:
+    """
+    The result of a run.
 
-    reckoning: Reckoning
+    Args:
+        duplicates: Duplicates that the workers have skipped, as far as their metrics were read
+            before a kill.
+        killed: Processes killed and started again.
+        took: Time until all events were applied.
+        in_time: Whether the run reached its end before the deadline.
+
+    """
+
+    audit: Audit
     counts: Counts
     duplicates: int
     killed: int
@@ -71,42 +80,43 @@ class Ending:
     in_time: bool
 
     @property
-    def happy(self) -> bool:
-        """Whether nothing is wrong at all."""
-        return self.reckoning.flawless and self.in_time and not any(self.exit_codes.values())
+    def passed(self) -> bool:
+        """Whether the audit passed in time, and all processes ended cleanly."""
+        return self.audit.passed and self.in_time and not any(self.exit_codes.values())
 
 
-def final_table(ending: Ending) -> Table:
-    """The table that is worth the wait."""
-    facts, seconds = ending.reckoning, ending.took.total_seconds()
-    table = Table(title=_headline(ending), caption=_moral(ending), show_header=False)
+def final_table(result: Result) -> Table:
+    """The counts of a run as a table."""
+    audit, seconds = result.audit, result.took.total_seconds()
+    table = Table(title=_title(result), caption=_caption(result), show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("committed", f"{facts.committed:,}")
-    table.add_row("rolled back on purpose", f"{facts.rolled_back:,}")
-    table.add_row("published", f"{ending.counts.published:,}")
-    table.add_row("applied", f"{facts.applied:,}")
-    if facts.announced_again:
-        table.add_row("announced again", f"{facts.announced_again:,}")
-    table.add_row("processes killed", f"{ending.killed}")
-    table.add_row(
-        "duplicates dropped, as far as the workers lived to tell", f"{ending.duplicates:,}"
-    )
+    table.add_row("committed", f"{audit.committed:,}")
+    table.add_row("rolled back on purpose", f"{audit.rolled_back:,}")
+    table.add_row("published", f"{result.counts.published:,}")
+    table.add_row("applied", f"{audit.applied:,}")
+    if audit.repeated:
+        table.add_row("repeat the idempotency key of another event", f"{audit.repeated:,}")
+    table.add_row("processes killed and started again", f"{result.killed}")
+    table.add_row("duplicates skipped (at least)", f"{result.duplicates:,}")
     table.add_section()
-    table.add_row("lost" if ending.in_time else "not yet applied", _wanted_zero(facts.lost))
-    table.add_row("applied twice", _wanted_zero(facts.applied_twice))
-    table.add_row("effects of rolled back events", _wanted_zero(facts.ghosts))
-    table.add_row("changed on the way", _wanted_zero(facts.changed))
-    if facts.disputed:
-        table.add_row("history and database disagree", _wanted_zero(facts.disputed))
+    table.add_row("lost" if result.in_time else "not yet applied", _should_be_zero(audit.lost))
+    table.add_row("applied twice", _should_be_zero(audit.applied_twice))
+    table.add_row("applied although rolled back", _should_be_zero(audit.uncommitted))
+    table.add_row("changed on the way", _should_be_zero(audit.changed))
+    if audit.inconsistent:
+        table.add_row(
+            "in the database or in the producer's history, not in both",
+            _should_be_zero(audit.inconsistent),
+        )
     table.add_section()
-    table.add_row("events per second", f"{facts.applied / seconds:,.0f}")
-    table.add_row("seconds", f"{seconds:.1f}" if ending.in_time else f"{seconds:.1f}, not done")
-    table.add_row("exit codes", _codes(ending.exit_codes))
+    table.add_row("events per second", f"{audit.applied / seconds:,.0f}")
+    table.add_row("seconds", f"{seconds:.1f}" if result.in_time else f"{seconds:.1f}, not done")
+    table.add_row("exit codes", _codes(result.exit_codes))
     return table
 
 
-def _wanted_zero(count: int) -> str:
+def _should_be_zero(count: int) -> str:
     return f"[bold red]{count:,}[/]" if count else "[bold green]0[/]"
 
 
@@ -116,18 +126,16 @@ def _codes(codes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {code}" for name, code in codes.items())
 
 
-def _headline(ending: Ending) -> str:
-    events = f"{ending.reckoning.committed:,} events"
-    if ending.happy:
-        return f"{events}, {ending.killed} murders, no casualties"
-    if not ending.in_time:
-        return f"{events}, {ending.killed} murders, and the deadline came first"
-    return f"{events}, {ending.killed} murders, and something is wrong"
+def _title(result: Result) -> str:
+    facts = f"{result.audit.committed:,} events, {result.killed} processes killed"
+    if result.passed:
+        return f"{facts}: passed"
+    return f"{facts}: {'failed' if result.in_time else 'deadline passed'}"
 
 
-def _moral(ending: Ending) -> str:
-    if ending.happy:
-        return "What was committed has happened, once. The rest is silence."
-    if not ending.in_time:
-        return "What is not yet applied is not lost: give it more time with --deadline."
-    return "Please report this, with the logs: run it again with --keep."
+def _caption(result: Result) -> str:
+    if result.passed:
+        return "Every committed event was applied exactly once."
+    if not result.in_time:
+        return "Events that are not yet applied are not lost: run again with a longer --deadline."
+    return "Run the demo again with --keep, and report this with the logs."

@@ -1,8 +1,8 @@
 """
 The consumer of a run: `consumer run outbox_demo.etl:etl`.
 
-Its handlers insert one row for each message and look for no other: that a message has one effect
-is the doing of the dedup store alone.
+Its handlers insert one row for each message and do not check for an earlier one: only the dedup
+store makes sure that a message has one effect.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from outbox_demo.tables import Tables
 
 
 def record(event_type: str, message_id: UUID, key: str, payload: Any) -> dict[str, Any]:
-    """The row for an event, as the producer and the consumer each write it."""
+    """The row for an event: the producer and the consumer each insert one."""
     row: dict[str, Any] = {"message_id": message_id, "idempotency_key": key}
     if isinstance(payload, HealthDataMessage):
         return row | {
@@ -37,7 +37,7 @@ def record(event_type: str, message_id: UUID, key: str, payload: Any) -> dict[st
 
 
 def consumer_of(run: Run) -> Consumer:
-    """The consumer of *run*, which hears of its events only."""
+    """The consumer of *run*, which receives only the events of this run."""
     consumer = Consumer(run.consumer, bindings=[f"{run.prefix}#"])
     effects = Tables.of(run).effects
 
@@ -45,15 +45,15 @@ def consumer_of(run: Run) -> Consumer:
     async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
         upload = message.payload
         if (upload.message_id, upload.idempotency_key) != (message.id, message.idempotency_key):
-            raise ValueError("body and envelope are not of one message")
-        await keep(message, session)
+            raise ValueError("body and envelope belong to different messages")
+        await insert(message, session)
 
-    async def keep(message: Message[Any], session: AsyncSession) -> None:
+    async def insert(message: Message[Any], session: AsyncSession) -> None:
         row = record(message.type, message.id, message.idempotency_key, message.payload)
         await session.execute(sa.insert(effects).values(row))
 
     for event_type in run.types:
-        consumer.on(event_type)(keep)
+        consumer.on(event_type)(insert)
     return consumer
 
 

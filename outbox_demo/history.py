@@ -1,7 +1,7 @@
 """
-The producer's own record of what it committed and what it rolled back, kept outside the database.
+The producer's own record of committed and rolled back events, kept outside the database.
 
-Each line is written after the transaction that it tells of has ended.
+The producer writes each line after the transaction has ended.
 """
 
 import json
@@ -16,20 +16,20 @@ FILE_NAME = "history.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Ids of events by what became of their transaction."""
+    """Event ids by the outcome of their transaction."""
 
     committed: set[UUID] = field(default_factory=set)
     rolled_back: set[UUID] = field(default_factory=set)
 
 
-def note(file: IO[str], *, outcome: str, ids: Iterable[UUID]) -> None:
-    """Add to *file* that a transaction with the events *ids* was committed or rolled_back."""
+def record(file: IO[str], *, outcome: str, ids: Iterable[UUID]) -> None:
+    """Add a line to *file*: the *outcome*, committed or rolled_back, of the events *ids*."""
     file.write(json.dumps({outcome: [str(each) for each in ids]}) + "\n")
     file.flush()
 
 
 def read(path: Path) -> History:
-    """What the file at *path* tells; nothing if it was never begun."""
+    """The history in the file at *path*; empty if the file does not exist."""
     history = History()
     if path.exists():
         with path.open(encoding="utf-8") as lines:

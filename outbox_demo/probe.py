@@ -1,5 +1,5 @@
 """
-Asking a process on this host how it is.
+Reads the probes and metrics of a process on this host.
 """
 
 import http.client
@@ -11,8 +11,8 @@ OK = HTTPStatus.OK
 _SECONDS = 2.0
 
 
-def ask(port: int, path: str) -> tuple[int, str]:
-    """The status and text of its answer; 0 if there is none."""
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of the response to GET *path*; status 0 without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
     try:
         connection.request("GET", path)
@@ -25,7 +25,7 @@ def ask(port: int, path: str) -> tuple[int, str]:
 
 
 def total(metrics: str, name: str) -> int:
-    """The value of the metric *name* in Prometheus text, summed over labels; 0 if it has none."""
+    """The metric *name* in Prometheus text, summed over labels; 0 if it is missing."""
     samples = (
         sample
         for family in text_string_to_metric_families(metrics)

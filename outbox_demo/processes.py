@@ -1,7 +1,8 @@
 """
-The child processes of a run: started, killed, started again, asked, and ended.
+The child processes of a run: start, kill, restart, read metrics, stop.
 
-They are signalled by their own ids, and only while they are ours: none outlives its `async with`.
+The demo signals them by their own ids, and only while they are its children. No child runs longer
+than its `async with`.
 """
 
 import asyncio
@@ -16,10 +17,10 @@ from typing import Self
 
 from outbox_demo import probe
 
-LEASH = "outbox_demo.leash"
+EXIT_WITH_PARENT = "outbox_demo.exit_with_parent"
 
 _TAIL_LINES = 12
-_LEAVE_SECONDS = 10.0
+_EXIT_SECONDS = 10.0
 
 
 class Child:
@@ -27,8 +28,8 @@ class Child:
     One program: a Python module with its arguments.
 
     Args:
-        name: What people call it.
-        log: The file that its output is added to.
+        name: Its name in the output of the demo.
+        log: The file to which its output is appended.
 
     """
 
@@ -40,31 +41,31 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it, or start it again after it has ended."""
+        """Start the program, or start it again after it has ended."""
         with self._log.open("ab") as output:
             self._log_start = output.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", LEASH, str(os.getpid()), *self._program),
+                *(sys.executable, "-m", EXIT_WITH_PARENT, str(os.getpid()), *self._program),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for the parent, who ends the others
+                start_new_session=True,  # Ctrl-C reaches only the parent, which stops its children
             )
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs or before it was started."""
+        """Its exit code, negative for a signal; None while it runs and before its start."""
         return None if self._process is None else self._process.returncode
 
     async def kill(self) -> None:
-        """End it without a goodbye."""
+        """Kill the program with SIGKILL."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
 
     async def stop(self, *, within: float) -> int:
-        """Ask it to end and return its exit code; after *within* seconds it is killed."""
+        """Stop the program with SIGTERM, or SIGKILL after *within* seconds; its exit code."""
         if self._process is None:
             return 0
         with suppress(ProcessLookupError):
@@ -81,24 +82,24 @@ class Child:
         return "\n".join(self._lines()[-_TAIL_LINES:])
 
     async def ready(self) -> bool:
-        """Whether it says of itself that it can work."""
-        return (await self._ask("/readyz"))[0] == probe.OK
+        """Whether its readiness probe succeeds."""
+        return (await self._get("/readyz"))[0] == probe.OK
 
     async def metric(self, name: str) -> int:
         """The value of its metric *name*, summed over labels; 0 if it has none."""
-        status, text = await self._ask("/metrics")
+        status, text = await self._get("/metrics")
         if status != probe.OK:
             return 0
         return probe.total(text, name)
 
-    async def _ask(self, path: str) -> tuple[int, str]:
+    async def _get(self, path: str) -> tuple[int, str]:
         port = self._port()
         if port is None or self.exit_code is not None:
             return 0, ""
-        return await asyncio.to_thread(probe.ask, port, path)
+        return await asyncio.to_thread(probe.get, port, path)
 
     def _port(self) -> int | None:
-        """Where it answers, as its log says since the last start."""
+        """The port of its probes, from its log since the last start."""
         for line in self._lines():
             if '"probes_listening"' in line:
                 return int(json.loads(line)["port"])
@@ -113,14 +114,14 @@ class Child:
 
 
 class ChildFailed(Exception):  # noqa: N818 - it names a thing
-    """A child ended by itself; the message has its exit code and its last words."""
+    """A child ended unexpectedly; the message has its exit code and the end of its log."""
 
     def __init__(self, child: Child) -> None:
         super().__init__(f"{child.name} ended with exit code {child.exit_code}:\n{child.tail}")
 
 
-class Troupe:
-    """Children that are started and ended together."""
+class Processes:
+    """Child processes that are started and stopped together."""
 
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = children
@@ -135,9 +136,9 @@ class Troupe:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await self.stop(within=_LEAVE_SECONDS)
+        await self.stop(within=_EXIT_SECONDS)
 
     async def stop(self, *, within: float) -> dict[str, int]:
-        """The exit codes of all, by name, after asking them to end."""
+        """Stop all within *within* seconds; returns their exit codes by name."""
         codes = await asyncio.gather(*(child.stop(within=within) for child in self.children))
         return {child.name: code for child, code in zip(self.children, codes, strict=True)}

@@ -1,9 +1,9 @@
 """
 The producing application: `python -m outbox_demo.producer WORK_DIRECTORY SEED`, a child process.
 
-Each transaction holds business rows and the events about them. The first one, and of the others
-one in twenty, fails at the last moment: what was in it must never be heard of. After each the
-history says how it went, for those who count later.
+Each transaction inserts business rows and the events about them. The first transaction, and about
+one in twenty of the others, is rolled back just before its commit: its events must never be
+published. After each transaction the producer records the outcome in its history, for the audit.
 """
 
 import asyncio
@@ -23,51 +23,55 @@ import outbox
 from outbox import Event
 from outbox.database.engine import create_engine
 from outbox.settings import SharedSettings, load
-from outbox_demo import history, lines, sources, spool
+from outbox_demo import events_file, history, ndjson, sources
 from outbox_demo.etl import record
 from outbox_demo.run import Run
 from outbox_demo.tables import Tables
 
 MOST_EVENTS = 40
-"""In one transaction. SQLite has one writer, whom everybody else waits for."""
+"""In one transaction. SQLite has one writer, and every other process waits for it."""
 
-FAILURES = 0.05
+FAILURE_RATE = 0.05
 
 
 class _UploadFailedError(Exception):
-    """The application changes its mind, as applications do."""
+    """An error in the application, after it has inserted the events."""
 
 
 class Producer:
-    """Commits events to the outbox of *engine*, and says so in *past*."""
+    """Commits events to the outbox of *engine*, and records the outcomes in *history_file*."""
 
-    def __init__(self, *, engine: AsyncEngine, run: Run, past: IO[str], seed: int) -> None:
+    def __init__(self, *, engine: AsyncEngine, run: Run, history_file: IO[str], seed: int) -> None:
         self._engine = engine
         self._run = run
         self._uploads = Tables.of(run).uploads
-        self._past = past
-        self._chance = random.Random(seed)
-        self._never = sources.generated(sys.maxsize, seed=seed + 1)
+        self._history_file = history_file
+        self._random = random.Random(seed)
+        self._never_committed = sources.generated(sys.maxsize, seed=seed + 1)
 
-    async def tell(self, events: Iterable[Event]) -> None:
-        """Commit all *events*; in between, roll back others."""
+    async def commit_all(self, events: Iterable[Event]) -> None:
+        """Commit all *events*; in between, roll back transactions with other events."""
         failing = True
         for batch in self._batches(events):
             if failing:
-                await self._fail(list(islice(self._never, len(batch))))
+                await self._fail(list(islice(self._never_committed, len(batch))))
             await self._transaction(batch)
-            history.note(self._past, outcome="committed", ids=[event.id for event in batch])
-            failing = self._chance.random() < FAILURES
+            history.record(
+                self._history_file, outcome="committed", ids=[event.id for event in batch]
+            )
+            failing = self._random.random() < FAILURE_RATE
 
     def _batches(self, events: Iterable[Event]) -> Iterator[list[Event]]:
         rest = iter(events)
-        while batch := list(islice(rest, self._chance.randint(1, MOST_EVENTS))):
+        while batch := list(islice(rest, self._random.randint(1, MOST_EVENTS))):
             yield batch
 
     async def _fail(self, batch: Sequence[Event]) -> None:
         with suppress(_UploadFailedError):
             await self._transaction(batch, failing=True)
-        history.note(self._past, outcome="rolled_back", ids=[event.id for event in batch])
+        history.record(
+            self._history_file, outcome="rolled_back", ids=[event.id for event in batch]
+        )
 
     async def _transaction(self, batch: Sequence[Event], *, failing: bool = False) -> None:
         rows = [
@@ -81,18 +85,20 @@ class Producer:
                 raise _UploadFailedError
 
     def _addressed(self, event: Event) -> Event:
-        """*event* with a routing key that only this run's consumer has bound."""
+        """*event* with a routing key that only the consumer of this run has bound."""
         return replace(event, routing_key=self._run.prefix + event.routing_key)
 
 
 async def main(directory: Path, seed: int) -> None:
-    """Tell what the spool in *directory* holds."""
+    """Commit the events of the file in *directory*."""
     engine = create_engine(
         load(SharedSettings).database, pool_size=2, application_name="outbox-demo producer"
     )
-    with (directory / history.FILE_NAME).open("a", encoding="utf-8") as past:
-        producer = Producer(engine=engine, run=Run.from_environment(), past=past, seed=seed)
-        await producer.tell(lines.read(directory / spool.FILE_NAME))
+    with (directory / history.FILE_NAME).open("a", encoding="utf-8") as history_file:
+        producer = Producer(
+            engine=engine, run=Run.from_environment(), history_file=history_file, seed=seed
+        )
+        await producer.commit_all(ndjson.read(directory / events_file.FILE_NAME))
     await engine.dispose()
 
 

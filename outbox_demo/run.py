@@ -1,5 +1,5 @@
 """
-Who a run of the demo is: the names that keep it apart from other runs, and from everything else.
+The names of a run of the demo, which keep it apart from other runs and from all other data.
 """
 
 import json
@@ -19,7 +19,7 @@ class Run:
 
     Args:
         id: Part of every name.
-        types: Event types besides uploads that the consumer must know.
+        types: Event types, other than uploads, that the consumer handles.
 
     """
 
@@ -28,24 +28,24 @@ class Run:
 
     @classmethod
     def new(cls, types: tuple[str, ...]) -> Self:
-        """A run that nobody has heard of."""
+        """A run with a new random id."""
         return cls(secrets.token_hex(4), types)
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The run that this process was started for."""
+        """The run that this process belongs to."""
         return cls(os.environ.get(_RUN, "manual"), tuple(json.loads(os.environ.get(_TYPES, "[]"))))
 
     def environment(self) -> dict[str, str]:
-        """What tells a child process which run it belongs to."""
+        """Environment variables from which a child process reads its run."""
         return {_RUN: self.id, _TYPES: json.dumps(self.types)}
 
     @property
     def prefix(self) -> str:
-        """What the routing keys of all its events begin with."""
+        """The first part of the routing keys of all its events."""
         return f"demo.{self.id}."
 
     @property
     def consumer(self) -> str:
-        """The name of its consumer, and so of its queues and of its part of the dedup store."""
+        """The name of its consumer, which is part of its queue names and of its dedup rows."""
         return f"etl-demo-{self.id}"

@@ -1,7 +1,7 @@
 """
-Where the events of a run come from, if not from lines: chance, or a directory of files.
+The events of a run without an input file: generated, or one for each file in a directory.
 
-Errors name line or file and field, never the value.
+Errors name the line or file and the field, never the value.
 """
 
 import hashlib
@@ -27,33 +27,33 @@ _CHUNK = 1_048_576
 
 
 class BadSource(ConfigurationError):  # noqa: N818 - it names a thing, like its siblings
-    """The events to be told cannot be read; the message says where."""
+    """The events of a run cannot be read; the message says where."""
 
 
 def generated(count: int, *, seed: int) -> Iterator[Event]:
-    """*count* uploads of invented people, the same for the same *seed* but for ids and times."""
-    chance = random.Random(seed)
+    """*count* uploads of invented users; one *seed* gives the same uploads, but ids and times."""
+    generator = random.Random(seed)
     now = datetime.now(UTC)
     for number in range(count):
-        content = chance.randbytes(16)
+        content = generator.randbytes(16)
         yield HealthDataMessage(
             bucket="health-uploads",
             key=f"{now:%Y/%m/%d}/{number:06}.json",
-            user_id=f"user-{chance.randrange(1_000):04}",
+            user_id=f"user-{generator.randrange(1_000):04}",
             upload_timestamp_utc=now + timedelta(microseconds=number),
-            record_type=chance.choice(RECORD_TYPES),
+            record_type=generator.choice(RECORD_TYPES),
             content_hash=hashlib.sha256(content).hexdigest(),
-            processing_priority=chance.choice(("low", "normal", "normal", "high")),
-            file_size_bytes=chance.randrange(200, 200_000),
-            record_count=chance.randrange(1, 500),
+            processing_priority=generator.choice(("low", "normal", "normal", "high")),
+            file_size_bytes=generator.randrange(200, 200_000),
+            record_count=generator.randrange(1, 500),
         ).to_event()
 
 
 def files(directory: Path) -> Iterator[Event]:
     """
-    An upload for each regular file below *directory*, with its true size and SHA-256.
+    One upload for each regular file below *directory*, with its real size and SHA-256.
 
-    Raises BadSource.
+    Raises BadSource if a file cannot be read, or cannot be an event.
     """
     root = directory.resolve()
     for path in sorted(root.rglob("*")):
@@ -87,6 +87,6 @@ def _digest(path: Path) -> tuple[str, int]:
 
 
 def _record_type(path: Path) -> str:
-    """From the folder, else from the suffix: BloodGlucoseRecord/4711.json, or 4711.json."""
+    """The folder of *path*, else its suffix: BloodGlucoseRecord/4711.json, or 4711.json."""
     names: Iterable[str] = (path.parent.name, path.suffix.removeprefix("."))
     return next((name for name in names if _RECORD_TYPE.fullmatch(name)), "File")

@@ -1,5 +1,5 @@
 """
-The tables of a run: what the application commits, and what the consumer makes of it.
+The tables of a run: the business rows of the application, and the effects of the consumer.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Record(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Tables:
     """
-    The business rows and the effects of one run, under names of its own.
+    The business rows and the effects of one run, in tables with the id of the run.
 
-    *effects* has no unique key besides its row number: what is applied twice is there twice.
+    *effects* has no unique key but its row number: an event that is applied twice has two rows.
     """
 
     uploads: sa.Table

@@ -1,0 +1,16 @@
+"""
+The process `relay`: it moves committed events from the outbox to the broker.
+
+    settings, cli, assembly   environment, command line, and the choice of adapters
+    relay                     the loop: claim, publish, settle
+    verdict                   an outcome of a publish → delete, retry, dead-letter or leave the row
+    waves                     the order in which the rows of a batch are published
+    row, ordering_key_hash    a claimed row; the lane of an ordering key
+    poll_interval, wakeup     when the next claim begins
+    maintenance               promotes due rows and measures the backlog
+    telemetry                 all metric names and log events; with batch_histogram
+    storage/                  every SQL statement
+    replay                    moves dead letters back into the outbox
+
+May import `outbox`, never `consumer`. Only `assembly` names a database or a broker.
+"""

@@ -16,7 +16,7 @@ from outbox.database import migrate, privileges
 from outbox.runtime import probes, process
 from outbox.tables import dead_letters, outbox
 from outbox.transports import topology
-from outbox.transports.base import Transport
+from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import transport
 from outbox.transports.topology import Topology
 from outbox.validation import allow_headers
@@ -39,15 +39,15 @@ RIGHTS = {outbox: ["SELECT", "UPDATE", "DELETE"], dead_letters: ["SELECT", "INSE
 
 
 def declared(settings: RelaySettings) -> Topology:
-    """The exchanges that a relay publishes to."""
+    """The exchanges that the relay publishes to."""
     return topology.publishing(
         main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
     )
 
 
-def broker(settings: RelaySettings) -> Transport:
-    """The configured broker."""
-    return transport(settings, name=process.name(ROLE))
+def broker(settings: RelaySettings, *, connections: ConnectionCounter | None = None) -> Transport:
+    """The configured broker; *connections* counts the open connections to it."""
+    return transport(settings, name=process.name(ROLE), connections=connections)
 
 
 def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
@@ -57,7 +57,7 @@ def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine
 
 async def verified(engine: AsyncEngine) -> bytes:
     """
-    The secret of the database of *engine*, whose schema and rights have been checked.
+    Check the schema and the rights in the database of *engine*; returns its ordering secret.
 
     Raises SchemaMismatch and DatabaseUnavailable.
     """
@@ -76,7 +76,7 @@ def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
 
 
 def wakeup(engine: AsyncEngine, settings: RelaySettings, wake_signal: WakeSignal) -> Wakeup:
-    """What rings the *wake_signal* of an idle relay."""
+    """The source of notifications for *wake_signal*, or polling."""
     return PostgresWakeup(engine, notify=wake_signal.notify) if settings.is_woken else Polling()
 
 
@@ -89,23 +89,27 @@ async def serve(
     """
     Run the relay until *stop* is set.
 
-    Raises ConfigurationError and Unavailable only at start; later it waits for what is away.
+    Raises ConfigurationError and Unavailable only at start; later it waits for servers that are
+    unavailable.
     """
     allow_headers(*settings.allowed_headers)
     registry = CollectorRegistry()
     health = probes.Health("servers")
-    told = telemetry(registry, exchange=settings.main_exchange)
+    events = telemetry(registry, exchange=settings.main_exchange)
     wake_signal = WakeSignal()
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(settings) as engine,
     ):
         key_hasher = OrderingKeyHasher(await verified(engine))
-        await process.prepare(broker(settings), declared(settings), settings)
+        broker_transport = broker(settings, connections=events.availability.connections)
+        await process.prepare(broker_transport, declared(settings), settings)
         outbox_store = store(engine, settings)
-        async with broker(settings).publisher() as publisher, asyncio.TaskGroup() as group:
-            maintenance = Maintenance(store=outbox_store, wake_signal=wake_signal, telemetry=told)
-            keeping = group.create_task(maintenance.run(stop))
+        async with broker_transport.publisher() as publisher, asyncio.TaskGroup() as group:
+            maintenance = Maintenance(
+                store=outbox_store, wake_signal=wake_signal, telemetry=events
+            )
+            maintaining = group.create_task(maintenance.run(stop))
             relay = Relay(
                 store=outbox_store,
                 publisher=publisher,
@@ -116,7 +120,7 @@ async def serve(
                 limits=Limits(
                     rows=settings.batch_size,
                     bytes=settings.batch_bytes,
-                    publishing=settings.publish_timeout,
+                    publish_timeout=settings.publish_timeout,
                 ),
                 policy=settings.retry_policy,
                 poll_interval=PollInterval(
@@ -127,11 +131,11 @@ async def serve(
                     first=timedelta(milliseconds=200),
                     cap=timedelta(seconds=settings.reconnect_max_seconds),
                 ),
-                telemetry=told,
+                telemetry=events,
                 health=health,
                 jitter=random.random,
             )
-            told.started(batch_size=settings.batch_size, database=engine.dialect.name)
+            events.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)
-            # Nothing of it has to be finished.
-            keeping.cancel()
+            # Maintenance may stop at any point: the next relay does the rest.
+            maintaining.cancel()

@@ -1,8 +1,8 @@
 """
 A histogram that takes the values of a whole batch at once.
 
-The client library's own takes one value at a time, which was a twentieth of a busy relay's time.
-This one is a custom collector, as the library provides for.
+The client library's histogram takes one value at a time, which took a twentieth of a busy relay's
+time. This one is a custom collector, which the library supports.
 """
 
 from bisect import bisect_left
@@ -16,10 +16,10 @@ from prometheus_client.registry import Collector
 
 class BatchHistogram(Collector):
     """
-    Seconds, counted in buckets.
+    A histogram of durations in seconds.
 
     Args:
-        bounds: The upper bounds of the buckets, ascending; above the last is one more.
+        bounds: The upper bounds of the buckets, ascending; one more bucket has no bound.
 
     """
 

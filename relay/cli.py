@@ -30,7 +30,7 @@ from relay.storage.sql import SOURCE
 
 app = typer.Typer(
     name="relay",
-    help="Publishes what applications have committed to the outbox.",
+    help="Publishes the events that applications have committed to the outbox.",
     epilog="Settings are environment variables that begin with MQ_; see docs/how-to/run.md. "
     + EXIT_CODES,
     no_args_is_help=True,
@@ -40,13 +40,13 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command `relay`."""
     app()
 
 
 @app.command()
 def run() -> None:
-    """Publish until SIGTERM or SIGINT; a second signal ends it at once."""
+    """Publish until SIGTERM or SIGINT; a second signal ends the relay at once."""
     settings = commands.settings(RelaySettings, process="relay")
     code = service.run(lambda stop: assembly.serve(settings, stop), drain=settings.drain)
     raise SystemExit(code)
@@ -95,10 +95,10 @@ def check() -> None:
 
 @app.command()
 def status(*, as_json: commands.AsJson = False) -> None:
-    """Show what is in the outbox, and what the relay has given up."""
+    """Show the rows in the outbox, and the dead letters of the relay by reason."""
     settings = commands.settings(RelaySettings, process="relay")
 
-    async def look() -> tuple[Backlog, list[ReasonCount]]:
+    async def read() -> tuple[Backlog, list[ReasonCount]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
             await privileges.verify(engine, {outbox: ["SELECT"], dead_letters_table: ["SELECT"]})
@@ -106,7 +106,7 @@ def status(*, as_json: commands.AsJson = False) -> None:
             async with reading(engine) as connection:
                 return backlog, await DeadLetters(SOURCE).reason_counts(connection)
 
-    backlog, reason_counts = commands.once(look)
+    backlog, reason_counts = commands.once(read)
     if as_json:
         commands.print_json({"outbox": backlog, "dead_letters": reason_counts})
         return
@@ -133,9 +133,9 @@ app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
     add_help_option=False,
 )
 def demo(context: typer.Context) -> None:
-    """Run the main job with real processes, kill some, and count; see `relay demo --help`."""
-    # A program of its own: the relay does not stand on the consumer, which the demo needs too.
-    # It takes the place of this process, so that signals reach it.
+    """Run relay and consumers, kill some, compare the effects; see `relay demo --help`."""
+    # A separate program: the relay does not import the consumer, which the demo needs too. It
+    # replaces this process, so that signals reach it.
     command = [sys.executable, "-m", "outbox_demo", *context.args]
     os.execv(sys.executable, command)  # noqa: S606 - our own module
 

@@ -1,5 +1,5 @@
 """
-Housekeeping beside the relay: rows whose time has come are made ready, the backlog is looked at.
+Periodic work beside the relay: promoting due rows, measuring the backlog.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ SAMPLE_EVERY = timedelta(seconds=15)
 
 class Maintenance:
     """
-    Keeps the outbox of *store* in order.
+    Promotes due rows of *store* and reports its backlog.
 
-    Any number of them may run; what one does, the others find done. A database that is away is
-    the relay's to report.
+    Any number of relays may do this at the same time; a row is promoted once. An unavailable
+    database is not reported here, because the relay reports it.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """
-How long to wait before the next look at the outbox, and when there is much to do: pure.
+How long the relay pauses before its next claim, and when the load is high: pure.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from datetime import timedelta
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
     """
-    What a claim has found.
+    The size of a claim.
 
     Args:
-        rows: How many.
-        more: Whether there may be more right now.
+        rows: The number of claimed rows.
+        more: Whether another claim may find rows right now.
 
     """
 
@@ -23,22 +23,22 @@ class ClaimResult:
 
 @dataclass(frozen=True, slots=True)
 class PollInterval:
-    """Pauses between *shortest* and *longest*; an empty outbox is looked at ever more rarely."""
+    """Pauses between *shortest* and *longest*; they double while the outbox stays empty."""
 
     shortest: timedelta
     longest: timedelta
 
-    def after(self, found: ClaimResult, *, woken: bool, previous: timedelta) -> timedelta:
+    def after(self, claimed: ClaimResult, *, woken: bool, previous: timedelta) -> timedelta:
         """
-        The pause after what was *found*; the *previous* one was so long.
+        The pause after a claim with the result *claimed*; the *previous* pause was that long.
 
-        *woken* says that the database tells of new rows, so that nothing is missed meanwhile.
+        *woken* means that the database notifies the relay of new rows during the pause.
         """
-        if found.more:
-            return timedelta(0) if found.rows else self.shortest
-        if found.rows:
-            # Only a look that finds nothing ends in a long pause: what another claim held, or a
-            # batch had no room for, rings nobody.
+        if claimed.more:
+            return timedelta(0) if claimed.rows else self.shortest
+        if claimed.rows:
+            # Only a claim without rows ends in a long pause: the database does not notify of rows
+            # that another claim held, or that did not fit into the batch.
             return timedelta(0) if woken else self.shortest
         if woken:
             return self.longest
@@ -48,10 +48,10 @@ class PollInterval:
 @dataclass(slots=True)
 class LoadMeter:
     """
-    Whether rows come so fast that to look for them often costs less than to be told of each.
+    Whether rows arrive so fast that frequent polling costs less than a notification for each.
 
     Args:
-        rows: So many are many,
+        rows: The load is high from this many rows on,
         within_seconds: in this time.
 
     """
@@ -62,7 +62,7 @@ class LoadMeter:
     _count: int = 0
 
     def is_high(self, rows: int, *, now: float) -> bool:
-        """Take note of *rows* more at *now*, in seconds, and answer."""
+        """Count *rows* more at *now*, in seconds; returns whether the load is high."""
         if now - self._since > self.within_seconds:
             self._since, self._count = now, 0
         self._count += rows

@@ -1,12 +1,13 @@
 """
 The relay: claim, publish, settle.
 
-    claim     rows that are ready, locked against other relays
+    claim     ready rows, locked against other relays
     publish   persistent, mandatory, confirmed; one deadline for the batch
-    settle    acked: delete · unroutable, refused: later · hopeless: dead_letters · unknown: leave
+    settle    acked: delete · unroutable, refused: retry later · rejected, malformed: dead-letter ·
+              unknown: leave
 
-A crash between any two of these, or in the middle of one, means that rows are published again.
-While a server is away nothing is claimed, no transaction is open, and no attempt is counted.
+A crash between any two steps, or during one, means that rows are published again. While a server
+is unavailable the relay claims no rows, holds no transaction open, and counts no attempt.
 """
 
 import asyncio
@@ -33,18 +34,18 @@ from relay.waves import waves
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    Bounds of one batch.
+    Limits of one batch.
 
     Args:
         rows: Most rows.
         bytes: Most bytes of their bodies.
-        publishing: How long the broker may take to confirm it.
+        publish_timeout: How long the broker may take to confirm it.
 
     """
 
     rows: int
     bytes: int
-    publishing: timedelta
+    publish_timeout: timedelta
 
 
 class Relay:
@@ -54,8 +55,9 @@ class Relay:
     Every event is published at least once, and the events of one ordering key in the order in
     which they were inserted.
 
-    There are two shifts. While the batch of one waits for its confirms or is settled, the other
-    one claims and publishes the next: whoever finds that there is more to do rings for the other.
+    Two loops work on the outbox. While the batch of one loop waits for its confirms or is settled,
+    the other loop claims and publishes the next batch. A loop that expects more ready rows wakes
+    the other loop.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Relay:
         self._reachable = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until *stop* is set; the batches in flight are finished first."""
+        """Work until *stop* is set; finishes the batches in flight first."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._primary_loop(stop))
@@ -104,13 +106,13 @@ class Relay:
             await self._wakeup.close()
 
     async def _primary_loop(self, stop: asyncio.Event) -> None:
-        """Work, look again from time to time, and wait for servers that are away."""
+        """Claim, pause, and claim again; on errors wait for the servers and reconnect."""
         wait, failures = timedelta(0), 0
         while not stop.is_set():
             try:
-                found = await self.run_once()
-                if not found.rows and not found.more and await self._wakeup.arm():
-                    found = await self.run_once()
+                claimed = await self.run_once()
+                if not claimed.rows and not claimed.more and await self._wakeup.arm():
+                    claimed = await self.run_once()
             except Unavailable as error:
                 failures += 1
                 wait = self._reconnect.delay(failures, jitter=self._jitter()) or timedelta(0)
@@ -119,7 +121,7 @@ class Relay:
                 self._telemetry.availability.down(error, pause=wait)
                 await pause(stop, wait)
             else:
-                wait = self._poll_interval.after(found, woken=self._wakeup.armed, previous=wait)
+                wait = self._poll_interval.after(claimed, woken=self._wakeup.armed, previous=wait)
                 failures = 0
                 self._reachable.set()
                 self._health.up("servers")
@@ -128,22 +130,22 @@ class Relay:
                     await self._wake_signal.wait(wait)
 
     async def _secondary_loop(self, stop: asyncio.Event) -> None:
-        """Work when the bell rings, until nothing is found; servers are the first shift's care."""
+        """Claim when woken, until no row is ready; the primary loop handles lost servers."""
         while not stop.is_set():
             await self._reachable.wait()
             await self._wake_signal.wait()
             try:
-                await self._until_nothing_is_found(stop)
+                await self._run_until_empty(stop)
             except Unavailable:
                 self._reachable.clear()
                 self._wake_signal.notify()
 
-    async def _until_nothing_is_found(self, stop: asyncio.Event) -> None:
+    async def _run_until_empty(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            found = await self.run_once()
-            if found.rows:
+            claimed = await self.run_once()
+            if claimed.rows:
                 continue
-            if not found.more:
+            if not claimed.more:
                 return
             await self._wake_signal.wait(self._poll_interval.shortest)
 
@@ -151,16 +153,16 @@ class Relay:
         """
         Claim one batch, publish it, settle every row.
 
-        Returns what was found, from which the pace is derived.
-        Raises BrokerUnavailable if the broker gave no answer for some rows, after settling the
+        Returns the size of the claim, which decides the next pause.
+        Raises BrokerUnavailable if the broker did not confirm some rows, after settling the
         others, and DatabaseUnavailable.
         """
         await self._publisher.ready()
         async with self._store.claim(limit=self._limits.rows, size=self._limits.bytes) as claim:
-            found = ClaimResult(len(claim.rows), claim.more)
-            if not found.rows:
-                return found
-            if found.more:
+            claimed = ClaimResult(len(claim.rows), claim.more)
+            if not claimed.rows:
+                return claimed
+            if claimed.more:
                 self._wake_signal.notify()
             outcomes = await self._publish(claim.rows)
             verdicts = [
@@ -172,33 +174,34 @@ class Relay:
         self._telemetry.settled(verdicts)
         if Outcome.UNKNOWN in outcomes.values():
             raise BrokerUnavailable("no answer to a publish")
-        if self._load.is_high(found.rows, now=self._clock()):
-            await self._look_instead_of_listening()
-        return found
+        if self._load.is_high(claimed.rows, now=self._clock()):
+            await self._stop_notifications()
+        return claimed
 
-    async def _look_instead_of_listening(self) -> None:
+    async def _stop_notifications(self) -> None:
+        """Poll instead: under high load, frequent claims cost less than notifications."""
         if self._wakeup.armed:
             await self._wakeup.disarm()
-            # Whoever waits to be woken would wait in vain.
+            # The other loop may still wait for a notification.
             self._wake_signal.notify()
 
     async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
         """
         Publish *rows*, those of a key one after another, until one of the key fails.
 
-        Returns outcomes by row id; a row without one was not published.
+        Returns outcomes by row id; a row without an outcome was not published.
         """
         began = self._clock()
-        deadline = began + self._limits.publishing.total_seconds()
+        deadline = began + self._limits.publish_timeout.total_seconds()
         outcomes: dict[int, Outcome] = {}
-        stopped: set[str] = set()
+        failed: set[str] = set()
         for wave in waves(rows):
-            going = [row for row in wave if row.ordering_key not in stopped] if stopped else wave
+            sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave
             within = timedelta(seconds=max(deadline - self._clock(), 0))
-            outcomes |= await self._publish_wave(going, within)
-            stopped |= {
+            outcomes |= await self._publish_wave(sendable, within)
+            failed |= {
                 row.ordering_key
-                for row in going
+                for row in sendable
                 if row.ordering_key is not None and outcomes[row.id] is not Outcome.ACKED
             }
         self._telemetry.published(rows, outcomes, took=timedelta(seconds=self._clock() - began))
@@ -209,19 +212,22 @@ class Relay:
         messages: dict[int, codec.WireMessage] = {}
         for row in rows:
             try:
-                envelope = codec.from_row(row.values)
+                messages[row.id] = self._to_message(row)
             except UnreadableMessage:
                 outcomes[row.id] = Outcome.MALFORMED
-            else:
-                messages[row.id] = codec.to_wire(
-                    envelope,
-                    exchange=self._exchange,
-                    lane=self._key_hasher.lane(envelope.ordering_key),
-                )
         if messages:
-            answers = await self._publisher.publish(list(messages.values()), within=within)
-            outcomes |= zip(messages, answers, strict=True)
+            confirms = await self._publisher.publish(list(messages.values()), within=within)
+            outcomes |= zip(messages, confirms, strict=True)
         return outcomes
+
+    def _to_message(self, row: Row) -> codec.WireMessage:
+        """Raises UnreadableMessage if *row* is no valid event."""
+        envelope = codec.from_row(row.values)
+        return codec.to_wire(
+            envelope,
+            exchange=self._exchange,
+            lane=self._key_hasher.lane(envelope.ordering_key),
+        )
 
     @staticmethod
     def _clock() -> float:

@@ -1,5 +1,5 @@
 """
-The relay's dead letters: back into the outbox, as the events that they were.
+Replay of the relay's dead letters: back into the outbox, as the original events.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,20 +19,20 @@ from relay import assembly
 from relay.settings import RelaySettings
 from relay.storage.sql import ENVELOPE_COLUMNS, SOURCE
 
-WAITS_ALREADY = "already in the outbox"
+ALREADY_IN_OUTBOX = "already in the outbox"
 
 
 class ToOutbox:
-    """Inserts letters as new rows of the outbox, in the transaction that deletes them."""
+    """Inserts dead letters as new outbox rows, in the transaction that deletes the letters."""
 
     async def ready(self) -> None:
-        """Nothing but the database is needed."""
+        """Return at once: only the database is needed."""
 
     async def send(
         self, connection: AsyncConnection, letters: Sequence[Any], *, run: UUID
     ) -> list[str | None]:
-        """Why each of *letters* cannot be a row of the outbox."""
-        del run  # the relay's own copies are no replays to a consumer: they were never published
+        """The reason why each of *letters* cannot be an outbox row, or None."""
+        del run  # no replay for a consumer: the relay has never published these events
         events: dict[UUID, dict[str, Any]] = {}
         problems: list[str | None] = []
         for letter in letters:
@@ -41,17 +41,19 @@ class ToOutbox:
             except UnreadableMessage as error:
                 problems.append(error.code)
                 continue
-            problems.append(WAITS_ALREADY if event["event_id"] in events else None)
+            problems.append(ALREADY_IN_OUTBOX if event["event_id"] in events else None)
             events.setdefault(event["event_id"], event)
         waiting = set(events) - await _inserted(connection, list(events.values()))
         return [
-            WAITS_ALREADY if problem is None and UUID(letter["message_id"]) in waiting else problem
+            ALREADY_IN_OUTBOX
+            if problem is None and UUID(letter["message_id"]) in waiting
+            else problem
             for letter, problem in zip(letters, problems, strict=True)
         ]
 
 
 def _event(letter: Any) -> dict[str, Any]:
-    """Raises UnreadableMessage if the relay would only give it up again."""
+    """Raises UnreadableMessage if the relay would only dead-letter the event again."""
     try:
         identity = UUID(letter["message_id"] or "")
     except ValueError:
@@ -64,7 +66,7 @@ def _event(letter: Any) -> dict[str, Any]:
 async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -> set[UUID]:
     if not events:
         return set()
-    # ON CONFLICT is not in the common part of SQLAlchemy, though both databases read it alike.
+    # ON CONFLICT is not in SQLAlchemy's common API, although both databases have the same syntax.
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = (
         insert(outbox)
@@ -81,7 +83,7 @@ async def _to_outbox() -> AsyncIterator[Destination]:
 
 
 def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
-    """What the commands on the relay's dead letters need."""
+    """The source that the commands on the relay's dead letters work on."""
     allow_configured_headers(settings)
     return DeadLetterSource(
         name=SOURCE, database=lambda: assembly.database(settings), destination=_to_outbox

@@ -11,7 +11,7 @@ from typing import Any
 # Not frozen for the reason that Envelope is not.
 @dataclass(slots=True)
 class Row:
-    """A claimed row of the outbox: its *values* as they were read, and what the relay looks at."""
+    """A claimed row of the outbox: its *values* as read, and the columns that the relay uses."""
 
     id: int
     ordering_key: str | None

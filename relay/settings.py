@@ -1,5 +1,5 @@
 """
-Settings of the relay, besides the shared ones.
+Settings of the relay, in addition to the shared ones.
 """
 
 from datetime import timedelta
@@ -10,50 +10,60 @@ from pydantic import Field, model_validator
 from outbox.backoff import Exponential
 from outbox.settings import SharedSettings
 
-FEWEST_CONNECTIONS = 5
-"""Two claims, what wakes an idle relay, rows whose time has come, and the look at the backlog."""
+MIN_CONNECTIONS = 5
+"""Two claims, the LISTEN session of an idle relay, promoting due rows, and the backlog."""
 
 
 class RelaySettings(SharedSettings):
-    """How much the relay takes at once, how often it looks, and how long it waits."""
+    """Batch sizes, poll intervals, deadlines and retries."""
 
     batch_size: int = Field(
         default=500,
         ge=2,
         le=10_000,
-        description="Most rows that are claimed at once.",
+        description="Most events that are claimed, published and deleted together.",
     )
     batch_bytes: int = Field(
         default=4_194_304,
         ge=1_024,
         le=268_435_456,
-        description="Most bytes of bodies that are claimed at once; the last row may go beyond.",
+        description="Most bytes of bodies in a batch; the last event may exceed it.",
     )
     wakeup: Literal["notify", "poll"] = Field(
         default="notify",
-        description="`notify`: an idle relay is woken by LISTEN and NOTIFY, on Postgres without a "
-        "pooler; `poll`: it only looks from time to time.",
+        description="`notify`: LISTEN and NOTIFY wake an idle relay, on Postgres without a "
+        "pooler; `poll`: an idle relay only polls.",
     )
     poll_min_seconds: float = Field(
-        default=0.02, gt=0, le=60, description="Pause between looks while events keep coming."
+        default=0.02,
+        gt=0,
+        le=60,
+        description="Pause between polls while events keep coming; it doubles while the outbox "
+        "stays empty.",
     )
     poll_max_seconds: float = Field(
-        default=1.0, gt=0, le=3600, description="Pause between looks at an empty outbox."
+        default=1.0, gt=0, le=3600, description="Longest pause between polls of an empty outbox."
     )
     publish_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=600, description="Deadline for the confirms of one batch."
+        default=10.0, gt=0, le=600, description="Deadline for the broker to confirm a batch."
     )
     publish_max_attempts: int | None = Field(
         default=None,
         ge=1,
-        description="Attempts after which an unroutable or refused event goes to dead_letters. "
-        "Unset: never.",
+        description="Publishes after which an event that the broker returned or refused is "
+        "dead-lettered, the first one included. Unset: never.",
     )
     publish_retry_first_seconds: float = Field(
-        default=1.0, gt=0, le=3600, description="Wait after the first such attempt; it doubles."
+        default=1.0,
+        gt=0,
+        le=3600,
+        description="Pause after the first publish that was returned or refused; it doubles.",
     )
     publish_retry_max_seconds: float = Field(
-        default=300.0, gt=0, le=86_400, description="Longest such wait."
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="Longest pause between two publishes of such an event.",
     )
 
     @model_validator(mode="after")
@@ -64,9 +74,9 @@ class RelaySettings(SharedSettings):
             raise ValueError(
                 "MQ_PUBLISH_RETRY_FIRST_SECONDS: must not be above MQ_PUBLISH_RETRY_MAX_SECONDS"
             )
-        if self._database_is_postgres and self.database_pool_size < FEWEST_CONNECTIONS:
+        if self._database_is_postgres and self.database_pool_size < MIN_CONNECTIONS:
             raise ValueError(
-                f"MQ_DATABASE_POOL_SIZE: the relay needs {FEWEST_CONNECTIONS} on Postgres"
+                f"MQ_DATABASE_POOL_SIZE: the relay needs at least {MIN_CONNECTIONS} on Postgres"
             )
         return self
 
@@ -76,12 +86,12 @@ class RelaySettings(SharedSettings):
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a pooler gives each transaction another session."""
+        """Whether a pooler may give each transaction another session."""
         return "pgbouncer" in self.database.query
 
     @property
     def is_woken(self) -> bool:
-        """Whether the database can tell of new rows, and shall."""
+        """Whether NOTIFY wakes an idle relay: configured, and possible with this database."""
         return self._database_is_postgres and not self.is_pooled and self.wakeup == "notify"
 
     @property
@@ -91,7 +101,7 @@ class RelaySettings(SharedSettings):
 
     @property
     def retry_policy(self) -> Exponential:
-        """When events that could not be published are tried again."""
+        """When the relay publishes unroutable and refused events again."""
         return Exponential(
             first=timedelta(seconds=self.publish_retry_first_seconds),
             cap=timedelta(seconds=self.publish_retry_max_seconds),

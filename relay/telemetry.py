@@ -1,5 +1,5 @@
 """
-The events of the relay, and what logs and metrics say of them.
+The events of the relay, as log events and metrics.
 
 Only this module knows log keys and metric names. Labels are bounded: exchanges, outcomes and
 reason codes, never ids, keys or users.
@@ -18,48 +18,60 @@ from outbox.transports.base import Outcome
 from relay.batch_histogram import BatchHistogram
 from relay.row import Row
 from relay.storage.base import Backlog
-from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
+from relay.verdict import DeadLetter, Delete, Leave, Retry, Verdict
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
 class Telemetry:
-    """What happened in this relay."""
+    """Logs and counts the events of one relay."""
 
     def __init__(self, registry: CollectorRegistry, *, exchange: str) -> None:
         self._log = logs.get("relay")
         self._exchange = exchange
         self._published = Counter(
             "mq_messages_published",
-            "Events by what became of a publish.",
+            "Publishes of events, by outcome.",
             ["exchange", "status"],
             registry=registry,
         )
         self._publish_seconds = Histogram(
             "mq_publish_duration_seconds",
-            "From a claimed batch to its last confirm.",
+            "Time from the first publish of a batch to its last confirm.",
             ["exchange"],
             registry=registry,
         )
         self._latency = BatchHistogram(
             "mq_commit_to_confirm_seconds",
-            "From the insertion of an event to its confirm, by the clocks of database and relay.",
+            "Time from the insert of an event to its confirm, by the clocks of database and "
+            "relay.",
             bounds=_LATENCY_BUCKETS,
             registry=registry,
         )
         self._dead = Counter(
-            "mq_dead_letters", "Events given up.", ["source", "reason"], registry=registry
+            "mq_dead_letters",
+            "Events moved to dead_letters.",
+            ["source", "reason"],
+            registry=registry,
         )
-        self._backlog = Gauge("mq_outbox_backlog", "Rows in the outbox.", registry=registry)
+        self._backlog = Gauge(
+            "mq_outbox_backlog",
+            "Rows in the outbox; exact up to 10,000, then Postgres's estimate.",
+            registry=registry,
+        )
         self._age = Gauge(
-            "mq_outbox_oldest_ready_age_seconds", "Age of the oldest ready row.", registry=registry
+            "mq_outbox_oldest_ready_age_seconds",
+            "Age of the oldest row that could be published now.",
+            registry=registry,
         )
         self._dead_tuples = Gauge(
-            "mq_outbox_dead_tuples", "Deleted rows that vacuum has not removed.", registry=registry
+            "mq_outbox_dead_tuples",
+            "Postgres: deleted rows that vacuum has not removed.",
+            registry=registry,
         )
         self._snapshot = Gauge(
             "mq_oldest_snapshot_age_seconds",
-            "Age of the oldest open snapshot, which keeps dead rows.",
+            "Postgres: age of the oldest open snapshot, which keeps vacuum from removing rows.",
             registry=registry,
         )
         self.availability = Availability(self._log, registry)
@@ -67,7 +79,7 @@ class Telemetry:
     def published(
         self, rows: Sequence[Row], outcomes: Mapping[int, Outcome], *, took: timedelta
     ) -> None:
-        """A batch was published; *outcomes* are by row id, and may lack some of the *rows*."""
+        """A batch was published; *outcomes* are by row id, and may not have all *rows*."""
         now = datetime.now(UTC)
         self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
         self._latency.observe(
@@ -85,7 +97,7 @@ class Telemetry:
                     statuses["success"] += 1
                 case Retry(code=code):
                     statuses[code] += 1
-                case GiveUp(code=code):
+                case DeadLetter(code=code):
                     statuses[code] += 1
                     self._dead.labels("relay", code).inc()
                 case Leave():
@@ -101,7 +113,7 @@ class Telemetry:
             self._log.debug("batch_published", sent=statuses["success"])
 
     def sampled(self, backlog: Backlog) -> None:
-        """The outbox was looked at."""
+        """The backlog was measured."""
         self._backlog.set(backlog.rows)
         self._age.set(backlog.oldest_ready_age.total_seconds())
         if backlog.dead_tuples is not None:
@@ -110,5 +122,5 @@ class Telemetry:
             self._snapshot.set(backlog.oldest_snapshot_age.total_seconds())
 
     def started(self, **facts: str | int) -> None:
-        """The relay works."""
+        """The relay has started to work."""
         self._log.info("relay_started", **facts)

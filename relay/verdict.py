@@ -1,10 +1,10 @@
 """
-What becomes of a claimed row: a pure decision.
+The verdict on a claimed row after its publish: a pure decision.
 
-    acked                          Delete
-    unroutable, refused            Retry, or GiveUp when the policy says so
-    rejected, malformed            GiveUp: trying again changes nothing
-    unknown                        Leave: as if it had never been claimed
+    acked                    Delete
+    unroutable, refused      Retry, or DeadLetter when the policy allows no further attempt
+    rejected, malformed      DeadLetter: another attempt would fail in the same way
+    unknown                  Leave: as if the row had never been claimed
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from relay.row import Row
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The broker has it."""
+    """The broker has confirmed the message: delete the row."""
 
     row: Row
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again no earlier than after *delay*; *code* says why."""
+    """Publish the row again no earlier than after *delay*; *code* is the reason."""
 
     row: Row
     delay: timedelta
@@ -33,8 +33,8 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Move it to `dead_letters`; *code* says why."""
+class DeadLetter:
+    """Move the row to `dead_letters`; *code* is the reason."""
 
     row: Row
     code: str
@@ -42,19 +42,19 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Nothing is known, so nothing changes, and no attempt is counted."""
+    """The outcome is unknown: the row does not change, and no attempt is counted."""
 
     row: Row
 
 
-Verdict: TypeAlias = Delete | Retry | GiveUp | Leave
+Verdict: TypeAlias = Delete | Retry | DeadLetter | Leave
 
 
 def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, jitter: float = 1.0) -> Verdict:
     """
-    What becomes of *row* after *outcome*.
+    The verdict on *row* after *outcome*.
 
-    *jitter* in [0, 1) is the policy's jitter.
+    *jitter* in [0, 1) is passed to the policy.
     """
     match outcome:
         case Outcome.ACKED:
@@ -62,10 +62,10 @@ def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, jitter: float = 1
         case Outcome.RETURNED | Outcome.NACKED:
             delay = policy.delay(row.attempts + 1, jitter=jitter)
             if delay is None:
-                return GiveUp(row, outcome.value)
+                return DeadLetter(row, outcome.value)
             return Retry(row, delay, outcome.value)
         case Outcome.REJECTED | Outcome.MALFORMED:
-            return GiveUp(row, outcome.value)
+            return DeadLetter(row, outcome.value)
         case Outcome.UNKNOWN:
             return Leave(row)
         case _:

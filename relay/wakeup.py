@@ -1,8 +1,8 @@
 """
-What ends a pause of the relay before its time.
+Ending a pause of the relay early.
 
-Looking again and again is the truth: whoever is not woken looks a little later. So a wake-up may
-be lost, and may be for nothing.
+The relay does not depend on it: a relay that is not woken polls a little later. So a wake-up may
+be lost, and may be spurious.
 """
 
 import asyncio
@@ -12,25 +12,25 @@ from typing import Protocol
 
 
 class WakeSignal:
-    """Rings for whoever waits; a ring that nobody waits for is kept, but only one."""
+    """Wakes a waiting task. One notification without a waiting task is kept for the next one."""
 
     def __init__(self) -> None:
         self._notifications = asyncio.Semaphore(0)
         self._closed = False
 
     def notify(self) -> None:
-        """Wake one who waits, or the next who is about to."""
+        """Wake one waiting task, or the next that waits."""
         if self._notifications.locked():
             self._notifications.release()
 
     def close(self, waiting: int) -> None:
-        """Wake all who wait, at most *waiting*; from now on nobody is kept waiting."""
+        """Wake all waiting tasks, at most *waiting*; from now on `wait` returns at once."""
         self._closed = True
         for _ in range(waiting):
             self._notifications.release()
 
     async def wait(self, within: timedelta | None = None) -> None:
-        """Wait for a ring, but no longer than *within*."""
+        """Wait for a notification, but no longer than *within*."""
         if self._closed:
             return
         with suppress(TimeoutError):
@@ -39,28 +39,29 @@ class WakeSignal:
 
 
 class Wakeup(Protocol):
-    """Has the doorbell rung when rows are inserted, as long as it is armed."""
+    """Notifies the relay of inserted rows, as long as it is armed."""
 
     @property
     def armed(self) -> bool:
-        """Whether every row that is committed from now on will ring."""
+        """Whether every row that is committed from now on causes a notification."""
 
     async def arm(self) -> bool:
         """
-        Try to be told of new rows.
+        Try to arm.
 
-        Whether this has just begun: what was committed before was not told, so look once more.
+        Returns whether the state has just changed to armed: rows that were committed before caused
+        no notification, so claim once more before waiting.
         """
 
     async def disarm(self) -> None:
-        """Be told no longer, which spares those who insert rows."""
+        """Stop the notifications, which cost the transactions that insert rows."""
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Release its connection and its lock."""
 
 
 class Polling:
-    """For databases that tell nobody."""
+    """For databases that cannot notify."""
 
     armed = False
 

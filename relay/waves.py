@@ -1,8 +1,8 @@
 """
-In which order the rows of a batch may be published: pure.
+The order in which the rows of a batch may be published: pure.
 
-Rows of one ordering key go one after another, each after its predecessor was acked.
-Different keys, and rows without a key, go side by side.
+Rows of one ordering key are published one after another, each after the broker acked the one
+before. Rows of different keys, and rows without a key, are published at the same time.
 """
 
 from collections import defaultdict
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from relay.row import Row
 
 SMALLEST_SHARE = 8
-"""A wave goes out if it has at least one row for so many of the first."""
+"""A wave is published if it has at least one row for this many rows of the first wave."""
 
 
 def is_worth_while(rows: int, *, first: int) -> bool:
-    """Whether a wave of *rows* may follow one of *first* rows, which waits for it."""
+    """Whether a wave of *rows* may follow one of *first* rows, which it delays."""
     return rows * SMALLEST_SHARE >= first
 
 
@@ -25,9 +25,9 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
 
     The k-th row of a key is in wave k; rows without a key are in the first.
 
-    The batch is settled when its last wave is confirmed. So that a few keys with many rows do not
-    hold up all the others, waves that are small beside the first are left out: their rows are
-    claimed again.
+    The relay settles the batch when its last wave is confirmed. A few keys with many rows must not
+    delay all other rows, so waves that are small compared with the first are left out: another
+    claim takes their rows.
     """
     result: list[list[Row]] = [[]] if rows else []
     seen: dict[str, int] = defaultdict(int)
@@ -43,14 +43,14 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 MOST_ROWS_OF_A_KEY = 16
-"""They are published one after another, and the rest of the batch waits to be settled."""
+"""They are published one after another, and the rest of the batch waits for them to be settled."""
 
 
 def rows_of_a_key(keys: int, *, limit: int, beside: int) -> int:
     """
-    How many rows of each of *keys* to read, for a batch with so many rows *beside* them; pure.
+    How many rows to claim of each of *keys*, in a batch with *beside* other rows; pure.
 
-    No more than can be published: each needs a wave of its own.
+    Each needs a wave of its own, so it is no more than the relay will publish.
     """
     if not is_worth_while(keys, first=keys + beside):
         return 1

@@ -30,7 +30,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from consumer.storage.dedup import Dedup, Entries
 from outbox.database.errors import is_unavailable, reason_of
-from outbox.database.postgres_connection import DRIVER_ERRORS, is_spent
+from outbox.database.postgres_connection import DRIVER_ERRORS, is_unusable
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import shielded
 
@@ -213,7 +213,7 @@ class DriverUnitOfWork(UnitOfWork):
         try:
             return await request
         except DRIVER_ERRORS as error:
-            if is_spent(error):
+            if is_unusable(error):
                 self._driver.terminate()
             raise DBAPIError(
                 None,

@@ -13,8 +13,8 @@ IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 TIME = sa.DateTime(timezone=True)
 
-# Dead rows of a queue are worth a vacuum every thousand, whatever the size of the table, and the
-# vacuum is not throttled: a claim walks over every dead index entry.
+# In a queue table a vacuum pays for every thousand dead rows, at any table size, and must not be
+# throttled: a claim scans every dead index entry.
 VACUUM = """
 ALTER TABLE {table} SET (
     autovacuum_vacuum_scale_factor = 0,
@@ -27,7 +27,7 @@ ALTER TABLE {table} SET (
 )
 """
 
-# UUIDv7 as RFC 9562, section 5.7: 48 bits of milliseconds, then version, variant and chance.
+# UUIDv7 as RFC 9562, section 5.7: 48 bits of milliseconds, then version, variant and random bits.
 OUTBOX_ADD = """
 CREATE FUNCTION outbox_add(
     type text,
@@ -109,8 +109,8 @@ $$
 """
 
 
-# Whatever search_path the caller has, and even beside a temporary table of the same name, the
-# function writes to the table that was migrated with it.
+# With any search_path of the caller, and even beside a temporary table of the same name, the
+# function writes to the table of the same migration.
 PIN_SEARCH_PATH = """
 DO $do$ BEGIN
     EXECUTE format('ALTER FUNCTION outbox_add SET search_path = %I, pg_temp', current_schema());
@@ -125,7 +125,7 @@ def now() -> sa.TextClause:
 
 
 def readable() -> list[sa.CheckConstraint]:
-    """What the relay must be able to read, whoever writes it: a driver fails on the rest."""
+    """Constraints for values that the relay can read; a driver fails on any other value."""
     if op.get_context().dialect.name == "sqlite":
         time = "{0} GLOB '[1-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:*'"
         others = [

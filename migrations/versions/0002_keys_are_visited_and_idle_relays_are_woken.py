@@ -1,4 +1,4 @@
-"""An index to go from key to key, and on Postgres a trigger that wakes an idle relay."""
+"""An index to skip from key to key, and on Postgres a trigger that wakes an idle relay."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,11 +10,11 @@ depends_on = None
 
 READY_WITH_KEY = sa.text("not_before IS NULL AND ordering_key IS NOT NULL")
 
-# The relay that has nothing to do holds the lock, and is notified of what is inserted. While it is
-# busy nobody holds it, and a transaction pays for one attempt at a shared lock, not for NOTIFY,
-# whose queue has a lock that all committing transactions wait for.
-# The shared lock lasts until the transaction ends: a relay that gets the lock knows that whoever
-# did not notify it has committed, so it looks once more and then waits.
+# An idle relay holds the lock and is notified of each insert. While the relay is busy, the lock is
+# free: a transaction pays for one attempt at a shared lock, not for NOTIFY, whose queue has a lock
+# that all committing transactions wait for.
+# The shared lock lasts until the transaction ends. A relay that gets the exclusive lock knows that
+# every transaction that did not notify it has ended, so it polls once more and then waits.
 WAKE_RELAY = """
 CREATE FUNCTION outbox_wake_relay() RETURNS trigger
 LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
-"""An audit log, places for messages of ordered consumers, and storage of the dedup store."""
+"""The audit log, parked messages of ordered consumers, and storage settings of the dedup table."""
 
 import secrets
 
@@ -16,8 +16,8 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 TIME = sa.DateTime(timezone=True)
 SALT_BYTES = 32
 
-# Rows are inserted all the time and deleted by age. Without these a table of millions would be
-# vacuumed only after millions of changes, and then for a long time.
+# Rows are inserted continuously and deleted by age. With default settings Postgres would vacuum a
+# table of millions of rows only after millions of changes, and then for a long time.
 DEDUP_STORAGE = """
 ALTER TABLE processed_messages SET (
     autovacuum_vacuum_scale_factor = 0.01,

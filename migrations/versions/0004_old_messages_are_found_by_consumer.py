@@ -1,4 +1,4 @@
-"""An index by which the old rows of one consumer are found, whatever those of others are like."""
+"""An index that finds the old rows of one consumer without reading those of others."""
 
 from alembic import op
 

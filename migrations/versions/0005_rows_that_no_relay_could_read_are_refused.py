@@ -1,4 +1,4 @@
-"""The database refuses a time or, on SQLite, a count that no relay could read."""
+"""The database refuses times and, on SQLite, counts that a relay could not read."""
 
 from alembic import op
 
@@ -11,9 +11,10 @@ FIRST, LAST = "1970-01-02 00:00:00+00", "9998-12-31 00:00:00+00"
 READABLE = f"created_at BETWEEN '{FIRST}' AND '{LAST}'"
 CONSTRAINT = "outbox_created_at_check"
 
-# SQLite adds no constraint to a table that is there. A type that another program may write
-# differs from what was declared: its columns take any. A day or an hour that there is not becomes
-# another one when seconds are added, though there be none. Fractions would be rounded up there.
+# SQLite cannot add a constraint to an existing table, so triggers refuse such values. Its columns
+# accept values of any type, whatever the declared type. `strftime` with '+0 seconds' turns an
+# impossible day or hour into another one, which differs from the stored text. The fraction is
+# checked separately, because `strftime` would round it up.
 SECONDS, FRACTION = "substr({0}, 1, 19)", "substr({0}, 20)"
 TIME = (
     "typeof({0}) = 'text' AND {0} GLOB"
@@ -55,16 +56,16 @@ def upgrade() -> None:
 
 def upgrade_postgres() -> None:
     """
-    Refuse new rows at once, and look at the old ones without keeping anybody from the table.
+    Refuse new rows at once, and validate the old ones without blocking readers or writers.
 
-    Whoever waits for the lock makes all others wait behind it, so it gives up soon. All of it can
-    be done again.
+    A migration that waits for the table lock blocks every later statement, so it waits at most 5
+    seconds. It can be run again after a timeout.
     """
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute(f"ALTER TABLE outbox DROP CONSTRAINT IF EXISTS {CONSTRAINT}")
     op.execute(f"ALTER TABLE outbox ADD CONSTRAINT {CONSTRAINT} CHECK ({READABLE}) NOT VALID")
     with op.get_context().autocommit_block():
-        # Rows that kept every relay from working: they are published, as if inserted just now.
+        # Rows that stopped every relay: they are published as if they were inserted now.
         op.execute(f"UPDATE outbox SET created_at = clock_timestamp() WHERE NOT ({READABLE})")
         op.execute(f"ALTER TABLE outbox VALIDATE CONSTRAINT {CONSTRAINT}")
 

@@ -1,4 +1,4 @@
-"""The table of the secret that relays digest ordering keys with says that it is a secret."""
+"""The secret with which relays hash ordering keys is named a secret, no longer a salt."""
 
 from alembic import op
 
@@ -8,7 +8,7 @@ branch_labels = None
 depends_on = None
 
 
-# Renaming keeps the row, and with it the lanes of messages that are under way, and the rights.
+# Renaming keeps the row, and so the lanes of messages in transit, and the privileges.
 def upgrade() -> None:
     op.alter_column("ordering_salt", "salt", new_column_name="secret")
     op.rename_table("ordering_salt", "ordering_secret")

@@ -1,5 +1,5 @@
 """
-What the command lines of both processes share.
+Settings, errors and output of the command lines of both processes.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from outbox.settings import Settings, SharedSettings, load
 
 Result = TypeVar("Result")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")]
 
 console = Console()
 
 SAFE_SQLITE = (3, 51, 3)
-"""Older ones, from 3.7.0 on, may corrupt a WAL file that two connections write and checkpoint."""
+"""Versions from 3.7.0 up to this may corrupt a WAL file that two connections write to."""
 
 EXIT_CODES = (
     "Exit status: 0 stopped cleanly, 1 crashed, 2 bad configuration, "
@@ -37,7 +37,7 @@ EXIT_CODES = (
 
 
 def settings(kind: type[Settings], *, process: str) -> Settings:
-    """Settings of this *kind*, with logs set up; bad ones end the process with status 2."""
+    """Load settings and configure the logs; invalid settings end the process with exit code 2."""
     try:
         loaded = load(kind)
     except ConfigurationError as error:
@@ -47,7 +47,7 @@ def settings(kind: type[Settings], *, process: str) -> Settings:
 
 
 def once(work: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of *work*; ends the process with the fitting status if it cannot be done."""
+    """Run *work*, and return its result; an expected error ends the process with its exit code."""
 
     async def awaited() -> Result:
         return await work()
@@ -59,7 +59,7 @@ def once(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 def fail(error: ConfigurationError | Unavailable) -> NoReturn:
-    """Say what is wrong, a line each, and end the process."""
+    """Print the problems, one line each, and end the process with exit code 2 or 3."""
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
     unreachable = isinstance(error, Unavailable)
@@ -67,22 +67,22 @@ def fail(error: ConfigurationError | Unavailable) -> NoReturn:
 
 
 def warn_of_sqlite(settings: SharedSettings) -> None:
-    """Say so if the database is SQLite, of a version that may corrupt a file with many writers."""
+    """Warn if SQLite is the database and its version may corrupt a file with several writers."""
     is_sqlite = settings.database.get_backend_name() == "sqlite"
     if is_sqlite and sqlite3.sqlite_version_info < SAFE_SQLITE:
         version = ".".join(map(str, SAFE_SQLITE))
         print(  # noqa: T201
             f"warning: SQLite {sqlite3.sqlite_version} has the WAL-reset bug, which may corrupt a "
-            f"file that several processes write to; it is mended in {version}",
+            f"file that several processes write to; it is fixed in {version}",
             file=sys.stderr,
         )
 
 
-def warn_of_uncompared(things: Sequence[str]) -> None:
-    """Say of which *things* of the broker it is not known whether they are as declared."""
-    for thing in things:
+def warn_of_uncompared(entities: Sequence[str]) -> None:
+    """Warn of exchanges and queues whose arguments this user may not compare."""
+    for entity in entities:
         print(  # noqa: T201
-            f"warning: {thing}: exists, but its arguments could not be compared, since the "
+            f"warning: {entity}: exists, but its arguments could not be compared, since the "
             "broker's user may not configure it",
             file=sys.stderr,
         )
@@ -99,7 +99,7 @@ def show(title: str, rows: dict[str, object]) -> None:
 
 
 def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    """Print a table with a heading; *lines* begin with a name."""
+    """Print a table with headings; the first column of *lines* is a name."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -109,7 +109,7 @@ def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[obje
 
 
 def shown(value: object) -> str:
-    """*value* for people."""
+    """Format *value* for people."""
     match value:
         case None:
             return "-"
@@ -122,8 +122,8 @@ def shown(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print *value* for programs: one line, with durations in fields that end in `_seconds`."""
-    print(json.dumps(value, default=_plain))  # noqa: T201 - not to be folded
+    """Print *value* as one line of JSON; names of durations end in `_seconds`."""
+    print(json.dumps(value, default=_plain))  # noqa: T201 - rich would fold it
 
 
 def _plain(value: object) -> object:

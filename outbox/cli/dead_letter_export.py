@@ -1,5 +1,5 @@
 """
-Dead letters as JSON, one a line, in a file that is only its owner's.
+Exporting dead letters as JSON, one per line, to a file that only its owner can read.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from outbox.cli import dead_letter_view as display
-from outbox.dead_letters import redaction as exhibit
+from outbox.cli import dead_letter_view as view
+from outbox.dead_letters import redaction
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.queries import pages
 from outbox.dead_letters.selection import Selection
@@ -24,7 +24,7 @@ OUTPUT = "-"
 
 
 class ExportFailed(Exception):  # noqa: N818 - it names what happened
-    """The lines cannot be written: no room, or nobody reads them."""
+    """The lines cannot be written: the disk is full, or the reader closed the pipe."""
 
 
 async def export(
@@ -37,15 +37,14 @@ async def export(
     stop: asyncio.Event,
 ) -> bool:
     """
-    Write the letters that *selection* means into *file*, with bodies if *audit* says who wants
-    them.
+    Write the dead letters that *selection* matches to *file*; bodies only if *audit* is given.
 
-    Returns whether all were written. Raises ConfigurationError if the file is there already or
-    cannot be made, and ExportFailed.
+    Returns whether all were written. Raises ConfigurationError if the file exists already or
+    cannot be created, and ExportFailed.
     """
     written = 0
     async with source.opened(selection) as opened:
-        with _new(file) as output, display.bar(console) as bar:
+        with _new(file) as output, view.bar(console) as bar:
             task = bar.add_task("exported", total=opened.count)
             async for page in pages(opened, audit=audit):
                 _write(output, page, bodies=audit is not None)
@@ -65,9 +64,9 @@ def _new(file: str) -> Iterator[TextIO]:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise ConfigurationError("FILE: is there already") from None
+        raise ConfigurationError("FILE: exists already") from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"FILE: cannot be made ({type(error).__name__})") from None
+        raise ConfigurationError(f"FILE: cannot be created ({type(error).__name__})") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as output:
         yield output
 
@@ -75,10 +74,10 @@ def _new(file: str) -> Iterator[TextIO]:
 def _write(output: TextIO, page: Sequence[Any], *, bodies: bool) -> None:
     try:
         for letter in page:
-            shown = exhibit.metadata(letter)
+            shown = redaction.metadata(letter)
             if bodies:
-                shown |= exhibit.keys(letter) | exhibit.body(letter)
-            # Pure ASCII: no reader is to guess the encoding of a pipe.
+                shown |= redaction.keys(letter) | redaction.body(letter)
+            # Pure ASCII, so that readers of a pipe need not guess the encoding.
             output.write(json.dumps(shown) + "\n")
         output.flush()
     except OSError as error:

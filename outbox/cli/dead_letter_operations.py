@@ -1,5 +1,5 @@
 """
-The commands that make letters leave: their runs, with a progress bar and a last word.
+One run of `replay` or `drop`, with a progress bar and a summary.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from outbox.cli import dead_letter_view as display
+from outbox.cli import dead_letter_view as view
 from outbox.dead_letters import repair
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run, Summary
@@ -20,74 +20,82 @@ from outbox.dead_letters.store import Span
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRequest:
     """
-    What is to be done, on whose account.
+    The actor and the options of one run.
 
     Args:
-        rerun: Have completed messages take effect once more.
-        body: Replaces that of the one letter.
+        reprocess: Whether consumers process completed messages again.
+        body: Replaces the body of the one dead letter.
 
     """
 
     audit: Audit
-    rerun: bool = False
+    reprocess: bool = False
     body: bytes | None = None
 
 
 async def replay(
-    source: DeadLetterSource, order: ReplayRequest, console: Console, stop: asyncio.Event
+    source: DeadLetterSource, request: ReplayRequest, console: Console, stop: asyncio.Event
 ) -> Summary:
-    """Send letters where they came from; says what has come of it even if it fails midway."""
-    async with source.opened(order.audit.selection) as opened:
-        await check_body(opened, order.body)
+    """Send dead letters to where they came from; print a summary even after an error."""
+    async with source.opened(request.audit.selection) as opened:
+        await check_body(opened, request.body)
         async with (
             source.destination() as destination,
-            _run(opened, order, console, stop, verb="replayed") as run,
+            _run(opened, request, console, stop, verb="replayed") as run,
         ):
             await run.replay(
-                destination, duplicates=source.duplicates, rerun=order.rerun, body=order.body
+                destination,
+                duplicates=source.duplicates,
+                reprocess=request.reprocess,
+                body=request.body,
             )
             return run.summary
 
 
 async def drop(
-    source: DeadLetterSource, order: ReplayRequest, console: Console, stop: asyncio.Event
+    source: DeadLetterSource, request: ReplayRequest, console: Console, stop: asyncio.Event
 ) -> Summary:
-    """Delete letters; says how many even if it fails midway."""
+    """Delete dead letters; print a summary even after an error."""
     async with (
-        source.opened(order.audit.selection) as opened,
-        _run(opened, order, console, stop, verb="dropped") as run,
+        source.opened(request.audit.selection) as opened,
+        _run(opened, request, console, stop, verb="dropped") as run,
     ):
         await run.drop()
         return run.summary
 
 
 async def check_body(opened: OpenedSource, body: bytes | None) -> None:
-    """Raises ConfigurationError if *body* does not fit the letters that it shall be of."""
+    """Raise ConfigurationError if *body* contradicts the content type of the dead letter."""
     if body is None:
         return
-    where = opened.selection.where(opened.letters.source, opened.snapshot)
+    where = opened.selection.where(opened.store.source, opened.snapshot)
     async with reading(opened.engine) as connection:
-        found = await opened.letters.look(connection, where=where, span=Span(0, 1), bodies=False)
+        found = await opened.store.read(connection, where=where, span=Span(0, 1), bodies=False)
     for letter in found:
         repair.check(body, letter["content_type"])
 
 
 @asynccontextmanager
 async def _run(
-    opened: OpenedSource, order: ReplayRequest, console: Console, stop: asyncio.Event, *, verb: str
+    opened: OpenedSource,
+    request: ReplayRequest,
+    console: Console,
+    stop: asyncio.Event,
+    *,
+    verb: str,
 ) -> AsyncIterator[Run]:
     summary = Summary()
     try:
-        with display.bar(console) as bar:
+        with view.bar(console) as bar:
             task = bar.add_task(verb, total=opened.count)
             yield Run(
                 engine=opened.engine,
-                letters=opened.letters,
+                store=opened.store,
                 snapshot=opened.snapshot,
-                audit=order.audit,
+                audit=request.audit,
                 stop=stop,
-                told=lambda letters: bar.advance(task, letters),
+                on_progress=lambda number: bar.advance(task, number),
                 summary=summary,
             )
     finally:
-        display.outcome(console, verb, summary, selected=opened.count)
+        view.outcome(console, verb, summary, selected=opened.count)

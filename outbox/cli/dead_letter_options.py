@@ -1,5 +1,5 @@
 """
-The options that the commands on dead letters share, and how a command gets them.
+The options that the commands on dead letters share.
 """
 
 import inspect
@@ -10,63 +10,71 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import console as commands
+from outbox.cli.console import fail
 from outbox.dead_letters.selection import Selection, selection
 from outbox.errors import ConfigurationError
 
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:NAME", help="The consumer, such as myapp.etl:etl.")
 ]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The letter, as `list` shows it.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of the dead letter, as `list` shows it.")
+]
 Positions = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="As --id, for as many as you like.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters, like --id.")
 ]
 Because = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Why; kept in the table audit_log.")
+    str | None,
+    typer.Option(metavar="TEXT", help="The reason, which is stored in the table audit_log."),
 ]
 By = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who; the user and the host unless given.")
+    str | None, typer.Option(metavar="NAME", help="The actor; default is the user and the host.")
 ]
-Everything = Annotated[bool, typer.Option("--all", help="All letters, without any filter.")]
+Everything = Annotated[bool, typer.Option("--all", help="All dead letters, without any filter.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count by type and reason, and change nothing.")
+    bool, typer.Option("--dry-run", help="Only count by type and reason; change no row.")
 ]
 Completed = Annotated[
     bool,
-    typer.Option("--completed", help="Have completed messages take effect once more."),
+    typer.Option("--completed", help="Process completed messages again."),
 ]
 NewBody = Annotated[
     Path | None,
-    typer.Option("--body", metavar="FILE", help="Replace the body of the one letter by this."),
+    typer.Option(
+        "--body", metavar="FILE", help="Replace the body of the dead letter with this file."
+    ),
 ]
 ShowBody = Annotated[bool, typer.Option("--body", help="Show body and keys; needs --because.")]
 Bodies = Annotated[bool, typer.Option("--bodies", help="Add bodies and keys; needs --because.")]
-File = Annotated[str, typer.Argument(metavar="FILE", help="A new file, or - for the output.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A new file, or - for standard output.")]
 
 
 def _filters(
     *,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="This letter; repeatable.")
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="The dead letter with this id; repeatable."),
     ] = None,
     type_: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="Letters of this type.")
+        str | None, typer.Option("--type", metavar="TYPE", help="Dead letters of this type.")
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Given up for this reason.")
+        str | None, typer.Option(metavar="CODE", help="Dead-lettered for this reason.")
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Given up longer ago: 90s, 15m, 2h, 7d.")
+        str | None,
+        typer.Option(metavar="DURATION", help="Dead-lettered longer ago: 90s, 15m, 2h, 7d."),
     ] = None,
     newer_than: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Given up within: 90s, 15m, 2h, 7d.")
+        str | None,
+        typer.Option(metavar="DURATION", help="Dead-lettered within: 90s, 15m, 2h, 7d."),
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="With this idempotency key or ordering key."),
     ] = None,
     limit: Annotated[
-        str | None, typer.Option(metavar="N", help="At most so many, the oldest first.")
+        str | None, typer.Option(metavar="N", help="At most N, the oldest first.")
     ] = None,
 ) -> Selection:
     named = {"type": type_, "reason": reason, "key": key, "limit": limit}
@@ -75,10 +83,9 @@ def _filters(
 
 def with_filters(command: Callable[..., None], *, without: Collection[str]) -> Callable[..., None]:
     """
-    *command* as Typer shall see it: the filters in place of its parameter `selected`, and none of
-    the parameters *without* which it is called.
+    Wrap *command* for Typer: the filters replace its parameter `selected`.
 
-    Bad options end the process with status 2.
+    Parameters in *without* are hidden. Invalid options end the process with exit code 2.
     """
     own = dict(inspect.signature(command).parameters)
     filters = inspect.signature(_filters).parameters if own.pop("selected", None) else {}
@@ -92,7 +99,7 @@ def with_filters(command: Callable[..., None], *, without: Collection[str]) -> C
                 given["selected"] = _filters(**options)
             command(**given)
         except ConfigurationError as error:
-            commands.fail(error)
+            fail(error)
 
     parameters = [one for one in (*own.values(), *filters.values()) if one.name not in without]
     parameters = [_required(one) if one.name == "target" else one for one in parameters]

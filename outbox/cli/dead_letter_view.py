@@ -1,5 +1,5 @@
 """
-How dead letters look on a terminal.
+Dead letters on a terminal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from outbox.dead_letters.store import ReasonCount, TypeCount
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 _WIDE = 200
-"""Columns of a file or a pipe, whose lines nobody wants folded."""
+"""Width for a file or a pipe, in which lines must not be folded."""
 
 
 def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> None:
-    """A line for each letter."""
+    """Print a line for each dead letter."""
     table = Table("id", "type", "reason", "attempts", "age", "bytes", "message id")
     for row in rows:
         table.add_row(
@@ -42,7 +42,7 @@ def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetim
 
 
 def letter(console: Console, shown: Mapping[str, Any]) -> None:
-    """A line for each thing that is known of one letter."""
+    """Print a line for each field of one dead letter."""
     table = Table(show_header=False)
     for name, value in shown.items():
         if isinstance(value, Mapping):
@@ -53,49 +53,49 @@ def letter(console: Console, shown: Mapping[str, Any]) -> None:
     _print(console, table)
 
 
-def tallies(console: Console, found: Sequence[TypeCount]) -> None:
-    """A line for each type and reason."""
-    table = Table("type", "reason", "letters")
-    for tally in found:
-        table.add_row(_text(tally.type), _text(tally.reason), str(tally.letters))
+def type_counts(console: Console, counts: Sequence[TypeCount]) -> None:
+    """Print a line for each type and reason."""
+    table = Table("type", "reason", "dead letters")
+    for count in counts:
+        table.add_row(_text(count.type), _text(count.reason), str(count.letters))
     _print(console, table)
 
 
-def reason_counts(console: Console, found: Sequence[ReasonCount]) -> None:
-    """A line for each reason."""
-    table = Table("reason", "letters", "oldest", title="dead letters", title_justify="left")
-    for pile in found:
-        table.add_row(_text(pile.reason), f"{pile.letters:,}", age(pile.oldest))
-    if found:
+def reason_counts(console: Console, counts: Sequence[ReasonCount]) -> None:
+    """Print a line for each reason."""
+    table = Table("reason", "number", "oldest", title="dead letters", title_justify="left")
+    for count in counts:
+        table.add_row(_text(count.reason), f"{count.letters:,}", age(count.oldest))
+    if counts:
         _print(console, table)
     else:
         console.print("no dead letters")
 
 
 def outcome(console: Console, verb: str, summary: Summary, *, selected: int) -> None:
-    """What has come of a run, in a few lines."""
+    """Print the result of a run."""
     console.print(f"{verb} {summary.done:,} of {selected:,}")
     for code, count in summary.left.most_common():
         console.print(f"{count:,} left: {code}")
     duplicates(console, summary.duplicates)
     if summary.interrupted:
-        console.print("interrupted: the rest was not touched")
+        console.print("interrupted: the other dead letters are unchanged")
 
 
-def duplicates(console: Console, count: int, *, rerun: bool = False) -> None:
-    """A line about messages that have had their effect, if there are any."""
+def duplicates(console: Console, count: int, *, reprocess: bool = False) -> None:
+    """Print the number of messages that were completed before, if there are any."""
     if count:
-        fate = "take effect once more" if rerun else "be dropped as duplicates"
-        console.print(f"{count:,} are completed already and will {fate}")
+        effect = "take effect once more" if reprocess else "be dropped as duplicates"
+        console.print(f"{count:,} are completed already and will {effect}")
 
 
 def bar(console: Console) -> Progress:
-    """A progress bar, which is there only on a terminal."""
+    """Return a progress bar, which is shown only on a terminal."""
     return Progress(console=console, disable=not console.is_terminal, transient=True)
 
 
 def age(duration: timedelta) -> str:
-    """*duration* in the largest unit that fits, as the filters take it."""
+    """Format *duration* in its largest unit, as the filters accept it."""
     seconds = max(int(duration.total_seconds()), 0)
     for unit, size in _UNITS:
         if seconds >= size:

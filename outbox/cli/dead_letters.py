@@ -10,8 +10,8 @@ from functools import partial
 import typer
 from rich.console import Console
 
-from outbox.cli import dead_letter_operations as leaving
-from outbox.cli import dead_letter_view as display
+from outbox.cli import dead_letter_operations as operations
+from outbox.cli import dead_letter_view as view
 from outbox.cli.console import console
 from outbox.cli.dead_letter_export import ExportFailed, export
 from outbox.cli.dead_letter_operations import ReplayRequest
@@ -31,33 +31,31 @@ from outbox.cli.dead_letter_options import (
     with_filters,
 )
 from outbox.cli.interruptible import run_interruptible, run_query
-from outbox.dead_letters import queries as reading
-from outbox.dead_letters import redaction as exhibit
-from outbox.dead_letters import repair
+from outbox.dead_letters import queries, redaction, repair
 from outbox.dead_letters.audit import Audit, user_and_host
-from outbox.dead_letters.selection import Selection, deliberate, selection, words
+from outbox.dead_letters.selection import Selection, confirm_all, selection, words
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.runtime.service import ExitCode
 
 EXIT_CODES = (
-    "Exit status: 0 done, 1 something was left or went wrong, 2 bad options or settings, "
-    "3 database or broker unreachable."
+    "Exit status: 0 done, 1 dead letters were left or an error occurred, 2 bad options or "
+    "settings, 3 database or broker unreachable."
 )
 
-_FOR_BODIES = "is needed to see bodies: say why, it is kept"
-_FOR_CHANGES = "is needed: say why, it is kept"
+_FOR_BODIES = "is needed to see bodies: give the reason, which is stored"
+_FOR_CHANGES = "is needed: give the reason, which is stored"
 
 OpenSource = Callable[[str], DeadLetterSource]
-"""The source that a target names; ends the process with status 2 if there is none."""
+"""Returns the source that a target names; ends the process with exit code 2 if none exists."""
 
 
 def app(open_source: OpenSource, *, of_consumers: bool) -> typer.Typer:
-    """The sub-command `dead`; commands take a target only if it is *of_consumers*."""
+    """Return the sub-command `dead`; its commands take a target only if *of_consumers*."""
     commands = DeadCommands(open_source)
     without = set() if of_consumers else {"target", "completed"}
     made = typer.Typer(
         name="dead",
-        help="Read, repair, replay and drop messages that were given up.",
+        help="Read, repair, replay and drop dead letters.",
         epilog="See docs/how-to/retries-and-dead-letters.md. " + EXIT_CODES,
         no_args_is_help=True,
     )
@@ -67,13 +65,13 @@ def app(open_source: OpenSource, *, of_consumers: bool) -> typer.Typer:
 
 
 class DeadCommands:
-    """The commands on the letters of the source that *open_source* finds."""
+    """The commands on the dead letters of the source that *open_source* returns."""
 
     def __init__(self, open_source: OpenSource) -> None:
         self._open = open_source
 
     def by_name(self) -> dict[str, Callable[..., None]]:
-        """Each command with the name that it is called by."""
+        """Return each command with its name."""
         return {
             "list": self.list_letters,
             "show": self.show,
@@ -83,10 +81,10 @@ class DeadCommands:
         }
 
     def list_letters(self, *, target: Target = "", selected: Selection) -> None:
-        """List letters, the oldest first, without bodies and keys."""
+        """List dead letters, the oldest first, without bodies and keys."""
         source = self._open(target)
-        rows, now, count = run_query(lambda: reading.listed(source, selected))
-        display.letters(console, rows, now=now)
+        rows, now, count = run_query(lambda: queries.listed(source, selected))
+        view.letters(console, rows, now=now)
         more = "" if len(rows) == count else "; --limit shows more"
         console.print(f"{len(rows):,} of {count:,}{more}")
 
@@ -99,15 +97,15 @@ class DeadCommands:
         because: Because = None,
         by: By = None,
     ) -> None:
-        """Show what is known of a letter; its body and keys only with --body and --because."""
+        """Show a dead letter; its body and keys only with --body and --because."""
         source = self._open(target)
         chosen = selection({"ids": [id_]})
         audit = _audit(source, chosen, because, by, needed=_FOR_BODIES) if body else None
-        letter = run_query(lambda: reading.one(source, chosen, audit))
-        display.letter(console, exhibit.metadata(letter))
+        letter = run_query(lambda: queries.one(source, chosen, audit))
+        view.letter(console, redaction.metadata(letter))
         if body:
-            display.letter(console, exhibit.keys(letter))
-            print(exhibit.printable(exhibit.readable_body(letter)))  # noqa: T201 - not to be folded
+            view.letter(console, redaction.keys(letter))
+            print(redaction.printable(redaction.readable_body(letter)))  # noqa: T201 - rich would fold it
 
     def export(
         self,
@@ -119,16 +117,16 @@ class DeadCommands:
         by: By = None,
         selected: Selection,
     ) -> None:
-        """Write letters into a new file, a JSON object a line; with bodies only if asked."""
+        """Write dead letters to a new file as lines of JSON; bodies only with --bodies."""
         source = self._open(target)
         audit = _audit(source, selected, because, by, needed=_FOR_BODIES) if bodies else None
-        beside = Console(stderr=True)
-        work = partial(export, source, selected, file, audit=audit, console=beside)
+        to_stderr = Console(stderr=True)
+        work = partial(export, source, selected, file, audit=audit, console=to_stderr)
         try:
             is_whole = run_interruptible(lambda stop: work(stop=stop))
         except ExportFailed as error:
             print(f"error: FILE: cannot be written ({error})", file=sys.stderr)  # noqa: T201
-            # A pipe that nobody reads would raise once more at the end of the process.
+            # A closed pipe would raise again at the end of the process.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             is_whole = False
         _end(is_clean=is_whole)
@@ -146,16 +144,16 @@ class DeadCommands:
         completed: Completed = False,
         selected: Selection,
     ) -> None:
-        """Send letters where they came from, and delete those that have arrived."""
-        del positions  # they are in the selection
+        """Send dead letters to where they came from, and delete those that arrived."""
+        del positions  # `with_filters` put them into the selection
         source = self._open(target)
-        deliberate(selected, everything=everything)
+        confirm_all(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
-            return self._count(source, selected, rerun=completed)
+            return self._count(source, selected, reprocess=completed)
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
-        order = ReplayRequest(audit=audit, rerun=completed, body=new_body)
-        summary = run_interruptible(lambda stop: leaving.replay(source, order, console, stop))
+        request = ReplayRequest(audit=audit, reprocess=completed, body=new_body)
+        summary = run_interruptible(lambda stop: operations.replay(source, request, console, stop))
         return _end(is_clean=summary.is_clean)
 
     def drop(
@@ -169,26 +167,26 @@ class DeadCommands:
         dry_run: DryRun = False,
         selected: Selection,
     ) -> None:
-        """Delete letters for ever."""
+        """Delete dead letters permanently."""
         del positions
         source = self._open(target)
-        deliberate(selected, everything=everything)
+        confirm_all(selected, everything=everything)
         if dry_run:
             return self._count(source, selected)
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
         summary = run_interruptible(
-            lambda stop: leaving.drop(source, ReplayRequest(audit=audit), console, stop)
+            lambda stop: operations.drop(source, ReplayRequest(audit=audit), console, stop)
         )
         return _end(is_clean=summary.is_clean)
 
     def _count(
-        self, source: DeadLetterSource, selected: Selection, *, rerun: bool | None = None
+        self, source: DeadLetterSource, selected: Selection, *, reprocess: bool | None = None
     ) -> None:
-        tallies, duplicates = run_query(lambda: reading.counted(source, selected))
-        display.tallies(console, tallies)
-        console.print(f"{sum(tally.letters for tally in tallies):,} selected, nothing changed")
-        if rerun is not None:
-            display.duplicates(console, duplicates, rerun=rerun)
+        counts, duplicates = run_query(lambda: queries.counted(source, selected))
+        view.type_counts(console, counts)
+        console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
+        if reprocess is not None:
+            view.duplicates(console, duplicates, reprocess=reprocess)
 
 
 def _audit(

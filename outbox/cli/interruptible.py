@@ -1,5 +1,5 @@
 """
-Work of a command that a signal ends in an orderly way.
+Running a command so that a signal ends it cleanly.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from outbox.cli import console as commands
+from outbox.cli.console import fail, once
 from outbox.database.errors import reason_of, sqlstate
 from outbox.errors import ConfigurationError
 from outbox.runtime.service import ExitCode
@@ -22,21 +22,21 @@ _NO_PRIVILEGE = "42501"
 
 def run_interruptible(work: Callable[[asyncio.Event], Awaitable[Result]]) -> Result:
     """
-    The result of *work*; ends the process with the fitting status if it cannot be done.
+    Run *work*, and return its result; an expected error ends the process with its exit code.
 
-    SIGINT and SIGTERM set the event, after which *work* takes nothing new. A second one cancels
-    it: what is not committed is rolled back.
+    SIGINT and SIGTERM set the event, after which *work* starts no further batch. A second signal
+    cancels it, and the open transaction is rolled back.
     """
-    return _run_interruptible(work, patience=1)
+    return _run_interruptible(work, signals_before_cancel=1)
 
 
 def run_query(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Likewise, for *work* that changes nothing and is ended by the first signal."""
-    return _run_interruptible(lambda _stop: work(), patience=0)
+    """Like `run_interruptible`, for *work* that changes no row; the first signal cancels it."""
+    return _run_interruptible(lambda _stop: work(), signals_before_cancel=0)
 
 
 def _run_interruptible(
-    work: Callable[[asyncio.Event], Awaitable[Result]], *, patience: int
+    work: Callable[[asyncio.Event], Awaitable[Result]], *, signals_before_cancel: int
 ) -> Result:
 
     async def awaited() -> Result:
@@ -48,7 +48,7 @@ def _run_interruptible(
             nonlocal signals
             signals += 1
             stop.set()
-            if signals > patience and task is not None:
+            if signals > signals_before_cancel and task is not None:
                 task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,16 +56,16 @@ def _run_interruptible(
         return await work(stop)
 
     try:
-        return commands.once(awaited)
+        return once(awaited)
     except asyncio.CancelledError:
         raise SystemExit(ExitCode.CRASHED) from None
     except DBAPIError as error:
         # Its text may quote a row.
         if sqlstate(error) == _NO_PRIVILEGE:
-            commands.fail(
+            fail(
                 ConfigurationError(
-                    "the database refuses this to its user: see Dead letters in docs/how-to/run.md"
+                    "the database user lacks a privilege: see Dead letters in docs/how-to/run.md"
                 )
             )
-        print(f"error: the database has refused: {reason_of(error)}", file=sys.stderr)  # noqa: T201
+        print(f"error: the database refused the statement: {reason_of(error)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(ExitCode.CRASHED) from None

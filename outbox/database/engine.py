@@ -14,31 +14,31 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from outbox.database.postgres_connection import PostgresConnection, is_spent
+from outbox.database.postgres_connection import PostgresConnection, is_unusable
 from outbox.database.sqlite_engine import sqlite_engine
 
 CONNECT_SECONDS = 10
 
 KEEPALIVE = {
-    "TCP_KEEPIDLE": 10,  # seconds of silence after which the kernel asks
-    "TCP_KEEPINTVL": 5,  # seconds between its questions
-    "TCP_KEEPCNT": 3,  # questions without an answer that end the connection
-    "TCP_USER_TIMEOUT": 25_000,  # milliseconds for the peer's kernel to acknowledge what was sent
+    "TCP_KEEPIDLE": 10,  # seconds of silence before the first keepalive probe
+    "TCP_KEEPINTVL": 5,  # seconds between probes
+    "TCP_KEEPCNT": 3,  # unanswered probes that end the connection
+    "TCP_USER_TIMEOUT": 25_000,  # milliseconds until sent data must be acknowledged
 }
-"""How a Postgres that has vanished without a word is noticed, within 25 seconds."""
+"""TCP options by which the loss of a Postgres server is detected within 25 seconds."""
 
 DEFERRED = {"sqlite_begin": "DEFERRED"}
-"""Execution options for transactions that only read: on SQLite they then wait for no writer."""
+"""Execution options for transactions that only read; on SQLite they then wait for no writer."""
 
 
 def create_engine(
     url: URL, *, pool_size: int, application_name: str, lock_timeout: timedelta | None = None
 ) -> AsyncEngine:
     """
-    An engine for *url*, which may name any driver of Postgres or SQLite; asyncio's is used.
+    Return an engine for *url*, with the asyncio driver of Postgres or SQLite.
 
-    *application_name* is what `pg_stat_activity` shows. *lock_timeout* is how long statements wait
-    for locks on Postgres; behind a pooler the server's own setting counts.
+    `pg_stat_activity` shows *application_name*. Statements on Postgres wait for a lock no longer
+    than *lock_timeout*; behind a pooler the setting of the server applies.
     """
     if url.drivername.split("+")[0] == "sqlite":
         return sqlite_engine(url, pool_size=pool_size)
@@ -56,7 +56,7 @@ def _postgres(
         **_encryption(query),
     }
     if query.pop("pgbouncer", None) is not None:
-        # A pooler in transaction mode gives each transaction another server connection.
+        # A pooler in transaction mode may give each transaction another server connection.
         arguments["statement_cache_size"] = 0
         query["prepared_statement_cache_size"] = "0"
     elif lock_timeout is not None:
@@ -74,32 +74,32 @@ def _postgres(
     )
 
     sa.event.listen(engine.sync_engine, "connect", _keep_alive)
-    sa.event.listen(engine.sync_engine, "handle_error", _throw_away)
+    sa.event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
     return engine
 
 
 def _keep_alive(connection: Any, _record: Any) -> None:
-    # asyncpg has no option for it, and keeps its transport to itself.
+    # asyncpg has no option for keepalive, and its transport is private.
     transport = connection.driver_connection._transport  # noqa: SLF001
     peer = transport.get_extra_info("socket")
     if peer is None or peer.family == socket.AF_UNIX:
         return
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # not every platform has all of them
+        if hasattr(socket, name):  # platforms lack some of them
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _throw_away(context: sa.ExceptionContext) -> DBAPIError | None:
+def _invalidate_connection(context: sa.ExceptionContext) -> DBAPIError | None:
     error = context.original_exception
-    if not is_spent(error):
+    if not is_unusable(error):
         return None
     context.is_disconnect = True
     return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 def _encryption(query: dict[str, Any]) -> dict[str, Any]:
-    """The driver's argument for the parameters of libpq, which are removed from *query*."""
+    """Move the TLS parameters of libpq from *query* to an argument for the driver."""
     mode = query.pop("sslmode", None)
     root = query.pop("sslrootcert", None)
     if mode is None:

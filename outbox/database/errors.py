@@ -1,5 +1,5 @@
 """
-What errors of database drivers mean.
+Which errors of database drivers mean unavailable, contention or misconfiguration.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from typing import NoReturn
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from outbox.database.sqlite_errors import is_trouble
+from outbox.database.sqlite_errors import is_lock_or_disk_error
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 
-# The server shuts down, starts up, has no room, has ended the session, or is a standby.
-_AWAY_STATES = ("08", "53", "57P0", "25P03", "25006")
+# The server shuts down, starts up, has no room, ended the session, or is a standby.
+_UNAVAILABLE_STATES = ("08", "53", "57P0", "25P03", "25006")
 
 # Serialization failure, deadlock, lock not available, statement timeout.
 _CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
 
-# A prepared statement is not there, or is there already: the session is another one.
-_MIXED_UP_STATES = ("26000", "42P05")
+# A prepared statement is missing or exists already: a pooler changed the server session.
+_POOLER_STATES = ("26000", "42P05")
 
-# User or password are wrong, or a right is missing.
+# User or password are wrong, or a privilege is missing.
 _REFUSAL_STATES = ("28", "42501")
 
 
@@ -33,19 +33,19 @@ TRANSLATED = (DBAPIError, PoolTimeoutError, OSError, TimeoutError)
 
 def raise_translated(error: BaseException, *, refusals: bool = True) -> NoReturn:
     """
-    Raise DatabaseUnavailable for a lost or busy server, and ConfigurationError for a pooler that
-    the settings do not name; raise every other *error* as it is.
+    Raise the error that stands for *error* of a driver.
 
-    With *refusals* DatabaseUnavailable also stands for a user who may not log in, or may not do
-    this: an operator who revoked a right, or changed a password, may correct it while the process
-    waits. The cause is dropped, because drivers quote rows in their messages.
+    Raises DatabaseUnavailable if the server is unreachable or busy. With *refusals* also if it
+    refuses the login or the privilege, because an operator may restore either while the process
+    waits. Raises ConfigurationError behind a pooler that MQ_DATABASE_URL does not mention, and
+    every other error as it is. The cause is dropped, because drivers quote rows in their messages.
     """
     if is_transient(error) or (refusals and _is_refusal(error)):
         raise DatabaseUnavailable(reason_of(error)) from None
-    if (sqlstate(error) or "").startswith(_MIXED_UP_STATES):
+    if (sqlstate(error) or "").startswith(_POOLER_STATES):
         raise ConfigurationError(
             "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
-            " pooler: add ?pgbouncer=1"
+            " connection pooler: add ?pgbouncer=1"
         ) from None
     raise error
 
@@ -62,9 +62,9 @@ def driver_errors_translated(*, refusals: bool = True) -> Iterator[None]:
 @asynccontextmanager
 async def with_deadline(within: timedelta) -> AsyncIterator[None]:
     """
-    `driver_errors_translated`, and a database that does not answer *within* a time counts as away.
+    Like `driver_errors_translated`; a block longer than *within* raises DatabaseUnavailable.
 
-    Not for COMMIT: whoever stops waiting for it does not undo it.
+    Not for COMMIT: a client that stops waiting for a COMMIT does not undo it.
     """
     with driver_errors_translated():
         async with asyncio.timeout(within.total_seconds()):
@@ -72,12 +72,12 @@ async def with_deadline(within: timedelta) -> AsyncIterator[None]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed when it is done again later, whoever held it up."""
+    """Return whether the same work may succeed later: the server was unavailable or busy."""
     return is_unavailable(error) or is_contention(error)
 
 
 def is_contention(error: BaseException) -> bool:
-    """Whether other transactions have held this one up, so that it may be begun anew at once."""
+    """Return whether other transactions blocked this one, so that it may be retried at once."""
     state = sqlstate(error)
     return state is not None and state.startswith(_CONTENTION_STATES)
 
@@ -88,14 +88,14 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether *error* comes from a database that cannot be reached, or has no room."""
+    """Return whether *error* comes from a database that cannot be reached, or has no room."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
     state = sqlstate(error)
     if state is not None:
-        return state.startswith(_AWAY_STATES)
+        return state.startswith(_UNAVAILABLE_STATES)
     lost = error.connection_invalidated or isinstance(error, InterfaceError)
-    return lost or is_trouble(error.orig) or _is_connection_loss(error.orig)
+    return lost or is_lock_or_disk_error(error.orig) or _is_connection_loss(error.orig)
 
 
 def _is_connection_loss(error: BaseException | None) -> bool:
@@ -107,14 +107,14 @@ def _is_connection_loss(error: BaseException | None) -> bool:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of a database *error*, if its driver tells one."""
+    """Return the SQLSTATE of a database *error*, or None."""
     orig = getattr(error, "orig", None)
     state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
     return str(state) if state else None
 
 
 def reason_of(error: BaseException) -> str:
-    """What may be shown of a database *error*: its class and its code, never its text."""
+    """Return the class and the code of a database *error*; its text may quote rows."""
     cause = getattr(error, "orig", None) or error
     state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
     name = type(cause).__name__

@@ -1,5 +1,5 @@
 """
-The schema: upgrading it, and telling whether it is the one that this version works with.
+Upgrading the schema, and checking that it is the one that this version needs.
 """
 
 import sqlite3
@@ -28,28 +28,28 @@ _NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 def upgrade(database_url: str, revision: str = "head") -> None:
     """
-    Migrate the database up to *revision*. Not to be called inside a running event loop.
+    Migrate the database up to *revision*; must not be called inside a running event loop.
 
-    Raises ConfigurationError if there is no such database, or none that lets us do it.
+    Raises ConfigurationError if the database does not exist, or refuses the login or a privilege.
     """
     try:
-        with _refusals():
+        with _login_errors_translated():
             command.upgrade(_config(database_url), revision)
     except DBAPIError as error:
         if sqlstate(error) != _NO_PRIVILEGE:
             raise
         raise ConfigurationError(
-            "no privilege: GRANT CREATE ON the schema, to the owner of the tables if there are any"
+            "no privilege: GRANT CREATE ON the schema, to the owner of the tables if they exist"
         ) from None
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Migrate the database down to *revision*; `base` removes the tables with all their rows."""
+    """Migrate the database down to *revision*; `base` drops the tables with all their rows."""
     command.downgrade(_config(database_url), revision)
 
 
 def head() -> str:
-    """The revision that this version works with."""
+    """Return the revision that this version needs."""
     return str(_revisions().get_current_head())
 
 
@@ -61,7 +61,7 @@ async def verify(engine: AsyncEngine) -> None:
     """
     Check that the schema is at `head`.
 
-    Raises SchemaMismatch, which says what to run, and DatabaseUnavailable.
+    Raises SchemaMismatch, whose text names the command to run, and DatabaseUnavailable.
     """
     expected = head()
     found = await _revision(engine)
@@ -69,12 +69,12 @@ async def verify(engine: AsyncEngine) -> None:
         raise SchemaMismatch("the tables are missing: run `relay migrate`")
     if found != expected:
         known = {script.revision for script in _revisions().walk_revisions()}
-        remedy = "run `relay migrate`" if found in known else "it is of a newer version than this"
+        remedy = "run `relay migrate`" if found in known else "it belongs to a newer version"
         raise SchemaMismatch(f"the schema is at revision {found} instead of {expected}: {remedy}")
 
 
 async def _revision(engine: AsyncEngine) -> str | None:
-    with driver_errors_translated(), _refusals():
+    with driver_errors_translated(), _login_errors_translated():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             if not await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE)):
@@ -90,14 +90,14 @@ async def _revision(engine: AsyncEngine) -> str | None:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Wrong credentials, and what is no database, do not heal by themselves."""
+def _login_errors_translated() -> Iterator[None]:
+    """Raise ConfigurationError for a refused login and for a file that is not a database."""
     try:
         yield
     except DBAPIError as error:
         if primary_code(error.orig) in _NO_DATABASE:
             raise ConfigurationError(
-                "MQ_DATABASE_URL: the file is no SQLite database, or is damaged"
+                "MQ_DATABASE_URL: the file is not a SQLite database, or is damaged"
             ) from None
         state = sqlstate(error) or ""
         if not state.startswith(("28", "3D")):
@@ -116,7 +116,7 @@ def _config(database_url: str | None) -> Config:
 
 
 def _migrations() -> Path:
-    """In a checkout beside the packages, in an installed wheel inside `outbox`."""
+    """Return the folder of migrations: inside `outbox` in a wheel, beside it in a checkout."""
     package = Path(outbox.__file__).parent
     installed = package / "_migrations"
     return installed if installed.exists() else package.parent / "migrations"

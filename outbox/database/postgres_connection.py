@@ -1,6 +1,8 @@
 """
-The driver's connection to Postgres, with one answer of the server taken more seriously, and what
-the driver raises.
+The asyncpg connection, with two corrections, and the errors that asyncpg raises.
+
+It raises an error for a COMMIT that Postgres turned into a ROLLBACK, and `is_unusable` finds
+connections that must be closed although asyncpg reports them open.
 """
 
 from typing import Any
@@ -12,14 +14,14 @@ DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 _READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
 
 
-def is_spent(error: BaseException) -> bool:
+def is_unusable(error: BaseException) -> bool:
     """
-    Whether the connection is of no use any more, whatever the driver says of its being closed.
+    Return whether *error* shows that the connection must be replaced, even if it is still open.
 
-    When an idle session is ended the driver gives it up: from the server's last words until the
-    end of the stream, which may be a while, it raises an error of its own that SQLAlchemy does not
-    know. And a session that may only read never learns that it may write again; a new one does,
-    or finds another server.
+    - Postgres ended an idle session. Until the stream ends, asyncpg raises an error of its own
+      that SQLAlchemy does not recognise as a disconnect.
+    - The session is read-only, as after a failover. It stays so; a new one may be writable, or
+      reach another server.
     """
     read_only = getattr(error, "sqlstate", None) == _READ_ONLY
     return read_only or isinstance(error, asyncpg.InternalClientError)
@@ -27,13 +29,13 @@ def is_spent(error: BaseException) -> bool:
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]
     """
-    A connection on which a COMMIT that the server turned into a ROLLBACK is an error.
+    A connection that raises an error for a COMMIT that the server turned into a ROLLBACK.
 
-    So it does with a transaction in which a statement has failed, whoever has swallowed that.
+    Postgres does so when a statement of the transaction failed, even if the error was caught.
     """
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109
-        """Raises InFailedSQLTransactionError for such a COMMIT, and what the driver raises."""
+        """Raises InFailedSQLTransactionError for such a COMMIT, and the errors of asyncpg."""
         status: str = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
             raise asyncpg.InFailedSQLTransactionError("the transaction had failed before")

@@ -1,5 +1,5 @@
 """
-What the user of a process may do to the tables, asked before the process needs it.
+Checking the privileges of the database user at start, before a process needs them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,16 @@ from outbox.errors import SchemaMismatch
 
 Rights: TypeAlias = Mapping[sa.Table, Sequence[str]]
 
-# Most rights may be granted for columns alone; whoever has any of them knows what it does.
+# Postgres grants most privileges for single columns too; having some columns counts as having it.
 _OF_TABLE = sa.text("SELECT has_table_privilege(:name, :right)")
 _OF_COLUMNS = sa.text("SELECT has_any_column_privilege(:name, :right)")
 
 
 async def verify(engine: AsyncEngine, needed: Rights) -> None:
     """
-    Check that the user of *engine* has the rights *needed* on each table; SQLite knows none.
+    Check that the user of *engine* has the privileges *needed* on each table; SQLite has none.
 
-    Raises SchemaMismatch, with a line for each table that says what to grant, and
-    DatabaseUnavailable.
+    Raises SchemaMismatch with a GRANT for each table that lacks one, and DatabaseUnavailable.
     """
     if engine.dialect.name != "postgresql":
         return

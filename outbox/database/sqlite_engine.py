@@ -1,8 +1,8 @@
 """
 The database engine for a SQLite file.
 
-WAL, synchronous FULL, and transactions that begin IMMEDIATE, so that two writers wait for each
-other instead of failing when they upgrade.
+It uses WAL and synchronous FULL. Transactions begin IMMEDIATE, so that two writers wait for each
+other instead of failing when they upgrade from a read lock to the write lock.
 """
 
 import os
@@ -14,17 +14,17 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 BUSY_SECONDS = 30
-"""How long a SQLite writer waits for another one."""
+"""Seconds that a SQLite writer waits for another one."""
 
 
 def sqlite_engine(url: URL, *, pool_size: int) -> AsyncEngine:
     """
-    An engine for the file of *url*.
+    Return an engine for the file of *url*.
 
     Transactions begin IMMEDIATE unless the execution option `sqlite_begin` says otherwise.
     """
     if url.database:
-        # The file holds health data; SQLite gives its -wal and -shm the same permissions.
+        # The file contains health data. SQLite gives -wal and -shm the same permissions.
         with suppress(OSError):
             os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_async_engine(
@@ -38,7 +38,7 @@ def sqlite_engine(url: URL, *, pool_size: int) -> AsyncEngine:
 
     @sa.event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        # Otherwise the driver begins transactions by itself, and too late.
+        # Otherwise the driver begins transactions itself, and only before the first write.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")

@@ -1,12 +1,12 @@
 """
-What errors of SQLite mean.
+Which errors of SQLite come from locks or the disk.
 """
 
 import sqlite3
 
-# Locked by a program that does not know of our lock, or trouble of the disk: heals by itself or
-# by an operator. Any other error is a mistake of ours, and is not hidden.
-_TROUBLE_CODES = {
+# Another program holds a lock, or the disk fails: the operation may succeed later, by itself or
+# after an operator acts. Any other error is a bug of this project, and is not hidden.
+_LOCK_OR_DISK_CODES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_CANTOPEN,
@@ -20,13 +20,13 @@ _TROUBLE_CODES = {
 }
 
 
-def is_trouble(error: BaseException | None) -> bool:
-    """Whether *error* comes from SQLite, and is not about what it was asked to do."""
-    return primary_code(error) in _TROUBLE_CODES
+def is_lock_or_disk_error(error: BaseException | None) -> bool:
+    """Return whether *error* comes from SQLite's locks or the disk, not from the statement."""
+    return primary_code(error) in _LOCK_OR_DISK_CODES
 
 
 def primary_code(error: BaseException | None) -> int:
-    """SQLite's result code in *error*, or SQLITE_MISUSE if that is none of SQLite's."""
-    # Extended codes keep it in their low byte. The module's own errors have none.
+    """Return SQLite's primary result code in *error*, or SQLITE_MISUSE if it has none."""
+    # Extended codes have it in their low byte. Errors of the module itself have no code.
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
     return code & 0xFF

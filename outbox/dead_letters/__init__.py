@@ -1,0 +1,14 @@
+"""
+Reading, repairing, replaying and dropping dead letters: no terminal, no broker client.
+
+    selection   the filters that choose dead letters
+    store       every statement on the table `dead_letters`
+    audit       the rows of `audit_log`: who did what, and why
+    replay      a run that replays or drops, one batch per transaction
+    source      what the relay or a consumer provides: database, destination, duplicates
+    queries     lists, single dead letters, counts and pages
+    redaction   which parts of a dead letter may be shown to whom
+    repair      a new body for a dead letter
+
+May import `runtime`, `database` and the files below them; never `cli`, and no broker adapter.
+"""

@@ -1,5 +1,5 @@
 """
-What is written down of who did what to dead letters.
+The audit log: who did what to dead letters, and why.
 """
 
 import getpass
@@ -17,14 +17,14 @@ from outbox.tables import audit_log
 
 
 class Action(StrEnum):
-    """What was done to dead letters."""
+    """Actions on dead letters, as stored in `audit_log`."""
 
     REPLAY_STARTED = "replay_started"
-    """Written before anything is published: consumers look a run up by its id."""
+    """Recorded before the first publish: consumers look up a run by its id."""
     REPLAY = "replay"
     REPAIR = "repair"
     RERUN = "rerun"
-    """The record that a message is completed was deleted, so that it takes effect again."""
+    """The record that a message is completed was deleted, so that it is processed again."""
     DROP = "drop"
     SHOW_BODY = "show_body"
     EXPORT_BODIES = "export_bodies"
@@ -32,7 +32,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """One run: who did it, why, and to what."""
+    """One run of a command: its actor, reason and selection."""
 
     actor: str
     because: str
@@ -41,7 +41,7 @@ class Audit:
     run: UUID = field(default_factory=uuid4)
 
     async def record(self, connection: AsyncConnection, action: Action, messages: int) -> None:
-        """Add that *action* was done to so many *messages*, in the open transaction."""
+        """Record *action* and the number of *messages*, in the open transaction."""
         await connection.execute(
             sa.insert(audit_log).values(
                 run=self.run,
@@ -49,23 +49,23 @@ class Audit:
                 action=action.value,
                 source=self.source,
                 because=self.because,
-                selection=self.selection.described(),
+                selection=self.selection.to_json(),
                 messages=messages,
             )
         )
 
 
 async def is_known(session: AsyncSession, run: UUID) -> bool:
-    """Whether *run* was written down: a mark that somebody has forged was not."""
+    """Return whether *run* is in the audit log; the run of a forged header is not."""
     found = await session.execute(sa.select(audit_log.c.id).where(audit_log.c.run == run).limit(1))
     return found.first() is not None
 
 
 def user_and_host() -> str:
-    """The operating system's name for who runs this, and where."""
+    """Return the user of the process and the name of the host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        # A container may run under a number that has no name.
+        # A container may run under a user id that has no name.
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"

@@ -1,7 +1,7 @@
 """
-Looking at dead letters: lists, single ones, counts, exports.
+Reading dead letters: lists, single ones, counts and exports.
 
-Bodies and keys are given out only after it is written down, and committed, who asked for them.
+Bodies and keys are returned only after the audit log has a committed row with the actor.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,52 +19,54 @@ from outbox.dead_letters.store import Span, TypeCount
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 
-LISTED = 100
-"""How many letters are listed if nobody says how many."""
+LIST_LIMIT = 100
+"""Default number of dead letters in a list."""
 
 
 async def listed(
     source: DeadLetterSource, selection: Selection
 ) -> tuple[Sequence[Any], datetime, int]:
-    """Letters without bodies, the database's time, and how many there are in all."""
+    """Return dead letters without bodies, the time of the database, and the number of matches."""
     async with source.opened(selection) as opened:
-        few = replace(opened, selection=replace(selection, limit=selection.limit or LISTED))
-        rows = [row async for page in pages(few) for row in page]
+        limited = replace(
+            opened, selection=replace(selection, limit=selection.limit or LIST_LIMIT)
+        )
+        rows = [row async for page in pages(limited) for row in page]
         return rows, opened.snapshot.now, opened.count
 
 
 async def one(source: DeadLetterSource, selection: Selection, audit: Audit | None) -> Any:
     """
-    The letter that *selection* names; with its body if *audit* says who wants it.
+    Return the dead letter that *selection* names; with its body only if *audit* is given.
 
-    Raises ConfigurationError if it is not there.
+    Raises ConfigurationError if it does not exist.
     """
     async with source.opened(selection) as opened:
         async for page in pages(opened, audit=audit, action=Action.SHOW_BODY):
             return page[0]
-    raise ConfigurationError("--id: the letter has just left")
+    raise ConfigurationError("--id: the dead letter was replayed or dropped meanwhile")
 
 
 async def counted(source: DeadLetterSource, selection: Selection) -> tuple[list[TypeCount], int]:
-    """How many are meant, by type and reason, and how many of them would have no effect."""
+    """Count the matches by type and reason, and those that consumers would drop as duplicates."""
     duplicates = 0
     async with source.opened(selection) as opened:
         if source.duplicates is not None:
             async for page in pages(opened):
                 async with reading(opened.engine) as connection:
-                    among = await source.duplicates.among(connection, page, hold=False)
-                duplicates += len(among)
-        return opened.tallies, duplicates
+                    found = await source.duplicates.among(connection, page, hold=False)
+                duplicates += len(found)
+        return opened.type_counts, duplicates
 
 
 async def pages(
     opened: OpenedSource, *, audit: Audit | None = None, action: Action = Action.EXPORT_BODIES
 ) -> AsyncIterator[Sequence[Any]]:
     """
-    The letters that are meant, some at a time.
+    Yield the selected dead letters, a page at a time.
 
-    They have bodies only with an *audit*, which then has a row for each page, committed before it
-    is given out.
+    They have bodies only with *audit*, which records each page and commits before the page is
+    returned.
     """
     left = opened.count if opened.selection.limit is None else opened.selection.limit
     after = 0
@@ -80,14 +82,14 @@ async def pages(
 async def _page(
     opened: OpenedSource, span: Span, audit: Audit | None, action: Action
 ) -> Sequence[Any]:
-    where = opened.selection.where(opened.letters.source, opened.snapshot)
-    look = partial(opened.letters.look, where=where, span=span)
+    where = opened.selection.where(opened.store.source, opened.snapshot)
+    read = partial(opened.store.read, where=where, span=span)
     if audit is None:
         async with reading(opened.engine) as connection:
-            return await look(connection, bodies=False)
+            return await read(connection, bodies=False)
     with driver_errors_translated(refusals=False):
         async with opened.engine.connect() as connection:
-            page = await look(connection, bodies=True)
+            page = await read(connection, bodies=True)
             if page:
                 await audit.record(connection, action, len(page))
                 await commit(connection)

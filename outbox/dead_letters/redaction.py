@@ -1,5 +1,5 @@
 """
-What of a dead letter may be seen by whom: its metadata by operators, body and keys on request.
+Which parts of a dead letter are shown: metadata always, body and keys only on request.
 """
 
 import base64
@@ -35,18 +35,18 @@ _METADATA = (
 
 
 def metadata(letter: Mapping[str, Any]) -> dict[str, Any]:
-    """What anybody may see who may use the command, as JSON values."""
+    """Return the parts that every user of the command may see, as JSON values."""
     shown = {name: _json_value(letter[name]) for name in _METADATA}
     return {**shown, "headers": _headers(letter["headers"])}
 
 
 def keys(letter: Mapping[str, Any]) -> dict[str, str | None]:
-    """What tells whom a message is about, as the body does."""
+    """Return the keys, which may identify a person, as the body may."""
     return {name: letter[name] for name in ("idempotency_key", "ordering_key")}
 
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """The body as it came: its text if that is JSON, else in base64."""
+    """Return the stored body: its text if that is JSON, else base64."""
     text = json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
@@ -54,7 +54,7 @@ def body(letter: Mapping[str, Any]) -> dict[str, str]:
 
 
 def readable_body(letter: Mapping[str, Any]) -> str:
-    """The body for people: unpacked if it can be, its text if that is JSON, else in base64."""
+    """Return the body for people: decompressed if possible; text if it is JSON, else base64."""
     try:
         plain = decompress(letter["body"], letter["content_encoding"])
     except UnreadableMessage:
@@ -63,7 +63,7 @@ def readable_body(letter: Mapping[str, Any]) -> str:
 
 
 def json_text(data: bytes) -> str | None:
-    """The text of *data* if it is JSON in UTF-8."""
+    """Return the text of *data* if it is JSON in UTF-8, else None."""
     try:
         text = data.decode()
         json.loads(text, parse_constant=_refuse)
@@ -77,14 +77,14 @@ def _refuse(_constant: str) -> Any:
 
 
 def printable(text: str) -> str:
-    """*text* without what would steer a terminal."""
+    """Return *text* with escaped control characters, which could steer a terminal."""
     return "".join(
         sign if sign.isprintable() or sign == "\n" else f"\\u{ord(sign):04x}" for sign in text
     )
 
 
 def _headers(headers: Any) -> dict[str, Any]:
-    # A row that was written by SQL may hold any JSON.
+    # A row that was written by SQL may contain any JSON.
     found = headers if isinstance(headers, dict) else {}
     return {
         name: value

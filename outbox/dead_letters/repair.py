@@ -1,5 +1,5 @@
 """
-Another body for a dead letter: read from a file, and checked before anything is changed.
+A new body for a dead letter: read from a file, and checked before any row is changed.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from outbox.payload import JSON_CONTENT_TYPE, MAX_BODY_BYTES
 
 def read(file: Path, selection: Selection) -> bytes:
     """
-    The body in *file*, for the one letter that *selection* names.
+    Return the body in *file*, for the one dead letter that *selection* names.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError without exactly one id, or if the file is unreadable or too large.
     """
     if len(set(selection.ids)) != 1:
         raise ConfigurationError("--body: needs exactly one --id")
@@ -29,7 +29,9 @@ def read(file: Path, selection: Selection) -> bytes:
 
 
 def check(body: bytes, content_type: str | None) -> None:
-    """Raises ConfigurationError unless *body* is what its *content_type* says."""
+    """Raise ConfigurationError if *content_type* is JSON and *body* is not."""
     is_json = (content_type or "").partition(";")[0] == JSON_CONTENT_TYPE
     if is_json and json_text(body) is None:
-        raise ConfigurationError("--body: is not JSON in UTF-8, as the letter's content type says")
+        raise ConfigurationError(
+            "--body: is not JSON in UTF-8, unlike the dead letter's content type"
+        )

@@ -1,16 +1,16 @@
 """
-Letters leave `dead_letters`: replayed or dropped, a batch and a transaction at a time.
+Replaying or dropping dead letters, one batch per transaction.
 
-    first            write down that a run has started, and commit: a consumer may get a copy
-                     before the batch is committed, and looks the run up
-    then, a batch    BEGIN
-                     lock rows that nobody else holds
-                     hand them to their destination
-                     delete those that have arrived there, write down how many
-                     COMMIT (not to be cancelled)
+    once             record in the audit log that a run has started, and commit: a consumer looks
+                     up the run, and may get a copy before the batch is committed
+    for each batch   BEGIN
+                     lock rows, skipping those that another run has locked
+                     send them to their destination
+                     delete those that arrived there, record their number
+                     COMMIT (a cancellation does not interrupt it)
 
-A crash between the two last steps means that one batch is handed over again, with the message ids
-that it had; whoever takes it drops it as a duplicate.
+After a crash between the last two steps one batch is sent again, with the same message ids; the
+consumers drop it as duplicates.
 """
 
 import asyncio
@@ -29,44 +29,45 @@ from outbox.dead_letters.store import DeadLetters, Span
 from outbox.runtime.shield import commit, shielded
 
 BATCH = 100
-AWAY = "unknown"
-"""What is said of a letter whose destination gave no answer."""
+NO_ANSWER = "unknown"
+"""The code of a dead letter whose destination did not answer."""
 
 Letter: TypeAlias = Any
 """A row of `dead_letters`, as a mapping."""
 
 
 class Destination(Protocol):
-    """Where letters go when they are replayed."""
+    """The target of a replay."""
 
     async def ready(self) -> None:
-        """Raises BrokerUnavailable if nothing can be sent there."""
+        """Raise BrokerUnavailable if the destination is unreachable."""
 
     async def send(
         self, connection: AsyncConnection, letters: Sequence[Letter], *, run: UUID
     ) -> list[str | None]:
-        """Why each of *letters* has not arrived, as a code; None if it has."""
+        """Send *letters*; return a code for each that did not arrive, and None for the others."""
 
 
 class Duplicates(Protocol):
-    """Knows which letters would be dropped, because their messages were completed before."""
+    """Finds dead letters whose messages were completed before, so consumers would drop them."""
 
     async def among(
         self, connection: AsyncConnection, letters: Sequence[Letter], *, hold: bool
     ) -> list[int]:
         """
-        The ids of such letters.
+        Return the ids of such dead letters.
 
-        With *hold*, whoever gets a copy waits for this transaction before it looks at the record.
+        With *hold*, a consumer that gets a copy waits for this transaction before it reads the
+        record of the message.
         """
 
     async def forget(self, connection: AsyncConnection, letters: Sequence[Letter]) -> int:
-        """Delete the records that *letters* are completed; returns how many there were."""
+        """Delete the records that *letters* are completed, and return their number."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What has come of a run so far; only what is committed counts."""
+    """The result of a run so far; it counts only committed batches."""
 
     done: int = 0
     left: Counter[str] = field(default_factory=Counter)
@@ -75,13 +76,13 @@ class Summary:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was left that should have gone."""
+        """Whether all selected dead letters were replayed or dropped."""
         return not self.left and not self.interrupted
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Letters that are locked by the open transaction of *connection*."""
+    """Dead letters that the open transaction of *connection* has locked."""
 
     connection: AsyncConnection
     letters: Sequence[Letter]
@@ -90,11 +91,11 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class BatchResult:
     """
-    What has become of a batch.
+    The result of one batch.
 
     Args:
-        problems: Of each letter why it stays, as a code; None if it is to be deleted.
-        duplicates: How many have arrived where they will be dropped.
+        problems: For each dead letter the code for which it stays; None if it is to be deleted.
+        duplicates: Number of sent messages that consumers will drop as duplicates.
 
     """
 
@@ -102,26 +103,26 @@ class BatchResult:
     duplicates: int = 0
 
 
-Treat: TypeAlias = Callable[[Batch], Awaitable[BatchResult]]
+BatchAction: TypeAlias = Callable[[Batch], Awaitable[BatchResult]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """
-    One call of a command on the letters that *audit* selects.
+    One call of a command on the dead letters that *audit* selects.
 
     Args:
-        stop: Ends the run after the batch in flight.
-        told: Called with the number of letters that have been dealt with, after each batch.
+        stop: Ends the run after the current batch.
+        on_progress: Called after each batch with the number of its dead letters.
 
     """
 
     engine: AsyncEngine
-    letters: DeadLetters
+    store: DeadLetters
     snapshot: Snapshot
     audit: Audit
     stop: asyncio.Event
-    told: Callable[[int], None]
+    on_progress: Callable[[int], None]
     summary: Summary = field(default_factory=Summary)
 
     async def replay(
@@ -129,15 +130,15 @@ class Run:
         destination: Destination,
         *,
         duplicates: Duplicates | None = None,
-        rerun: bool = False,
+        reprocess: bool = False,
         body: bytes | None = None,
     ) -> None:
         """
-        Send letters to their *destination*.
+        Send dead letters to their *destination*, and delete those that arrived.
 
-        With *rerun* those that were completed take effect again; *body* replaces theirs.
+        With *reprocess* consumers process completed messages again. *body* replaces their bodies.
 
-        Raises BrokerUnavailable if nothing was sent, and DatabaseUnavailable at any time.
+        Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
         await destination.ready()
         with driver_errors_translated(refusals=False):
@@ -145,27 +146,27 @@ class Run:
                 await self.audit.record(connection, Action.REPLAY_STARTED, 0)
                 await commit(connection)
 
-        async def treat(batch: Batch) -> BatchResult:
+        async def act(batch: Batch) -> BatchResult:
             if body is not None:
                 batch = await self._repair(batch, body)
-            return await self._send(batch, destination, duplicates, rerun=rerun)
+            return await self._send(batch, destination, duplicates, reprocess=reprocess)
 
-        await self._sweep(treat, Action.REPLAY)
+        await self._sweep(act, Action.REPLAY)
 
     async def drop(self) -> None:
         """
-        Delete letters.
+        Delete dead letters without sending them.
 
         Raises DatabaseUnavailable.
         """
 
-        async def treat(batch: Batch) -> BatchResult:
+        async def act(batch: Batch) -> BatchResult:
             return BatchResult([None] * len(batch.letters))
 
-        await self._sweep(treat, Action.DROP)
+        await self._sweep(act, Action.DROP)
 
-    async def _sweep(self, treat: Treat, action: Action) -> None:
-        where = self.audit.selection.where(self.letters.source, self.snapshot)
+    async def _sweep(self, act: BatchAction, action: Action) -> None:
+        where = self.audit.selection.where(self.store.source, self.snapshot)
         allowed = self.audit.selection.limit
         after = 0
         while allowed is None or allowed > 0:
@@ -175,7 +176,7 @@ class Run:
             size = BATCH if allowed is None else min(BATCH, allowed)
             with driver_errors_translated(refusals=False):
                 async with self.engine.connect() as connection:
-                    letters = await self.letters.take(
+                    letters = await self.store.lock(
                         connection,
                         where=where,
                         span=Span(after, size),
@@ -183,10 +184,10 @@ class Run:
                     )
                     if not letters:
                         return
-                    treated = await treat(Batch(connection, letters))
-                    await self._settle(connection, letters, treated, action)
-            self.told(len(letters))
-            if set(treated.problems) == {AWAY}:
+                    result = await act(Batch(connection, letters))
+                    await self._settle(connection, letters, result, action)
+            self.on_progress(len(letters))
+            if set(result.problems) == {NO_ANSWER}:
                 return
             after = letters[-1]["id"]
             allowed = None if allowed is None else allowed - len(letters)
@@ -195,21 +196,21 @@ class Run:
         self,
         connection: AsyncConnection,
         letters: Sequence[Letter],
-        treated: BatchResult,
+        result: BatchResult,
         action: Action,
     ) -> None:
-        gone = _arrived(letters, treated.problems)
+        gone = _arrived(letters, result.problems)
         if gone:
-            await self.letters.delete(connection, [letter["id"] for letter in gone])
+            await self.store.delete(connection, [letter["id"] for letter in gone])
             await self.audit.record(connection, action, len(gone))
 
         async def committed() -> None:
             await connection.commit()
             self.summary.done += len(gone)
-            self.summary.duplicates += treated.duplicates
-            self.summary.left.update(code for code in treated.problems if code is not None)
+            self.summary.duplicates += result.duplicates
+            self.summary.left.update(code for code in result.problems if code is not None)
 
-        # Together, so that a cancelled run says what it has done, too.
+        # Shielded together, so that the summary of a cancelled run is right, too.
         await shielded(committed())
 
     async def _send(
@@ -218,16 +219,16 @@ class Run:
         destination: Destination,
         duplicates: Duplicates | None,
         *,
-        rerun: bool,
+        reprocess: bool,
     ) -> BatchResult:
         connection, letters = batch.connection, batch.letters
         completed: Collection[int] = ()
         if duplicates is not None:
-            # Before anything is sent: a consumer must not find the record that is about to go.
-            completed = set(await duplicates.among(connection, letters, hold=rerun))
+            # Before sending: a consumer must not find a record that is about to be deleted.
+            completed = set(await duplicates.among(connection, letters, hold=reprocess))
         problems = await destination.send(connection, letters, run=self.audit.run)
         sent = [one for one in _arrived(letters, problems) if one["id"] in completed]
-        if duplicates is None or not rerun or not sent:
+        if duplicates is None or not reprocess or not sent:
             return BatchResult(problems, len(sent))
         forgotten = await duplicates.forget(connection, sent)
         await self.audit.record(connection, Action.RERUN, forgotten)
@@ -236,7 +237,7 @@ class Run:
     async def _repair(self, batch: Batch, body: bytes) -> Batch:
         repaired = []
         for letter in batch.letters:
-            await self.letters.repair(batch.connection, letter["id"], body)
+            await self.store.repair(batch.connection, letter["id"], body)
             repaired.append({**letter, "body": body, "content_encoding": None})
         await self.audit.record(batch.connection, Action.REPAIR, len(repaired))
         return Batch(batch.connection, repaired)

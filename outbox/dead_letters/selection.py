@@ -1,5 +1,5 @@
 """
-Which dead letters are meant: filters as people type them, checked, and as SQL.
+The filters that choose dead letters: from command-line options to SQL.
 """
 
 import re
@@ -22,7 +22,7 @@ _MAX_TEXT = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The database's clock and the newest letter, when a command began."""
+    """The time of the database and the newest dead letter when a command began."""
 
     now: datetime
     newest: int
@@ -31,13 +31,13 @@ class Snapshot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """
-    Filters that all have to fit; without any, every letter is meant.
+    Filters that a dead letter must all match; without filters every dead letter matches.
 
     Args:
-        older_than: Given up longer ago than this.
-        newer_than: Given up within this time.
+        older_than: Dead-lettered longer ago than this.
+        newer_than: Dead-lettered within this time.
         key: The idempotency key or the ordering key; never shown and never stored.
-        limit: At most so many, the oldest first.
+        limit: Maximum number of dead letters, the oldest first.
 
     """
 
@@ -51,9 +51,9 @@ class Selection:
 
     def where(self, source: str, snapshot: Snapshot) -> sa.ColumnElement[bool]:
         """
-        The letters of *source* that are meant, as far as they were there at *snapshot*.
+        Return the condition for dead letters of *source* that existed at *snapshot*.
 
-        What fails again while a run lasts is thus not taken by it a second time.
+        A message that fails again during a run is thus not selected by that run a second time.
         """
         table = dead_letters.c
         conditions = [table.source == source, table.id <= snapshot.newest]
@@ -73,9 +73,9 @@ class Selection:
             )
         return sa.and_(*conditions)
 
-    def described(self) -> dict[str, Any]:
-        """What the audit keeps of it: that a key was given, and not which."""
-        said = {
+    def to_json(self) -> dict[str, Any]:
+        """Return the filters for the audit log: whether a key was given, but not the key."""
+        filters = {
             "id": list(self.ids) or None,
             "type": self.type,
             "reason": self.reason,
@@ -84,12 +84,14 @@ class Selection:
             "key": True if self.key is not None else None,
             "limit": self.limit,
         }
-        return {name: value for name, value in said.items() if value is not None} or {"all": True}
+        return {name: value for name, value in filters.items() if value is not None} or {
+            "all": True
+        }
 
 
 def selection(options: Mapping[str, Any]) -> Selection:
     """
-    The selection that *options* of a command line ask for.
+    Return the selection for the *options* of a command line.
 
     Raises ConfigurationError, which names the option and never its value.
     """
@@ -105,11 +107,12 @@ def selection(options: Mapping[str, Any]) -> Selection:
     )
 
 
-def deliberate(selected: Selection, *, everything: bool) -> Selection:
+def confirm_all(selected: Selection, *, everything: bool) -> Selection:
     """
-    *selected*, which is about to be changed.
+    Return *selected* before a command changes it.
 
-    Raises ConfigurationError if all letters are meant without its being said.
+    Raises ConfigurationError if it matches all dead letters without *everything*, or if both
+    *everything* and ids are given.
     """
     if everything and selected.ids:
         raise ConfigurationError("--all: cannot be given together with --id")
@@ -119,21 +122,21 @@ def deliberate(selected: Selection, *, everything: bool) -> Selection:
 
 
 def whole_number(option: str, text: str) -> int:
-    """Raises ConfigurationError, which names *option*, unless *text* is a number from 1 on."""
+    """Parse *text* as a number from 1 on, or raise ConfigurationError, which names *option*."""
     if not _WHOLE_NUMBER.fullmatch(text) or int(text) == 0:
         raise ConfigurationError(f"{option}: must be a whole number from 1 on")
     return int(text)
 
 
 def words(option: str, text: str | None, *, needed: str) -> str:
-    """Raises ConfigurationError, which names *option*, unless *text* says something."""
+    """Return *text* without outer blanks, or raise ConfigurationError with *needed* if empty."""
     if text is None or not text.strip():
         raise ConfigurationError(f"{option}: {needed}")
     return _text(option, text.strip()) or ""
 
 
 def duration(option: str, text: str | None) -> timedelta | None:
-    """Raises ConfigurationError, which names *option*, unless *text* is such as 15m or 7d."""
+    """Parse a duration such as 15m or 7d, or raise ConfigurationError, which names *option*."""
     if text is None:
         return None
     parts = _DURATION.fullmatch(text)

@@ -1,5 +1,5 @@
 """
-What a process brings to the commands on its dead letters.
+What the relay or a consumer provides to the commands on its dead letters.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -22,13 +22,13 @@ from outbox.validation import allow_headers
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterSource:
     """
-    One of the two ends of the way: the relay, or a consumer.
+    The relay or a consumer, as the source of dead letters.
 
     Args:
-        name: What its dead letters have in the column `source`.
-        database: The database that they are in.
-        destination: Where they go when they are replayed.
-        duplicates: Knows which would have no effect; None if nobody there knows.
+        name: The value of the column `source` in its dead letters.
+        database: Opens the database that contains them.
+        destination: Opens the target of a replay.
+        duplicates: Finds those that would be dropped as duplicates; None for the relay.
 
     """
 
@@ -40,43 +40,43 @@ class DeadLetterSource:
     @asynccontextmanager
     async def opened(self, selection: Selection) -> AsyncIterator["OpenedSource"]:
         """
-        The letters that *selection* means.
+        Open the database, and count the dead letters that *selection* matches.
 
-        Raises ConfigurationError if one of its ids is unknown, SchemaMismatch, and
+        Raises ConfigurationError if one of its ids is unknown, SchemaMismatch and
         DatabaseUnavailable.
         """
-        letters = DeadLetters(self.name)
+        store = DeadLetters(self.name)
         async with self.database() as engine:
             await migrate.verify(engine)
             async with reading(engine) as connection:
-                snapshot = await letters.snapshot(connection)
-                unknown = await letters.unknown(connection, selection.ids)
+                snapshot = await store.snapshot(connection)
+                unknown = await store.unknown(connection, selection.ids)
                 if unknown:
                     names = ", ".join(map(str, unknown))
                     raise ConfigurationError(f"--id: {self.name} has no dead letter {names}")
-                tallies = await letters.tallies(connection, selection, snapshot)
-            yield OpenedSource(engine, letters, selection, snapshot, tallies)
+                type_counts = await store.type_counts(connection, selection, snapshot)
+            yield OpenedSource(engine, store, selection, snapshot, type_counts)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedSource:
-    """Letters at the moment when a command began, and how many of them are meant."""
+    """The dead letters of a source when a command began, and the number of matches."""
 
     engine: AsyncEngine
-    letters: DeadLetters
+    store: DeadLetters
     selection: Selection
     snapshot: Snapshot
-    tallies: list[TypeCount]
+    type_counts: list[TypeCount]
 
     @property
     def count(self) -> int:
-        """How many letters are meant."""
-        return sum(tally.letters for tally in self.tallies)
+        """Number of dead letters that match the selection."""
+        return sum(each.letters for each in self.type_counts)
 
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction that only reads: on SQLite it waits for no writer."""
+    """Open a transaction that only reads; on SQLite it waits for no writer."""
     with driver_errors_translated(refusals=False):
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
@@ -84,7 +84,7 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 def allow_configured_headers(settings: SharedSettings) -> None:
-    """Raises ConfigurationError if a name in MQ_ALLOWED_HEADERS cannot be one."""
+    """Allow the headers in MQ_ALLOWED_HEADERS; raise ConfigurationError if a name is invalid."""
     try:
         allow_headers(*settings.allowed_headers)
     except InvalidEvent as error:

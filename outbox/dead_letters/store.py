@@ -1,5 +1,5 @@
 """
-The rows of `dead_letters`: every statement on them has its home here.
+Every statement on the table `dead_letters`, except the INSERTs of relay and consumer.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _METADATA = [column for column in dead_letters.c if column.name != "body"]
 
 @dataclass(frozen=True, slots=True)
 class TypeCount:
-    """How many letters of a type were given up for a reason."""
+    """Number of dead letters of one type and reason."""
 
     type: str | None
     reason: str
@@ -30,7 +30,7 @@ class TypeCount:
 
 @dataclass(frozen=True, slots=True)
 class ReasonCount:
-    """How many *letters* there are for a reason, and how long ago the *oldest* was given up."""
+    """Number of dead *letters* for a reason, and the age of the *oldest*."""
 
     reason: str
     letters: int
@@ -39,31 +39,31 @@ class ReasonCount:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """At most *limit* letters whose ids come behind *after*, in their order."""
+    """At most *limit* dead letters with ids above *after*, in their order."""
 
     after: int
     limit: int
 
     def of(self, page: Page) -> Page:
-        """That part of *page*."""
+        """Restrict *page* to this span."""
         column = dead_letters.c.id
         return page.where(column > self.after).order_by(column).limit(self.limit)
 
 
 class DeadLetters:
-    """The letters of one *source*: `relay`, or the name of a consumer."""
+    """The dead letters of one *source*: `relay` or the name of a consumer."""
 
     def __init__(self, source: str) -> None:
         self.source = source
 
     async def snapshot(self, connection: AsyncConnection) -> Snapshot:
-        """The state that a command begins with."""
+        """Return the time of the database and the newest id, with which a command begins."""
         newest = sa.select(sa.func.max(dead_letters.c.id)).scalar_subquery()
         now, last = (await connection.execute(sa.select(database_now(), newest))).one()
         return Snapshot(now, last or 0)
 
     async def unknown(self, connection: AsyncConnection, ids: Sequence[int]) -> list[int]:
-        """Those of *ids* that are no letters of this source."""
+        """Return those of *ids* that are not dead letters of this source."""
         found = await connection.scalars(
             sa.select(dead_letters.c.id).where(
                 dead_letters.c.source == self.source, dead_letters.c.id.in_(ids)
@@ -71,25 +71,27 @@ class DeadLetters:
         )
         return sorted(set(ids).difference(found))
 
-    async def tallies(
+    async def type_counts(
         self, connection: AsyncConnection, selection: Selection, snapshot: Snapshot
     ) -> list[TypeCount]:
-        """How many are meant, by type and reason."""
-        meant = (
+        """Count the dead letters that *selection* matches, by type and reason."""
+        matching = (
             sa.select(dead_letters.c.type, dead_letters.c.reason)
             .where(selection.where(self.source, snapshot))
             .order_by(dead_letters.c.id)
             .limit(selection.limit)
             .subquery()
         )
-        kinds = sa.select(meant.c.type, meant.c.reason, sa.func.count())
+        kinds = sa.select(matching.c.type, matching.c.reason, sa.func.count())
         rows = await connection.execute(
-            kinds.group_by(meant.c.type, meant.c.reason).order_by(meant.c.reason, meant.c.type)
+            kinds.group_by(matching.c.type, matching.c.reason).order_by(
+                matching.c.reason, matching.c.type
+            )
         )
         return [TypeCount(*row) for row in rows]
 
     async def reason_counts(self, connection: AsyncConnection) -> list[ReasonCount]:
-        """All letters by reason; reads nothing but the index dead_letters_source."""
+        """Count all dead letters by reason; reads only the index dead_letters_source."""
         rows = await connection.execute(
             sa.select(dead_letters.c.reason, sa.func.count(), sa.func.min(dead_letters.c.last_at))
             .where(dead_letters.c.source == self.source)
@@ -103,7 +105,7 @@ class DeadLetters:
             for reason, letters, oldest in found
         ]
 
-    async def look(
+    async def read(
         self,
         connection: AsyncConnection,
         *,
@@ -111,11 +113,11 @@ class DeadLetters:
         span: Span,
         bodies: bool,
     ) -> Sequence[sa.RowMapping]:
-        """Letters of *span*, with or without *bodies*."""
-        page = span.of(_letters(bodies=bodies).where(where))
+        """Return the dead letters of *span*, with or without *bodies*."""
+        page = span.of(_columns_with(bodies=bodies).where(where))
         return (await connection.execute(page)).mappings().all()
 
-    async def take(
+    async def lock(
         self,
         connection: AsyncConnection,
         *,
@@ -124,16 +126,15 @@ class DeadLetters:
         bodies: bool,
     ) -> Sequence[sa.RowMapping]:
         """
-        Likewise, for this transaction alone: rows that another one holds are passed over.
+        Return the dead letters of *span*, locked; skip rows that another transaction has locked.
 
-        On SQLite there is no such clause, and no need: its transactions begin with the lock of the
-        one writer.
+        SQLite has no such clause and needs none: its transactions begin with the write lock.
         """
-        page = span.of(_letters(bodies=bodies).where(where)).with_for_update(skip_locked=True)
+        page = span.of(_columns_with(bodies=bodies).where(where)).with_for_update(skip_locked=True)
         return (await connection.execute(page)).mappings().all()
 
     async def repair(self, connection: AsyncConnection, id_: int, body: bytes) -> None:
-        """Give the letter another *body*, which is not packed."""
+        """Replace the body of a dead letter with *body*, which is not compressed."""
         await connection.execute(
             sa.update(dead_letters)
             .where(dead_letters.c.id == id_)
@@ -141,10 +142,10 @@ class DeadLetters:
         )
 
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
-        """Remove letters that this transaction has taken."""
+        """Delete dead letters that this transaction has locked."""
         await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(ids)))
 
 
-def _letters(*, bodies: bool) -> Page:
+def _columns_with(*, bodies: bool) -> Page:
     columns: list[Any] = [*_METADATA, _SIZE]
     return sa.select(*columns, *([dead_letters.c.body] if bodies else []))

@@ -1,9 +1,9 @@
 """
-Logs that hold no health data.
+Logs that contain no health data.
 
-What this project logs has names, ids, counts and codes. Of exceptions only the class, the SQLSTATE
-and the place are shown, and of other libraries' log records only where they came from: drivers
-quote rows, and AMQP clients whole messages, in their texts.
+This project logs names, ids, counts and codes. For an exception it logs the class, the SQLSTATE
+and the place; for a log record of another library only its origin. Drivers quote rows in their
+texts, and AMQP clients quote whole messages.
 """
 
 import logging
@@ -19,7 +19,7 @@ from outbox.settings import SharedSettings, console_wanted
 
 
 def configure(settings: SharedSettings, *, process: str) -> None:
-    """Send everything to standard error: JSON lines, or coloured text for people."""
+    """Send all logs to standard error, as JSON lines or as coloured text for people."""
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (
         structlog.dev.ConsoleRenderer()
@@ -39,17 +39,17 @@ def configure(settings: SharedSettings, *, process: str) -> None:
     )
     structlog.contextvars.bind_contextvars(process=process)
     root = logging.getLogger()
-    root.handlers = [_Foreign()]
+    root.handlers = [_LibraryRecords()]
     root.setLevel(max(level, logging.WARNING))
 
 
 def get(component: str) -> Any:
-    """A logger whose lines say that they come from *component*."""
+    """Return a logger whose lines name *component*."""
     return structlog.get_logger(component=component)
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """What may be logged of *error*: class, SQLSTATE and where it was raised."""
+    """Return the loggable parts of *error*: class, SQLSTATE and where it was raised."""
     return {"error": reason_of(error), "at": _place(error.__traceback__)}
 
 
@@ -58,8 +58,8 @@ def _place(trace: TracebackType | None) -> str:
     return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
 
 
-class _Foreign(logging.Handler):
-    """Repeats records of other libraries without their text and arguments."""
+class _LibraryRecords(logging.Handler):
+    """Logs records of other libraries without their text and arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None

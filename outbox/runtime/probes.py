@@ -1,10 +1,10 @@
 """
-Seen from outside: /livez, /readyz and /metrics on one port.
+The HTTP endpoints /livez, /readyz and /metrics, on one port.
 
-The server runs in a thread of its own, so that a blocked event loop can be seen to be blocked.
+The server runs in its own thread, so that it can report a blocked event loop.
 
-    /livez    200 while the event loop turns; 503 once it has not for `STALL_SECONDS`
-    /readyz   200 while the process can work; 503 with the names of what is missing
+    /livez    200 while the event loop runs; 503 after it was blocked for `STALL_SECONDS`
+    /readyz   200 while the process can work; 503 with the names of the missing dependencies
     /metrics  Prometheus text format
 """
 
@@ -28,51 +28,51 @@ STALL_SECONDS = 30.0
 
 
 class Health:
-    """What the process knows of itself: is its loop turning, and what is it waiting for."""
+    """Whether the event loop of the process runs, and which dependencies are unavailable."""
 
     def __init__(self, *needs: str) -> None:
         self._missing = set(needs)
         self._last_beat = time.monotonic()
 
     def up(self, need: str) -> None:
-        """*need* is there."""
+        """Record that the dependency *need* is available."""
         self._missing.discard(need)
 
     def down(self, need: str) -> None:
-        """*need* is missing."""
+        """Record that the dependency *need* is unavailable."""
         self._missing.add(need)
 
     def beat(self) -> None:
-        """The event loop turns."""
+        """Record that the event loop runs."""
         self._last_beat = time.monotonic()
 
     @property
     def alive(self) -> bool:
-        """Whether the loop has turned lately."""
+        """Whether the event loop ran in the last `STALL_SECONDS`."""
         return time.monotonic() - self._last_beat < STALL_SECONDS
 
     @property
     def missing(self) -> list[str]:
-        """The needs that are not there, sorted; empty when the process is ready."""
+        """The dependencies that are unavailable, sorted; empty when the process is ready."""
         return sorted(self._missing)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A client that hangs must not keep the next probe waiting."""
+    """Serves each request in a thread, so that a client that hangs delays no other probe."""
 
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _NoRequestLog(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """A probe a second is no news."""
+        """Log no requests: there may be a probe every second."""
 
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 def application(health: Health, registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application that answers the three paths."""
+    """Return the WSGI application that answers the three paths."""
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -103,9 +103,10 @@ async def serve(
     health: Health, registry: CollectorRegistry, settings: SharedSettings, *, usual_port: int
 ) -> AsyncIterator[int | None]:
     """
-    Answer probes while the block runs; yields the port, or None when metrics are off.
+    Serve probes while the block runs; yield the port, or None if MQ_ENABLE_METRICS is false.
 
-    Raises ConfigurationError if the port that MQ_METRICS_PORT names is taken.
+    Raises ConfigurationError if the port in MQ_METRICS_PORT is taken, or if the process cannot
+    listen on MQ_METRICS_HOST.
     """
     if not settings.enable_metrics:
         yield None
@@ -130,7 +131,7 @@ def _listen(app: Any, settings: SharedSettings, usual_port: int) -> WSGIServer:
     host = settings.metrics_host
 
     def bind(port: int) -> WSGIServer:
-        return make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+        return make_server(host, port, app, server_class=_Server, handler_class=_NoRequestLog)
 
     try:
         return bind(usual_port if asked is None else asked)

@@ -1,5 +1,5 @@
 """
-What both processes are made of: a name, a database, a prepared broker, and knowing what is away.
+Parts of both processes: name, database, topology, and a log of servers that are unavailable.
 """
 
 import os
@@ -21,7 +21,7 @@ from outbox.transports.topology import Topology
 
 
 def name(role: str) -> str:
-    """What databases and brokers show for this process."""
+    """Return the name that databases and brokers show for this process."""
     return f"{role} {socket.gethostname()}:{os.getpid()}"
 
 
@@ -29,7 +29,7 @@ def name(role: str) -> str:
 async def database(
     settings: SharedSettings, *, role: str, lock_timeout: timedelta | None = None
 ) -> AsyncIterator[AsyncEngine]:
-    """The configured database."""
+    """Yield the engine of the configured database."""
     engine = create_engine(
         settings.database,
         pool_size=settings.database_pool_size,
@@ -42,41 +42,43 @@ async def database(
         await engine.dispose()
 
 
-async def prepare(broker: Transport, wanted: Topology, settings: SharedSettings) -> None:
+async def prepare(broker: Transport, topology: Topology, settings: SharedSettings) -> None:
     """
-    Declare the *wanted* topology, or only check that it is there, as `MQ_DECLARE_TOPOLOGY` says.
+    Declare *topology*, or only check that it exists, as `MQ_DECLARE_TOPOLOGY` says.
 
     Raises TopologyMismatch and BrokerUnavailable.
     """
     if settings.declare_topology:
-        await broker.declare(wanted)
+        await broker.declare(topology)
         return
-    for thing in await broker.verify(wanted):
-        logs.get("topology").warning("arguments_not_compared", of=thing)
+    for entity in await broker.verify(topology):
+        logs.get("topology").warning("arguments_not_compared", of=entity)
 
 
 class Availability:
-    """Tells each reason for which a server is away once, and once that it is back."""
+    """
+    Logs each reason for which a server is unavailable once, and once that all are available.
+
+    *connections* is the gauge that the transports of the process count in.
+    """
 
     def __init__(self, log: Any, registry: CollectorRegistry) -> None:
         self._log = log
-        self._told: set[str] = set()
-        self._connections = Gauge(
-            "mq_active_connections", "Connections to the broker.", registry=registry
+        self._logged: set[str] = set()
+        self.connections = Gauge(
+            "mq_active_connections", "Open connections to the broker.", registry=registry
         )
 
     def down(self, error: Unavailable, *, pause: timedelta) -> None:
         """A server could not be reached; the next attempt is after *pause*."""
-        # Two servers that are away may give their reasons in turn.
-        if (problem := str(error)) not in self._told:
+        # Two servers that are unavailable may give their reasons in turn.
+        if (problem := str(error)) not in self._logged:
             self._log.warning("server_unavailable", problem=problem)
-        self._told.add(problem)
-        self._connections.set(0)
+        self._logged.add(problem)
         self._log.debug("reconnecting", pause_seconds=pause.total_seconds())
 
     def up(self) -> None:
         """All servers can be reached."""
-        if self._told:
+        if self._logged:
             self._log.info("server_available")
-        self._told.clear()
-        self._connections.set(1)
+        self._logged.clear()

@@ -1,9 +1,9 @@
 """
 Running a process: signals, draining, exit codes.
 
-SIGTERM and SIGINT ask the service to drain: it takes no new work and finishes what is in flight.
-A second signal, or the drain deadline, cancels what is left; what was not committed or confirmed
-is done again by the next process.
+After SIGTERM or SIGINT the service drains: it takes no new messages and finishes those in flight.
+A second signal, or the drain deadline, cancels the rest; the next process repeats work that was
+not committed or confirmed.
 """
 
 import asyncio
@@ -19,36 +19,36 @@ from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import logs
 
 Service: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
-"""Works until the event is set, then drains and returns."""
+"""A coroutine function that works until the event is set, then drains and returns."""
 
 
 ABORT_SECONDS = 5.0
-"""How long cancelled work may take to roll back and to close its connections."""
+"""Seconds in which cancelled work may roll back and close its connections."""
 
 
 class ExitCode(IntEnum):
-    """How a process ended."""
+    """Exit codes."""
 
     STOPPED = 0
     """Stopped cleanly."""
     CRASHED = 1
-    """An error that was not foreseen; the log has its place."""
+    """An unexpected error; the log line says where it was raised."""
     BAD_CONFIGURATION = 2
-    """A setting, the schema or the topology cannot work; standard error says which."""
+    """A setting, the schema or the topology is wrong; standard error says which."""
     UNREACHABLE = 3
     """The database or the broker could not be reached at start."""
     DRAIN_DEADLINE = 4
-    """Work in flight was not finished in time, and will be done again."""
+    """Messages in flight were not finished in time; the next process repeats them."""
 
 
 def run(service: Service, *, drain: timedelta) -> ExitCode:
     """
     Run *service* until it returns or a signal ends it; never raises.
 
-    Does not return once the drain deadline has passed: it ends the process with DRAIN_DEADLINE.
+    If the drain deadline passes, it does not return but ends the process with DRAIN_DEADLINE.
     """
     log = logs.get("service")
-    _spare_the_collector()
+    _tune_garbage_collector()
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             return runner.run(_run(service, drain))
@@ -58,17 +58,17 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
     except Unavailable as error:
         log.error("server_unreachable", problem=str(error))  # noqa: TRY400
         return ExitCode.UNREACHABLE
-    except Exception as error:  # noqa: BLE001 - the outermost line of defence
+    except Exception as error:  # noqa: BLE001 - the outermost loop
         log.error("crashed", **logs.describe(error))  # noqa: TRY400 - a traceback quotes values
         return ExitCode.CRASHED
 
 
-def _spare_the_collector() -> None:
+def _tune_garbage_collector() -> None:
     """
-    Have cyclic garbage collected more rarely, and never look at what was imported.
+    Collect cyclic garbage less often, and exclude all objects that exist after the imports.
 
-    Batches are made of many objects and few cycles; the collector would look through all of them
-    several times a batch, which was measured as a seventh of a busy relay's time.
+    Batches consist of many objects and few cycles. With the default thresholds the collector
+    scans all of them several times per batch: a seventh of a busy relay's time, as measured.
     """
     gc.collect()
     gc.freeze()
@@ -76,7 +76,7 @@ def _spare_the_collector() -> None:
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop where it is installed; None is asyncio's own loop."""
+    """Return the factory of uvloop if it is installed; None stands for asyncio's own loop."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:
@@ -111,8 +111,8 @@ async def _run(service: Service, drain: timedelta) -> ExitCode:
             work.cancel()
             await asyncio.wait({work}, timeout=ABORT_SECONDS)
             log.error("drain_deadline_passed", drain_seconds=drain.total_seconds())
-            # A COMMIT that hangs is not interrupted and a thread can not be: leave them behind.
-            # The next process finds out what became of them.
+            # A hanging COMMIT must not be interrupted, and a thread cannot be: exit without them.
+            # The next process finds out whether they succeeded.
             os._exit(ExitCode.DRAIN_DEADLINE)
         await _raise_first(work)
     finally:
@@ -123,7 +123,7 @@ async def _run(service: Service, drain: timedelta) -> ExitCode:
 
 
 async def _raise_first(work: asyncio.Future[None]) -> None:
-    """Raise what *work* raised; of a group the first, since one failure ends the others."""
+    """Raise the error of *work*; of a group the first one, since it cancelled the others."""
     try:
         await work
     except BaseExceptionGroup as group:
@@ -134,7 +134,7 @@ async def _raise_first(work: asyncio.Future[None]) -> None:
 
 
 async def pause(stop: asyncio.Event, duration: timedelta) -> None:
-    """Wait for *duration*, or less if *stop* is set meanwhile."""
+    """Wait for *duration*, or until *stop* is set."""
     try:
         await asyncio.wait_for(stop.wait(), duration.total_seconds())
     except TimeoutError:

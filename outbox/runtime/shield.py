@@ -1,5 +1,5 @@
 """
-Work that no cancellation interrupts.
+Work that a cancellation does not interrupt.
 """
 
 import asyncio
@@ -10,15 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 async def commit(connection: AsyncConnection) -> None:
     """
-    Commit, and let no cancellation come in between: its outcome would be unknown.
+    Commit; a cancellation is raised only afterwards, since the outcome would be unknown.
 
-    There is no timeout either. A client that stops waiting for a COMMIT does not undo it.
+    It has no timeout either: a client that stops waiting for a COMMIT does not undo it.
     """
     await shielded(connection.commit())
 
 
 async def shielded(work: Any) -> None:
-    """Wait for the coroutine *work* to its end; a cancellation is raised only after it."""
+    """Wait until the coroutine *work* ends; a cancellation is raised only afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -1,0 +1,14 @@
+"""
+Brokers: one set of protocols, and one package for each broker.
+
+    base       the protocols Transport, Publisher and Subscription, and the outcomes
+    topology   exchanges, queues and bindings as values
+    connect    the transport for `MQ_BROKER_URL`
+    delivery   a delivery, and the buffer between a connection and the task that takes it
+    rabbitmq/  RabbitMQ through aio-pika
+    sqlite/    a broker in one SQLite file
+
+The packages `rabbitmq` and `sqlite` never import each other, and only `connect` and the tests
+name them. May import `database`, `settings`, `wire` and the files below them.
+`tests/contracts/test_transport.py` checks every transport against the protocols.
+"""

@@ -1,10 +1,10 @@
 """
-What a broker is to this project. Implementations: `rabbitmq.py`, `sqlite.py`.
+The protocols that every broker adapter implements; see the packages `rabbitmq` and `sqlite`.
 
-To add one, implement these protocols and run `tests/contracts/test_transport.py` on it.
+To add an adapter, implement these protocols and add it to `tests/contracts/test_transport.py`.
 
-Every method raises BrokerUnavailable when the broker cannot be reached. What is missing there, or
-is not what was declared, is a TopologyMismatch.
+Every method raises BrokerUnavailable when the broker cannot be reached, and TopologyMismatch when
+an exchange or queue is missing or differs from its declaration.
 """
 
 from collections.abc import Sequence
@@ -21,46 +21,46 @@ from outbox.wire.codec import WireMessage
 
 
 def argument_mismatch(kind: str, name: str, argument: str) -> TopologyMismatch:
-    """The error for a *kind* of thing that exists with another *argument* than the declared."""
+    """Return the error for an exchange or queue (*kind*) that exists with another *argument*."""
     return TopologyMismatch(f"{kind} {name} exists with another {argument}", argument=argument)
 
 
 class Outcome(StrEnum):
-    """What became of one published message; the value is its reason code."""
+    """The outcome of one publish; its value is the reason code."""
 
     ACKED = "acked"
-    """The broker has it on disk, in at least one queue."""
+    """The broker stored the message on disk, in at least one queue."""
     RETURNED = "unroutable"
-    """No queue is bound to its routing key, or the exchange is missing: nobody has it."""
+    """No queue is bound for the routing key, or the exchange is missing: no queue has it."""
     NACKED = "refused"
     """The broker refused it for now: a queue is full, or a permission is missing."""
     REJECTED = "rejected"
-    """It closes the channel even when published alone; trying again changes nothing."""
+    """It closes the channel even when published alone; a retry cannot succeed."""
     MALFORMED = "malformed"
-    """It is no message at all, so it was not even tried."""
+    """It cannot be decoded as a message, and was not published."""
     UNKNOWN = "unknown"
-    """No answer came: the broker may have it. Publish it again with the same message id."""
+    """No confirm came: the broker may have it. Publish it again with the same message id."""
 
 
 class Publisher(Protocol):
-    """A connection that publishes."""
+    """A connection for publishing."""
 
     async def ready(self) -> None:
         """
-        Return once the broker takes publishes.
+        Return when the broker accepts publishes.
 
-        Raises BrokerUnavailable when it does not after one attempt to connect.
+        Raises BrokerUnavailable if it does not after one attempt to connect.
         """
 
     async def publish(
         self, messages: Sequence[WireMessage], *, within: timedelta
     ) -> list[Outcome]:
         """
-        Publish *messages* persistent, mandatory and confirmed; one outcome for each.
+        Publish *messages* persistent, mandatory and confirmed; return one outcome for each.
 
-        Never raises for what the broker does, and returns when *within* is over at the latest.
-        May be called by several tasks at once. The message ids of a call should be distinct:
-        brokers attribute returned messages by them, so one waits for another of the same id.
+        It returns after *within* at the latest, and raises no error of the broker.
+        Several tasks may call it at once. Message ids should be distinct: returned messages are
+        matched by id, so a message waits until another one with its id is confirmed.
         """
 
 
@@ -68,48 +68,66 @@ class Subscription(Protocol):
     """
     Deliveries from one queue.
 
-    What is not settled when the subscription ends, in whatever way, is delivered again.
+    Messages that are not settled when the subscription ends or is lost are delivered again.
     """
 
     async def take(self, limit: int) -> list[Delivery]:
         """
-        Up to *limit* deliveries, as soon as there is one; empty after `stop`.
+        Wait for a delivery and return up to *limit*; empty after `stop`.
 
         Raises BrokerUnavailable when the connection is lost.
         """
 
     async def raise_prefetch(self, prefetch: int) -> None:
-        """Have up to *prefetch* unsettled from now on, and never fewer than before."""
+        """Allow up to *prefetch* unsettled deliveries from now on; it never lowers the number."""
 
     async def stop(self) -> None:
         """
-        Take no more deliveries; those that `take` has not given out go back to the queue.
+        Receive no more deliveries; those that `take` has not returned go back to the queue.
 
-        Of an ordered subscription they do so when it ends.
+        An ordered subscription gives them back when it ends.
         """
 
     async def ack(self, *deliveries: Delivery) -> None:
-        """They are done with. If this is lost, they come again."""
+        """Ack *deliveries*. If the ack is lost, the broker delivers them again."""
 
     async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
         """
-        Publish *copy* and, once the broker has it, settle *delivery*.
-
-        The delivery is settled only if the outcome is ACKED.
+        Publish *copy*, and ack *delivery* if the outcome is ACKED.
         """
 
     async def release(self, delivery: Delivery) -> None:
-        """Put the message back into the queue."""
+        """Requeue the message."""
+
+
+class ConnectionCounter(Protocol):
+    """Counts the open connections to the broker; a Prometheus gauge is one."""
+
+    def inc(self) -> None:
+        """Count a connection that was opened."""
+
+    def dec(self) -> None:
+        """Count a connection that was closed or lost."""
+
+
+class NoCounter:
+    """Counts no connections."""
+
+    def inc(self) -> None:
+        return
+
+    def dec(self) -> None:
+        return
 
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
     """
-    What a queue holds.
+    Number of messages and consumers of a queue.
 
     Args:
-        messages: Those that wait for a consumer; some brokers also count those that are with one.
-        consumers: Subscriptions of the queue; some brokers count one that was widened as several.
+        messages: Ready messages; some brokers also count unsettled ones.
+        consumers: Subscriptions; some brokers count one whose prefetch was raised several times.
 
     """
 
@@ -118,36 +136,36 @@ class QueueDepth:
 
 
 class Transport(Protocol):
-    """A broker that can be published to and consumed from."""
+    """A broker to publish to and to consume from."""
 
     def publisher(self) -> AbstractAsyncContextManager[Publisher]:
-        """A publisher; connecting is left to `Publisher.ready`."""
+        """Yield a publisher; it connects in `Publisher.ready`."""
 
     def subscribe(
         self, queue: str, *, prefetch: int, ordered: bool = False
     ) -> AbstractAsyncContextManager[Subscription]:
         """
-        Deliveries of *queue*, at most *prefetch* unsettled at a time.
+        Subscribe to *queue*, with at most *prefetch* unsettled deliveries.
 
-        An *ordered* subscription, of a queue with a single active consumer, keeps the queue until
-        it ends. Only then does everything unsettled go back, at once and in its order, and the
-        next subscription gets that first. It can neither be widened nor release what it has.
+        An *ordered* subscription is for a queue with a single active consumer, and is active until
+        it ends. Only then do all unsettled messages go back, together and in their order, and the
+        next subscription gets them first. It supports neither `raise_prefetch` nor `release`.
         """
 
     async def declare(self, topology: Topology) -> None:
         """
-        Make *topology* exist. Safe to repeat.
+        Declare *topology*; may be repeated.
 
-        Raises TopologyMismatch if something exists with other arguments, of which it names one.
+        Raises TopologyMismatch if an entity has other arguments; it names one of them.
         """
 
     async def verify(self, topology: Topology) -> list[str]:
         """
-        Check that exchanges and queues exist with these arguments, without changing anything.
+        Check that exchanges and queues exist with the declared arguments; declare none.
 
-        Returns those that exist, and whose arguments this user may not compare.
-        Raises TopologyMismatch, which names the first that does not fit, and what of it.
+        Returns the entities that exist but whose arguments this user may not compare.
+        Raises TopologyMismatch, which names the first entity and argument that differ.
         """
 
     async def depth(self, queue: str) -> QueueDepth | None:
-        """What *queue* holds, or None if it does not exist."""
+        """Return the depth of *queue*, or None if it does not exist."""

@@ -1,21 +1,28 @@
 """
-The transport that the scheme of `MQ_BROKER_URL` names; only that one is imported.
+Choosing the transport by the scheme of `MQ_BROKER_URL`; only that adapter is imported.
 """
 
 from pathlib import Path
 
 from outbox.settings import SharedSettings
-from outbox.transports.base import Transport
+from outbox.transports.base import ConnectionCounter, NoCounter, Transport
 
 
-def transport(settings: SharedSettings, *, name: str) -> Transport:
-    """The configured broker; *name* is what the broker shows as the connection's name."""
+def transport(
+    settings: SharedSettings, *, name: str, connections: ConnectionCounter | None = None
+) -> Transport:
+    """
+    Return the transport of the configured broker.
+
+    The broker shows *name* for its connections; *connections* counts those that are open.
+    """
+    connections = connections or NoCounter()
     first = settings.brokers[0]
     if first.scheme == "sqlite":
         from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
 
-        # As in SQLAlchemy: three slashes are a relative path, four an absolute one.
-        return SqliteTransport(Path(first.path[1:]))
+        # As in SQLAlchemy: three slashes begin a relative path, four an absolute one.
+        return SqliteTransport(Path(first.path[1:]), connections=connections)
 
     from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415
 
@@ -23,6 +30,7 @@ def transport(settings: SharedSettings, *, name: str) -> Transport:
         settings.brokers,
         heartbeat_seconds=settings.heartbeat_seconds,
         name=name,
+        connections=connections,
         publish_method=settings.publish_method,
         delivery_method=settings.delivery_method,
     )

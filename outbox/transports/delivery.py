@@ -12,11 +12,11 @@ from outbox.wire.codec import WireMessage
 from outbox.wire.headers import Headers, parse
 
 
-# Not frozen for the reason that WireMessage is not: making one is part of a delivery's cost.
+# Not frozen, like WireMessage, because creating a frozen object would slow each delivery.
 @dataclass(slots=True)
 class Delivery:
     """
-    A message that was handed to this process and is not yet settled.
+    A message that the broker delivered to this process and that is not settled yet.
 
     Args:
         tag: The broker's number of the delivery.
@@ -43,12 +43,12 @@ class DeliveryBuffer:
     """
     Deliveries that no task has taken yet.
 
-    It ends once: regularly, or because the connection was lost, which has the last word.
+    It ends with `end` or with `fail`; after both, `take` raises the error of `fail`.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Delivery] = deque()
-        # Set while a `take` has no reason to wait.
+        # Set while `take` need not wait.
         self._ready = asyncio.Event()
         self._ended = False
         self._problem: str | None = None
@@ -61,20 +61,20 @@ class DeliveryBuffer:
         return self._ended
 
     def put(self, deliveries: Iterable[Delivery]) -> None:
-        """Add *deliveries*; after the end they are for `left` alone."""
+        """Add *deliveries*; after `end` only `drain` returns them, after `fail` none are kept."""
         if self._problem is None:
             self._waiting.extend(deliveries)
             self._ready.set()
 
     async def take(self, limit: int) -> list[Delivery]:
         """
-        Up to *limit* deliveries, as soon as there is one; empty after the end.
+        Wait for a delivery and return up to *limit*; empty after `end`.
 
-        Raises BrokerUnavailable if it ended with a loss.
+        Raises BrokerUnavailable after `fail`.
         """
         if limit < 1:
             raise ValueError("limit: must be at least 1")
-        # In a loop, because another task may have taken what woke this one.
+        # In a loop, because another task may have taken the delivery that woke this one.
         while not self._ended:
             if taken := self._pop(limit):
                 return taken
@@ -85,16 +85,16 @@ class DeliveryBuffer:
         return []
 
     def end(self) -> None:
-        """Give out nothing more."""
+        """Make `take` return no more deliveries."""
         self._ended = True
         self._ready.set()
 
-    def left(self) -> list[Delivery]:
-        """What nobody has taken, and nobody will."""
+    def drain(self) -> list[Delivery]:
+        """Remove and return all deliveries that were not taken."""
         return self._pop(len(self._waiting))
 
-    def lose(self, problem: str) -> None:
-        """Raise BrokerUnavailable with *problem* from now on; what was waiting comes again."""
+    def fail(self, problem: str) -> None:
+        """Make `take` raise BrokerUnavailable with *problem*, and drop all deliveries."""
         self._problem = problem
         self._waiting.clear()
         self.end()

@@ -1,16 +1,16 @@
 """
-Names and arguments of exchanges and queues: pure values, declared by the transports.
+Exchanges, queues and bindings as values; the transports declare them.
 
     main exchange (topic) ──pattern──▶ <queue> ──▶ consumer
                                          │  ▲
-            copy after a failed attempt  │  │ TTL over: default exchange, straight back
+            copy after a failed attempt  │  │ TTL expires: default exchange, straight back
                                          ▼  │
                                   <queue>.retry.<delay>
-    <queue> ──broker gives up──▶ dead-letter exchange (direct) ──▶ <queue>.dead
+    <queue> ──broker dead-letters──▶ dead-letter exchange (direct) ──▶ <queue>.dead
 
-A retry comes back to its own consumer's queue and to no other: it never passes the main exchange.
+A retry returns to the queue of its own consumer only, because it bypasses the main exchange.
 
-Every queue is a quorum queue, and every way from queue to queue is dead-lettering with the
+Every queue is a quorum queue. Messages move from queue to queue only by dead-lettering with the
 strategy at-least-once, which needs overflow reject-publish; the default strategy may lose messages
 (rabbitmq.com/docs/quorum-queues#dead-lettering, RabbitMQ 3.10 and newer).
 """
@@ -41,7 +41,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """*queue* receives what is published to *exchange* with a routing key that fits *pattern*."""
+    """*queue* receives messages of *exchange* whose routing key matches *pattern*."""
 
     exchange: str
     queue: str
@@ -50,7 +50,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Everything that has to exist in the broker before a process can run."""
+    """The exchanges, queues and bindings that a process needs."""
 
     exchanges: Sequence[Exchange] = ()
     queues: Sequence[Queue] = ()
@@ -58,23 +58,23 @@ class Topology:
 
 
 def publishing(*, main_exchange: str, dlx_exchange: str) -> Topology:
-    """What the relay publishes to, and where queues dead-letter to."""
+    """Return the exchange that the relay publishes to and the one that queues dead-letter to."""
     return Topology([Exchange(main_exchange, "topic"), Exchange(dlx_exchange, "direct")])
 
 
 def matches(pattern: str, routing_key: str) -> bool:
     """
-    Whether a topic *pattern* fits *routing_key*: `*` is one word, `#` is any number, even none.
+    Return whether a topic *pattern* matches *routing_key*: `*` is one word, `#` zero or more.
 
     As AMQP 0-9-1 defines it (specification, section 3.1.3.3).
     """
-    # An empty routing key has no words, rather than one that is empty.
+    # An empty routing key has no words, not one empty word.
     words = f".{routing_key}" if routing_key else ""
     return _compiled(pattern).fullmatch(words) is not None
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    # Each word carries the dot before it, so that `#` may match no word and no dot.
+    # Each word includes the dot before it, so that `#` can match no word and no dot.
     words = {"*": r"\.[^.]*", "#": r"(?:\.[^.]*)*"}
     return re.compile(
         "".join(words.get(word, r"\." + re.escape(word)) for word in pattern.split("."))

@@ -1,0 +1,10 @@
+"""
+Events as rows and as messages: conversions between values and bytes, without any I/O.
+
+    envelope      `Envelope`: an event in transit
+    codec         event to row, row to envelope, envelope to message and back
+    headers       the names of the headers, and `Headers`, which parses them safely
+    compression   gzip bodies
+
+May import `event`, `validation`, `payload` and `errors`; never settings, database or transports.
+"""

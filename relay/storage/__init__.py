@@ -1,0 +1,19 @@
+"""
+The outbox table as the relay uses it: every SQL statement of the relay is in this folder.
+
+    base               the protocol `OutboxStore`: claim, settle, promote, backlog
+    claim_statements   the statements of a claim, for Postgres and SQLite
+    claimed_rows       the rows that a scan claims, read from a result
+    low_water_mark     the id above which a scan starts
+    unkeyed_scan       claims rows without an ordering key
+    keyed_scan         claims rows with one
+    claim              a claim: one scan of each kind
+    sql                settling, promoting and the backlog, for both databases
+    postgres           holds a claim with row locks
+    postgres_notify    LISTEN and NOTIFY, for an idle relay
+    sqlite             holds a claim with a lock on a file
+    ordering_secret    reads the secret with which relays hash ordering keys
+
+May import `outbox` and the pure modules of `relay`: row, verdict, waves. Only `relay.assembly`
+imports `postgres`, `postgres_notify` and `sqlite`.
+"""

@@ -1,9 +1,9 @@
 """
-What the relay needs of a database. Implementations: `postgres.py`, `sqlite.py`.
+The protocol of a database of the outbox. Implementations: `postgres.py`, `sqlite.py`.
 
 To add one, implement `OutboxStore` and run `tests/contracts/test_outbox_store.py` on it.
 
-Every method raises DatabaseUnavailable when the database cannot be reached, and only that.
+Every method raises DatabaseUnavailable if the database cannot be reached, and no other error.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,11 +21,11 @@ class Claim:
     """
     Rows that no other claim holds until this one ends.
 
-    A claim that ends without being settled leaves no trace.
+    A claim that ends without being settled changes no row.
 
     Args:
-        rows: What to publish, in order of insertion.
-        more: Whether another claim may find something right now.
+        rows: The rows to publish, in order of insertion.
+        more: Whether another claim may find rows right now.
 
     """
 
@@ -34,20 +34,20 @@ class Claim:
     _settle: Callable[[Sequence[Verdict]], Awaitable[None]] = field(repr=False)
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
-        """Carry out all *verdicts* in one transaction, or none of them. At most once a claim."""
+        """Apply all *verdicts* in one transaction, or none of them. Call it at most once."""
         await self._settle(verdicts)
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """
-    What is in the outbox.
+    The rows in the outbox.
 
     Args:
-        rows: Rows in all; where counting many takes long, many are an estimate.
-        oldest_ready_age: How long ago the oldest ready row was inserted.
-        dead_tuples: Deleted rows that vacuum has not yet removed; None where there are none.
-        oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None likewise.
+        rows: The number of rows; an estimate where many rows would take long to count.
+        oldest_ready_age: The time since the oldest ready row was inserted.
+        dead_tuples: Deleted rows that vacuum has not yet removed; None on SQLite.
+        oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None on SQLite.
 
     """
 
@@ -58,21 +58,21 @@ class Backlog:
 
 
 class OutboxStore(Protocol):
-    """The `outbox` table as the relay sees it."""
+    """The `outbox` table as the relay uses it."""
 
     def claim(self, *, limit: int, size: int) -> AbstractAsyncContextManager[Claim]:
         """
         Claim at most *limit* ready rows, in order of insertion.
 
-        Their bodies have at most *size* bytes, but for one row of each kind, with and without a
-        key: otherwise a large row would never be claimed.
+        Their bodies have at most *size* bytes. The first row of each kind, with and without a key,
+        may exceed that: otherwise a large row would never be claimed.
 
         The rows of an ordering key are claimed from its first row on, without gaps, and by one
-        claim only. Under load a row may be passed over for up to half a minute.
+        claim at a time. Under load a claim may skip a row for up to half a minute.
         """
 
     async def promote(self) -> int:
-        """Make rows ready whose `not_before` has come, at most 1,000; returns how many."""
+        """Make at most 1,000 rows ready whose `not_before` has passed; returns the number."""
 
     async def backlog(self) -> Backlog:
-        """Look at the table without holding anything up."""
+        """Read the size and age of the backlog without blocking other transactions."""

@@ -1,40 +1,42 @@
 """
-What a claim reads: the ready rows, never more of the table than it takes.
+The statements of a claim: they read ready rows, and no more of the table than the claim takes.
 
-Rows without a key are read in order of insertion from an index that holds only them.
+    POSTGRES_CLAIM_UNKEYED, SQLITE_CLAIM_UNKEYED   ready rows without an ordering key
+    SKIP_SCAN, SKIP_SCAN_AFTER                     keys that have ready rows, and their first rows
+    POSTGRES_CLAIM_KEYED, SQLITE_CLAIM_KEYED       the first rows of those keys
 
-Of rows with a key only the first of the key may go, and the rows behind it follow it. A key may
-have any number of rows, so keys are not found by reading rows: each step of `visit` asks the
-index for the next greater key. A visit costs two probes a key, whether the key has one row or a
-hundred thousand, and whether they wait or not. A claim visits a bounded number of keys and the
-next one goes on where it ended, so that every key has its turn.
+Rows without a key are read in order of insertion, from an index that holds no other rows.
 
-Bodies are summed up before they are read, so that a batch is bounded in bytes too. Of keys the
-first rows count first, so that large rows of one key leave room for the others.
+Of a key only the first row may be published, and its later rows follow it. A key may have any
+number of rows, so the claim does not find keys by reading rows: each step of the skip scan asks
+the index for the next greater key. That costs two index probes per key, whether the key has one
+row or a hundred thousand, and whether they wait or not. A skip scan visits a bounded number of
+keys and the next one continues behind them, so every key gets its turn.
+
+The statement adds up the sizes of bodies before it reads them, so a batch is bounded in bytes too.
+The first rows of all keys count before the second rows, so large rows of one key leave room for
+the other keys.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from outbox.tables import outbox
-from relay.row import Row
 
 READY = outbox.c.not_before.is_(None)
 UNKEYED = outbox.c.ordering_key.is_(None)
 SIZE = sa.func.length(outbox.c.body).label("size")
 
-CLAIMED = (
+CLAIMED_COLUMNS = (
     *(column for column in outbox.c if column.name not in {"headers", "last_error"}),
     # As text: most events have no headers, and to decode none costs as much as to decode some.
     sa.cast(outbox.c.headers, sa.Text).label("headers"),
 )
 
 
-# Served by outbox_ready: rows that wait and rows with a key are not in that index.
+# Uses the index outbox_ready, which holds neither rows that wait nor rows with a key.
 UNKEYED_CANDIDATES = (
     sa.select(outbox.c.id, SIZE, sa.literal(1).label("position"))
     .where(READY, UNKEYED, outbox.c.id > sa.bindparam("above"))
@@ -43,8 +45,8 @@ UNKEYED_CANDIDATES = (
 )
 
 
-def position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
-    """The number of a row among those of its key, from 1 on."""
+def _position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
+    """The number of a row among the rows of its key, from 1 on."""
     return (
         sa.func.row_number()
         .over(partition_by=rows.c.ordering_key, order_by=rows.c.id)
@@ -52,13 +54,12 @@ def position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
     )
 
 
-def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
+def _limited_by_size(candidates: sa.Select[Any]) -> sa.Select[Any]:
     """
-    The rows of *candidates* (id, size, position) in order of insertion, until they have `bytes`
-    bytes.
+    The rows of *candidates* (id, size, position) in order of insertion, at most `bytes` bytes.
 
-    Lower positions come first. The first row always comes, and the last one may go beyond. The
-    column `found` says how many candidates there were.
+    Lower positions count first. The first row is always included, and the last one may exceed the
+    limit. The column `candidates` has the number of candidates.
     """
     candidate = candidates.cte("candidate")
     order = (candidate.c.position, candidate.c.id)
@@ -67,45 +68,44 @@ def measured(candidates: sa.Select[Any]) -> sa.Select[Any]:
         candidate.c.id,
         candidate.c.position,
         before.label("before"),
-        sa.func.count().over().label("found"),
+        sa.func.count().over().label("candidates"),
     ).subquery("sized")
     return (
-        sa.select(*CLAIMED, sized.c.position, sized.c.found)
+        sa.select(*CLAIMED_COLUMNS, sized.c.position, sized.c.candidates)
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
         .order_by(outbox.c.id)
     )
 
 
-def with_news_of_keys(rows: sa.Select[Any]) -> sa.Select[Any]:
+def _with_keyed_flag(rows: sa.Select[Any]) -> sa.Select[Any]:
     """
-    *rows*, and in the column `keyed` whether a visit is worth while; one row at least.
+    *rows*, with the column `has_keyed`: whether a ready row with a key exists above the hint.
 
-    Served by outbox_ready_keyed.
+    Without any rows the result has one row that holds only the flag. The flag costs one probe of
+    outbox_ready_keyed, and saves the keyed scan where no event has a key.
     """
     other = outbox.alias("other")
-    keyed = sa.exists().where(
+    has_keyed = sa.exists().where(
         other.c.not_before.is_(None),
         other.c.ordering_key.is_not(None),
         other.c.id > sa.bindparam("keyed_above"),
     )
-    news = sa.select(keyed.label("keyed")).subquery("news")
+    flag = sa.select(has_keyed.label("has_keyed")).subquery("flag")
     claimed = rows.subquery("claimed")
     return (
-        sa.select(claimed, news.c.keyed)
-        .select_from(news.outerjoin(claimed, sa.true()))
+        sa.select(claimed, flag.c.has_keyed)
+        .select_from(flag.outerjoin(claimed, sa.true()))
         .order_by(claimed.c.id)
     )
 
 
 def _skip_scan(*, after: bool) -> sa.Select[Any]:
     """
-    At most `visits` keys with ready rows above the hint, in the index's order, and the first row
-    of each.
+    At most `keys` keys with ready rows above the hint, in index order, and the first row of each.
 
-    The first row decides: when it waits, the ready ones behind it wait with it. So it is looked
-    for without the hint. Served by outbox_ready_key (the keys) and outbox_ordering_key (their
-    first rows).
+    The first row decides: while it waits, the ready rows behind it wait too. So the hint does not
+    apply to it. Uses the indexes outbox_ready_key (keys) and outbox_ordering_key (first rows).
     """
     ready, earliest, head = (outbox.alias(name) for name in ("ready", "earliest", "head"))
     keys_in_order = (
@@ -113,7 +113,8 @@ def _skip_scan(*, after: bool) -> sa.Select[Any]:
         .where(
             ready.c.not_before.is_(None),
             ready.c.ordering_key.is_not(None),
-            # Looked at in the index: dead rows below are passed over without a look at the table.
+            # A column of the index: dead rows below the hint are skipped without a read of the
+            # table.
             ready.c.id > sa.bindparam("keyed_above"),
         )
         .order_by(ready.c.ordering_key)
@@ -128,7 +129,7 @@ def _skip_scan(*, after: bool) -> sa.Select[Any]:
     following = keys_in_order.where(ready.c.ordering_key > key.c.key).scalar_subquery()
     key = key.union_all(
         sa.select(key.c.number + 1, following).where(
-            key.c.key.is_not(None), key.c.number < sa.bindparam("visits")
+            key.c.key.is_not(None), key.c.number < sa.bindparam("keys")
         )
     )
     first = (
@@ -146,52 +147,55 @@ def _skip_scan(*, after: bool) -> sa.Select[Any]:
 SKIP_SCAN = _skip_scan(after=False)
 SKIP_SCAN_AFTER = _skip_scan(after=True)
 
-
-@dataclass(frozen=True, slots=True)
-class KeyHeads:
-    """
-    First rows of keys that are ready.
-
-    Args:
-        ids: Their ids, by key.
-        last: The key behind which the next visit begins, or None for the beginning.
-
-    """
-
-    ids: Mapping[str, int]
-    last: str | None
-
-
-NONE_LEFT = KeyHeads({}, None)
-
-
-def key_heads(visited: Iterable[Sequence[Any]], *, visits: int) -> KeyHeads:
-    """
-    The heads among the keys that were *visited*, as (key, id of its first row, ready); pure.
-
-    *visits* is how many the visit was allowed: fewer mean that there were no more.
-    """
-    keys = list(visited)
-    return KeyHeads(
-        {key: row_id for key, row_id, ready in keys if ready},
-        keys[-1][0] if len(keys) == visits else None,
+# One index range per key, however many rows the key has or had.
+_postgres_head = (
+    sa.func.unnest(
+        sa.bindparam("keys", type_=ARRAY(sa.Text)),
+        sa.bindparam("heads", type_=ARRAY(sa.BigInteger)),
     )
+    .table_valued("key", "id")
+    .render_derived()
+)
+_of_key = (
+    sa.select(outbox.c.id, SIZE, outbox.c.ordering_key)
+    .where(outbox.c.ordering_key == _postgres_head.c.key, outbox.c.id >= _postgres_head.c.id)
+    .order_by(outbox.c.id)
+    .limit(sa.bindparam("rows"))
+    .lateral("of_key")
+)
+_POSTGRES_KEYED_CANDIDATES = sa.select(
+    _of_key.c.id, _of_key.c.size, _position_in_key(_of_key)
+).select_from(_postgres_head.join(_of_key, sa.true()))
 
+# SKIP LOCKED: the claim does not wait for rows that another claim holds. The index has the order
+# of the claim, so Postgres sorts no rows before it locks them, and LIMIT ends the scan.
+POSTGRES_CLAIM_UNKEYED = _with_keyed_flag(
+    _limited_by_size(UNKEYED_CANDIDATES.with_for_update(skip_locked=True))
+)
+POSTGRES_CLAIM_KEYED = _limited_by_size(_POSTGRES_KEYED_CANDIDATES).with_for_update(
+    skip_locked=True, of=outbox
+)
 
-def ready_prefixes(rows: Sequence[Row]) -> list[Row]:
-    """
-    Of *rows*, in order of insertion, those that may be published now; pure.
+_sqlite_head_id = sa.func.json_each(sa.bindparam("heads", type_=sa.Text)).table_valued("value")
+_sqlite_head, _first = outbox.alias("head"), outbox.alias("first")
+_SQLITE_KEYED_CANDIDATES = (
+    sa.select(outbox.c.id, SIZE, _position_in_key(outbox))
+    .select_from(
+        _sqlite_head_id.join(_sqlite_head, _sqlite_head.c.id == _sqlite_head_id.c.value).join(
+            outbox, sa.true()
+        ),
+    )
+    .where(
+        outbox.c.id.in_(
+            sa.select(_first.c.id)
+            .where(_first.c.ordering_key == _sqlite_head.c.ordering_key)
+            .order_by(_first.c.id)
+            .limit(sa.bindparam("rows"))
+            .correlate(_sqlite_head)
+        )
+    )
+)
 
-    That is, for each key, its rows from the first on, up to the first that waits or that another
-    claim holds: such a row is not here, and those behind it have a higher position.
-    """
-    result = []
-    taken: Counter[str] = Counter()
-    for row in rows:
-        key = row.ordering_key
-        if key is None or row.values["not_before"] is not None:
-            continue
-        if row.values["position"] == taken[key] + 1:
-            taken[key] += 1
-            result.append(row)
-    return result
+# SQLite has no row locks; the docstring of `sqlite.py` explains why its claim needs none.
+SQLITE_CLAIM_UNKEYED = _with_keyed_flag(_limited_by_size(UNKEYED_CANDIDATES))
+SQLITE_CLAIM_KEYED = _limited_by_size(_SQLITE_KEYED_CANDIDATES)

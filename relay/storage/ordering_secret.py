@@ -1,5 +1,5 @@
 """
-The secret of a database, with which its relays digest ordering keys.
+The secret of a database, with which its relays hash ordering keys.
 """
 
 import sqlalchemy as sa
@@ -11,12 +11,12 @@ from outbox.database.errors import driver_errors_translated, is_transient
 from outbox.errors import SchemaMismatch
 from outbox.tables import ordering_secret
 
-# The first is as much as nobody tries out, the second all that BLAKE2b takes.
+# Bytes: 16 are beyond any brute-force search, and BLAKE2b takes at most 64.
 SHORTEST, LONGEST = 16, 64
 
 _MISSING = (
-    "ordering_secret: there must be one row; put it back from a backup, or see"
-    " docs/explanation/ordering.md for a new one"
+    "ordering_secret: there must be one row; restore it from a backup, or see"
+    " docs/explanation/ordering.md for a new secret"
 )
 
 
@@ -24,20 +24,20 @@ async def read(engine: AsyncEngine) -> bytes:
     """
     The secret in the database of *engine*.
 
-    Raises SchemaMismatch if there is not one row with 16 to 64 bytes, or if it may not be read,
-    and DatabaseUnavailable.
+    Raises SchemaMismatch unless the table has exactly one row with 16 to 64 bytes, or if the role
+    may not read it, and DatabaseUnavailable.
     """
     with driver_errors_translated():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             try:
-                # Two relays could take different ones of two.
-                found = await connection.scalars(sa.select(ordering_secret.c.secret).limit(2))
+                # Of two rows, two relays could read different ones.
+                result = await connection.scalars(sa.select(ordering_secret.c.secret).limit(2))
             except DBAPIError as error:
                 if is_transient(error):
                     raise
                 raise SchemaMismatch("no privilege: GRANT SELECT ON ordering_secret") from None
-            secrets = found.all()
+            secrets = result.all()
     match secrets:
         case [bytes(secret)] if SHORTEST <= len(secret) <= LONGEST:
             return secret

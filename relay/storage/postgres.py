@@ -1,18 +1,19 @@
 """
 The outbox in Postgres: any number of relays, and a claim that lasts as long as its transaction.
 
-The row locks are held while the batch is published, and publishing has a deadline. A relay that
-dies, at whatever point, only lets go of its locks: the rows are published again by another.
+The relay holds the row locks while it publishes the batch, and publishing has a deadline. A relay
+that dies, at any point, only releases its locks: another relay publishes the rows again.
 
-Every row is locked, and a locked row is passed over. Of a key the rows are numbered before they
-are locked: if one is passed over, by whatever claim it is held, the numbers have a gap, and
-nothing behind the gap is taken. This is what an advisory lock on the key would do, without
-collisions of hashes, and it works through poolers.
+A claim locks every row that it takes and skips rows that are locked. It numbers the rows of a key
+before it locks them: if a row of the key is skipped, because any other claim holds it, the numbers
+have a gap, and the claim takes no row behind the gap. An advisory lock on the key would have the
+same effect, but hashes of keys may collide; this way works through poolers too.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from time import monotonic
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -25,41 +26,15 @@ from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.claim_statements import (
-    SIZE,
-    UNKEYED_CANDIDATES,
-    measured,
-    position_in_key,
-    with_news_of_keys,
-)
-from relay.storage.sql import SqlStore, changes_something, lets_go
+from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED, POSTGRES_CLAIM_UNKEYED
+from relay.storage.sql import SqlStore, has_changes, leaves_rows_ready
 from relay.verdict import Verdict
 
 _MARGIN = timedelta(seconds=5)
-"""The server's own timeouts come first; what is beyond them is silence."""
+"""The server's own timeouts are shorter by this: past them the server does not answer at all."""
 
 COUNTED_ROWS = 10_000
-"""To count more would read the whole table; beyond, the server's estimate is good enough."""
-
-# One index range per key, however many rows the key has or had.
-_head = (
-    sa.func.unnest(
-        sa.bindparam("keys", type_=ARRAY(sa.Text)),
-        sa.bindparam("heads", type_=ARRAY(sa.BigInteger)),
-    )
-    .table_valued("key", "id")
-    .render_derived()
-)
-_of_key = (
-    sa.select(outbox.c.id, SIZE, outbox.c.ordering_key)
-    .where(outbox.c.ordering_key == _head.c.key, outbox.c.id >= _head.c.id)
-    .order_by(outbox.c.id)
-    .limit(sa.bindparam("rows"))
-    .lateral("of_key")
-)
-_KEYED_CANDIDATES = sa.select(_of_key.c.id, _of_key.c.size, position_in_key(_of_key)).select_from(
-    _head.join(_of_key, sa.true())
-)
+"""A longer count would read the whole table; above it the server's estimate is good enough."""
 
 # The plans of a claim are known, and must not depend on statistics that are older than the rows.
 _PLANNER = {
@@ -71,7 +46,7 @@ _PLANNER = {
 
 _PREPARED = "outbox-relay is prepared"
 
-_DEBRIS = sa.text(
+_VACUUM_STATISTICS = sa.text(
     "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass),"
     " (SELECT max(clock_timestamp() - xact_start) FROM pg_stat_activity"
     "  WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid())"
@@ -84,27 +59,32 @@ class PostgresStore(SqlStore):
     The outbox in Postgres.
 
     Args:
-        publish_timeout: How long the relay takes at most between claim and settlement; the server
-            ends the transaction of a relay that takes longer, or that it has lost sight of.
-        pooled: Whether each transaction may have another session of the server.
+        publish_timeout: The longest time between claim and settlement. The server ends the
+            transaction of a relay that takes longer, or whose connection is lost unnoticed.
+        pooled: Whether each transaction may run in another session of the server.
+        clock: Seconds of any origin that never go back.
 
     """
 
-    # SKIP LOCKED: what another claim holds is not waited for. The index has the order of the
-    # claim, so nothing is sorted before it is locked, and LIMIT ends the scan.
-    unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES.with_for_update(skip_locked=True)))
-    of_keys = measured(_KEYED_CANDIDATES).with_for_update(skip_locked=True, of=outbox)
+    claim_unkeyed = POSTGRES_CLAIM_UNKEYED
+    claim_keyed = POSTGRES_CLAIM_KEYED
     # One round trip instead of three, several times a second.
-    only_reading: ClassVar = {"isolation_level": "AUTOCOMMIT"}
+    read_only: ClassVar = {"isolation_level": "AUTOCOMMIT"}
 
     def __init__(
-        self, engine: AsyncEngine, *, publish_timeout: timedelta, pooled: bool = False
+        self,
+        engine: AsyncEngine,
+        *,
+        publish_timeout: timedelta,
+        pooled: bool = False,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        super().__init__(engine, patience=publish_timeout + _MARGIN)
+        super().__init__(engine, timeout=publish_timeout + _MARGIN, clock=clock)
         self._pooled = pooled
         limits = {
             "statement_timeout": _milliseconds(publish_timeout),
-            # Below the other, which would otherwise always be first and hide what was waited for.
+            # Shorter than statement_timeout, which would otherwise always end the wait first and
+            # hide that the statement waited for a lock.
             "lock_timeout": _milliseconds(publish_timeout / 2),
             "idle_in_transaction_session_timeout": _milliseconds(publish_timeout + _MARGIN),
         }
@@ -117,41 +97,42 @@ class PostgresStore(SqlStore):
 
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
+        # Locked rows are ready again at the end, unless a settlement has removed them all.
         released = True
-        async with with_deadline(self._patience):
+        async with with_deadline(self._timeout):
             connection = await self._engine.connect()
         try:
-            async with with_deadline(self._patience):
+            async with with_deadline(self._timeout):
                 await self._prepare(connection)
-                found = await self.claimer.select(connection, limit=limit, size=size)
+                claimed = await self.claimer.select(connection, limit=limit, size=size)
 
             async def settle(verdicts: Sequence[Verdict]) -> None:
                 nonlocal released
-                if changes_something(verdicts):
-                    async with with_deadline(self._patience):
+                if has_changes(verdicts):
+                    async with with_deadline(self._timeout):
                         await self.settle(connection, verdicts)
                     with driver_errors_translated():
                         await commit(connection)
-                    released = found.released or lets_go(found.rows, verdicts)
+                    released = claimed.released or leaves_rows_ready(claimed.rows, verdicts)
 
-            yield Claim(found.rows, found.more, settle)
-            released = released and (found.released or bool(found.rows))
+            yield Claim(claimed.rows, claimed.more, settle)
+            released = released and (claimed.released or bool(claimed.rows))
         finally:
             if released:
                 self.claimer.released()
-            await self._let_go(connection)
+            await self._release(connection)
 
-    async def _let_go(self, connection: AsyncConnection) -> None:
-        """Roll back what was not committed; a session that is gone has done so already."""
+    async def _release(self, connection: AsyncConnection) -> None:
+        """Roll back changes that were not committed; a lost session has rolled back already."""
         try:
-            async with with_deadline(self._patience):
+            async with with_deadline(self._timeout):
                 await connection.close()
         except (DatabaseUnavailable, SQLAlchemyError, OSError):
             with suppress(SQLAlchemyError, OSError):
                 await connection.invalidate()
 
     async def _prepare(self, connection: AsyncConnection) -> None:
-        """Set what claims need: once in a session, and each time if sessions change."""
+        """Set the session up for claims: once, or for each claim if sessions change."""
         if self._pooled:
             await connection.execute(self._settings)
         elif _PREPARED not in connection.info:
@@ -159,13 +140,13 @@ class PostgresStore(SqlStore):
             await connection.commit()
             connection.info[_PREPARED] = True
 
-    def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
+    def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"keys": list(heads), "heads": list(heads.values())}
 
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return super()._due_to_promote().with_for_update(skip_locked=True)
 
-    def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
+    def _has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         # One parameter for any number of rows: the statement is prepared once.
         return outbox.c.id == sa.any_(sa.bindparam(None, ids, type_=ARRAY(sa.BigInteger)))
 
@@ -176,8 +157,10 @@ class PostgresStore(SqlStore):
             return exact
         return max(await connection.scalar(_ESTIMATE) or 0, exact)
 
-    async def _debris(self, connection: AsyncConnection) -> tuple[int | None, timedelta | None]:
-        dead, age = (await connection.execute(_DEBRIS)).one()
+    async def _vacuum_statistics(
+        self, connection: AsyncConnection
+    ) -> tuple[int | None, timedelta | None]:
+        dead, age = (await connection.execute(_VACUUM_STATISTICS)).one()
         return dead, age if age is not None else timedelta(0)
 
 

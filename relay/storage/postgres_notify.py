@@ -1,12 +1,12 @@
 """
-LISTEN and NOTIFY, only while there is nothing to do.
+LISTEN and NOTIFY, only while the relay is idle.
 
-Migration 0002 has a trigger on `outbox` that notifies unless it gets a shared advisory lock. The
-relay that waits holds this lock; a relay that works lets go of it, and no transaction pays for
-NOTIFY. Of several idle relays one holds the lock, and the others look again from time to time.
+Migration 0002 has a trigger on `outbox` that notifies unless it gets a shared advisory lock. An
+idle relay holds this lock exclusively; a busy relay releases it, and no transaction pays for
+NOTIFY. Of several idle relays one holds the lock, and the others poll.
 
-The session is one of its own, since the lock and LISTEN belong to a session. Behind a pooler
-that hands out another session for each transaction this can not work.
+The lock and LISTEN belong to a session, so they have a session of their own. Behind a pooler that
+gives each transaction another session this cannot work.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from outbox.database.postgres_connection import DRIVER_ERRORS
 from outbox.errors import DatabaseUnavailable
 
 CHANNEL = "outbox"
-PATIENCE = timedelta(seconds=5)
-"""How long the server may take for an answer; none of these statements waits for anything."""
+TIMEOUT = timedelta(seconds=5)
+"""How long the server may take to answer; none of these statements waits for a lock."""
 
 # The trigger computes the same number.
 _LOCK = "((1870033506::bigint << 32) + 'outbox'::regclass::oid::bigint)"
@@ -34,9 +34,9 @@ _UNLOCK = sa.text(f"SELECT pg_advisory_unlock({_LOCK})")
 
 class PostgresWakeup:
     """
-    Calls *notify* when rows have been committed to the outbox in the database of *engine*.
+    Calls *notify* when rows are committed to the outbox in the database of *engine*.
 
-    Never raises for a database that is away: then it is not armed.
+    Never raises if the database is unavailable: then the wake-up is not armed.
     """
 
     def __init__(self, engine: AsyncEngine, *, notify: Callable[[], None]) -> None:
@@ -53,7 +53,7 @@ class PostgresWakeup:
         if self._armed:
             return False
         try:
-            async with with_deadline(PATIENCE):
+            async with with_deadline(TIMEOUT):
                 connection = await self._listening()
                 self._armed = bool(await connection.scalar(_TRY_LOCK))
         except DatabaseUnavailable:
@@ -65,7 +65,7 @@ class PostgresWakeup:
             return
         self._armed = False
         try:
-            async with with_deadline(PATIENCE):
+            async with with_deadline(TIMEOUT):
                 await self._connection.execute(_UNLOCK)
         except DatabaseUnavailable:
             await self.close()
@@ -74,7 +74,7 @@ class PostgresWakeup:
         self._armed = False
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Not back into the pool: the session listens, and may hold the lock.
+            # Not returned to the pool: the session listens, and may hold the lock.
             with suppress(SQLAlchemyError, OSError):
                 await connection.invalidate()
             with suppress(SQLAlchemyError, OSError):
@@ -89,7 +89,7 @@ class PostgresWakeup:
             try:
                 await driver.add_listener(CHANNEL, self._on_notification)
             except DRIVER_ERRORS as error:
-                # SQLAlchemy has no part in this, and so does not translate it.
+                # A call to the driver itself, so SQLAlchemy does not translate its errors.
                 raise DatabaseUnavailable(type(error).__name__) from None
         return self._connection
 
@@ -98,7 +98,7 @@ class PostgresWakeup:
             self._notify()
 
     def _on_end(self, *_connection: object) -> None:
-        # Nothing rings any more, so somebody has to look, and to arm again.
+        # No notification can arrive any more, so the relay has to poll, and to arm again.
         if self._armed:
             self._armed = False
             self._notify()

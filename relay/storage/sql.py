@@ -1,12 +1,13 @@
 """
-What both databases share: settling a claim, promoting due rows, looking at the backlog.
+Both databases: settling a claim, promoting due rows, reading the backlog.
 
-Every statement has its home here, in `ready.py`, or in the file of its database, and all are built
-on the one definition of the tables.
+Every statement is here, in `claim_statements.py`, or in the file of its database, and all of them
+use the one definition of the tables.
 """
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -18,8 +19,10 @@ from outbox.tables import database_now, dead_letters, now_plus, outbox
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.claim import Claimer
-from relay.storage.claim_statements import READY, UNKEYED_CANDIDATES, measured, with_news_of_keys
-from relay.verdict import Delete, GiveUp, Leave, Retry, Verdict
+from relay.storage.claim_statements import READY
+from relay.storage.keyed_scan import KeyedScan
+from relay.storage.unkeyed_scan import UnkeyedScan
+from relay.verdict import DeadLetter, Delete, Leave, Retry, Verdict
 
 PROMOTE_LIMIT = 1_000
 SOURCE = "relay"
@@ -52,29 +55,40 @@ ENVELOPE_COLUMNS = (
 
 class SqlStore(ABC):
     """
-    The outbox in a SQL database; subclasses say how a claim is held.
+    The outbox in a SQL database; a subclass holds the claim.
 
-    *patience* is how long the database may take for an answer; it comes on top of its own limits.
+    Args:
+        timeout: How long the database may take to answer; the server's own limits are shorter.
+        clock: Seconds of any origin that never go back.
+
     """
 
-    unkeyed = with_news_of_keys(measured(UNKEYED_CANDIDATES))
-    of_keys: sa.Select[Any]
-    only_reading: ClassVar[Mapping[str, Any]]
-    """Execution options for statements that belong to no transaction and take no lock."""
+    claim_unkeyed: ClassVar[sa.Select[Any]]
+    claim_keyed: ClassVar[sa.Select[Any]]
+    read_only: ClassVar[Mapping[str, Any]]
+    """Execution options for statements that need no transaction and no lock."""
 
-    def __init__(self, engine: AsyncEngine, *, patience: timedelta) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        timeout: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
-        self._patience = patience
+        self._timeout = timeout
         self.claimer = Claimer(
-            unkeyed=self.unkeyed, of_keys=self.of_keys, parameters=self._parameters
+            UnkeyedScan(self.claim_unkeyed, clock=clock),
+            KeyedScan(self.claim_keyed, head_parameters=self._head_parameters, clock=clock),
+            clock=clock,
         )
 
     async def promote(self) -> int:
         due = self._due()
-        async with with_deadline(self._patience):
+        async with with_deadline(self._timeout):
             async with self._engine.connect() as connection:
-                await connection.execution_options(**self.only_reading)
-                # Mostly nothing is due, and a look takes no lock.
+                await connection.execution_options(**self.read_only)
+                # Usually no row is due, and this check takes no lock.
                 if (await connection.execute(due.limit(1))).first() is None:
                     return 0
             async with self._engine.begin() as connection:
@@ -88,26 +102,26 @@ class SqlStore(ABC):
 
     async def backlog(self) -> Backlog:
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
-        async with with_deadline(self._patience), self._engine.connect() as connection:
-            await connection.execution_options(**self.only_reading)
+        async with with_deadline(self._timeout), self._engine.connect() as connection:
+            await connection.execution_options(**self.read_only)
             rows = await self._count(connection)
             now = await connection.scalar(sa.select(database_now()))
             first = await connection.scalar(oldest)
             age = now - first if now is not None and first is not None else timedelta(0)
-            dead, snapshot = await self._debris(connection)
+            dead, snapshot = await self._vacuum_statistics(connection)
         return Backlog(rows, max(age, timedelta(0)), dead, snapshot)
 
     async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
-        """Carry out *verdicts* in the open transaction of *connection*."""
-        gone = [verdict.row.id for verdict in verdicts if isinstance(verdict, Delete | GiveUp)]
-        dead = [_dead_letter(verdict) for verdict in verdicts if isinstance(verdict, GiveUp)]
-        later = [_retry(verdict) for verdict in verdicts if isinstance(verdict, Retry)]
+        """Apply *verdicts* in the open transaction of *connection*."""
+        deleted = [v.row.id for v in verdicts if isinstance(v, Delete | DeadLetter)]
+        dead = [_dead_letter(v) for v in verdicts if isinstance(v, DeadLetter)]
+        retried = [_retry(v) for v in verdicts if isinstance(v, Retry)]
         if dead:
             await connection.execute(sa.insert(dead_letters), dead)
-        if gone:
-            await connection.execute(sa.delete(outbox).where(self._among(gone)))
-        if later:
-            await connection.execute(_RETRY, later)
+        if deleted:
+            await connection.execute(sa.delete(outbox).where(self._has_id(deleted)))
+        if retried:
+            await connection.execute(_RETRY, retried)
 
     def _due(self) -> sa.Select[tuple[int]]:
         return (
@@ -120,27 +134,30 @@ class SqlStore(ABC):
         return self._due().limit(PROMOTE_LIMIT)
 
     @abstractmethod
-    def _parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
-        """*heads* as parameters of `of_keys`."""
+    def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
+        """*heads*, ids of first rows by key, as parameters of `claim_keyed`."""
 
     async def _count(self, connection: AsyncConnection) -> int:
-        """How many rows there are."""
+        """The number of rows in the outbox."""
         return await connection.scalar(sa.select(sa.func.count()).select_from(outbox)) or 0
 
-    def _among(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
+    def _has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
         return outbox.c.id.in_(ids)
 
-    async def _debris(self, connection: AsyncConnection) -> tuple[int | None, timedelta | None]:
+    async def _vacuum_statistics(
+        self, connection: AsyncConnection
+    ) -> tuple[int | None, timedelta | None]:
+        """Dead tuples, and the age of the oldest snapshot; None where they do not exist."""
         del connection
         return None, None
 
 
-def changes_something(verdicts: Iterable[Verdict]) -> bool:
-    """Whether there is anything to write."""
+def has_changes(verdicts: Iterable[Verdict]) -> bool:
+    """Whether *verdicts* change any row."""
     return not all(isinstance(verdict, Leave) for verdict in verdicts)
 
 
-def lets_go(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> bool:
+def leaves_rows_ready(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> bool:
     """Whether some of the claimed *rows* are ready again after *verdicts*."""
     return len(verdicts) < len(rows) or any(isinstance(verdict, Leave) for verdict in verdicts)
 
@@ -153,7 +170,7 @@ def _retry(verdict: Retry) -> dict[str, Any]:
     }
 
 
-def _dead_letter(verdict: GiveUp) -> dict[str, Any]:
+def _dead_letter(verdict: DeadLetter) -> dict[str, Any]:
     values = verdict.row.values
     return {
         "source": SOURCE,

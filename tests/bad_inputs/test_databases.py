@@ -75,7 +75,7 @@ async def answer(engine: AsyncEngine, state: str) -> Exception | None:
     return None
 
 
-async def test_what_may_be_over_soon_is_waited_for_and_only_its_code_is_told(engine):
+async def test_a_temporary_error_of_postgres_is_waited_for_and_only_its_code_is_shown(engine):
     answers = {state: await answer(engine, state) for state in PASSING}
 
     for state, error in answers.items():
@@ -85,7 +85,7 @@ async def test_what_may_be_over_soon_is_waited_for_and_only_its_code_is_told(eng
         assert error.__cause__ is None
 
 
-async def test_statements_that_a_pooler_mixes_up_are_a_setting_to_mend(engine):
+async def test_statements_that_a_pooler_mixes_up_are_a_setting_to_fix(engine):
     answers = {state: await answer(engine, state) for state in OF_POOLERS}
 
     for state, error in answers.items():
@@ -95,7 +95,7 @@ async def test_statements_that_a_pooler_mixes_up_are_a_setting_to_mend(engine):
         assert CANARY not in str(error)
 
 
-async def test_what_does_not_pass_by_itself_is_not_waited_for(engine):
+async def test_a_permanent_error_of_postgres_is_not_waited_for(engine):
     answers = {state: await answer(engine, state) for state in LASTING}
 
     for state, error in answers.items():
@@ -132,7 +132,7 @@ async def record(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("write", [insert, write_as_a_handler, record])
-async def test_a_session_that_may_only_read_is_given_up_for_one_that_may_write(
+async def test_a_read_only_session_is_replaced_by_one_that_may_write(
     engine, postgres_server, write
 ):
     """Its server was a standby; the session would say so for ever, and a new one looks again."""
@@ -180,7 +180,7 @@ async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
-def test_a_disk_that_cannot_be_read_is_waited_for_and_only_its_code_is_told(code):
+def test_a_disk_that_cannot_be_read_is_waited_for_and_only_its_code_is_shown(code):
     error = sqlite3.OperationalError(CANARY)
     error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_CODE"
 

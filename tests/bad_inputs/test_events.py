@@ -168,16 +168,16 @@ def test_an_empty_routing_key_is_the_type():
 
 
 @pytest.mark.parametrize("event_type", ["", " ", "a b", "a..b", ".", CANARY + "\n", 0, None, [1]])
-def test_a_type_that_is_no_words_is_refused(event_type):
+def test_a_type_that_is_not_made_of_words_is_refused(event_type):
     assert refusal(type=event_type).field == "type"
 
 
 @pytest.mark.parametrize("content_type", [5, [CANARY], CANARY + "\r\n", "text"], ids=repr)
-def test_a_content_type_that_is_none_is_refused(content_type):
+def test_an_invalid_content_type_is_refused(content_type):
     assert refusal(payload=b"x", content_type=content_type).field == "content_type"
 
 
-def test_an_event_has_no_place_for_the_brokers_user_id():
+def test_an_event_has_no_field_for_the_user_id_of_the_broker():
     """The broker closes the channel over a `user_id` that is not the connection's user."""
     with pytest.raises(TypeError) as caught:
         Event("a", 1, user_id=CANARY)  # type: ignore[call-arg]

@@ -158,21 +158,21 @@ def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
         assert opened(message) == GiveUp(1, "malformed")
 
 
-def test_a_bomb_of_ten_gigabytes_takes_a_few_megabytes():
-    bomb = gzip_bomb(10 * 2**30)
-    assert len(bomb) < 20 * MIB
+def test_a_body_that_unpacks_to_ten_gigabytes_takes_a_few_megabytes():
+    packed = gzip_bomb(10 * 2**30)
+    assert len(packed) < 20 * MIB
 
     tracemalloc.start()
     try:
         with pytest.raises(UnreadableMessage) as caught:
-            decompress(bomb, "gzip")
+            decompress(packed, "gzip")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
     assert caught.value.code == "decompress_limit"
     # One body of the largest size, and at most a copy of what was not unpacked.
-    assert peak < len(bomb) + 4 * MIB
+    assert peak < len(packed) + 4 * MIB
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_bomb_of_ten_gigabytes_takes_a_few_megabytes():
         ([3], 1),
     ],
 )
-def test_a_forged_attempt_is_bounded_and_leads_to_an_end(value, number):
+def test_a_forged_attempt_is_bounded_and_the_retries_end(value, number):
     """One that is forged low is counted from there, by copies that say how often they failed."""
     attempt = opened(with_header("x-outbox-attempt", value))
 
@@ -201,7 +201,7 @@ def test_a_forged_attempt_is_bounded_and_leads_to_an_end(value, number):
     assert last == GiveUp(number + 3, "retries_exhausted")
 
 
-def test_a_message_that_is_older_than_the_dedup_store_goes_back_is_given_up():
+def test_a_message_that_is_older_than_the_retention_is_dead_lettered():
     long_ago = NOON - timedelta(days=31)
     recorded = int(long_ago.timestamp())
 
@@ -213,7 +213,7 @@ def test_a_message_that_is_older_than_the_dedup_store_goes_back_is_given_up():
 
 
 @pytest.mark.parametrize("run", [str(UUID(int=1)), "17", CANARY, 7, None, b"\xff"])
-def test_a_forged_mark_of_a_replay_opens_nothing(run):
+def test_a_forged_mark_of_a_replay_has_no_effect(run):
     """It is looked up in the audit, and only for what is too old."""
     old = replace(with_header("x-outbox-replay", run), timestamp=NOON - timedelta(days=31))
     headers = {**old.headers, "x-outbox-recorded-at": 0}

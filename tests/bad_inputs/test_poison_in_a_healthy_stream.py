@@ -2,7 +2,7 @@
 Every bad input that reaches a consumer as a message, between healthy ones, on a real broker.
 
 Healthy messages flow around each, the bad one is in `dead_letters` with its reason within seconds,
-and nothing of what it holds is in a log or in a column that is not the message itself.
+and no part of it is in a log or in a column other than those of the message itself.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
     "an id of 255 characters": ("no_identity", a_message(message_id="7" * 255)),
     "no type": ("malformed", a_message(type=None)),
     "a type that is no words": ("malformed", a_message(type=CANARY + " \r\n")),
-    "an unknown type": ("no_handler", a_message(type="test.nobody.handles")),
+    "an unknown type": ("no_handler", a_message(type="test.without.handler")),
     "a correlation id with a line break": (
         "malformed",
         a_message(correlation_id=CANARY + "\r\nX"),
@@ -86,7 +86,10 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
         "content_encoding_unknown",
         a_message(content_encoding="aes-256-gcm", body=b"\x8f" * 64),
     ),
-    "a bomb": ("decompress_limit", a_message(content_encoding="gzip", body=gzip_bomb(2**30))),
+    "a gigabyte in gzip": (
+        "decompress_limit",
+        a_message(content_encoding="gzip", body=gzip_bomb(2**30)),
+    ),
     "packed twice": (
         "malformed",
         a_message(content_encoding="gzip", body=gzip.compress(gzip.compress(BODY))),
@@ -119,13 +122,13 @@ HANDLED: dict[str, tuple[WireMessage, dict[str, Any]]] = {
     "a negative attempt": (with_headers(attempt=-1), {}),
     "an attempt that is no number": (with_headers(attempt="abc"), {}),
     "a forged replay": (with_headers(replay=str(uuid4())), {}),
-    "a header that nobody allowed": (replace(a_message(), headers={"ssn": CANARY}), {}),
+    "a header that is not allowed": (replace(a_message(), headers={"ssn": CANARY}), {}),
 }
 
 REFUSED: dict[str, tuple[int, bytes]] = {
     "delivery mode 7": (FLAGS["delivery_mode"], b"\x07"),
     "an expiration that is no number": (FLAGS["expiration"], short(b"abc")),
-    "a type of value that nobody knows": (FLAGS["headers"], table(short(b"a") + b"?" + b"\x01")),
+    "an unknown type of value": (FLAGS["headers"], table(short(b"a") + b"?" + b"\x01")),
 }
 
 
@@ -133,7 +136,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
 class Stream:
     """Healthy messages, as many as are asked for."""
 
-    place: ConsumerDeployment
+    deployment: ConsumerDeployment
     channel: Any
     sent: list[str]
 
@@ -158,7 +161,7 @@ class Stream:
         await self.flow(3)
         found = await eventually(newer, within=ISOLATED_WITHIN)
         took = clock() - began
-        async with self.place.engine.connect() as connection:
+        async with self.deployment.engine.connect() as connection:
             rows = await connection.execute(
                 sa.select(dead_letters).where(dead_letters.c.id == found)
             )
@@ -166,26 +169,26 @@ class Stream:
 
     async def _newest(self) -> int:
         """The last dead letter; some are large, so no other is read."""
-        async with self.place.engine.connect() as connection:
+        async with self.deployment.engine.connect() as connection:
             return await connection.scalar(sa.select(sa.func.max(dead_letters.c.id))) or 0
 
 
 @pytest.fixture
-async def place(postgres_url, rabbitmq_url, tmp_path):
+async def deployment(postgres_url, rabbitmq_url, tmp_path):
     urls = (postgres_url, rabbitmq_url)
-    async with ConsumerDeployment(urls, tmp_path, app="effects", MQ_MAX_RETRIES="1") as place:
-        yield place
+    async with ConsumerDeployment(urls, tmp_path, app="effects", MQ_MAX_RETRIES="1") as deployment:
+        yield deployment
 
 
 @pytest.fixture
-async def stream(place, rabbitmq_url):
-    await place.consumer()
+async def stream(deployment, rabbitmq_url):
+    await deployment.consumer()
     async with raw_channel(rabbitmq_url) as channel:
-        yield Stream(place, channel, [])
+        yield Stream(deployment, channel, [])
 
 
-async def test_each_poison_is_set_aside_within_seconds_and_the_others_flow(
-    stream, place, record_property
+async def test_each_poison_message_is_dead_lettered_within_seconds_and_the_others_flow(
+    stream, deployment, record_property
 ):
     took: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -206,18 +209,18 @@ async def test_each_poison_is_set_aside_within_seconds_and_the_others_flow(
 
     record_property("isolated_within_seconds", {name: round(it, 3) for name, it in took.items()})
     assert reasons == expected
-    assert len(await place.rows(dead_letters)) == len(expected)
+    assert len(await deployment.rows(dead_letters)) == len(expected)
     bodies = [row["body"] for row in letters]
     assert bodies[: len(GIVEN_UP)] == [message.body for _, message in GIVEN_UP.values()]
-    await place.applies(len(stream.sent))
-    await place.has_nothing_waiting()
-    assert sorted(map(str, await place.applied())) == sorted(stream.sent)
+    await deployment.applies(len(stream.sent))
+    await deployment.has_nothing_waiting()
+    assert sorted(map(str, await deployment.applied())) == sorted(stream.sent)
     assert max(took.values()) < ISOLATED_WITHIN
-    assert "server_unavailable" not in place.logs()
-    assert CANARY not in place.logs()
+    assert "server_unavailable" not in deployment.logs()
+    assert CANARY not in deployment.logs()
 
 
-async def test_what_is_only_odd_is_handled_once_like_its_healthy_neighbours(stream, place):
+async def test_an_odd_message_is_handled_once_like_its_healthy_neighbours(stream, deployment):
     odd = [message.message_id for message, _ in HANDLED.values()]
 
     for message, changes in HANDLED.values():
@@ -225,27 +228,27 @@ async def test_what_is_only_odd_is_handled_once_like_its_healthy_neighbours(stre
         await publish_as_it_is(stream.channel, message, **changes)
     await stream.flow(2)
 
-    await place.applies(len(stream.sent) + len(odd))
-    await place.has_nothing_waiting()
-    assert sorted(map(str, await place.applied())) == sorted([*stream.sent, *odd])
-    assert await place.dead() == []
-    assert CANARY not in place.logs()
+    await deployment.applies(len(stream.sent) + len(odd))
+    await deployment.has_nothing_waiting()
+    assert sorted(map(str, await deployment.applied())) == sorted([*stream.sent, *odd])
+    assert await deployment.dead() == []
+    assert CANARY not in deployment.logs()
 
 
-async def test_another_body_under_a_known_identity_takes_no_effect(stream, place):
-    """The key says what is the same, whatever the body is; the first one counts."""
+async def test_another_body_under_a_known_identity_takes_no_effect(stream, deployment):
+    """The key alone identifies a message, whatever its body is; the first one counts."""
     first = a_message()
     second = replace(first, body=b'{"note": "another"}')
 
     await publish_as_it_is(stream.channel, first)
-    await place.applies(1)
+    await deployment.applies(1)
     await publish_as_it_is(stream.channel, second)
     await stream.flow(3)
 
-    await place.applies(4)
-    await place.has_nothing_waiting()
-    assert sorted(map(str, await place.applied())) == sorted([*stream.sent, first.message_id])
-    assert await place.dead() == []
+    await deployment.applies(4)
+    await deployment.has_nothing_waiting()
+    assert sorted(map(str, await deployment.applied())) == sorted([*stream.sent, first.message_id])
+    assert await deployment.dead() == []
 
 
 async def ends_its_publisher(url: str, publish: Callable[..., Awaitable[None]]) -> bool:
@@ -259,8 +262,8 @@ async def ends_its_publisher(url: str, publish: Callable[..., Awaitable[None]]) 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_the_broker_refuses_ends_its_publisher_and_nobody_else(
-    stream, place, rabbitmq_url, name
+async def test_a_message_that_the_broker_refuses_ends_only_its_publisher(
+    stream, deployment, rabbitmq_url, name
 ):
     flags, properties = REFUSED[name]
     await stream.flow(3)
@@ -270,10 +273,10 @@ async def test_what_the_broker_refuses_ends_its_publisher_and_nobody_else(
     )
 
     await stream.flow(3)
-    await place.applies(6)
-    await place.has_nothing_waiting()
-    assert "server_unavailable" not in place.logs()
-    assert await place.dead() == []
+    await deployment.applies(6)
+    await deployment.has_nothing_waiting()
+    assert "server_unavailable" not in deployment.logs()
+    assert await deployment.dead() == []
 
 
 async def test_ten_thousand_copies_of_one_message_have_one_effect(
@@ -282,16 +285,17 @@ async def test_ten_thousand_copies_of_one_message_have_one_effect(
     """Eight transactions at a time are at its one row in the dedup store."""
     event = an_event(type="test.in.batches", payload={"note": CANARY})
     message = on_the_wire(event, exchange=EXCHANGE)
-    async with ConsumerDeployment((postgres_url, rabbitmq_url), tmp_path) as place:
-        await place.consumer()
+    async with ConsumerDeployment((postgres_url, rabbitmq_url), tmp_path) as deployment:
+        await deployment.consumer()
         async with raw_channel(rabbitmq_url) as channel:
-            healthy = Stream(place, channel, [])
+            healthy = Stream(deployment, channel, [])
             await healthy.flow(3)
             await publish_as_it_is(channel, message, times=10_000)
             await healthy.flow(3)
-            await place.applies(7, within=60)
+            await deployment.applies(7, within=60)
 
-        await place.has_nothing_waiting()
-        assert sorted(map(str, await place.applied())) == sorted([*healthy.sent, str(event.id)])
-        assert await place.dead() == []
-        assert all(word not in place.logs() for word in ("failed", "unavailable", CANARY))
+        await deployment.has_nothing_waiting()
+        applied = map(str, await deployment.applied())
+        assert sorted(applied) == sorted([*healthy.sent, str(event.id)])
+        assert await deployment.dead() == []
+        assert all(word not in deployment.logs() for word in ("failed", "unavailable", CANARY))

@@ -41,7 +41,7 @@ MALFORMED = {
     "a content type that is none": f"content_type = '{CANARY}'",
     "headers that are a list": "headers = '[]'",
     "headers that are null": "headers = 'null'",
-    "a header that nobody allowed": f"""headers = '{{"ssn": "{CANARY}"}}'""",
+    "a header that is not allowed": f"""headers = '{{"ssn": "{CANARY}"}}'""",
     "a reserved header": """headers = '{"x-death": 1}'""",
     "a header name of 200 bytes": f"""headers = '{{"{"a" * 200}": 1}}'""",
     "a header that is a list": """headers = '{"source": [1]}'""",
@@ -112,7 +112,7 @@ def changes_for(dialect: str) -> dict[str, tuple[str, str]]:
 
 
 @BOTH
-async def test_rows_that_are_no_events_are_set_aside_whole_and_their_neighbours_flow(
+async def test_rows_that_are_no_events_are_dead_lettered_whole_and_their_neighbours_flow(
     urls, tmp_path: Path
 ):
     transport = await seen_by(urls[1])
@@ -213,7 +213,7 @@ async def test_a_sqlite_file_takes_every_time_that_a_relay_can_read(sqlite_url, 
     assert {row.created_at, row.occurred_at, row.not_before} == {expected}
 
 
-async def test_an_id_that_is_taken_is_refused_whatever_the_payload_is(engine):
+async def test_an_id_that_is_taken_is_refused_with_any_payload(engine):
     """So a transaction whose outcome is unknown can be repeated, and tells that it was done."""
     event = an_event(payload={"note": CANARY})
     async with engine.begin() as connection:

@@ -55,7 +55,7 @@ def test_a_number_out_of_range_is_refused_with_the_bound(
 
 @pytest.mark.parametrize("value", ["ten", "1.5", "", "1e9", "٣ ", "0x10", SECRET])
 @pytest.mark.parametrize("name", ["MQ_BATCH_SIZE", "MQ_HEARTBEAT_SECONDS"])
-def test_what_is_no_whole_number_is_refused(monkeypatch, name, value):
+def test_a_setting_that_is_no_whole_number_is_refused(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
 
     assert refusal(RelaySettings).startswith(f"{name}: ")
@@ -89,13 +89,13 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_BROKER_URL", SECRET),
     ],
 )
-def test_an_address_that_is_none_or_not_safe_is_refused_and_not_shown(monkeypatch, name, url):
+def test_an_invalid_or_unsafe_address_is_refused_and_not_shown(monkeypatch, name, url):
     monkeypatch.setenv(name, url)
 
     assert refusal(SharedSettings).startswith(f"{name}: ")
 
 
-def test_a_memory_that_is_shorter_than_the_way_of_a_message_is_refused(monkeypatch):
+def test_a_retention_that_is_shorter_than_the_path_of_a_message_is_refused(monkeypatch):
     monkeypatch.setenv("MQ_DEDUPLICATION_RETENTION_HOURS", "168")
 
     with pytest.raises(ConfigurationError, match=r"^MQ_DEDUPLICATION_RETENTION_HOURS: .*at least"):

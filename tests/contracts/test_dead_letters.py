@@ -19,7 +19,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, TypeCount
 from outbox.tables import dead_letters, outbox
 from outbox.wire import codec
-from relay.replay import WAITS_ALREADY, ToOutbox
+from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import CANARY, an_event
 from tests.support.dead_letters import (
     SOURCE,
@@ -41,7 +41,7 @@ async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
     found = DeadLetters(SOURCE)
     async with engine.connect() as connection:
         where = selection.where(SOURCE, await found.snapshot(connection))
-        rows = await found.look(connection, where=where, span=Span(0, 100), bodies=False)
+        rows = await found.read(connection, where=where, span=Span(0, 100), bodies=False)
     return [row["id"] for row in rows]
 
 
@@ -88,8 +88,8 @@ async def test_dead_letters_are_counted_by_type_and_reason_up_to_the_limit(engin
 
     async with engine.connect() as connection:
         snapshot = await found.snapshot(connection)
-        everything = await found.tallies(connection, Selection(), snapshot)
-        one = await found.tallies(connection, Selection(limit=1), snapshot)
+        everything = await found.type_counts(connection, Selection(), snapshot)
+        one = await found.type_counts(connection, Selection(limit=1), snapshot)
         unknown = await found.unknown(connection, [first, 10**12])
 
     assert everything == [TypeCount(None, "malformed", 1), TypeCount("a", "retries_exhausted", 2)]
@@ -103,8 +103,8 @@ async def test_a_listing_reads_the_body_only_on_request(engine):
 
     async with engine.connect() as connection:
         where = Selection().where(SOURCE, await found.snapshot(connection))
-        (without,) = await found.look(connection, where=where, span=Span(0, 9), bodies=False)
-        (with_body,) = await found.look(connection, where=where, span=Span(0, 9), bodies=True)
+        (without,) = await found.read(connection, where=where, span=Span(0, 9), bodies=False)
+        (with_body,) = await found.read(connection, where=where, span=Span(0, 9), bodies=True)
 
     assert without["size_bytes"] == 4
     assert "body" not in without
@@ -322,7 +322,7 @@ async def test_a_rerun_deletes_the_dedup_rows_and_is_audited(engine):
     await complete(engine, other)
     run = await a_run(engine, Selection(ids=(1, 3)))
 
-    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages(SOURCE), reprocess=True)
 
     assert (run.summary.done, run.summary.duplicates) == (2, 0)
     assert await audited(engine) == [("replay_started", 0), ("rerun", 1), ("replay", 2)]
@@ -336,7 +336,7 @@ async def test_a_rerun_that_was_not_sent_keeps_the_dedup_rows(engine):
     run = await a_run(engine)
 
     refusing = Recorder(refused={done["message_id"]: "unroutable"})
-    await run.replay(refusing, duplicates=CompletedMessages(SOURCE), rerun=True)
+    await run.replay(refusing, duplicates=CompletedMessages(SOURCE), reprocess=True)
 
     assert not await complete(engine, done)
 
@@ -353,7 +353,9 @@ async def test_a_consumer_that_is_faster_than_the_rerun_waits_for_it(engine):
             assert not early[0].done()
             return await super().send(connection, kept, run=run)
 
-    await (await a_run(engine)).replay(Fast(), duplicates=CompletedMessages(SOURCE), rerun=True)
+    await (await a_run(engine)).replay(
+        Fast(), duplicates=CompletedMessages(SOURCE), reprocess=True
+    )
 
     assert await early[0]
 
@@ -363,7 +365,7 @@ async def test_a_rerun_leaves_messages_of_other_consumers_alone(engine):
     await complete(engine, done)
     run = await a_run(engine)
 
-    await run.replay(Recorder(), duplicates=CompletedMessages("another"), rerun=True)
+    await run.replay(Recorder(), duplicates=CompletedMessages("another"), reprocess=True)
 
     assert not await complete(engine, done)
 
@@ -403,7 +405,7 @@ async def test_an_event_that_is_already_in_the_outbox_is_skipped_and_reported(en
         twin["message_id"],
     }
     assert len(await events(engine)) == 2
-    assert (run.summary.done, run.summary.left) == (1, Counter({WAITS_ALREADY: 2}))
+    assert (run.summary.done, run.summary.left) == (1, Counter({ALREADY_IN_OUTBOX: 2}))
     left = [row["message_id"] for row in await remaining(engine)]
     assert left == [letter["message_id"], twin["message_id"]]
 

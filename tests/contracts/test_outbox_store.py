@@ -20,7 +20,7 @@ from outbox.transports.base import Outcome
 from relay.storage.base import OutboxStore
 from relay.storage.postgres import PostgresStore
 from relay.storage.sqlite import SqliteStore
-from relay.verdict import Delete, GiveUp, Leave, Retry, decide
+from relay.verdict import DeadLetter, Delete, Leave, Retry, decide
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 
@@ -110,7 +110,7 @@ async def test_settling_carries_out_each_verdict(engine, store):
             [
                 Delete(sent),
                 Retry(later, LATER, "unroutable"),
-                GiveUp(hopeless, "rejected"),
+                DeadLetter(hopeless, "rejected"),
                 Leave(unknown),
             ]
         )
@@ -134,7 +134,7 @@ async def test_settling_is_all_or_nothing(engine, store):
 
     async with store.claim(limit=10, size=SIZE) as claim:
         a, b = claim.rows
-        broken = GiveUp(b, None)
+        broken = DeadLetter(b, None)
         with pytest.raises(sa.exc.IntegrityError):
             await claim.settle([Delete(a), broken])
 
@@ -175,7 +175,7 @@ async def test_a_key_whose_first_row_waits_blocks_no_other_key(engine, store):
 
 async def test_a_key_continues_after_a_row_that_was_dead_lettered(engine, store):
     await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(2)))
-    await settle_first(store, GiveUp, "malformed")
+    await settle_first(store, DeadLetter, "malformed")
 
     assert await claimed_types(store) == ["k.1"]
 
@@ -418,7 +418,7 @@ async def test_a_due_retry_is_counted_again(engine, store):
         assert claim.rows[0].attempts == 1
         verdict = decide(claim.rows[0], Outcome.NACKED, Exponential(max_attempts=2))
 
-    assert verdict == GiveUp(claim.rows[0], "refused")
+    assert verdict == DeadLetter(claim.rows[0], "refused")
 
 
 async def test_the_backlog_is_counted_with_the_age_of_its_oldest_row(engine, store):

@@ -26,6 +26,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery
 from outbox.transports.rabbitmq import confirm_channel as rabbitmq_link
+from outbox.transports.rabbitmq import connection as rabbitmq_connection
 from outbox.transports.rabbitmq import publish_batch as rabbitmq_batch
 from outbox.transports.rabbitmq.in_flight import MAX_MESSAGES
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
@@ -78,7 +79,7 @@ def a_transport(url: str, method: str, heartbeat_seconds: int = 10) -> RabbitMQT
 async def a_publisher(url: str, method: str, **changes: Any) -> AsyncIterator[RabbitMQPublisher]:
     async with a_transport(url, method, **changes).publisher() as publisher:
         await publisher.ready()
-        assert publisher._dialer._link.method == method
+        assert publisher._channels._current.method == method
         yield publisher
 
 
@@ -108,7 +109,7 @@ def mixed(count: int) -> tuple[list[WireMessage], list[Outcome]]:
 
 
 def channel_of(publisher: RabbitMQPublisher) -> Any:
-    return publisher._dialer._link._channel
+    return publisher._channels._current._channel
 
 
 async def until_in_flight(channel: Any, count: int) -> None:
@@ -180,31 +181,37 @@ async def test_returned_messages_are_no_reason_for_another_channel(publisher, mo
 
 
 async def test_a_queue_that_stays_full_causes_fewer_and_fewer_connections(publisher, monkeypatch):
-    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0.125)
     to_full = [a_message(exchange="", routing_key=FULL) for _ in range(3)]
     kept = []
 
     async def is_replaced() -> bool:
-        before = publisher._dialer._link
+        before = publisher._channels._current
         await publisher.publish(to_full, within=LONG)
-        return publisher._dialer._link is not before
+        return publisher._channels._current is not before
 
     for _ in range(3):
         await eventually(is_replaced)
-        kept.append(rabbitmq_link.kept_seconds(publisher._dialer._link.fruitless_replacements))
-    assert kept == [1, 2, 4]
+        kept.append(
+            rabbitmq_link.kept_seconds(publisher._channels._current.fruitless_replacements)
+        )
+    assert kept == [0.25, 0.5, 1]
 
     monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that nothing is refused early
     for _ in range(2):
         await eventually(is_replaced)
-    assert publisher._dialer._link.fruitless_replacements == 0
+    assert publisher._channels._current.fruitless_replacements == 0
 
 
 def test_no_connection_is_kept_for_more_than_five_minutes_though_it_refuses():
     assert [rabbitmq_link.kept_seconds(n) for n in (0, 1, 2, 6, 10**6)] == [5, 10, 20, 300, 300]
 
 
-async def test_a_node_that_is_silent_leaves_enough_time_for_the_next_one_of_the_list(url, method):
+async def test_a_node_that_is_silent_leaves_enough_time_for_the_next_one_of_the_list(
+    url, method, monkeypatch
+):
+    monkeypatch.setattr(rabbitmq_connection, "CONNECT_SECONDS", 3.0)
+    monkeypatch.setattr(rabbitmq_connection, "LEAST_CONNECT_SECONDS", 1.0)
     async with Proxy(url) as silent:
         await silent.swallow()
         nodes = [URL(silent.url), URL(silent.url), URL(url)]
@@ -253,7 +260,8 @@ async def test_a_lost_connection_makes_what_is_in_flight_unknown_at_once(url, me
         assert await publisher.publish(messages, within=LONG) == [Outcome.ACKED] * 200
 
 
-async def test_closing_the_publisher_makes_what_is_in_flight_unknown(url, method):
+async def test_closing_the_publisher_makes_what_is_in_flight_unknown(url, method, monkeypatch):
+    monkeypatch.setattr(aiormq.Connection, "READER_CLOSE_TIMEOUT", 0.2)
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.swallow()
         publishing = asyncio.create_task(publisher.publish(some_messages(3), within=LONG))
@@ -535,10 +543,11 @@ async def test_a_batch_that_was_not_written_in_time_leaves_no_trace(url):
         assert not channel.message_id_delivery_tag
 
 
-async def test_a_silent_peer_is_noticed_and_cancels_no_task(url, method):
+async def test_a_silent_peer_is_noticed_and_cancels_no_task(url, method, monkeypatch):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     async with (
         Proxy(url) as proxy,
-        a_publisher(proxy.url, method, heartbeat_seconds=3) as publisher,
+        a_publisher(proxy.url, method, heartbeat_seconds=1) as publisher,
     ):
         await proxy.swallow()
         async with asyncio.timeout(10):
@@ -549,11 +558,13 @@ async def test_a_silent_peer_is_noticed_and_cancels_no_task(url, method):
 
 
 async def test_a_broker_without_memory_is_noticed_and_gets_no_further_copies(
-    rabbitmq_server: RabbitmqServer, rabbitmq_vhost, publisher
+    rabbitmq_server: RabbitmqServer, rabbitmq_vhost, url
 ):
+    """Both methods in one alarm, because an alarm takes seconds."""
     messages = some_messages(50)
-    channel = channel_of(publisher)
-    async with rabbitmq_server.memory_alarm():
+
+    async def is_refused(publisher: RabbitMQPublisher) -> None:
+        channel = channel_of(publisher)
         async with asyncio.timeout(3):
             outcomes = await publisher.publish(messages, within=timedelta(seconds=30))
         assert outcomes == [Outcome.UNKNOWN] * 50
@@ -564,19 +575,27 @@ async def test_a_broker_without_memory_is_noticed_and_gets_no_further_copies(
         assert channel_of(publisher) is channel
         assert channel.delivery_tag == 50
 
-    async def ready() -> bool:
-        try:
-            await publisher.ready()
-        except BrokerUnavailable:
-            return False
-        return True
+    async def is_accepted(publisher: RabbitMQPublisher) -> None:
+        channel = channel_of(publisher)
 
-    await eventually(ready)
-    assert await publisher.publish(messages, within=LONG) == [Outcome.ACKED] * 50
-    assert channel_of(publisher) is not channel
+        async def ready() -> bool:
+            try:
+                await publisher.ready()
+            except BrokerUnavailable:
+                return False
+            return True
+
+        await eventually(ready)
+        assert await publisher.publish(messages, within=LONG) == [Outcome.ACKED] * 50
+        assert channel_of(publisher) is not channel
+
+    async with a_publisher(url, "batch") as batch, a_publisher(url, "gather") as gather:
+        async with rabbitmq_server.memory_alarm():
+            await asyncio.gather(is_refused(batch), is_refused(gather))
+        await asyncio.gather(is_accepted(batch), is_accepted(gather))
 
     async def counted() -> bool:
-        return (await rabbitmq_server.http.queues(rabbitmq_vhost))[WORK].ready == 100
+        return (await rabbitmq_server.http.queues(rabbitmq_vhost))[WORK].ready == 200
 
     await eventually(counted, message="not one copy of before the alarm, and one of after")
 

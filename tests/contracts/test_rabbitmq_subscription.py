@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
+import aiormq
 import pytest
 from structlog.testing import capture_logs
 from yarl import URL
@@ -307,10 +308,11 @@ async def test_a_lost_connection_is_raised_by_take_and_blocks_no_ack(url, method
         assert await is_quick(subscription.ack(*deliveries))
 
 
-async def test_a_silent_peer_is_noticed(url, method):
+async def test_a_silent_peer_is_noticed(url, method, monkeypatch):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     async with (
         Proxy(url) as proxy,
-        a_transport(proxy.url, method, heartbeat_seconds=3).subscribe(
+        a_transport(proxy.url, method, heartbeat_seconds=1).subscribe(
             WORK, prefetch=1
         ) as subscription,
     ):
@@ -342,7 +344,7 @@ async def test_the_installed_client_library_supports_frame_reading(url):
 
 
 async def test_deliveries_come_by_callback_if_the_client_library_is_another(url, monkeypatch):
-    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_tapping", lambda _: {})
+    monkeypatch.setattr(rabbitmq_tap.FrameReadingConnection, "_reader_arguments", lambda _: {})
     await publish(url, a_message(b"1"), a_message(b"2"))
 
     with capture_logs() as logs:
@@ -358,9 +360,9 @@ async def test_deliveries_come_by_callback_if_the_client_library_is_another(url,
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        ("connection", "tap", None),
-        ("tap", "heard", False),
-        ("tap", "lost_track", True),
+        ("connection", "frame_reader", None),
+        ("frame_reader", "received", False),
+        ("frame_reader", "out_of_sync", True),
         ("channel", "number", None),
         ("channel", "write_queue", None),
     ],
@@ -375,7 +377,7 @@ async def test_a_client_library_that_lacks_what_frames_need_is_incompatible(
         owners: dict[str, Any] = {
             "connection": connection,
             "channel": channel,
-            "tap": connection.tap,
+            "frame_reader": connection.frame_reader,
         }
         assert rabbitmq_tap.incompatibility(connection, channel) is None
         original = getattr(owners[owner], name)

@@ -17,10 +17,10 @@ A consumer that dies or is cut off at each point of handling a message in a tran
 | C5, COMMIT not heard by the database       | `…[not_committed]`, also when the session ends     |
 | C5, outcome of the COMMIT unknown          | `test_a_consumer_that_does_not_know_…`             |
 | after C5, before C6                        | `test_a_consumer_killed_before_its_acknowledgement`|
-| C6 sent, the broker never got it           | `test_an_acknowledgement_that_is_lost_…`           |
+| C6 sent, the broker never got it           | `test_an_ack_that_is_lost_on_its_way_…`            |
 | two consumers have it, the first commits   | `test_of_two_consumers_…_commits`                  |
 | two consumers have it, the first does not  | `test_of_two_consumers_…_rolls_back`               |
-| the handler raises, Postgres is away       | `tests/integration/test_consumer.py`               |
+| the handler raises, Postgres is unreachable| `tests/integration/test_consumer.py`               |
 | the database crashes                       | `test_server_crashes`                              |
 
 Attempts that end in another way than by their handler's failure are not counted.
@@ -133,7 +133,7 @@ async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(st
     await is_applied_once(stage, message)
 
 
-async def test_an_acknowledgement_that_is_lost_on_its_way_is_given_again(stage):
+async def test_an_ack_that_is_lost_on_its_way_is_sent_again(stage):
     consumer = await stage.consumer()
     trap = stage.broker.before(ACK)
     message = a_message()

@@ -13,7 +13,7 @@ A consumer that dies or is cut off around a handler whose effects are outside of
 | after T1, before the call                  | `test_a_consumer_killed_once_its_claim_…`          |
 | in the call                                | `tests/integration/test_behaviours.py`             |
 | after the call, before T2                  | `test_a_consumer_killed_after_the_call_…`          |
-| the database is away at T2                 | `test_a_database_that_is_away_…`                   |
+| the database is unavailable at T2          | `test_a_database_that_is_unavailable_…`            |
 | T2, outcome of the COMMIT unknown          | `test_a_completion_whose_outcome_is_unknown_…`     |
 | after T2, before the acknowledgement       | `test_a_consumer_killed_once_it_has_completed_…`   |
 
@@ -78,7 +78,7 @@ async def lease_is_over(stage: ProxiedConsumer) -> bool:
 
 @pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_claim_whose_outcome_is_unknown_is_made_again_and_leads_to_one_call(
+async def test_a_claim_whose_outcome_is_unknown_is_repeated_and_leads_to_one_call(
     stage, committed, event_type
 ):
     await stage.consumer()
@@ -105,7 +105,7 @@ async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_messag
     await is_completed(stage, after=1)
 
 
-async def test_a_consumer_killed_once_its_claim_is_committed_is_one_of_which_nobody_knows(stage):
+async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its_handler(stage):
     doomed = await stage.consumer()
     trap = stage.database.after(RECORD, COMMIT)
     await stage.publish(a_message(DEAD_LETTER))
@@ -135,7 +135,9 @@ async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_polic
         await is_stopped(stage, after=1)
 
 
-async def test_a_database_that_is_away_for_longer_than_the_lease_leads_to_no_second_call(stage):
+async def test_a_database_that_is_unavailable_for_longer_than_the_lease_leads_to_no_second_call(
+    stage,
+):
     await stage.consumer()
     trap = stage.database.before(COMPLETION)
     await stage.publish(a_message(DEAD_LETTER))

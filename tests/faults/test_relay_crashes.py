@@ -50,7 +50,7 @@ IDLE_SESSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerDeployment:
+class ProxiedRelays:
     """Relays that reach both servers through proxies, and a queue that takes their events."""
 
     deployment: Deployment
@@ -94,7 +94,7 @@ class ConsumerDeployment:
 
 
 @pytest.fixture
-async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[ConsumerDeployment]:
+async def relays(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[ProxiedRelays]:
     await a_queue(rabbitmq_url)
     async with (
         BreakpointProxy(postgres_url) as database,
@@ -108,7 +108,7 @@ async def place(postgres_url, rabbitmq_url, tmp_path) -> AsyncIterator[ConsumerD
             MQ_POLL_MAX_SECONDS="0.1",
         ) as deployment,
     ):
-        yield ConsumerDeployment(deployment, database, broker, rabbitmq_url)
+        yield ProxiedRelays(deployment, database, broker, rabbitmq_url)
 
 
 def each(events: list[outbox.Event], times: int) -> Counter[str | None]:
@@ -117,127 +117,127 @@ def each(events: list[outbox.Event], times: int) -> Counter[str | None]:
 
 @pytest.mark.parametrize("point", ["claimed", "not_published"])
 async def test_a_relay_killed_before_the_broker_has_heard_of_an_event_leaves_it_to_another(
-    place, point
+    relays, point
 ):
-    trap = place.trap(point)
-    events = await place.commits()
-    doomed = await place.deployment.relay()
+    trap = relays.trap(point)
+    events = await relays.commits()
+    doomed = await relays.deployment.relay()
     await trap.sprung()
 
     doomed.kill()
-    assert await place.attempts() == {0}
-    await place.deployment.relay()
+    assert await relays.attempts() == {0}
+    await relays.deployment.relay()
 
-    await place.is_drained()
-    assert await place.copies() == each(events, 1)
+    await relays.is_drained()
+    assert await relays.copies() == each(events, 1)
 
 
 @pytest.mark.parametrize("point", ["not_confirmed", "not_deleted", "not_committed"])
 async def test_a_relay_killed_after_the_broker_has_its_events_costs_one_more_copy_of_each(
-    place, point
+    relays, point
 ):
-    trap = place.trap(point)
-    events = await place.commits()
-    doomed = await place.deployment.relay()
+    trap = relays.trap(point)
+    events = await relays.commits()
+    doomed = await relays.deployment.relay()
     await trap.sprung()
 
     doomed.kill()
-    assert await place.attempts() == {0}
-    await place.deployment.relay()
+    assert await relays.attempts() == {0}
+    await relays.deployment.relay()
 
-    await place.is_drained()
-    assert await place.copies() == each(events, 2)
+    await relays.is_drained()
+    assert await relays.copies() == each(events, 2)
 
 
-async def test_a_relay_killed_once_its_settlement_is_committed_costs_nothing(place):
-    trap = place.trap("committed")
-    events = await place.commits()
-    doomed = await place.deployment.relay()
+async def test_a_relay_killed_once_its_settlement_is_committed_costs_nothing(relays):
+    trap = relays.trap("committed")
+    events = await relays.commits()
+    doomed = await relays.deployment.relay()
     await trap.sprung()
 
     doomed.kill()
-    await place.deployment.relay()
+    await relays.deployment.relay()
 
-    assert await place.deployment.is_drained()
-    further = await place.commits(1)
-    await place.is_drained()
-    assert await place.copies() == each(events + further, 1)
+    assert await relays.deployment.is_drained()
+    further = await relays.commits(1)
+    await relays.is_drained()
+    assert await relays.copies() == each(events + further, 1)
 
 
 @pytest.mark.parametrize(("point", "times"), [("not_committed", 2), ("committed", 1)])
 async def test_a_relay_that_does_not_know_whether_its_settlement_is_committed_goes_by_the_rows(
-    place, point, times
+    relays, point, times
 ):
-    trap = place.trap(point)
-    events = await place.commits()
-    relay = await place.deployment.relay()
+    trap = relays.trap(point)
+    events = await relays.commits()
+    relay = await relays.deployment.relay()
     await trap.sprung()
 
     trap.cut()
 
-    await place.is_drained()
-    assert await place.copies() == each(events, times)
+    await relays.is_drained()
+    assert await relays.copies() == each(events, times)
     await relay.wait_for_line("server_unavailable")
     await relay.wait_for_line("server_available")
     assert await relay.terminate() == 0
 
 
-async def test_a_relay_that_loses_the_confirm_publishes_again_and_counts_no_attempt(place):
-    trap = place.trap("not_confirmed")
-    events = await place.commits()
-    relay = await place.deployment.relay()
+async def test_a_relay_that_loses_the_confirm_publishes_again_and_counts_no_attempt(relays):
+    trap = relays.trap("not_confirmed")
+    events = await relays.commits()
+    relay = await relays.deployment.relay()
     await trap.sprung()
 
-    again = place.trap("not_published")
+    again = relays.trap("not_published")
     trap.cut()
     await again.sprung()
-    assert await place.attempts() == {0}
+    assert await relays.attempts() == {0}
     again.release()
 
-    await place.is_drained()
-    assert await place.copies() == each(events, 2)
+    await relays.is_drained()
+    assert await relays.copies() == each(events, 2)
     assert await relay.terminate() == 0
 
 
 async def test_a_session_that_is_ended_while_its_relay_publishes_costs_one_more_copy_of_each(
-    place,
+    relays,
 ):
-    trap = place.trap("not_confirmed")
-    events = await place.commits()
-    relay = await place.deployment.relay()
+    trap = relays.trap("not_confirmed")
+    events = await relays.commits()
+    relay = await relays.deployment.relay()
     await trap.sprung()
 
-    async with place.deployment.engine.connect() as connection:
+    async with relays.deployment.engine.connect() as connection:
         ended = await connection.scalars(
             sa.text(f"SELECT pg_terminate_backend(pid) {IDLE_SESSIONS}")
         )
         assert list(ended) == [True]
     trap.release()
 
-    await place.is_drained()
-    assert await place.copies() == each(events, 2)
+    await relays.is_drained()
+    assert await relays.copies() == each(events, 2)
     assert await relay.terminate() == 0
 
 
 async def test_a_relay_that_was_stopped_past_all_deadlines_finds_that_another_has_taken_over(
-    place,
+    relays,
 ):
-    trap = place.trap("not_confirmed")
-    events = await place.commits()
-    stopped = await place.deployment.relay()
+    trap = relays.trap("not_confirmed")
+    events = await relays.commits()
+    stopped = await relays.deployment.relay()
     await trap.sprung()
     stopped.freeze()
-    other = await place.deployment.relay()
+    other = await relays.deployment.relay()
 
     # Once the server has ended the transaction of the one that does not answer.
-    await place.is_drained()
+    await relays.is_drained()
     trap.release()
     stopped.thaw()
     await stopped.wait_for_line("server_unavailable")
 
-    assert await place.copies() == each(events, 2)
+    assert await relays.copies() == each(events, 2)
     assert await other.terminate() == 0
-    further = await place.commits()
-    await place.is_drained()
-    assert await place.copies() == each(further, 1)
+    further = await relays.commits()
+    await relays.is_drained()
+    assert await relays.copies() == each(further, 1)
     assert await stopped.terminate() == 0

@@ -1,5 +1,5 @@
 """
-A consumer that dies or is cut off while it puts a message off, or gives it up.
+A consumer that dies or is cut off while it retries a message, or dead-letters it.
 
     publish a copy to the retry queue, and wait for the confirm; then acknowledge
     write to dead_letters and record that it has failed, COMMIT; then acknowledge
@@ -12,13 +12,13 @@ A consumer that dies or is cut off while it puts a message off, or gives it up.
 | likewise, and all attempts fail            | `test_original_and_copy_that_both_fail_…`          |
 | the confirm is lost with the connection    | `test_a_consumer_that_loses_the_confirm_…`         |
 | the copy is returned                       | `test_as_long_as_no_queue_takes_the_copy_…`        |
-| before what is given up is committed       | `test_a_burial_that_was_not_committed_…`           |
-| its COMMIT, outcome unknown                | `test_a_consumer_that_does_not_know_…`             |
-| after it, before the acknowledgement       | `test_a_message_that_was_given_up_…`               |
+| before the dead letter is committed        | `test_a_dead_letter_that_was_not_committed_…`      |
+| outcome of its COMMIT unknown              | `test_a_consumer_that_does_not_know_…`             |
+| after it, before the acknowledgement       | `test_a_dead_lettered_message_that_was_not_acked_…`|
 
-Neither publish and acknowledgement nor COMMIT and acknowledgement can be one. What is known of a
-message that comes again is whether it was completed; that it was given up does not make it a
-duplicate, so each such crash can leave one dead letter more.
+Neither publish and acknowledgement nor COMMIT and acknowledgement can be one. A message that comes
+again is a duplicate only if it was completed, and not if it was dead-lettered; so each such crash
+can leave one dead letter more.
 """
 
 import pytest
@@ -30,7 +30,7 @@ from tests.support.wire_protocols import ACK, COMMIT, PUBLISH, RETURN, statement
 
 pytestmark = pytest.mark.fault
 
-BURIAL = statement("INSERT INTO dead_letters")
+DEAD_LETTER = statement("INSERT INTO dead_letters")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def stage(postgres_url, rabbitmq_url, tmp_path):
 
 @pytest.fixture
 async def last_try(postgres_url, rabbitmq_url, tmp_path):
-    """Consumers that give up what has failed once."""
+    """Consumers that dead-letter a message after its first failure."""
     async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0") as stage:
         yield stage
 
@@ -141,34 +141,34 @@ async def test_as_long_as_no_queue_takes_the_copy_the_message_is_not_acknowledge
     assert attempts_that_failed(stage) == 1
 
 
-async def test_a_burial_that_was_not_committed_happens_once_after_a_crash(last_try):
+async def test_a_dead_letter_that_was_not_committed_is_written_once_after_a_crash(last_try):
     doomed = await last_try.consumer()
-    trap = last_try.database.before(BURIAL, COMMIT)
+    trap = last_try.database.before(DEAD_LETTER, COMMIT)
 
     await replaced(last_try, trap, doomed, "test.fails.always")
 
     await last_try.gives_up(1)
-    await is_given_up(last_try, letters=1)
+    await is_dead_lettered(last_try, letters=1)
 
 
 @pytest.mark.parametrize(("committed", "letters"), [(False, 1), (True, 2)])
-async def test_a_consumer_that_does_not_know_whether_it_has_given_up_does_so_again(
+async def test_a_consumer_that_does_not_know_whether_its_dead_letter_is_committed_writes_it_again(
     last_try, committed, letters
 ):
     await last_try.consumer()
     database = last_try.database
-    trap = (database.after if committed else database.before)(BURIAL, COMMIT)
+    trap = (database.after if committed else database.before)(DEAD_LETTER, COMMIT)
     await last_try.publish(a_message("test.fails.always"))
     await trap.sprung()
 
     trap.cut()
 
     await last_try.gives_up(letters)
-    await is_given_up(last_try, letters=letters)
+    await is_dead_lettered(last_try, letters=letters)
     assert attempts_that_failed(last_try) == 1
 
 
-async def test_a_message_that_was_given_up_and_not_acknowledged_is_handled_and_given_up_again(
+async def test_a_dead_lettered_message_that_was_not_acked_is_handled_and_dead_lettered_again(
     last_try,
 ):
     doomed = await last_try.consumer()
@@ -176,11 +176,11 @@ async def test_a_message_that_was_given_up_and_not_acknowledged_is_handled_and_g
     await replaced(last_try, last_try.broker.before(ACK), doomed, "test.fails.always")
 
     await last_try.gives_up(2)
-    await is_given_up(last_try, letters=2)
+    await is_dead_lettered(last_try, letters=2)
     assert attempts_that_failed(last_try) == 2
 
 
-async def test_a_message_that_was_given_up_and_not_acknowledged_may_yet_succeed(last_try):
+async def test_a_dead_lettered_message_that_was_not_acked_may_yet_succeed(last_try):
     """Its dead letter stays, and tells nothing that is still to be repaired."""
     doomed = await last_try.consumer()
 
@@ -194,7 +194,7 @@ async def test_a_message_that_was_given_up_and_not_acknowledged_may_yet_succeed(
     assert await last_try.left() == {}
 
 
-async def is_given_up(stage: ProxiedConsumer, *, letters: int) -> None:
+async def is_dead_lettered(stage: ProxiedConsumer, *, letters: int) -> None:
     await stage.ends()
     assert [row["reason"] for row in await stage.deployment.dead()] == letters * [
         "retries_exhausted"

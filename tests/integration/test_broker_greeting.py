@@ -1,6 +1,6 @@
 """
-Brokers that hang up before a connection is there, as one does that is about to end, and what
-stands in front of one that is away.
+Brokers that hang up before a connection is open: one that is about to end does so, and a proxy in
+front of an unreachable one.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ uses = pytest.mark.parametrize("use", [publishes, consumes, looks])
     ],
     ids=["breaks_off_start", "starts", "breaks_off_tune", "tunes"],
 )
-async def test_a_broker_that_hangs_up_in_the_middle_of_its_greeting_is_away(
+async def test_a_broker_that_hangs_up_in_the_middle_of_its_greeting_is_unavailable(
     words: list[bytes], use: Use
 ):
     async with a_broker(*words) as transport:
@@ -107,8 +107,8 @@ def hangs_up() -> Iterator[int]:
 
 
 @uses
-def test_a_broker_that_hangs_up_before_it_says_anything_is_away(hangs_up: int, use: Use):
-    """Seen with the event loop of the processes: it tells of an end before anybody has read."""
+def test_a_broker_that_hangs_up_before_its_first_byte_is_unavailable(hangs_up: int, use: Use):
+    """With the event loop of the product, which reports an end of stream before the first read."""
 
     async def is_unavailable() -> None:
         for _ in range(TIMES):

@@ -46,7 +46,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "child.log"
 
 
-async def test_a_terminated_child_says_goodbye_and_its_exit_code_is_known(log: Path):
+async def test_a_terminated_child_writes_its_last_line_and_its_exit_code_is_known(log: Path):
     async with python(ORDERLY, log=log) as child:
         await child.wait_for_line("ready")
 
@@ -54,7 +54,7 @@ async def test_a_terminated_child_says_goodbye_and_its_exit_code_is_known(log: P
         assert child.output == "ready\ngoodbye\n"
 
 
-async def test_a_killed_child_says_nothing(log: Path):
+async def test_a_killed_child_writes_no_further_line(log: Path):
     async with python(ORDERLY, log=log) as child:
         await child.wait_for_line("ready")
 

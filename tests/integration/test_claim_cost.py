@@ -1,5 +1,5 @@
 """
-What a claim costs, counted and not timed: statements, and rows that Postgres looks at.
+The cost of a claim, counted and not timed: statements, and rows that Postgres reads.
 """
 
 from collections import Counter
@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from relay.row import Row
-from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.query_plans import Statement, recorded, rows_read
@@ -56,7 +55,7 @@ async def claim(
 
 
 async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
-    """What the *statements* of a claim look at, in a session that is prepared for claims."""
+    """The rows that *statements* of a claim read, in a session that is prepared for claims."""
     async with engine.connect() as connection:
         return sum([await rows_read(connection, statement) for statement in statements])
 
@@ -118,10 +117,7 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
     engine, key
 ):
     """Only its full scans do, and the clock stands still between them."""
-    store = a_store(engine)
-    store.selector = Claimer(
-        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
-    )
+    store = PostgresStore(engine, publish_timeout=timedelta(seconds=10), clock=lambda: 0)
     await fill(engine, 10, key=key)
     async with engine.connect() as old:
         await old.execution_options(isolation_level="REPEATABLE READ")
@@ -135,7 +131,7 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
 
 
 async def settle_all(store: PostgresStore) -> None:
-    """Claim and delete what is there, and look once more in vain."""
+    """Claim and delete all rows; the last claim finds none."""
     found = True
     while found:
         async with store.claim(limit=1_000, size=1_000_000) as claim:
@@ -157,7 +153,8 @@ async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) 
             )
             plan = result.scalar_one()[0]["Plan"]
             touched += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    store.selector._low_water._released = store.selector._keyed_low_water._released = False
+    for scan in (store.claimer.unkeyed, store.claimer.keyed):
+        scan.low_water._released = False
     await settle_all(store)
     return touched
 

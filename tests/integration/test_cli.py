@@ -16,52 +16,43 @@ from yarl import URL
 
 from outbox.database import migrate
 from outbox.database.engine import create_engine
+from tests.support.commands import CommandLine
+from tests.support.processes import REPOSITORY
 from tests.support.servers.ports import free_ports
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = "hunter2-of-the-test"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command in an empty directory and return the finished process."""
-
-    def run(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env={"PATH": "", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **settings},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
-
-
 TARGET = "tests.support.effects:consumer"
 
 
-def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
+@pytest.fixture
+def run(tmp_path) -> CommandLine:
+    return CommandLine(tmp_path)
+
+
+@pytest.fixture
+def migrated(sqlite_url, tmp_path) -> None:
+    """Leave the tables in the file that commands use without any setting."""
+    assert sqlite_url.endswith(f"{tmp_path / 'outbox.db'}")
+
+
+def test_commands_set_up_an_empty_directory_with_files_of_their_owner(run, tmp_path):
     before = run("relay", "check")
-    assert (before.returncode, before.stderr.strip()) == (
+    assert (before.code, before.err.strip()) == (
         2,
         "error: the tables are missing: run `relay migrate`",
     )
 
-    assert run("relay", "migrate").returncode == 0
-    assert run("relay", "check").returncode == 2
-    assert "exchange health_data_exchange (topic)" in run("relay", "topology").stdout
-    assert run("relay", "check").returncode == 0
-    assert run("consumer", "check", TARGET).returncode == 2
-    assert (
-        "queue health_data_processing.effects.dead" in run("consumer", "topology", TARGET).stdout
-    )
-    assert run("consumer", "check", TARGET).returncode == 0
-    assert "health_data_processing.effects.retry.30s" in run("consumer", "status", TARGET).stdout
-    assert "rows" in run("relay", "status").stdout
-    assert {path.name for path in tmp_path.glob("*.db")} == {"outbox.db", "broker.db"}
+    assert run("relay", "migrate").code == 0
+    assert run("relay", "check").code == 2
+    assert "exchange health_data_exchange (topic)" in run("relay", "topology").out
+    assert run("relay", "check").code == 0
+    assert run("consumer", "check", TARGET).code == 2
+    assert "queue health_data_processing.effects.dead" in run("consumer", "topology", TARGET).out
+    assert run("consumer", "check", TARGET).code == 0
+    assert "health_data_processing.effects.retry.30s" in run("consumer", "status", TARGET).out
+    assert "rows" in run("relay", "status").out
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*.db")}
+    assert files == {"outbox.db": 0o600, "broker.db": 0o600}
 
 
 @pytest.mark.parametrize(
@@ -72,40 +63,40 @@ def test_from_nothing_to_a_working_set_up_on_sqlite(run, tmp_path):
         ("run", {"MQ_DELIVERY_LIMIT": "7", "MQ_DECLARE_TOPOLOGY": "false"}, "x-delivery-limit"),
     ],
 )
+@pytest.mark.usefixtures("migrated")
 def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
     run, rabbitmq_url, verb, setting, argument
 ):
     broker = {"MQ_BROKER_URL": rabbitmq_url}
-    run("relay", "migrate")
     run("consumer", "topology", TARGET, **broker)
 
     done = run("consumer", verb, TARGET, MQ_METRICS_PORT="0", **broker, **setting)
 
-    assert done.returncode == 2
-    [line] = [line for line in (done.stdout + done.stderr).splitlines() if "another" in line]
+    assert done.code == 2
+    [line] = [line for line in (done.out + done.err).splitlines() if "another" in line]
     assert f"queue health_data_processing.effects exists with another {argument}" in line
 
 
+@pytest.mark.usefixtures("migrated")
 def test_a_check_says_what_it_could_not_compare(run, rabbitmq_url, rabbitmq_reader_url):
-    run("relay", "migrate")
     run("consumer", "topology", TARGET, MQ_BROKER_URL=rabbitmq_url)
 
     done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url)
 
-    assert done.returncode == 0, done.stderr
-    assert "warning: queue health_data_processing.effects: exists, but" in done.stderr
+    assert done.code == 0, done.err
+    assert "warning: queue health_data_processing.effects: exists, but" in done.err
 
 
 def test_a_check_finds_settings_that_contradict_each_other(run):
     done = run("consumer", "check", TARGET, MQ_DEDUPLICATION_RETENTION_HOURS="24")
 
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+    assert done.code == 2
+    [line] = done.err.splitlines()
     assert line.startswith("error: MQ_DEDUPLICATION_RETENTION_HOURS: must be at least ")
 
 
-def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_path):
-    run("relay", "migrate")
+@pytest.mark.usefixtures("migrated")
+def test_a_purge_deletes_older_rows_and_refuses_an_age_that_allows_duplicates(run, tmp_path):
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
         database.executemany(
             "INSERT INTO processed_messages "
@@ -116,25 +107,25 @@ def test_a_purge_forgets_what_is_older_and_refuses_what_may_come_again(run, tmp_
         database.commit()
 
     refused = run("consumer", "purge", TARGET, "--older-than", "7d")
-    assert refused.returncode == 2
-    [line] = refused.stderr.splitlines()
+    assert refused.code == 2
+    [line] = refused.err.splitlines()
     assert line.startswith("error: --older-than: must be at least 168.4 hours, ")
 
     by_retention = run("consumer", "purge", TARGET)
-    assert (by_retention.returncode, by_retention.stdout) == (0, "2 rows forgotten\n")
-    assert by_retention.stderr == ""
+    assert (by_retention.code, by_retention.out) == (0, "2 rows forgotten\n")
+    assert by_retention.err == ""
 
     below = run("consumer", "purge", TARGET, "--older-than", "8d")
-    assert (below.returncode, below.stdout) == (0, "1 rows forgotten\n")
-    assert "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS" in below.stderr
+    assert (below.code, below.out) == (0, "1 rows forgotten\n")
+    assert "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS" in below.err
 
     for no_duration in ("soon", "0"):
-        assert run("consumer", "purge", TARGET, "--older-than", no_duration).returncode == 2
+        assert run("consumer", "purge", TARGET, "--older-than", no_duration).code == 2
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.usefixtures("migrated")
 def test_a_relay_without_a_secret_for_ordering_keys_does_not_start(run, tmp_path, verb):
-    run("relay", "migrate")
     run("relay", "topology")
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
         database.execute("DELETE FROM ordering_secret")
@@ -142,20 +133,14 @@ def test_a_relay_without_a_secret_for_ordering_keys_does_not_start(run, tmp_path
 
     done = run("relay", verb, MQ_METRICS_PORT="0")
 
-    assert done.returncode == 2
-    assert "ordering_secret: there must be one row" in done.stdout + done.stderr
-
-
-def test_the_database_file_is_for_its_owner_alone(run, tmp_path):
-    run("relay", "migrate")
-
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.db")} == {0o600}
+    assert done.code == 2
+    assert "ordering_secret: there must be one row" in done.out + done.err
 
 
 def test_an_unknown_revision_is_a_line_and_status_2(run):
     done = run("relay", "migrate", "9999")
 
-    assert (done.returncode, done.stderr.splitlines()) == (
+    assert (done.code, done.err.splitlines()) == (
         2,
         ["error: REVISION: there is no such revision"],
     )
@@ -170,10 +155,10 @@ def test_alembic_upgrades_from_a_checkout(run, tmp_path):
         "head",
     )
 
-    assert alembic.returncode == 0, alembic.stderr
+    assert alembic.code == 0, alembic.err
     assert (tmp_path / "outbox.db").exists()
-    assert run("relay", "topology").returncode == 0
-    assert run("relay", "check").returncode == 0
+    assert run("relay", "topology").code == 0
+    assert run("relay", "check").code == 0
 
 
 @pytest.mark.parametrize(
@@ -187,11 +172,11 @@ def test_bad_settings_are_a_line_each_and_status_2(run, verb):
         MQ_LOG_LEVEL="loud",
     )
 
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
+    assert done.code == 2
+    lines = done.err.splitlines()
     assert all(line.startswith("error: MQ_") for line in lines)
     assert {line.split()[1] for line in lines} >= {"MQ_METRICS_PORT:", "MQ_LOG_LEVEL:"}
-    assert SECRET not in done.stderr
+    assert SECRET not in done.err
 
 
 @pytest.mark.parametrize(
@@ -203,18 +188,9 @@ def test_an_unreachable_server_at_start_is_status_3(run, verb):
 
     done = run(*verb, MQ_DATABASE_URL=url, MQ_METRICS_PORT="0")
 
-    assert done.returncode == 3
-    assert SECRET not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_an_unreachable_broker_at_start_is_status_3(run):
-    run("relay", "migrate")
-
-    done = run("relay", "run", MQ_BROKER_URL=f"amqp://u:{SECRET}@127.0.0.1:{free_ports(1)[0]}/")
-
-    assert done.returncode == 3
-    assert SECRET not in done.stdout + done.stderr
+    assert done.code == 3
+    assert SECRET not in done.out + done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgres_url):
@@ -223,9 +199,9 @@ def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgr
     for verb in (["relay", "run"], ["relay", "check"], ["consumer", "run", TARGET]):
         done = run(*verb, MQ_DATABASE_URL=url, MQ_METRICS_PORT="0")
 
-        assert done.returncode == 2
-        assert "the server refuses user, password or database (28P01)" in done.stderr
-        assert SECRET not in done.stderr
+        assert done.code == 2
+        assert "the server refuses user, password or database (28P01)" in done.err
+        assert SECRET not in done.err
 
 
 @pytest.fixture
@@ -268,17 +244,18 @@ def test_a_right_that_a_command_lacks_is_a_line_and_status_2(run, without_rights
     for verb, (url, problem) in problems.items():
         done = run(*verb, MQ_DATABASE_URL=url)
 
-        assert (done.returncode, done.stderr[: len(problem) + 7]) == (2, f"error: {problem}")
+        assert (done.code, done.err[: len(problem) + 7]) == (2, f"error: {problem}")
 
 
-def test_wrong_credentials_at_start_are_status_3_and_not_shown(run, rabbitmq_url):
-    run("relay", "migrate")
-    url = str(URL(rabbitmq_url).with_password(SECRET))
+@pytest.mark.usefixtures("migrated")
+def test_a_broker_that_is_unreachable_or_refuses_the_password_is_status_3(run, rabbitmq_url):
+    url = URL(rabbitmq_url).with_password(SECRET)
 
-    done = run("relay", "run", MQ_BROKER_URL=url)
+    for broker in (url, url.with_port(free_ports(1)[0])):
+        done = run("relay", "run", MQ_BROKER_URL=str(broker))
 
-    assert done.returncode == 3
-    assert SECRET not in done.stdout + done.stderr
+        assert done.code == 3
+        assert SECRET not in done.out + done.err
 
 
 @pytest.mark.parametrize(
@@ -293,25 +270,28 @@ def test_wrong_credentials_at_start_are_status_3_and_not_shown(run, rabbitmq_url
 def test_a_consumer_that_cannot_be_loaded_is_a_line_and_status_2(run, target, problem):
     done = run("consumer", "run", target)
 
-    assert done.returncode == 2
-    assert problem in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert problem in done.err
+    assert "Traceback" not in done.err
 
 
+@pytest.mark.usefixtures("migrated")
 def test_a_taken_metrics_port_is_a_line_and_status_2(run):
-    run("relay", "migrate")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("relay", "run", MQ_METRICS_PORT=str(port))
 
-    assert done.returncode == 2
-    assert f"MQ_METRICS_PORT: port {port} is taken" in done.stderr
+    assert done.code == 2
+    assert f"MQ_METRICS_PORT: port {port} is taken" in done.err
 
 
-@pytest.mark.parametrize("command", ["relay", "consumer"])
-def test_help_names_the_verbs_and_the_exit_codes(run, command):
-    done = run(command, "--help")
+@pytest.mark.parametrize("name", ["relay", "consumer"])
+@pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
+def test_help_names_the_verbs_and_the_exit_codes(name, as_module):
+    python = Path(sys.executable)
+    command = [python, "-m", name] if as_module else [python.with_name(name)]
 
-    assert done.returncode == 0
+    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+
     for word in ("run", "topology", "check", "status", "drain deadline passed"):
-        assert word in " ".join(done.stdout.split())
+        assert word in " ".join(help_text.stdout.split())

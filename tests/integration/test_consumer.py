@@ -1,5 +1,5 @@
 """
-What the consumer process does when the world is not as it should be.
+The consumer process when messages, handlers, Postgres or the broker fail.
 """
 
 from dataclasses import replace
@@ -76,9 +76,9 @@ async def test_a_message_delivered_twice_is_applied_once(deployment, rabbitmq_ur
         ("no_identity", {"message_id": "17"}),
         ("no_identity", {"message_id": None}),
         ("malformed", {"type": None}),
-        ("no_handler", {"type": "test.nobody.handles"}),
+        ("no_handler", {"type": "test.without.handler"}),
         ("content_encoding_unknown", {"content_encoding": "zstd"}),
-        ("no_handler", {"type": "test.nobody.handles", "headers": {"a\0b": "c\0d", "e": 1.5}}),
+        ("no_handler", {"type": "test.without.handler", "headers": {"a\0b": "c\0d", "e": 1.5}}),
     ],
 )
 async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
@@ -104,7 +104,7 @@ async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
     await eventually(lambda: queue_is_empty(rabbitmq_url))
 
 
-async def test_a_message_that_is_too_old_to_deduplicate_is_set_aside_until_an_operator_replays_it(
+async def test_a_message_too_old_to_deduplicate_is_dead_lettered_until_an_operator_replays_it(
     deployment, rabbitmq_url
 ):
     await deployment.consumer()
@@ -126,7 +126,7 @@ async def test_a_message_that_is_too_old_to_deduplicate_is_set_aside_until_an_op
 
 
 async def publish_without_id(url: str, message: WireMessage) -> None:
-    """Publish as a program that knows nothing of ids; our own client library would add one."""
+    """Publish a message without an id; the client library of the tests would add one."""
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
@@ -169,7 +169,7 @@ async def test_sigterm_lets_a_handler_finish(deployment, rabbitmq_url):
 
 
 @pytest.mark.parametrize("event_type", ["test.waits", "test.blocks.a.thread"])
-async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
+async def test_a_handler_that_outlasts_the_drain_deadline_is_rolled_back(
     postgres_url, rabbitmq_url, tmp_path, event_type
 ):
     async with Deployment(
@@ -196,18 +196,20 @@ async def test_a_handler_that_outlasts_the_drain_deadline_is_undone(
     ],
 )
 async def test_a_handler_that_spoils_its_own_transaction_has_failed(
-    deployment, rabbitmq_url, misdeed
+    postgres_url, rabbitmq_url, tmp_path, misdeed
 ):
-    await deployment.consumer()
-    await publish(rabbitmq_url, a_message(type=f"test.{misdeed}"))
+    no_retries = {"MQ_MAX_RETRIES": "0"}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **no_retries) as deployment:
+        await deployment.consumer()
+        await publish(rabbitmq_url, a_message(type=f"test.{misdeed}"))
 
-    (dead,) = await eventually(deployment.dead)
+        (dead,) = await eventually(deployment.dead)
 
-    assert dead["reason"] == "retries_exhausted"
-    assert await deployment.applied() == []
+        assert dead["reason"] == "retries_exhausted"
+        assert await deployment.applied() == []
 
 
-async def test_while_the_database_is_away_messages_wait_and_no_attempt_is_counted(
+async def test_while_the_database_is_unavailable_messages_wait_and_no_attempt_is_counted(
     postgres_url, rabbitmq_url, tmp_path
 ):
     async with (
@@ -246,7 +248,7 @@ async def test_a_lost_broker_connection_is_replaced(postgres_url, rabbitmq_url, 
         assert await consumer.terminate() == 0
 
 
-async def test_a_broker_that_falls_silent_is_noticed_and_nothing_is_lost(
+async def test_a_broker_that_falls_silent_is_noticed_and_no_message_is_lost(
     postgres_url, rabbitmq_url, tmp_path
 ):
     async with (

@@ -1,5 +1,5 @@
 """
-`relay dead` and `consumer dead`, as people call them.
+The commands `relay dead` and `consumer dead`.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from outbox.dead_letters.source import reading
 from outbox.tables import dead_letters, outbox
 from outbox.transports.sqlite.transport import SqliteTransport
 from tests.support.builders import CANARY
+from tests.support.commands import CommandLine, Ended
 from tests.support.dead_letters import (
     QUEUE,
     a_letter,
@@ -37,50 +38,41 @@ from tests.support.dead_letters import (
 )
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.processes import ChildProcess
+from tests.support.processes import REPOSITORY, ChildProcess
 from tests.support.servers.ports import free_ports
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "tests.support.effects:consumer"
-BECAUSE = ("--because", "the handler is mended")
+BECAUSE = ("--because", "the handler is fixed")
 CONSUMER = ("consumer", "dead")
 RELAY = ("relay", "dead")
 MANY = 5_000
 
 
-class Shell:
-    """Runs commands in a directory, with the settings of a deployment."""
+class Shell(CommandLine):
+    """Runs the commands for dead letters of consumers and of the relay."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        self._directory = directory
-        self._settings = settings
-        self.said = ""
+    async def consumer(self, verb: str, *rest: str) -> Ended:
+        return await self.run(*CONSUMER, verb, TARGET, *rest)
 
-    async def __call__(self, *command: str, stdout: int | None = None) -> tuple[int, str, str]:
+    async def relay(self, verb: str, *rest: str) -> Ended:
+        return await self.run(*RELAY, verb, *rest)
+
+    async def writing_to(self, stdout: int, *command: str) -> tuple[int, str]:
+        """The exit status of a command whose standard output is *stdout*, and its errors."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *command,
-            cwd=self._directory,
-            env={"PATH": "", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **self._settings},
-            stdout=stdout or subprocess.PIPE,
+            *(sys.executable, "-m", *command),
+            cwd=self.directory,
+            env=self.settings,
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        said = (out or b"").decode(), err.decode()
-        self.said += "".join(said)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None
-        return process.returncode, *said
-
-    async def consumer(self, verb: str, *rest: str) -> tuple[int, str, str]:
-        return await self(*CONSUMER, verb, TARGET, *rest)
-
-    async def relay(self, verb: str, *rest: str) -> tuple[int, str, str]:
-        return await self(*RELAY, verb, *rest)
+        return process.returncode, errors.decode()
 
 
-class ProxiedConsumer:
-    """A deployment and a shell beside it."""
+class CommandedDeployment:
+    """A deployment, and a shell for its commands."""
 
     def __init__(self, deployment: Deployment, shell: Shell) -> None:
         self.deployment = deployment
@@ -90,7 +82,7 @@ class ProxiedConsumer:
 
 @pytest.fixture(params=["sqlite", "servers"])
 def settings(request) -> dict[str, str]:
-    """Nothing configured, which means SQLite files, or Postgres and RabbitMQ."""
+    """No settings, which means SQLite files, or Postgres and RabbitMQ."""
     if request.param == "sqlite":
         return {}
     return {
@@ -103,13 +95,13 @@ def settings(request) -> dict[str, str]:
 async def stage(settings, tmp_path):
     shell = Shell(tmp_path, MQ_RETRY_DELAYS="[0.2]", **settings)
     if not settings:
-        assert (await shell("relay", "migrate"))[0] == 0
+        assert (await shell.run("relay", "migrate"))[0] == 0
     logs = tmp_path / "logs"
     logs.mkdir()
     files = (f"sqlite:///{tmp_path / name}" for name in ("outbox.db", "broker.db"))
     async with Deployment(*(settings.values() or files), logs) as deployment:
-        assert (await shell("consumer", "topology", TARGET))[0] == 0
-        yield ProxiedConsumer(deployment, shell)
+        assert (await shell.run("consumer", "topology", TARGET))[0] == 0
+        yield CommandedDeployment(deployment, shell)
 
 
 @pytest.fixture
@@ -125,7 +117,7 @@ async def engine(sqlite_url):
     await engine.dispose()
 
 
-async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, tmp_path):
+async def test_dead_letters_of_a_consumer_are_repaired_replayed_and_applied(stage, tmp_path):
     shell, engine = stage.shell, stage.engine
     broken, fine = await write_dead_letter(
         engine, first := a_letter(body=b"{broken"), second := a_letter(reason="no_handler")
@@ -166,10 +158,10 @@ async def test_a_consumers_letters_are_repaired_replayed_and_take_effect(stage, 
     assert {row["because"] for row in rows} == {BECAUSE[1]}
     assert len({row["run"] for row in rows}) == 2
     assert fine
-    assert CANARY not in shell.said + stage.deployment.logs() + str(rows)
+    assert CANARY not in shell.printed + stage.deployment.logs() + str(rows)
 
 
-async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(stage):
+async def test_a_completed_message_is_applied_again_only_with_the_option_completed(stage):
     shell = stage.shell
     letter = a_letter()
     await write_dead_letter(stage.engine, letter)
@@ -193,7 +185,7 @@ async def test_a_completed_message_takes_effect_again_only_if_that_is_asked_for(
     assert done["status"] == "completed"
 
 
-async def test_the_relays_letters_are_published_after_all(stage):
+async def test_dead_letters_of_the_relay_are_replayed_and_published(stage):
     shell = stage.shell
     letter = a_letter_of_the_relay()
     malformed = a_letter_of_the_relay(type=None)
@@ -211,29 +203,29 @@ async def test_the_relays_letters_are_published_after_all(stage):
     code, said, _ = await shell.relay("drop", "--reason", "unroutable", *BECAUSE)
     assert (code, said.strip()) == (0, "dropped 1 of 1")
     assert await remaining(stage.engine) == []
-    assert CANARY not in shell.said + stage.deployment.logs()
+    assert CANARY not in shell.printed + stage.deployment.logs()
 
 
-async def test_two_replays_at_once_deliver_each_of_a_thousand_messages_once(stage):
-    ids = await bury_many(stage.engine, 1_000)
+async def test_two_replays_at_once_deliver_each_message_of_many_batches_once(stage):
+    many = 4 * BATCH
+    ids = await bury_many(stage.engine, many)
 
     runs = await asyncio.gather(
         *(stage.shell.consumer("replay", "--all", *BECAUSE) for _ in range(2))
     )
 
     assert [code for code, *_ in runs] == [0, 0]
-    assert sum(count for action, count in await audited(stage.engine) if action == "replay") == (
-        1_000
-    )
+    replayed = [count for action, count in await audited(stage.engine) if action == "replay"]
+    assert sum(replayed) == many
     assert await remaining(stage.engine) == []
     await stage.deployment.consumer()
-    await stage.deployment.applies(1_000, within=60)
+    await stage.deployment.applies(many, within=60)
     rows = await stage.deployment.rows(processed_messages)
     assert sorted(str(row["message_id"]) for row in rows) == sorted(ids)
     assert {row["attempts"] for row in rows} == {1}
 
 
-async def test_a_replay_to_a_queue_that_is_missing_leaves_the_letters_and_says_so(stage):
+async def test_a_replay_to_a_missing_queue_leaves_the_dead_letter_and_reports_it(stage):
     await write_dead_letter(stage.engine, a_letter(queue="missing"), a_letter())
 
     code, said, _ = await stage.shell.consumer("replay", "--all", *BECAUSE)
@@ -243,7 +235,7 @@ async def test_a_replay_to_a_queue_that_is_missing_leaves_the_letters_and_says_s
     assert left["queue"] == "missing"
 
 
-async def test_bodies_and_keys_are_shown_only_to_who_says_why(shell, engine, tmp_path):
+async def test_bodies_and_keys_are_shown_only_with_a_reason(shell, engine, tmp_path):
     letter = a_letter(
         idempotency_key=f"idem-{CANARY}", ordering_key=f"order-{CANARY}", reason="malformed"
     )
@@ -292,18 +284,18 @@ async def test_an_export_is_a_new_file_for_its_owner_alone(shell, engine, tmp_pa
     assert (code, said.strip()) == (0, "exported 2 of 2")
     assert (first["body_base64"], second["body_base64"]) == ("/wA=", "eyJhIjogTmFOfQ==")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
-    assert (taken, problem.strip()) == (2, "error: FILE: is there already")
+    assert (taken, problem.strip()) == (2, "error: FILE: exists already")
     assert (tmp_path / "taken").read_text() == "mine"
-    assert (nowhere, where.strip()) == (2, "error: FILE: cannot be made (FileNotFoundError)")
+    assert (nowhere, where.strip()) == (2, "error: FILE: cannot be created (FileNotFoundError)")
 
 
-async def test_an_export_that_nobody_reads_ends_without_a_traceback(shell, engine):
+async def test_an_export_to_a_closed_pipe_ends_without_a_traceback(shell, engine):
     await bury_many(engine, 300)
     reader, writer = os.pipe()
     os.close(reader)
 
     try:
-        code, _, problem = await shell(*CONSUMER, "export", TARGET, "-", stdout=writer)
+        code, problem = await shell.writing_to(writer, *CONSUMER, "export", TARGET, "-")
     finally:
         os.close(writer)
 
@@ -345,7 +337,7 @@ async def test_a_bad_option_is_a_line_that_names_it_and_changes_nothing(
     assert len(await remaining(engine)) == 1
 
 
-async def test_the_key_is_neither_printed_nor_kept(shell, engine):
+async def test_the_key_is_neither_printed_nor_stored(shell, engine):
     key = f"user-{CANARY}"
     await write_dead_letter(engine, a_letter(ordering_key=key), a_letter())
 
@@ -373,9 +365,9 @@ async def test_a_broker_that_cannot_be_reached_is_status_3_and_changes_nothing(
     shell, engine, tmp_path
 ):
     await write_dead_letter(engine, a_letter())
-    away = Shell(tmp_path, MQ_BROKER_URL=f"amqp://u:p@127.0.0.1:{free_ports(1)[0]}/")
+    unreachable = Shell(tmp_path, MQ_BROKER_URL=f"amqp://u:p@127.0.0.1:{free_ports(1)[0]}/")
 
-    code, _, err = await away.consumer("replay", "--all", *BECAUSE)
+    code, _, err = await unreachable.consumer("replay", "--all", *BECAUSE)
 
     assert (code, "Traceback" in err) == (3, False)
     assert len(await remaining(engine)) == 1
@@ -398,7 +390,8 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(shell, engine):
     primary, secondary = pty.openpty()
 
     piped = await shell.consumer("drop", "--limit", "150", *BECAUSE)
-    shell_code, *_ = await shell(*CONSUMER, "drop", TARGET, "--all", *BECAUSE, stdout=secondary)
+    drop = (*CONSUMER, "drop", TARGET, "--all", *BECAUSE)
+    shell_code, _ = await shell.writing_to(secondary, *drop)
     os.close(secondary)
     on_terminal = os.read(primary, 65_536).decode()
     os.close(primary)
@@ -408,8 +401,8 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(shell, engine):
 
 
 async def started_replay(shell: Shell, engine: AsyncEngine, tmp_path: Path) -> ChildProcess:
-    """A replay of many letters that has sent some of them."""
-    assert (await shell("consumer", "topology", TARGET))[0] == 0
+    """A replay of many dead letters that has sent some of them."""
+    assert (await shell.run("consumer", "topology", TARGET))[0] == 0
     await bury_many(engine, MANY)
     child = ChildProcess(
         [sys.executable, "-m", *CONSUMER, "replay", TARGET, "--all", *BECAUSE],
@@ -450,7 +443,7 @@ async def test_an_interrupted_replay_finishes_its_batch_and_says_how_many_it_sen
     assert await depth(embedded_broker_url) == done
 
 
-async def test_a_look_ends_at_the_first_signal(shell, engine, tmp_path):
+async def test_a_command_that_only_reads_ends_at_the_first_signal(shell, engine, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
         child = ChildProcess(
@@ -506,7 +499,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
         MQ_BROKER_URL=rabbitmq_url,
     )
     try:
-        assert (await shell("consumer", "topology", TARGET))[0] == 0
+        assert (await shell.run("consumer", "topology", TARGET))[0] == 0
         await write_dead_letter(engine, a_letter(), a_letter_of_the_relay())
         async with engine.begin() as connection:
             for grant in grants[:-1]:
@@ -533,7 +526,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
 
 
 def documented_grants(role: str) -> list[str]:
-    """The statements of the documentation for who uses `dead`; the one on audit_log is last."""
+    """The grants that the documentation gives an operator; the one on audit_log is last."""
     lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
     granted = [line.partition(";")[0] for line in lines if " to operator;" in line]
     return sorted(

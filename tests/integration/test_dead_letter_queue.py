@@ -1,5 +1,5 @@
 """
-What becomes of messages that the broker gives up by itself.
+Messages that the broker dead-letters by itself.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def place(urls, tmp_path) -> AsyncIterator[ConsumerDeployment]:
+async def deployment(urls, tmp_path) -> AsyncIterator[ConsumerDeployment]:
     async with ConsumerDeployment(
         urls,
         tmp_path,
         MQ_MESSAGE_TTL_SECONDS=f"{TTL.total_seconds():g}",
         MQ_MAX_REQUEUES="1",
         MQ_DELIVERY_LIMIT=str(LIMIT),
-    ) as place:
-        assert await (await place.consumer()).terminate() == 0
-        yield place
+    ) as deployment:
+        assert await (await deployment.consumer()).terminate() == 0
+        yield deployment
 
 
-async def are_dead(place: ConsumerDeployment, count: int) -> bool:
-    """Whether so many messages are in the dead queue."""
-    depth = await place.broker.depth(f"{place.queue}.dead")
+async def are_dead(deployment: ConsumerDeployment, count: int) -> bool:
+    """Whether *count* messages are in the dead queue."""
+    depth = await deployment.broker.depth(f"{deployment.queue}.dead")
     return depth is not None and depth.messages == count
 
 
@@ -51,42 +51,42 @@ def returned(message: WireMessage) -> WireMessage:
     return replace(message, headers={**message.headers, REQUEUES_HEADER: 1})
 
 
-async def test_what_has_expired_comes_back_until_it_has_done_so_too_often(place):
+async def test_an_expired_message_is_requeued_until_its_limit(deployment):
     late, too_late = a_message("test.happened"), returned(a_message("test.happened"))
     failing = a_message("test.wants.to.wait", seconds=0.01)
-    await place.publish(late, too_late, failing)
-    # The embedded broker moves nothing before somebody looks.
+    await deployment.publish(late, too_late, failing)
+    # The embedded broker moves expired messages only when a client reads the queue.
     clock = asyncio.get_running_loop().time
     expired_at = clock() + 1.5 * TTL.total_seconds()
     await eventually(lambda: clock() > expired_at)
 
-    consumer = await place.consumer()
-    dead = (await place.buried(1))[too_late.message_id]
-    await place.applies(2)
+    consumer = await deployment.consumer()
+    dead = (await deployment.buried(1))[too_late.message_id]
+    await deployment.applies(2)
 
-    assert await place.attempts() == once(late) + once(failing, attempt=2)
-    assert (dead["source"], dead["queue"]) == (place.app, place.queue)
+    assert await deployment.attempts() == once(late) + once(failing, attempt=2)
+    assert (dead["source"], dead["queue"]) == (deployment.app, deployment.queue)
     assert (dead["reason"], dead["attempts"]) == ("expired", 0)
     assert (dead["exchange"], dead["routing_key"]) == (EXCHANGE, "test.happened")
     assert (dead["body"], dead["type"]) == (too_late.body, too_late.type)
     assert await consumer.terminate() == 0
-    assert await are_dead(place, 0)
+    assert await are_dead(deployment, 0)
 
 
-async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
-    """Also if it died as a copy that was tried again."""
+async def test_a_message_delivered_too_often_is_dead_lettered_unchanged(deployment):
+    """Also if it was dead-lettered as a copy for a retry."""
     fresh, other = a_message("test.happened"), a_message("test.is.filtered", wanted=True)
-    retry_copy = republish.retry_copy(other, queue=place.queue, attempt=3)
-    await place.publish(fresh, retry_copy)
+    retry_copy = republish.retry_copy(other, queue=deployment.queue, attempt=3)
+    await deployment.publish(fresh, retry_copy)
     for _ in range(LIMIT + 1):
-        async with place.broker.subscribe(place.queue, prefetch=2) as subscription:
+        async with deployment.broker.subscribe(deployment.queue, prefetch=2) as subscription:
             deliveries = await subscription.take(2)
             while len(deliveries) < 2:
                 deliveries += await subscription.take(1)
-    await eventually(lambda: are_dead(place, 2))
+    await eventually(lambda: are_dead(deployment, 2))
 
-    await place.consumer()
-    dead = await place.buried(2)
+    await deployment.consumer()
+    dead = await deployment.buried(2)
 
     assert {row["reason"] for row in dead.values()} == {"delivery_limit"}
     row, copy = dead[fresh.message_id], dead[other.message_id]
@@ -95,30 +95,30 @@ async def test_what_was_delivered_too_often_is_in_dead_letters_as_it_was(place):
     assert copy["headers"][EXCHANGE_HEADER] == EXCHANGE
     assert copy["headers"][ROUTING_KEY_HEADER] == other.routing_key
     assert not any("death" in name for row in dead.values() for name in row["headers"])
-    assert await place.applied() == []
+    assert await deployment.applied() == []
 
 
-async def test_a_message_that_ends_each_process_is_given_up_and_its_neighbours_are_applied(
+async def test_a_message_that_ends_each_process_is_dead_lettered_and_its_neighbours_are_applied(
     postgres_url, rabbitmq_url, tmp_path
 ):
     """
-    The first process takes its neighbours along; after that they come one at a time, and what ends
-    a process uses up nobody else's deliveries.
+    The first process ends with the neighbours in its hands; after that messages come one at a
+    time, so that the one that ends processes uses up no delivery of another.
     """
     neighbours = [a_message("test.happened") for _ in range(60)]
     killer = a_message("test.kills")
     async with ConsumerDeployment(
         (postgres_url, rabbitmq_url), tmp_path, MQ_DELIVERY_LIMIT=str(LIMIT)
-    ) as place:
-        assert await (await place.consumer()).terminate() == 0
-        await place.publish_all([neighbours[0], killer, *neighbours[1:]])
+    ) as deployment:
+        assert await (await deployment.consumer()).terminate() == 0
+        await deployment.publish_all([neighbours[0], killer, *neighbours[1:]])
 
         for _ in range(LIMIT + 1):
-            assert await (await place.consumer()).wait() == 9
-        last = await place.consumer()
-        dead = await place.buried(1)
-        await place.applies(len(neighbours))
+            assert await (await deployment.consumer()).wait() == 9
+        last = await deployment.consumer()
+        dead = await deployment.buried(1)
+        await deployment.applies(len(neighbours))
 
         assert dead[killer.message_id]["reason"] == "delivery_limit"
-        assert await place.attempts() == once(*neighbours)
+        assert await deployment.attempts() == once(*neighbours)
         assert await last.terminate() == 0

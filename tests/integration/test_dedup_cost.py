@@ -1,5 +1,5 @@
 """
-What a purge of the dedup store costs, counted and not timed.
+The cost of a purge of the dedup store, counted and not timed.
 """
 
 import asyncio
@@ -52,14 +52,14 @@ async def analyze(engine: AsyncEngine) -> None:
 
 
 async def purged_at_a_cost(engine: AsyncEngine, consumer: str) -> tuple[int, int]:
-    """The rows of one more batch, and how many the next one looks at."""
+    """The rows of one more batch, and how many the next one reads."""
     with recorded(engine) as statements:
         rows = await Retention(engine, consumer, older_than=MONTH, horizon=MONTH).batch()
     async with engine.connect() as connection:
         return rows, await rows_read(connection, statements[-1])
 
 
-async def test_a_purge_looks_at_nothing_but_what_it_deletes(engine):
+async def test_a_purge_reads_only_the_rows_that_it_deletes(engine):
     await fill(engine, "etl", days=40, rows=3 * PURGE_LIMIT)
     await fill(engine, "etl", days=1, rows=MANY)
     await fill(engine, "audit", days=40, rows=MANY)
@@ -92,7 +92,7 @@ async def test_a_batch_does_not_walk_over_what_the_ones_before_it_have_deleted(e
     assert max(costs) - min(costs) < 50
 
 
-async def test_a_purge_passes_over_rows_that_somebody_holds_and_takes_them_later(engine):
+async def test_a_purge_skips_locked_rows_and_deletes_them_later(engine):
     await fill(engine, "etl", days=40, rows=10)
     kept = Retention(engine, "etl", older_than=MONTH, horizon=MONTH)
     async with engine.begin() as holder:

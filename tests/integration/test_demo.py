@@ -12,14 +12,16 @@ from uuid import UUID
 
 import pytest
 
+from outbox_demo.audit import audit
 from outbox_demo.history import History
-from outbox_demo.reckoning import reckon
 from outbox_demo.tables import Record
+from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
-from tests.support.processes import ChildProcess
+from tests.support.processes import ChildProcess, PreparedProcess
 from tests.support.reaper import process_exists
 
 WITHIN = 90.0
+ON_FILES = {"MQ_DATABASE_URL": "", "MQ_BROKER_URL": "", "COLUMNS": "100"}
 UPLOAD = {
     "bucket": "uploads",
     "key": "2026/01/01/4711.json",
@@ -34,11 +36,11 @@ ENDINGS = [signal.SIGTERM, *([signal.SIGKILL] if sys.platform == "linux" else []
 
 
 def demo(work: Path, *options: str | Path) -> ChildProcess:
-    """`relay demo` on SQLite files in *work*."""
-    return ChildProcess(
-        [sys.executable, "-m", "relay", "demo", "--directory", work, *options],
+    """The demo on SQLite files in *work*."""
+    return PreparedProcess(
+        [sys.executable, "-m", "outbox_demo", "--directory", work, *options],
         log=work.with_suffix(".log"),
-        env={"MQ_DATABASE_URL": "", "MQ_BROKER_URL": "", "COLUMNS": "100"},
+        env=ON_FILES,
     )
 
 
@@ -76,22 +78,27 @@ def work(tmp_path: Path) -> Path:
 
 
 async def test_every_committed_event_has_one_effect_though_processes_are_killed(work: Path):
-    async with demo(work, "--count", "500") as child:
+    child = ChildProcess(
+        [sys.executable, "-m", "relay", "demo", "--directory", work, "--count", "500"],
+        log=work.with_suffix(".log"),
+        env=ON_FILES,
+    )
+    async with child:
         code = await child.wait(within=WITHIN)
 
         assert code == 0, child.tail
         table = figures(child.output)
         assert table["committed"] == table["published"] == table["applied"] == "500"
         assert int(table["rolled back on purpose"]) > 0
-        assert table["processes killed"] == "4"
+        assert table["processes killed and started again"] == "4"
         assert table["lost"] == "0"
         assert table["applied twice"] == "0"
-        assert table["effects of rolled back events"] == "0"
+        assert table["applied although rolled back"] == "0"
         assert table["exit codes"] == "0 from all 4"
         assert len(effects(work)) == 500
 
 
-async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
+async def test_the_events_of_a_file_are_published_and_applied(work: Path, tmp_path: Path):
     file = tmp_path / "events.ndjson"
     plain = {"type": "patient.registered", "payload": {"name": "Grüezi", "visits": [1, None]}}
     again = UPLOAD | {"key": "2026/01/01/4712.json"}
@@ -103,7 +110,7 @@ async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
         assert code == 0, child.tail
         table = figures(child.output)
         assert table["committed"] == "3"
-        assert table["announced again"] == "1"
+        assert table["repeat the idempotency key of another event"] == "1"
         assert table["applied"] == "2"
         assert {row["record_type"] for row in effects(work)} == {
             "StepsRecord",
@@ -120,23 +127,25 @@ async def test_the_events_of_a_file_are_told(work: Path, tmp_path: Path):
         ('{"user_id": "user-4711"', "line 3: event: is not JSON"),
     ],
 )
-async def test_a_bad_line_stops_everything_before_it_begins(
+def test_a_bad_line_stops_the_demo_before_it_commits_an_event(
     work: Path, tmp_path: Path, line: str, problem: str
 ):
     file = tmp_path / "events.ndjson"
     file.write_text(f"{json.dumps(UPLOAD)}\n\n{line}\n")
 
-    async with demo(work, "--events", file) as child:
-        code = await child.wait(within=WITHIN)
+    run = CommandLine(tmp_path)
+    ended = run("outbox_demo", "--directory", str(work), "--events", str(file))
 
-        assert code == 2
-        assert f"error: {problem}" in child.output
-        assert "4711" not in child.output
-        assert "Müller" not in child.output
-        assert not (work / "outbox.db").exists()
+    assert ended.code == 2
+    assert f"error: {problem}" in ended.err
+    assert "4711" not in run.printed
+    assert "Müller" not in run.printed
+    assert not (work / "outbox.db").exists()
 
 
-async def test_the_files_of_a_directory_are_announced_as_they_are(work: Path, tmp_path: Path):
+async def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash(
+    work: Path, tmp_path: Path
+):
     directory = tmp_path / "clinic"
     contents = {
         "HeartRateRecord/morning.json": b'{"bpm": 61}',
@@ -162,30 +171,20 @@ async def test_the_files_of_a_directory_are_announced_as_they_are(work: Path, tm
         }
 
 
-async def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path):
+def test_a_directory_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path):
     (tmp_path / "events.ndjson").write_text(json.dumps(UPLOAD))
 
-    child = ChildProcess(
-        [sys.executable, "-m", "outbox_demo", "--directory", tmp_path],
-        log=tmp_path.with_suffix(".log"),
-    )
-    async with child:
-        code = await child.wait(within=WITHIN)
+    ended = CommandLine(tmp_path)("outbox_demo", "--directory", str(tmp_path))
 
-        assert code == 2
-        assert "must be empty" in child.output
-        assert (tmp_path / "events.ndjson").read_text() == json.dumps(UPLOAD)
+    assert ended.code == 2
+    assert "must be empty" in ended.err
+    assert (tmp_path / "events.ndjson").read_text() == json.dumps(UPLOAD)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_no_child_outlives_the_demo(work: Path, ending: signal.Signals):
-    child = ChildProcess(
-        [sys.executable, "-m", "outbox_demo", "--directory", work],
-        log=work.with_suffix(".log"),
-        env={"MQ_DATABASE_URL": "", "MQ_BROKER_URL": ""},
-    )
-    async with child:
-        await child.wait_for_line("start", within=WITHIN)
+    async with demo(work) as child:
+        await child.wait_for_line("starting", within=WITHIN)
         await eventually(lambda: len(children_of(child.pid)) == 4, within=WITHIN)
         pids = children_of(child.pid)
 
@@ -200,35 +199,32 @@ def row(number: int, *, key: str = "", size: int = 1) -> Record:
     return Record(UUID(int=number), key or f"key-{number}", "hash", size)
 
 
-def test_the_reckoning_finds_nothing_where_nothing_is_wrong():
+def test_the_audit_passes_if_every_committed_event_has_one_effect():
     uploads = [row(1), row(2), row(3, key="key-2")]
     past = History({UUID(int=1), UUID(int=2), UUID(int=3)}, {UUID(int=4)})
 
-    found = reckon(uploads, [row(1), row(2)], past)
+    result = audit(uploads, [row(1), row(2)], past)
 
-    assert found.flawless
-    assert (found.committed, found.rolled_back, found.applied, found.announced_again) == (
-        *(3, 1, 2),
-        1,
-    )
+    assert result.passed
+    assert (result.committed, result.rolled_back, result.applied, result.repeated) == (3, 1, 2, 1)
 
 
 @pytest.mark.parametrize(
-    ("effects_found", "committed", "flaw"),
+    ("applied", "committed", "fault"),
     [
         ([row(1)], {1, 2}, "lost"),
         ([row(1), row(2), row(2)], {1, 2}, "applied_twice"),
-        ([row(1), row(2), row(3)], {1, 2}, "ghosts"),
+        ([row(1), row(2), row(3)], {1, 2}, "uncommitted"),
         ([row(1), row(2, size=7)], {1, 2}, "changed"),
-        ([row(1), row(2)], {1}, "disputed"),
-        ([row(1), row(2)], {1, 2, 3}, "disputed"),
+        ([row(1), row(2)], {1}, "inconsistent"),
+        ([row(1), row(2)], {1, 2, 3}, "inconsistent"),
     ],
 )
-def test_the_reckoning_finds_each_flaw(
-    effects_found: list[Record], committed: set[int], flaw: str
-):
-    found = reckon([row(1), row(2)], effects_found, History({UUID(int=n) for n in committed}))
+def test_the_audit_finds_each_fault(applied: list[Record], committed: set[int], fault: str):
+    result = audit([row(1), row(2)], applied, History({UUID(int=n) for n in committed}))
 
-    assert not found.flawless
-    flaws = ("lost", "applied_twice", "ghosts", "changed", "disputed")
-    assert {name: getattr(found, name) for name in flaws} == dict.fromkeys(flaws, 0) | {flaw: 1}
+    assert not result.passed
+    faults = ("lost", "applied_twice", "uncommitted", "changed", "inconsistent")
+    assert {name: getattr(result, name) for name in faults} == dict.fromkeys(faults, 0) | {
+        fault: 1
+    }

@@ -1,5 +1,5 @@
 """
-What is special to the broker in a SQLite file: dying processes, leases, and the file itself.
+The broker in a SQLite file: dying processes, leases, and the file itself.
 """
 
 import asyncio
@@ -241,7 +241,7 @@ async def test_releasing_a_message_is_no_failed_delivery(broker):
     assert "x-delivery-count" not in delivery.message.headers
 
 
-async def test_prefetched_messages_that_nobody_tried_have_not_failed(broker):
+async def test_prefetched_messages_that_no_handler_tried_have_not_failed(broker):
     await publish(broker, a_message(b"tried"), a_message(b"prefetched"))
     for _ in range(WORK.delivery_limit + 1):
         async with broker.subscribe(WORK.name, prefetch=2) as subscription:
@@ -254,7 +254,7 @@ async def test_prefetched_messages_that_nobody_tried_have_not_failed(broker):
     assert "x-delivery-count" not in delivery.message.headers
 
 
-async def test_a_message_that_nobody_takes_in_time_goes_to_the_dead_queue(path):
+async def test_a_message_that_is_not_taken_in_time_goes_to_the_dead_queue(path):
     broker = SqliteTransport(path, poll=POLL)
     hasty = replace(WORK, name="hasty", message_ttl=timedelta(milliseconds=100))
     await broker.declare(topology_of(hasty))
@@ -360,7 +360,7 @@ async def test_a_subscription_notices_that_its_file_is_gone(broker, path):
             await receive(subscription)
 
 
-async def test_a_directory_that_is_not_there_makes_the_broker_unavailable(tmp_path):
+async def test_a_missing_directory_makes_the_broker_unavailable(tmp_path):
     broker = SqliteTransport(tmp_path / "nowhere" / "broker.db")
 
     async with broker.publisher() as publisher:

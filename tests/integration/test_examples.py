@@ -1,5 +1,5 @@
 """
-What the README shows: its examples run, and its code is theirs.
+The examples of the README run, and its code is taken from them.
 """
 
 import ast

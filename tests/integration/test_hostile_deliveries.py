@@ -83,7 +83,7 @@ async def test_hostile_messages_arrive_flawed_in_a_healthy_stream_and_can_be_ack
     await eventually(empty)
 
 
-async def test_what_can_be_read_of_a_hostile_message_is_there(transport, channel):
+async def test_the_readable_parts_of_a_hostile_message_are_kept(transport, channel):
     flags = FLAGS["content_type"] | FLAGS["headers"] | FLAGS["message_id"] | FLAGS["timestamp"]
     headers = table(short(b"source") + b"S" + table(b"phone") + short(b"\xff") + b"t\x01")
     stamp = struct.pack(">Q", 2**63 - 1)

@@ -1,5 +1,5 @@
 """
-What leaves the database of an ordering key, seen by another program at the broker.
+The trace of an ordering key outside the database, seen by another program at the broker.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -70,10 +70,10 @@ async def test_a_key_is_nowhere_in_what_is_published_and_a_message_without_one_h
         assert abs(recorded_at - began) < timedelta(minutes=1)
 
 
-async def test_what_was_recorded_is_as_old_on_every_republish(
+async def test_an_event_keeps_its_time_of_recording_on_every_republish(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    """An event that nobody took for an hour was not recorded just now."""
+    """An event that waited for an hour was not recorded just now."""
     await a_queue(rabbitmq_url)
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         event = an_event(ordering_key=CANARY)

@@ -1,5 +1,5 @@
 """
-Connections to Postgres that are lost, when the driver has heard the server's last words only.
+Lost connections to Postgres of which the driver has read the server's last message only.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ END_BACKENDS = sa.text(
 
 
 class LastWords(Proxy):
-    """A proxy that passes on what a server says at its end, and not that it has ended."""
+    """A proxy that passes on the last message of a server, and not the end of the connection."""
 
     async def _over(self, *copies: "asyncio.Task[Any]") -> None:
         await asyncio.wait(copies)
@@ -65,7 +65,7 @@ async def answers(engine: AsyncEngine) -> bool:
         return bool(await connection.scalar(sa.select(1)) == 1)
 
 
-async def test_a_session_whose_server_has_said_goodbye_is_away_and_the_next_one_works(
+async def test_a_session_that_the_server_has_ended_is_unavailable_and_the_next_one_works(
     engine, server
 ):
     async with engine.connect() as connection:
@@ -78,7 +78,7 @@ async def test_a_session_whose_server_has_said_goodbye_is_away_and_the_next_one_
     assert await answers(engine)
 
 
-async def test_a_pooled_connection_whose_server_has_said_goodbye_costs_one_attempt(engine, server):
+async def test_a_pooled_connection_whose_server_has_ended_it_costs_one_attempt(engine, server):
     assert await answers(engine)
     await end_backends(server)
 
@@ -88,7 +88,7 @@ async def test_a_pooled_connection_whose_server_has_said_goodbye_costs_one_attem
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_one_works(
+async def test_a_transaction_that_the_server_has_ended_is_unavailable_and_the_next_one_works(
     engine, server, begun
 ):
     place = UnitOfWorkFactory(engine)
@@ -107,7 +107,7 @@ async def test_a_transaction_whose_server_has_said_goodbye_is_away_and_the_next_
         assert await work.session.scalar(sa.select(1)) == 1
 
 
-async def test_a_doorbell_whose_server_has_said_goodbye_is_away(engine, server):
+async def test_a_wake_signal_whose_server_has_ended_the_session_is_unavailable(engine, server):
     assert await answers(engine)
     await end_backends(server)
     wakeup = PostgresWakeup(engine, notify=lambda: None)

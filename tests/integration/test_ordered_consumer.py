@@ -1,5 +1,5 @@
 """
-What an ordered consumer promises: the messages of a key one after another, whatever fails.
+An ordered consumer applies the messages of a key one after another through every failure.
 """
 
 import asyncio
@@ -84,8 +84,8 @@ async def test_a_key_whose_message_fails_waits_and_the_others_flow(deployment):
 
 async def test_a_process_that_is_stopped_hands_its_keys_over_in_their_order(deployment, tmp_path):
     """
-    When it is told to stop, it has some of the third steps in flight, which end later, others
-    on its board, and the rest waits at the broker.
+    When the process is asked to stop, it has some of the third steps in flight, which end later;
+    others are in its delivery queue, and the rest is at the broker.
     """
     gate, count = tmp_path / "gate", 40
     gated = {2: {"gate": str(gate)}}
@@ -135,7 +135,7 @@ async def test_while_a_message_waits_only_its_own_key_does(deployment):
 async def test_a_message_that_waits_and_loses_its_session_is_attempted_again_uncounted(
     postgres_url, rabbitmq_url, tmp_path, times, attempts
 ):
-    """Its first attempt fails, so that it waits; who loses each session has failed in the end."""
+    """The first attempt fails, so that the message waits; one that loses every session fails."""
     event = an_event(KEYS[0], 0, fails=1, loses_in=2, loses=times)
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         async with deployment.engine.begin() as connection:

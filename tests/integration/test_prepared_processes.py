@@ -50,7 +50,7 @@ async def test_arguments_environment_and_directory_are_its_own(start):
         ("import os; os.kill(os.getpid(), 15)", -15),
     ],
 )
-async def test_its_exit_code_tells_how_it_has_ended(start, last_words, code):
+async def test_its_exit_code_shows_how_it_has_ended(start, last_words, code):
     async with start(last_words) as child:
         assert await child.wait() == code
 

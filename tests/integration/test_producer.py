@@ -66,7 +66,7 @@ async def test_an_async_connection_records_events_in_bulk(engine):
         assert list(await connection.scalars(TYPES)) == [event.type for event in events]
 
 
-async def test_events_roll_back_with_what_else_was_written(engine):
+async def test_events_roll_back_with_the_other_writes_of_their_transaction(engine):
     async with AsyncSession(engine) as session:
         outbox.add(session, an_event())
         await session.flush()
@@ -118,6 +118,6 @@ async def test_one_event_is_recorded_once(engine):
 
 
 @pytest.mark.parametrize("events", [[], ["no event"], [an_event()] * (MAX_INSERT + 1)])
-def test_what_cannot_be_inserted_is_refused(events):
+def test_an_invalid_argument_of_insert_is_refused(events):
     with pytest.raises(outbox.InvalidEvent, match="events"):
         outbox.insert(*events)

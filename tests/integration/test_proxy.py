@@ -1,5 +1,5 @@
 """
-What the proxy of fault tests does to connections, seen from both ends.
+Effects of the proxy of fault tests on connections, seen from both ends.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.support.wire_protocols import ACK, PUBLISH
 
 
 class Echo:
-    """A server that says whatever it is told, and remembers it."""
+    """A server that sends back every byte, and remembers it."""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -100,7 +100,7 @@ async def test_a_reset_ends_both_sides_by_rst_and_new_connections_are_made(echo)
 
 
 @pytest.mark.parametrize("silent", Side)
-async def test_what_a_silent_side_says_is_lost_and_its_connection_is_reset_after_it(echo, silent):
+async def test_bytes_of_a_silent_side_are_lost_and_its_connection_is_reset_after_it(echo, silent):
     server, url = echo
     async with Proxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
@@ -130,7 +130,7 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
         await eventually(lambda: len(server.ends) == 1)
 
 
-async def test_a_slow_way_takes_its_time_and_loses_nothing(echo):
+async def test_a_slow_link_takes_its_time_and_loses_no_byte(echo):
     _server, url = echo
     weather = NetworkConditions(
         delay=timedelta(milliseconds=50), jitter=timedelta(milliseconds=50)
@@ -148,7 +148,7 @@ async def test_a_slow_way_takes_its_time_and_loses_nothing(echo):
 @pytest.mark.parametrize(
     "weather", [NetworkConditions(piece_bytes=1), NetworkConditions(bytes_per_second=20_000)]
 )
-async def test_torn_and_narrow_ways_lose_nothing(echo, weather):
+async def test_torn_and_narrow_links_lose_no_byte(echo, weather):
     _server, url = echo
     async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
@@ -172,7 +172,7 @@ async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
         idle.close()
 
 
-async def test_a_tap_is_told_what_passes_and_nothing_else(echo):
+async def test_a_tap_sees_every_message_that_passes_and_no_other(echo):
     _server, url = echo
     told: list[tuple[Side, bytes]] = []
     async with BreakpointProxy(url) as proxy:
@@ -190,7 +190,7 @@ async def test_a_tap_is_told_what_passes_and_nothing_else(echo):
     ]
 
 
-async def test_a_trap_that_was_taken_away_holds_nothing_up(echo):
+async def test_a_removed_trap_delays_no_message(echo):
     _server, url = echo
     async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
@@ -201,7 +201,7 @@ async def test_a_trap_that_was_taken_away_holds_nothing_up(echo):
         client.close()
 
 
-async def test_a_server_that_is_away_ends_the_connection_at_once():
+async def test_a_server_that_is_unreachable_ends_the_connection_at_once():
     async with Proxy("amqp://127.0.0.1:1") as proxy:
         port = int(proxy.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,5 +1,5 @@
 """
-What the relay process does when the world is not as it should be.
+The relay process when events, Postgres or the broker fail.
 """
 
 import json
@@ -64,13 +64,13 @@ async def commit(deployment: Deployment, *events) -> None:
 
 
 async def no_transaction_is_open(deployment: Deployment) -> bool:
-    """Whether no relay holds one open without working in it."""
+    """Whether no relay holds an idle transaction open."""
     async with deployment.engine.connect() as connection:
         return not await connection.scalar(_OPEN_TRANSACTIONS)
 
 
 async def survives_the_loss_of_either(deployment: Deployment, one: Proxy, other: Proxy) -> None:
-    """Commit an event while *one* way to a server is cut, and another while *other* is."""
+    """Commit an event while the proxy *one* is cut, and another while *other* is."""
     await one.cut()
     await commit(deployment, an_event())
     await eventually(deployment.is_drained, within=20)
@@ -84,7 +84,7 @@ async def survives_the_loss_of_either(deployment: Deployment, one: Proxy, other:
 async def publishes_after_silence(
     deployment: Deployment, relay: ChildProcess, proxy: Proxy
 ) -> outbox.Event:
-    """Commit an event while the server behind *proxy* is silent; it leaves when that speaks."""
+    """Commit an event while the server behind *proxy* is silent, and have it published later."""
     await proxy.swallow()
     event = an_event()
     await commit(deployment, event)
@@ -96,7 +96,7 @@ async def publishes_after_silence(
 
 
 async def change(deployment: Deployment, event: outbox.Event, **values: str) -> None:
-    """Write into the row of *event* what no producer of ours would."""
+    """Change the row of *event* as no producer of ours would."""
     async with deployment.engine.begin() as connection:
         await connection.execute(
             sa.update(table).where(table.c.event_id == event.id).values(**values)
@@ -122,7 +122,7 @@ async def test_an_unroutable_event_waits_and_is_sent_when_a_queue_appears(
     assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
 
 
-async def test_an_event_is_given_up_after_the_configured_attempts(
+async def test_an_event_is_dead_lettered_after_the_configured_attempts(
     postgres_url, rabbitmq_url, tmp_path
 ):
     settings = {**SOON, "MQ_PUBLISH_MAX_ATTEMPTS": "2"}
@@ -138,7 +138,7 @@ async def test_an_event_is_given_up_after_the_configured_attempts(
         assert await deployment.is_drained()
 
 
-async def test_while_the_broker_is_away_no_attempt_is_burned_and_no_transaction_open(
+async def test_while_the_broker_is_unavailable_no_attempt_is_counted_and_no_transaction_open(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -152,7 +152,7 @@ async def test_while_the_broker_is_away_no_attempt_is_burned_and_no_transaction_
         event = an_event()
         await commit(deployment, event)
 
-        # The janitor's look at what is due takes milliseconds.
+        # A check of what maintenance is due takes milliseconds.
         await eventually(lambda: no_transaction_is_open(deployment), within=1)
         assert [row["attempts"] for row in await deployment.rows(table)] == [0]
 
@@ -163,22 +163,26 @@ async def test_while_the_broker_is_away_no_attempt_is_burned_and_no_transaction_
     assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
 
 
-async def test_a_broker_that_falls_silent_is_noticed_and_nothing_is_lost(
+async def test_a_broker_that_falls_silent_is_noticed_and_no_message_is_lost(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    """aiormq then cancels what waits for confirms, in tasks that nobody has cancelled."""
+    """aiormq then cancels the waits for confirms, in tasks that were not cancelled."""
     await a_queue(rabbitmq_url)
     async with (
         Proxy(rabbitmq_url) as proxy,
         Deployment(postgres_url, proxy.url, tmp_path, MQ_HEARTBEAT_SECONDS="1") as deployment,
     ):
         relay = await deployment.relay()
+        before = an_event()  # published over the connection that falls silent
+        await commit(deployment, before)
+        await eventually(deployment.is_drained)
 
         event = await publishes_after_silence(deployment, relay, proxy)
 
         assert await deployment.dead() == []
         assert await relay.terminate() == 0
-    assert {m.message_id for m in await messages_in(rabbitmq_url)} == {str(event.id)}
+    received = {m.message_id for m in await messages_in(rabbitmq_url)}
+    assert received == {str(before.id), str(event.id)}
 
 
 async def test_a_lost_database_session_is_replaced(
@@ -198,7 +202,9 @@ async def test_a_lost_database_session_is_replaced(
     assert len(await messages_in(rabbitmq_url)) == 2
 
 
-async def test_a_table_that_is_locked_for_long_is_waited_for(postgres_url, rabbitmq_url, tmp_path):
+async def test_a_relay_waits_for_a_table_that_is_locked_for_long(
+    postgres_url, rabbitmq_url, tmp_path
+):
     await a_queue(rabbitmq_url)
     settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "0.5"}
     async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
@@ -213,7 +219,7 @@ async def test_a_table_that_is_locked_for_long_is_waited_for(postgres_url, rabbi
         assert await relay.terminate() == 0
 
 
-async def test_a_bad_row_among_good_ones_is_set_aside(postgres_url, rabbitmq_url, tmp_path):
+async def test_a_bad_row_among_good_ones_is_dead_lettered(postgres_url, rabbitmq_url, tmp_path):
     await a_queue(rabbitmq_url)
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         bad, good = an_event(), [an_event() for _ in range(20)]
@@ -229,7 +235,7 @@ async def test_a_bad_row_among_good_ones_is_set_aside(postgres_url, rabbitmq_url
     assert received == {str(event.id) for event in good}
 
 
-async def test_a_message_that_the_broker_refuses_alone_does_not_hold_up_its_neighbours(
+async def test_an_event_that_the_broker_refuses_does_not_delay_its_neighbours(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)

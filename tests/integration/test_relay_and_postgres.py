@@ -1,5 +1,5 @@
 """
-What the relay process does when Postgres is not as it should be, and when it is idle.
+The relay process when Postgres fails, and when there is no event.
 """
 
 import socket
@@ -33,7 +33,7 @@ def over(url: str, *proxies: Proxy) -> str:
     )
 
 
-async def test_a_database_that_falls_silent_is_noticed_and_nothing_is_lost(
+async def test_a_database_that_falls_silent_is_noticed_and_no_event_is_lost(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -72,7 +72,7 @@ async def test_the_next_host_of_the_list_is_used_when_one_is_gone(
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 3
 
 
-async def test_a_restarted_postgres_is_waited_for(
+async def test_a_relay_waits_for_a_postgres_that_restarts(
     postgres_url, postgres_server, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -90,7 +90,7 @@ async def test_a_restarted_postgres_is_waited_for(
     assert len(await messages_in(rabbitmq_url)) == 1
 
 
-async def test_a_connection_asks_whether_the_server_is_still_there(postgres_url):
+async def test_a_connection_checks_whether_the_server_is_alive(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
@@ -101,7 +101,7 @@ async def test_a_connection_asks_whether_the_server_is_still_there(postgres_url)
     await engine.dispose()
 
 
-async def test_an_idle_relay_is_woken_long_before_it_would_look_again(
+async def test_an_idle_relay_is_woken_long_before_its_next_poll(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -113,7 +113,7 @@ async def test_an_idle_relay_is_woken_long_before_it_would_look_again(
             await eventually(deployment.is_drained, within=20)
 
 
-async def test_a_relay_that_only_polls_listens_to_nobody(postgres_url, rabbitmq_url, tmp_path):
+async def test_a_relay_that_only_polls_does_not_listen(postgres_url, rabbitmq_url, tmp_path):
     await a_queue(rabbitmq_url)
     async with Deployment(postgres_url, rabbitmq_url, tmp_path, MQ_WAKEUP="poll") as deployment:
         await deployment.relay()

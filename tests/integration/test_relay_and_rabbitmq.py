@@ -1,5 +1,5 @@
 """
-What the relay process does when the broker, or what is declared there, changes while it runs.
+The relay process when the broker or its queues and exchanges change.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ SOON = {"MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.1", "MQ_PUBLISH_RETRY_MAX_SECONDS":
 
 
 async def attempts(deployment: Deployment) -> dict[str, tuple[int, str | None]]:
-    """How often each event that is still there was tried, and why it failed, by type."""
+    """Attempts and last error of each remaining event, by type."""
     rows = await deployment.rows(table)
     return {row["type"]: (row["attempts"], row["last_error"]) for row in rows}
 
@@ -45,7 +45,7 @@ async def a_small_queue(url: str) -> None:
     )
 
 
-async def test_what_a_full_queue_refuses_waits_until_there_is_room(
+async def test_an_event_that_a_full_queue_refuses_waits_until_the_queue_has_room(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -72,7 +72,7 @@ async def test_what_a_full_queue_refuses_waits_until_there_is_room(
     assert len(await messages_in(rabbitmq_url)) == 20
 
 
-async def test_a_queue_and_an_exchange_may_be_deleted_and_made_again_while_it_runs(
+async def test_a_queue_and_an_exchange_may_be_deleted_and_declared_again_while_a_relay_runs(
     postgres_url, rabbitmq_url, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -121,7 +121,7 @@ async def test_the_next_node_of_the_list_is_used_when_one_is_gone(
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 2
 
 
-async def test_a_restarted_broker_is_waited_for(
+async def test_a_relay_waits_for_a_broker_that_restarts(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -140,7 +140,7 @@ async def test_a_restarted_broker_is_waited_for(
     assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
 
 
-async def test_a_broker_without_memory_is_waited_for_and_nothing_is_held_meanwhile(
+async def test_a_relay_waits_for_a_broker_without_memory_and_holds_no_transaction(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     await a_queue(rabbitmq_url)
@@ -165,7 +165,7 @@ async def test_a_broker_without_memory_is_waited_for_and_nothing_is_held_meanwhi
 async def test_several_relays_try_an_unroutable_event_no_more_often_than_one(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    """Each wait is at least half of the setting, whoever tries next."""
+    """Each wait is at least half of the setting, for any relay that tries next."""
     settings = {
         "MQ_PUBLISH_RETRY_FIRST_SECONDS": "1",
         "MQ_PUBLISH_RETRY_MAX_SECONDS": "1",

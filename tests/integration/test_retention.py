@@ -1,5 +1,5 @@
 """
-What the janitor of a consumer forgets, and when.
+Which rows the retention of a consumer purges, and when.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def remember(engine: AsyncEngine, rows: int, *, days_ago: int) -> None:
         )
 
 
-async def test_a_janitor_forgets_all_that_is_old_without_a_pause_and_leaves_the_rest(engine):
+async def test_retention_purges_all_old_rows_without_a_pause_and_leaves_the_rest(engine):
     await remember(engine, PURGE_LIMIT + 5, days_ago=31)
     await remember(engine, 3, days_ago=29)
     telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=())

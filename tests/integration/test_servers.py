@@ -151,7 +151,7 @@ async def test_the_broker_closes_connections_on_demand(
     await connection.close()
 
 
-async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
+async def test_a_private_broker_that_was_closed_leaves_no_process_and_no_file():
     binaries = rabbitmq_binaries()
     if binaries is None:  # then none was started, and nothing can be left
         return
@@ -168,7 +168,7 @@ async def test_nothing_is_left_of_a_private_broker_that_was_stopped():
     assert not await server.http.answers()
 
 
-async def test_a_memory_alarm_ends_whatever_happens_in_it(rabbitmq_server: RabbitmqServer):
+async def test_a_memory_alarm_ends_after_any_failure(rabbitmq_server: RabbitmqServer):
     async def fail_during_the_alarm() -> None:
         async with rabbitmq_server.memory_alarm():
             assert await rabbitmq_server._rings("mem_alarm")

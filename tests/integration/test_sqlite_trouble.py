@@ -1,5 +1,5 @@
 """
-A SQLite file that cannot be written to for a while is a database that is away.
+A SQLite file that cannot be written to for a while is an unavailable database.
 """
 
 import pytest
@@ -26,7 +26,7 @@ async def insert(engine: AsyncEngine, *, size: int) -> None:
         await connection.execute(outbox.insert(an_event(payload="x" * size)))
 
 
-async def test_a_file_that_has_no_room_is_away_until_it_has_some(engine):
+async def test_a_file_without_room_is_unavailable_until_it_has_some(engine):
     async with engine.begin() as connection:
         pages = await connection.scalar(sa.text("PRAGMA page_count"))
         await connection.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
@@ -39,7 +39,7 @@ async def test_a_file_that_has_no_room_is_away_until_it_has_some(engine):
     await insert(engine, size=100_000)
 
 
-async def test_what_a_file_refuses_for_good_is_not_hidden(engine):
+async def test_a_permanent_error_of_a_file_is_not_hidden(engine):
     with pytest.raises(sa.exc.IntegrityError), driver_errors_translated():
         async with engine.begin() as connection:
             await connection.execute(sa.text("INSERT INTO outbox (type) VALUES ('t')"))

@@ -1,12 +1,9 @@
 """
-What `status` of both commands tells, to people and to programs.
+The output of `relay status` and `consumer status`, for people and for programs.
 """
 
 import json
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +19,9 @@ from outbox.tables import now_plus
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import CANARY, an_event
+from tests.support.commands import CommandLine
 from tests.support.dead_letters import a_letter, a_letter_of_the_relay, write_dead_letter
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "tests.support.effects:consumer"
 HOUR = timedelta(hours=1)
 
@@ -33,24 +30,13 @@ HOUR = timedelta(hours=1)
 def run(tmp_path, database_url):
     """Run a command on the test's database and a broker's file; return what it printed."""
 
+    command_line = CommandLine(tmp_path, COLUMNS="120", MQ_DATABASE_URL=database_url)
+
     def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env={
-                "PATH": "",
-                "PYTHONPATH": str(REPOSITORY),
-                "COLUMNS": "120",
-                "MQ_DATABASE_URL": database_url,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert CANARY not in done.stdout
-        return done.stdout
+        ended = command_line(*command)
+        assert ended.code == 0, ended.err
+        assert CANARY not in ended.out
+        return ended.out
 
     return run
 
@@ -81,7 +67,7 @@ async def park(engine: AsyncEngine) -> None:
         )
 
 
-async def test_the_status_of_a_consumer_is_all_there_for_programs(run, engine):
+async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     run("consumer", "topology", TARGET)
     await complete(engine, "test.happened", took=1)
     await complete(engine, "test.happened", took=2)
@@ -133,7 +119,7 @@ async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
     assert "parked" not in lines
 
 
-async def test_the_status_of_the_relay_tells_of_its_dead_letters(run, engine):
+async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     assert "no dead letters" in run("relay", "status")
     await write_dead_letter(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
 

@@ -1,5 +1,5 @@
 """
-What a consumer does not wait for when it is asked to stop.
+A consumer that is asked to stop does not wait for a silent broker.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.settings import ConsumerSettings
 
 
-async def test_a_consumer_that_stops_does_not_wait_for_a_look_at_a_silent_broker(
+async def test_a_consumer_that_stops_does_not_wait_for_a_check_of_a_silent_broker(
     sqlite_url, embedded_broker_url, monkeypatch
 ):
     stop = asyncio.Event()

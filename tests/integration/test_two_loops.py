@@ -1,7 +1,7 @@
 """
-The relay's two shifts and its doorbell, on a real database, with a broker that takes its time.
+The relay's two loops and its wake signal, on a real database, with a broker that takes its time.
 
-Pauses are long here: whoever sleeps although there is work misses the deadline by far.
+Poll intervals are long here: a loop that sleeps although there is work misses the deadline by far.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ LARGE = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
 
 
 class SlowBroker:
-    """A publisher that confirms when it is told to go on."""
+    """A publisher that confirms while `going` is set."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -49,7 +49,7 @@ class SlowBroker:
     async def ready(self) -> None:
         if self.fails:
             self.failures += 1
-            raise BrokerUnavailable("away")
+            raise BrokerUnavailable("unreachable")
 
     async def publish(
         self, messages: Sequence[WireMessage], *, within: timedelta
@@ -86,7 +86,7 @@ async def at_work(
         wake_signal=wake_signal,
         exchange="x",
         key_hasher=OrderingKeyHasher(b"secret"),
-        limits=Limits(rows=rows, bytes=size, publishing=timedelta(seconds=10)),
+        limits=Limits(rows=rows, bytes=size, publish_timeout=timedelta(seconds=10)),
         policy=Exponential(),
         poll_interval=PollInterval(timedelta(milliseconds=20), LONGEST),
         reconnect=Exponential(first=timedelta(milliseconds=50), cap=timedelta(seconds=1)),
@@ -97,7 +97,7 @@ async def at_work(
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run(stop))
         await eventually(lambda: wakeup.armed)
-        # One event through, so that both shifts have come to rest.
+        # One event through, so that both loops are idle.
         await add(engine, an_event(type="first"))
         await eventually(lambda: broker.sent == ["first"])
         broker.sent.clear()
@@ -122,7 +122,7 @@ async def test_the_next_event_of_a_key_follows_though_it_came_while_the_first_wa
         await add(engine, an_event(type="k.1", ordering_key="k"))
         await eventually(lambda: broker.under_way)
         await add(engine, an_event(type="k.2", ordering_key="k"))
-        # The other shift looks at it, in vain, and its claim has ended when this one is sent.
+        # The other loop cannot claim it, and has ended its claim when this one is published.
         await add(engine, an_event(type="other"))
         await eventually(lambda: broker.under_way == 2)
         broker.going.set()
@@ -140,7 +140,7 @@ async def test_many_events_of_one_key_follow_each_other(engine):
     assert broker.sent == [f"k.{n}" for n in range(40)]
 
 
-async def test_a_burst_that_ends_listening_leaves_nobody_asleep(engine):
+async def test_a_burst_that_ends_listening_leaves_no_loop_asleep(engine):
     broker = SlowBroker()
     async with at_work(engine, broker) as wakeup:
         await add(engine, *(an_event() for _ in range(100)))
@@ -150,7 +150,7 @@ async def test_a_burst_that_ends_listening_leaves_nobody_asleep(engine):
         await eventually(lambda: wakeup.armed)
 
 
-async def test_waves_that_were_left_out_follow(engine):
+async def test_waves_that_were_skipped_follow(engine):
     broker = SlowBroker()
     async with at_work(engine, broker):
         crowd = [an_event() for _ in range(20)]
@@ -182,7 +182,7 @@ async def test_the_next_batch_is_published_while_one_waits_for_its_confirms(engi
         await sends(broker, 100)
 
 
-async def test_after_an_outage_nobody_sleeps(engine):
+async def test_after_an_outage_no_loop_sleeps(engine):
     broker = SlowBroker()
     async with at_work(engine, broker):
         broker.fails = True

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import outbox
-from relay.storage.claim import Claimer
 from relay.storage.postgres import PostgresStore
 from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
 from tests.support.builders import an_event
@@ -50,11 +49,8 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
 
 def a_store(deployment: CheckedDeployment) -> PostgresStore:
     """One whose claims begin behind the last one: its clock stands still."""
-    store = PostgresStore(deployment.engine, publish_timeout=timedelta(seconds=10))
-    store.claimer = Claimer(
-        unkeyed=store.unkeyed, of_keys=store.of_keys, parameters=store._parameters, clock=lambda: 0
-    )
-    return store
+    publish_timeout = timedelta(seconds=10)
+    return PostgresStore(deployment.engine, publish_timeout=publish_timeout, clock=lambda: 0)
 
 
 async def pages(deployment: CheckedDeployment) -> int:

@@ -289,7 +289,7 @@ async def test_a_constraint_is_validated_while_others_write(empty_postgres_url):
     assert await execute(empty_postgres_url, query) is None
 
 
-async def test_a_migration_that_gets_no_lock_gives_up_instead_of_blocking_all(empty_postgres_url):
+async def test_a_migration_that_gets_no_lock_fails_instead_of_blocking_all(empty_postgres_url):
     await asyncio.to_thread(migrate.upgrade, empty_postgres_url, "0004")
     engine = create_engine(make_url(empty_postgres_url), pool_size=1, application_name="test")
     async with engine.connect() as connection:
@@ -302,7 +302,7 @@ async def test_a_migration_that_gets_no_lock_gives_up_instead_of_blocking_all(em
     await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
 
 
-async def test_processes_that_migrate_at_once_do_not_get_in_each_others_way(empty_postgres_url):
+async def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_postgres_url):
     children = [
         await asyncio.create_subprocess_exec(*MIGRATE, env=at(empty_postgres_url))
         for _ in range(3)

@@ -2,8 +2,10 @@
 A deployment of one consumer, and its broker: tests publish to it and read the outcomes.
 """
 
+import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ class ConsumerDeployment(Deployment):
         super().__init__(
             *urls, directory, CALLS=str(self.calls_file), OUTAGE=str(self.outage), **settings
         )
+        self.broker_url = URL(urls[1])
         self.broker = broker(urls[1])
 
     async def consumer(self, module: str | None = None) -> ChildProcess:
@@ -74,6 +77,12 @@ class ConsumerDeployment(Deployment):
         rows = await eventually(enough, within=within)
         assert len(rows) == count
         return {row["message_id"]: row for row in rows}
+
+    def end_leases(self) -> None:
+        """Let an embedded broker take its consumers for dead, instead of waiting for that."""
+        if isinstance(self.broker, SqliteTransport):
+            with closing(sqlite3.connect(self.broker_url.path)) as database, database:
+                database.execute("UPDATE consumers SET lease_until = 0")
 
     async def attempts(self) -> Counter[tuple[str, int]]:
         """How often each message was applied in each attempt."""

@@ -107,11 +107,11 @@ async def a_run(
         snapshot = await found.snapshot(connection)
     return Run(
         engine=engine,
-        letters=found,
+        store=found,
         snapshot=snapshot,
         audit=Audit(actor="me", because="fixed", source=source, selection=selection, run=uuid4()),
         stop=stop or asyncio.Event(),
-        told=told,
+        on_progress=told,
     )
 
 

@@ -2,8 +2,6 @@
 The product as it is deployed: `relay` and `consumer` processes on one database and one broker.
 """
 
-import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +17,7 @@ from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
+from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess, PreparedProcess
 
@@ -79,10 +78,8 @@ class Deployment:
 
     async def command(self, module: str, *arguments: str) -> int:
         """The exit status of a command with the settings of the processes."""
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *arguments, env={**os.environ, **self._env}
-        )
-        return await asyncio.wait_for(child.wait(), START_SECONDS)
+        command_line = CommandLine(self.directory, **self._env)
+        return (await command_line.run(module, *arguments)).code
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1

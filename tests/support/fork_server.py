@@ -1,11 +1,11 @@
 """
 Starts processes with the modules of the product already imported, in a tenth of the time.
 
-One helper process per test run imports them once, and forks a child for each program to be run.
-A child has its own files, environment, session and signals, like a process that was started by
-`exec`. The helper collects the children, and writes the exit status of each to a file.
+One server per test run imports them once, and forks a child for each program to be run.
+A child has files, environment, session and signals of its own, like a new interpreter.
+The server collects its children: it writes the exit status of each to a file.
 
-Invariant: the helper never has a second thread, so that a fork leaves no lock behind.
+Invariant: the server never has a second thread, so that a fork leaves no lock behind.
 """
 
 import atexit
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,15 @@ from typing import Any
 MODULES = (
     "asyncpg",
     "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "alembic.command",
+    "rich.console",
+    "rich.progress",
+    "rich.table",
+    "typer.rich_utils",
+    "outbox.database.migrate",
     "outbox.transports.rabbitmq.transport",
+    "outbox.transports.sqlite.transport",
     "relay.cli",
     "relay.assembly",
     "consumer.cli",
@@ -38,7 +47,7 @@ PAUSE_SECONDS = 0.005
 
 
 class ForkServer:
-    """The client of the helper process, in the test run."""
+    """The client's end: starts children, and reads their exit status."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory()
@@ -46,25 +55,30 @@ class ForkServer:
             [sys.executable, "-u", "-m", __spec__.name, self._directory.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Consoles take their width from these when they are imported.
+            env={k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}},
             start_new_session=True,
         )
+        self._one_at_a_time = threading.Lock()
 
     def start(
         self,
         module: str,
         arguments: Sequence[str],
         *,
-        log: Path,
+        stdout: Path,
+        stderr: Path,
         env: Mapping[str, str],
         cwd: Path,
     ) -> "ForkedProcess":
-        """Run `python -m module arguments`; both outputs go to *log*."""
-        request = [module, *arguments], str(log), dict(env), str(cwd)
+        """Run `python -m module arguments`; its output is appended to the two files."""
+        order = [module, *arguments], str(stdout), str(stderr), dict(env), str(cwd)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
+        with self._one_at_a_time:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+            pid = int(self._process.stdout.readline())
         return ForkedProcess(pid, status=Path(self._directory.name) / str(pid))
 
     def close(self) -> None:
@@ -76,14 +90,14 @@ class ForkServer:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """Return the fork server of this test run; the first call starts it."""
+    """Return the server of this test run, started when first needed."""
     started = ForkServer()
     atexit.register(started.close)
     return started
 
 
 class ForkedProcess:
-    """A child of the fork server, with the part of `subprocess.Popen` that the tests need."""
+    """A child of the server, with the methods of `subprocess.Popen` that the tests need."""
 
     def __init__(self, pid: int, *, status: Path) -> None:
         self.pid = pid
@@ -93,7 +107,7 @@ class ForkedProcess:
     def poll(self) -> int | None:
         if self._code is None and self._status.exists():
             self._code = int(self._status.read_text())
-            self._status.unlink()  # the system may reuse the number
+            self._status.unlink()  # the kernel may use the number again
         return self._code
 
     def wait(self, timeout: float | None = None) -> int:
@@ -116,7 +130,7 @@ def serve(directory: Path) -> None:
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: collect(directory))
     for line in sys.stdin:
-        # Otherwise a child that ends at once could be collected before its id was printed.
+        # Otherwise a child that ends at once is collected before the client knows its id.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if not pid:
@@ -135,12 +149,13 @@ def collect(directory: Path) -> None:
             written.rename(directory / str(pid))
 
 
-def run(command: list[str], log: str, env: dict[str, str], cwd: str) -> None:
+def run(command: list[str], stdout: str, stderr: str, env: dict[str, str], cwd: str) -> None:
     """Become *command*, and never return."""
     code: Any = 1
     try:
-        become(log, env, cwd)
-        sys.argv, sys.path[0] = command, cwd
+        become(stdout, stderr, env, cwd)
+        sys.argv = command
+        sys.path[:1] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
@@ -154,10 +169,15 @@ def run(command: list[str], log: str, env: dict[str, str], cwd: str) -> None:
         os._exit(code)
 
 
-def become(log: str, env: dict[str, str], cwd: str) -> None:
+def become(stdout: str, stderr: str, env: dict[str, str], cwd: str) -> None:
     os.setsid()
-    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    appending = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    opened = (
+        os.open(os.devnull, os.O_RDONLY),
+        os.open(stdout, appending),
+        os.open(stderr, appending),
+    )
+    for target, source in enumerate(opened):
         os.dup2(source, target)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(cwd)

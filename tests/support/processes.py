@@ -5,8 +5,8 @@ Invariants:
 
 - A child leads its own session, so that Ctrl-C reaches the tests only and a signal never hits
   a stranger; it is signalled by its id or by the id of its group.
-- Its output goes to a file, never to a pipe that nobody reads and that would block it.
-- It ends with its `async with`, and with the guardian if the tests die before that.
+- Its output goes to a file, never to a pipe without a reader, which would block it.
+- It ends with its `async with`, and with the reaper if the tests die before that.
 """
 
 import os
@@ -35,7 +35,7 @@ class ChildProcess:
         log: the file that collects standard output and standard error.
         env: variables added to those of the tests, or all of them if *inherit* is false.
         user: the account to run as; needs root.
-        abrupt: the signal that ends it and all its own children without a goodbye.
+        abrupt: the signal that ends it and all its own children at once.
     """
 
     def __init__(
@@ -214,6 +214,7 @@ class PreparedProcess(ChildProcess):
 
     def _launch(self, output: IO[bytes]) -> ForkedProcess:
         _python, _m, module, *arguments = self.command
+        log = Path(output.name)
         return fork_server().start(
-            module, arguments, log=Path(output.name), env=self._env, cwd=self._cwd
+            module, arguments, stdout=log, stderr=log, env=self._env, cwd=self._cwd
         )

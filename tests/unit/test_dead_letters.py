@@ -15,7 +15,7 @@ from outbox.dead_letters import redaction as exhibit
 from outbox.dead_letters import repair
 from outbox.dead_letters.selection import (
     Selection,
-    deliberate,
+    confirm_all,
     selection,
     whole_number,
     words,
@@ -65,12 +65,12 @@ def test_a_filter_value_that_no_database_can_compare_is_refused(option):
 
 
 def test_a_replay_needs_a_filter_or_all():
-    assert deliberate(Selection(), everything=True) == Selection()
-    assert deliberate(Selection(limit=1), everything=False) == Selection(limit=1)
+    assert confirm_all(Selection(), everything=True) == Selection()
+    assert confirm_all(Selection(limit=1), everything=False) == Selection(limit=1)
     with pytest.raises(ConfigurationError, match="--all: is needed"):
-        deliberate(Selection(), everything=False)
+        confirm_all(Selection(), everything=False)
     with pytest.raises(ConfigurationError, match="--all: cannot be given together with --id"):
-        deliberate(Selection(ids=(1,)), everything=True)
+        confirm_all(Selection(ids=(1,)), everything=True)
 
 
 def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
@@ -86,7 +86,7 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
         }
     )
 
-    assert chosen.described() == {
+    assert chosen.to_json() == {
         "id": [7],
         "type": "a",
         "reason": "b",
@@ -95,7 +95,7 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
         "key": True,
         "limit": 9,
     }
-    assert Selection().described() == {"all": True}
+    assert Selection().to_json() == {"all": True}
 
 
 @pytest.mark.parametrize("text", [None, "", " \t"])

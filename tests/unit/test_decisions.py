@@ -13,9 +13,9 @@ from outbox.backoff import Exponential, RetrySchedule
 from outbox.transports.base import Outcome
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
 from relay.row import Row
-from relay.storage.claim_statements import KeyHeads, key_heads, ready_prefixes
+from relay.storage.keyed_scan import KeyHeads, key_heads, ready_prefixes
 from relay.storage.low_water_mark import LowWaterMark
-from relay.verdict import Delete, GiveUp, Leave, Retry, decide
+from relay.verdict import DeadLetter, Delete, Leave, Retry, decide
 from relay.waves import rows_of_a_key, waves
 
 SECOND = timedelta(seconds=1)
@@ -186,14 +186,14 @@ class Clock:
 def test_a_claim_begins_after_the_last_one_and_once_a_second_at_the_beginning():
     clock = Clock()
     hint = LowWaterMark(clock)
-    assert hint.begin() == 0
+    assert hint.next_start() == 0
 
-    hint.left_some(0, behind=500, began=0.0)
-    assert hint.begin() == 500
+    hint.stopped_at(500, above=0, began=0.0)
+    assert hint.next_start() == 500
     clock.now = 0.9
-    assert hint.begin() == 500
+    assert hint.next_start() == 500
     clock.now = 1.0
-    assert hint.begin() == 0
+    assert hint.next_start() == 0
 
 
 def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
@@ -201,12 +201,12 @@ def test_a_full_scan_that_takes_long_is_followed_by_a_longer_time_without():
     hint = LowWaterMark(clock)
 
     clock.now = 0.2
-    hint.left_some(0, behind=500, began=0.0)
+    hint.stopped_at(500, above=0, began=0.0)
 
     clock.now = 4.1
-    assert (hint.begin(), hint.has_rested) == (500, False)
+    assert (hint.next_start(), hint.may_scan_fully) == (500, False)
     clock.now = 4.2
-    assert (hint.begin(), hint.has_rested) == (0, True)
+    assert (hint.next_start(), hint.may_scan_fully) == (0, True)
 
 
 def test_even_a_very_slow_full_scan_is_repeated():
@@ -214,29 +214,29 @@ def test_even_a_very_slow_full_scan_is_repeated():
     hint = LowWaterMark(clock)
 
     clock.now = 1000.0
-    hint.left_some(0, behind=500, began=0.0)
+    hint.stopped_at(500, above=0, began=0.0)
 
     clock.now = 1030.0
-    assert hint.begin() == 0
+    assert hint.next_start() == 0
 
 
 def test_a_fast_full_scan_may_soon_follow_a_poll_that_found_nothing():
     clock = Clock()
     hint = LowWaterMark(clock)
-    hint.left_some(0, behind=500, began=-0.001)
+    hint.stopped_at(500, above=0, began=-0.001)
 
     clock.now = 0.02
 
-    assert (hint.begin(), hint.has_rested) == (500, True)
+    assert (hint.next_start(), hint.may_scan_fully) == (500, True)
 
 
 def test_after_rows_were_released_a_claim_begins_at_the_beginning():
     hint = LowWaterMark(Clock())
-    hint.left_some(0, behind=500, began=0.0)
+    hint.stopped_at(500, above=0, began=0.0)
 
     hint.released()
 
-    assert hint.begin() == 0
+    assert hint.next_start() == 0
 
 
 def test_rows_that_were_released_during_a_full_scan_cause_another_full_scan():
@@ -246,30 +246,30 @@ def test_rows_that_were_released_during_a_full_scan_cause_another_full_scan():
     clock.now = 1.0
     hint.released()
     clock.now = 2.0
-    hint.left_some(0, behind=500, began=0.5)
+    hint.stopped_at(500, above=0, began=0.5)
 
-    assert hint.begin() == 0
+    assert hint.next_start() == 0
 
 
 def test_a_full_scan_that_finds_late_commits_does_not_move_the_low_water_mark_back():
     hint = LowWaterMark(Clock())
-    hint.left_some(0, behind=500, began=0.0)
+    hint.stopped_at(500, above=0, began=0.0)
 
-    hint.exhausted(0, last=3, began=0.0)
-    assert hint.begin() == 500
+    hint.exhausted(above=0, last=3, began=0.0)
+    assert hint.next_start() == 500
 
-    hint.left_some(0, behind=3, began=0.0)
-    assert hint.begin() == 3
+    hint.stopped_at(3, above=0, began=0.0)
+    assert hint.next_start() == 3
 
 
 def test_a_poll_that_began_beyond_the_low_water_mark_does_not_move_it():
     hint = LowWaterMark(Clock())
-    hint.left_some(0, behind=500, began=0.0)
+    hint.stopped_at(500, above=0, began=0.0)
 
-    hint.left_some(20_000, behind=20_010, began=0.0)
-    hint.exhausted(20_000, last=20_010, began=0.0)
+    hint.stopped_at(20_010, above=20_000, began=0.0)
+    hint.exhausted(above=20_000, last=20_010, began=0.0)
 
-    assert hint.begin() == 500
+    assert hint.next_start() == 500
 
 
 def test_a_claim_reads_no_more_rows_of_a_key_than_can_be_published():
@@ -283,9 +283,9 @@ def test_a_claim_reads_no_more_rows_of_a_key_than_can_be_published():
 def test_a_skip_scan_that_was_cut_short_continues_after_its_last_key():
     visited = [("a", 1, True), ("b", 2, False), ("c", 3, True), ("d", 4, True)]
 
-    assert key_heads(visited, visits=9) == KeyHeads({"a": 1, "c": 3, "d": 4}, None)
-    assert key_heads(visited, visits=4) == KeyHeads({"a": 1, "c": 3, "d": 4}, "d")
-    assert key_heads([], visits=9) == KeyHeads({}, None)
+    assert key_heads(visited, limit=9) == KeyHeads({"a": 1, "c": 3, "d": 4}, None)
+    assert key_heads(visited, limit=4) == KeyHeads({"a": 1, "c": 3, "d": 4}, "d")
+    assert key_heads([], limit=9) == KeyHeads({}, None)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +294,8 @@ def test_a_skip_scan_that_was_cut_short_continues_after_its_last_key():
         (Outcome.ACKED, Delete(a_row())),
         (Outcome.RETURNED, Retry(a_row(), SECOND, "unroutable")),
         (Outcome.NACKED, Retry(a_row(), SECOND, "refused")),
-        (Outcome.REJECTED, GiveUp(a_row(), "rejected")),
-        (Outcome.MALFORMED, GiveUp(a_row(), "malformed")),
+        (Outcome.REJECTED, DeadLetter(a_row(), "rejected")),
+        (Outcome.MALFORMED, DeadLetter(a_row(), "malformed")),
         (Outcome.UNKNOWN, Leave(a_row())),
     ],
 )
@@ -306,4 +306,6 @@ def test_each_outcome_has_its_verdict(outcome, expected):
 def test_a_row_is_dead_lettered_when_the_policy_says_so():
     row = a_row(attempts=2)
 
-    assert decide(row, Outcome.RETURNED, Exponential(max_attempts=3)) == GiveUp(row, "unroutable")
+    assert decide(row, Outcome.RETURNED, Exponential(max_attempts=3)) == DeadLetter(
+        row, "unroutable"
+    )

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,9 @@ def test_the_example_environment_sets_no_password():
 
 
 def test_the_documentation_has_every_setting():
-    assert {name for name in SETTINGS if f"`{name}`" not in read("docs/how-to/run.md")} == set()
+    page = read("docs/reference/settings.md")
+
+    assert {name for name in SETTINGS if f"`{name}`" not in page} == set()
 
 
 def test_every_variable_of_the_compose_file_is_a_setting():
@@ -151,7 +154,7 @@ def test_constraints_have_every_direct_dependency():
         return re.sub(r"[-_.]+", "-", name).lower()
 
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     names = {normal(re.match(r"[A-Za-z0-9_.-]+", requirement)[0]) for requirement in wanted}
 
     assert names <= {normal(line.split("==")[0]) for line in uncommented("constraints.txt")}

@@ -54,7 +54,7 @@ def test_what_is_told_is_what_was_settled(steps):
         elif step == "release":
             for tag in settled.unsettled([argument]):
                 broker.release(tag)
-                settled.tell([tag])
+                settled.mark_settled([tag])
         else:
             broker.ack(settled.collect())
             assert broker.acked == acked
@@ -68,7 +68,7 @@ def test_a_run_without_gaps_is_one_ack():
 
     assert settled.collect() == AckBatch(up_to=3, single=[5])
 
-    settled.tell([4])
+    settled.mark_settled([4])
     settled.ack([6])
 
     assert settled.collect() == AckBatch(up_to=6, single=[])
@@ -86,7 +86,7 @@ def test_nothing_is_told_twice():
 
 def test_what_was_put_back_is_passed_over_by_later_acks():
     settled = AckTracker()
-    settled.tell([1])
+    settled.mark_settled([1])
     settled.ack([2])
 
     assert settled.collect() == AckBatch(up_to=2, single=[])

@@ -10,6 +10,7 @@ from aiormq.exceptions import ChannelInvalidStateError
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
+from outbox.transports.base import NoCounter
 from outbox.transports.rabbitmq.connection import (
     CONNECT_SECONDS,
     LEAST_CONNECT_SECONDS,
@@ -45,7 +46,7 @@ async def test_time_that_a_node_does_not_use_is_left_to_those_after_it(monkeypat
 
     monkeypatch.setattr(aio_pika, "connect", refuse)
     with pytest.raises(BrokerUnavailable):
-        await connect([URL("amqp://node/")] * nodes, name="test")
+        await connect([URL("amqp://node/")] * nodes, name="test", connections=NoCounter())
 
     assert len(timeouts) == nodes
     assert (timeouts[0], timeouts[-1]) == pytest.approx((first, CONNECT_SECONDS), abs=0.5)

@@ -104,7 +104,7 @@ def test_the_frame_reader_takes_no_delivery_before_it_follows_the_channel():
     tap.feed(message(1))
 
     assert b"".join(rest) == message(1)
-    assert tap.heard
+    assert tap.received
 
 
 def test_a_large_body_in_small_chunks_arrives_whole():
@@ -161,7 +161,7 @@ def test_bytes_that_are_no_frame_are_left_to_the_client_library():
 
         assert connection.bodies == [b"{}"]
         assert connection.rest == garbage + message(2)
-        assert connection.tap.lost_track
+        assert connection.tap.out_of_sync
 
 
 def test_content_without_a_deliver_method_is_left_to_the_client_library():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from outbox.transports.rabbitmq.connection import heartbeat_to_ask_for
+from outbox.transports.rabbitmq.connection import heartbeat_to_request
 from outbox.transports.rabbitmq.in_flight import MAX_BYTES, MAX_MESSAGES, InFlight, windows
 from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
@@ -70,7 +70,7 @@ async def test_a_batch_waits_for_a_common_id_and_for_room(others):
     async with asyncio.TaskGroup() as tasks:
         async with in_flight.room({"a"}, deadline=soon()):
             waiting = tasks.create_task(enter())
-            await eventually(in_flight._door.locked)
+            await eventually(in_flight._entry.locked)
             with pytest.raises(TimeoutError):
                 async with in_flight.room(
                     {"z"}, deadline=asyncio.get_running_loop().time() + 0.05
@@ -92,7 +92,7 @@ async def test_a_cancelled_batch_leaves_no_waiter_behind():
     in_flight = InFlight()
     async with in_flight.room({"a"}, deadline=soon()):
         given_up = asyncio.create_task(_pass(in_flight, {"a", "b"}))
-        await eventually(in_flight._door.locked)
+        await eventually(in_flight._entry.locked)
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
 
@@ -107,7 +107,7 @@ async def _pass(in_flight: InFlight, ids: set[str]) -> None:
 @given(st.integers(3, 600))
 @example(3)
 def test_a_dead_peer_is_noticed_within_three_heartbeats(noticed_within):
-    heartbeat = heartbeat_to_ask_for(noticed_within)
+    heartbeat = heartbeat_to_request(noticed_within)
 
     assert heartbeat >= 1
     assert 3 * (heartbeat + 1) + heartbeat / 2 <= 3 * noticed_within
@@ -115,4 +115,4 @@ def test_a_dead_peer_is_noticed_within_three_heartbeats(noticed_within):
 
 @pytest.mark.parametrize("noticed_within", [1, 2])
 def test_no_heartbeat_is_shorter_than_a_second(noticed_within):
-    assert heartbeat_to_ask_for(noticed_within) == 1
+    assert heartbeat_to_request(noticed_within) == 1

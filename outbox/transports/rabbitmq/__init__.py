@@ -1,0 +1,17 @@
+"""
+RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pamqp`.
+
+    transport, connection, topology     connect, declare, compare
+    publisher                           publish, and find the message that closed a channel
+    confirm_channel                     one channel with publisher confirms, and its replacement
+    publish_batch, publish_gather       the two ways to publish several messages
+    confirms, in_flight                 what a confirm means; how much may be unconfirmed
+    frame_encoder                       a message as the bytes of its frames
+    subscription                        deliveries from one queue
+    frame_reader                        cut deliveries out of the bytes of a connection
+    frame_decoder, table_decoder        the bytes of a delivery as a message
+    acks, direct_acks                   send acks together, or one by one
+
+May import `transports.base`, `transports.topology`, `transports.delivery`, `wire` and
+`errors`.
+"""

@@ -1,12 +1,12 @@
 """
-Telling RabbitMQ what became of its deliveries.
+Acks and nacks of deliveries from RabbitMQ.
 
-Most acks are told together, in one write and as few frames as possible: an ack costs broker and
-client more than the row that is written for it. Nobody waits for that, since acks are not
-confirmed: if one is lost, the message comes again, and a lost connection shows in the deliveries.
+Acks are sent together, in one write and as few frames as possible: an ack costs broker and client
+more than the row that the handler writes. No caller waits for acks, because the broker does not
+confirm them: if an ack is lost, the message is delivered again; a lost connection shows in `take`.
 
-The broker numbers the deliveries of a channel 1, 2, 3, without a gap. An ack of several settles
-all deliveries up to a number, so it is sent only if each of them is to be acked or is settled.
+The broker numbers the deliveries of a channel 1, 2, 3 without a gap. An ack with `multiple`
+settles all deliveries up to a tag, so it is sent only if they are all to be acked or settled.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.rabbitmq.connection import CLOSE_SECONDS, connection_errors
 
 DELAY_SECONDS = 0.003
-"""How long an ack waits for others, at most."""
-ENOUGH = 256
-"""As many are told without waiting for more."""
+"""Longest time that an ack waits for others."""
+FLUSH_AT = 256
+"""Number of waiting acks that is sent at once."""
 
 _METHOD, _END = 1, 0xCE
 _BASIC, _ACK, _NACK = Basic.frame_id, 80, 120
@@ -37,10 +37,10 @@ _SIZE = struct.calcsize(">HHQB")
 @dataclass(frozen=True, slots=True)
 class AckBatch:
     """
-    What to tell the broker.
+    The acks to send to the broker.
 
     Args:
-        up_to: Ack everything up to this tag, or None.
+        up_to: Ack all deliveries up to this tag, or None.
         single: Tags to ack one by one; all are above *up_to*.
 
     """
@@ -50,74 +50,74 @@ class AckBatch:
 
 
 class AckTracker:
-    """The tags of one channel that are settled, told to the broker or not yet."""
+    """The settled tags of one channel, whether the broker knows of them or not."""
 
     def __init__(self) -> None:
-        # All up to this one are told; above it some are told, and some wait for that.
+        # All tags up to this one were reported; above it some were, and some wait to be.
         self._low = 0
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self._waiting: set[int] = set()
 
     @property
     def waiting(self) -> int:
-        """How many acks the broker has not been told."""
+        """Number of acks that were not sent to the broker yet."""
         return len(self._waiting)
 
     def ack(self, tags: Iterable[int]) -> None:
-        """Have *tags* acked by the next `collect`. Those that are settled already stay so."""
+        """Include *tags* in the next `collect`, unless they are settled already."""
         self._waiting.update(self.unsettled(tags))
 
-    def tell(self, tags: Iterable[int]) -> None:
-        """The broker has been told about *tags* in another way: they were put back."""
-        self._told.update(self.unsettled(tags))
+    def mark_settled(self, tags: Iterable[int]) -> None:
+        """Record that *tags* were settled by another frame: they were requeued."""
+        self._reported.update(self.unsettled(tags))
 
     def unsettled(self, tags: Iterable[int]) -> list[int]:
-        """Those of *tags* that are not settled, in their order."""
-        low, told, waiting = self._low, self._told, self._waiting
-        return [tag for tag in tags if tag > low and tag not in told and tag not in waiting]
+        """Return those of *tags* that are not settled, in their order."""
+        low, reported, waiting = self._low, self._reported, self._waiting
+        return [tag for tag in tags if tag > low and tag not in reported and tag not in waiting]
 
     def collect(self) -> AckBatch:
-        """What the broker has to be told; it counts as told from now on."""
-        waiting, told, low, up_to = self._waiting, self._told, self._low, None
+        """Return the acks to send; they count as reported from now on."""
+        waiting, reported, low, up_to = self._waiting, self._reported, self._low, None
         while True:
             following = low + 1
             if following in waiting:
                 waiting.remove(following)
                 up_to = following
-            elif following in told:
-                told.remove(following)
+            elif following in reported:
+                reported.remove(following)
             else:
                 break
             low = following
         single = sorted(waiting)
-        told |= waiting
+        reported |= waiting
         waiting.clear()
         self._low = low
         return AckBatch(up_to, single)
 
 
 class Acks(Protocol):
-    """How deliveries are settled. Raises BrokerUnavailable where it waits for the network."""
+    """Settles deliveries; methods that wait for the network raise BrokerUnavailable."""
 
     async def ack(self, tags: Sequence[int]) -> None:
-        """Ack *tags*, soon."""
+        """Ack *tags*, with a short delay."""
 
     async def release(self, tags: Sequence[int]) -> None:
-        """Put *tags* back into the queue."""
+        """Requeue *tags*."""
 
     @property
     def waiting(self) -> int:
-        """How many acks the broker has not been told."""
+        """Number of acks that were not sent to the broker yet."""
 
     def flush(self) -> None:
-        """Tell what waits, now."""
+        """Send the waiting acks now."""
 
     async def close(self) -> None:
-        """Tell what waits, and return once it is out; never raises."""
+        """Send the waiting acks, and return when they are written; never raises."""
 
 
 class BatchedAcks:
-    """Acks as frames of ours, gathered for a few milliseconds."""
+    """Acks that are collected for a few milliseconds, and written as frames of our own."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
@@ -130,10 +130,10 @@ class BatchedAcks:
 
     async def ack(self, tags: Sequence[int]) -> None:
         self._settled.ack(tags)
-        if self.waiting >= ENOUGH:
+        if self.waiting >= FLUSH_AT:
             self.flush()
         elif self._timer is None and self.waiting:
-            self._later()
+            self._schedule_flush()
 
     async def release(self, tags: Sequence[int]) -> None:
         if not (tags := self._settled.unsettled(tags)):
@@ -142,18 +142,18 @@ class BatchedAcks:
             if self._channel.is_closed:
                 raise BrokerUnavailable("the connection was lost")
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._channel.write_queue.put(_written(self._nacks(tags)))
-        # Only now: an ack of several that overtook this would settle them for good.
-        self._settled.tell(tags)
+                await self._channel.write_queue.put(_channel_frame(self._nacks(tags)))
+        # Only now: an ack with `multiple` that overtook the nack would ack these tags too.
+        self._settled.mark_settled(tags)
 
     def flush(self) -> None:
         self._stop_timer()
         if not self.waiting or self._channel.is_closed:
             return
         if self._channel.write_queue.full():
-            self._later()
+            self._schedule_flush()
         else:
-            self._channel.write_queue.put_nowait(_written(self._collected()))
+            self._channel.write_queue.put_nowait(_channel_frame(self._collected()))
 
     async def close(self) -> None:
         self._stop_timer()
@@ -161,13 +161,13 @@ class BatchedAcks:
             return
         with suppress(BrokerUnavailable), connection_errors():
             async with asyncio.timeout(CLOSE_SECONDS):
-                # Even if it is empty: the write queue is dropped with the connection, and what
-                # was put there before may still be in it.
+                # Even if it is empty: the write queue is dropped with the connection, and may
+                # still contain earlier frames.
                 out = self._channel.create_future()
-                await self._channel.write_queue.put(_written(self._collected(), out))
+                await self._channel.write_queue.put(_channel_frame(self._collected(), out))
                 await out
 
-    def _later(self) -> None:
+    def _schedule_flush(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(DELAY_SECONDS, self.flush)
 
     def _stop_timer(self) -> None:
@@ -191,6 +191,6 @@ def _settle(channel: int, method: int, tag: int, flags: int) -> bytes:
     return _SETTLE.pack(_METHOD, channel, _SIZE, _BASIC, method, tag, flags, _END)
 
 
-def _written(payload: bytes, out: "asyncio.Future[None] | None" = None) -> ChannelFrame:
-    """*payload* for the write queue; *out* is done when it has left the process."""
+def _channel_frame(payload: bytes, out: "asyncio.Future[None] | None" = None) -> ChannelFrame:
+    """Wrap *payload* for the write queue; *out* is done when it was written to the socket."""
     return ChannelFrame(payload=payload, should_close=False, drain_future=out)

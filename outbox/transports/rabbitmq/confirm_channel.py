@@ -1,15 +1,15 @@
 """
-A channel that is published on, and who opens the next one when it is lost.
+A channel with publisher confirms, and the provider that replaces it.
 
 Invariants:
 
-- A channel with publishes that nobody waits for any more is never published on again: its late
-  answers would be taken for those to the same messages published anew.
-- A channel on which something was refused is replaced, and its connection with it: of a quorum
-  queue that had no leader when it was first published to, RabbitMQ 3.10 refuses everything on that
-  channel ever after. What is refused anew is replaced ever later: the queue may just be full.
-- A connection that the broker has blocked is kept until it is not. A new one would not be told
-  until it has published, which would be one more copy of each message.
+- A channel with publishes that were abandoned is never used again: their late confirms would be
+  taken for those of the same messages when they are published again.
+- A channel on which a publish was refused is replaced, with its connection. RabbitMQ 3.10 refuses
+  all messages on a channel for a quorum queue that had no leader at the first publish. If the
+  replacement is refused too, the next one is used longer: the queue may just be full.
+- A connection that the broker blocked is kept until it is unblocked. The broker would not report
+  the block to a new connection before it published, which would add one copy of each message.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq.confirms import Confirm, answered, refused
-from outbox.transports.rabbitmq.connection import begin_to_close, close, connection_errors
+from outbox.transports.rabbitmq.confirms import Confirm, is_final, is_refused
+from outbox.transports.rabbitmq.connection import close, connection_errors, start_closing
 from outbox.transports.rabbitmq.in_flight import InFlight, is_blocked
 from outbox.transports.rabbitmq.publish_batch import incompatibility, publish_batch
 from outbox.transports.rabbitmq.publish_gather import publish_gathered
@@ -29,9 +29,9 @@ from outbox.wire.codec import WireMessage
 
 UNBLOCKED_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
-"""How long a connection is used though something was refused on it: a queue may be full."""
+"""Seconds that a connection is used although a publish was refused: a queue may be full."""
 MOST_REFUSED_SECONDS = 300.0
-"""The same, when those before it were replaced for that and it did not help."""
+"""The maximum of these seconds, after replacements that did not end the refusals."""
 _MOST_DOUBLINGS = 10
 
 Connect: TypeAlias = Callable[[], Awaitable[AbstractConnection]]
@@ -39,7 +39,7 @@ MethodName: TypeAlias = Literal["batch", "gather"]
 
 
 class Method(Protocol):
-    """A way to publish several messages on a channel."""
+    """A method to publish several messages on a channel."""
 
     async def __call__(
         self,
@@ -50,9 +50,9 @@ class Method(Protocol):
         deadline: float,
     ) -> list[Confirm]:
         """
-        Publish *messages*, each mandatory, persistent and confirmed; one answer for each.
+        Publish *messages* mandatory, persistent and confirmed; return one confirm for each.
 
-        Raises TimeoutError if *in_flight* has no room by *deadline*, when nothing was sent.
+        Raises TimeoutError, without a publish, if *in_flight* has no room by *deadline*.
         """
 
 
@@ -60,16 +60,17 @@ _METHODS: dict[MethodName, Method] = {"batch": publish_batch, "gather": publish_
 
 
 def kept_seconds(fruitless_replacements: int) -> float:
-    """How long to use a connection that is refused, after so many *fruitless_replacements*."""
+    """Return how many seconds to use a refused connection after *fruitless_replacements*."""
     doubled: float = REFUSED_SECONDS * 2 ** min(fruitless_replacements, _MOST_DOUBLINGS)
     return min(doubled, MOST_REFUSED_SECONDS)
 
 
 class ConfirmChannel:
     """
-    One channel, alone on *connection*, from its opening to its loss.
+    The only channel of *connection*, from its opening to its loss.
 
-    *fruitless_replacements* is how many channels before it, in a row, did not end the refusals.
+    *fruitless_replacements* is the number of previous channels, in a row, that did not end the
+    refusals.
     """
 
     def __init__(
@@ -82,18 +83,18 @@ class ConfirmChannel:
         self.method = method
         self.fruitless_replacements = fruitless_replacements
         self._connection = connection
-        # aio-pika's channel is held only to keep it, and published on is aiormq's beneath it.
+        # Messages are published on aiormq's channel; aio-pika's is held to keep it open.
         self._wrapper: AbstractChannel | None = None
         self._channel: Any = None
         self._in_flight = InFlight()
-        self._spent = False
+        self._abandoned = False
         self._refused = False
         self._refused_early = False
         self._opened = 0.0
 
     async def open(self) -> None:
         """
-        Open the channel, and fall back to `gather` if it is not fit for batches.
+        Open the channel, and fall back to `gather` if aiormq is not compatible with batches.
 
         Raises BrokerUnavailable.
         """
@@ -102,9 +103,9 @@ class ConfirmChannel:
                 publisher_confirms=True, on_return_raises=True
             )
             channel = await self._wrapper.get_underlay_channel()
-        if self.method == "batch" and (flaw := await incompatibility(channel)) is not None:
+        if self.method == "batch" and (missing := await incompatibility(channel)) is not None:
             structlog.get_logger(component="rabbitmq").warning(
-                "batch_publishing_unavailable", missing=flaw, method="gather"
+                "batch_publishing_unavailable", missing=missing, method="gather"
             )
             self.method = "gather"
         self._channel = channel
@@ -114,8 +115,8 @@ class ConfirmChannel:
         await close(self._connection)
 
     def drop(self) -> None:
-        """Close it without waiting for that."""
-        begin_to_close(self._connection)
+        """Start closing the connection, without waiting for it."""
+        start_closing(self._connection)
 
     @property
     def lost(self) -> bool:
@@ -124,9 +125,9 @@ class ConfirmChannel:
         )
 
     async def needs_replacement(self) -> bool:
-        """Whether the next publish needs another one."""
-        spent = self._spent or (self._refused and self._has_rested)
-        return self.lost or (spent and not await is_blocked(self._channel.connection))
+        """Return whether the next publish needs another channel."""
+        must_go = self._abandoned or (self._refused and self._has_rested)
+        return self.lost or (must_go and not await is_blocked(self._channel.connection))
 
     @property
     def _has_rested(self) -> bool:
@@ -137,43 +138,43 @@ class ConfirmChannel:
         return self._now() - self._opened >= kept_seconds(self.fruitless_replacements)
 
     @property
-    def in_vain_so_far(self) -> int:
-        """What *fruitless_replacements* is for the next link, if this one is replaced."""
+    def next_fruitless_replacements(self) -> int:
+        """The *fruitless_replacements* of the next channel, if this one is replaced."""
         return self.fruitless_replacements + 1 if self._refused_early else 0
 
     async def unblocked(self) -> None:
         """
-        Return once the broker reads what is published.
+        Return when the broker does not block the connection.
 
-        aiormq keeps what is published while it does not, and sends it later: of each batch that
-        is published again by then, there would be one copy more.
-        Raises BrokerUnavailable if it goes on.
+        aiormq stores publishes while the broker blocks it, and sends them later: each batch that
+        is published again until then would add one copy.
+        Raises BrokerUnavailable if the block lasts longer than UNBLOCKED_SECONDS.
         """
         with connection_errors("the broker blocks publishers"):
             async with asyncio.timeout(UNBLOCKED_SECONDS):
                 await self._channel.connection.ready()
 
     async def publish(self, messages: Sequence[WireMessage], *, deadline: float) -> list[Confirm]:
-        """One answer for each of *messages*; never raises for what the broker does."""
+        """Publish *messages*, and return one confirm for each; raises no error of the broker."""
         if self._now() >= deadline:
             return [TimeoutError()] * len(messages)
         if await is_blocked(self._channel.connection):
             return [BrokerUnavailable("the broker blocks publishers")] * len(messages)
         publish = _METHODS[self.method]
         try:
-            answers = await publish(
+            confirms = await publish(
                 self._channel, messages, in_flight=self._in_flight, deadline=deadline
             )
         except TimeoutError as error:
             return [error] * len(messages)
         except asyncio.CancelledError:
-            self._spent = True
+            self._abandoned = True
             raise
-        self._spent = self._spent or not all(map(answered, answers))
-        if any(map(refused, answers)):
+        self._abandoned = self._abandoned or not all(map(is_final, confirms))
+        if any(map(is_refused, confirms)):
             self._refused = True
             self._refused_early = self._refused_early or not self._is_old
-        return answers
+        return confirms
 
     @staticmethod
     def _now() -> float:
@@ -181,54 +182,54 @@ class ConfirmChannel:
 
 
 class ChannelProvider:
-    """Keeps one link open. Used by one task at a time."""
+    """Keeps one channel open. Only one task may use it at a time."""
 
     def __init__(self, connect: Connect, *, method: MethodName) -> None:
         self._connect = connect
         self._method = method
-        self._link: ConfirmChannel | None = None
+        self._current: ConfirmChannel | None = None
         self._fruitless_replacements = 0
 
     def another(self) -> "ChannelProvider":
-        """One for a link of its own."""
+        """Return a provider with its own connection."""
         return ChannelProvider(self._connect, method=self._method)
 
-    async def link(self) -> ConfirmChannel:
+    async def channel(self) -> ConfirmChannel:
         """
-        The open link, or else a new one.
+        Return the open channel, or a new one.
 
         Raises BrokerUnavailable.
         """
-        if self._link is None or await self._link.needs_replacement():
-            if self._link is not None:
-                self._fruitless_replacements = self._link.in_vain_so_far
+        if self._current is None or await self._current.needs_replacement():
+            if self._current is not None:
+                self._fruitless_replacements = self._current.next_fruitless_replacements
             await self.close()
             connection = await self._connect()
-            # Kept even if there will be no channel, so that `close` finds it.
-            self._link = ConfirmChannel(
+            # Stored before it is open, so that `close` also finds a channel that fails to open.
+            self._current = ConfirmChannel(
                 connection,
                 method=self._method,
                 fruitless_replacements=self._fruitless_replacements,
             )
-            await self._link.open()
-            self._method = self._link.method
-        return self._link
+            await self._current.open()
+            self._method = self._current.method
+        return self._current
 
     def release(self) -> ConfirmChannel | None:
-        """Hand out the link, if there is one, and have none."""
-        link, self._link = self._link, None
-        return link
+        """Return the channel, if there is one, and forget it."""
+        channel, self._current = self._current, None
+        return channel
 
-    def adopt(self, link: ConfirmChannel | None) -> None:
-        """Keep *link*, or drop it if one is open already."""
-        kept, dropped = link, self._link
-        if self._link is not None and not self._link.lost:
-            kept, dropped = self._link, link
+    def adopt(self, channel: ConfirmChannel | None) -> None:
+        """Keep *channel*, or drop it if another one is open."""
+        kept, dropped = channel, self._current
+        if self._current is not None and not self._current.lost:
+            kept, dropped = self._current, channel
         if dropped is not None:
             dropped.drop()
-        self._link = kept
+        self._current = kept
 
     async def close(self) -> None:
-        """Close the link; safe to call at any time."""
-        if (link := self.release()) is not None:
-            await link.close()
+        """Close the channel; safe to call at any time."""
+        if (channel := self.release()) is not None:
+            await channel.close()

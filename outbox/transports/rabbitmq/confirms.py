@@ -1,5 +1,5 @@
 """
-What RabbitMQ can answer to a publish, and what each answer means.
+The confirms that a publish can get from RabbitMQ, and what each one means.
 """
 
 import struct
@@ -12,74 +12,74 @@ from pamqp.commands import Basic
 from outbox.transports.base import Outcome
 
 Confirm: TypeAlias = Basic.Ack | Basic.Nack | Basic.Reject | BaseException | None
-"""A frame of the broker, or the error in its place."""
+"""A frame of the broker, or the error that replaced it."""
 
-CANNOT_BE_WRITTEN = (TypeError, ValueError, ArithmeticError, struct.error)
-"""What the client raises for a message that it cannot put into frames."""
+ENCODING_ERRORS = (TypeError, ValueError, ArithmeticError, struct.error)
+"""Errors of the client for a message that cannot be encoded as frames."""
 
-# What says that a message, and not the network, ended the channel. Publishes that are written to a
-# channel after the broker has closed it end the connection too, as an error of the protocol.
-_CULPRIT_SHOWN = (
+# Errors that show that a message, not the network, closed the channel. A publish that is written
+# to a channel after the broker closed it ends the connection too, as a protocol error.
+_CHANNEL_CLOSED = (
     aiormq.exceptions.ChannelClosed,
     aiormq.exceptions.ConnectionChannelError,
     aiormq.exceptions.ConnectionUnexpectedFrame,
 )
-_ANSWERED = (
+_FINAL = (
     Basic.Ack,
     Basic.Nack,
     Basic.Reject,
     aiormq.exceptions.PublishError,
     aiormq.exceptions.DeliveryError,
-    *CANNOT_BE_WRITTEN,
+    *ENCODING_ERRORS,
 )
 
 
-def answered(answer: Confirm) -> bool:
-    """Whether *answer* is about this message alone, and final."""
-    return isinstance(answer, _ANSWERED)
+def is_final(confirm: Confirm) -> bool:
+    """Return whether *confirm* is about this message alone, and final."""
+    return isinstance(confirm, _FINAL)
 
 
-def refused(answer: Confirm) -> bool:
+def is_refused(confirm: Confirm) -> bool:
     """
-    Whether the broker has taken note of the message, and does not take it.
+    Return whether the broker received the message and refused it.
 
-    What it returns for want of a queue it would return on any connection.
+    A returned message is not meant: on any connection the broker would return it.
     """
     errors = aiormq.exceptions
-    returned = isinstance(answer, errors.PublishError)
-    return not returned and isinstance(answer, (Basic.Nack, Basic.Reject, errors.DeliveryError))
+    returned = isinstance(confirm, errors.PublishError)
+    return not returned and isinstance(confirm, (Basic.Nack, Basic.Reject, errors.DeliveryError))
 
 
-def shows_culprit(answer: Confirm) -> bool:
-    """Whether some message of those in flight has closed the channel."""
-    return isinstance(answer, _CULPRIT_SHOWN)
+def closed_channel(confirm: Confirm) -> bool:
+    """Return whether one of the messages in flight closed the channel."""
+    return isinstance(confirm, _CHANNEL_CLOSED)
 
 
-def nothing_sent(answers: Sequence[Confirm]) -> bool:
-    """Whether the channel was closed before any of the messages could be written to it."""
-    found = [answer for answer in answers if not isinstance(answer, CANNOT_BE_WRITTEN)]
+def nothing_sent(confirms: Sequence[Confirm]) -> bool:
+    """Return whether the channel was closed before any message was written to it."""
+    found = [confirm for confirm in confirms if not isinstance(confirm, ENCODING_ERRORS)]
     closed = aiormq.exceptions.ChannelInvalidStateError
-    return bool(found) and all(isinstance(answer, closed) for answer in found)
+    return bool(found) and all(isinstance(confirm, closed) for confirm in found)
 
 
-def outcome_of(answer: Confirm) -> Outcome:
-    """What *answer* means for a message; one that closes the channel must have been alone."""
+def outcome_of(confirm: Confirm) -> Outcome:
+    """Return the outcome for *confirm*; a message that closed the channel was published alone."""
     errors = aiormq.exceptions
-    match answer:
+    match confirm:
         case Basic.Ack():
             return Outcome.ACKED
         case errors.PublishError() | errors.ChannelNotFoundEntity():
-            # Returned, or its exchange is missing: both heal when the topology does.
+            # Unroutable, or the exchange is missing: fixing the topology fixes both.
             return Outcome.RETURNED
         case (
             Basic.Nack() | Basic.Reject() | errors.DeliveryError() | errors.ChannelAccessRefused()
         ):
             return Outcome.NACKED
         case errors.ChannelClosed():
-            # The broker refuses it for good.
+            # The broker refuses this message permanently.
             return Outcome.REJECTED
-        case _ if isinstance(answer, CANNOT_BE_WRITTEN):
+        case _ if isinstance(confirm, ENCODING_ERRORS):
             return Outcome.REJECTED
         case _:
-            # No time left, connection lost, or the stray cancellation of a silent peer.
+            # The deadline passed, the connection was lost, or aiormq cancelled for a silent peer.
             return Outcome.UNKNOWN

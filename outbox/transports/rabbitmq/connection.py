@@ -1,5 +1,5 @@
 """
-Connecting to RabbitMQ, and telling a lost connection from everything else.
+Connecting to RabbitMQ, and recognising the errors of a lost connection.
 """
 
 import asyncio
@@ -13,43 +13,50 @@ from aio_pika.abc import AbstractConnection
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
+from outbox.transports.base import ConnectionCounter
 
 CONNECT_SECONDS = 10.0
-"""For all addresses together: who publishes has no more time, and one may not use it all up."""
+"""For all addresses together, because a publish has no more time; each gets a share."""
 LEAST_CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
-"""Every call at shutdown has a deadline: a silent broker must not hold the process."""
+"""Deadline of each call at shutdown: a silent broker must not block the process."""
 
-# The event loop itself does not keep tasks alive.
+# The event loop holds only weak references to tasks.
 _CLOSING: set["asyncio.Task[None]"] = set()
 
 CONNECTION_ERRORS = (OSError, TimeoutError, aiormq.AMQPError, RuntimeError, StopAsyncIteration)
 """
-What a lost connection raises.
+Errors of a lost connection.
 
-RuntimeError is how aio-pika says that it was closed before, and StopAsyncIteration how aiormq says
-that the peer has hung up before it was asked anything.
+aio-pika raises RuntimeError on a closed connection; aiormq raises StopAsyncIteration if the peer
+closes the connection before the handshake.
 """
 
 
-def heartbeat_to_ask_for(noticed_within: int) -> int:
+def heartbeat_to_request(detect_within: int) -> int:
     """
-    The heartbeat for which a dead peer is noticed within three times *noticed_within* seconds.
+    Return the heartbeat that detects a dead peer within three times *detect_within* seconds.
 
-    aiormq takes a peer for dead once it has heard nothing for 3 * (heartbeat + 1) seconds, and
-    looks every half heartbeat: 3.5 * heartbeat + 3 at worst. Below 3 there is none that short.
+    aiormq takes a peer for dead after 3 * (heartbeat + 1) seconds without a frame, and checks
+    every half heartbeat: 3.5 * heartbeat + 3 at worst. For less than 3 seconds no heartbeat is
+    that short.
     """
-    return max(1, (6 * noticed_within - 6) // 7)
+    return max(1, (6 * detect_within - 6) // 7)
 
 
 async def connect(
-    urls: Sequence[URL], *, name: str, kind: type[aio_pika.Connection] = aio_pika.Connection
+    urls: Sequence[URL],
+    *,
+    name: str,
+    connections: ConnectionCounter,
+    kind: type[aio_pika.Connection] = aio_pika.Connection,
 ) -> AbstractConnection:
     """
-    A new connection to the first of *urls* that answers, shown by the broker as *name*.
+    Connect to the first of *urls* that confirms, under a *name* that the broker shows.
 
-    What one leaves of its share of the time is for those after it.
-    Raises BrokerUnavailable if none does.
+    Each address gets an equal share of the time that is left. *connections* counts the connection
+    until it is closed or lost.
+    Raises BrokerUnavailable if no address confirms.
     """
     problem = BrokerUnavailable("no address")
     now = asyncio.get_running_loop().time
@@ -58,28 +65,39 @@ async def connect(
         share = (deadline - now()) / (len(urls) - tried)
         try:
             with connection_errors("cannot connect to the broker"):
-                return await aio_pika.connect(
+                connection = await aio_pika.connect(
                     url,
                     timeout=max(share, LEAST_CONNECT_SECONDS),
                     client_properties={"connection_name": name},
-                    ssl_context=_verifying(url),
+                    ssl_context=_tls_context(url),
                     connection_class=kind,
                 )
         except BrokerUnavailable as error:
             problem = error
+        else:
+            _count(connection, connections)
+            return connection
     raise problem
 
 
+def _count(connection: AbstractConnection, connections: ConnectionCounter) -> None:
+    if (transport := connection.transport) is None:
+        return
+    connections.inc()
+    # aiormq ends this future once, whichever side closes; a callback that is late is still called.
+    transport.connection.closing.add_done_callback(lambda _closed: connections.dec())
+
+
 async def close(connection: AbstractConnection) -> None:
-    """Close *connection*, in whatever state it is."""
-    await asyncio.wait({begin_to_close(connection)}, timeout=CLOSE_SECONDS)
+    """Close *connection*, which may be in any state."""
+    await asyncio.wait({start_closing(connection)}, timeout=CLOSE_SECONDS)
 
 
-def begin_to_close(connection: AbstractConnection) -> "asyncio.Task[None]":
+def start_closing(connection: AbstractConnection) -> "asyncio.Task[None]":
     """
-    Close *connection*, for those who have no time to wait for it.
+    Start closing *connection*, and return the task.
 
-    In a task of its own, because aio-pika does not let go of a caller who is cancelled.
+    It is a separate task, because aio-pika keeps a caller waiting that is cancelled.
     """
     task = asyncio.ensure_future(_close(connection))
     _CLOSING.add(task)
@@ -95,10 +113,10 @@ async def _close(connection: AbstractConnection) -> None:
 @contextmanager
 def connection_errors(problem: str = "the connection was lost") -> Iterator[None]:
     """
-    Turn errors of the connection into BrokerUnavailable, which says *problem*.
+    Turn errors of the connection into BrokerUnavailable, whose text begins with *problem*.
 
-    Their texts are dropped: they may quote the URL with its password. A cancellation that is not
-    meant for this task comes from aiormq, when the peer has fallen silent.
+    The texts of the errors are dropped, because they may quote the URL with its password. If this
+    task was not cancelled, a CancelledError comes from aiormq, which raises it for a silent peer.
     """
     try:
         yield
@@ -110,18 +128,18 @@ def connection_errors(problem: str = "the connection was lost") -> Iterator[None
             raise
         raise BrokerUnavailable(f"{problem}: the peer is silent") from None
     except Exception as error:
-        # aiormq rejects what waits, and has no reason to tell, when a connection closes that has
-        # only just been made.
+        # aiormq raises a bare Exception to waiting calls when a new connection closes at once.
         if type(error) is not Exception:
             raise
         raise BrokerUnavailable(f"{problem}: for no reason given") from None
 
 
-def _verifying(url: URL) -> ssl.SSLContext | None:
+def _tls_context(url: URL) -> ssl.SSLContext | None:
     """
-    A context that verifies the broker at *url*, with the files that its query names.
+    Return a context that verifies the broker at *url*, with the files that its query names.
 
-    None for plaintext, and for `no_verify_ssl`, which the settings allow only when told to.
+    None for plaintext and for `no_verify_ssl`, which the settings refuse without
+    MQ_ALLOW_INSECURE.
     """
     query = url.query
     if url.scheme != "amqps" or query.get("no_verify_ssl", "0") != "0":

@@ -1,5 +1,5 @@
 """
-Acks by the documented calls of aiormq, one call for each: `MQ_DELIVERY_METHOD=callback`.
+Acks by documented calls of aiormq, one call for each, for `MQ_DELIVERY_METHOD=callback`.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from outbox.transports.rabbitmq.connection import connection_errors
 
 
 class DirectAcks:
-    """Acks by the documented calls of aiormq, at once."""
+    """Acks that are sent at once, by documented calls of aiormq."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._settled = AckTracker()
-        # Held to write: an ack of several must not overtake another one.
+        # Held while writing: an ack with `multiple` must not overtake another one.
         self._turn = asyncio.Lock()
 
     @property
@@ -38,7 +38,7 @@ class DirectAcks:
             async with self._turn:
                 for tag in self._settled.unsettled(tags):
                     await self._channel.basic_nack(tag, requeue=True)
-                    self._settled.tell([tag])
+                    self._settled.mark_settled([tag])
 
     def flush(self) -> None:
         return

@@ -1,8 +1,8 @@
 """
-What precedes the body of a delivered message: the frames Basic.Deliver and content header.
+Decoding the frames before the body of a delivery: Basic.Deliver and content header.
 
-Whoever publishes chooses most of these bytes, and the broker does not look at all of them. So
-whatever they are, reading them ends with a delivery: a flawed one, if they are not legal.
+The publisher chooses most of these bytes, and the broker does not check all of them. Any bytes
+therefore end as a delivery; illegal ones as a delivery with a `decode_error`.
 """
 
 import struct
@@ -14,12 +14,12 @@ from typing import Any
 from pamqp.commands import Basic
 
 from outbox.transports.delivery import Delivery
-from outbox.transports.rabbitmq.table_decoder import FLAWS, moment, read_table
+from outbox.transports.rabbitmq.table_decoder import DECODE_ERRORS, moment, read_table
 from outbox.wire.codec import WireMessage
 
 MALFORMED = "malformed"
 DELIVER = struct.pack(">HH", Basic.frame_id, 60)
-"""What the frame of a delivery begins with."""
+"""The first bytes of the payload of Basic.Deliver."""
 
 _TAG = struct.Struct(">QB")
 _CONTENT = struct.Struct(">xxxxQH")
@@ -31,22 +31,22 @@ _UNREADABLE = object()
 
 def read_deliver(data: bytes) -> Delivery | None:
     """
-    The delivery that the payload of a Basic.Deliver announces, its content yet to come.
+    Return the delivery that the payload of a Basic.Deliver announces, without its content.
 
-    None if it has no end that fits: then it is not the publisher's doing, and no delivery.
+    None if the payload is too short, which a publisher cannot cause: it is not a delivery.
     """
     try:
         at = 5 + data[4]
         tag, redelivered = _TAG.unpack_from(data, at)
         exchange, routing_key, decode_error = _route(data[at + _TAG.size :])
-    except FLAWS:
+    except DECODE_ERRORS:
         return None
     message = WireMessage(exchange=exchange, routing_key=routing_key, body=b"")
     return Delivery(message, tag, redelivered & 1 == 1, decode_error)
 
 
 def read_header(data: bytes, delivery: Delivery) -> int:
-    """Put the properties in the payload of a content header into *delivery*; the body's size."""
+    """Decode a content header into *delivery*, and return the size of the body in bytes."""
     try:
         size, flags = _CONTENT.unpack_from(data, 0)
     except struct.error:
@@ -58,7 +58,7 @@ def read_header(data: bytes, delivery: Delivery) -> int:
 
 
 def _read_properties(data: bytes, flags: int, message: WireMessage) -> bool:
-    """Whether all the properties could be read; those that could are in *message*."""
+    """Decode the properties into *message*, and return whether all were legal."""
     at, fine = _CONTENT.size, True
     try:
         for name, read in _plan(flags):
@@ -66,7 +66,7 @@ def _read_properties(data: bytes, flags: int, message: WireMessage) -> bool:
             fine = fine and legal
             if name is not None and value is not _UNREADABLE:
                 setattr(message, name, value)
-    except FLAWS:
+    except DECODE_ERRORS:
         return False
     return fine and at == len(data)
 
@@ -87,7 +87,7 @@ def _short_bytes(data: bytes, at: int) -> tuple[bytes, int]:
     start = at + 1
     stop = start + data[at]
     if stop > len(data):
-        raise ValueError("longer than what it is in")
+        raise ValueError("longer than its frame")
     return data[start:stop], stop
 
 
@@ -100,7 +100,7 @@ def _table(data: bytes, at: int) -> tuple[Any, int, bool]:
     stop = start + _LONG.unpack_from(data, at)[0]
     whole = stop <= len(data)
     table, fine = read_table(data, start, stop if whole else len(data))
-    # Nobody can find the properties behind a table that is cut; what could be read of it stays.
+    # The properties after a cut table cannot be found; the entries that were read are kept.
     return MappingProxyType(table), stop, fine and whole
 
 
@@ -108,7 +108,7 @@ def _timestamp(data: bytes, at: int) -> tuple[Any, int, bool]:
     number = _LONG_LONG.unpack_from(data, at)[0]
     try:
         return moment(number), at + _LONG_LONG.size, True
-    except FLAWS:
+    except DECODE_ERRORS:
         return _UNREADABLE, at + _LONG_LONG.size, False
 
 
@@ -133,15 +133,15 @@ _PROPERTIES: tuple[tuple[str, str | None, _Reader], ...] = (
 
 @lru_cache(maxsize=256)
 def _plan(flags: int) -> list[tuple[str | None, _Reader]]:
-    """The properties that *flags* announce, in their order."""
+    """Return the properties that *flags* announce, in their order."""
     known = Basic.Properties.flags
     return [(name, read) for theirs, name, read in _PROPERTIES if flags & known[theirs]]
 
 
-# Routes are few; whoever uses many gets the uncached speed.
+# Routes are few; with many of them the calls are not cached, and slower.
 @lru_cache(maxsize=1024)
 def _route(data: bytes) -> tuple[str, str, str | None]:
-    """Exchange and routing key, and what is the matter with them."""
+    """Return exchange, routing key and, if one is not text, a reason code."""
     exchange, at = _short_bytes(data, 0)
     routing_key, _ = _short_bytes(data, at)
     try:

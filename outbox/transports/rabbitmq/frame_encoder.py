@@ -1,12 +1,12 @@
 """
 A message as the bytes of its AMQP frames: Basic.Publish, content header, content bodies.
 
-pamqp makes the same bytes, at several times the cost: it looks up the type of each field each
-time. Here the layout of this project's messages is written down once. What is rare is left to
-pamqp: the method frame of a route that was not published to lately, and header values other than
-text, integers and booleans.
+pamqp produces the same bytes at several times the cost, because it looks up the type of each field
+for each message. Here the layout of this project's messages is fixed. pamqp encodes the rare
+parts: the method frame of a route that is not cached, and header values other than text, integers
+and booleans.
 
-Whatever cannot be written raises what pamqp raises for it, a TypeError, a ValueError or a
+A value that cannot be encoded raises the same error as in pamqp: TypeError, ValueError or
 struct.error.
 """
 
@@ -23,7 +23,7 @@ from pamqp.commands import Basic
 from outbox.wire.codec import APP_ID, WireMessage
 
 FRAME_OVERHEAD = 8
-"""Bytes of a frame around its payload."""
+"""Size of a frame without its payload, in bytes."""
 
 _HEADER, _BODY = 2, 3
 _END = b"\xce"
@@ -60,9 +60,9 @@ _ALWAYS = _FLAGS["headers"] | _FLAGS["delivery_mode"] | _FLAGS["app_id"]
 
 def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> bytes:
     """
-    The frames that publish *message*, mandatory and persistent, on *channel*.
+    Return the frames that publish *message*, mandatory and persistent, on *channel*.
 
-    *body_max* is how many bytes of the body one frame takes: the connection's frame size, less
+    *body_max* is the number of body bytes in one frame: the connection's frame size minus
     FRAME_OVERHEAD.
     """
     body = message.body
@@ -87,7 +87,7 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> byte
 
 
 def _properties(message: WireMessage) -> tuple[int, list[bytes]]:
-    """The flags that say which properties follow, and those properties in their order."""
+    """Return the flags of the properties that are set, and these properties in their order."""
     flags = _ALWAYS
     parts: list[bytes] = []
     if message.content_type:
@@ -141,7 +141,7 @@ def _timestamp(moment: datetime) -> bytes:
     return _LONG_LONG.pack(since.days * _SECONDS_OF_A_DAY + since.seconds)
 
 
-# The version of the format, mostly.
+# Mostly the version of the wire format.
 @lru_cache(maxsize=256)
 def _integer(value: int) -> bytes:
     for low, high, layout, kind in _INTEGERS:
@@ -159,20 +159,20 @@ def _short(text: str) -> bytes:
 
 _octet = lru_cache(maxsize=256)(encode.octet)
 
-# Types and sets of headers are few; whoever publishes many gets the uncached speed.
+# Types and sets of headers are few; with many of them the calls are not cached, and slower.
 _common = lru_cache(maxsize=1024)(_short)
 _APP_ID = _short(APP_ID)
 
 
 @lru_cache(maxsize=256)
 def _labels(names: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    """Headers' *names* in the order in which they are written, each with its bytes."""
+    """Return header *names* in the order in which they are written, each with its bytes."""
     return [(name, _name(name)) for name in sorted(names)]
 
 
 @lru_cache(maxsize=1024)
 def _name(name: str) -> bytes:
-    """A header's name, which pamqp cuts at 128 bytes."""
+    """Encode the name of a header, cut at 128 bytes as pamqp does."""
     data = str.encode(name)
     return _short(data[:_NAME_MAX].decode(errors="ignore"))
 

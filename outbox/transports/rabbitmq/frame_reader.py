@@ -1,17 +1,17 @@
 """
-Deliveries taken out of the bytes of a connection, before aiormq reads them.
+Cutting deliveries out of the bytes of a connection before aiormq reads them.
 
-aiormq makes several objects of each frame, and a task of each delivery. Worse, what it cannot read
-ends the connection, and the broker sends the same message again to the next one. Here the frames
-of deliveries are cut out of the stream and read by `rabbitmq_content`; all others go on to aiormq
-as they are, whole and in order. aiormq keeps the connection: handshake, TLS, heartbeats, channels.
+aiormq creates several objects for each frame, and a task for each delivery. Worse, a message that
+it cannot decode ends the connection, and the broker delivers it again to the next one. Here the
+frames of deliveries are cut out of the stream and decoded by `frame_decoder`; all others go to
+aiormq unchanged and in order. aiormq keeps handshake, TLS, heartbeats and channels.
 
-This relies on less than what it replaces; `incompatibility` finds out whether it is all there:
+This uses fewer internals than it replaces; `incompatibility` checks them all:
 
-- aiormq's Connection takes a `transport_factory`, which makes its StreamReader.
-- asyncio hands all that comes in to the reader's `feed_data`, which may be replaced.
-- aiormq takes a connection for dead that brings no frame for long. RabbitMQ sends no heartbeat
-  while it sends deliveries, so now and then aiormq gets one for them.
+- aiormq's Connection takes a `transport_factory`, which creates its StreamReader.
+- asyncio passes all received bytes to the reader's `feed_data`, which may be replaced.
+- aiormq closes a connection on which no frame arrives for long. RabbitMQ sends no heartbeat while
+  it sends deliveries, so the reader sometimes passes a heartbeat to aiormq in their place.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from outbox.transports.rabbitmq.frame_decoder import DELIVER, read_deliver, read
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_EVERY_SECONDS = 1.0
-"""Less than any heartbeat that can be asked for, and seldom enough to cost nothing."""
+"""Shorter than any heartbeat interval, and long enough to cost no time."""
 
 _FRAME = struct.Struct(">BHI")
 _OVERHEAD = 8
@@ -42,44 +42,44 @@ _NO_CHANNEL = -1
 
 class FrameReader:
     """
-    Splits what is fed into deliveries of one channel, and the rest.
+    Splits the received bytes into deliveries of one channel and all other frames.
 
     Args:
-        hand_on: Gets the rest.
+        forward: Called with all other frames.
         clock: Seconds of any monotonic clock.
 
     """
 
-    def __init__(self, hand_on: Callable[[bytes], None], *, clock: Callable[[], float]) -> None:
-        self._hand_on = hand_on
+    def __init__(self, forward: Callable[[bytes], None], *, clock: Callable[[], float]) -> None:
+        self._forward = forward
         self._clock = clock
         self._heartbeat_at = 0.0
         self._channel = _NO_CHANNEL
         self._deliver: Callable[[list[Delivery]], None] = lambda _: None
-        # The beginning of a frame whose end has not come, and how long it is at least.
+        # The beginning of an incomplete frame, and the size that it has at least.
         self._held: list[bytes] = []
         self._held_size = 0
-        self._wanted = 0
-        # The delivery whose content is coming in, and how much of its body is missing.
+        self._held_until = 0
+        # The delivery whose content is being received, and the missing bytes of its body.
         self._current: Delivery | None = None
         self._pieces: list[bytes] = []
         self._missing = 0
         self._arrived: list[Delivery] = []
-        self.heard = False
-        """Whether anything was fed."""
-        self.lost_track = False
-        """Whether there was something that is no frame; since then all is handed on."""
+        self.received = False
+        """Whether any bytes were received."""
+        self.out_of_sync = False
+        """Whether bytes were not a frame; since then all bytes are forwarded."""
 
     def follow(self, channel: int, deliver: Callable[[list[Delivery]], None]) -> None:
-        """From now on call *deliver* with the deliveries of *channel*."""
+        """Call *deliver* with the deliveries of *channel* from now on."""
         self._channel = channel
         self._deliver = deliver
 
     def feed(self, chunk: bytes) -> None:
-        """Take what has come in; never raises for what it is."""
-        self.heard = True
-        if self.lost_track:
-            self._hand_on(chunk)
+        """Process received bytes; never raises for their content."""
+        self.received = True
+        if self.out_of_sync:
+            self._forward(chunk)
             return
         data = self._whole(bytes(chunk))
         passed = self._split(data) if data else False
@@ -87,31 +87,31 @@ class FrameReader:
             arrived, self._arrived = self._arrived, []
             self._deliver(arrived)
         if not passed:
-            self._show_life()
+            self._forward_heartbeat()
 
     def _whole(self, chunk: bytes) -> bytes:
-        """*chunk* behind what was held, or nothing if the frame is not complete even so."""
+        """Return the held bytes and *chunk*, or no bytes if the frame is still incomplete."""
         if not self._held:
             return chunk
         self._held.append(chunk)
         self._held_size += len(chunk)
-        if self._held_size < self._wanted:
+        if self._held_size < self._held_until:
             return b""
         data = b"".join(self._held)
         self._held = []
         return data
 
     def _split(self, data: bytes) -> bool:
-        """Take the frames of *data*, and hold what is left of it. Whether any was handed on."""
-        # `kept` is where that begins which is not ours, and is not handed on yet.
+        """Process the frames of *data*, hold the rest, and return whether any was forwarded."""
+        # `kept` is the start of the frames that are not forwarded yet.
         at, kept, size, passed = 0, 0, len(data), False
         wanted = _OVERHEAD
         while at + _OVERHEAD <= size:
             kind, channel, length = _FRAME.unpack_from(data, at)
             after = at + length + _OVERHEAD
             if kind not in _KINDS or (after <= size and data[after - 1] != _END):
-                # aiormq finds out by itself, and ends the connection.
-                self.lost_track = True
+                # aiormq detects it too, and ends the connection.
+                self.out_of_sync = True
                 at = size
                 break
             if after > size:
@@ -123,16 +123,16 @@ class FrameReader:
             at = after
         passed = self._pass(data, kept, at) or passed
         if at < size:
-            self._held, self._held_size, self._wanted = [data[at:]], size - at, wanted
+            self._held, self._held_size, self._held_until = [data[at:]], size - at, wanted
         return passed
 
     def _pass(self, data: bytes, start: int, stop: int) -> bool:
         if start < stop:
-            self._hand_on(data[start:stop])
+            self._forward(data[start:stop])
         return start < stop
 
     def _takes(self, kind: int, payload: bytes) -> bool:
-        """Whether a frame of our channel is part of a delivery, which it is then put to."""
+        """Add a frame of our channel to the current delivery; return whether it belongs to one."""
         if kind == _METHOD:
             self._current = read_deliver(payload) if payload.startswith(DELIVER) else None
             return self._current is not None
@@ -153,30 +153,34 @@ class FrameReader:
             self._current = None
         return True
 
-    def _show_life(self) -> None:
-        """Let aiormq know that the peer lives, though all it sent was for us."""
+    def _forward_heartbeat(self) -> None:
+        """Show aiormq that the peer is alive, although all its frames were deliveries."""
         now = self._clock()
         if now - self._heartbeat_at >= HEARTBEAT_EVERY_SECONDS:
             self._heartbeat_at = now
-            self._hand_on(HEARTBEAT)
+            self._forward(HEARTBEAT)
 
 
 class FrameReadingConnection(aio_pika.Connection):
-    """A connection with a `tap`, which is None if there is no place for it."""
+    """A connection with a `frame_reader`, which is None if aiormq is not compatible."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tap: FrameReader | None = None
-        self.kwargs.update(self._tapping())
+        self.frame_reader: FrameReader | None = None
+        self.kwargs.update(self._reader_arguments())
 
-    def _tapping(self) -> dict[str, Any]:
-        """What makes aiormq open the connection through a tap, if it can."""
+    def _reader_arguments(self) -> dict[str, Any]:
+        """Return the argument with which aiormq opens the connection through a FrameReader."""
         known = inspect.signature(aiormq.Connection).parameters
-        return {"transport_factory": _Tapping(self)} if "transport_factory" in known else {}
+        return (
+            {"transport_factory": _FrameReaderFactory(self)}
+            if "transport_factory" in known
+            else {}
+        )
 
 
-class _Tapping(TransportFactory):
-    """Makes what aiormq would make by itself, and puts a tap in front of the reader."""
+class _FrameReaderFactory(TransportFactory):
+    """Creates the streams that aiormq would create, and puts a FrameReader before its reader."""
 
     def __init__(self, connection: FrameReadingConnection) -> None:
         self._connection = connection
@@ -187,23 +191,24 @@ class _Tapping(TransportFactory):
         secure = url.scheme == "amqps"
         plain = TLSTransportFactory() if secure else TCPTransportFactory()
         reader, writer = await plain.create(url, **kwargs)
-        tap = FrameReader(reader.feed_data, clock=asyncio.get_running_loop().time)
-        # Nothing has come in yet: the server of AMQP waits to be addressed.
-        reader.feed_data = tap.feed  # type: ignore[assignment]
-        self._connection.tap = tap
+        frame_reader = FrameReader(reader.feed_data, clock=asyncio.get_running_loop().time)
+        # No byte was received yet: in AMQP the client speaks first.
+        reader.feed_data = frame_reader.feed  # type: ignore[assignment]
+        self._connection.frame_reader = frame_reader
         return reader, writer
 
 
 def incompatibility(connection: Any, channel: Any) -> str | None:
     """
-    What is not as it has to be for the deliveries of aiormq's *channel* to be tapped; None if all
-    is. The connection has been opened, so its tap must have heard of that.
+    Return an internal of aiormq that FrameReader needs and *channel* lacks, or None.
+
+    The connection is open, so its frame reader must have received bytes.
     """
-    tap = getattr(connection, "tap", None)
-    if tap is None:
+    frame_reader = getattr(connection, "frame_reader", None)
+    if frame_reader is None:
         return "transport_factory"
     checks = {
-        "feed_data": tap.heard and not tap.lost_track,
+        "feed_data": frame_reader.received and not frame_reader.out_of_sync,
         "number": isinstance(channel.number, int) and channel.number > 0,
         "write_queue": isinstance(channel.write_queue, asyncio.Queue),
         "ChannelFrame": ChannelFrame(payload=b"", should_close=False).should_drain is False,

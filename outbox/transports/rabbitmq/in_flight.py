@@ -1,11 +1,11 @@
 """
-How much may be in flight on one channel, and for how long an answer is waited for.
+The limits of messages in flight on one channel, and waiting for their confirms.
 
 Invariants:
 
-- No two publishes in flight share a message id, because returned messages are attributed by it.
-- At most MAX_MESSAGES are in flight, unless a single batch is larger than that: all of them are
-  published again when the connection breaks, and with more nothing gets faster.
+- No two publishes in flight share a message id, because returned messages are matched by it.
+- At most MAX_MESSAGES are in flight, unless a single batch is larger. All of them are published
+  again after a lost connection, and a higher limit makes publishing no faster.
 """
 
 import asyncio
@@ -18,39 +18,40 @@ from outbox.wire.codec import WireMessage
 MAX_MESSAGES = 1_000
 MAX_BYTES = 8 * 1024 * 1024
 BLOCK_CHECK_SECONDS = 0.25
-"""How often a wait for late answers looks whether the broker has blocked the connection."""
+"""Interval at which a wait for confirms checks whether the broker blocked the connection."""
 
 
 class InFlight:
-    """The messages in flight on one channel. Who has waited longest is let in first."""
+    """The messages in flight on one channel; waiting batches enter in their order."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
-        self._door = asyncio.Lock()
-        self._left = asyncio.Event()
+        self._entry = asyncio.Lock()
+        self._released = asyncio.Event()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is in flight."""
+        """Whether no message is in flight."""
         return not self._ids
 
     @asynccontextmanager
     async def room(self, ids: Collection[str], *, deadline: float) -> AsyncIterator[None]:
         """
-        Hold *ids* in flight, as soon as there is room for them and no other of the same name.
+        Hold *ids* in flight during the block, after waiting until there is room for them.
 
+        There is no room while one of *ids* is in flight already.
         Raises TimeoutError if there is none by *deadline*.
         """
-        async with asyncio.timeout_at(deadline), self._door:
+        async with asyncio.timeout_at(deadline), self._entry:
             while not self._fits(ids):
-                self._left.clear()
-                await self._left.wait()
+                self._released.clear()
+                await self._released.wait()
             self._ids.update(ids)
         try:
             yield
         finally:
             self._ids.difference_update(ids)
-            self._left.set()
+            self._released.set()
 
     def _fits(self, ids: Collection[str]) -> bool:
         if not self._ids:
@@ -59,7 +60,7 @@ class InFlight:
 
 
 def windows(messages: Sequence[WireMessage]) -> Iterator[range]:
-    """The positions of *messages* in parts that are each small enough to be in flight at once."""
+    """Yield the positions of *messages* in parts that may each be in flight at once."""
     start, size, ids = 0, 0, set[str]()
     for position, message in enumerate(messages):
         weight, name = len(message.body or b""), message.message_id
@@ -75,9 +76,9 @@ def windows(messages: Sequence[WireMessage]) -> Iterator[range]:
 
 
 async def is_blocked(connection: Any) -> bool:
-    """Whether the broker, for want of memory or disk, reads nothing from aiormq's *connection*."""
+    """Return whether the broker blocks aiormq's *connection* because memory or disk is low."""
     try:
-        # Without a pause, unless it is blocked: `ready` then has nothing to wait for.
+        # `ready` returns without a pause unless the connection is blocked.
         async with asyncio.timeout(0):
             await connection.ready()
     except TimeoutError:
@@ -85,10 +86,10 @@ async def is_blocked(connection: Any) -> bool:
     return False
 
 
-async def wait_for_answers(
+async def wait_for_confirms(
     waiting: Collection["asyncio.Future[Any]"], *, connection: Any, deadline: float
 ) -> None:
-    """Return when all of *waiting* are done, *deadline* is over or the broker blocks us."""
+    """Return when all of *waiting* are done, *deadline* passes or the broker blocks publishes."""
     loop = asyncio.get_running_loop()
     pending = set(waiting)
     while pending and (left := deadline - loop.time()) > 0:

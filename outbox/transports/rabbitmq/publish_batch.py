@@ -1,24 +1,23 @@
 """
 Publishing a whole batch as one write to the connection.
 
-`basic_publish` makes a future and an entry of the write queue for each message, and the event
-loop turns several times for it. Here the frames of all messages are assembled in memory, a light
-slot for each is put where aiormq looks for whom to tell about a confirmation, and one entry goes
-into the write queue.
+`basic_publish` creates a future and an entry of the write queue for each message, and needs
+several turns of the event loop. Here the frames of all messages are joined in memory, a light
+PendingConfirm for each is put where aiormq expects a future, and one entry goes into the write
+queue.
 
-This reaches into aiormq, though not below what is named here; `incompatibility` finds out whether
-it is all there:
+This uses internals of aiormq, but only those listed here; `incompatibility` checks them all:
 
 - `lock` of a channel guards `delivery_tag`, `confirmations` and `message_id_delivery_tag`.
-- `confirmations` holds, for each delivery tag, something that `done`, `cancelled`, `set_result`
-  and `set_exception` can be called on. It is taken out when the broker answers.
-- `message_id_delivery_tag` leads from a returned message to its delivery tag.
-- `_on_confirm_frame` is called with each confirmation, and `_confirm_delivery` for one delivery
-  tag. aiormq looks through all that is outstanding for each confirmation of several, and goes
-  through the event loop for each of them; `confirm_at_once` does neither.
-- Futures of `create_future` are rejected, with the reason, when the channel or its connection
-  ends. Any other would be waited for in vain.
-- `write_queue` takes ChannelFrames, whose payload is written as it is.
+- `confirmations` maps each delivery tag to an object with `done`, `cancelled`, `set_result` and
+  `set_exception`. aiormq removes it when the broker confirms the tag.
+- `message_id_delivery_tag` maps the id of a returned message to its delivery tag.
+- aiormq calls `_on_confirm_frame` with each confirm, and `_confirm_delivery` for one delivery tag.
+  For a confirm with `multiple`, aiormq scans all outstanding tags and needs a turn of the event
+  loop for each of them; `confirm_at_once` does neither.
+- aiormq rejects futures of `create_future`, with the reason, when the channel or its connection
+  ends. A wait for any other future would not end.
+- `write_queue` takes ChannelFrames, whose payload is written unchanged.
 """
 
 import asyncio
@@ -31,34 +30,34 @@ import aiormq
 from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 
-from outbox.transports.rabbitmq.confirms import CANNOT_BE_WRITTEN, Confirm
+from outbox.transports.rabbitmq.confirms import ENCODING_ERRORS, Confirm
 from outbox.transports.rabbitmq.frame_encoder import FRAME_OVERHEAD, publish_frames
-from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_answers
+from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_confirms
 from outbox.transports.rabbitmq.publish_gather import identify
 from outbox.wire.codec import WireMessage
 
 
 class Batch:
     """
-    Answers that are waited for together.
+    The confirms of one batch.
 
     Args:
-        complete: Is done when the last answer has come, or rejected when none can come any more.
+        complete: Done after the last confirm; rejected when no further confirm can come.
 
     """
 
-    __slots__ = ("answers", "complete", "missing", "tags")
+    __slots__ = ("complete", "confirms", "missing", "tags")
 
     def __init__(
         self, size: int, *, complete: "asyncio.Future[None]", tags: dict[str, int]
     ) -> None:
-        self.answers: list[Confirm] = [None] * size
+        self.confirms: list[Confirm] = [None] * size
         self.missing = size
         self.complete = complete
         self.tags = tags
 
-    def answer(self, position: int, answer: Confirm) -> None:
-        self.answers[position] = answer
+    def confirm(self, position: int, confirm: Confirm) -> None:
+        self.confirms[position] = confirm
         self.missing -= 1
         if not self.missing and not self.complete.done():
             self.complete.set_result(None)
@@ -66,39 +65,39 @@ class Batch:
 
 class PendingConfirm:
     """
-    Where aiormq puts the answer to one message; the part of a future that it makes use of.
+    Receives the confirm of one message from aiormq, with the methods of a future that it calls.
 
-    An answer that comes when nobody waits any more is taken like any other, and read by nobody:
-    aiormq would log a returned message that it cannot attribute, with its body.
+    It also accepts a confirm that comes after the deadline, and drops it: aiormq would log a
+    returned message that it cannot match, including its body.
     """
 
-    __slots__ = ("_answered", "_batch", "_message_id", "_position", "_tag")
+    __slots__ = ("_batch", "_is_done", "_message_id", "_position", "_tag")
 
     def __init__(self, batch: Batch, position: int, message_id: str, tag: int) -> None:
         self._batch = batch
         self._position = position
         self._message_id = message_id
         self._tag = tag
-        self._answered = False
+        self._is_done = False
 
     def done(self) -> bool:
-        return self._answered
+        return self._is_done
 
     def cancelled(self) -> bool:
-        """Whether a second answer is nothing to warn of."""
-        return self._answered
+        """Whether a second confirm needs no warning."""
+        return self._is_done
 
-    def set_result(self, answer: Confirm) -> None:
-        if self._answered:
+    def set_result(self, confirm: Confirm) -> None:
+        if self._is_done:
             return
-        self._answered = True
-        self.forget()
-        self._batch.answer(self._position, answer)
+        self._is_done = True
+        self.release_id()
+        self._batch.confirm(self._position, confirm)
 
     set_exception = set_result
 
-    def forget(self) -> None:
-        """Let another publish have the message id."""
+    def release_id(self) -> None:
+        """Free the message id for another publish."""
         tags = self._batch.tags
         if tags.get(self._message_id) == self._tag:
             del tags[self._message_id]
@@ -107,8 +106,8 @@ class PendingConfirm:
 async def publish_batch(
     channel: Any, messages: Sequence[WireMessage], *, in_flight: InFlight, deadline: float
 ) -> list[Confirm]:
-    """Publish *messages* on aiormq's *channel*; one answer for each."""
-    answers: list[Confirm] = [None] * len(messages)
+    """Publish *messages* on aiormq's *channel*; return one confirm for each."""
+    confirms: list[Confirm] = [None] * len(messages)
     frames: dict[int, bytes] = {}
     ids: list[str] = []
     body_max = channel.connection.connection_tune.frame_max - FRAME_OVERHEAD
@@ -116,15 +115,15 @@ async def publish_batch(
         try:
             frames[position] = publish_frames(message, channel=channel.number, body_max=body_max)
             ids.append(str(message.message_id))
-        except CANNOT_BE_WRITTEN as error:
-            answers[position] = error
+        except ENCODING_ERRORS as error:
+            confirms[position] = error
     if frames:
         payload = b"".join(frames.values())
         async with in_flight.room(ids, deadline=deadline):
             found = await _send_and_wait(channel, ids, payload, deadline)
-        for position, answer in zip(frames, found, strict=True):
-            answers[position] = answer
-    return answers
+        for position, confirm in zip(frames, found, strict=True):
+            confirms[position] = confirm
+    return confirms
 
 
 async def _send_and_wait(
@@ -136,33 +135,33 @@ async def _send_and_wait(
     except (TimeoutError, aiormq.exceptions.ChannelInvalidStateError) as error:
         return [error] * len(ids)
     try:
-        await wait_for_answers([batch.complete], connection=channel.connection, deadline=deadline)
+        await wait_for_confirms([batch.complete], connection=channel.connection, deadline=deadline)
         late = _reason(batch.complete)
     finally:
         batch.complete.cancel()
-    return [late if answer is None else answer for answer in batch.answers]
+    return [late if confirm is None else confirm for confirm in batch.confirms]
 
 
 async def _send(channel: Any, ids: Sequence[str], payload: bytes) -> Batch:
-    """Register a slot for each of *ids*, and write *payload*: both, or neither."""
+    """Register a PendingConfirm for each of *ids* and write *payload*: both, or neither."""
     async with channel.lock:
         tags = channel.message_id_delivery_tag
         batch = Batch(len(ids), complete=channel.create_future(), tags=tags)
         first = channel.delivery_tag + 1
-        slots = [
+        pending = [
             PendingConfirm(batch, tag - first, id_, tag) for tag, id_ in enumerate(ids, first)
         ]
-        channel.confirmations.update(enumerate(slots, first))
+        channel.confirmations.update(enumerate(pending, first))
         tags.update(zip(ids, range(first, first + len(ids)), strict=True))
         channel.delivery_tag += len(ids)
         try:
             await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
         except BaseException:
-            # The broker has not seen it, and counts on from the last that it has seen.
+            # The broker did not receive it, and continues counting after the last that it did.
             channel.delivery_tag = first - 1
-            for tag, slot in enumerate(slots, first):
+            for tag, one in enumerate(pending, first):
                 channel.confirmations.pop(tag, None)
-                slot.forget()
+                one.release_id()
             batch.complete.cancel()
             raise
     return batch
@@ -170,10 +169,10 @@ async def _send(channel: Any, ids: Sequence[str], payload: bytes) -> Batch:
 
 def confirm_at_once(channel: Any) -> None:
     """
-    Let *channel* hand on what is confirmed at once, however much is outstanding.
+    Make *channel* process each confirm in one step, even if many tags are outstanding.
 
-    Delivery tags are registered in ascending order, so those that a confirmation of several is
-    for come first.
+    Delivery tags are registered in ascending order, so the tags of a confirm with `multiple` come
+    first.
     """
 
     async def on_confirm_frame(frame: Basic.Ack | Basic.Nack) -> None:
@@ -188,7 +187,7 @@ def confirm_at_once(channel: Any) -> None:
 
 
 def _reason(complete: "asyncio.Future[None]") -> BaseException:
-    """Why answers are missing."""
+    """Return why confirms are missing."""
     if complete.done() and not complete.cancelled():
         return complete.exception() or TimeoutError()
     return TimeoutError()
@@ -196,20 +195,20 @@ def _reason(complete: "asyncio.Future[None]") -> BaseException:
 
 async def incompatibility(channel: Any) -> str | None:
     """
-    What of aiormq's *channel*, not in use yet, is not as `publish_batch` needs it; None if all is.
+    Return an internal of aiormq that `publish_batch` needs and *channel* lacks, or None.
 
-    Nothing is sent. A channel that is fit confirms at once from now on.
+    *channel* must be new; nothing is sent. A compatible channel uses `confirm_at_once` afterwards.
     """
     try:
-        flaw = await _first_flaw(channel)
-    except Exception as error:  # noqa: BLE001 - whatever another version of aiormq may raise
-        flaw = type(error).__name__
-    if flaw is not None:
+        missing = await _first_incompatibility(channel)
+    except Exception as error:  # noqa: BLE001 - another version of aiormq may raise any error
+        missing = type(error).__name__
+    if missing is not None:
         vars(channel).pop("_on_confirm_frame", None)
-    return flaw
+    return missing
 
 
-async def _first_flaw(channel: Any) -> str | None:
+async def _first_incompatibility(channel: Any) -> str | None:
     tune, future = channel.connection.connection_tune, channel.create_future()
     checks = {
         "create_future": asyncio.isfuture(future) and future.cancel(),
@@ -229,11 +228,11 @@ async def _first_flaw(channel: Any) -> str | None:
     for name, fine in checks.items():
         if not fine:
             return name
-    return await _rehearsed(channel)
+    return await _self_tested(channel)
 
 
-async def _rehearsed(channel: Any) -> str | None:
-    """Answer four publishes that never were, as the broker would."""
+async def _self_tested(channel: Any) -> str | None:
+    """Confirm four publishes that were never sent, and check that each gets its confirm."""
     ids = {str(tag): tag for tag in range(1, 5)}
     loop = asyncio.get_running_loop()
     batch = Batch(len(ids), complete=loop.create_future(), tags=ids)
@@ -242,7 +241,7 @@ async def _rehearsed(channel: Any) -> str | None:
     confirm_at_once(channel)
     for frame in (Basic.Nack(3), Basic.Ack(2, multiple=True), Basic.Ack(4, multiple=True)):
         await channel._on_confirm_frame(frame)  # noqa: SLF001 - see above
-    match batch.answers:
+    match batch.confirms:
         case [Basic.Ack(), Basic.Ack(), aiormq.exceptions.DeliveryError(), Basic.Ack()]:
             fine = batch.complete.done() and not batch.tags and not channel.confirmations
             return None if fine else "confirmations"

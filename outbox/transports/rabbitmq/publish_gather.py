@@ -1,7 +1,7 @@
 """
-Publishing with the documented call of aiormq, once for each message, all at the same time.
+Publishing with the documented call of aiormq: one task for each message, all at the same time.
 
-The slower of two ways, and the one that asks for nothing but aiormq's public interface.
+This method is slower than `publish_batch`, but needs only the public interface of aiormq.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from uuid import uuid4
 from pamqp.commands import Basic
 
 from outbox.transports.rabbitmq.confirms import Confirm
-from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_answers
+from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_confirms
 from outbox.wire.codec import APP_ID, WireMessage
 
 _PERSISTENT = 2
@@ -22,23 +22,23 @@ _PERSISTENT = 2
 async def publish_gathered(
     channel: Any, messages: Sequence[WireMessage], *, in_flight: InFlight, deadline: float
 ) -> list[Confirm]:
-    """Publish *messages* on aiormq's *channel*; one answer for each."""
+    """Publish *messages* on aiormq's *channel*; return one confirm for each."""
     identified = [identify(message) for message in messages]
-    # What is no text cannot be written either, and shares its name with nobody.
+    # A message id that is not text cannot be encoded, so it never is in flight.
     ids = {id_ for message in identified if isinstance(id_ := message.message_id, str)}
     async with in_flight.room(ids, deadline=deadline):
         tasks = [asyncio.ensure_future(_publish(channel, message)) for message in identified]
         try:
-            await wait_for_answers(tasks, connection=channel.connection, deadline=deadline)
+            await wait_for_confirms(tasks, connection=channel.connection, deadline=deadline)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return [_answer(task) for task in tasks]
+        return [_confirm_of(task) for task in tasks]
 
 
 def identify(message: WireMessage) -> WireMessage:
-    """*message* with an id: aiormq could not attribute its return without."""
+    """Return *message* with an id, which aiormq needs to match a returned message."""
     return message if message.message_id else replace(message, message_id=uuid4().hex)
 
 
@@ -58,7 +58,7 @@ def properties(message: WireMessage) -> Basic.Properties:
 
 
 async def _publish(channel: Any, message: WireMessage) -> Confirm:
-    answer: Confirm = await channel.basic_publish(
+    confirm: Confirm = await channel.basic_publish(
         message.body,
         exchange=message.exchange,
         routing_key=message.routing_key,
@@ -66,11 +66,11 @@ async def _publish(channel: Any, message: WireMessage) -> Confirm:
         mandatory=True,
         wait=False,
     )
-    return answer
+    return confirm
 
 
-def _answer(task: "asyncio.Task[Confirm]") -> Confirm:
-    # Cancelled by us, for want of time, or by aiormq, whose peer is silent.
+def _confirm_of(task: "asyncio.Task[Confirm]") -> Confirm:
+    # Cancelled by us at the deadline, or by aiormq because the peer is silent.
     if task.cancelled():
         return TimeoutError()
     return task.exception() or task.result()

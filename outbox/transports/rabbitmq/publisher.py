@@ -1,5 +1,5 @@
 """
-Publishing to RabbitMQ: the outcome of each message, whatever becomes of the others.
+Publishing to RabbitMQ: each message gets its own outcome, independent of the others.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq.confirm_channel import ChannelProvider, Connect, MethodName
 from outbox.transports.rabbitmq.confirms import (
     Confirm,
-    answered,
+    closed_channel,
+    is_final,
     nothing_sent,
     outcome_of,
-    shows_culprit,
 )
 from outbox.transports.rabbitmq.in_flight import windows
 from outbox.wire.codec import WireMessage
@@ -27,84 +27,84 @@ class RabbitMQPublisher:
     """
     Publishes on one channel of its own connection, which is replaced when it is lost.
 
-    Batches of several callers are in flight together, as far as their message ids differ.
+    Batches of several callers are in flight together if their message ids differ.
     """
 
     def __init__(self, connect: Connect, *, method: MethodName = "batch") -> None:
-        self._dialer = ChannelProvider(connect, method=method)
-        # Held to open a link, and while messages are published one by one.
+        self._channels = ChannelProvider(connect, method=method)
+        # Held while a channel is opened, and while messages are published one by one.
         self._turn = asyncio.Lock()
 
     async def ready(self) -> None:
         async with self._turn:
-            await (await self._dialer.link()).unblocked()
-            # A link that was kept because it was blocked may have to be replaced now.
-            await self._dialer.link()
+            await (await self._channels.channel()).unblocked()
+            # A channel that was kept because it was blocked may need replacement now.
+            await self._channels.channel()
 
     async def publish(
         self, messages: Sequence[WireMessage], *, within: timedelta
     ) -> list[Outcome]:
         deadline = asyncio.get_running_loop().time() + within.total_seconds()
-        answers: list[Confirm] = []
+        confirms: list[Confirm] = []
         for window in windows(messages):
             part = messages[window.start : window.stop]
-            answers += await self._publish_window(part, deadline)
-        return [outcome_of(answer) for answer in answers]
+            confirms += await self._publish_window(part, deadline)
+        return [outcome_of(confirm) for confirm in confirms]
 
     async def close(self) -> None:
         """Close the connection; safe to call at any time."""
-        await self._dialer.close()
+        await self._channels.close()
 
     async def _publish_window(
         self, messages: Sequence[WireMessage], deadline: float
     ) -> list[Confirm]:
-        answers = await self._publish_together(messages, deadline)
-        if any(map(shows_culprit, answers)):
-            # One message closed the channel and took its neighbours with it, perhaps with the
-            # whole connection. Alone, each shows what is the matter with it.
-            left = [position for position, answer in enumerate(answers) if not answered(answer)]
+        confirms = await self._publish_together(messages, deadline)
+        if any(map(closed_channel, confirms)):
+            # One message closed the channel, and perhaps the connection, so the others have no
+            # confirm. Published one by one, each message gets its own outcome.
+            left = [position for position, confirm in enumerate(confirms) if not is_final(confirm)]
             alone = await self._publish_alone([messages[position] for position in left], deadline)
-            for position, answer in zip(left, alone, strict=True):
-                answers[position] = answer
-        return answers
+            for position, confirm in zip(left, alone, strict=True):
+                confirms[position] = confirm
+        return confirms
 
     async def _publish_together(
         self, messages: Sequence[WireMessage], deadline: float
     ) -> list[Confirm]:
-        answers: list[Confirm] = []
+        confirms: list[Confirm] = []
         for _ in range(_ATTEMPTS_TO_SEND):
             try:
                 async with self._my_turn(deadline):
-                    link = await self._dialer.link()
+                    channel = await self._channels.channel()
             except (BrokerUnavailable, TimeoutError) as error:
                 return [error] * len(messages)
-            answers = await link.publish(messages, deadline=deadline)
-            if not nothing_sent(answers):
+            confirms = await channel.publish(messages, deadline=deadline)
+            if not nothing_sent(confirms):
                 break
-            # Another batch closed the channel while this one was waiting for its room.
-        return answers
+            # Another batch closed the channel while this one waited until it could be in flight.
+        return confirms
 
     async def _publish_alone(
         self, messages: Sequence[WireMessage], deadline: float
     ) -> list[Confirm]:
         """
-        Publish one message after another, on a connection that no other caller publishes on.
+        Publish one message after another, on a connection that no other caller uses.
 
-        Each answer is thus about its message; a channel that closes was closed by it.
+        Each confirm is then about its own message: if the channel closes, that message closed it.
         """
-        alone = self._dialer.another()
-        answers: list[Confirm] = []
+        alone = self._channels.another()
+        confirms: list[Confirm] = []
         try:
             async with self._my_turn(deadline):
                 try:
                     for message in messages:
-                        link = await alone.link()
-                        answers += await link.publish([message], deadline=deadline)
+                        channel = await alone.channel()
+                        confirms += await channel.publish([message], deadline=deadline)
                 finally:
-                    self._dialer.adopt(alone.release())
+                    self._channels.adopt(alone.release())
         except (BrokerUnavailable, TimeoutError) as error:
-            answers += [error] * (len(messages) - len(answers))
-        return answers
+            confirms += [error] * (len(messages) - len(confirms))
+        return confirms
 
     @asynccontextmanager
     async def _my_turn(self, deadline: float) -> AsyncIterator[None]:

@@ -1,16 +1,17 @@
 """
 Deliveries from one queue of RabbitMQ.
 
-They come in one of two ways. `frames` reads them itself, see `rabbitmq_tap`; whatever is in a
-message, it arrives. `callback` has aiormq call for each, at several times the cost, and a message
-whose properties cannot be read ends the connection, again and again, until the broker
-dead-letters it: for want of a better cure set a delivery limit.
+There are two methods. With `frames` this project decodes the deliveries itself, see
+`frame_reader`; every message arrives, whatever it contains. With `callback` aiormq calls a
+function for each delivery, at several times the cost. A message whose properties cannot be decoded
+then ends the connection at each delivery, until the broker dead-letters it: set a delivery limit.
 
-An ordered subscription is never cancelled, and hands nothing back by itself. A queue with a single
-active consumer activates the next one when the first is cancelled, though what that has unsettled
-is still out: the next one gets younger messages first. Some may even be on their way to us when
-everything else is settled. When the channel closes, the queue takes back all that is unsettled, in
-its order, and then activates the next consumer, in one step. That counts as a failed delivery.
+An ordered subscription is never cancelled, and requeues no message by itself. If the active
+consumer of a queue with a single active consumer is cancelled, the broker activates the next one
+although the first still has unsettled messages, so the next one gets younger messages first.
+Deliveries may even be in transit when all others are settled. If the channel closes instead, the
+queue takes back all unsettled messages in their order, and then activates the next consumer, in
+one step. That counts as a failed delivery.
 """
 
 import asyncio
@@ -39,11 +40,11 @@ DeliveryMethodName: TypeAlias = Literal["frames", "callback"]
 
 class RabbitMQSubscription:
     """
-    Deliveries of one queue, on a connection of its own; copies go through *publisher*.
+    Deliveries of one queue, on its own connection; *publisher* publishes copies.
 
     Args:
-        method: How deliveries come in; `frames` falls back to `callback` where it cannot work.
-        ordered: Whether the queue is kept until everything unsettled can go back at once.
+        method: `frames` falls back to `callback` if aiormq is not compatible.
+        ordered: Whether unsettled messages go back only together, when the channel closes.
 
     """
 
@@ -66,14 +67,14 @@ class RabbitMQSubscription:
         self._prefetch = 0
         self._channel: Any = None
         self._consumer_tags: list[str] = []
-        # Held while the broker is told to begin or end.
+        # Held while a consumer is started or cancelled.
         self._turn = asyncio.Lock()
         self._buffer = DeliveryBuffer()
         self._acks: Acks
 
     async def start(self, prefetch: int) -> None:
         """
-        Begin to receive.
+        Start receiving.
 
         Raises TopologyMismatch if the queue does not exist.
         """
@@ -81,7 +82,7 @@ class RabbitMQSubscription:
             channel = await self._connection.channel(publisher_confirms=False)
             self._channel = await channel.get_underlay_channel()
             self._channel.closing.add_done_callback(self._on_end)
-            # The broker cancels a consumer whose queue is deleted, or has another leader.
+            # The broker cancels a consumer if its queue is deleted or gets another leader.
             self._channel.on_consumer_cancel_callbacks.add(self._on_end)
             self._choose_method()
             try:
@@ -91,8 +92,8 @@ class RabbitMQSubscription:
 
     async def take(self, limit: int) -> list[Delivery]:
         if not self._buffer and 2 * self._acks.waiting >= self._prefetch:
-            # The next delivery may be waiting for the acks of those before. As long as they are
-            # fewer, the broker has delivered others that nobody has begun yet.
+            # The broker may wait for these acks before it delivers the next message. With fewer
+            # waiting acks, it has delivered others that no task has begun yet.
             self._acks.flush()
         return await self._buffer.take(limit)
 
@@ -113,16 +114,16 @@ class RabbitMQSubscription:
         with suppress(BrokerUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._cancel()
-        if left := self._buffer.left():
+        if left := self._buffer.drain():
             await self._acks.release([delivery.tag for delivery in left])
 
     async def close(self) -> None:
         """
-        Tell the broker what is settled; everything else comes again.
+        Send the waiting acks and close; the broker delivers all other messages again.
 
-        So may what was acked shortly before, if it is much and was acked one by one: a channel
-        forgets acks that it has not handed to a quorum queue yet. It hands them over before it
-        cancels a consumer, so for one that is not ordered this goes back to before `stop`.
+        It may also redeliver messages that were acked one by one shortly before, if they are many:
+        a channel loses acks that it has not passed to a quorum queue yet. It passes them before it
+        cancels a consumer, so an unordered subscription loses no ack that was sent before `stop`.
         """
         self._buffer.end()
         with suppress(BrokerUnavailable, TimeoutError):
@@ -144,25 +145,25 @@ class RabbitMQSubscription:
 
     def _choose_method(self) -> None:
         if self.method == "frames" and (
-            decode_error := incompatibility(self._connection, self._channel)
+            missing := incompatibility(self._connection, self._channel)
         ):
             structlog.get_logger(component="rabbitmq").warning(
-                "frame_deliveries_unavailable", missing=decode_error, method="callback"
+                "frame_deliveries_unavailable", missing=missing, method="callback"
             )
             self.method = "callback"
         if self.method == "frames":
-            tap: FrameReader = cast("Any", self._connection).tap
-            tap.follow(self._channel.number, self._buffer.put)
+            reader: FrameReader = cast("Any", self._connection).frame_reader
+            reader.follow(self._channel.number, self._buffer.put)
             self._acks = BatchedAcks(self._channel)
         else:
             self._acks = DirectAcks(self._channel)
 
     async def _consume(self, prefetch: int) -> None:
         """
-        Have one consumer more, so that all of them have *prefetch* together.
+        Start another consumer, so that all consumers together have *prefetch*.
 
-        What a consumer may have unsettled is fixed when it subscribes. Cancelling it for another
-        would make the queue take back what is under way: out of order, and counted as failed.
+        The prefetch of a consumer is fixed when it subscribes. Cancelling it to start another
+        would make the queue take back deliveries in transit, out of order and counted as failed.
         """
         await self._channel.basic_qos(prefetch_count=prefetch - self._prefetch)
         consuming = await self._channel.basic_consume(self._queue, self._on_delivery)
@@ -183,8 +184,8 @@ class RabbitMQSubscription:
         self._buffer.put([_to_delivery(delivered)])
 
     def _on_end(self, _cause: Any) -> None:
-        # What is still here will come again; nobody could ack it now.
-        self._buffer.lose("the connection was lost")
+        # The broker delivers the buffered messages again; they cannot be acked any more.
+        self._buffer.fail("the connection was lost")
 
 
 def _to_delivery(delivered: DeliveredMessage) -> Delivery:

@@ -1,8 +1,8 @@
 """
-Reading AMQP field tables that anybody may have written.
+Decoding AMQP field tables that may contain any bytes.
 
-Legal content is read as pamqp reads it. Of what is not legal the entries before the flaw are kept;
-nothing raises, however deep it is nested and whatever its lengths say.
+Legal tables are decoded as pamqp decodes them. Of an illegal table the entries before the first
+error are kept. `read_table` never raises, for any nesting and any length.
 """
 
 import struct
@@ -12,10 +12,10 @@ from decimal import Decimal
 from typing import Any
 
 MAX_DEPTH = 32
-"""Tables and arrays in each other; what is deeper is not read."""
+"""Maximum nesting of tables and arrays; deeper ones are not decoded."""
 
-FLAWS = (LookupError, ValueError, ArithmeticError, OSError, struct.error)
-"""What reading raises for bytes that are no value."""
+DECODE_ERRORS = (LookupError, ValueError, ArithmeticError, OSError, struct.error)
+"""Errors for bytes that are not a legal value."""
 
 _LONG = struct.Struct(">I")
 _DECIMAL = struct.Struct(">BI")
@@ -42,20 +42,20 @@ _NUMBERS = {
 
 
 def read_table(data: bytes, at: int, end: int) -> tuple[dict[str, Any], bool]:
-    """The table whose entries are *data* from *at* to *end*, and whether all of it was read."""
+    """Decode the table in *data* from *at* to *end*; also return whether all of it was legal."""
     table: dict[str, Any] = {}
     try:
         _entries(data, at, end, 1, table)
-    except FLAWS:
+    except DECODE_ERRORS:
         return table, False
     return table, True
 
 
 def moment(number: int) -> datetime:
     """
-    A timestamp. It counts seconds; what would be after the year 2106 counts milliseconds.
+    Return the time of a timestamp in seconds; a number after the year 2106 is in milliseconds.
 
-    Raises one of FLAWS if there is no such moment.
+    Raises one of DECODE_ERRORS if `datetime` cannot hold it.
     """
     return datetime.fromtimestamp(number / 1000 if number > _SECONDS_MAX else number, UTC)
 
@@ -71,7 +71,7 @@ def _entries(data: bytes, at: int, end: int, depth: int, table: dict[str, Any]) 
 
 
 def _value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int]:
-    """The value at *at*, and where the next one begins."""
+    """Return the value at *at*, and the position of the next one."""
     kind = data[at]
     at += 1
     if kind == _TEXT:
@@ -79,14 +79,14 @@ def _value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int]:
         return _text(raw), at
     if (number := _NUMBERS.get(kind)) is not None:
         return number.unpack_from(data, at)[0], at + number.size
-    return _RARE[kind](data, at, end, depth)
+    return _OTHER_TYPES[kind](data, at, end, depth)
 
 
 def _sized(data: bytes, at: int, end: int) -> tuple[bytes, int]:
     start = at + 4
     stop = start + _LONG.unpack_from(data, at)[0]
     if stop > end:
-        raise ValueError("longer than what it is in")
+        raise ValueError("longer than its table")
     return data[start:stop], stop
 
 
@@ -94,7 +94,7 @@ def _text(raw: bytes) -> str | bytes:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        # Legal: AMQP says long string, and means any bytes.
+        # Legal: an AMQP long string may contain any bytes.
         return raw
 
 
@@ -134,16 +134,16 @@ def _bytes(data: bytes, at: int, end: int, _depth: int) -> tuple[bytearray, int]
     return bytearray(raw), stop
 
 
-def _nothing(_data: bytes, at: int, _end: int, _depth: int) -> tuple[None, int]:
+def _void(_data: bytes, at: int, _end: int, _depth: int) -> tuple[None, int]:
     return None, at
 
 
-_RARE: dict[int, Callable[[bytes, int, int, int], tuple[Any, int]]] = {
+_OTHER_TYPES: dict[int, Callable[[bytes, int, int, int], tuple[Any, int]]] = {
     ord("F"): _nested_table,
     ord("A"): _array,
     ord("D"): _decimal,
     ord("T"): _timestamp,
     ord("x"): _bytes,
-    ord("V"): _nothing,
-    0: _nothing,
+    ord("V"): _void,
+    0: _void,
 }

@@ -1,10 +1,10 @@
 """
-Declaring exchanges and queues in RabbitMQ, and comparing those that exist.
+Declaring exchanges and queues in RabbitMQ, and comparing existing ones.
 
-The only comparison that the protocol has is a declaration: of something that exists it changes
-nothing, and is refused if an argument differs (406, whose text names the argument). RabbitMQ
-compares every argument, and none of what policies set. It takes a user who may configure the
-thing, also where it exists.
+The protocol can compare only by a declaration. For an entity that exists it changes nothing, and
+the broker refuses it if an argument differs (406, whose text names the argument). RabbitMQ
+compares every argument of the declaration, but no setting of policies. The user needs the
+permission to configure the entity, even if it exists.
 """
 
 import re
@@ -20,34 +20,36 @@ from outbox.transports.base import argument_mismatch
 from outbox.transports.rabbitmq.connection import connection_errors
 from outbox.transports.topology import Exchange, Queue, Topology
 
-Thing: TypeAlias = Exchange | Queue
+Entity: TypeAlias = Exchange | Queue
 
 _DIFFERS = re.compile(r"inequivalent arg '([\w-]+)'")
 _REFUSED = re.compile(r"invalid arg '([\w-]+)'")
 
 
 class NoPermission(TopologyMismatch):
-    """The broker's user may not declare it."""
+    """The broker's user has no permission to declare the entity."""
 
 
-def entities(topology: Topology) -> list[Thing]:
-    """What *topology* declares, exchanges first, since queues dead-letter to them."""
+def entities(topology: Topology) -> list[Entity]:
+    """Return the entities of *topology*, exchanges first, since queues dead-letter to them."""
     return [*topology.exchanges, *topology.queues]
 
 
-def describe(thing: Thing) -> str:
-    """What errors call *thing*."""
-    return f"{'exchange' if isinstance(thing, Exchange) else 'queue'} {thing.name}"
+def describe(entity: Entity) -> str:
+    """Return the kind and name of *entity*, for error messages."""
+    return f"{'exchange' if isinstance(entity, Exchange) else 'queue'} {entity.name}"
 
 
-async def declare(connection: AbstractConnection, thing: Thing, *, passive: bool = False) -> None:
+async def declare(
+    connection: AbstractConnection, entity: Entity, *, passive: bool = False
+) -> None:
     """
-    Make *thing* exist, or with *passive* only ask whether something of its name does.
+    Declare *entity*; with *passive* only check that an entity of its name exists.
 
-    Raises TopologyMismatch if it has other arguments, or is not there.
+    Raises TopologyMismatch if it has other arguments, or does not exist.
     """
-    async with channel_for(connection, describe(thing)) as channel:
-        match thing:
+    async with channel_for(connection, describe(entity)) as channel:
+        match entity:
             case Exchange(name, kind):
                 await channel.exchange_declare(
                     name, exchange_type=kind, durable=True, passive=passive
@@ -58,47 +60,47 @@ async def declare(connection: AbstractConnection, thing: Thing, *, passive: bool
                 )
 
 
-async def compared(connection: AbstractConnection, thing: Thing) -> bool:
+async def compare(connection: AbstractConnection, entity: Entity) -> bool:
     """
-    Check that *thing* exists as it is, without making it.
+    Check that *entity* exists with these arguments, without creating it.
 
-    Returns False if its arguments could not be compared, for want of a permission.
+    Returns False if the user has no permission to compare the arguments.
     Raises TopologyMismatch.
     """
-    await declare(connection, thing, passive=True)
+    await declare(connection, entity, passive=True)
     try:
-        await declare(connection, thing)
+        await declare(connection, entity)
     except NoPermission:
         return False
     return True
 
 
 @asynccontextmanager
-async def channel_for(connection: AbstractConnection, what: str) -> AsyncIterator[Any]:
+async def channel_for(connection: AbstractConnection, subject: str) -> AsyncIterator[Any]:
     """
-    A channel for one declaration of *what*: a refused one closes it.
+    Open a channel for one declaration of *subject*: a refused declaration closes the channel.
 
     Raises TopologyMismatch and BrokerUnavailable.
     """
     errors = aiormq.exceptions
-    with connection_errors(what):
+    with connection_errors(subject):
         try:
             channel = await connection.channel(publisher_confirms=False)
             yield await channel.get_underlay_channel()
             await channel.close()
         except errors.ChannelNotFoundEntity:
-            raise TopologyMismatch(f"{what} does not exist") from None
+            raise TopologyMismatch(f"{subject} does not exist") from None
         except errors.ChannelAccessRefused:
-            raise NoPermission(f"{what}: the broker's user has no permission") from None
+            raise NoPermission(f"{subject}: the broker's user has no permission") from None
         except errors.ChannelClosed as error:
-            raise _mismatch(what, str(error)) from None
+            raise _mismatch(subject, str(error)) from None
 
 
-def _mismatch(what: str, text: str) -> TopologyMismatch:
-    """What the broker's *text* says of the argument that differs, without its values."""
+def _mismatch(subject: str, text: str) -> TopologyMismatch:
+    """Return the error for the broker's *text*: the argument that differs, without its values."""
     if found := _DIFFERS.search(text):
-        kind, _, name = what.partition(" ")
+        kind, _, name = subject.partition(" ")
         return argument_mismatch(kind, name, found[1])
     if found := _REFUSED.search(text):
-        return TopologyMismatch(f"{what}: the broker refuses {found[1]}", argument=found[1])
-    return TopologyMismatch(f"{what} exists with other arguments")
+        return TopologyMismatch(f"{subject}: the broker refuses {found[1]}", argument=found[1])
+    return TopologyMismatch(f"{subject} exists with other arguments")

@@ -1,19 +1,20 @@
 """
 RabbitMQ through aio-pika.
 
-Connections are plain, not aio-pika's robust ones: those declare again what they remember, and
-reconnect for ever when it does not fit. Here a lost connection is an error that the caller sees,
-and the next call connects anew.
+Connections are plain, not aio-pika's robust ones: a robust connection declares all entities again
+and reconnects for ever if they do not match. Here a lost connection raises an error, and the next
+call connects again.
 
-Rules that the library and the protocol ask for:
+Rules that the library and the protocol require:
 
 - Channels raise returned messages, every publish is mandatory, and only `basic.ack` counts: the
-  broker also acks what it has dropped for want of a queue.
-- aiormq attributes returns by message id, so no two publishes in flight on a channel share one.
-- A silent peer makes aiormq cancel the futures of publishes: a `CancelledError` in a task that
-  nobody cancelled is a lost connection.
-- Deliveries are put into an inbox of ours. Handlers never run in the client's callback tasks,
-  which it cancels when the channel dies.
+  broker also acks an unroutable message, which it drops.
+- aiormq matches returned messages by message id, so ids of publishes in flight on a channel
+  differ.
+- aiormq cancels the futures of publishes when the peer is silent: a `CancelledError` in a task
+  that was not cancelled means a lost connection.
+- Deliveries go into our own buffer. Handlers never run in the client's callback tasks, which it
+  cancels when the channel closes.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -24,13 +25,13 @@ from aio_pika.abc import AbstractConnection
 from yarl import URL
 
 from outbox.errors import TopologyMismatch
-from outbox.transports.base import QueueDepth
+from outbox.transports.base import ConnectionCounter, NoCounter, QueueDepth
 from outbox.transports.rabbitmq.confirm_channel import MethodName
-from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_ask_for
+from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_request
 from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq.subscription import DeliveryMethodName, RabbitMQSubscription
-from outbox.transports.rabbitmq.topology import channel_for, compared, declare, describe, entities
+from outbox.transports.rabbitmq.topology import channel_for, compare, declare, describe, entities
 from outbox.transports.topology import Topology
 
 
@@ -39,10 +40,11 @@ class RabbitMQTransport:
     The broker behind one of *urls*, tried in their order.
 
     Args:
-        heartbeat_seconds: A silent peer is noticed within three of these.
-        name: What the management interface shows as the connection's name.
+        heartbeat_seconds: A silent peer is detected within three of these.
+        name: The connection's name in the management interface.
+        connections: Counts the open connections of this transport.
         publish_method: How several messages are published at once.
-        delivery_method: How deliveries come in.
+        delivery_method: How deliveries are read.
 
     """
 
@@ -52,12 +54,14 @@ class RabbitMQTransport:
         *,
         heartbeat_seconds: int,
         name: str,
+        connections: ConnectionCounter | None = None,
         publish_method: MethodName = "batch",
         delivery_method: DeliveryMethodName = "frames",
     ) -> None:
-        heartbeat = str(heartbeat_to_ask_for(heartbeat_seconds))
+        heartbeat = str(heartbeat_to_request(heartbeat_seconds))
         self._urls = [url.update_query(heartbeat=heartbeat) for url in urls]
         self._name = name
+        self._connections = connections or NoCounter()
         self._publish_method = publish_method
         self._delivery_method = delivery_method
 
@@ -75,7 +79,7 @@ class RabbitMQTransport:
     ) -> AsyncIterator["RabbitMQSubscription"]:
         method = self._delivery_method
         kind = FrameReadingConnection if method == "frames" else Connection
-        connection = await connect(self._urls, name=self._name, kind=kind)
+        connection = await self._connect(kind)
         try:
             async with self.publisher() as publisher:
                 subscription = RabbitMQSubscription(
@@ -92,8 +96,8 @@ class RabbitMQTransport:
     async def declare(self, topology: Topology) -> None:
         connection = await self._connect()
         try:
-            for thing in entities(topology):
-                await declare(connection, thing)
+            for entity in entities(topology):
+                await declare(connection, entity)
             for binding in topology.bindings:
                 async with channel_for(connection, f"binding of queue {binding.queue}") as channel:
                     await channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
@@ -104,9 +108,9 @@ class RabbitMQTransport:
         connection = await self._connect()
         try:
             return [
-                describe(thing)
-                for thing in entities(topology)
-                if not await compared(connection, thing)
+                describe(entity)
+                for entity in entities(topology)
+                if not await compare(connection, entity)
             ]
         finally:
             await close(connection)
@@ -122,5 +126,5 @@ class RabbitMQTransport:
         finally:
             await close(connection)
 
-    async def _connect(self) -> AbstractConnection:
-        return await connect(self._urls, name=self._name)
+    async def _connect(self, kind: type[Connection] = Connection) -> AbstractConnection:
+        return await connect(self._urls, name=self._name, connections=self._connections, kind=kind)

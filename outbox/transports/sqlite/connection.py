@@ -1,18 +1,17 @@
 """
-A connection to the broker's SQLite file, with a thread of its own.
+A connection to the SQLite file of the broker, with its own thread.
 
-- A transaction is one call into the thread, never one call per statement.
-- Operations that wait at the same time share a transaction: whoever comes first carries the rest.
-  An operation that was asked for is carried out even if its caller is cancelled meanwhile.
-- The time is read once per transaction, when it has its lock, so that no wait shortens a lease.
-- All writers and checkpoints of a file take turns, by `flock` on a file beside it. SQLite before
-  3.51.3 may corrupt a WAL file when one connection commits while another one checkpoints
-  (sqlite.org/wal.html#walresetbug); so they never do both at once. The lock is the kernel's, and
-  ends with its process.
+- A transaction is one call into the thread, not one call per statement.
+- Operations that wait at the same time share one transaction.
+  An operation runs even if its caller is cancelled while it waits.
+- The time is read once per transaction, after its lock is acquired, so that no wait shortens a
+  lease.
+- All writers and checkpoints of a file take turns, by a `FileLock`. SQLite before 3.51.3 may
+  corrupt a WAL file when one connection commits while another one checkpoints
+  (sqlite.org/wal.html#walresetbug), so they never do both at once.
 """
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
@@ -23,17 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from outbox.database.sqlite_errors import is_trouble, primary_code
+from outbox.database.file_lock import FileLock
+from outbox.database.sqlite_errors import is_lock_or_disk_error, primary_code
 from outbox.errors import BrokerUnavailable, SchemaMismatch
+from outbox.transports.base import ConnectionCounter, NoCounter
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for the others."""
+"""Seconds that a writer waits for the others."""
 
 CLOSE_SECONDS = 5.0
 
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[sqlite3.Connection, int], T]
-"""What is done with a connection at a time, given in milliseconds since 1970."""
+"""A function of a connection and the time in milliseconds since 1970."""
 
 _LONGEST_PAUSE_SECONDS = 0.002
 
@@ -53,11 +54,12 @@ def wall_clock() -> int:
 
 class SqliteConnection:
     """
-    The file at *path*, opened when it is first used and again after an error.
+    A connection to the file at *path*, opened on first use and again after an error.
 
     Args:
-        prepare: Called with each new connection; makes the schema if there is none.
+        prepare: Called with each new connection; creates the schema if it is missing.
         clock: The time in milliseconds since 1970.
+        connections: Counts this connection while the file is open, in its thread.
 
     """
 
@@ -67,22 +69,24 @@ class SqliteConnection:
         *,
         prepare: Callable[[sqlite3.Connection], None],
         clock: Callable[[], int] = wall_clock,
+        connections: ConnectionCounter | None = None,
     ) -> None:
         self._path = path
         self._prepare = prepare
         self._clock = clock
+        self._connections = connections or NoCounter()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-broker")
         self._turn = asyncio.Lock()
         self._waiting: list[_Task] = []
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._lock: int | None = None
+        self._lock = FileLock(path.with_name(path.name + "-lock"))
 
     async def write(self, operation: Operation[T], *, wait: float = BUSY_SECONDS) -> T:
         """
-        What *operation* returned, once its transaction is committed and on disk.
+        Run *operation* in a write transaction, and return its result after the commit.
 
-        Raises BrokerUnavailable if other writers took longer than *wait* seconds.
+        Raises BrokerUnavailable if other writers hold the lock for longer than *wait* seconds.
         """
         task = _Task(operation, wait)
         self._waiting.append(task)
@@ -99,14 +103,14 @@ class SqliteConnection:
         return result
 
     async def read(self, operation: Operation[T]) -> T:
-        """What *operation*, which only reads and waits for no writer, returned."""
+        """Run *operation*, which only reads and waits for no writer, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, self._query, operation
         )
 
     async def close(self) -> None:
-        """Close the file; waits a little for what the thread is doing."""
-        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._forget)
+        """Close the file, waiting at most CLOSE_SECONDS for the operation in the thread."""
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -124,7 +128,7 @@ class SqliteConnection:
                 results = [task.operation(connection, now) for task in batch]
                 connection.execute("COMMIT")
             except BaseException:
-                self._forget()
+                self._close()
                 raise
         for task, result in zip(batch, results, strict=True):
             task.result = result
@@ -137,10 +141,10 @@ class SqliteConnection:
             return operation(self._open(), self._clock())
 
     def _open(self) -> sqlite3.Connection:
-        """The connection to what is at the path now, not to a file that somebody has removed."""
+        """Return a connection to the file that is at the path now, not to a removed one."""
         if self._connection is None:
             if not self._path.exists():
-                # Bodies hold health data. SQLite gives its side files the same mode.
+                # Bodies contain health data. SQLite gives its side files the same mode.
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             self._inode = self._path.stat().st_ino
             connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
@@ -150,30 +154,27 @@ class SqliteConnection:
                 connection.close()
                 raise
             self._connection = connection
+            self._connections.inc()
         elif self._path.stat().st_ino != self._inode:
-            self._forget()
+            self._close()
             raise BrokerUnavailable("the broker's file was replaced")
         return self._connection
 
-    def _forget(self) -> None:
+    def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             connection.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+            self._connections.dec()
+        self._lock.close()
 
     @contextmanager
     def _locked(self, deadline: float) -> Iterator[None]:
-        if self._lock is None:
-            side_file = self._path.with_name(self._path.name + "-lock")
-            self._lock = os.open(side_file, os.O_CREAT | os.O_RDWR, 0o600)
         pause = _LONGEST_PAUSE_SECONDS / 16
-        # Asked for again and again, because a call that waits cannot be given up.
-        while not _taken(self._lock):
+        # Polled, because a thread that waits in flock cannot be interrupted.
+        while not self._lock.acquire():
             if time.monotonic() >= deadline:
                 raise BrokerUnavailable("the broker's file is locked by another writer")
             time.sleep(pause)
@@ -181,21 +182,12 @@ class SqliteConnection:
         try:
             yield
         finally:
-            if self._lock is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            self._lock.release()
 
 
 @contextmanager
 def _driver_errors_translated() -> Iterator[None]:
-    """Turn trouble with the file into BrokerUnavailable; its text has codes, no values."""
+    """Turn lock and disk errors into BrokerUnavailable; its text contains codes, no values."""
     try:
         yield
     except OSError as error:
@@ -203,6 +195,6 @@ def _driver_errors_translated() -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if primary_code(error) == sqlite3.SQLITE_NOTADB:
             raise SchemaMismatch("the broker's file is not a SQLite database") from error
-        if not is_trouble(error):
+        if not is_lock_or_disk_error(error):
             raise
         raise BrokerUnavailable(f"the broker's file: {error.sqlite_errorname}") from error

@@ -1,13 +1,13 @@
 """
-Messages of the embedded broker and their leases, and every statement on them.
+Messages of the embedded broker and their leases: every statement on them.
 
-A message is ready (no owner) or leased (owned by a consumer that extends its lease in time). What
-an owner writes is filtered by its ownership: after its lease was taken away it finds no row.
-Each queue has its own copy of a message. A row that has reached `expires_at` dead-letters, which
-is how retries come back: they wait in a queue whose time to live is the delay.
+A message is ready (no owner) or leased (owned by a consumer that extends its lease in time). Every
+write of a consumer filters by owner: a consumer that lost its lease changes no row.
+Each queue has its own copy of a message. A row is dead-lettered at `expires_at`. Retries return
+that way: they wait in a queue whose time to live is the delay.
 
-Functions take a connection and the time in milliseconds; transactions are the caller's.
-Rows are never lost for want of a place to go: a message that cannot be dead-lettered stays.
+Functions take a connection and the time in milliseconds; the caller owns the transaction.
+A message that cannot be dead-lettered, because no queue takes it, stays.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ FROM queues WHERE name = :queue
 _WORK = """
 SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = :queue) AS ready,
        EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
-    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now) AS chores
+    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now) AS overdue
 """
 
-# The order is that of messages_ready, so that only the rows that are taken are read. The write
-# lock is held: nobody else takes them between the SELECT and the UPDATE.
+# The order is that of the index messages_ready, so that only the claimed rows are read. The write
+# lock is held, so no other consumer claims them between the SELECT and the UPDATE.
 _CLAIM = """
 UPDATE messages SET owner = :owner WHERE seq IN (
     SELECT seq FROM messages
@@ -55,12 +55,12 @@ SELECT (SELECT count(*) FROM messages WHERE owner IS NULL AND queue = :queue) AS
        (SELECT count(*) FROM consumers WHERE queue = :queue AND lease_until >= :now) AS consumers
 """
 
-_SPENT = """
+_AT_DELIVERY_LIMIT = """
 SELECT seq FROM messages JOIN queues ON queues.name = messages.queue
 WHERE owner = ? AND failures >= json_extract(arguments, '$."x-delivery-limit"')
 """
 
-_LETTER = """
+_WITH_ARGUMENTS = """
 SELECT messages.*, arguments FROM messages JOIN queues ON queues.name = messages.queue
 WHERE seq = ?
 """
@@ -82,7 +82,7 @@ _PLAIN_PROPERTIES = (
 
 
 def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
-    """What *queue* holds, ready and leased, and how many leases on it are alive."""
+    """Count the ready and leased messages of *queue*, and its consumers with a valid lease."""
     if one(db, "SELECT 1 FROM queues WHERE name = ?", queue) is None:
         return None
     counted = db.execute(_DEPTH, {"queue": queue, "now": now}).fetchone()
@@ -90,7 +90,7 @@ def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
 
 
 def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]) -> list[Outcome]:
-    """Put each message into every queue that its exchange and routing key lead to."""
+    """Store each message in every queue that its exchange and routing key lead to."""
     routes: dict[tuple[str, str], list[str]] = {}
     outcomes = []
     for message in messages:
@@ -108,19 +108,20 @@ def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]
     return outcomes
 
 
-def work(db: sqlite3.Connection, now: int, *, owner: int, queue: str) -> bool:
-    """Whether a claim of *owner* would find something to do. Reads few index entries."""
+def has_work(db: sqlite3.Connection, now: int, *, owner: int, queue: str) -> bool:
+    """Return whether a claim of *owner* would change a row; reads few index entries."""
     found = db.execute(_WORK, {"queue": queue, "now": now}).fetchone()
-    return bool(found["chores"] or (found["ready"] and is_active(db, owner=owner, queue=queue)))
+    return bool(found["overdue"] or (found["ready"] and is_active(db, owner=owner, queue=queue)))
 
 
 def claim(
     db: sqlite3.Connection, now: int, *, owner: int, queue: str, limit: int, lease: int
 ) -> list[Delivery] | None:
     """
-    Up to *limit* messages, leased to *owner*; None if it has lost its lease.
+    Lease up to *limit* messages to *owner*; None if it lost its own lease.
 
-    None of them are for one that stands by.
+    A consumer that is not the single active one gets none.
+    Also removes consumers whose lease expired, and dead-letters expired messages.
     """
     if not extend(db, now, owner=owner, lease=lease):
         return None
@@ -141,7 +142,7 @@ def claim(
 
 
 def ack(db: sqlite3.Connection, _now: int, *, owner: int, seqs: Collection[int]) -> Outcome | None:
-    """Delete the messages; None if one was no longer *owner*'s."""
+    """Delete the messages; None if *owner* no longer owns one of them."""
     deleted = db.execute(
         "DELETE FROM messages WHERE owner = ? AND seq IN (SELECT value FROM json_each(?))",
         (owner, json.dumps(list(seqs))),
@@ -150,7 +151,7 @@ def ack(db: sqlite3.Connection, _now: int, *, owner: int, seqs: Collection[int])
 
 
 def release(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outcome | None:
-    """Make the message ready again, in its old place; None if it was no longer *owner*'s."""
+    """Make the message ready again, in its old place; None if *owner* no longer owns it."""
     statement = "UPDATE messages SET owner = NULL, redelivered = 1 WHERE seq = ? AND owner = ?"
     return Outcome.ACKED if changed(db, statement, seq, owner) else None
 
@@ -158,7 +159,7 @@ def release(db: sqlite3.Connection, _now: int, *, owner: int, seq: int) -> Outco
 def replace(
     db: sqlite3.Connection, now: int, *, owner: int, seq: int, copy: WireMessage
 ) -> Outcome | None:
-    """Put *copy* in place of the message; None if that was no longer *owner*'s."""
+    """Replace the message with *copy*; None if *owner* no longer owns it."""
     if one(db, "SELECT 1 FROM messages WHERE seq = ? AND owner = ?", seq, owner) is None:
         return None
     outcome = publish(db, now, messages=[copy])[0]
@@ -167,8 +168,8 @@ def replace(
     return outcome
 
 
-def hand_back(db: sqlite3.Connection, _now: int, *, owner: int, keep: Collection[int]) -> None:
-    """Make ready again what *owner* leased, except *keep*. No failure: nobody has tried it."""
+def release_all(db: sqlite3.Connection, _now: int, *, owner: int, keep: Collection[int]) -> None:
+    """Make the messages of *owner* ready again, except *keep*; it counts as no failed delivery."""
     db.execute(
         "UPDATE messages SET owner = NULL, redelivered = 1 "
         "WHERE owner = ? AND seq NOT IN (SELECT value FROM json_each(?))",
@@ -177,35 +178,35 @@ def hand_back(db: sqlite3.Connection, _now: int, *, owner: int, keep: Collection
 
 
 def leave(db: sqlite3.Connection, now: int, *, owner: int) -> None:
-    """End *owner*. What it had not settled counts as failed: ready again, or dead-lettered."""
-    spent = db.execute(_SPENT, (owner,)).fetchall()
+    """Remove *owner*; its unsettled messages count as failed: ready again, or dead-lettered."""
+    at_limit = db.execute(_AT_DELIVERY_LIMIT, (owner,)).fetchall()
     db.execute(
         "UPDATE messages SET owner = NULL, redelivered = 1, failures = failures + 1 "
         "WHERE owner = ?",
         (owner,),
     )
-    for (seq,) in spent:
+    for (seq,) in at_limit:
         _dead_letter(db, now, seq=seq, reason="delivery_limit")
     db.execute("DELETE FROM consumers WHERE id = ?", (owner,))
 
 
 def _dead_letter(db: sqlite3.Connection, now: int, *, seq: int, reason: str) -> None:
-    """Move a message to where its queue's arguments say; without any it is dropped, as in AMQP."""
-    row = db.execute(_LETTER, (seq,)).fetchone()
+    """Dead-letter a message as its queue's arguments say; without any, drop it, as in AMQP."""
+    row = db.execute(_WITH_ARGUMENTS, (seq,)).fetchone()
     arguments = json.loads(row["arguments"])
     if "x-dead-letter-exchange" in arguments:
-        letter = _letter(_delivery(row).message, row["queue"], arguments, reason)
-        if publish(db, now, messages=[letter]) != [Outcome.ACKED]:
+        copy = _dead_letter_copy(_delivery(row).message, row["queue"], arguments, reason)
+        if publish(db, now, messages=[copy]) != [Outcome.ACKED]:
             later = "UPDATE messages SET expires_at = ? WHERE seq = ? AND expires_at IS NOT NULL"
             db.execute(later, (now + _RETRY_SWEEP_MS, seq))
             return
     db.execute("DELETE FROM messages WHERE seq = ?", (seq,))
 
 
-def _letter(
+def _dead_letter_copy(
     message: WireMessage, queue: str, arguments: Mapping[str, Any], reason: str
 ) -> WireMessage:
-    # As RabbitMQ does, which writes the routing keys into x-death.
+    # The headers of RabbitMQ, which writes the routing keys into x-death.
     death = {"queue": queue, "reason": reason, "exchange": message.exchange}
     first = {f"x-first-death-{name}": value for name, value in death.items()}
     last = {f"x-last-death-{name}": value for name, value in death.items()}
@@ -218,13 +219,13 @@ def _letter(
 
 
 def _row(message: WireMessage) -> dict[str, Any]:
-    """*message* as a row. Raises TypeError or ValueError if no broker could take it."""
+    """Return *message* as a row; raise TypeError or ValueError if AMQP could not carry it."""
     for text in (message.exchange, message.routing_key):
         if len(text.encode()) > _MAX_SHORT_STRING:
             raise ValueError("longer than a short string")
     rank = _NORMAL if message.priority is None else message.priority
     if not 0 <= rank <= _MAX_PRIORITY:
-        raise ValueError("no octet")
+        raise ValueError("not an octet")
     properties = {name: getattr(message, name) for name in _PLAIN_PROPERTIES}
     stamp = message.timestamp
     properties["timestamp"] = None if stamp is None else int(stamp.timestamp())

@@ -1,9 +1,9 @@
 """
-Tables of the embedded broker, and what is declared in it.
+Tables of the embedded broker, and the topology declared in it.
 
     exchanges ──bindings──▶ queues ◀── messages ──owner──▶ consumers (lease_until)
 
-Functions take a connection and the time in milliseconds; transactions are the caller's.
+Functions take a connection and the time in milliseconds; the caller owns the transaction.
 """
 
 import json
@@ -50,15 +50,15 @@ CREATE INDEX messages_leased ON messages (owner) WHERE owner IS NOT NULL;
 
 def prepare(db: sqlite3.Connection) -> None:
     """
-    Set *db* up and make its tables if the file is empty.
+    Set *db* up, and create the tables if the file is empty.
 
-    Raises SchemaMismatch if the file is something else's, or of another version.
+    Raises SchemaMismatch if the file belongs to another program or another version.
     """
     db.row_factory = sqlite3.Row
     known = (one(db, "PRAGMA application_id"), one(db, "PRAGMA user_version"))
     empty = one(db, "SELECT count(*) FROM sqlite_master") == 0
     if not empty and known != (APPLICATION_ID, VERSION):
-        raise SchemaMismatch("the broker's file is not one of this version")
+        raise SchemaMismatch("the broker's file belongs to another program or version")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     if empty:
@@ -69,7 +69,7 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
-    """Make *topology* exist, or raise TopologyMismatch and change nothing."""
+    """Declare *topology*, or raise TopologyMismatch; the caller then rolls back."""
     for exchange in topology.exchanges:
         db.execute("INSERT OR IGNORE INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind))
     for queue in topology.queues:
@@ -86,7 +86,7 @@ def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
 
 
 def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
-    """Raise TopologyMismatch for the first exchange or queue that is not as declared."""
+    """Raise TopologyMismatch for the first exchange or queue that differs from its declaration."""
     for exchange in topology.exchanges:
         require(db, "exchange", exchange.name)
         if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
@@ -102,29 +102,29 @@ def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
 
 
 def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:
-    """The queues that a message goes to; none if the exchange does not exist."""
+    """Return the queues that a message goes to; none if the exchange does not exist."""
     if not exchange:
         found = db.execute("SELECT name FROM queues WHERE name = ?", (routing_key,))
         return [name for (name,) in found]
     kind = one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange)
-    fits = matches if kind == "topic" else operator.eq
+    is_match = matches if kind == "topic" else operator.eq
     bindings = db.execute("SELECT pattern, queue FROM bindings WHERE exchange = ?", (exchange,))
-    return sorted({queue for pattern, queue in bindings if fits(pattern, routing_key)})
+    return sorted({queue for pattern, queue in bindings if is_match(pattern, routing_key)})
 
 
 def require(db: sqlite3.Connection, kind: str, name: str) -> None:
-    """Raise TopologyMismatch if there is no exchange, or queue, of that *name*."""
+    """Raise TopologyMismatch if no exchange or queue (*kind*) of that *name* exists."""
     table = {"exchange": "exchanges", "queue": "queues"}[kind]
     if one(db, f"SELECT 1 FROM {table} WHERE name = ?", name) is None:
         raise TopologyMismatch(f"{kind} {name} does not exist")
 
 
 def one(db: sqlite3.Connection, statement: str, *values: Any) -> Any:
-    """The first value of the first row, or None."""
+    """Return the first value of the first row, or None."""
     row = db.execute(statement, values).fetchone()
     return None if row is None else row[0]
 
 
 def changed(db: sqlite3.Connection, statement: str, *values: Any) -> bool:
-    """Whether the statement found its row."""
+    """Return whether the statement changed its row."""
     return db.execute(statement, values).rowcount == 1

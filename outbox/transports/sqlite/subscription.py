@@ -1,8 +1,8 @@
 """
 Deliveries of one queue of the embedded broker.
 
-Two background tasks run while the subscription lives: one leases messages into memory, one extends
-the lease. When either fails the subscription is lost: `take` raises, as after a lost connection.
+Two background tasks run until the subscription ends: one leases messages into memory, the other
+extends the lease. If either fails, the subscription is lost, and `take` raises BrokerUnavailable.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.sqlite import consumers
-from outbox.transports.sqlite import messages as store
+from outbox.transports.sqlite import messages as message_store
 from outbox.transports.sqlite.connection import CLOSE_SECONDS, Operation, SqliteConnection
 from outbox.wire.codec import WireMessage
 
@@ -26,7 +26,7 @@ _LEASE_LOST = "the lease was lost"
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How often a subscription does what it does by itself."""
+    """Length of a lease, and the interval of polling."""
 
     lease: timedelta
     poll: timedelta
@@ -55,49 +55,49 @@ class SqliteSubscription:
         self._intervals = intervals
         self._owner = 0
         self._buffer = DeliveryBuffer()
-        self._given: set[int] = set()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._unsettled: set[int] = set()
+        self._has_capacity = asyncio.Event()
+        self._has_capacity.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """
-        Begin to receive.
+        Start receiving.
 
         Raises TopologyMismatch if the queue does not exist.
         """
         self._owner = await self._connection.write(
             partial(consumers.join, queue=self._queue, lease=self._intervals.lease_milliseconds)
         )
-        # No TaskGroup: it would wrap whatever the caller's block raises.
+        # No TaskGroup: it would wrap exceptions of the caller's block in a group.
         self._tasks = [
-            asyncio.create_task(self._until_lost(activity))
-            for activity in (self._fetch, self._stay_alive)
+            asyncio.create_task(self._run_until_lost(activity))
+            for activity in (self._fetch, self._extend_lease)
         ]
 
     async def take(self, limit: int) -> list[Delivery]:
         taken = await self._buffer.take(limit)
-        self._given.update(delivery.tag for delivery in taken)
+        self._unsettled.update(delivery.tag for delivery in taken)
         return taken
 
     async def raise_prefetch(self, prefetch: int) -> None:
         self._prefetch = max(self._prefetch, prefetch)
-        self._room.set()
+        self._has_capacity.set()
 
     async def stop(self) -> None:
         if self._buffer.ended:
             return
         self._buffer.end()
-        await _cancelled(self._tasks[:1])
+        await _cancel(self._tasks[:1])
         if self._ordered:
             return
         with suppress(BrokerUnavailable):
-            await self._connection.write(self._hand_back, wait=CLOSE_SECONDS)
+            await self._connection.write(self._release_all, wait=CLOSE_SECONDS)
 
     async def close(self) -> None:
-        """End the subscription: everything unsettled is ready again."""
+        """End the subscription; all its unsettled messages become ready again."""
         self._buffer.end()
-        await _cancelled(self._tasks)
+        await _cancel(self._tasks)
         if not self._owner:
             return
         with suppress(BrokerUnavailable, TimeoutError):
@@ -107,57 +107,57 @@ class SqliteSubscription:
     async def ack(self, *deliveries: Delivery) -> None:
         seqs = [delivery.tag for delivery in deliveries]
         if seqs:
-            await self._settle(seqs, partial(store.ack, owner=self._owner, seqs=seqs))
+            await self._settle(seqs, partial(message_store.ack, owner=self._owner, seqs=seqs))
 
     async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
         seq = delivery.tag
         return await self._settle(
-            [seq], partial(store.replace, owner=self._owner, seq=seq, copy=copy)
+            [seq], partial(message_store.replace, owner=self._owner, seq=seq, copy=copy)
         )
 
     async def release(self, delivery: Delivery) -> None:
         seq = delivery.tag
-        await self._settle([seq], partial(store.release, owner=self._owner, seq=seq))
+        await self._settle([seq], partial(message_store.release, owner=self._owner, seq=seq))
 
     async def _settle(self, seqs: Sequence[int], operation: Operation[Outcome | None]) -> Outcome:
         try:
             outcome = await self._connection.write(operation)
         except BrokerUnavailable:
-            self._lose()
+            self._fail()
             raise
         except asyncio.CancelledError:
-            # It is carried out all the same.
+            # The operation runs even if its caller is cancelled.
             self._settled(seqs)
             raise
         if outcome is None:
-            self._lose()
+            self._fail()
             raise BrokerUnavailable(_LEASE_LOST)
         if outcome is Outcome.ACKED:
             self._settled(seqs)
         return outcome
 
     def _settled(self, seqs: Sequence[int]) -> None:
-        self._given.difference_update(seqs)
-        self._room.set()
+        self._unsettled.difference_update(seqs)
+        self._has_capacity.set()
 
     async def _fetch(self) -> None:
         found = False
         while True:
-            await self._room.wait()
-            found = (found or await self._work_waits()) and await self._claim()
+            await self._has_capacity.wait()
+            found = (found or await self._has_work()) and await self._claim()
             if not found:
                 await asyncio.sleep(self._intervals.poll.total_seconds())
 
-    async def _work_waits(self) -> bool:
+    async def _has_work(self) -> bool:
         return await self._connection.read(
-            partial(store.work, owner=self._owner, queue=self._queue)
+            partial(message_store.has_work, owner=self._owner, queue=self._queue)
         )
 
     async def _claim(self) -> bool:
-        """Whether there were messages, which are then in the inbox."""
+        """Lease messages into the buffer, and return whether there were any."""
         deliveries = await self._connection.write(
             partial(
-                store.claim,
+                message_store.claim,
                 owner=self._owner,
                 queue=self._queue,
                 limit=self._free(),
@@ -168,13 +168,13 @@ class SqliteSubscription:
             raise BrokerUnavailable(_LEASE_LOST)
         self._buffer.put(deliveries)
         if self._free() <= 0:
-            self._room.clear()
+            self._has_capacity.clear()
         return bool(deliveries)
 
     def _free(self) -> int:
-        return self._prefetch - len(self._buffer) - len(self._given)
+        return self._prefetch - len(self._buffer) - len(self._unsettled)
 
-    async def _stay_alive(self) -> None:
+    async def _extend_lease(self) -> None:
         while True:
             await asyncio.sleep(self._intervals.lease.total_seconds() / 4)
             if not await self._connection.write(
@@ -184,26 +184,26 @@ class SqliteSubscription:
             ):
                 raise BrokerUnavailable(_LEASE_LOST)
 
-    async def _until_lost(self, activity: Callable[[], Awaitable[None]]) -> None:
+    async def _run_until_lost(self, activity: Callable[[], Awaitable[None]]) -> None:
         try:
             with suppress(BrokerUnavailable):
                 await activity()
         finally:
             if not self._buffer.ended:
-                self._lose()
+                self._fail()
 
-    def _lose(self) -> None:
-        self._buffer.lose(_LEASE_LOST)
+    def _fail(self) -> None:
+        self._buffer.fail(_LEASE_LOST)
 
-    def _hand_back(self, db: sqlite3.Connection, now: int) -> None:
-        store.hand_back(db, now, owner=self._owner, keep=self._given)
+    def _release_all(self, db: sqlite3.Connection, now: int) -> None:
+        message_store.release_all(db, now, owner=self._owner, keep=self._unsettled)
 
     def _leave(self, db: sqlite3.Connection, now: int) -> None:
-        self._hand_back(db, now)
-        store.leave(db, now, owner=self._owner)
+        self._release_all(db, now)
+        message_store.leave(db, now, owner=self._owner)
 
 
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:

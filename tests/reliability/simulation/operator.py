@@ -47,11 +47,11 @@ async def replay(source: DeadLetterSource, run: UUID) -> None:
         async with source.opened(selection) as opened, source.destination() as destination:
             await Run(
                 engine=opened.engine,
-                letters=opened.letters,
+                store=opened.store,
                 snapshot=opened.snapshot,
                 audit=audit,
                 stop=asyncio.Event(),
-                told=lambda _: None,
+                on_progress=lambda _: None,
             ).replay(destination, duplicates=source.duplicates)
 
 

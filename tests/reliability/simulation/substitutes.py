@@ -17,10 +17,9 @@ import structlog
 
 import consumer.assembly
 import relay.assembly
-from outbox.database import migrate
+from outbox.database import file_lock, migrate
 from outbox.runtime import process
 from outbox.settings import SharedSettings
-from relay.storage import sqlite
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.database_files import DatabaseFiles
 from tests.reliability.simulation.process import Process, current
@@ -47,8 +46,10 @@ class Locks:
 def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Iterator[None]:
     """Make the product's assemblies use *database_files* and *broker* during the block."""
 
-    def transport(_settings: SharedSettings, *, name: str) -> SimulatedTransport:
-        del name
+    def transport(
+        _settings: SharedSettings, *, name: str, connections: object
+    ) -> SimulatedTransport:
+        del name, connections
         return SimulatedTransport(broker, current())
 
     state = random.getstate()
@@ -58,7 +59,7 @@ def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Ite
             (process, "create_engine", database_files.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
-            (sqlite, "fcntl", Locks()),
+            (file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: database_files.head),
         ):
             stack.enter_context(patch.object(module, name, value))

@@ -137,7 +137,7 @@ class SimulatedSubscription:
         self._buffer = DeliveryBuffer()
         self._given: set[int] = set()
         connection.at_end += [
-            lambda: self._buffer.lose(LOST),
+            lambda: self._buffer.fail(LOST),
             lambda: self._queue.leave(self._receiver),
         ]
         self._queue.receivers.append(self._receiver)

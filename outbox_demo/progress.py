@@ -1,5 +1,5 @@
 """
-The counts of a run, taken from the database: while it goes on, and when it is over.
+The counts of a run, read from the database during the run and at its end.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +21,7 @@ from outbox_demo.tables import Record, Tables, records
 @dataclass(frozen=True, slots=True)
 class Counts:
     """
-    How far the events of a run are.
+    The progress of a run.
 
     Args:
         committed: Business rows.
@@ -36,17 +36,17 @@ class Counts:
 
     @property
     def published(self) -> int:
-        """What was committed and is no longer in the outbox."""
+        """Committed events that have left the outbox."""
         return self.committed - self.waiting
 
 
-class Scoreboard:
-    """Looks at the tables of a *run*, and holds nobody up."""
+class ProgressReader:
+    """Reads the tables of a *run* without blocking its processes."""
 
     def __init__(self, engine: AsyncEngine, run: Run) -> None:
         self._engine = engine
         self._tables = Tables.of(run)
-        # One statement, so that the counts are of one moment.
+        # One statement, so all counts are from the same moment.
         self._counts = sa.select(
             _count(self._tables.uploads),
             _count(outbox, outbox.c.routing_key.startswith(run.prefix, autoescape=True)),
@@ -54,7 +54,7 @@ class Scoreboard:
         )
 
     async def counts(self) -> Counts:
-        """How far it is now."""
+        """The counts now."""
         async with self._reading() as connection:
             return Counts(*(await connection.execute(self._counts)).one())
 
@@ -79,11 +79,11 @@ class Scoreboard:
 
 
 @asynccontextmanager
-async def scoreboard(settings: SharedSettings, run: Run) -> AsyncIterator[Scoreboard]:
-    """The counts of *run* in the database that *settings* name."""
+async def progress_reader(settings: SharedSettings, run: Run) -> AsyncIterator[ProgressReader]:
+    """A reader for *run* on the database that *settings* name."""
     engine = create_engine(settings.database, pool_size=2, application_name="outbox-demo counts")
     try:
-        yield Scoreboard(engine, run)
+        yield ProgressReader(engine, run)
     finally:
         await engine.dispose()
 

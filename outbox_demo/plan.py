@@ -1,5 +1,5 @@
 """
-What a run is to be.
+The inputs of a run.
 """
 
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from consumer.settings import ConsumerSettings
+from outbox_demo.events_file import Expected
 from outbox_demo.run import Run
-from outbox_demo.spool import Intended
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """What shall happen, where, and within which *deadline*."""
+class Plan:
+    """The run, the numbers that it must reach within *deadline*, and where it works."""
 
     run: Run
-    intended: Intended
+    expected: Expected
     settings: ConsumerSettings
     directory: Path
     deadline: timedelta

@@ -1,7 +1,8 @@
 """
-Where a run takes place: what it needs in database and broker, set up before and swept after.
+The tables and queues of a run: created before it, removed after it.
 
-On servers of the user's only what bears the name of the run is made, and removed again.
+On the user's own servers the demo creates and removes only tables, rows and queues with the name
+of the run.
 """
 
 from collections.abc import AsyncIterator
@@ -26,48 +27,48 @@ from outbox_demo.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """The servers that *settings* name, seen by *run*."""
+class Resources:
+    """The tables and queues of *run* on the servers that *settings* name."""
 
     run: Run
     settings: ConsumerSettings
 
-    async def set_up(self) -> None:
+    async def create(self) -> None:
         """
-        Make the tables, the queues and their bindings; the schema is there already.
+        Create the tables, the queues and their bindings; the schema must exist.
 
-        Raises Unavailable, and ConfigurationError for a broker that does not fit.
+        Raises Unavailable, and ConfigurationError for a broker with another topology.
         """
         async with self._database() as connection:
             await connection.run_sync(Tables.of(self.run).metadata.create_all)
-        # Before the relay begins: what no queue is bound for is put off by a second and more.
+        # Before the relay starts: it delays unroutable events by a second and more.
         await assembly.prepare(consumer_of(self.run), self.settings)
 
-    async def left(self) -> int:
-        """How many messages wait in the queue, with or without those that a worker holds."""
+    async def queued(self) -> int:
+        """The messages in the queue; some brokers also count those that a worker holds."""
         consumer = consumer_of(self.run)
         queue = assembly.queues(consumer, self.settings).name
         depth = await assembly.broker(consumer, self.settings).depth(queue)
         return 0 if depth is None else depth.messages
 
-    async def sweep_database(self) -> None:
+    async def remove_from_database(self) -> None:
         """
-        Remove what the run has left in the database.
+        Remove the tables and the rows of the run.
 
         Raises DatabaseUnavailable.
         """
-        mine = outbox.c.routing_key.startswith(self.run.prefix, autoescape=True)
+        unpublished = outbox.c.routing_key.startswith(self.run.prefix, autoescape=True)
         dead = dead_letters.c.routing_key.startswith(self.run.prefix, autoescape=True)
-        done = processed_messages.c.consumer == self.run.consumer
+        processed = processed_messages.c.consumer == self.run.consumer
         async with self._database() as connection:
-            await connection.execute(sa.delete(outbox).where(mine))
+            await connection.execute(sa.delete(outbox).where(unpublished))
             await connection.execute(sa.delete(dead_letters).where(dead))
-            await connection.execute(sa.delete(processed_messages).where(done))
+            await connection.execute(sa.delete(processed_messages).where(processed))
             await connection.run_sync(Tables.of(self.run).metadata.drop_all)
 
-    async def sweep_broker(self) -> None:
+    async def remove_from_broker(self) -> None:
         """
-        Remove the queues of the run; the embedded broker has no way to, and keeps them.
+        Remove the queues of the run; the embedded broker cannot remove queues, and keeps them.
 
         Raises BrokerUnavailable.
         """
@@ -84,7 +85,7 @@ class Stage:
 
     @asynccontextmanager
     async def _database(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of its own."""
+        """A transaction on a connection of its own."""
         engine = create_engine(self.settings.database, pool_size=2, application_name="outbox-demo")
         try:
             with driver_errors_translated():

@@ -1,7 +1,8 @@
 """
-Ties a program to the life of its parent: `python -m outbox_demo.leash PARENT MODULE ARGS`.
+Runs a program that ends with its parent: `python -m outbox_demo.exit_with_parent PARENT MODULE …`.
 
-On Linux the kernel then kills it with its parent, however that ends. Elsewhere it only runs it.
+On Linux the kernel kills the program when its parent ends, however it ends. On other systems the
+program only runs.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 def main(parent: str, *program: str) -> None:
     """Become *program*, a module with its arguments, unless *parent* has ended already."""
     if sys.platform == "linux":
-        # Kept across exec. A function to run between fork and exec could do the same, and
+        # Kept across exec. A function that runs between fork and exec could do the same, but may
         # deadlock in a parent with threads.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):

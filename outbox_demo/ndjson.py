@@ -1,7 +1,7 @@
 """
-Events as lines of JSON, one object each: of the user's, and of the spool.
+Events as lines of JSON, one object each: the input of the user, and the file of a run.
 
-Errors name line and field, never the value.
+Errors name the line and the field, never the value.
 """
 
 import json
@@ -20,9 +20,9 @@ from outbox_demo.sources import BadSource
 
 def read(path: Path) -> Iterator[Event]:
     """
-    The events in the file at *path*, one JSON object a line; empty lines are passed over.
+    The events in the file at *path*, one JSON object a line; empty lines are skipped.
 
-    Raises BadSource.
+    Raises BadSource if the file cannot be read, or a line is no event.
     """
     seen: dict[UUID, int] = {}
     try:
@@ -31,14 +31,16 @@ def read(path: Path) -> Iterator[Event]:
                 if line.strip():
                     event = _at(f"line {number}", line)
                     if seen.setdefault(event.id, number) != number:
-                        raise BadSource(f"line {number}: id: stands in line {seen[event.id]} too")
+                        raise BadSource(
+                            f"line {number}: id: repeats that of line {seen[event.id]}"
+                        )
                     yield event
     except OSError as error:
         raise BadSource(f"--events: cannot be read ({error.strerror})") from None
 
 
 def line_of(event: Event) -> str:
-    """*event* as `read` reads it."""
+    """*event* as a line that `read` can read."""
     if isinstance(event.payload, HealthDataMessage):
         return event.payload.model_dump_json()
     values = {name: getattr(event, name) for name in _Plain.model_fields}
@@ -64,10 +66,10 @@ def _at(place: str, line: bytes) -> Event:
     try:
         return _event(json.loads(line))
     except InvalidEvent as error:
-        field = error.field if error.field.isprintable() else "a field with an odd name"
+        field = error.field if error.field.isprintable() else "a field with an unprintable name"
         raise BadSource(f"{place}: {field}: {error.problem}") from None
     except (ValueError, RecursionError):
-        # The errors of json hold the line.
+        # The text of JSON errors contains the line.
         raise BadSource(f"{place}: event: is not JSON") from None
 
 
@@ -80,9 +82,11 @@ def _event(value: Any) -> Event:
         plain = _Plain.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-        # What follows the comma may be a part of the value.
+        # The text after the comma may contain the value.
         problem = first["msg"].partition(",")[0]
         raise InvalidEvent(".".join(map(str, first["loc"])), problem) from None
     if plain.type == HEALTH_DATA_UPLOADED:
-        raise InvalidEvent("type", "is that of an upload: give its fields without a type")
+        raise InvalidEvent(
+            "type", "is the type of an upload: give the fields of an upload without a type"
+        )
     return Event(**dict(plain))

@@ -1,0 +1,167 @@
+"""
+The scan of rows with an ordering key: a skip scan finds keys, then their first rows are claimed.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.row import Row
+from relay.storage.claim_statements import SKIP_SCAN, SKIP_SCAN_AFTER
+from relay.storage.claimed_rows import ClaimedRows, read, to_row
+from relay.storage.low_water_mark import LowWaterMark
+from relay.waves import rows_of_a_key
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHeads:
+    """
+    First rows of keys, as far as they are ready.
+
+    Args:
+        ids: Their ids, by key.
+        last: The key behind which the next skip scan begins, or None for the first key.
+
+    """
+
+    ids: Mapping[str, int]
+    last: str | None
+
+
+NO_KEYS = KeyHeads({}, None)
+
+
+class KeyedScan:
+    """
+    Claims ready rows with an ordering key: of each key from its first row on, without gaps.
+
+    Args:
+        statement: A `CLAIM_KEYED` statement of `claim_statements.py`.
+        head_parameters: Turns ids of first rows, by key, into parameters of *statement*.
+        clock: Seconds of any origin that never go back.
+
+    """
+
+    def __init__(
+        self,
+        statement: sa.Select[Any],
+        *,
+        head_parameters: Callable[[Mapping[str, int]], dict[str, Any]],
+        clock: Callable[[], float],
+    ) -> None:
+        self.low_water = LowWaterMark(clock)
+        self._statement = statement
+        self._head_parameters = head_parameters
+        self._clock = clock
+        self._last_key: str | None = None
+        self._last_claimed: int | None = None
+        self._claimed_before = 0
+
+    def reserved(self, limit: int) -> int:
+        """How many rows of a claim of *limit* rows to keep free for rows with a key."""
+        return min(limit // 2, 2 * self._claimed_before)
+
+    def found_no_keys(self, *, above: int, began: float) -> None:
+        """A check that *began* then found no ready row with a key above *above*."""
+        self.low_water.exhausted(above=above, last=self._last_claimed, began=began)
+        self._claimed_before = 0
+
+    async def scan(
+        self, connection: AsyncConnection, *, above: int, limit: int, size: int, beside: int
+    ) -> ClaimedRows:
+        """
+        Claim at most *limit* rows, and at most *size* bytes of bodies.
+
+        Reads the keys that have ready rows with ids above *above*; *beside* is the number of other
+        rows in the batch.
+        """
+        claimed = ClaimedRows([], more=True)
+        if limit:
+            claimed = await self._scan(connection, above, limit=limit, size=size, beside=beside)
+        self._claimed_before = max(len(claimed.rows), 1)
+        return claimed
+
+    async def _scan(
+        self, connection: AsyncConnection, above: int, *, limit: int, size: int, beside: int
+    ) -> ClaimedRows:
+        began = self._clock()
+        after = self._last_key
+        heads = await self._skip_scan(connection, above, limit, after)
+        if after is not None and heads == NO_KEYS:
+            after = None
+            heads = await self._skip_scan(connection, above, limit, after)
+        self._last_key = heads.last
+        # A skip scan that did not go from the first key to the last may have missed keys.
+        is_complete = heads.last is None and after is None
+        claimed = ClaimedRows([])
+        if heads.ids:
+            claimed = await self._claim(connection, heads, limit=limit, size=size, beside=beside)
+        if is_complete and claimed.more:
+            self.low_water.stopped_at(above, above=above, began=began)
+        elif is_complete:
+            self.low_water.exhausted(above=above, last=self._last_claimed, began=began)
+        return replace(claimed, more=claimed.more or not is_complete)
+
+    async def _skip_scan(
+        self, connection: AsyncConnection, above: int, limit: int, after: str | None
+    ) -> KeyHeads:
+        visited = await connection.execute(
+            SKIP_SCAN if after is None else SKIP_SCAN_AFTER,
+            {"keyed_above": above, "keys": limit, "after": after},
+        )
+        return key_heads(visited, limit=limit)
+
+    async def _claim(
+        self, connection: AsyncConnection, heads: KeyHeads, *, limit: int, size: int, beside: int
+    ) -> ClaimedRows:
+        """The rows of the keys of *heads* that no other claim holds."""
+        per_key = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
+        result = await read(
+            connection,
+            self._statement,
+            {**self._head_parameters(heads.ids), "rows": per_key, "bytes": size},
+        )
+        rows = [to_row(values) for values in result]
+        self._last_claimed = max((row.id for row in rows), default=self._last_claimed)
+        ready = ready_prefixes(rows)
+        longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
+        is_cut_short = len(rows) < len(heads.ids) or result[0]["candidates"] > len(rows)
+        return ClaimedRows(
+            ready, more=is_cut_short or longest == per_key, released=len(ready) < len(rows)
+        )
+
+
+def key_heads(visited: Iterable[Sequence[Any]], *, limit: int) -> KeyHeads:
+    """
+    The heads among the *visited* keys, each given as (key, id of its first row, ready); pure.
+
+    A skip scan that visited fewer than *limit* keys has reached the last key.
+    """
+    keys = list(visited)
+    return KeyHeads(
+        {key: row_id for key, row_id, ready in keys if ready},
+        keys[-1][0] if len(keys) == limit else None,
+    )
+
+
+def ready_prefixes(rows: Sequence[Row]) -> list[Row]:
+    """
+    The ones of *rows*, in order of insertion, that may be published now; pure.
+
+    Of each key these are its rows from the first on, up to the first row that waits or that
+    another claim holds. A held row is missing from *rows*, so the next position is too high.
+    """
+    result = []
+    taken: Counter[str] = Counter()
+    for row in rows:
+        key = row.ordering_key
+        if key is None or row.values["not_before"] is not None:
+            continue
+        if row.values["position"] == taken[key] + 1:
+            taken[key] += 1
+            result.append(row)
+    return result

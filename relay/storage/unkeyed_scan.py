@@ -1,0 +1,55 @@
+"""
+The scan of rows without an ordering key.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.storage.claimed_rows import ClaimedRows, read, to_row
+from relay.storage.low_water_mark import LowWaterMark
+
+
+class UnkeyedScan:
+    """
+    Claims ready rows without an ordering key, in order of insertion.
+
+    Args:
+        statement: A `CLAIM_UNKEYED` statement of `claim_statements.py`.
+        clock: Seconds of any origin that never go back.
+
+    """
+
+    def __init__(self, statement: sa.Select[Any], *, clock: Callable[[], float]) -> None:
+        self.low_water = LowWaterMark(clock)
+        self._statement = statement
+        self._clock = clock
+
+    async def scan(
+        self, connection: AsyncConnection, *, above: int, keyed_above: int, limit: int, size: int
+    ) -> tuple[ClaimedRows, bool]:
+        """
+        Claim at most *limit* rows with ids above *above*, and at most *size* bytes of bodies.
+
+        Also returns whether ready rows with a key exist above *keyed_above*: the same statement
+        checks it, to save a round trip.
+        """
+        began = self._clock()
+        result = await read(
+            connection,
+            self._statement,
+            {"above": above, "keyed_above": keyed_above, "rows": limit, "bytes": size},
+        )
+        rows = [to_row(values) for values in result if values["id"] is not None]
+        candidates = result[0]["candidates"] or 0
+        is_cut_short = candidates > len(rows)
+        more = is_cut_short or candidates == limit
+        last = rows[-1].id if rows else None
+        if last is not None and more:
+            self.low_water.stopped_at(last, above=above, began=began)
+        else:
+            self.low_water.exhausted(above=above, last=last, began=began)
+        claimed = ClaimedRows(rows, more=more, released=is_cut_short)
+        return claimed, bool(result[0]["has_keyed"])

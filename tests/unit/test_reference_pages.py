@@ -1,0 +1,139 @@
+"""The generated sections of the reference pages are those of the code."""
+
+import inspect
+import re
+
+import pytest
+
+import consumer
+import outbox
+from consumer import outcomes
+from consumer.verdict import CODES
+from outbox import errors
+from outbox.errors import OutboxError
+from outbox.transports.base import Outcome
+from tests.reference import log_events, markdown, metrics, settings
+from tests.reference.pages import COMMAND, FOLDER, SECTIONS, rendered, sections_in, stale
+from tests.reference.signatures import signature
+
+PAGES = {page.name: page.read_text() for page in sorted(FOLDER.glob("*.md"))}
+DEAD_LETTERED_BY_RELAY = {Outcome.RETURNED, Outcome.NACKED, Outcome.REJECTED, Outcome.MALFORMED}
+
+
+def reasons_under(heading):
+    section = PAGES["errors.md"].partition(f"### {heading}\n")[2]
+    table = re.search(r"^\| reason .*?\n\n", section, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE))
+
+
+def test_no_page_is_stale():
+    pages = [page.name for page in stale()]
+
+    assert pages == [], f"stale pages: {pages}; run: {COMMAND}"
+
+
+def test_every_section_is_on_one_page():
+    found = [name for text in PAGES.values() for name in sections_in(text)]
+
+    assert sorted(found) == sorted(SECTIONS)
+
+
+def test_text_around_sections_is_kept():
+    page = "above\n\n<!-- begin exit-codes -->\nold\n<!-- end -->\n\nbelow\n"
+
+    new = rendered(page)
+
+    assert new.startswith("above\n\n<!-- begin exit-codes -->\n\n| code |")
+    assert new.endswith("|\n\n<!-- end -->\n\nbelow\n")
+    assert rendered(new) == new
+
+
+@pytest.mark.parametrize("module", [outbox, consumer])
+def test_the_public_api_has_every_exported_name_and_no_other(module):
+    section = PAGES["public-api.md"].partition(f"begin names-{module.__name__} ")[2]
+    table = section.partition("<!-- end -->")[0]
+    names = re.findall(r"^\| `(\w+)` ", table, re.MULTILINE)
+
+    assert names == list(module.__all__)
+
+
+def test_the_public_headers_are_those_of_the_wire_format():
+    public = PAGES["public-api.md"].partition("begin headers")[2]
+    table = re.findall(r"^\| `(x-outbox-[a-z-]+)`", PAGES["wire-format.md"], re.MULTILINE)
+
+    assert sorted(table) == re.findall(r"`(x-outbox-[a-z-]+)`", public)
+
+
+def test_every_log_event_has_a_meaning():
+    assert log_events.undescribed() == set()
+
+
+def test_log_events_have_the_fields_of_their_calls():
+    events = {event.name: event for event in log_events.log_events()}
+
+    assert events["handler_failed"].fields == ("type", "attempt", "error", "at")
+    assert events["consumer_started"].fields == ("consumer", "queue", "database")
+    assert events["consumer_started"].level == "info"
+    assert events["library_message"].fields == ("function", "line", "error")
+
+
+def test_the_page_has_every_reason_code_and_no_other():
+    assert reasons_under("Written by a consumer") == CODES
+    assert reasons_under("Written by the relay") == {one.value for one in DEAD_LETTERED_BY_RELAY}
+
+
+@pytest.mark.parametrize("module", [errors, outcomes])
+def test_every_exception_of_the_module_is_in_the_tree(module):
+    tree = PAGES["errors.md"].partition("begin exception-tree")[2].partition("<!-- end -->")[0]
+    names = {
+        name
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, OutboxError)
+    }
+
+    assert names
+    assert names <= set(re.findall(r"\w+", tree))
+
+
+@pytest.mark.parametrize("render", [settings.shared, settings.relay, settings.consumer])
+def test_every_setting_has_a_meaning(render):
+    rows = render().splitlines()[2:]
+
+    assert rows
+    assert all(re.search(r"\| \S[^|]*[.] \|$", row) for row in rows)
+
+
+@pytest.mark.parametrize("render", [metrics.relay, metrics.consumer])
+def test_every_metric_has_a_meaning(render):
+    rows = render().splitlines()[2:]
+
+    assert rows
+    assert all(re.search(r"\| \S[^|]*[.] \|$", row) for row in rows)
+
+
+def test_attempts_and_retries_are_told_apart():
+    row = {
+        name: re.search(rf"^\| `{name}` .*`3`: .* (\d) times", PAGES["settings.md"], re.MULTILINE)
+        for name in ("MQ_PUBLISH_MAX_ATTEMPTS", "MQ_MAX_RETRIES")
+    }
+
+    assert row["MQ_PUBLISH_MAX_ATTEMPTS"][1] == "3"
+    assert row["MQ_MAX_RETRIES"][1] == "4"
+
+
+def test_signatures_are_those_of_the_source():
+    assert signature("RateLimit", consumer.RateLimit) == (
+        "RateLimit(messages: int, per: timedelta = timedelta(seconds=1))"
+    )
+    assert signature("Retry", consumer.Retry) == "Retry(*, after: timedelta | None = None)"
+    assert signature("Consumer.on", consumer.Consumer.on) == (
+        "Consumer.on(event_type: str, /, *, batch_size: int = 1, **options)"
+        " -> Callable[[Function], Function]"
+    )
+    assert signature("OutboxError", OutboxError) == "OutboxError"
+
+
+def test_cells_of_tables_stay_cells():
+    assert markdown.table(["a", "b"], [["x | y", "two\nlines"]]) == (
+        "| a | b |\n|---|---|\n| x \\| y | two lines |"
+    )

@@ -1,0 +1,110 @@
+"""The site has every page, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.reference import links
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+MOVED = {"reference/metrics-and-logs.md"}
+
+
+class Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml, whose tags name Python objects."""
+
+
+Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)  # noqa: S506 - no object is made
+
+
+def in_navigation(entries):
+    for entry in entries:
+        for target in entry.values():
+            if isinstance(target, list):
+                yield from in_navigation(target)
+            else:
+                yield target
+
+
+def test_the_navigation_has_every_page_once(config):
+    found = [
+        page for page in in_navigation(config["nav"]) if not page.startswith(f"{links.FOLDER}/")
+    ]
+
+    assert sorted(found) == sorted(PAGES - MOVED)
+
+
+def test_the_list_of_pages_has_every_page():
+    listed = set(re.findall(r"\]\(([\w/-]+\.md)\)", (DOCS / "index.md").read_text()))
+
+    assert listed == PAGES - MOVED - {"index.md"}
+
+
+def test_the_site_asks_no_other_host_for_anything(config):
+    files = [
+        *config["extra_javascript"],
+        *config["extra_css"],
+        *config["extra"]["polyfills"],
+    ]
+
+    assert config["theme"]["font"] is False
+    assert "assets/mermaid.min.js" in files
+    assert "assets/iframe-worker.js" in files  # else the plugin `offline` takes it from a CDN
+    assert [path for path in files if "//" in path] == []
+
+
+def test_files_that_the_navigation_names_are_linked_or_exist(config):
+    repository = [page for page in in_navigation(config["nav"]) if page not in PAGES]
+    built = {links.in_site(path) for path in links.all_linked_files(ROOT)}
+
+    assert repository
+    assert set(repository) <= built
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("docs/how-to/a.md", "[x](../../CHANGELOG.md)", "[x](../repository/CHANGELOG.md)"),
+        ("docs/a/a.md", "[x](../../a/../mkdocs.yml#L1)", "[x](../repository/mkdocs.yml.md#L1)"),
+        ("docs/how-to/a.md", "[x](run.md#tls)", "[x](run.md#tls)"),
+        ("docs/how-to/a.md", "`[x](../../CHANGELOG.md)`", "`[x](../../CHANGELOG.md)`"),
+        ("docs/how-to/a.md", "[x](https://a.example/b)", "[x](https://a.example/b)"),
+        ("README.md", "[x](docs/how-to/run.md#tls)", "[x](how-to/run.md#tls)"),
+        ("README.md", "[x](.env.example)", "[x](repository/env.example.md)"),
+        ("CHANGELOG.md", "[x](README.md)", "[x](../index.md)"),
+    ],
+)  # fmt: skip
+def test_a_link_leads_to_the_same_file_in_the_site(page, text, expected):
+    assert links.rewritten(text, page, ROOT) == expected
+
+
+def test_files_behind_linked_files_are_found():
+    files = links.all_linked_files(ROOT)
+
+    assert {"CHANGELOG.md", "CONTRIBUTING.md", "outbox/errors.py"} <= set(files)
+    assert all((ROOT / path).is_file() for path in files)
+
+
+def test_the_first_page_is_the_readme_with_the_list_of_pages():
+    home = links.home((DOCS / "index.md").read_text(), ROOT)
+
+    assert home.startswith("# outbox-relay\n")
+    assert "](how-to/run.md)" in home
+    assert home.count("\n# ") == 0
+    assert "## For people who run it" in home
+
+
+def test_a_source_file_is_shown_as_code():
+    page = links.as_page("outbox/errors.py", ROOT)
+
+    assert page.startswith("# outbox/errors.py\n\n````python\n")
+    assert page.endswith("````\n")
