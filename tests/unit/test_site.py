@@ -87,6 +87,12 @@ def test_a_link_leads_to_the_same_file_in_the_site(page, text, expected):
     assert links.rewritten(text, page, ROOT) == expected
 
 
+def test_code_in_tables_of_the_site_has_no_backslash_before_a_pipe():
+    text = "| `str \\| None` | a \\| b |\n\n`a \\| b`"
+
+    assert links.plain_pipes(text) == "| `str | None` | a \\| b |\n\n`a \\| b`"
+
+
 def test_files_behind_linked_files_are_found():
     files = links.all_linked_files(ROOT)
 
