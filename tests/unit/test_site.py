@@ -49,15 +49,11 @@ def test_the_list_of_pages_has_every_page():
 
 
 def test_the_site_asks_no_other_host_for_anything(config):
-    files = [
-        *config["extra_javascript"],
-        *config["extra_css"],
-        *config["extra"]["polyfills"],
-    ]
+    files = [*config["extra_javascript"], *config["extra_css"]]
 
     assert config["theme"]["font"] is False
     assert "assets/mermaid.min.js" in files
-    assert "assets/iframe-worker.js" in files  # else the plugin `offline` takes it from a CDN
+    assert "offline" not in config["plugins"]  # it takes a script from a CDN
     assert [path for path in files if "//" in path] == []
 
 
