@@ -1,10 +1,30 @@
 """
-The consumer: what a service that handles events imports.
+The library with which a service declares its event handlers, and the process that runs them.
 
     etl = Consumer("etl", bindings=["health.processing.#"])
 
     @etl.on("health.data.uploaded", model=HealthDataMessage)
     async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None: ...
+
+For a service:
+
+    consumer, handler, message   declare a consumer, its handlers and their options
+    outcomes                     exceptions by which a handler retries or rejects its message
+
+For the process `consumer`, in the order in which a delivery meets them:
+
+    settings, cli, assembly      environment, command line, and the choice of adapters
+    dispatch/                    take deliveries, settle them, publish retries
+    execution/                   decode a delivery, call its handler in a transaction
+    verdict                      the decision on a delivery after an attempt
+    storage/                     every SQL statement
+    maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
+    queues, republish            queues with their arguments; copies for retries and replays
+    database_retry, checks       an unavailable database; settings that contradict each other
+    telemetry                    all metric names and log events
+    status, status_view, replay  the commands `consumer status` and `consumer dead`
+
+May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
 """
 
 from consumer.consumer import Consumer

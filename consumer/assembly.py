@@ -45,15 +45,16 @@ from outbox.validation import allow_headers
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
+FIRST_PAUSE = timedelta(milliseconds=200)
 
 
 def role(consumer: Consumer) -> str:
-    """What the process calls itself."""
+    """The name of the process, in logs and on its connections."""
     return f"consumer {consumer.name}"
 
 
 def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
-    """The queues of *consumer*."""
+    """The names and arguments of all queues of *consumer*."""
     delays = {delay for each in checks.policies(consumer, settings) for delay in each.delays}
     return ConsumerQueues(
         name=consumer.queue or f"{settings.processing_queue}.{consumer.name}",
@@ -66,7 +67,7 @@ def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
 
 
 def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
-    """Everything that *consumer* needs in the broker."""
+    """The exchanges, queues and bindings that *consumer* needs in the broker."""
     return queues(consumer, settings).topology(
         main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
     )
@@ -85,32 +86,33 @@ def broker(
 def database(
     consumer: Consumer, settings: ConsumerSettings
 ) -> AbstractAsyncContextManager[AsyncEngine]:
-    """The database of the consumer's effects."""
+    """The database to which the handlers of *consumer* write."""
     return process.database(settings, role=role(consumer), lock_timeout=settings.lock_timeout)
 
 
 async def verified(consumer: Consumer, engine: AsyncEngine) -> None:
     """
-    Check the schema, and what *consumer* may do to the tables.
+    Check the version of the schema, and the rights of *consumer* to its tables.
 
     Raises SchemaMismatch and DatabaseUnavailable.
     """
     await migrate.verify(engine)
-    await privileges.verify(engine, checks.needed(consumer))
+    await privileges.verify(engine, checks.rights_of_process(consumer))
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
     """
     Run *consumer* until *stop* is set.
 
-    Raises ConfigurationError and Unavailable only at start; later it waits for what is away.
+    Raises ConfigurationError and Unavailable at start only. Later, the process waits for an
+    unavailable database or broker.
     """
     checks.check(consumer, settings)
     allow_headers(*settings.allowed_headers)
     registry = CollectorRegistry()
     health = probes.Health("broker")
-    mine = queues(consumer, settings)
-    telemetry = Telemetry(registry, source=consumer.name, queue=mine.name, known=consumer.handlers)
+    queue = queues(consumer, settings).name
+    telemetry = Telemetry(registry, source=consumer.name, queue=queue, known=consumer.handlers)
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(consumer, settings) as engine,
@@ -118,23 +120,23 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         await verified(consumer, engine)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
         tasks = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
-        telemetry.started(consumer=consumer.name, queue=mine.name, database=engine.dialect.name)
+        telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
             group.create_task(tasks.retention.run(stop))
             group.create_task(tasks.dead_letter_worker.run(stop))
-            inspection = group.create_task(tasks.topology_monitor.run(stop))
+            monitoring = group.create_task(tasks.topology_monitor.run(stop))
             if tasks.parked_worker is not None:
                 group.create_task(tasks.parked_worker.run(stop))
             group.create_task(tasks.durations.run(stop))
             await tasks.worker.run(stop)
-            # It may wait for a broker that is silent, and there is nothing to protect any more.
-            inspection.cancel()
+            # It may wait for a broker that does not answer, and no delivery needs it any more.
+            monitoring.cancel()
         await tasks.durations.write()
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Everything that runs in the process of a consumer."""
+    """The parts of a consumer's process that have a loop."""
 
     worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
@@ -152,20 +154,18 @@ def assemble(
     telemetry: Telemetry,
     health: probes.Health,
 ) -> Tasks:
-    """The parts of *consumer*, put together."""
-    mine = queues(consumer, settings)
+    """Build all parts of *consumer*, and return those with a loop."""
+    consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
     units = UnitOfWorkFactory(engine)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
-    dead_letter_writer = DeadLetterWriter(consumer.name, mine.name, sessions, dedup)
+    dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
     lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
+    longest_pause = timedelta(seconds=settings.reconnect_max_seconds)
     database_retry = DatabaseRetry(
-        reconnect=Exponential(
-            first=timedelta(milliseconds=200),
-            cap=timedelta(seconds=settings.reconnect_max_seconds),
-        ),
+        reconnect=Exponential(first=FIRST_PAUSE, cap=longest_pause),
         telemetry=telemetry,
         health=health,
         jitter=random.random,
@@ -183,11 +183,11 @@ def assemble(
     )
     worker = Worker(
         transport=broker_transport,
-        queue=mine.name,
+        queue=consumer_queues.name,
         delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
         executor=executor,
         settlement=Settlement(
-            queues=mine,
+            queues=consumer_queues,
             dead_letter_writer=dead_letter_writer,
             lanes=lanes,
             database_retry=database_retry,
@@ -202,28 +202,23 @@ def assemble(
     )
     dead_letter_worker = DeadLetterQueueWorker(
         transport=broker_transport,
-        queues=mine,
+        queues=consumer_queues,
         policy=RequeuePolicy(settings.requeue_reasons, settings.max_requeues),
         dead_letter_writer=dead_letter_writer,
         database_retry=database_retry,
         telemetry=telemetry,
     )
-    kept = retention(
-        consumer,
-        settings,
-        engine,
-        older_than=settings.retention,
-        on_purged=telemetry.purged,
+    purge = retention(
+        consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
     )
-    topology_monitor = TopologyMonitor(
-        transport=broker_transport, queue=mine.work_queue(settings.dlx_exchange)
-    )
+    work_queue = consumer_queues.work_queue(settings.dlx_exchange)
+    topology_monitor = TopologyMonitor(transport=broker_transport, queue=work_queue)
     parked_worker = None
     if lanes is not None:
         parked_worker = ParkedWorker(
             context=ParkedContext(
                 handlers=consumer.handlers,
-                queue=mine.name,
+                queue=consumer_queues.name,
                 executor=executor,
                 parked=lanes.parked,
                 dead_letter_writer=dead_letter_writer,
@@ -232,7 +227,7 @@ def assemble(
             database_retry=database_retry,
         )
     durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    return Tasks(worker, dead_letter_worker, topology_monitor, parked_worker, kept, durations)
+    return Tasks(worker, dead_letter_worker, topology_monitor, parked_worker, purge, durations)
 
 
 def retention(
@@ -244,18 +239,13 @@ def retention(
     **options: Any,
 ) -> Retention:
     """
-    Purges rows of *consumer* that are *older_than* this.
+    The purge of dedup rows of *consumer* that are *older_than* this.
 
     Raises ConfigurationError if that is below the horizon of its settings.
     """
-    checks.check_kept("--older-than", older_than, consumer, settings)
-    return Retention(
-        engine,
-        consumer.name,
-        older_than=older_than,
-        horizon=checks.horizon(consumer, settings),
-        **options,
-    )
+    checks.check_retention("--older-than", older_than, consumer, settings)
+    horizon = checks.horizon(consumer, settings)
+    return Retention(engine, consumer.name, older_than=older_than, horizon=horizon, **options)
 
 
 async def prepare(
@@ -264,6 +254,6 @@ async def prepare(
     *,
     connections: ConnectionCounter | None = None,
 ) -> None:
-    """Declare the consumer's topology, or only check that it exists."""
+    """Declare the topology of *consumer*, or only check that it exists."""
     broker_transport = broker(consumer, settings, connections=connections)
     await process.prepare(broker_transport, declared(consumer, settings), settings)

@@ -1,5 +1,5 @@
 """
-Whether what is set and what is registered can work together: pure.
+Checks whether the settings and the registered handlers can work together: pure.
 """
 
 import math
@@ -15,7 +15,7 @@ from outbox.database.privileges import Rights
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters
 
-LEAST_PREFETCH = 64
+MIN_PREFETCH = 64
 UNITS_AHEAD = 3
 
 
@@ -26,25 +26,25 @@ def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedu
 
 
 def largest_batch(consumer: Consumer) -> int:
-    """The most messages that a handler takes at once."""
+    """The size of the largest batch that a handler takes."""
     return max((handler.batch_size for handler in consumer.handlers.values()), default=1)
 
 
 def prefetch(consumer: Consumer, settings: ConsumerSettings) -> int:
-    """How many messages the broker hands out ahead: what is set, or what keeps handlers busy."""
+    """Messages that the broker delivers ahead: `MQ_PREFETCH`, or enough to keep handlers busy."""
     if settings.prefetch is not None:
         return settings.prefetch
     return max(
-        LEAST_PREFETCH, UNITS_AHEAD * settings.concurrency, UNITS_AHEAD * largest_batch(consumer)
+        MIN_PREFETCH, UNITS_AHEAD * settings.concurrency, UNITS_AHEAD * largest_batch(consumer)
     )
 
 
 def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
     """
-    How long after it was recorded a message may still be delivered.
+    The longest time after which a recorded message may still be delivered.
 
-    All of its retries, its longest stay in the work queue before each of them, and the time for a
-    backlog or a replay. A dedup row that is younger must not be forgotten.
+    It adds up all retries, the longest stay in the work queue before each of them, and the time
+    for a backlog or a replay. A dedup row that is younger must not be purged.
     """
     ttl = settings.message_ttl or timedelta(0)
     ways = (
@@ -54,11 +54,13 @@ def horizon(consumer: Consumer, settings: ConsumerSettings) -> timedelta:
     return max(ways) + settings.replay_window
 
 
-def check_kept(name: str, kept: timedelta, consumer: Consumer, settings: ConsumerSettings) -> None:
-    """Raise ConfigurationError, which calls it *name*, if *kept* is below the horizon."""
-    needed = horizon(consumer, settings)
-    if kept < needed:
-        hours = math.ceil(needed / timedelta(hours=0.1)) / 10
+def check_retention(
+    name: str, retention: timedelta, consumer: Consumer, settings: ConsumerSettings
+) -> None:
+    """Raise ConfigurationError, which names the option *name*, if *retention* is too short."""
+    shortest = horizon(consumer, settings)
+    if retention < shortest:
+        hours = math.ceil(shortest / timedelta(hours=0.1)) / 10
         raise ConfigurationError(
             f"{name}: must be at least {hours} hours, the longest that a message can take by "
             "MQ_RETRY_DELAYS, MQ_MAX_RETRIES, MQ_MESSAGE_TTL_SECONDS, MQ_MAX_REQUEUES and "
@@ -70,14 +72,14 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
     """Raise ConfigurationError, with a line for each setting that contradicts another one."""
     problems: list[str] = []
     try:
-        check_kept("MQ_DEDUPLICATION_RETENTION_HOURS", settings.retention, consumer, settings)
+        check_retention("MQ_DEDUPLICATION_RETENTION_HOURS", settings.retention, consumer, settings)
     except ConfigurationError as error:
         problems.append(str(error))
     longest = max(max(policy.delays) for policy in policies(consumer, settings))
     if settings.message_ttl is not None and settings.message_ttl <= longest:
         problems.append(
             "MQ_MESSAGE_TTL_SECONDS: must be above the longest retry delay, "
-            f"{longest.total_seconds():g} seconds, or what waits for a retry would outlive it"
+            f"{longest.total_seconds():g} seconds"
         )
     if settings.prefetch is not None and settings.prefetch < largest_batch(consumer):
         problems.append(
@@ -87,21 +89,21 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
         raise ConfigurationError("\n".join(problems))
 
 
-_EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
-def needed(consumer: Consumer) -> Rights:
+def rights_of_process(consumer: Consumer) -> Rights:
     """The rights that a process of *consumer* needs."""
     rights: dict[sa.Table, tuple[str, ...]] = {
-        processed_messages: _EVERYTHING,
+        processed_messages: _ALL,
         dead_letters: ("SELECT", "INSERT"),
         audit_log: ("SELECT",),
     }
     if consumer.ordered:
-        rights[parked_messages] = _EVERYTHING
+        rights[parked_messages] = _ALL
     return rights
 
 
-def to_look(consumer: Consumer) -> Rights:
-    """The rights that a look at *consumer* needs."""
-    return {table: ("SELECT",) for table in needed(consumer) if table is not audit_log}
+def rights_of_status(consumer: Consumer) -> Rights:
+    """The rights that `consumer status` needs."""
+    return {table: ("SELECT",) for table in rights_of_process(consumer) if table is not audit_log}

@@ -40,15 +40,15 @@ Target = Annotated[
 ]
 
 
-_TOLD_EVERY = 100_000  # rows of a purge
+_REPORT_EVERY = 100_000  # rows of a purge
 _BELOW_RETENTION = (
-    "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS, so a message between the two "
-    "that comes again is taken for new"
+    "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS: if a message whose age is "
+    "between the two is delivered again, it takes effect again"
 )
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command; the entry point of the package."""
     app()
 
 
@@ -75,7 +75,7 @@ def check(target: Target) -> None:
     """Check settings, schema and topology without changing anything."""
     settings, consumer = _start(target)
 
-    async def look() -> list[str]:
+    async def verify() -> list[str]:
         checks.check(consumer, settings)
         async with assembly.database(consumer, settings) as engine:
             await assembly.verified(consumer, engine)
@@ -83,14 +83,14 @@ def check(target: Target) -> None:
             assembly.declared(consumer, settings)
         )
 
-    commands.warn_of_uncompared(commands.once(look))
+    commands.warn_of_uncompared(commands.once(verify))
     commands.warn_of_sqlite(settings)
     console.print("settings, schema and topology are good")
 
 
 @app.command()
 def status(target: Target, *, as_json: commands.AsJson = False) -> None:
-    """Show what the consumer has done and what waits for it."""
+    """Show the messages that the consumer has processed, and those that wait for it."""
     settings, consumer = _start(target)
     found = commands.once(lambda: status_of(consumer, settings))
     if as_json:
@@ -107,24 +107,24 @@ def purge(
         typer.Option(metavar="DURATION", help="Default is the retention: 90s, 15m, 2h, 7d."),
     ] = None,
 ) -> None:
-    """Forget what was handled longer ago than the retention; `run` does so all the time."""
+    """Purge rows of the dedup store that are older than the retention, as `run` does."""
     settings, consumer = _start(target)
 
-    async def forget(stop: asyncio.Event) -> int:
+    async def purge_rows(stop: asyncio.Event) -> int:
         age = duration("--older-than", older_than) or settings.retention
         total = 0
         async with assembly.database(consumer, settings) as engine:
-            kept = assembly.retention(consumer, settings, engine, older_than=age)
+            retention = assembly.retention(consumer, settings, engine, older_than=age)
             await migrate.verify(engine)
             if age < settings.retention:
                 print(_BELOW_RETENTION, file=sys.stderr)  # noqa: T201
-            async for rows in kept.batches(stop):
-                if total // _TOLD_EVERY < (total + rows) // _TOLD_EVERY:
-                    console.print(f"{total + rows:,} rows forgotten so far")
+            async for rows in retention.batches(stop):
+                if total // _REPORT_EVERY < (total + rows) // _REPORT_EVERY:
+                    console.print(f"{total + rows:,} rows purged so far")
                 total += rows
         return total
 
-    console.print(f"{run_interruptible(forget):,} rows forgotten")
+    console.print(f"{run_interruptible(purge_rows):,} rows purged")
 
 
 def _dead_letters(target: str) -> DeadLetterSource:
@@ -141,7 +141,7 @@ def _start(target: str) -> tuple[ConsumerSettings, Consumer]:
 
 
 def _load(target: str) -> Consumer:
-    """The consumer that *target* names, searched from the working directory too."""
+    """The consumer that *target* names; modules are also searched in the working directory."""
     module_name, _, attribute = target.partition(":")
     if not attribute:
         raise ConfigurationError("MODULE:NAME: a colon is missing, as in myapp.etl:etl")

@@ -1,5 +1,5 @@
 """
-The declaration of a consumer: its name, the events it wants, the handlers for them. No I/O.
+The declaration of a consumer: its name, its bindings, and its handlers. No I/O.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,16 +24,16 @@ Leased = TypeVar("Leased", bound=LeasedFunction)
 
 class Consumer:
     """
-    A named consumer of events, with a queue and a history of its own.
+    A named consumer of events, with its own queue and its own rows in the dedup store.
 
     Args:
-        name: Part of the deduplication key: under another name everything is new.
+        name: Part of the deduplication key: under another name every message is new.
         bindings: Topic patterns; `*` is one word, `#` any number.
         queue: Default is `MQ_PROCESSING_QUEUE`, a dot, and the name.
         ordered: Handle the messages of an ordering key one after another, in the order in which
             they were published; one process works at a time, others stand by.
 
-    Raises ConfigurationError if the name or the bindings cannot work.
+    Raises ConfigurationError if the name is invalid, or *bindings* is empty or a string.
 
     """
 
@@ -63,16 +63,15 @@ class Consumer:
         """
         Register the decorated coroutine function for events of *event_type*.
 
-        It is called with the message and a session. What it writes through the session, outgoing
-        events included, commits together with the record that the message is done; it must not
-        commit itself. An exception rolls everything back, and the message is tried again later.
+        The consumer calls it with the message and a session. Its writes through the session,
+        outgoing events included, are committed together with the dedup record of the message; it
+        must not commit itself. If it raises, the consumer rolls back and retries the message.
 
-        Up to *batch_size* messages share one transaction and one ack, if so many wait; if one
-        fails, all are rolled back and each is tried in its own. For *options* see
+        Up to *batch_size* waiting messages share one transaction and one ack; if one fails, the
+        consumer rolls back and handles each in its own transaction. For *options* see
         `consumer.handler.Options`.
 
-        Raises ConfigurationError if the type is invalid or has a handler already, or an option
-        cannot work.
+        Raises ConfigurationError if the type is invalid or has a handler, or an option is invalid.
         """
         return self._registering(event_type, batch_size=batch_size, **options)
 
@@ -82,8 +81,8 @@ class Consumer:
         """
         Register the decorated coroutine function for lists of up to *size* such events.
 
-        Like `on`, but it is called once with all messages of the transaction, none of which it
-        has completed before. If it fails, it is called for each of them alone.
+        Like `on`, but the consumer calls it once with all messages of the transaction; duplicates
+        are left out. If it fails, the consumer calls it for each message alone.
         """
         return self._registering(event_type, batch_size=size, takes_list=True, **options)
 
@@ -97,11 +96,11 @@ class Consumer:
         **options: Unpack[Options],
     ) -> Callable[[Leased], Leased]:
         """
-        Register the decorated coroutine function, whose effects are outside of the database.
+        Register the decorated coroutine function, whose effects are outside the database.
 
-        It is called with the message alone, and hands `message.idempotency_key` on to the other
-        side. While it works its *lease* is extended, and a second delivery waits. If a process
-        dies, *on_expired* says what becomes of the message once the lease is over.
+        The consumer calls it with the message alone; it passes `message.idempotency_key` to the
+        other side. While it works, the consumer extends its *lease*, and a second delivery waits.
+        If the process ends, *on_expired* decides about the message once the lease has expired.
         """
         return self._registering(event_type, lease=Lease(lease, on_expired), **options)
 

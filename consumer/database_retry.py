@@ -1,10 +1,10 @@
 """
-Repeating work that needs the database while the database is unavailable, uncounted.
+Repeats work that needs the database while the database is unavailable; no attempt is counted.
 
-A delivery is kept meanwhile: releasing it would use up the delivery limit of the queue, and the
-broker would dead-letter healthy messages. A broker that waits too long for a settlement would do
-the same; so after `LONGEST` the deliveries are released once, and the consumer takes no more until
-the database answers.
+The consumer keeps its deliveries meanwhile: to requeue them would use up the delivery limit of the
+queue, and the broker would dead-letter healthy messages. It must not keep them forever either,
+because the broker closes the channel of a consumer that settles too late. So after `LONGEST` the
+consumer requeues its deliveries once, and takes no more until the database answers.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 
 LONGEST = timedelta(minutes=10)
-"""A third of the time that RabbitMQ waits for a settlement before it closes the channel."""
+"""A third of RabbitMQ's default consumer timeout, after which it closes the channel."""
 
 Result = TypeVar("Result")
 
 
 class DatabaseRetry:
     """
-    Repeats work with pauses that grow by *reconnect*, and reports the database meanwhile.
+    Repeats work after pauses that *reconnect* sets, and reports the database as unavailable.
 
-    *jitter* is a number in [0, 1).
+    *jitter* returns a number in [0, 1).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DatabaseRetry:
         *,
         longest: timedelta = LONGEST,
     ) -> Result | None:
-        """The result of *work*, or None if *stop* is set or *longest* is over before."""
+        """The result of *work*; None if *stop* is set, or *longest* has passed, before it."""
         try:
             result = await work()
         except DatabaseUnavailable as error:
@@ -67,7 +67,7 @@ class DatabaseRetry:
         *,
         longest: timedelta = LONGEST,
     ) -> Result | None:
-        """The same for *work* that has failed once, with *error*."""
+        """Like `run`, for *work* that has failed once, with *error*."""
         clock = asyncio.get_running_loop().time
         began, failures = clock(), 1
         while True:

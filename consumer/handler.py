@@ -1,5 +1,5 @@
 """
-A handler and what was said about it when it was registered: values, no I/O.
+A handler and the options with which it was registered: values, no I/O.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,8 +22,9 @@ LONGEST_BATCH = 5_000
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """
-    At most *messages* in a time of *per* for long, in each process, and once as many after a rest.
+    A rate of at most *messages* per period *per*, in each process.
 
+    After a pause, once, this number of messages can be handled at the same time.
     Raises ConfigurationError unless both are positive.
     """
 
@@ -43,9 +44,9 @@ class RateLimit:
 @dataclass(frozen=True, slots=True)
 class CircuitBreaker:
     """
-    After *failures* in a row no message is handled for *pause*; then one, to see how it fares.
+    After *failures* in a row the handler is not called for *pause*, and then once, as a trial.
 
-    Failures while it is open count for no message.
+    While the breaker is open, a failure is not counted as an attempt at its message.
     Raises ConfigurationError unless both are positive.
     """
 
@@ -58,12 +59,12 @@ class CircuitBreaker:
 
 
 class OnLeaseExpired(StrEnum):
-    """What becomes of a message whose handler has not ended before its lease was over."""
+    """What to do with a message whose lease expired before its handler ended."""
 
     RETRY = "retry"
-    """Call the handler again: at least once. The other side has to know the idempotency key."""
+    """Call the handler again: at least once. The other side must recognise the idempotency key."""
     DEAD_LETTER = "dead_letter"
-    """Give the message up, for a human: at most once."""
+    """Dead-letter the message, so that an operator decides: at most once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,13 @@ class Lease:
 
 class Options(TypedDict, total=False):
     """
-    What any handler can be given.
+    The options of every kind of handler.
 
-    model: the pydantic model of the payload; None is a JSON value, or bytes.
-    filter: which messages of the type to handle; the others are acked and counted as `filtered`.
-    timeout: how long the handler may take before it has failed.
-    rate_limit, circuit_breaker: see there; messages wait meanwhile, and no attempt is counted.
-    retry: when failed messages are tried again, instead of `MQ_RETRY_DELAYS` and `MQ_MAX_RETRIES`.
+    model: the pydantic model of the payload; without one it is a JSON value, or bytes.
+    filter: returns whether to handle a message; the others are acked and counted as `filtered`.
+    timeout: how long a call may take; after it the attempt has failed.
+    rate_limit, circuit_breaker: while they stop the handler, its messages wait; no attempt counts.
+    retry: the retry policy, instead of `MQ_RETRY_DELAYS` and `MQ_MAX_RETRIES`.
     """
 
     model: type[BaseModel] | None
@@ -97,26 +98,26 @@ class Options(TypedDict, total=False):
     retry: RetrySchedule | None
 
 
-async def _nothing(*_: object) -> None:
-    """What stands for a function that is not decorated yet."""
+async def _undecorated(*_: object) -> None:
+    """Placeholder until `Consumer.on` has decorated the function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
     """
-    What to do with the events of one type.
+    The handler of one event type.
 
     Args:
-        batch_size: How many messages share a transaction at most.
+        batch_size: The most messages that share a transaction.
         takes_list: *function* is called with a list of messages.
-        lease: *function* is called with the message alone, outside of any transaction.
+        lease: *function* is called with the message alone, outside any transaction.
 
-    Raises ConfigurationError, which names the option.
+    Raises ConfigurationError with the name of the option that is invalid.
 
     """
 
     event_type: str
-    function: Callable[..., Awaitable[None]] = field(default=_nothing, repr=False)
+    function: Callable[..., Awaitable[None]] = field(default=_undecorated, repr=False)
     batch_size: int = 1
     takes_list: bool = False
     lease: Lease | None = None

@@ -1,5 +1,5 @@
 """
-A delivered event as its handler sees it.
+A delivered event, as a handler gets it.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ class Message(Generic[Payload]):
     An event with its payload as the registered model, as a JSON value, or as bytes.
 
     Args:
-        attempt: 1 for the first attempt; failures of earlier ones are counted.
-        redelivered: The broker has handed it out before, perhaps to a process that died.
+        attempt: The number of this attempt: 1, and 1 more for each attempt that has failed.
+        redelivered: The broker has delivered it before, perhaps to a process that ended.
 
     """
 

@@ -1,10 +1,10 @@
 """
-What a handler can raise to say what shall become of its message.
+The exceptions by which a handler decides about its message.
 
-    return                the effects are committed, the message is done
-    raise Retry           nothing is kept, it is tried again no earlier than *after*
-    raise Reject          nothing is kept, it is given up at once
-    any other exception   nothing is kept, it is tried again by the policy
+    return                commit the effects; the message is completed
+    raise Retry           roll back; retry the message no earlier than *after*
+    raise Reject          roll back; dead-letter the message at once
+    any other exception   roll back; retry the message by the retry policy
 """
 
 import re
@@ -18,8 +18,9 @@ LONGEST_WAIT = timedelta(days=7)
 
 class Retry(OutboxError):  # noqa: N818 - handlers raise an outcome, not an error
     """
-    Try again no earlier than *after*, if attempts are left; without it, as the policy says.
+    Retry the message no earlier than *after*, if the policy allows a further attempt.
 
+    Without *after* the policy sets the delay.
     Raises ValueError unless *after* is positive and at most 7 days.
     """
 
@@ -32,9 +33,9 @@ class Retry(OutboxError):  # noqa: N818 - handlers raise an outcome, not an erro
 
 class Reject(OutboxError):  # noqa: N818
     """
-    Give the message up at once, for *reason*.
+    Dead-letter the message at once, for *reason*.
 
-    The reason is shown to operators: a code such as `unknown_device`, and no health data.
+    Operators see the reason: a code such as `unknown_device`, never health data.
     Raises ValueError unless it is lower-case words joined by underscores, at most 64 characters.
     """
 

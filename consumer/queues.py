@@ -17,7 +17,7 @@ _SAFE_DEAD_LETTERING: Arguments = {
 }
 
 _NO_LIMIT = 2**31 - 1
-"""What a consumer takes 20 times and does not settle, RabbitMQ 4 drops from queues without one."""
+"""For the dead queue: without this limit RabbitMQ 4 drops a message after 20 redeliveries."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class ConsumerQueues:
     Args:
         name: Name of the work queue.
         bindings: Topic patterns, such as `health.processing.#`.
-        delays: One retry queue for each.
-        message_ttl: After this long in the work queue a message goes to the dead queue.
-        delivery_limit: After so many redeliveries likewise.
-        single_active: Only one subscription of the work queue gets messages, others stand by.
+        delays: The delays of the retry queues, one queue for each.
+        message_ttl: The broker dead-letters a message after this time in the work queue.
+        delivery_limit: The broker dead-letters a message after this number of redeliveries.
+        single_active: Only one subscription of the work queue gets messages; others stand by.
 
     """
 
@@ -44,7 +44,7 @@ class ConsumerQueues:
 
     @property
     def dead(self) -> str:
-        """Name of the queue for what the broker itself gives up."""
+        """Name of the dead queue, to which the broker dead-letters messages by itself."""
         return f"{self.name}.dead"
 
     def retry(self, delay: timedelta) -> str:
@@ -59,7 +59,7 @@ class ConsumerQueues:
         return {delay: self.retry(delay) for delay in sorted(set(self.delays))}
 
     def topology(self, *, main_exchange: str, dlx_exchange: str) -> Topology:
-        """All of this consumer's queues, with the exchanges that they are bound to."""
+        """All queues of this consumer, with the exchanges to which they are bound."""
         base = publishing(main_exchange=main_exchange, dlx_exchange=dlx_exchange)
         return Topology(
             exchanges=base.exchanges,
@@ -75,7 +75,7 @@ class ConsumerQueues:
         )
 
     def work_queue(self, dlx_exchange: str) -> Queue:
-        """The queue that its messages are consumed from."""
+        """The queue from which the consumer takes its messages."""
         arguments: Arguments = {
             **_QUORUM,
             **_SAFE_DEAD_LETTERING,

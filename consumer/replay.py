@@ -1,5 +1,5 @@
 """
-A consumer's dead letters: straight back into its queue, past all other consumers.
+Replaying dead letters of a consumer: copies go to its own queue, and to no other consumer.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -15,63 +15,64 @@ from consumer.consumer import Consumer
 from consumer.republish import replay_copy
 from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message
-from consumer.storage.completed import CompletedMessages, _key
+from consumer.storage.completed import CompletedMessages, key_of
 from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 
 PUBLISHING = timedelta(seconds=10)
-"""Time for the broker to confirm a batch; rows are locked meanwhile, on SQLite the whole file."""
+"""Time for the broker to confirm a batch; the rows (SQLite: the file) are locked meanwhile."""
 
 NO_IDENTITY = "no_identity"
 
 
-class ToQueue:
-    """Publishes letters to the queue that they came from, or to *queue* if that is not known."""
+class QueueDestination:
+    """Publishes dead letters to the queue from which they came; to *queue* if it is unknown."""
 
     def __init__(self, publisher: Publisher, *, queue: str) -> None:
         self._publisher = publisher
         self._queue = queue
 
     async def ready(self) -> None:
-        """Raises BrokerUnavailable if the broker takes no publishes."""
+        """Raises BrokerUnavailable if the broker accepts no publishes."""
         await self._publisher.ready()
 
     async def send(
-        self, connection: AsyncConnection, kept: Sequence[Any], *, run: UUID
+        self, connection: AsyncConnection, dead_letters: Sequence[Any], *, run: UUID
     ) -> list[str | None]:
         """
-        What the broker says of each letter that it has not acked.
+        Publish a copy of each dead letter. Returns None for each that the broker has confirmed.
 
-        Letters without an id are not sent: of two copies nobody could tell that they are one.
+        For the others it returns a code for the reason. A dead letter without a message id is not
+        published: consumers could not recognise two copies of it as duplicates.
         """
         del connection
-        readied = [self._copy(letter, run) for letter in kept]
-        copies = [copy for copy in readied if isinstance(copy, WireMessage)]
-        outcomes = iter(await self._publisher.publish(copies, within=PUBLISHING))
-        return [copy if isinstance(copy, str) else _problem(next(outcomes)) for copy in readied]
+        copies = [self._copy(dead_letter, run) for dead_letter in dead_letters]
+        messages = [copy for copy in copies if isinstance(copy, WireMessage)]
+        outcomes = iter(await self._publisher.publish(messages, within=PUBLISHING))
+        return [copy if isinstance(copy, str) else _problem(next(outcomes)) for copy in copies]
 
-    def _copy(self, letter: Any, run: UUID) -> WireMessage | str:
-        """What is published of *letter*, or a code that says why nothing can be."""
-        if _key(letter) is None:
+    def _copy(self, dead_letter: Any, run: UUID) -> WireMessage | str:
+        """The copy of *dead_letter*, or a code for the reason why it cannot be published."""
+        if key_of(dead_letter) is None:
             return NO_IDENTITY
         try:
-            message = stored_message.from_columns(letter)
+            message = stored_message.from_columns(dead_letter)
         except (ValueError, AttributeError):
-            # Somebody else has written the row: its priority or its headers are none.
+            # Another program has written the row: its priority or its headers are invalid.
             return Outcome.MALFORMED.value
-        return replay_copy(message, queue=letter["queue"] or self._queue, run=run)
+        return replay_copy(message, queue=dead_letter["queue"] or self._queue, run=run)
 
 
 def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLetterSource:
-    """What the commands on the dead letters of *consumer* need."""
+    """The dead letters of *consumer*, for the commands `consumer dead`."""
     allow_configured_headers(settings)
     queue = assembly.queues(consumer, settings).name
 
     @asynccontextmanager
-    async def to_queue() -> AsyncIterator[ToQueue]:
+    async def to_queue() -> AsyncIterator[QueueDestination]:
         async with assembly.broker(consumer, settings).publisher() as publisher:
-            yield ToQueue(publisher, queue=queue)
+            yield QueueDestination(publisher, queue=queue)
 
     return DeadLetterSource(
         name=consumer.name,

@@ -1,9 +1,15 @@
 """
-Copies of delivered messages, which go to a queue by its name, and what earlier copies tell.
+Copies of delivered messages, published to a queue by its name; and messages from the dead queue.
 
-A copy is the message under the same id. It remembers its original route, and leaves out what a
-broker has added: a republished x-death closes channels on some versions, and CC or BCC would route
-it elsewhere. So does it leave out values of other publishers that can be read but not written.
+    retry_copy         waits in a retry queue
+    requeue_copy       goes from the dead queue back to the work queue
+    replay_copy        goes from `dead_letters` back to the work queue
+    original_message   a message of the dead queue, as it was before the broker dead-lettered it
+
+A copy has the id of its message, and headers with the original route. It leaves out headers that a
+broker has added: a republished x-death closes channels on some versions of RabbitMQ, and CC or BCC
+would route the copy elsewhere. It also leaves out values of other publishers that this project can
+decode but not encode.
 """
 
 from collections.abc import Mapping
@@ -22,10 +28,10 @@ from outbox.wire.headers import (
     ROUTING_KEY_HEADER,
 )
 
-UNKNOWN_DEATH = "dead_lettered"
+UNKNOWN_REASON = "dead_lettered"
 
-_OF_BROKERS = ("x-death", "x-first-death", "x-last-death", "x-delivery")
-_DEATHS = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
+_BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery")
+_REASONS = frozenset({"expired", "delivery_limit", "rejected", "maxlen"})
 
 
 def retry_copy(
@@ -38,8 +44,8 @@ def retry_copy(
     """
     The copy that waits in *queue*.
 
-    *attempt* is the number of the attempt that has failed; None is as many as before. A copy that
-    is delivered earlier than *not_before* has to wait again.
+    *attempt* is the number of failed attempts; None leaves it as it is. A copy that is delivered
+    earlier than *not_before* has to wait again.
     """
     added: dict[str, Any] = {}
     if attempt is not None:
@@ -50,12 +56,12 @@ def retry_copy(
 
 
 def requeue_copy(message: WireMessage, *, queue: str, requeues: int) -> WireMessage:
-    """The copy that is requeued into *queue*, for the time number *requeues*."""
+    """The copy that is requeued into *queue*; *requeues* counts it."""
     return _copy(message, queue, added={REQUEUES_HEADER: requeues})
 
 
 def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
-    """The copy that goes back to its *queue*; everything about it is counted anew."""
+    """The copy that goes back to its *queue*; its attempts and requeues are counted from 0."""
     return _copy(
         message,
         queue,
@@ -66,24 +72,24 @@ def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
 
 def dead_letter_reason(message: WireMessage, *, queue: str) -> str:
     """
-    Why the broker gave *message* up in *queue*.
+    The reason for which the broker dead-lettered *message* from *queue*.
 
-    `expired`, `delivery_limit`, `rejected`, `maxlen`, or `dead_lettered` if it does not say.
+    `expired`, `delivery_limit`, `rejected`, `maxlen`, or `dead_lettered` if it names no reason.
     """
-    reason = _death(message, queue).get("reason")
-    return reason if isinstance(reason, str) and reason in _DEATHS else UNKNOWN_DEATH
+    reason = _last_death(message, queue).get("reason")
+    return reason if isinstance(reason, str) and reason in _REASONS else UNKNOWN_REASON
 
 
 def original_message(message: WireMessage, *, queue: str) -> WireMessage:
-    """*message* as it was delivered from *queue*, before the broker gave it up."""
-    death = _death(message, queue)
+    """*message* as it was in *queue*, before the broker dead-lettered it."""
+    death = _last_death(message, queue)
     exchange = death.get("exchange")
     keys = death.get("routing-keys")
     return replace(
         message,
         exchange=exchange if isinstance(exchange, str) else "",
         routing_key=_first_text(keys, queue),
-        headers=_own(message),
+        headers=_without_broker_headers(message),
     )
 
 
@@ -94,28 +100,28 @@ def _copy(
     added: Mapping[str, Any],
     without: frozenset[str] | set[str] = frozenset(),
 ) -> WireMessage:
-    ours = {
+    headers = {
         name: value
-        for name, value in _own(message).items()
-        if name not in without and _can_be_sent(value)
+        for name, value in _without_broker_headers(message).items()
+        if name not in without and _is_encodable(value)
     }
     origin = {EXCHANGE_HEADER: message.exchange, ROUTING_KEY_HEADER: message.routing_key}
-    return replace(message, exchange="", routing_key=queue, headers={**origin, **ours, **added})
+    return replace(message, exchange="", routing_key=queue, headers={**origin, **headers, **added})
 
 
-def _own(message: WireMessage) -> dict[str, Any]:
+def _without_broker_headers(message: WireMessage) -> dict[str, Any]:
     return {
         name: value
         for name, value in message.headers.items()
-        if not name.startswith(_OF_BROKERS) and name not in {"CC", "BCC"}
+        if not name.startswith(_BROKER_HEADERS) and name not in {"CC", "BCC"}
     }
 
 
-def _death(message: WireMessage, queue: str) -> Mapping[str, Any]:
+def _last_death(message: WireMessage, queue: str) -> Mapping[str, Any]:
     """
-    What the broker wrote about the last time that *message* died in *queue*.
+    The broker's record of the last time that it dead-lettered *message* from *queue*.
 
-    RabbitMQ writes x-death, the latest first; the embedded broker x-last-death-*.
+    RabbitMQ writes x-death, the latest first; the embedded broker writes x-last-death-*.
     """
     deaths = message.headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else ():
@@ -131,7 +137,7 @@ def _death(message: WireMessage, queue: str) -> Mapping[str, Any]:
     }
 
 
-def _can_be_sent(value: Any) -> bool:
+def _is_encodable(value: Any) -> bool:
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return value is None or isinstance(value, str)

@@ -1,5 +1,5 @@
 """
-Settings of consumers, besides the shared ones.
+Settings of consumers, in addition to the shared ones.
 """
 
 from datetime import timedelta
@@ -14,11 +14,11 @@ DelaySeconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 SPARE_CONNECTIONS = 5
-"""For what waits in lanes, what the broker gave up, the purge, durations, and leases."""
+"""For parked messages, the dead queue, the purge, durations, and leases."""
 
 
 class ConsumerSettings(SharedSettings):
-    """How much a consumer takes at once, and what it does with what fails."""
+    """The settings of a consumer: concurrency, retries, dead letters, and deduplication."""
 
     processing_queue: EntityName = Field(
         default="health_data_processing",
@@ -118,7 +118,7 @@ class ConsumerSettings(SharedSettings):
 
     @property
     def retry_policy(self) -> RetrySchedule:
-        """When messages whose handler failed are tried again."""
+        """The retry policy of handlers without one of their own."""
         return RetrySchedule(self.delays, self.max_retries, self.retry_jitter)
 
     @property

@@ -1,5 +1,5 @@
 """
-What a consumer has done, and what waits for it: looked at, not changed.
+The status of a consumer: processed messages, queues, parked messages, dead letters. Read only.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class TypeStatus:
     """
     The messages of one type that were completed in the last 24 hours.
 
-    *mean_duration* is that of their handlers, as far as it is known.
+    *mean_duration* is that of the handler calls whose duration was recorded.
     """
 
     completed: int
@@ -42,8 +42,8 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
-    """Messages of an ordered consumer that wait in the database."""
+class ParkedStatus:
+    """The number of parked messages, and the age of the oldest."""
 
     messages: int
     oldest: timedelta | None
@@ -51,7 +51,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class DedupStatus:
-    """How far the dedup store goes back, and how far it has to."""
+    """The age of the oldest row of the dedup store, the retention, and the horizon."""
 
     oldest: timedelta | None
     retention: timedelta
@@ -61,11 +61,11 @@ class DedupStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """
-    Everything that `consumer status` tells.
+    The output of `consumer status`.
 
     Args:
-        processed: Messages in the dedup store.
-        parked: None for a consumer that is not ordered and has none.
+        processed: The number of rows in the dedup store.
+        parked: None for a consumer that is not ordered and has no parked messages.
 
     """
 
@@ -75,11 +75,11 @@ class Status:
     last_24_hours: dict[str, TypeStatus]
     queues: list[QueueState]
     dead_letters: list[ReasonCount]
-    parked: Parked | None
+    parked: ParkedStatus | None
     dedup: DedupStatus
 
 
-async def look(
+async def read_status(
     name: str,
     engine: AsyncEngine,
     broker: Transport,
@@ -97,7 +97,7 @@ async def look(
         found = await statistics(connection, name)
         oldest = await oldest_row(connection, name)
         reason_counts = await DeadLetters(name).reason_counts(connection)
-        parked = Parked(*await ParkedMessages(name).waiting(connection))
+        parked = ParkedStatus(*await ParkedMessages(name).waiting(connection))
     return Status(
         consumer=name,
         processed=sum(found.by_status.values()),
@@ -130,14 +130,14 @@ async def _state(broker: Transport, queue: str) -> QueueState:
 
 async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
     """
-    What *consumer* has done, and what waits for it.
+    The status of *consumer*.
 
     Raises SchemaMismatch, DatabaseUnavailable and BrokerUnavailable.
     """
     async with database(consumer, settings) as engine:
         await migrate.verify(engine)
-        await privileges.verify(engine, checks.to_look(consumer))
-        return await look(
+        await privileges.verify(engine, checks.rights_of_status(consumer))
+        return await read_status(
             consumer.name,
             engine,
             broker(consumer, settings),

@@ -1,28 +1,28 @@
 """
-The events of a consumer, and what logs and metrics say of them.
+Events of a consumer, written to the log and counted in metrics.
 
 Only this module knows log keys and metric names. Labels are bounded: queues, registered event
 types, reason codes, configured delays.
 """
 
-from collections import Counter as Tally
+import collections
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from consumer.verdict import CODES, Done, Filtered, GiveUp, Parked, TryAgain, Verdict, Wait
+from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 
 OTHER = "other"
 BY_HANDLER = "rejected_by_handler"
-"""The label of every reason that a handler gives: there may be any number of them."""
+"""The label of all reasons that handlers choose, because their number has no bound."""
 
 
 class Telemetry:
-    """What happened in this consumer; event types that are not *known* are counted as other."""
+    """Logs and counts events; an event type that is not *known* gets the label `other`."""
 
     def __init__(
         self, registry: CollectorRegistry, *, source: str, queue: str, known: Collection[str]
@@ -91,7 +91,7 @@ class Telemetry:
         self.availability = Availability(self._log, registry)
 
     def handled(self, event_type: str, durations: Iterable[timedelta]) -> None:
-        """Handlers succeeded and their effects are committed."""
+        """Handlers have succeeded, and their effects are committed."""
         seconds = self._seconds.labels(self._queue, self._label(event_type))
         for took in durations:
             seconds.observe(took.total_seconds())
@@ -99,7 +99,7 @@ class Telemetry:
     def handler_failed(
         self, event_type: str | None, error: BaseException, *, attempt: int
     ) -> None:
-        """A handler raised *error*; nothing of what it did was kept."""
+        """A handler raised *error*, and its transaction was rolled back."""
         label = self._label(event_type)
         self._retries.labels(label).inc()
         self._log.warning("handler_failed", type=label, attempt=attempt, **logs.describe(error))
@@ -112,31 +112,31 @@ class Telemetry:
         )
 
     def lease_lost(self, event_type: str) -> None:
-        """A lease was over while the handler worked; it was cancelled."""
+        """A lease expired while the handler worked, and the handler was cancelled."""
         self._leases.labels(self._label(event_type)).inc()
         self._log.error("lease_lost", type=self._label(event_type))
 
     def settled(self, verdicts: Iterable[tuple[str | None, Verdict]]) -> None:
-        """Deliveries of these types were settled by these verdicts."""
-        tally: Tally[tuple[str, str]] = Tally()
+        """Deliveries were settled; each is an event type and a verdict."""
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for event_type, verdict in verdicts:
             label = self._label(event_type)
-            tally[label, _status(verdict)] += 1
+            counts[label, _status(verdict)] += 1
             if isinstance(verdict, TryAgain):
                 self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
-            elif isinstance(verdict, GiveUp):
-                self._given_up(label, verdict)
-        for (label, status), count in tally.items():
+            elif isinstance(verdict, DeadLetter):
+                self._dead_lettered(label, verdict)
+        for (label, status), count in counts.items():
             self._processed.labels(self._queue, label, status).inc(count)
             if status == "duplicate":
                 self._duplicates.labels(label).inc(count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
     def requeued(self, event_type: str | None) -> None:
-        """What the broker had given up was put back into the work queue."""
+        """A message that the broker had dead-lettered was requeued into the work queue."""
         self._requeues.labels(self._label(event_type)).inc()
 
-    def _given_up(self, label: str, verdict: GiveUp) -> None:
+    def _dead_lettered(self, label: str, verdict: DeadLetter) -> None:
         code = verdict.code if verdict.code in CODES else BY_HANDLER
         self._failures.labels(label, code).inc()
         self._dead.labels(self._source, code).inc()
@@ -145,7 +145,7 @@ class Telemetry:
         )
 
     def started(self, **facts: str | int) -> None:
-        """The consumer works."""
+        """The consumer has started."""
         self._log.info("consumer_started", **facts)
 
     def purged(self, rows: int) -> None:
@@ -166,7 +166,7 @@ def _status(verdict: Verdict) -> str:
             return "parked"
         case TryAgain(failed=failed):
             return "retry" if failed else "early"
-        case GiveUp():
+        case DeadLetter():
             return "failed"
         case Wait():
             return "waiting"

@@ -1,5 +1,12 @@
 """
-What becomes of a delivery: pure decisions after an attempt.
+The verdict on a delivery after an attempt: pure decisions.
+
+    Done         the effects are committed, now or by an earlier attempt: ack
+    Filtered     the handler's filter does not accept the message: ack
+    Parked       the message waits in the database, in its lane: ack
+    TryAgain     publish a copy to a retry queue, or park it in its lane: then ack
+    DeadLetter   move the message to `dead_letters`: then ack
+    Wait         keep the delivery, and handle it later
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +40,7 @@ CODES = frozenset(
         "dead_lettered",
     }
 )
-"""Every reason for giving up but those that handlers think of."""
+"""All reasons for dead-lettering, except those that handlers raise with `Reject`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +52,20 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """The handler does not want it."""
+    """The handler's filter does not accept the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """It waits in the database, behind another message of its lane or for its next attempt."""
+    """The message waits in the database, for its next attempt or behind others of its lane."""
 
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
     """
-    Failed *attempt* times; try again after *delay*.
+    The message has failed *attempt* times: retry it after *delay*.
 
-    *failed* is False if the handler was not called, because it is too early.
+    *failed* is False if the handler was not called, because the message came too early.
     """
 
     attempt: int
@@ -68,20 +75,20 @@ class TryAgain:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody else may be handling it: look again after *delay*. Nothing is counted."""
+    """Handle the delivery again after *delay*; no attempt is counted."""
 
     delay: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Move it to `dead_letters`; *code* says why."""
+class DeadLetter:
+    """Move the message to `dead_letters`; *code* is the reason."""
 
     attempt: int
     code: str
 
 
-Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | GiveUp
+Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | DeadLetter
 
 DONE = Done()
 DUPLICATE = Done(duplicate=True)
@@ -90,7 +97,7 @@ PARKED = Parked()
 
 
 def has_failed(verdicts: Iterable[Verdict]) -> bool | None:
-    """Whether a handler has failed with one of these; None if it was called for none of them."""
+    """Whether a handler has failed, by its *verdicts*; None if it was not called at all."""
     if any(map(is_failure, verdicts)):
         return True
     return False if any(map(_was_called, verdicts)) else None
@@ -100,18 +107,18 @@ def _was_called(verdict: Verdict) -> bool:
     match verdict:
         case Done(duplicate=duplicate):
             return not duplicate
-        case GiveUp(code=code):
+        case DeadLetter(code=code):
             return code not in CODES
         case _:
             return False
 
 
 def is_failure(verdict: Verdict) -> bool:
-    """Whether a handler has failed, rather than refused its message or not been called."""
+    """Whether a handler has failed; to reject the message, or not to be called, is no failure."""
     match verdict:
         case TryAgain(failed=failed):
             return failed
-        case GiveUp(code=code):
+        case DeadLetter(code=code):
             return code == RETRIES_EXHAUSTED
         case _:
             return False
@@ -119,22 +126,22 @@ def is_failure(verdict: Verdict) -> bool:
 
 def after_failure(
     error: BaseException, attempt: int, policy: RetryPolicy, *, jitter: float
-) -> TryAgain | GiveUp:
-    """What becomes of a message whose attempt number *attempt* has failed with *error*."""
+) -> TryAgain | DeadLetter:
+    """The verdict on a message whose attempt number *attempt* has failed with *error*."""
     if isinstance(error, Reject):
-        return GiveUp(attempt, error.reason)
+        return DeadLetter(attempt, error.reason)
     delay = policy.delay(attempt, jitter=jitter)
     if delay is None:
-        return GiveUp(attempt, RETRIES_EXHAUSTED)
+        return DeadLetter(attempt, RETRIES_EXHAUSTED)
     if isinstance(error, Retry) and error.after is not None:
         delay = error.after
     return TryAgain(attempt, delay)
 
 
-def level_for(delay: timedelta, levels: Sequence[timedelta]) -> timedelta:
+def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelta:
     """
-    The one of *levels*, which are in order, to wait *delay* in.
+    The delay of the retry queue for a wait of *delay*; *delays* are in ascending order.
 
-    The shortest that is long enough; else the longest, after which the rest is waited for.
+    It is the shortest that is long enough; else the longest, after which the message waits again.
     """
-    return next((level for level in levels if level >= delay), levels[-1])
+    return next((each for each in delays if each >= delay), delays[-1])

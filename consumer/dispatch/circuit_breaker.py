@@ -5,7 +5,7 @@ The state of a circuit breaker: pure, with the time as an argument.
                                    ▲                        │
                                    └────────failure─────────┘
 
-Calls that began before it opened tell nothing: only the one attempt does.
+Results of calls that began before the breaker opened are ignored: only the one attempt counts.
 
 Michael Nygard, "Release It!", 2007, describes the pattern and its states.
 """
@@ -14,7 +14,7 @@ from consumer.handler import CircuitBreaker
 
 
 class Breaker:
-    """Whether a handler may be called, by how it fared before."""
+    """Decides whether a handler may be called, from the results of its earlier calls."""
 
     def __init__(self, options: CircuitBreaker) -> None:
         self._options = options
@@ -24,17 +24,17 @@ class Breaker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether failures count for the message."""
+        """Whether a failure counts as a failed attempt at the message."""
         return self._open_until is None
 
     @property
     def allows_at(self) -> float | None:
-        """When the one attempt may be made; None if that is not a matter of time."""
+        """The time from which the one attempt is allowed; None while closed or probing."""
         return None if self._probing else self._open_until
 
     @property
     def is_probing(self) -> bool:
-        """Whether the one attempt is being made."""
+        """Whether the one attempt is in progress."""
         return self._probing
 
     def allows(self, now: float) -> bool:
@@ -42,22 +42,22 @@ class Breaker:
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     def called(self) -> None:
-        """The handler is being called."""
+        """Record that the handler is being called."""
         self._probing = self._open_until is not None
 
     def succeeded(self) -> None:
-        """The handler did what it should, or gave a message up for a reason of its own."""
+        """Record that the handler succeeded, or rejected a message for a reason of its own."""
         if self.is_closed or self._probing:
             self._failures = 0
             self._open_until = None
             self._probing = False
 
     def skipped(self) -> None:
-        """The handler was not called after all."""
+        """Record that the handler was not called after all."""
         self._probing = False
 
     def failed(self, now: float) -> None:
-        """The handler failed."""
+        """Record that the handler failed."""
         if not self.is_closed and not self._probing:
             return
         self._failures += 1

@@ -1,16 +1,16 @@
 """
-Where the deliveries of one subscription are worked off.
+Handles the deliveries of one subscription.
 
-    subscription ──take──▶ board ──unit──▶ attempt ──verdicts──▶ settlement
-                             ▲                                       │
-                             └──────────── looked at later ──────────┘
+    subscription ──▶ delivery queue ──unit──▶ executor ──verdicts──▶ settlement
+                           ▲                                             │
+                           └───────────── Wait: handle later ────────────┘
 
 - Handlers run in tasks of their own, at most *concurrency* at a time.
-- The first deliveries come one at a time, until there is one that had not been delivered before:
-  a message that ends each process that takes it uses up its own delivery limit, and not that of
-  its neighbours.
-- What waits too long for its handler, because a circuit breaker is open, is exchanged for a fresh
-  copy before the broker loses its patience.
+- The first deliveries arrive one at a time, until one arrives that is no redelivery: a poison
+  message that ends each process that takes it uses up its own delivery limit, and not that of its
+  neighbours.
+- A delivery that waits too long for its handler, because a circuit breaker is open, is replaced by
+  a copy before the broker's consumer timeout closes the channel.
 """
 
 import asyncio
@@ -28,18 +28,19 @@ from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
 from outbox.transports.base import Subscription
 
-_TAKEN_AT_ONCE = 1_000
+_TAKE_LIMIT = 1_000
 
 
 class Dispatcher:
     """
-    Works off what *subscription* delivers, until it ends.
+    Handles the deliveries of *subscription*, until it ends.
 
     Args:
-        board: An empty one, which knows how its handlers have fared and is left empty.
+        delivery_queue: Empty at the start and at the end; it keeps the state of circuit breakers
+            and rate limits between subscriptions.
         concurrency: How many units are handled at a time.
-        prefetch: How many deliveries are taken ahead, once it is safe to.
-        widened: Whether the subscription takes so many from the start.
+        prefetch: How many deliveries the broker sends ahead, once one is no redelivery.
+        is_prefetch_raised: Whether the subscription has this prefetch from the start.
 
     """
 
@@ -53,103 +54,108 @@ class Dispatcher:
         database_retry: DatabaseRetry,
         concurrency: int,
         prefetch: int,
-        widened: bool,
+        is_prefetch_raised: bool,
     ) -> None:
         self._subscription = subscription
         self._delivery_queue = delivery_queue
         self._executor = executor
         self._settlement = settlement
         self._database_retry = database_retry
-        self._free = concurrency
+        self._free_slots = concurrency
         self._prefetch = prefetch
-        self._widened = widened
-        self._leaving = asyncio.Event()
-        self._ending = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._is_prefetch_raised = is_prefetch_raised
+        # Some deliveries cannot be settled: the broker must send no more.
+        self._unsubscribe = asyncio.Event()
+        # No further unit is started, and retries against servers end.
+        self._closing = asyncio.Event()
+        # Calls `_start_units` when time alone makes a handler ready.
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """
         Return once *stop* is set and everything in flight is done, or the subscription is lost.
 
-        Also returns when the database has been away for very long.
+        Also returns once the database has been unavailable for `database_retry.LONGEST`.
         """
         async with asyncio.TaskGroup() as group:
-            helpers = [
-                group.create_task(self._leave_when(stop)),
-                group.create_task(self._leave_when(self._leaving)),
-                group.create_task(self._refresh()),
+            background = [
+                group.create_task(self._unsubscribe_when(stop)),
+                group.create_task(self._unsubscribe_when(self._unsubscribe)),
+                group.create_task(self._renew_stale()),
             ]
             try:
-                await self._take_in(group)
+                await self._receive(group)
             finally:
-                self._ending.set()
-                self._silence()
-                for helper in helpers:
-                    helper.cancel()
+                self._closing.set()
+                self._cancel_timer()
+                for task in background:
+                    task.cancel()
             await self._release()
-        # What was in flight may have been put back meanwhile.
+        # Units in flight may have put deliveries back meanwhile.
         await self._release()
 
-    async def _take_in(self, group: asyncio.TaskGroup) -> None:
+    async def _receive(self, group: asyncio.TaskGroup) -> None:
         try:
-            while deliveries := await self._subscription.take(_TAKEN_AT_ONCE):
+            while deliveries := await self._subscription.take(_TAKE_LIMIT):
                 self._delivery_queue.put(deliveries, self._now())
-                self._begin(group)
-                if not self._widened and not all(each.redelivered for each in deliveries):
+                self._start_units(group)
+                if not self._is_prefetch_raised and not all(
+                    each.redelivered for each in deliveries
+                ):
                     await self._raise_prefetch()
         except BrokerUnavailable:
-            # What was not acked comes again; of that, what was committed is dropped as duplicate.
+            # The broker redelivers all that was not acked; committed messages are duplicates then.
             return
 
     async def _raise_prefetch(self) -> None:
-        self._widened = True
+        self._is_prefetch_raised = True
         if self._prefetch > 1:
             await self._subscription.raise_prefetch(self._prefetch)
 
-    def _begin(self, group: asyncio.TaskGroup) -> None:
-        """Begin as many units as there is room for, and come back when time allows more."""
-        self._silence()
-        while self._free and not self._ending.is_set():
+    def _start_units(self, group: asyncio.TaskGroup) -> None:
+        """Start units up to the concurrency, and again when time allows more."""
+        self._cancel_timer()
+        while self._free_slots and not self._closing.is_set():
             unit = self._delivery_queue.take(self._now())
             if unit is None:
                 at = self._delivery_queue.take_at()
                 if at is not None:
                     loop = asyncio.get_running_loop()
-                    self._alarm = loop.call_at(at, self._begin, group)
+                    self._timer = loop.call_at(at, self._start_units, group)
                 return
-            self._free -= 1
+            self._free_slots -= 1
             group.create_task(self._handle(unit, group))
 
     async def _handle(self, unit: WorkUnit, group: asyncio.TaskGroup) -> None:
         try:
             verdicts = await self._verdicts(unit)
             if verdicts is None:
-                self._leaving.set()
+                self._unsubscribe.set()
             else:
                 await self._settle(unit, verdicts)
         except BrokerUnavailable:
-            # As above; whoever takes in the next ones notices it too.
+            # `_receive` gets the same error and ends.
             pass
         except BaseException:
-            # A handler may also have cancelled this task, of which nobody else would take notice.
-            self._ending.set()
-            self._leaving.set()
+            # A handler may have cancelled this task, and a task group ignores cancelled tasks.
+            self._closing.set()
+            self._unsubscribe.set()
             raise
-        self._free += 1
-        self._begin(group)
+        self._free_slots += 1
+        self._start_units(group)
 
     async def _verdicts(self, unit: WorkUnit) -> list[Verdict] | None:
         """
-        Verdicts on the deliveries of *unit*, or None if the database was away for too long.
+        Verdicts on the deliveries of *unit*, or None if the database was unavailable for too long.
 
-        While the circuit breaker is open a failure counts for no message.
+        While the circuit breaker is open a failure is not counted: the message waits.
         """
         verdicts: list[Verdict] | None = None
         try:
             verdicts = await self._executor.execute(unit)
         except DatabaseUnavailable as error:
             execute = partial(self._executor.execute, unit)
-            verdicts = await self._database_retry.repeat(error, execute, self._ending)
+            verdicts = await self._database_retry.repeat(error, execute, self._closing)
         finally:
             failed = has_failed(verdicts or []) if unit.has_breaker else None
             self._delivery_queue.ended(unit, self._now(), failed=failed)
@@ -159,12 +165,12 @@ class Dispatcher:
 
     async def _settle(self, unit: WorkUnit, verdicts: list[Verdict]) -> None:
         waits = await self._settlement.settle(
-            self._subscription, unit.deliveries, verdicts, self._ending
+            self._subscription, unit.deliveries, verdicts, self._closing
         )
         if waits is None:
-            self._leaving.set()
+            self._unsubscribe.set()
             return
-        if not self._widened and any(wait is not None for wait in waits):
+        if not self._is_prefetch_raised and any(wait is not None for wait in waits):
             await self._raise_prefetch()
         for queued, wait in zip(unit.queued, waits, strict=True):
             if wait is None:
@@ -172,20 +178,20 @@ class Dispatcher:
             else:
                 self._delivery_queue.put_back(queued, self._now() + wait.total_seconds())
 
-    async def _refresh(self) -> None:
-        while not self._ending.is_set():
-            await pause(self._ending, LONGEST / 10)
-            stale = self._delivery_queue.stale(self._now() - LONGEST.total_seconds())
+    async def _renew_stale(self) -> None:
+        while not self._closing.is_set():
+            await pause(self._closing, LONGEST / 10)
+            stale = self._delivery_queue.take_stale(self._now() - LONGEST.total_seconds())
             try:
-                left = await self._settlement.exchange(self._subscription, stale)
+                left = await self._settlement.retries.renew(self._subscription, stale)
             except BrokerUnavailable:
                 return
             self._delivery_queue.put(left, self._now())
 
-    async def _leave_when(self, event: asyncio.Event) -> None:
+    async def _unsubscribe_when(self, event: asyncio.Event) -> None:
         await event.wait()
         try:
-            # Otherwise the broker goes on delivering to us what we have no use for.
+            # Otherwise the broker would go on sending deliveries that are not handled here.
             await shielded(self._subscription.stop())
         except BrokerUnavailable:
             return
@@ -193,8 +199,8 @@ class Dispatcher:
     async def _release(self) -> None:
         left = self._delivery_queue.clear()
         if self._delivery_queue.has_lanes:
-            # What goes back by itself comes behind what is not here yet, or before what is in
-            # flight. When the subscription ends, all of it goes back in its order.
+            # A delivery that is requeued alone may change places with those that are still in the
+            # queue or in flight. When the subscription ends, all are requeued in their order.
             return
         try:
             for delivery in left:
@@ -202,10 +208,10 @@ class Dispatcher:
         except BrokerUnavailable:
             return
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @staticmethod
     def _now() -> float:

@@ -1,7 +1,7 @@
 """
 The loop of an ordered consumer over its parked messages, lane by lane.
 
-Each turn is a transaction of `consumer.execution.parked`.
+Each attempt is a transaction of `consumer.execution.parked`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class ParkedWorker:
     _losses: Counter[int] = field(default_factory=Counter, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until *stop* is set; attempts in flight are finished first."""
+        """Attempt messages until *stop* is set; attempts in flight are finished first."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.lanes_at_once):
                 group.create_task(self._poll(stop))
@@ -49,7 +49,7 @@ class ParkedWorker:
 
     async def attempt_next(self) -> bool:
         """
-        Attempt the first message of a lane that is due; False if there is none.
+        Attempt the first message of a lane that is due. Returns False if there is none.
 
         Raises DatabaseUnavailable.
         """
@@ -90,7 +90,7 @@ class ParkedWorker:
         """
         Whether so many sessions were lost with *message* that its handler counts as the cause.
 
-        A single session may also end because the database is unavailable, or ended it.
+        A single session may also be lost because the database restarts or an operator ends it.
         """
         self._losses[message.id] += 1
         return self._losses[message.id] >= TRIALS

@@ -8,7 +8,7 @@ from consumer.handler import RateLimit
 
 
 class RateLimiter:
-    """When the next message may be handled; a full allowance can be used at once."""
+    """Decides when the next message may be handled; a full allowance can be used at once."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._interval = limit.interval
@@ -18,15 +18,15 @@ class RateLimiter:
     def allowed(self, now: float) -> int:
         """How many messages may be handled now."""
         ahead = max(self._arrival - now, 0.0)
-        # The margin keeps a message that has waited its time from waiting a rounding error more.
+        # Without the margin a rounding error would delay a message that has waited long enough.
         return int(self._allowance - ahead / self._interval + 1e-6)
 
     def next_at(self, count: int) -> float | None:
-        """When there is room for *count* messages; None if there never is for so many at once."""
+        """When *count* messages may be handled; None if that is more than the allowance."""
         if count > self._allowance:
             return None
         return self._arrival - (self._allowance - count) * self._interval
 
     def taken(self, count: int, now: float) -> None:
-        """So many messages are being handled."""
+        """Record that *count* messages are being handled."""
         self._arrival = max(self._arrival, now) + count * self._interval

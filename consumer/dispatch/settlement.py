@@ -1,40 +1,42 @@
 """
-Doing what a verdict says: to the broker, and to the database for what is given up or parked.
+Settling deliveries as their verdicts say: in the database, and then with the broker.
 
-The broker is told last. What is not told, because the process stops or a server is away, is
-delivered again.
+| verdict               | database                   | broker                              |
+|-----------------------|----------------------------|-------------------------------------|
+| Done, Filtered        | –                          | ack                                 |
+| Parked                | –, the attempt parked it   | ack                                 |
+| DeadLetter            | write the dead letter      | ack                                 |
+| TryAgain              | –                          | publish a copy for the retry, ack   |
+| TryAgain, in a lane   | park the message           | ack                                 |
+| Wait                  | –                          | –, the delivery is handled later    |
+
+The ack comes last. A delivery that is not acked, because the process stops or a server is
+unreachable, is delivered again.
 """
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import assert_never
 
 from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.retry_publisher import RetryPublisher
 from consumer.execution.ordering import Lanes
 from consumer.queues import ConsumerQueues
-from consumer.republish import retry_copy
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
-from consumer.verdict import (
-    DUPLICATE,
-    Done,
-    Filtered,
-    GiveUp,
-    Parked,
-    TryAgain,
-    Verdict,
-    Wait,
-    level_for,
-)
-from outbox.runtime.service import pause
-from outbox.transports.base import Outcome, Subscription
+from consumer.verdict import DUPLICATE, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from outbox.transports.base import Subscription
 from outbox.transports.delivery import Delivery
 
 
 class Settlement:
-    """Settles deliveries of *queues*; *lanes* are those of an ordered consumer."""
+    """
+    Settles deliveries of *queues*.
+
+    *lanes* are those of an ordered consumer. `retries` publishes the copies.
+    """
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class Settlement:
         database_retry: DatabaseRetry,
         telemetry: Telemetry,
     ) -> None:
-        self._queues = queues
+        self.retries = RetryPublisher(queues, database_retry)
         self._dead_letter_writer = dead_letter_writer
         self._lanes = lanes
         self._database_retry = database_retry
@@ -61,8 +63,8 @@ class Settlement:
         """
         Carry out *verdicts* on *deliveries*.
 
-        Returns for each None, or how long to wait before it is handled again; or None for all if
-        some could not be settled, and have to come again.
+        Returns for each delivery None, or the time after which to handle it again. Returns None
+        for all if some could not be settled, and the broker has to deliver them again.
         Raises BrokerUnavailable if the subscription is lost.
         """
         all_settled = True
@@ -71,7 +73,7 @@ class Settlement:
         settled: list[tuple[str | None, Verdict]] = []
         for delivery, verdict in zip(deliveries, verdicts, strict=True):
             waits.append(verdict.delay if isinstance(verdict, Wait) else None)
-            done = await self._carry_out(subscription, delivery, verdict, stop)
+            done = await self._apply(subscription, delivery, verdict, stop)
             if done is None:
                 all_settled = all_settled and isinstance(verdict, Wait)
                 continue
@@ -83,45 +85,30 @@ class Settlement:
         self._telemetry.settled(settled)
         return waits if all_settled else None
 
-    async def exchange(
-        self, subscription: Subscription, deliveries: Sequence[Delivery]
-    ) -> list[Delivery]:
-        """
-        Put copies of *deliveries* into the queue in their place: they are counted anew.
-
-        Returns those for which the broker took no copy.
-        Raises BrokerUnavailable if the subscription is lost.
-        """
-        return [
-            delivery
-            for delivery in deliveries
-            if Outcome.ACKED
-            is not await subscription.replace(
-                delivery, retry_copy(delivery.message, queue=self._queues.name)
-            )
-        ]
-
-    async def _carry_out(
+    async def _apply(
         self, subscription: Subscription, delivery: Delivery, verdict: Verdict, stop: asyncio.Event
     ) -> Verdict | None:
-        """What has become of *delivery*; None if that is not known yet."""
+        """The verdict as it was carried out; None if it was not."""
         match verdict:
             case Done() | Filtered() | Parked():
                 return verdict
             case Wait():
                 return None
-            case GiveUp():
-                return await self._give_up(delivery, verdict, stop)
+            case DeadLetter():
+                return await self._dead_letter(delivery, verdict, stop)
             case TryAgain() if self._lanes is not None and (lane := self._lanes.lane_of(delivery)):
                 park = partial(self._lanes.park, delivery, lane, verdict)
                 return await self._database_retry.run(park, stop)
             case TryAgain():
-                return await self._retry(subscription, delivery, verdict, stop)
+                retried = await self.retries.retry(subscription, delivery, verdict, stop)
+                if isinstance(retried, DeadLetter):
+                    return await self._dead_letter(delivery, retried, stop)
+                return retried
             case _:
                 assert_never(verdict)
 
-    async def _give_up(
-        self, delivery: Delivery, verdict: GiveUp, stop: asyncio.Event
+    async def _dead_letter(
+        self, delivery: Delivery, verdict: DeadLetter, stop: asyncio.Event
     ) -> Verdict | None:
         write = partial(
             self._dead_letter_writer.write,
@@ -133,33 +120,3 @@ class Settlement:
         if written is None:
             return None
         return verdict if written else DUPLICATE
-
-    async def _retry(
-        self,
-        subscription: Subscription,
-        delivery: Delivery,
-        verdict: TryAgain,
-        stop: asyncio.Event,
-    ) -> Verdict | None:
-        """
-        Put a copy into a retry queue, however long that takes; handing the original back would
-        call the handler again at once, and use up the delivery limit.
-        """
-        level = level_for(verdict.delay, sorted(self._queues.retry_queues))
-        copy = retry_copy(
-            delivery.message,
-            queue=self._queues.retry_queues[level],
-            attempt=verdict.attempt,
-            not_before=datetime.now(UTC) + verdict.delay if verdict.delay > level else None,
-        )
-        failures = 0
-        while True:
-            outcome = await subscription.replace(delivery, copy)
-            if outcome is Outcome.ACKED:
-                return TryAgain(verdict.attempt, level, failed=verdict.failed)
-            if outcome is Outcome.REJECTED:
-                return await self._give_up(delivery, GiveUp(verdict.attempt, outcome.value), stop)
-            if stop.is_set():
-                return None
-            failures += 1
-            await pause(stop, self._database_retry.pause_after(failures))

@@ -1,5 +1,5 @@
 """
-The loop of a consumer: one subscription after another, each worked off at a desk of its own.
+The loop of a consumer: one subscription after another, each with a dispatcher of its own.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from outbox.transports.base import Transport
 
 class Worker:
     """
-    Up to *concurrency* handlers at a time, for what comes out of *queue*.
+    Handles the deliveries of *queue*, up to *concurrency* at a time, and reconnects.
 
-    *ordered* if the queue has a single active consumer.
+    *ordered* says whether the queue has a single active consumer.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Worker:
         self._health = health
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until *stop* is set; deliveries in flight are finished first."""
+        """Handle deliveries until *stop* is set; units in flight are finished first."""
         failures = 0
         while not stop.is_set():
-            # Deliveries that nobody can handle would only be counted.
+            # Without a database no delivery could be handled, but each would be counted.
             await self._database_retry.run(self._executor.ready, stop, longest=timedelta.max)
             try:
-                # One at a time at first, see the desk. A queue with a single active consumer has
-                # no room for a second subscription that takes more.
+                # The dispatcher raises a prefetch of 1 with a second subscription, which a queue
+                # with a single active consumer would leave idle.
                 first = self._prefetch if self._ordered else 1
                 async with self._transport.subscribe(
                     self._queue, prefetch=first, ordered=self._ordered
@@ -75,7 +75,7 @@ class Worker:
                         database_retry=self._database_retry,
                         concurrency=self._concurrency,
                         prefetch=self._prefetch,
-                        widened=self._ordered,
+                        is_prefetch_raised=self._ordered,
                     ).run(stop)
                 error = BrokerUnavailable("the connection was lost")
             except BrokerUnavailable as unavailable:

@@ -1,8 +1,7 @@
 """
-Attempts at deliveries: decode them, call their handlers, and decide what becomes of the messages.
+Attempts at deliveries: decodes them, calls their handlers, and returns a verdict on each.
 
-The executor settles no delivery. Its verdicts say what is to be done, and
-`consumer.dispatch.settlement` does it.
+The executor settles no delivery: `consumer.dispatch.settlement` carries out its verdicts.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import verdict
 from consumer.execution.decode import Attempt, decode_delivery, is_too_old
-from consumer.execution.leased import Leased, lost
+from consumer.execution.leased import Leased, after_lost_lease
 from consumer.execution.ordering import Lanes
 from consumer.execution.transaction import (
     Committed,
@@ -44,7 +43,7 @@ from outbox.transports.delivery import Delivery
 ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
-"""How often a transaction that others delay is tried before it counts as a failed attempt."""
+"""The number of trials of a transaction that others delay, before it is a failed attempt."""
 
 _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
 
@@ -58,7 +57,7 @@ class Executor:
         lanes: Those of an ordered consumer.
         policy: The retry policy of handlers without one of their own.
         retention: How long the dedup store keeps completed messages.
-        jitter: A number in [0, 1).
+        jitter: Returns a number in [0, 1).
 
     """
 
@@ -86,9 +85,9 @@ class Executor:
 
     async def execute(self, unit: WorkUnit) -> list[Verdict]:
         """
-        Handle the deliveries of *unit*; a verdict on each.
+        Handle the deliveries of *unit*; returns a verdict on each.
 
-        Raises DatabaseUnavailable if the unit should be executed again, uncounted.
+        Raises DatabaseUnavailable if the unit has to be executed again; no attempt is counted.
         """
         handler, now = unit.handler, datetime.now(UTC)
         oldest = now - self.retention
@@ -100,15 +99,16 @@ class Executor:
         if handler is None or not attempts:
             return [each for each in decoded if not isinstance(each, Attempt)]
         if handler.lease is not None:
-            made = iter([await self._lease(handler, each, unit.owner) for each in attempts])
+            verdicts = [await self._execute_leased(handler, each, unit.owner) for each in attempts]
         else:
-            made = iter(await self._handle(handler, attempts))
-        return [next(made) if isinstance(each, Attempt) else each for each in decoded]
+            verdicts = await self._handle(handler, attempts)
+        of_attempts = iter(verdicts)
+        return [next(of_attempts) if isinstance(each, Attempt) else each for each in decoded]
 
     def decode(
         self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
     ) -> Attempt | Verdict:
-        """`decode_delivery`; a filter that raises is a failure of the message."""
+        """Like `decode_delivery`; if the filter raises, the attempt has failed."""
         try:
             return decode_delivery(delivery, handler, now=now, oldest=oldest)
         except BaseException as error:  # noqa: BLE001 - the user's filter
@@ -124,13 +124,13 @@ class Executor:
 
     async def _handle(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
         """Verdicts on *attempts*; if their common transaction fails, each is tried alone."""
-        made = await self._transact(handler, attempts)
-        if isinstance(made, Committed):
-            self.record_success(handler, made.durations)
-            return list(made.verdicts)
+        outcome = await self._transact(handler, attempts)
+        if isinstance(outcome, Committed):
+            self.record_success(handler, outcome.durations)
+            return list(outcome.verdicts)
         if len(attempts) == 1:
-            return [self.after_failure(handler, attempts[0].number, made)]
-        self.telemetry.batch_failed(handler.event_type, made, size=len(attempts))
+            return [self.after_failure(handler, attempts[0].number, outcome)]
+        self.telemetry.batch_failed(handler.event_type, outcome, size=len(attempts))
         return [
             verdict for attempt in attempts for verdict in await self._handle(handler, [attempt])
         ]
@@ -142,13 +142,13 @@ class Executor:
         trial = 1
         while True:
             steps = HandlerSteps(handler, attempts, dedup=self.dedup, lanes=self.lanes)
-            made = await transact(self.units, steps)
-            if isinstance(made, Committed) or not may_pass(made):
-                return made
+            outcome = await transact(self.units, steps)
+            if isinstance(outcome, Committed) or not may_pass(outcome):
+                return outcome
             # Before the trial counts: an unavailable database is not the handler's failure.
             await self.pause_after(trial)
             if trial == TRIALS:
-                return made
+                return outcome
             trial += 1
 
     async def pause_after(self, trial: int) -> None:
@@ -161,7 +161,7 @@ class Executor:
         pause = _CONTENTION.delay(trial, jitter=self.jitter()) or timedelta(0)
         await asyncio.sleep(pause.total_seconds())
 
-    async def _lease(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
+    async def _execute_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
         claim = await self.leased.claim(handler, attempt, owner=owner)
         if not isinstance(claim, Held):
             return claim
@@ -169,7 +169,7 @@ class Executor:
             took = await self.leased.call(handler, attempt, claim)
         except LeaseLost:
             self.telemetry.lease_lost(handler.event_type)
-            return lost(handler, attempt)
+            return after_lost_lease(handler, attempt)
         except BaseException as error:
             if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
                 # Its effects are unknown: the lease stays, and `on_expired` decides.
@@ -181,10 +181,11 @@ class Executor:
         return verdict
 
     def record_success(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
-        """*handler* has worked for *durations*, by idempotency key; its effects are committed."""
+        """Record the *durations* of calls of *handler*, whose effects are committed, by key."""
         self.telemetry.handled(handler.event_type, durations.values())
         if handler.batch_size == 1:
-            # A batch has one duration for all, and the store would write each row twice for it.
+            # The messages of a batch share one duration, which is not worth a second write of
+            # each row.
             self._durations.update(islice(durations.items(), SAMPLE - len(self._durations)))
 
     def take_durations(self) -> dict[str, timedelta]:

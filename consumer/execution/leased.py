@@ -1,11 +1,11 @@
 """
-An attempt whose effects are outside the database; a lease keeps other processes from it.
+An attempt with effects outside the database; a lease keeps other processes from the message.
 
     claim      lease and owner, committed before the call
     call       handler(message), while the lease is extended
     complete   only if the lease still belongs to this attempt
 
-If the process dies in between, no record says whether the effects happened. Once the lease has
+If the process ends in between, no record says whether the effects happened. Once the lease has
 expired, the handler's `on_expired` decides about the message.
 """
 
@@ -23,8 +23,8 @@ from consumer.execution.decode import Attempt
 from consumer.execution.transaction import is_cancelled_from_outside, transact, within
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
-from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
-from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, GiveUp, Verdict, Wait
+from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
+from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait
 from outbox.database.errors import raise_translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
 
@@ -34,7 +34,7 @@ _SHORTEST_WAIT = timedelta(milliseconds=50)
 _LONGEST_WAIT = timedelta(seconds=5)
 """A second delivery polls at least this often: the first may end before its lease does."""
 
-_AGAIN = timedelta(seconds=1)
+_RETRY_EVERY = timedelta(seconds=1)
 
 
 class LeaseSteps(Generic[Result]):
@@ -52,7 +52,7 @@ class LeaseSteps(Generic[Result]):
         """The lease is in the dedup row."""
 
     async def call(self, work: UnitOfWork) -> None:
-        """The handler is called outside."""
+        """The handler is called outside the transaction."""
 
     async def settle(self, work: UnitOfWork) -> bool:
         del work
@@ -93,8 +93,8 @@ class Leased:
                 return DUPLICATE
             case Busy(remaining):
                 return Wait(min(max(remaining, _SHORTEST_WAIT), _LONGEST_WAIT))
-            case Over():
-                return GiveUp(attempt.number, LEASE_EXPIRED)
+            case Expired():
+                return DeadLetter(attempt.number, LEASE_EXPIRED)
             case _:
                 assert_never(found)
 
@@ -106,8 +106,8 @@ class Leased:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        working = asyncio.ensure_future(self._function(handler, attempt))
-        extending = asyncio.ensure_future(self._extend(handler, attempt, held.owner))
+        working = asyncio.ensure_future(self._call_handler(handler, attempt))
+        extending = asyncio.ensure_future(self._keep_extending(handler, attempt, held.owner))
         try:
             await asyncio.wait({working, extending}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -137,9 +137,9 @@ class Leased:
                     )
                 )
             except DatabaseUnavailable:
-                await asyncio.sleep(_AGAIN.total_seconds())
+                await asyncio.sleep(_RETRY_EVERY.total_seconds())
             else:
-                return DONE if completed else lost(handler, attempt)
+                return DONE if completed else after_lost_lease(handler, attempt)
 
     async def release(self, attempt: Attempt, held: Held) -> None:
         """End the lease after a failed attempt, so that the next one need not wait for its end."""
@@ -148,7 +148,7 @@ class Leased:
                 lambda session: self.leases.release(session, attempt.envelope, owner=held.owner)
             )
 
-    async def _function(self, handler: Handler, attempt: Attempt) -> BaseException | None:
+    async def _call_handler(self, handler: Handler, attempt: Attempt) -> BaseException | None:
         """The handler's error. Raised in this task, a SystemExit would end the process."""
         try:
             async with within(handler.timeout):
@@ -161,15 +161,15 @@ class Leased:
             return error
         return None
 
-    async def _extend(self, handler: Handler, attempt: Attempt, owner: UUID) -> None:
+    async def _keep_extending(self, handler: Handler, attempt: Attempt, owner: UUID) -> None:
         """Return once the lease is lost."""
         lease = lease_of(handler)
-        kept = True
-        while kept:
+        is_held = True
+        while is_held:
             await asyncio.sleep(lease.duration.total_seconds() / 3)
-            # If the database stays unavailable until the lease is over, the next extension fails.
+            # If the database stays unavailable until the lease expires, the next extension fails.
             with suppress(DatabaseUnavailable):
-                kept = await self._commit(
+                is_held = await self._commit(
                     lambda session: self.leases.extend(
                         session, attempt.envelope, lease, owner=owner
                     )
@@ -189,8 +189,8 @@ def lease_of(handler: Handler) -> Lease:
     return handler.lease
 
 
-def lost(handler: Handler, attempt: Attempt) -> Verdict:
+def after_lost_lease(handler: Handler, attempt: Attempt) -> Verdict:
     """The verdict on a message whose lease was lost while its handler worked."""
     if lease_of(handler).on_expired is OnLeaseExpired.DEAD_LETTER:
-        return GiveUp(attempt.number, LEASE_EXPIRED)
+        return DeadLetter(attempt.number, LEASE_EXPIRED)
     return Wait(_SHORTEST_WAIT)

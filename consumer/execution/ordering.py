@@ -1,5 +1,5 @@
 """
-The lanes of an ordered consumer: what waits in the database, and what may go on.
+The lanes of an ordered consumer: parking messages behind others of their lanes.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ AT_ONCE = timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Lanes whose waiting messages are in *parked*."""
+    """Lanes whose waiting messages are rows of *parked*."""
 
     sessions: async_sessionmaker[AsyncSession]
     parked: ParkedMessages
@@ -30,11 +30,13 @@ class Lanes:
         """The lane of *delivery*; None if it has no ordering key."""
         return delivery.headers.lane
 
-    async def hold_back(self, session: AsyncSession, attempts: Sequence[Attempt]) -> list[Attempt]:
+    async def park_behind_others(
+        self, session: AsyncSession, attempts: Sequence[Attempt]
+    ) -> list[Attempt]:
         """
-        Park those of *attempts* that others of their lanes wait before, and return the rest.
+        Park those of *attempts* whose lanes have parked messages, and return the others.
 
-        Of each lane there is one attempt at most.
+        Each lane has at most one of *attempts*.
         """
         free: list[Attempt] = []
         for attempt in attempts:
@@ -48,7 +50,7 @@ class Lanes:
 
     async def park(self, delivery: Delivery, lane: str, verdict: TryAgain) -> Parked:
         """
-        Park the message of *delivery* until its next attempt, at the head of its lane.
+        Park the message of *delivery* in its lane until its next attempt.
 
         Raises DatabaseUnavailable.
         """

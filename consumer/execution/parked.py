@@ -34,7 +34,7 @@ from consumer.handler import Handler
 from consumer.republish import retry_copy
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.parked import ParkedMessage, ParkedMessages
-from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
+from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.database.errors import raise_translated
 from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.transports.delivery import Delivery
@@ -52,7 +52,7 @@ class ParkedResult:
 
 @dataclass(frozen=True, slots=True)
 class ParkedContext:
-    """What the transactions of parked messages need; *queue* is where the messages came from."""
+    """The parts that the transactions use; the messages came from *queue*."""
 
     handlers: Mapping[str, Handler]
     queue: str
@@ -78,7 +78,7 @@ class ParkedSteps:
     """
     One attempt at the next parked message that is due.
 
-    With *message* and *attempted* given, only their settlement.
+    With *message* and *attempted*, it only settles that message.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ParkedSteps:
                 self.attempted = ParkedResult(DUPLICATE)
 
     async def call(self, work: UnitOfWork) -> None:
-        """Repeated, from the savepoint on, while other transactions delay it."""
+        """Call the handler, again from the savepoint while other transactions delay it."""
         trial = 1
         while self._attempt is not None and self.attempted is None:
             with session_loss_raised(work):
@@ -164,7 +164,7 @@ class ParkedSteps:
         return None
 
     async def settle(self, work: UnitOfWork) -> bool:
-        """Nothing to commit if another process was faster."""
+        """Returns False if another process has attempted the message meanwhile."""
         if self.message is None or self.attempted is None:
             raise AssertionError("a message that is settled was attempted")
         self._settled = await self._write(work.session, self.message, self.attempted.verdict)
@@ -176,16 +176,16 @@ class ParkedSteps:
         parked = self._context.parked
         match verdict:
             case TryAgain(attempt=attempts, delay=delay):
-                kept = await parked.postpone(session, message, attempts=attempts, wait=delay)
-                return verdict if kept else None
+                changed = await parked.postpone(session, message, attempts=attempts, wait=delay)
+                return verdict if changed else None
             case Wait(delay=delay):
                 attempts = message.attempts
-                kept = await parked.postpone(session, message, attempts=attempts, wait=delay)
-                return verdict if kept else None
+                changed = await parked.postpone(session, message, attempts=attempts, wait=delay)
+                return verdict if changed else None
         # The lane first, then the dedup row: attempts lock them in this order.
         if not await parked.remove(session, message):
             return None
-        if not isinstance(verdict, GiveUp):
+        if not isinstance(verdict, DeadLetter):
             return verdict
         written = await self._context.dead_letter_writer.write_in(
             session,
@@ -201,7 +201,7 @@ class ParkedSteps:
         raise_if_unavailable(error)
 
     def result(self) -> Verdict | None:
-        """None without a message that is due, or if another process was faster."""
+        """None if no message was due, or if another process has attempted it meanwhile."""
         return self._settled
 
     def after(self, error: BaseException) -> "ParkedSteps":

@@ -5,7 +5,7 @@ The skeleton of every transaction of a consumer, and the transaction of a handle
     guard     choose or lock the messages that may be handled now
     record    insert their dedup rows; completed messages drop out
     call      the handler: its effects and outgoing events are on the same session
-    settle    write what became of the messages
+    settle    write the verdicts on the messages
     COMMIT    never interrupted, never timed out
     then, and only then, the broker gets the ack
 
@@ -47,7 +47,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Steps(Protocol[Result_co]):
-    """What one kind of transaction does between BEGIN and COMMIT."""
+    """The steps of one kind of transaction between BEGIN and COMMIT."""
 
     async def guard(self, work: UnitOfWork) -> bool:
         """Choose or lock the messages; False ends the transaction, with no step after it."""
@@ -59,13 +59,13 @@ class Steps(Protocol[Result_co]):
         """Call the handler."""
 
     async def settle(self, work: UnitOfWork) -> bool:
-        """Write what became of the messages. Returns whether to commit."""
+        """Write the verdicts on the messages. Returns whether to commit."""
 
     def blame(self, work: UnitOfWork, error: BaseException) -> None:
         """Raise *error*, or another, unless it may be the handler's failure."""
 
     def result(self) -> Result_co:
-        """What the transaction came to; asked after its end."""
+        """The result of the transaction, after its end."""
 
 
 async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_co | BaseException:
@@ -101,7 +101,7 @@ async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a transaction has committed: a verdict on each attempt, and how long handlers took."""
+    """The result of a commit: a verdict on each attempt, and the durations of handler calls."""
 
     verdicts: Sequence[Verdict]
     durations: Mapping[str, timedelta]
@@ -131,7 +131,7 @@ class HandlerSteps:
 
     async def guard(self, work: UnitOfWork) -> bool:
         if self._lanes is not None:
-            self._free = await self._lanes.hold_back(work.session, self._attempts)
+            self._free = await self._lanes.park_behind_others(work.session, self._attempts)
         return True
 
     async def record(self, work: UnitOfWork) -> None:

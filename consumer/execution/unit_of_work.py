@@ -4,12 +4,12 @@ The transaction of a handler's session, which the consumer begins and ends.
     DriverUnitOfWork    Postgres: the transaction of a connection of asyncpg
     SessionUnitOfWork   SQLite: the session's own transaction
 
-BEGIN, the dedup record and COMMIT are executed for each message; through the layers above the
-driver they were measured as a sixth of a consumer's time. So on Postgres:
+BEGIN, the dedup record and COMMIT are executed for each message. Through the layers above the
+driver they took a sixth of a consumer's time, measured. So on Postgres:
 
-- To SQLAlchemy the connection is in autocommit, and it belongs to the consumer: a session that
-  commits or rolls back ends no transaction, and returns no connection to the pool. The consumer
-  notices that it did so.
+- SQLAlchemy sees a connection in autocommit that belongs to the consumer: a session that commits
+  or rolls back ends no transaction, and returns no connection to the pool. The consumer detects
+  that it did so.
 - A connection returns to the pool without a transaction, or it is closed.
 """
 
@@ -95,7 +95,7 @@ class UnitOfWork(ABC):
         """Roll back unless committed, and return the connection to the pool or close it."""
 
     async def savepoint(self) -> AsyncSessionTransaction:
-        """A savepoint that exists now: a session would create it with its next statement."""
+        """A savepoint, created at once: a session would create it with its next statement."""
         savepoint = await self.session.begin_nested()
         await self.session.connection()
         return savepoint
@@ -176,7 +176,7 @@ class DriverUnitOfWork(UnitOfWork):
         if self._driver.is_closed() or self._driver.is_in_transaction():
             await shielded(self._end())
         else:
-            # No request is left to send, so nothing can be interrupted.
+            # These calls send no request, so a cancellation cannot interrupt them.
             self.session.sync_session.close()
             _sync(self._connection).close()
 
@@ -188,7 +188,7 @@ class DriverUnitOfWork(UnitOfWork):
         if session.new or session.dirty or session.deleted:
             await self.session.flush()
         await self._request(shielded(self._driver.execute("COMMIT")))
-        # No request is left to send, but listeners of the session hear of the commit.
+        # This sends no request: it notifies the listeners of the session.
         session.commit()
 
     async def _end(self) -> None:

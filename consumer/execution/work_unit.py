@@ -13,9 +13,10 @@ from outbox.transports.delivery import Delivery
 
 class QueuedDelivery(NamedTuple):
     """
-    A delivery that has waited since the time *since*, in seconds of the loop's clock.
+    A delivery that waits for its handler.
 
-    The smallest is handled first: *rank* orders by priority, *number* by arrival.
+    The smallest is handled first: *rank* orders by priority, *number* by arrival. *since* is the
+    time of its arrival, in seconds of the event loop's clock.
     """
 
     rank: int
@@ -32,7 +33,7 @@ class WorkUnit:
     Args:
         handler: None if no handler is registered for their type.
         has_breaker: Whether the handler has a circuit breaker.
-        owner: The owner of the leases on them, however often they are claimed.
+        owner: The owner of their leases; the same if the unit is executed again.
 
     """
 

@@ -1,8 +1,8 @@
 """
-Collecting what the broker gave up by itself, from the dead queue into `dead_letters`.
+Empties the dead queue, to which the broker dead-letters messages by itself.
 
-    <queue>.dead ──▶ expired in the work queue? ──▶ back to the work queue, a few times
-                 └─▶ everything else            ──▶ dead_letters, with the broker's reason
+    <queue>.dead ──▶ a reason of MQ_REQUEUE_REASONS ──▶ work queue, at most MQ_MAX_REQUEUES times
+                 └─▶ any other reason               ──▶ `dead_letters`, with the broker's reason
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from consumer.database_retry import DatabaseRetry
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
-from consumer.verdict import GiveUp
+from consumer.verdict import DeadLetter
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
@@ -27,20 +27,13 @@ from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 _PREFETCH = 50
-LASTING = timedelta(minutes=1)
-"""A subscription that has lived for so long was not ended by a message in front."""
+STABLE_AFTER = timedelta(minutes=1)
+"""A subscription that lasted this long was not ended by the first message of the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Put it into the work queue again."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Move it to `dead_letters`; *code* is the broker's reason."""
-
-    code: str
+    """Publish a copy to the work queue."""
 
 
 Decision: TypeAlias = Requeue | DeadLetter
@@ -48,21 +41,25 @@ Decision: TypeAlias = Requeue | DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class RequeuePolicy:
-    """Which *reasons* of the broker are no fault of the message, and how often it comes back."""
+    """Messages with one of *reasons* are requeued, each at most *max_requeues* times."""
 
     reasons: Collection[str]
-    most: int
+    max_requeues: int
 
     def decide(self, delivery: Delivery, *, queue: str) -> Decision:
         """Requeue or dead-letter *delivery*, which the broker dead-lettered from *queue*."""
         reason = republish.dead_letter_reason(delivery.message, queue=queue)
-        if reason in self.reasons and delivery.headers.requeues < self.most:
+        if reason in self.reasons and delivery.headers.requeues < self.max_requeues:
             return Requeue()
-        return DeadLetter(reason)
+        return DeadLetter(delivery.headers.failed_attempts, reason)
 
 
 class DeadLetterQueueWorker:
-    """Empties the dead queue of *queues*."""
+    """
+    Requeues or dead-letters the messages in the dead queue of *queues*.
+
+    *stable_after* is how long a subscription has to last for the next one to follow quickly.
+    """
 
     def __init__(
         self,
@@ -73,7 +70,7 @@ class DeadLetterQueueWorker:
         dead_letter_writer: DeadLetterWriter,
         database_retry: DatabaseRetry,
         telemetry: Telemetry,
-        lasting: timedelta = LASTING,
+        stable_after: timedelta = STABLE_AFTER,
     ) -> None:
         self._transport = transport
         self._queues = queues
@@ -81,41 +78,41 @@ class DeadLetterQueueWorker:
         self._dead_letter_writer = dead_letter_writer
         self._database_retry = database_retry
         self._telemetry = telemetry
-        self._lasting = lasting.total_seconds()
+        self._stable_after = stable_after.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until *stop* is set. A broker that is away is the workers' to report."""
+        """Empty the queue until *stop* is set. `Worker` reports an unreachable broker."""
         clock = asyncio.get_running_loop().time
         failures = 0
         while not stop.is_set():
-            was_well = False
+            was_stable = False
             with suppress(BrokerUnavailable):
                 async with self._transport.subscribe(
                     self._queues.dead, prefetch=_PREFETCH
                 ) as subscription:
                     began = clock()
-                    collected = await self._empty(subscription, stop)
-                    was_well = collected or clock() - began >= self._lasting
-            # A message that ends each connection may lie in front: it is not hurried after.
-            failures = 1 if was_well else failures + 1
+                    has_processed = await self._drain(subscription, stop)
+                    was_stable = has_processed or clock() - began >= self._stable_after
+            # The first message of the queue may end each connection: pauses grow.
+            failures = 1 if was_stable else failures + 1
             await pause(stop, self._database_retry.pause_after(failures))
 
-    async def _empty(self, subscription: Subscription, stop: asyncio.Event) -> bool:
-        """Work until the subscription is lost or *stop* is set; whether anything was collected."""
-        collected = False
+    async def _drain(self, subscription: Subscription, stop: asyncio.Event) -> bool:
+        """Work until the subscription ends. Returns whether it has processed a delivery."""
+        has_processed = False
         async with asyncio.TaskGroup() as group:
-            stopper = group.create_task(_stop_when(stop, subscription))
+            unsubscribe = group.create_task(_unsubscribe_when(stop, subscription))
             try:
                 while deliveries := await subscription.take(_PREFETCH):
-                    await self._collect(subscription, deliveries, stop)
-                    collected = True
+                    await self._process(subscription, deliveries, stop)
+                    has_processed = True
             except BrokerUnavailable:
                 pass
             finally:
-                stopper.cancel()
-        return collected
+                unsubscribe.cancel()
+        return has_processed
 
-    async def _collect(
+    async def _process(
         self, subscription: Subscription, deliveries: Sequence[Delivery], stop: asyncio.Event
     ) -> None:
         queue = self._queues.name
@@ -125,21 +122,20 @@ class DeadLetterQueueWorker:
             if isinstance(decision, Requeue):
                 requeues = delivery.headers.requeues + 1
                 copy = republish.requeue_copy(message, queue=queue, requeues=requeues)
-                if await self._return(subscription, delivery, copy, stop) is not Outcome.REJECTED:
+                if await self._requeue(subscription, delivery, copy, stop) is not Outcome.REJECTED:
                     continue
-                decision = DeadLetter(Outcome.REJECTED.value)
-            attempts = delivery.headers.failed_attempts
-            if await self._dead_letter(message, decision.code, attempts, stop):
+                decision = DeadLetter(delivery.headers.failed_attempts, Outcome.REJECTED.value)
+            if await self._dead_letter(message, decision, stop):
                 await subscription.ack(delivery)
 
-    async def _return(
+    async def _requeue(
         self,
         subscription: Subscription,
         delivery: Delivery,
         copy: WireMessage,
         stop: asyncio.Event,
     ) -> Outcome | None:
-        """ACKED, REJECTED if no broker will ever take *copy*, or None if the process stops."""
+        """ACKED, REJECTED if no broker will ever take *copy*, or None if *stop* is set."""
         failures = 0
         while not stop.is_set():
             outcome = await subscription.replace(delivery, copy)
@@ -152,16 +148,22 @@ class DeadLetterQueueWorker:
         return None
 
     async def _dead_letter(
-        self, message: WireMessage, code: str, attempts: int, stop: asyncio.Event
+        self, message: WireMessage, verdict: DeadLetter, stop: asyncio.Event
     ) -> bool:
-        write = partial(self._dead_letter_writer.write, message, reason=code, attempts=attempts)
+        """Returns whether *message* is in `dead_letters`, or was completed before."""
+        write = partial(
+            self._dead_letter_writer.write,
+            message,
+            reason=verdict.code,
+            attempts=verdict.attempt,
+        )
         written = await self._database_retry.run(write, stop, longest=timedelta.max)
         if written:
-            self._telemetry.settled([(message.type, GiveUp(attempts, code))])
+            self._telemetry.settled([(message.type, verdict)])
         return written is not None
 
 
-async def _stop_when(stop: asyncio.Event, subscription: Subscription) -> None:
+async def _unsubscribe_when(stop: asyncio.Event, subscription: Subscription) -> None:
     await stop.wait()
     try:
         await shielded(subscription.stop())

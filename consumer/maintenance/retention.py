@@ -1,5 +1,5 @@
 """
-Purging the dedup store: rows older than the retention are deleted, a batch at a time.
+Purges the dedup store: rows older than the retention are deleted, a batch at a time.
 
 Two clocks decide. The consumer's clock says whether a message is too old to be handled, against
 the time at which the producer's database recorded it. The clock of the consumer's database says
@@ -60,7 +60,7 @@ class Retention:
         """Purge until *stop* is set, a round every 10 minutes."""
         while not stop.is_set():
             rows = 0
-            # The workers report a database that is unavailable.
+            # `Worker` reports an unavailable database.
             with suppress(DatabaseUnavailable):
                 rows = await self.batch()
             if rows:
@@ -69,7 +69,7 @@ class Retention:
                 await pause(stop, PURGE_EVERY)
 
     async def batches(self, stop: asyncio.Event) -> AsyncIterator[int]:
-        """The rows of each batch of one round, or until *stop* is set."""
+        """Purge one round, or until *stop* is set; yields the number of rows of each batch."""
         rows = PURGE_LIMIT
         while rows == PURGE_LIMIT and not stop.is_set():
             rows = await self.batch()

@@ -1,8 +1,8 @@
 """
-Looking from time to time whether the queue is still the one that was declared.
+Checks from time to time that the work queue is still the one that was declared.
 
-RabbitMQ moves a consumer whose queue was deleted to another one that has been made under its name
-at once, and says nothing. That one may drop what this one keeps.
+If a queue is deleted and another one is declared at once under its name, RabbitMQ moves the
+consumer to the new queue without an error. The new one may drop messages that the old one keeps.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ ANSWERS_WITHIN = timedelta(seconds=10)
 
 class TopologyMonitor:
     """
-    Compares *queue* with what is in the broker, again and again.
+    Compares *queue* with the queue of that name in the broker, again and again.
 
     Args:
-        every: The longest pause between two looks; jitter takes up to half of it.
-        within: How long the broker may take; one that takes longer is away.
-        chance: A number in [0, 1), for jitter.
+        every: The longest pause between two checks; jitter shortens it by up to half.
+        within: Time for the broker's answer; a broker that takes longer counts as unreachable.
+        jitter: Returns a number in [0, 1).
 
     """
 
@@ -48,11 +48,11 @@ class TopologyMonitor:
 
     async def run(self, stop: asyncio.Event) -> None:
         """
-        Work until *stop* is set, or until the broker's user may not compare the arguments.
+        Check until *stop* is set, or until the broker does not let its user compare arguments.
 
-        A broker that is away is the workers' to report.
-        Raises TopologyMismatch if the queue is gone, or has other arguments, in two looks in a
-        row: a cluster that has just lost a node may deny that there is a queue, for a moment.
+        `Worker` reports an unreachable broker.
+        Raises TopologyMismatch if the queue does not exist, or has other arguments, in two checks
+        in a row: a cluster that has just lost a node may deny for a moment that a queue exists.
         """
         is_suspect = False
         while True:
@@ -72,6 +72,6 @@ class TopologyMonitor:
             else:
                 is_suspect = False
                 if not_compared:
-                    # Each further look would be an error in the broker's log.
+                    # Each further check would be an error in the broker's log.
                     logs.get("topology").warning("arguments_not_compared", of=not_compared[0])
                     return

@@ -1,0 +1,17 @@
+"""
+The tables of consumers, and every SQL statement of a consumer.
+
+    tables             `processed_messages` and `parked_messages`
+    dedup              inserts the dedup rows of a transaction
+    leases             claims, extends and ends leases
+    parked             parks messages, and finds those that are due
+    dead_letters       writes to `dead_letters`
+    stored_message     a message as columns of a row, and back
+    completed          rows of completed messages, for a replay
+    durations          writes the durations of handler calls
+    purge              deletes old dedup rows
+    dedup_statistics   counts and ages, for `consumer status`
+    values_table       many rows as the parameters of one statement
+
+May import `outbox`, `consumer.handler` and the files below it; never `telemetry` or `execution`.
+"""

@@ -1,5 +1,5 @@
 """
-The records that messages are completed, as replay reads and deletes them.
+Rows of completed messages in the dedup store, as a replay reads and deletes them.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 
 class CompletedMessages:
-    """The records that messages of one *consumer* are completed."""
+    """The rows of the completed messages of one *consumer*."""
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
 
     async def among(
-        self, connection: AsyncConnection, kept: Sequence[Any], *, hold: bool
+        self, connection: AsyncConnection, dead_letters: Sequence[Any], *, hold: bool
     ) -> list[int]:
         """
-        The ids of the letters whose messages are completed.
+        The ids of those of *dead_letters* whose messages are completed.
 
-        With *hold* their records are locked: a consumer that gets a copy waits for them in its own
-        upsert, and finds none once they are deleted.
+        *hold* locks the rows of the messages: a consumer that gets a copy waits for them in its
+        own upsert, and finds no row once they are deleted.
         """
-        keys = {letter["id"]: _key(letter) for letter in kept}
+        keys = {dead_letter["id"]: key_of(dead_letter) for dead_letter in dead_letters}
         found = sa.select(processed_messages.c.idempotency_key).where(self._completed(keys))
         if hold:
             # In one order, so that two runs never wait for each other.
@@ -36,9 +36,9 @@ class CompletedMessages:
         completed = set((await connection.scalars(found)).all())
         return [id_ for id_, key in keys.items() if key in completed]
 
-    async def forget(self, connection: AsyncConnection, kept: Sequence[Any]) -> int:
-        """Delete the records that the messages of *kept* are completed; returns how many."""
-        keys = {letter["id"]: _key(letter) for letter in kept}
+    async def forget(self, connection: AsyncConnection, dead_letters: Sequence[Any]) -> int:
+        """Delete the rows of the messages of *dead_letters*; returns how many."""
+        keys = {dead_letter["id"]: key_of(dead_letter) for dead_letter in dead_letters}
         deleted = await connection.execute(
             sa.delete(processed_messages).where(self._completed(keys))
         )
@@ -53,12 +53,12 @@ class CompletedMessages:
         )
 
 
-def _key(letter: Any) -> str | None:
-    """What the message of *letter* is deduplicated by; None if it has no identity."""
+def key_of(dead_letter: Any) -> str | None:
+    """The idempotency key of the message of *dead_letter*; None if the message has no id."""
     try:
-        identity = UUID(letter["message_id"] or "")
+        identity = UUID(dead_letter["message_id"] or "")
     except ValueError:
         return None
-    headers = letter["headers"] if isinstance(letter["headers"], dict) else {}
+    headers = dead_letter["headers"] if isinstance(dead_letter["headers"], dict) else {}
     key = headers.get(IDEMPOTENCY_KEY_HEADER)
     return key if isinstance(key, str) else str(identity)

@@ -1,5 +1,5 @@
 """
-Giving messages up: kept in `dead_letters`, whatever they look like.
+Writing messages of any content to `dead_letters`, and their failure to the dedup store.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from outbox.wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterWriter:
-    """What it takes to give up messages of *consumer*, which came from *queue*."""
+    """Writes dead letters of *consumer*, whose messages came from *queue*."""
 
     consumer: str
     queue: str
@@ -29,16 +29,17 @@ class DeadLetterWriter:
 
     async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
         """
-        Bury *message*, and record that it has failed, if its envelope can be read.
+        Write *message* to `dead_letters`, and record in the dedup store that it has failed.
 
-        Returns False, and does nothing, if it has been completed: there is nothing to repair.
-        Raises DatabaseUnavailable if nothing of this was done.
+        A message whose envelope cannot be read has no row in the dedup store.
+        Returns False, and writes nothing, if the message is completed and needs no repair.
+        Raises DatabaseUnavailable if it is not known to be written.
         """
         with driver_errors_translated():
             async with self.sessions() as session:
-                kept = await self.write_in(session, message, reason=reason, attempts=attempts)
+                written = await self.write_in(session, message, reason=reason, attempts=attempts)
                 await shielded(session.commit())
-                return kept
+                return written
 
     async def write_in(
         self, session: AsyncSession, message: WireMessage, *, reason: str, attempts: int
@@ -69,7 +70,7 @@ async def write_dead_letter(
     reason: str,
     attempts: int,
 ) -> None:
-    """Write *message* into `dead_letters` in the transaction of *session*."""
+    """Write *message* to `dead_letters` in the transaction of *session*."""
     await session.execute(
         sa.insert(dead_letters).values(
             source=source,

@@ -91,7 +91,7 @@ class Dedup:
             )
             return {key for (key,) in result}
 
-        # The connection and the statement in one switch of greenlets: this runs for each message.
+        # One switch of greenlets for the connection and the statement, because each message pays.
         return await session.run_sync(execute)
 
 

@@ -44,15 +44,15 @@ async def oldest_row(connection: AsyncConnection, consumer: str) -> timedelta | 
 async def statistics(connection: AsyncConnection, consumer: str) -> Statistics:
     """Counts of the messages of *consumer*; the count by status reads all of its rows."""
     table = processed_messages
-    mine = table.c.consumer == consumer
+    is_own = table.c.consumer == consumer
     by_status = await connection.execute(
-        sa.select(table.c.status, sa.func.count()).where(mine).group_by(table.c.status)
+        sa.select(table.c.status, sa.func.count()).where(is_own).group_by(table.c.status)
     )
     seconds = sa.func.avg(table.c.processing_duration_seconds)
     by_type = (
         await connection.execute(
             sa.select(table.c.type, sa.func.count(), seconds)
-            .where(mine, table.c.status == COMPLETED, table.c.processed_at >= ago(DAY))
+            .where(is_own, table.c.status == COMPLETED, table.c.processed_at >= ago(DAY))
             .group_by(table.c.type)
             .order_by(table.c.type)
         )

@@ -1,10 +1,10 @@
 """
-How long handlers took, added to the rows of the dedup store a little later, many at once.
+Durations of handler calls, written to the rows of the dedup store once a second, many at once.
 
-In the handler's transaction it would be one more round trip for each message. Even so it writes a
-second version of the row, which was measured to cost a busy consumer a tenth of its rate; so only
-a sample of each second is written.
-A process that dies loses the durations that it has not written; no other part depends on them.
+In the handler's transaction they would cost one more round trip for each message. Written later,
+they still cost a second version of the row: measured, a tenth of a busy consumer's rate. So only a
+sample of each second is written.
+A process that ends loses the durations that it has not written; no other part depends on them.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from outbox.runtime.shield import commit
 
 WRITE_EVERY = timedelta(seconds=1)
 SAMPLE = 100
-"""The number of durations that are written at most each second: the first ones."""
+"""At most this number of durations, the first ones, are written each second."""
 
 Durations = Mapping[str, timedelta]
-"""How long handlers took, by the idempotency key of their message."""
+"""Durations of handler calls, by the idempotency key of their message."""
 
 
 class DurationWriter:
@@ -50,7 +50,7 @@ class DurationWriter:
             await self.write()
 
     async def write(self) -> None:
-        """Write the durations; the workers report a database that is unavailable."""
+        """Write the durations since the last call; `Worker` reports an unavailable database."""
         durations = self._take()
         if not durations:
             return
@@ -82,9 +82,9 @@ def _durations(dialect: str) -> ValuesTable:
 @cache
 def _update(dialect: str) -> sa.Executable:
     table, given = processed_messages, _durations(dialect).table.c
-    mine = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
+    is_own = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
     rows = sa.select(table.c.idempotency_key, given.seconds).where(
-        mine, table.c.idempotency_key == given.idempotency_key
+        is_own, table.c.idempotency_key == given.idempotency_key
     )
     if dialect == "postgresql":
         # A transaction that waits for no lock takes part in no deadlock.
@@ -92,6 +92,6 @@ def _update(dialect: str) -> sa.Executable:
     free = rows.subquery("free")
     return (
         sa.update(table)
-        .where(mine, table.c.idempotency_key == free.c.idempotency_key)
+        .where(is_own, table.c.idempotency_key == free.c.idempotency_key)
         .values(processing_duration_seconds=free.c.seconds)
     )

@@ -1,13 +1,13 @@
 """
-Leases on messages whose effects are outside of the database.
+Leases on messages whose effects are outside the database.
 
     free ──claim──▶ processing (owner, lease_until) ──complete──▶ completed
                        │  ▲ extend                └──release──▶ failed
                        ▼  │
-                    lease over: claimed by another, or stopped for a human
+                    expired: another owner claims it, or it is dead-lettered
 
-Who claims carries the proof: every later write asks for its owner, and finds no row once another
-has taken the message over. Times are the database's.
+Every write after the claim selects the row by its owner: once another process has claimed the
+message, the write finds no row. All times are those of the database's clock.
 """
 
 from dataclasses import dataclass
@@ -27,29 +27,29 @@ from outbox.wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The message is *owner*'s until the lease is over."""
+    """*owner* holds the lease."""
 
     owner: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """It was done before."""
+    """The message is completed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another has it, for *remaining* at least."""
+    """Another owner holds the lease, for at least *remaining*."""
 
     remaining: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """Another had it, and did not end in time."""
+class Expired:
+    """Another owner's lease has expired, and the message must not be handled again."""
 
 
-Claim: TypeAlias = Held | Completed | Busy | Over
+Claim: TypeAlias = Held | Completed | Busy | Expired
 
 
 class Leases:
@@ -61,7 +61,7 @@ class Leases:
     async def claim(
         self, session: AsyncSession, envelope: Envelope, lease: Lease, *, owner: UUID, attempt: int
     ) -> Claim:
-        """Have *envelope* for *owner*, unless it is done, or another has it."""
+        """Claim *envelope* for *owner*, unless it is completed or another owner has the lease."""
         upsert = self._upsert(session, envelope, lease, owner=owner, attempt=attempt)
         if (await session.execute(upsert)).first() is not None:
             return Held(owner)
@@ -69,31 +69,31 @@ class Leases:
         row = (
             await session.execute(
                 sa.select(table.c.status, table.c.lease_until, database_now().label("now")).where(
-                    self._is(envelope)
+                    self._is_row_of(envelope)
                 )
             )
         ).one_or_none()
         if row is None:
-            # Purged in between: the next claim finds it free.
+            # Purged in between: the next claim succeeds.
             return Busy(timedelta(0))
         if row.status == COMPLETED:
             return Completed()
         left: timedelta = row.lease_until - row.now
         if left <= timedelta(0) and lease.on_expired is OnLeaseExpired.DEAD_LETTER:
-            return Over()
-        # One that has ended since the attempt to claim it is for the next claim to take over.
+            return Expired()
+        # A lease that has expired since the upsert is left to the next claim.
         return Busy(max(left, timedelta(0)))
 
     async def extend(
         self, session: AsyncSession, envelope: Envelope, lease: Lease, *, owner: UUID
     ) -> bool:
-        """Begin the lease anew. Returns False if it is no longer *owner*'s."""
-        return await self._write(session, envelope, owner, lease_until=_end_of(lease))
+        """Extend the lease by its whole duration. Returns False if *owner* has lost it."""
+        return await self._write(session, envelope, owner, lease_until=_lease_end(lease))
 
     async def complete(
         self, session: AsyncSession, envelope: Envelope, *, owner: UUID, took: timedelta
     ) -> bool:
-        """Record that *envelope* is done. Returns False if it is no longer *owner*'s."""
+        """Record that *envelope* is completed. Returns False if *owner* has lost the lease."""
         return await self._write(
             session,
             envelope,
@@ -106,7 +106,7 @@ class Leases:
         )
 
     async def release(self, session: AsyncSession, envelope: Envelope, *, owner: UUID) -> bool:
-        """Record that the attempt has failed. Returns False if it is no longer *owner*'s."""
+        """Record that the attempt has failed. Returns False if *owner* has lost the lease."""
         return await self._write(
             session, envelope, owner, status=FAILED, owner=None, lease_until=None
         )
@@ -117,13 +117,15 @@ class Leases:
         table = processed_messages
         result = await session.execute(
             sa.update(table)
-            .where(self._is(envelope), table.c.owner == holder, table.c.status == PROCESSING)
+            .where(
+                self._is_row_of(envelope), table.c.owner == holder, table.c.status == PROCESSING
+            )
             .values(**values)
             .returning(table.c.attempts)
         )
         return result.first() is not None
 
-    def _is(self, envelope: Envelope) -> sa.ColumnElement[bool]:
+    def _is_row_of(self, envelope: Envelope) -> sa.ColumnElement[bool]:
         return (processed_messages.c.consumer == self._consumer) & (
             processed_messages.c.idempotency_key == envelope.idempotency_key
         )
@@ -142,23 +144,23 @@ class Leases:
             "status": PROCESSING,
             "attempts": attempt,
             "owner": owner,
-            "lease_until": _end_of(lease),
+            "lease_until": _lease_end(lease),
         }
-        # One that is the owner's already, who has not heard of the commit.
-        free = (table.c.status == FAILED) | (table.c.owner == owner)
+        # The owner may claim again: it does not know whether its first claim was committed.
+        is_claimable = (table.c.status == FAILED) | (table.c.owner == owner)
         if lease.on_expired is OnLeaseExpired.RETRY:
-            free |= (table.c.status == PROCESSING) & (table.c.lease_until < database_now())
+            is_claimable |= (table.c.status == PROCESSING) & (table.c.lease_until < database_now())
         return (
             insert(table)
             .values(consumer=self._consumer, idempotency_key=envelope.idempotency_key, **values)
             .on_conflict_do_update(
                 index_elements=[table.c.consumer, table.c.idempotency_key],
                 set_={**values, "processed_at": database_now()},
-                where=free,
+                where=is_claimable,
             )
             .returning(table.c.attempts)
         )
 
 
-def _end_of(lease: Lease) -> Any:
+def _lease_end(lease: Lease) -> Any:
     return now_plus(sa.literal(lease.duration.total_seconds()))

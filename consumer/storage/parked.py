@@ -1,40 +1,43 @@
 """
-Messages of an ordered consumer that wait, because an earlier one of their lane has failed.
+Parked messages: they wait in the database because an earlier message of their lane has failed.
 
-The first row of a lane waits for its next attempt, and those behind it for their turn. As long as
-a lane has rows, its further messages are parked behind them; other lanes flow.
+The first row of a lane waits for its next attempt, and the rows behind it for their turn. While a
+lane has rows, its further messages are parked behind them; other lanes are not delayed.
 
-Of what a transaction reads here each statement sees what was committed before it (READ COMMITTED).
+Each statement sees all that was committed before the statement began (READ COMMITTED).
 
-Whether a message may be handled is asked inside the transaction that handles it, by `is_parked`.
-In the one process that is active this is safe if it handles the deliveries of a lane one after
-another, each when the transaction of the one before has ended:
+**One active process.** The transaction that handles a message asks by `is_parked` whether it may
+be handled. This is safe if the process handles the deliveries of a lane one after another, each
+after the transaction of the one before has ended:
 
-- The one before has failed: its row was committed before we ask, and is seen.
-- The last row is being attempted at the same time: it is there until the transaction that removes
-  it commits, together with its effects. Before that we are parked behind it, after that we follow.
+- If the message before has failed, its row was committed before `is_parked` asks, and is seen.
+- If the last row of the lane is attempted at the same time, the row exists until the transaction
+  that removes it commits, together with the effects. A message that asks before this commit is
+  parked behind the row; a message that asks after it follows in order.
 
-A process that ends stays the active one until it is done with what it has in flight and has told
-the broker. Then the rest of its deliveries go back at once, before anybody else gets any.
+**The active process ends.** It stays the active one until its units in flight have ended and it
+has acked their deliveries. Then the broker requeues the rest of its deliveries at once, before
+another process gets any.
 
-One that has lost its connection, and does not know yet that another one is active, has nothing to
-handle but deliveries that the other one gets again, in the same order. Each message takes effect
-once, since the dedup store makes one of them wait for the other, and in order, since neither goes
-on in a lane before its message is completed, parked or given up. What it can do at worst:
+**The active process loses its connection** and does not know yet that another one is active. It
+can handle only deliveries that the other process gets as well, in the same order. Each message
+takes effect once, because one of the two waits for the other on the dedup row. Messages take
+effect in order, because neither process continues a lane before the message is completed, parked
+or dead-lettered. The worst that the first process can do:
 
-- park a message twice, or one that is completed: the attempt finds a duplicate, and removes it;
-- complete a message late that the other one has given up, after younger ones have gone on.
+- park a message twice, or park a completed one: its attempt finds a duplicate and removes the row;
+- complete a message late that the other process has dead-lettered, after younger ones of the lane.
 
-The first row of a lane is the lane's lock. Who attempts it holds it locked from `next_due` to the
-end of the transaction, and whoever else looks passes over the lane. A look whose snapshot is
-older than the removal of a row finds that row gone, and not the one behind it. A failed attempt
-that must keep the lock is rolled back to a savepoint. After a full rollback another process may
-have been faster: `postpone` and `remove` change only a row that still has the attempts that it was
-found with, and say whether they did.
+**The first row of a lane is the lane's lock.** A process that attempts it holds it locked from
+`next_due` to the end of the transaction, and every other `next_due` skips the lane. One whose
+snapshot is older than the removal of a row finds that row gone, and does not see the one behind it
+as first. A failed attempt that must keep the lock is rolled back to a savepoint. After a full
+rollback another process may have attempted the message: `postpone` and `remove` change only a row
+whose number of attempts is unchanged, and return whether they did.
 
-On SQLite transactions that write exclude each other from their beginning, which is more.
+On SQLite the guarantees are stronger: transactions that write exclude each other from their start.
 
-Nothing here commits.
+No function of this module commits.
 """
 
 from dataclasses import dataclass, field
@@ -51,15 +54,13 @@ from outbox.wire.codec import WireMessage
 
 _ROW = parked_messages.alias("row_of_lane")
 _BEFORE_ALL = ""
-"""No lane is as small as this."""
+"""Less than every lane."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedMessage:
     """
-    The first message of a *lane*, which is to be attempted now.
-
-    *attempts* is how often it has failed.
+    The first message of a *lane*, which is due; it has failed *attempts* times.
     """
 
     id: int
@@ -72,8 +73,8 @@ def _first(column: str, *where: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
     """
     A *column* of the first row, by lane and id, for which *where* holds: one probe.
 
-    The order forces the planner to probe parked_messages_lane. That a lane equals something it
-    takes for true of many rows, when there are few lanes, and then it reads all rows for one.
+    The order forces the planner to probe parked_messages_lane. With few lanes it would estimate
+    that a condition on the lane holds for many rows, and read all rows to find one.
     """
     return (
         sa.select(_ROW.c[column])
@@ -102,24 +103,24 @@ def _due(*, again: bool) -> dict[str, sa.Select[Any]]:
     """
     First rows of the lanes of `_steps` that are due, at most `limit`; by dialect.
 
-    That costs two probes a lane. Nothing is sorted or joined as a whole: steps end when there are
-    enough rows, and no row is locked that is not taken.
+    It costs two probes for each lane. The lanes are never sorted or joined as a whole: the steps
+    end once there are enough rows, and only rows that are returned are locked.
     """
     step, head = _steps(again=again), parked_messages.alias("head")
     limit = sa.bindparam("limit", type_=sa.Integer)
     is_due = (head.c.id == _first("id", _ROW.c.lane >= step.c.lane)) & (
         head.c.due_at <= database_now()
     )
-    # SKIP LOCKED: what another transaction attempts is not waited for. And no planner looks into a
-    # sub-select that locks: it is executed step by step, not joined with all of them.
+    # SKIP LOCKED: no waiting for a lane that another transaction attempts. A planner also does not
+    # flatten a sub-select that locks: it is executed for each step, not joined with all steps.
     locked = (
         sa.select(*_columns(head))
         .where(is_due)
         .with_for_update(skip_locked=True)
         .lateral("locked")
     )
-    # The transaction has the write lock. In a join SQLite would take all steps before the first
-    # row, and might read the table for a filter.
+    # On SQLite the transaction has the write lock already. In a join SQLite would compute all
+    # steps before the first row, and might scan the table for a filter.
     found = sa.select(head.c.id).where(is_due).correlate(step).scalar_subquery()
     ids = sa.select(found).select_from(step).where(found.is_not(None)).limit(limit)
     rows = parked_messages
@@ -130,10 +131,10 @@ def _due(*, again: bool) -> dict[str, sa.Select[Any]]:
 
 
 def _columns(of: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    return [of.c[name] for name in ("id", "lane", "attempts", *_LETTER)]
+    return [of.c[name] for name in ("id", "lane", "attempts", *_MESSAGE_COLUMNS)]
 
 
-_LETTER = [column.name for column in message_columns()]
+_MESSAGE_COLUMNS = [column.name for column in message_columns()]
 _DUE, _DUE_AGAIN = _due(again=False), _due(again=True)
 _IS_PARKED = sa.select(_first("lane", _ROW.c.lane >= sa.bindparam("lane")) == sa.bindparam("lane"))
 
@@ -143,7 +144,8 @@ class ParkedMessages:
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
-        # Only whose turn it is: a lane with many rows that succeed would be the first each time.
+        # `next_due` continues behind this lane. Otherwise a lane with many due rows would be the
+        # first each time.
         self._after = _BEFORE_ALL
 
     async def park(
@@ -179,13 +181,13 @@ class ParkedMessages:
         """
         The first rows of at most *limit* lanes, if they are due, locked.
 
-        Lanes that another transaction attempts are passed over. Those that are left out because
-        of *limit* come first next time. A lane that is parked and not due costs two index probes.
+        Lanes that another transaction attempts are skipped. Lanes that are left out because of
+        *limit* come first in the next call. A lane that is not due costs two index probes.
         """
         after = self._after
-        found = await self._look(session, _DUE, limit=limit, after=after)
+        found = await self._select(session, _DUE, limit=limit, after=after)
         if len(found) < limit and after != _BEFORE_ALL:
-            found += await self._look(session, _DUE_AGAIN, limit=limit - len(found), until=after)
+            found += await self._select(session, _DUE_AGAIN, limit=limit - len(found), until=after)
         self._after = found[-1].lane if found and len(found) == limit else _BEFORE_ALL
         return found
 
@@ -193,13 +195,13 @@ class ParkedMessages:
         self, session: AsyncSession, parked: ParkedMessage, *, attempts: int, wait: timedelta
     ) -> bool:
         """
-        Record that *parked* has failed, *attempts* times by now, and is due again after *wait*.
+        Record that *parked* has failed *attempts* times, and is due again after *wait*.
 
-        Returns False, and changes nothing, if another transaction has attempted it meanwhile.
+        Returns False, and changes no row, if another transaction has attempted it meanwhile.
         """
         result = await session.execute(
             sa.update(parked_messages)
-            .where(_is(parked))
+            .where(_is_unchanged(parked))
             .values(attempts=attempts, due_at=now_plus(sa.literal(wait.total_seconds())))
             .returning(parked_messages.c.id)
         )
@@ -207,17 +209,17 @@ class ParkedMessages:
 
     async def remove(self, session: AsyncSession, parked: ParkedMessage) -> bool:
         """
-        Let the lane of *parked* go on: the message behind it is due at once.
+        Delete the row of *parked*: the next message of its lane is due at once.
 
-        Returns False, and changes nothing, if another transaction has attempted it meanwhile.
+        Returns False, and deletes no row, if another transaction has attempted it meanwhile.
         """
         result = await session.execute(
-            sa.delete(parked_messages).where(_is(parked)).returning(parked_messages.c.id)
+            sa.delete(parked_messages).where(_is_unchanged(parked)).returning(parked_messages.c.id)
         )
         return result.first() is not None
 
     async def waiting(self, connection: AsyncConnection) -> tuple[int, timedelta | None]:
-        """How many messages are parked, and for how long the oldest has been; reads them all."""
+        """The number of parked messages, and the age of the oldest; reads all rows."""
         table = parked_messages
         result = await connection.execute(
             sa.select(
@@ -227,7 +229,7 @@ class ParkedMessages:
         count, oldest, now = result.one()
         return count, None if oldest is None else max(now - oldest, timedelta(0))
 
-    async def _look(
+    async def _select(
         self, session: AsyncSession, statements: dict[str, sa.Select[Any]], **parameters: Any
     ) -> list[ParkedMessage]:
         rows = await session.execute(
@@ -242,6 +244,6 @@ class ParkedMessages:
         ]
 
 
-def _is(parked: ParkedMessage) -> sa.ColumnElement[bool]:
-    """The row of *parked*, as long as nobody has recorded a further attempt at it."""
+def _is_unchanged(parked: ParkedMessage) -> sa.ColumnElement[bool]:
+    """The row of *parked*, unless a further attempt at it was recorded."""
     return (parked_messages.c.id == parked.id) & (parked_messages.c.attempts == parked.attempts)

@@ -1,5 +1,5 @@
 """
-Deleting old rows of the dedup store.
+The statement that deletes old rows of the dedup store.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from outbox.tables import database_now
 
 PURGE_LIMIT = 1_000
 
-_PLACE: sa.ColumnElement[Any] = sa.literal_column("processed_messages.ctid")
+_CTID: sa.ColumnElement[Any] = sa.literal_column("processed_messages.ctid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ def _purge(
     table = processed_messages
     # A lease that is not over belongs to a process at this moment, however long ago it began.
     leased = (table.c.status == PROCESSING) & (table.c.lease_until > database_now())
-    mine = table.c.consumer == sa.bindparam("of_consumer", consumer, type_=sa.Text)
+    is_own = table.c.consumer == sa.bindparam("of_consumer", consumer, type_=sa.Text)
     old = (
         sa.select(table.c.idempotency_key)
         .where(
-            mine,
+            is_own,
             table.c.processed_at < ago(older_than),
             since,
             sa.not_(sa.func.coalesce(leased, sa.false())),
@@ -73,12 +73,11 @@ def _purge(
         .limit(PURGE_LIMIT)
     )
     if dialect == "sqlite":
-        is_old: sa.ColumnElement[bool] = mine & table.c.idempotency_key.in_(old)
+        is_old: sa.ColumnElement[bool] = is_own & table.c.idempotency_key.in_(old)
     else:
         # SKIP LOCKED: a row that another transaction holds stays for the next purge.
-        # By ctid rather than by key: with no statistics, however old, does the planner make of
-        # that a scan of the table. A row that was updated meanwhile has a new ctid, which this
-        # statement does not see, and stays.
-        places = old.with_only_columns(_PLACE).with_for_update(skip_locked=True)
-        is_old = sa.any_(sa.func.array(places.scalar_subquery())) == _PLACE
+        # By ctid, not by key: then no planner statistics, however old, lead to a scan of the
+        # table. A row that was updated meanwhile has another ctid, and stays.
+        old_ctids = old.with_only_columns(_CTID).with_for_update(skip_locked=True)
+        is_old = sa.any_(sa.func.array(old_ctids.scalar_subquery())) == _CTID
     return sa.delete(table).where(is_old).returning(table.c.processed_at)

@@ -1,7 +1,7 @@
 """
-A message that is kept in a table: to a row's columns, and back to what can be published again.
+A message as columns of a row, and back to a message that can be published again.
 
-The columns are `outbox.tables.message_columns`. Whatever a message looks like, it can be kept.
+The columns are `outbox.tables.message_columns`. Every message can be stored, however malformed.
 """
 
 import re
@@ -13,14 +13,14 @@ from outbox.wire.codec import WireMessage, priority_of, wire_priority
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 _MAX_TEXT = 1_024
-_STANDS_FOR_A_VALUE = re.compile(r"<\w+>")
+_TYPE_PLACEHOLDER = re.compile(r"<\w+>")
 
 
 def to_columns(message: WireMessage) -> dict[str, Any]:
     """
-    The values that keep *message*.
+    The values of the columns that store *message*.
 
-    Of headers that are not plain values, such as those that a broker adds, only the type is kept.
+    Of a header that is not a plain value, such as those that a broker adds, only the type is kept.
     """
     return {
         "message_id": _text(message.message_id),
@@ -39,7 +39,7 @@ def to_columns(message: WireMessage) -> dict[str, Any]:
 
 
 def from_columns(row: Mapping[str, Any]) -> WireMessage:
-    """The message that *row* keeps, without the headers of which only the type was kept."""
+    """The message stored in *row*, without the headers of which only the type was kept."""
     return WireMessage(
         exchange=row["exchange"] or "",
         routing_key=row["routing_key"] or "",
@@ -54,13 +54,13 @@ def from_columns(row: Mapping[str, Any]) -> WireMessage:
         headers={
             name: value
             for name, value in row["headers"].items()
-            if not (isinstance(value, str) and _STANDS_FOR_A_VALUE.fullmatch(value))
+            if not (isinstance(value, str) and _TYPE_PLACEHOLDER.fullmatch(value))
         },
     )
 
 
 def _text(value: Any) -> str | None:
-    """*value* as text that a database takes: Postgres stores no NUL."""
+    """*value* without NUL, which Postgres does not store, and at most 1,024 characters."""
     return value.replace("\0", "")[:_MAX_TEXT] if isinstance(value, str) else None
 
 

@@ -1,5 +1,5 @@
 """
-The tables of consumers, in the database of their effects.
+The tables of consumers, in the database to which their handlers write.
 """
 
 from datetime import timedelta
@@ -37,8 +37,8 @@ processed_messages = sa.Table(
     sa.CheckConstraint("status IN ('completed', 'processing', 'failed')", name="status"),
 )
 """
-Only `completed` makes a delivery a duplicate. A row becomes completed in the transaction of the
-effects it stands for, so that a crash cannot separate the two.
+Only a row with the status `completed` makes a delivery a duplicate. It gets this status in the
+transaction of the effects, so that a crash cannot separate the two.
 """
 
 retention_index = sa.Index(
@@ -60,8 +60,8 @@ parked_messages = sa.Table(
     sqlite_autoincrement=True,
 )
 """
-Messages of an ordered consumer that wait: the first of a lane for its next attempt, at `due_at`,
-and those behind it for their turn.
+Parked messages of ordered consumers: the first of a lane waits for its next attempt, at `due_at`,
+and those behind it wait for their turn.
 """
 
 lane_index = sa.Index(

@@ -14,7 +14,7 @@ import pytest
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
-from consumer.verdict import GiveUp, Verdict, after_failure
+from consumer.verdict import DeadLetter, Verdict, after_failure
 from outbox import HealthDataMessage
 from outbox.backoff import RetrySchedule
 from outbox.errors import UnreadableMessage
@@ -81,7 +81,7 @@ def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
 )
 @pytest.mark.parametrize("handler", [ANY, UPLOADS], ids=["value", "model"])
 def test_a_body_that_is_no_json_is_malformed(body, handler):
-    assert opened(a_message(body=body), handler) == GiveUp(1, "malformed")
+    assert opened(a_message(body=body), handler) == DeadLetter(1, "malformed")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_a_body_that_is_no_json_is_malformed(body, handler):
     [None, "", "17", CANARY, "0" * 31, "0" * 33, "{" * 255, "\0", f"tenant-b:{UUID(int=1)}"],
 )
 def test_a_message_without_an_identity_is_never_handled(message_id):
-    assert opened(a_message(message_id=message_id)) == GiveUp(1, "no_identity")
+    assert opened(a_message(message_id=message_id)) == DeadLetter(1, "no_identity")
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, -1, "1", "latest", None, [1], {"v": 1}])
 def test_a_format_of_another_version_is_not_guessed_at(version):
-    assert opened(with_header("x-outbox-version", version)) == GiveUp(1, "schema_unsupported")
+    assert opened(with_header("x-outbox-version", version)) == DeadLetter(1, "schema_unsupported")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_format_of_another_version_is_not_guessed_at(version):
 )
 def test_a_body_of_another_schema_is_not_guessed_at(body):
     assert body != UPLOAD.body
-    assert opened(replace(UPLOAD, body=body), UPLOADS) == GiveUp(1, "schema_unsupported")
+    assert opened(replace(UPLOAD, body=body), UPLOADS) == DeadLetter(1, "schema_unsupported")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_body_of_another_schema_is_not_guessed_at(body):
 def test_a_body_that_cannot_be_unpacked_has_its_reason(encoding, body, code):
     message = a_message(content_encoding=encoding, body=body)
 
-    assert opened(message) == GiveUp(1, code)
+    assert opened(message) == DeadLetter(1, code)
 
 
 def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
@@ -155,7 +155,7 @@ def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
     for body in (MEMBER + MEMBER, MEMBER + b"\0"):
         message = a_message(content_type="application/avro", content_encoding="gzip", body=body)
 
-        assert opened(message) == GiveUp(1, "malformed")
+        assert opened(message) == DeadLetter(1, "malformed")
 
 
 def test_a_body_that_unpacks_to_ten_gigabytes_takes_a_few_megabytes():
@@ -198,7 +198,7 @@ def test_a_forged_attempt_is_bounded_and_the_retries_end(value, number):
     last = after_failure(
         RuntimeError(CANARY), number + 3, RetrySchedule([timedelta(seconds=1)], 3), jitter=0
     )
-    assert last == GiveUp(number + 3, "retries_exhausted")
+    assert last == DeadLetter(number + 3, "retries_exhausted")
 
 
 def test_a_message_that_is_older_than_the_retention_is_dead_lettered():
@@ -209,7 +209,7 @@ def test_a_message_that_is_older_than_the_retention_is_dead_lettered():
         with_header("x-outbox-recorded-at", recorded),
         a_message(headers={}, timestamp=long_ago),
     ):
-        assert opened(message) == GiveUp(1, "too_old_to_dedupe")
+        assert opened(message) == DeadLetter(1, "too_old_to_dedupe")
 
 
 @pytest.mark.parametrize("run", [str(UUID(int=1)), "17", CANARY, 7, None, b"\xff"])
@@ -218,7 +218,7 @@ def test_a_forged_mark_of_a_replay_has_no_effect(run):
     old = replace(with_header("x-outbox-replay", run), timestamp=NOON - timedelta(days=31))
     headers = {**old.headers, "x-outbox-recorded-at": 0}
 
-    assert opened(replace(old, headers=headers)) == GiveUp(1, "too_old_to_dedupe")
+    assert opened(replace(old, headers=headers)) == DeadLetter(1, "too_old_to_dedupe")
     assert isinstance(opened(with_header("x-outbox-replay", run)), Attempt)
 
 
@@ -239,7 +239,7 @@ def test_a_forged_mark_of_a_replay_has_no_effect(run):
 def test_a_property_out_of_bounds_is_malformed_and_not_shown(changes):
     message = a_message(**changes)
 
-    assert opened(message) == GiveUp(1, "malformed")
+    assert opened(message) == DeadLetter(1, "malformed")
     with pytest.raises(UnreadableMessage) as caught:
         codec.from_wire(message)
     assert CANARY not in str(caught.value) + repr(caught.value)

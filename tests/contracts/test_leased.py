@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.execution.decode import Attempt, decode_delivery
-from consumer.execution.leased import Leased, lost
+from consumer.execution.leased import Leased, after_lost_lease
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.message import Message
 from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
-from consumer.verdict import DONE, DUPLICATE, GiveUp, Wait
+from consumer.verdict import DONE, DUPLICATE, DeadLetter, Wait
 from outbox.errors import LeaseLost
 from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
@@ -100,7 +100,7 @@ async def test_after_an_expired_lease_the_handler_is_called_again_or_the_message
     if expired is OnLeaseExpired.RETRY:
         assert isinstance(found, Held)
     else:
-        assert found == GiveUp(1, "lease_expired")
+        assert found == DeadLetter(1, "lease_expired")
 
 
 @pytest.mark.parametrize("expired", list(OnLeaseExpired))
@@ -122,8 +122,8 @@ async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expir
 
     assert ended.is_set()
     verdict = await leased.complete(handler, attempt, claim, took=LEASE)
-    assert verdict == lost(handler, attempt)
-    assert isinstance(verdict, Wait if expired is OnLeaseExpired.RETRY else GiveUp)
+    assert verdict == after_lost_lease(handler, attempt)
+    assert isinstance(verdict, Wait if expired is OnLeaseExpired.RETRY else DeadLetter)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.dedup import Dedup
-from consumer.storage.leases import Busy, Claim, Completed, Held, Leases, Over
+from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
 from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from outbox.wire import codec
@@ -144,7 +144,7 @@ async def test_an_expired_lease_is_reported_if_its_policy_is_dead_letter(clerk):
     assert isinstance(await clerk.claim(SHORT_STOP, OTHER), Busy)
     await eventually(clerk.is_over)
 
-    assert await clerk.claim(SHORT_STOP, OTHER) == Over()
+    assert await clerk.claim(SHORT_STOP, OTHER) == Expired()
     assert (await clerk.row()).owner == MINE
 
 

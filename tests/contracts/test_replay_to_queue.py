@@ -14,7 +14,7 @@ from yarl import URL
 
 from consumer import republish
 from consumer.queues import ConsumerQueues
-from consumer.replay import ToQueue
+from consumer.replay import QueueDestination
 from consumer.storage.completed import CompletedMessages
 from outbox.dead_letters.selection import Selection
 from outbox.errors import BrokerUnavailable
@@ -110,7 +110,7 @@ async def test_a_replayed_dead_letter_returns_unchanged_to_its_own_queue_only(en
     run = await a_run(engine)
 
     async with transport.publisher() as publisher:
-        await run.replay(ToQueue(publisher, queue="unused"))
+        await run.replay(QueueDestination(publisher, queue="unused"))
 
     (delivery,) = await received(transport, 1)
     message = delivery.message
@@ -138,7 +138,7 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
     await write_dead_letter(engine, a_letter())
     run = await a_run(engine)
     async with transport.publisher() as publisher:
-        await run.replay(ToQueue(publisher, queue=QUEUE))
+        await run.replay(QueueDestination(publisher, queue=QUEUE))
 
     async with (
         asyncio.timeout(SOON.total_seconds()),
@@ -158,7 +158,7 @@ async def test_a_dead_letter_without_a_queue_goes_to_the_consumers_queue(engine,
     await write_dead_letter(engine, a_letter(queue=None))
 
     async with transport.publisher() as publisher:
-        await (await a_run(engine)).replay(ToQueue(publisher, queue=QUEUE))
+        await (await a_run(engine)).replay(QueueDestination(publisher, queue=QUEUE))
 
     assert len(await received(transport, 1)) == 1
 
@@ -176,7 +176,9 @@ async def test_a_dead_letter_that_the_broker_refuses_stays(engine, transport):
     run = await a_run(engine)
 
     async with transport.publisher() as publisher:
-        await run.replay(ToQueue(publisher, queue=QUEUE), duplicates=CompletedMessages("effects"))
+        await run.replay(
+            QueueDestination(publisher, queue=QUEUE), duplicates=CompletedMessages("effects")
+        )
 
     assert run.summary.left == Counter(malformed=2, no_identity=2, unroutable=1)
     assert gone not in [row["id"] for row in await remaining(engine)]
@@ -191,7 +193,7 @@ async def test_two_concurrent_replays_deliver_each_of_a_thousand_dead_letters_on
     async def replay() -> int:
         async with transport.publisher() as publisher:
             run = await a_run(engine)
-            await run.replay(ToQueue(publisher, queue=QUEUE))
+            await run.replay(QueueDestination(publisher, queue=QUEUE))
             return run.summary.done
 
     done = await asyncio.gather(replay(), replay())
@@ -210,7 +212,7 @@ async def test_a_broker_that_cannot_be_reached_changes_nothing(engine):
 
     async with away.publisher() as publisher:
         with pytest.raises(BrokerUnavailable):
-            await run.replay(ToQueue(publisher, queue=QUEUE))
+            await run.replay(QueueDestination(publisher, queue=QUEUE))
 
     assert await audited(engine) == []
     assert len(await remaining(engine)) == 1

@@ -112,11 +112,11 @@ def test_a_purge_deletes_older_rows_and_refuses_an_age_that_allows_duplicates(ru
     assert line.startswith("error: --older-than: must be at least 168.4 hours, ")
 
     by_retention = run("consumer", "purge", TARGET)
-    assert (by_retention.code, by_retention.out) == (0, "2 rows forgotten\n")
+    assert (by_retention.code, by_retention.out) == (0, "2 rows purged\n")
     assert by_retention.err == ""
 
     below = run("consumer", "purge", TARGET, "--older-than", "8d")
-    assert (below.code, below.out) == (0, "1 rows forgotten\n")
+    assert (below.code, below.out) == (0, "1 rows purged\n")
     assert "warning: --older-than: below MQ_DEDUPLICATION_RETENTION_HOURS" in below.err
 
     for no_duration in ("soon", "0"):

@@ -18,7 +18,7 @@ def test_a_failed_attempt_is_retried_until_the_policy_ends_it():
         return verdict.after_failure(error, attempt, policy, jitter=0.0)
 
     assert after(1) == verdict.TryAgain(1, SECOND)
-    assert after(2) == verdict.GiveUp(2, "retries_exhausted")
+    assert after(2) == verdict.DeadLetter(2, "retries_exhausted")
 
 
 def test_a_handler_may_ask_for_another_delay_and_not_for_more_attempts():
@@ -29,7 +29,7 @@ def test_a_handler_may_ask_for_another_delay_and_not_for_more_attempts():
 
     assert after(1, Retry(after=hour)) == verdict.TryAgain(1, hour)
     assert after(1, Retry()) == verdict.TryAgain(1, SECOND)
-    assert after(2, Retry(after=hour)) == verdict.GiveUp(2, "retries_exhausted")
+    assert after(2, Retry(after=hour)) == verdict.DeadLetter(2, "retries_exhausted")
 
 
 def test_a_rejected_message_is_dead_lettered_at_once_for_the_handlers_reason():
@@ -37,7 +37,7 @@ def test_a_rejected_message_is_dead_lettered_at_once_for_the_handlers_reason():
         Reject("unknown_device"), 1, RetrySchedule([SECOND], max_retries=9), jitter=0.0
     )
 
-    assert rejected == verdict.GiveUp(1, "unknown_device")
+    assert rejected == verdict.DeadLetter(1, "unknown_device")
     assert not verdict.is_failure(rejected)
 
 
@@ -57,7 +57,7 @@ def test_a_delay_has_bounds(after):
 def test_a_message_waits_in_the_retry_queue_with_the_shortest_sufficient_delay(wanted, level):
     levels = [timedelta(seconds=1), timedelta(seconds=5)]
 
-    chosen = verdict.level_for(timedelta(seconds=wanted), levels)
+    chosen = verdict.retry_queue_delay(timedelta(seconds=wanted), levels)
 
     assert chosen == timedelta(seconds=level)
 

@@ -50,7 +50,7 @@ def a_collector(broker: Any, reconnect: Any, **options: Any) -> DeadLetterQueueW
     return DeadLetterQueueWorker(
         transport=broker,
         queues=ConsumerQueues("q", bindings=["#"], delays=[MILLISECOND]),
-        policy=RequeuePolicy({"expired"}, most=1),
+        policy=RequeuePolicy({"expired"}, max_requeues=1),
         dead_letter_writer=broker,
         database_retry=DatabaseRetry(
             reconnect=reconnect, telemetry=telemetry, health=Health(), jitter=lambda: 0.0
@@ -73,7 +73,7 @@ async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(out
     dead = WireMessage(exchange="dlx", routing_key="q", body=b"", headers={"x-death": [DEATH]})
 
     async with asyncio.timeout(10):
-        await collector._collect(broker, [Delivery(dead, 1, redelivered=False)], asyncio.Event())
+        await collector._process(broker, [Delivery(dead, 1, redelivered=False)], asyncio.Event())
 
     assert broker.asked == asked
 
@@ -140,6 +140,6 @@ async def test_a_subscription_that_lived_long_is_opened_again_soon_though_it_was
     waits = Waits(stop, last=3)
 
     async with asyncio.timeout(10):
-        await a_collector(broker, waits, lasting=timedelta(0)).run(stop)
+        await a_collector(broker, waits, stable_after=timedelta(0)).run(stop)
 
     assert waits.failures == [1, 1, 1]

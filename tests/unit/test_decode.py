@@ -11,7 +11,7 @@ import pytest
 from consumer import republish
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
-from consumer.verdict import FILTERED, GiveUp, TryAgain, Verdict, Wait
+from consumer.verdict import FILTERED, DeadLetter, TryAgain, Verdict, Wait
 from outbox import HealthDataMessage
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
@@ -69,33 +69,33 @@ def test_a_payload_is_decoded_as_its_handler_registered_it():
     ],
 )
 def test_an_unreadable_message_is_dead_lettered_for_its_reason(changes, code):
-    assert opened(a_message(**changes)) == GiveUp(1, code)
+    assert opened(a_message(**changes)) == DeadLetter(1, code)
 
 
 @pytest.mark.parametrize("changes", [{"body": b"{}"}, {"body": b"7"}])
 def test_a_payload_that_does_not_fit_the_model_is_dead_lettered(changes):
-    assert opened(an_upload_message(**changes), UPLOADS) == GiveUp(1, "schema_unsupported")
+    assert opened(an_upload_message(**changes), UPLOADS) == DeadLetter(1, "schema_unsupported")
 
 
 def test_a_body_of_bytes_does_not_fit_a_model():
     message = an_upload_message(content_type="text/plain")
 
-    assert opened(message, UPLOADS) == GiveUp(1, "malformed")
+    assert opened(message, UPLOADS) == DeadLetter(1, "malformed")
 
 
 def test_a_message_without_a_handler_is_dead_lettered_unless_it_is_unreadable():
-    assert opened(a_message(), None) == GiveUp(1, "no_handler")
-    assert opened(a_message(message_id=None), None) == GiveUp(1, "no_identity")
+    assert opened(a_message(), None) == DeadLetter(1, "no_handler")
+    assert opened(a_message(message_id=None), None) == DeadLetter(1, "no_identity")
 
 
 def test_a_message_with_a_decode_error_is_dead_lettered():
-    assert opened(a_message(), decode_error="malformed") == GiveUp(1, "malformed")
+    assert opened(a_message(), decode_error="malformed") == DeadLetter(1, "malformed")
 
 
 def test_a_dead_letter_counts_the_attempts_before_it():
     message = a_message(headers={"x-outbox-attempt": 2}, body=b"{")
 
-    assert opened(message) == GiveUp(3, "malformed")
+    assert opened(message) == DeadLetter(3, "malformed")
 
 
 def test_a_message_older_than_the_dedup_retention_is_dead_lettered():
@@ -104,7 +104,7 @@ def test_a_message_older_than_the_dedup_retention_is_dead_lettered():
     older = NOON - RETENTION - timedelta(seconds=1)
 
     assert isinstance(opened(just), Attempt)
-    assert opened(on_the_wire(an_event(), exchange="main", created_at=older)) == GiveUp(
+    assert opened(on_the_wire(an_event(), exchange="main", created_at=older)) == DeadLetter(
         1, "too_old_to_dedupe"
     )
 
@@ -120,7 +120,7 @@ def test_a_filter_is_called_only_for_readable_messages():
     def wanted(_message: object) -> bool:
         raise AssertionError
 
-    assert opened(a_message(body=b"{"), Handler("test.happened", filter=wanted)) == GiveUp(
+    assert opened(a_message(body=b"{"), Handler("test.happened", filter=wanted)) == DeadLetter(
         1, "malformed"
     )
 

@@ -241,8 +241,8 @@ def test_stale_messages_are_found_in_every_handler_queue():
     young = a_delivery()
     delivery_queue.put([young], NOON + 1)
 
-    assert delivery_queue.stale(NOON + 1) == [old, put_back]
-    assert delivery_queue.stale(NOON + 1) == []
+    assert delivery_queue.take_stale(NOON + 1) == [old, put_back]
+    assert delivery_queue.take_stale(NOON + 1) == []
     assert taken(delivery_queue, NOON + 99) == [[young]]
 
 
@@ -250,7 +250,7 @@ def test_an_ordered_delivery_queue_has_no_stale_messages():
     delivery_queue = a_delivery_queue(ordered=True)
     delivery_queue.put([a_delivery(lane="x"), a_delivery()], NOON)
 
-    assert delivery_queue.stale(NOON + 99) == []
+    assert delivery_queue.take_stale(NOON + 99) == []
 
 
 def test_clearing_the_queue_returns_messages_in_order_of_arrival():
@@ -301,7 +301,7 @@ def test_each_message_is_handled_or_given_back_exactly_once(
             case "take" if unit := delivery_queue.take(now):
                 in_flight.append(unit)
             case "give up":
-                went.update(each.tag for each in delivery_queue.stale(now - number))
+                went.update(each.tag for each in delivery_queue.take_stale(now - number))
             case "end" | "put back" if in_flight:
                 unit = in_flight.pop(number % len(in_flight))
                 delivery_queue.ended(unit, now, failed=failed)

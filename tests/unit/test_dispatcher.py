@@ -21,7 +21,7 @@ from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
-from consumer.verdict import DONE, DUPLICATE, GiveUp, TryAgain, Verdict, Wait
+from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
@@ -132,7 +132,7 @@ class DispatcherFixture:
             database_retry=database_retry,
             concurrency=concurrency,
             prefetch=10,
-            widened=False,
+            is_prefetch_raised=False,
         )
 
     async def write(self, _message: WireMessage, **_: Any) -> bool:
@@ -288,7 +288,7 @@ async def test_an_unsettled_message_comes_again_before_its_successors():
 
     async def make(unit: WorkUnit) -> list[Verdict]:
         handled.append(unit.deliveries[0].tag)
-        return [GiveUp(1, "malformed")]
+        return [DeadLetter(1, "malformed")]
 
     deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
     fixture = DispatcherFixture(
@@ -303,7 +303,7 @@ async def test_an_unsettled_message_comes_again_before_its_successors():
 
 
 async def test_an_open_breaker_counts_no_failure_for_a_message():
-    given_up = GiveUp(1, "retries_exhausted")
+    given_up = DeadLetter(1, "retries_exhausted")
     verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
 
     async def make(_unit: WorkUnit) -> list[Verdict]:
@@ -390,4 +390,4 @@ async def test_replacing_stale_messages_returns_those_that_were_not_replaced(out
     fixture = DispatcherFixture(subscription, make=None)  # type: ignore[arg-type]
     first, second = a_delivery(1), a_delivery(2)
 
-    assert await fixture.settlement.exchange(subscription, [first, second]) == [second]
+    assert await fixture.settlement.retries.renew(subscription, [first, second]) == [second]
