@@ -217,7 +217,7 @@ async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
 
     said = await fixture.works()
 
-    assert [each for each in said if each[0] != "widen"] == []
+    assert [each for each in said if each[0] != "raise_prefetch"] == []
     # The next subscription has other tags: what was of this one must not be settled there.
     assert fixture.delivery_queue.clear() == []
 
@@ -315,7 +315,7 @@ async def test_an_open_breaker_counts_no_failure_for_a_message():
     deliveries = [a_delivery(number) for number in (1, 2)]
     fixture = DispatcherFixture(FakeSubscription(*deliveries), make, circuit_breaker=breaker)
 
-    said = [each for each in await fixture.works() if each[0] != "widen"]
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
 
     assert said == [("ack", 1), ("ack", 2)]
 
@@ -344,7 +344,7 @@ async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker
 
     subscription.replace = stopping_replace  # type: ignore[method-assign]
 
-    said = [each for each in await fixture.works() if each[0] != "widen"]
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
 
     assert said == [("ack", 1), ("replace", 2, "refused"), ("replace", 2, "acked")]
 
