@@ -35,7 +35,7 @@ ROW = {"source": "etl", "reason": "test", "attempts": 1, "body": b""}
 
 
 @pytest.fixture
-def place(engine: AsyncEngine) -> UnitOfWorkFactory:
+def units(engine: AsyncEngine) -> UnitOfWorkFactory:
     return UnitOfWorkFactory(engine)
 
 
@@ -60,8 +60,8 @@ async def rows(engine: AsyncEngine) -> tuple[int, int]:
         )
 
 
-async def test_the_record_and_the_effects_are_committed_together(engine, place):
-    async with place.begin() as work:
+async def test_the_record_and_the_effects_are_committed_together(engine, units):
+    async with units.begin() as work:
         assert await record(work, an_envelope())
         await write(work)
         assert work.is_open
@@ -76,41 +76,41 @@ async def rows_seen_by_others(engine: AsyncEngine) -> tuple[int, int]:
     return (0, 0) if engine.dialect.name == "sqlite" else await rows(engine)
 
 
-async def test_a_message_recorded_before_is_found_again(place):
+async def test_a_message_recorded_before_is_found_again(units):
     old, new = an_envelope(), an_envelope()
     for envelopes, found in (([old], [old]), ([old, new], [new]), ([old, new], [])):
-        async with place.begin() as work:
+        async with units.begin() as work:
             assert await record(work, *envelopes) == {each.idempotency_key for each in found}
             await work.commit()
 
 
-async def test_without_a_commit_everything_is_undone(engine, place):
-    async with place.begin() as work:
+async def test_without_a_commit_everything_is_undone(engine, units):
+    async with units.begin() as work:
         await record(work, an_envelope())
         await write(work)
 
     assert await rows(engine) == (0, 0)
 
 
-async def test_an_error_in_the_block_is_raised_and_everything_is_undone(engine, place):
+async def test_an_error_in_the_block_is_raised_and_everything_is_undone(engine, units):
     with pytest.raises(ZeroDivisionError):
-        await spoil(place)
+        await spoil(units)
 
     assert await rows(engine) == (0, 0)
 
 
 @pytest.mark.parametrize("misdeed", ["commit", "rollback", "close"])
 async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other(
-    engine, place, misdeed
+    engine, units, misdeed
 ):
-    async with place.begin() as work:
+    async with units.begin() as work:
         await record(work, an_envelope())
         await write(work)
         await getattr(work.session, misdeed)()
         assert not work.is_open
         if engine.dialect.name == "sqlite" and misdeed == "close":
             return  # its connection is still in the transaction: nobody else can begin
-        async with place.begin() as other:
+        async with units.begin() as other:
             await record(other, an_envelope())
             await other.commit()
 
@@ -120,10 +120,10 @@ async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other
     assert (records, effects) == ((2, 1) if kept else (1, 0))
 
 
-async def test_a_failed_statement_that_was_swallowed_makes_the_commit_fail(engine, place):
+async def test_a_failed_statement_that_was_swallowed_makes_the_commit_fail(engine, units):
     if engine.dialect.name == "sqlite":
         return  # a failed statement undoes itself there, and nothing else
-    async with place.begin() as work:
+    async with units.begin() as work:
         await record(work, an_envelope())
         with pytest.raises(DBAPIError):
             await work.session.execute(sa.text("SELECT no_such_column FROM outbox"))
@@ -133,8 +133,8 @@ async def test_a_failed_statement_that_was_swallowed_makes_the_commit_fail(engin
     assert await rows(engine) == (0, 0)
 
 
-async def test_a_savepoint_of_the_handler_works_as_it_should(engine, place):
-    async with place.begin() as work:
+async def test_a_savepoint_of_the_handler_works_as_it_should(engine, units):
+    async with units.begin() as work:
         await record(work, an_envelope())
         savepoint = await work.session.begin_nested()
         await write(work)
@@ -147,38 +147,38 @@ async def test_a_savepoint_of_the_handler_works_as_it_should(engine, place):
     assert await rows(engine) == (1, 1)
 
 
-async def spoil(place: UnitOfWorkFactory) -> None:
-    async with place.begin() as work:
+async def spoil(units: UnitOfWorkFactory) -> None:
+    async with units.begin() as work:
         await record(work, an_envelope())
         raise ZeroDivisionError
 
 
-async def spoil_inside_of_a_savepoint(place: UnitOfWorkFactory) -> None:
-    async with place.begin() as work:
+async def spoil_inside_of_a_savepoint(units: UnitOfWorkFactory) -> None:
+    async with units.begin() as work:
         await work.savepoint()
         await record(work, an_envelope())
         raise ZeroDivisionError
 
 
-async def lose_the_connection(engine: AsyncEngine, place: UnitOfWorkFactory) -> None:
-    async with place.begin() as work:
+async def lose_the_connection(engine: AsyncEngine, units: UnitOfWorkFactory) -> None:
+    async with units.begin() as work:
         pid = await work.session.scalar(sa.text("SELECT pg_backend_pid()"))
         async with engine.connect() as other:
             await other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-        await eventually(work.driver.is_closed)
+        await eventually(lambda: work.is_lost)
         await record(work, an_envelope())
 
 
-async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, place):
+async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, units):
     envelope = an_envelope()
-    async with place.begin() as work:
+    async with units.begin() as work:
         savepoint = await work.savepoint()
         await record(work, envelope)
         await savepoint.rollback()
         assert await record(work, envelope)
         await work.commit()
 
-    async with place.begin() as work:
+    async with units.begin() as work:
         savepoint = await work.savepoint()
         await record(work, an_envelope())
         await savepoint.rollback()
@@ -187,16 +187,16 @@ async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, place):
 
 
 async def test_an_error_inside_of_a_savepoint_is_raised_as_it_is_and_everything_is_undone(
-    engine, place
+    engine, units
 ):
     with pytest.raises(ZeroDivisionError):
-        await spoil_inside_of_a_savepoint(place)
+        await spoil_inside_of_a_savepoint(units)
 
     assert await rows(engine) == (0, 0)
 
 
-async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, place):
-    async with place.begin() as work:
+async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, units):
+    async with units.begin() as work:
         await record(work, an_envelope())
         await work.savepoint()
         await write(work)
@@ -205,24 +205,24 @@ async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, place):
     assert await rows(engine) == (1, 1)
 
 
-async def test_a_connection_that_was_ended_is_thrown_away(engine, place):
+async def test_a_connection_that_was_ended_is_thrown_away(engine, units):
     if engine.dialect.name == "sqlite":
         return  # there is no server to end it
     with pytest.raises(DBAPIError) as lost:
-        await lose_the_connection(engine, place)
+        await lose_the_connection(engine, units)
 
     assert is_unavailable(lost.value)
-    async with place.begin() as work:
+    async with units.begin() as work:
         await record(work, an_envelope())
         await work.commit()
     assert await rows(engine) == (1, 0)
 
 
-async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, place):
+async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, units):
     begun = asyncio.Event()
 
     async def hang() -> None:
-        async with place.begin() as work:
+        async with units.begin() as work:
             await record(work, an_envelope())
             begun.set()
             await asyncio.Event().wait()
@@ -233,7 +233,7 @@ async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, place):
     await asyncio.wait({task})
 
     assert await rows(engine) == (0, 0)
-    async with place.begin() as work:
+    async with units.begin() as work:
         assert await record(work, an_envelope())
 
 

@@ -309,7 +309,7 @@ async def test_an_export_to_a_closed_pipe_ends_without_a_traceback(shell, engine
     [
         (["replay"], "--all: is needed when no filter is given"),
         (["drop", "--all", "--id", "1"], "--all: cannot be given together with --id"),
-        (["drop", "--all"], "--because: is needed: say why, it is kept"),
+        (["drop", "--all"], "--because: is needed: give the reason, which is stored"),
         (["list", "--limit", "-5"], "--limit: must be a whole number from 1 on"),
         (["show", CANARY], "--id: must be a whole number from 1 on"),
         (
@@ -436,7 +436,7 @@ async def test_an_interrupted_replay_finishes_its_batch_and_says_how_many_it_sen
     assert code == 1
     assert child.output.splitlines() == [
         f"replayed {done:,} of {MANY:,}",
-        "interrupted: the rest was not touched",
+        "interrupted: the other dead letters are unchanged",
     ]
     assert done < MANY
     assert sum(messages for _, messages in await audited(engine)) == done
@@ -520,7 +520,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
 
     assert (refused, problem.strip()) == (
         2,
-        "error: the database refuses this to its user: see Dead letters in docs/how-to/run.md",
+        "error: the database user lacks a privilege: see Dead letters in docs/how-to/run.md",
     )
     assert [code for code, *_ in allowed] == [0, 0, 0]
 

@@ -31,14 +31,14 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(text: str, *, page: Any, config: Any, files: Any) -> str:
-    """Have links work in the site, and the README on its first page."""
+    """Have links and tables work in the site, and the README on its first page."""
     root = Path(config.config_file_path).parent
     path = page.file.src_uri
-    if path.startswith(f"{links.FOLDER}/"):
-        return text
     if path == "index.md":
-        return links.home(text, root)
-    return links.rewritten(text, f"{links.DOCS}/{path}", root)
+        text = links.home(text, root)
+    elif not path.startswith(f"{links.FOLDER}/"):
+        text = links.rewritten(text, f"{links.DOCS}/{path}", root)
+    return links.plain_pipes(text)
 
 
 def _mermaid() -> bytes:

@@ -15,6 +15,7 @@ FOLDER = "repository"
 README = "README.md"
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+_SPAN = re.compile(r"`[^`\n]*`")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
 
 
@@ -65,6 +66,19 @@ def rewritten(text: str, page: str, root: Path) -> str:
     parts = _CODE.split(text)
     parts[::2] = [_LINK.sub(replace, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def plain_pipes(text: str) -> str:
+    """
+    *text* without the backslash before each `|` in the code of a table.
+
+    GitHub needs it, and Python-Markdown would show it.
+    """
+    lines = [
+        _SPAN.sub(lambda span: span[0].replace("\\|", "|"), line) if line.startswith("|") else line
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
 
 
 def as_page(path: str, root: Path) -> str:

@@ -105,7 +105,7 @@ class BreakpointProxy(Proxy):
         return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.CLIENT))
 
     def after(self, *matchers: Matcher) -> Breakpoint:
-        """Hold back the reply of the server to the message of the last matcher."""
+        """Hold back the server's reply to its last matched message: the client does not get it."""
         return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.SERVER))
 
     def unheard(self, *matchers: Matcher) -> Breakpoint:

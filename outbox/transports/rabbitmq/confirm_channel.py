@@ -126,11 +126,11 @@ class ConfirmChannel:
 
     async def needs_replacement(self) -> bool:
         """Return whether the next publish needs another channel."""
-        must_go = self._abandoned or (self._refused and self._has_rested)
-        return self.lost or (must_go and not await is_blocked(self._channel.connection))
+        unusable = self._abandoned or (self._refused and self._is_idle_and_old)
+        return self.lost or (unusable and not await is_blocked(self._channel.connection))
 
     @property
-    def _has_rested(self) -> bool:
+    def _is_idle_and_old(self) -> bool:
         return self._in_flight.empty and self._is_old
 
     @property

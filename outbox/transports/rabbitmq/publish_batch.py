@@ -56,7 +56,7 @@ class Batch:
         self.complete = complete
         self.tags = tags
 
-    def confirm(self, position: int, confirm: Confirm) -> None:
+    def add(self, position: int, confirm: Confirm) -> None:
         self.confirms[position] = confirm
         self.missing -= 1
         if not self.missing and not self.complete.done():
@@ -92,7 +92,7 @@ class PendingConfirm:
             return
         self._is_done = True
         self.release_id()
-        self._batch.confirm(self._position, confirm)
+        self._batch.add(self._position, confirm)
 
     set_exception = set_result
 
@@ -159,9 +159,9 @@ async def _send(channel: Any, ids: Sequence[str], payload: bytes) -> Batch:
         except BaseException:
             # The broker did not receive it, and continues counting after the last that it did.
             channel.delivery_tag = first - 1
-            for tag, one in enumerate(pending, first):
+            for tag, waiting in enumerate(pending, first):
                 channel.confirmations.pop(tag, None)
-                one.release_id()
+                waiting.release_id()
             batch.complete.cancel()
             raise
     return batch
