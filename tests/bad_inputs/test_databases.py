@@ -225,7 +225,10 @@ async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlit
 
 @pytest.mark.parametrize(
     ("revision", "problem"),
-    [("0001", r"0001 instead of \d+: run `relay migrate`"), ("9999", "of a newer version")],
+    [
+        ("0001", r"0001 instead of \d+: run `relay migrate`"),
+        ("9999", "belongs to a newer version"),
+    ],
 )
 async def test_a_schema_of_another_version_is_a_line_with_the_remedy(engine, revision, problem):
     async with engine.begin() as connection:
