@@ -1,12 +1,12 @@
 """
-Fixtures of all tests: databases, virtual hosts and files of a test's own, on real servers.
+Fixtures of all tests: each test gets its own database, virtual host or file, on real servers.
 
 Invariants:
 
-- A test that asks for no server starts none; what was started ends with the run.
+- A test that asks for no server starts none; every started server ends with the run.
 - The tables are migrated once per run and copied for each test.
-- A missing server ends the run with one message and exit code 3. It is never skipped, because a
-  run that tests nothing must not look like success; and it does not fail test by test, because
+- A missing server ends the run with one message and exit code 3. Its tests are never skipped,
+  because a run without tests must not look like success; and they do not fail one by one, because
   the same error a hundred times hides its one cause.
 """
 
@@ -48,20 +48,20 @@ def pytest_report_header() -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """
-    Launch what the collected tests will ask for before the first of them runs.
+    Launch the servers that the collected tests will ask for before the first test runs.
 
-    RabbitMQ needs seconds until it answers, which the tests without it make use of; and the
-    installation of a package is not counted as the time of a test.
+    RabbitMQ needs seconds until it answers, in which tests without it can run; and the
+    installation of a package does not count as the time of a test.
     """
     if session.config.option.collectonly:
         return
 
     fleet = session.config.stash[FLEET]
-    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    requested = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     missing = []
     for needed, launch in (
-        ("rabbitmq_server" in wanted, fleet.rabbitmq),
-        ({"postgres_server", "database_url"} & wanted, fleet.postgres),
+        ("rabbitmq_server" in requested, fleet.rabbitmq),
+        ({"postgres_server", "database_url"} & requested, fleet.postgres),
     ):
         try:
             if needed:
@@ -106,7 +106,7 @@ async def rabbitmq_server(pytestconfig: pytest.Config) -> RabbitmqServer:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def template_database(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """Name a migrated database that is there to be copied only."""
+    """Name a migrated database that tests copy, and never connect to."""
     name = await postgres_server.create_database()
     await _migrate(postgres_server.url(name))
     await postgres_server.freeze_database(name)
@@ -119,14 +119,14 @@ async def template_database(postgres_server: PostgresServer) -> AsyncIterator[st
 async def postgres_url(
     postgres_server: PostgresServer, template_database: str
 ) -> AsyncIterator[str]:
-    """Name a migrated database of the test's own."""
+    """Give the URL of a migrated database of the test's own."""
     async with postgres_server.database(template=template_database) as url:
         yield url
 
 
 @pytest.fixture
 async def empty_postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """Name a database of the test's own without any table."""
+    """Give the URL of a database of the test's own without any table."""
     async with postgres_server.database() as url:
         yield url
 
@@ -140,9 +140,9 @@ async def migrated_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def sqlite_url(migrated_sqlite_file: Path, tmp_path: Path) -> str:
-    """Name a migrated SQLite file of the test's own."""
+    """Give the URL of a migrated SQLite file of the test's own."""
     file = tmp_path / "outbox.db"
-    # Not a copy of the file, which would leave out what may still be in its write-ahead log.
+    # Not a copy of the file, which would leave out the rows in its write-ahead log.
     with (
         closing(sqlite3.connect(migrated_sqlite_file)) as source,
         closing(sqlite3.connect(file)) as target,
@@ -153,7 +153,7 @@ def sqlite_url(migrated_sqlite_file: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Leave no setting of a developer's, and no `.env` of the working directory."""
+    """Remove the settings of a developer, and leave a directory that may hold an `.env`."""
     for name in list(os.environ):
         if name.startswith("MQ_"):
             monkeypatch.delenv(name)
@@ -163,14 +163,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Name a migrated database of the test's own, of each kind in turn."""
+    """Give the URL of a migrated database of the test's own, of each kind in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Offer that database as the processes use it."""
+    """Connect to that database as the processes do."""
     engine = create_engine(make_url(database_url), pool_size=20, application_name="test")
     yield engine
     await engine.dispose()
@@ -178,14 +178,14 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def rabbitmq_vhost(rabbitmq_server: RabbitmqServer) -> AsyncIterator[str]:
-    """Name a virtual host of the test's own, as `rabbitmq_server.http` wants it."""
+    """Give the name of a virtual host of the test's own, for `rabbitmq_server.http`."""
     async with rabbitmq_server.vhost() as name:
         yield name
 
 
 @pytest.fixture
 def rabbitmq_url(rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str) -> str:
-    """Name the same virtual host, as clients want it."""
+    """Give the URL of the same virtual host, for clients."""
     return rabbitmq_server.url(rabbitmq_vhost)
 
 
@@ -193,12 +193,12 @@ def rabbitmq_url(rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str) -> str:
 async def rabbitmq_reader_url(
     rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str, rabbitmq_url: str
 ) -> AsyncIterator[str]:
-    """Name the same virtual host, as a user who may configure nothing in it."""
-    async with rabbitmq_server.http.lent_user(rabbitmq_vhost, configure="^$") as (name, word):
-        yield str(URL(rabbitmq_url).with_user(name).with_password(word))
+    """Give the URL of the same virtual host for a user without the right to configure it."""
+    async with rabbitmq_server.http.lent_user(rabbitmq_vhost, configure="^$") as (name, password):
+        yield str(URL(rabbitmq_url).with_user(name).with_password(password))
 
 
 @pytest.fixture
 def embedded_broker_url(tmp_path: Path) -> str:
-    """Name a file for the embedded broker, not there yet."""
+    """Give the URL of a file for the embedded broker, which does not exist yet."""
     return f"sqlite:///{tmp_path / 'broker.db'}"

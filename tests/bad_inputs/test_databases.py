@@ -1,5 +1,5 @@
 """
-Databases that are not as they should be: what is waited for, and what is a line for an operator.
+Broken databases: a process waits for some, and ends with a line for the operator on others.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ LASTING = {
 
 
 async def answer(engine: AsyncEngine, state: str) -> Exception | None:
-    """What a caller gets for a statement that Postgres ends with this SQLSTATE."""
+    """The error for a statement that Postgres ends with the SQLSTATE *state*."""
     raising = f"DO $$ BEGIN RAISE EXCEPTION '{CANARY}' USING ERRCODE = '{state}'; END $$"
     try:
         with driver_errors_translated():
@@ -104,7 +104,7 @@ async def test_a_permanent_error_of_postgres_is_not_waited_for(engine):
 
 @asynccontextmanager
 async def only_reading(server: PostgresServer, engine: AsyncEngine) -> AsyncIterator[None]:
-    """Have new sessions of the database only read, as those of a standby do."""
+    """Make new sessions of the database read-only, like those of a standby."""
     name = engine.url.database
     setting = "default_transaction_read_only"
     await server.execute(f'ALTER DATABASE "{name}" SET {setting} = on')
@@ -135,7 +135,7 @@ async def record(engine: AsyncEngine) -> None:
 async def test_a_read_only_session_is_replaced_by_one_that_may_write(
     engine, postgres_server, write
 ):
-    """Its server was a standby; the session would say so for ever, and a new one looks again."""
+    """The server was a standby: the session stays read-only, and a new one asks again."""
     async with only_reading(postgres_server, engine):
         with pytest.raises(DatabaseUnavailable, match="25006") as caught:
             await write(engine)
@@ -225,7 +225,10 @@ async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlit
 
 @pytest.mark.parametrize(
     ("revision", "problem"),
-    [("0001", r"0001 instead of \d+: run `relay migrate`"), ("9999", "of a newer version")],
+    [
+        ("0001", r"0001 instead of \d+: run `relay migrate`"),
+        ("9999", "belongs to a newer version"),
+    ],
 )
 async def test_a_schema_of_another_version_is_a_line_with_the_remedy(engine, revision, problem):
     async with engine.begin() as connection:

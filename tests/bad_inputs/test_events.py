@@ -1,5 +1,5 @@
 """
-Events that must not enter the outbox: the developer hears of them, and no value is shown.
+Events that must not enter the outbox: an error names the field, and shows no value.
 """
 
 import warnings
@@ -19,7 +19,7 @@ LARGE = 17 * 2**20
 
 
 class Reading(BaseModel):
-    """What a service may have as a payload."""
+    """A payload as a service may have it."""
 
     note: str
     value: Any = None
@@ -33,7 +33,7 @@ def nested(depth: int) -> Any:
 
 
 def refusal(**changes: Any) -> InvalidEvent:
-    """The error for an event with *changes*, which shows nothing of them."""
+    """The error for an event with *changes*, whose text holds no value of theirs."""
     with pytest.raises(InvalidEvent) as caught:
         an_event(**changes)
     error = caught.value

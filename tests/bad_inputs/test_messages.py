@@ -1,5 +1,5 @@
 """
-What a consumer makes of messages that anybody may have published: a reason code, and no value.
+Messages of unknown publishers: a consumer gives each bad one a reason code, and shows no value.
 """
 
 import gzip
@@ -151,7 +151,7 @@ def test_a_body_that_cannot_be_unpacked_has_its_reason(encoding, body, code):
 
 
 def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
-    """Without a model they would pass for the whole."""
+    """Without a model the first part would pass for the whole body."""
     for body in (MEMBER + MEMBER, MEMBER + b"\0"):
         message = a_message(content_type="application/avro", content_encoding="gzip", body=body)
 
@@ -190,7 +190,7 @@ def test_a_body_that_unpacks_to_ten_gigabytes_takes_a_few_megabytes():
     ],
 )
 def test_a_forged_attempt_is_bounded_and_the_retries_end(value, number):
-    """One that is forged low is counted from there, by copies that say how often they failed."""
+    """An attempt that is forged too low counts from there, and each copy carries the count."""
     attempt = opened(with_header("x-outbox-attempt", value))
 
     assert isinstance(attempt, Attempt)
@@ -214,7 +214,7 @@ def test_a_message_that_is_older_than_the_retention_is_dead_lettered():
 
 @pytest.mark.parametrize("run", [str(UUID(int=1)), "17", CANARY, 7, None, b"\xff"])
 def test_a_forged_mark_of_a_replay_has_no_effect(run):
-    """It is looked up in the audit, and only for what is too old."""
+    """The consumer looks it up in the audit log, and only for messages that are too old."""
     old = replace(with_header("x-outbox-replay", run), timestamp=NOON - timedelta(days=31))
     headers = {**old.headers, "x-outbox-recorded-at": 0}
 

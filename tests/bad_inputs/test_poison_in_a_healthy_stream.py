@@ -35,7 +35,7 @@ from tests.support.malformed_messages import (
 )
 
 ISOLATED_WITHIN = 20.0
-"""Seconds for one of them; the goal is 5, and what it took is recorded."""
+"""Seconds for one of them; the goal is 5, and the actual time is recorded."""
 
 BODY = f'{{"note": "{CANARY}"}}'.encode()
 QUEUE = "health_data_processing.effects"
@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
 
 @dataclass
 class Stream:
-    """Healthy messages, as many as are asked for."""
+    """A stream of healthy messages."""
 
     deployment: ConsumerDeployment
     channel: Any
@@ -236,7 +236,7 @@ async def test_an_odd_message_is_handled_once_like_its_healthy_neighbours(stream
 
 
 async def test_another_body_under_a_known_identity_takes_no_effect(stream, deployment):
-    """The key alone identifies a message, whatever its body is; the first one counts."""
+    """The key alone identifies a message, and not its body; the first one counts."""
     first = a_message()
     second = replace(first, body=b'{"note": "another"}')
 

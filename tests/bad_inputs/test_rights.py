@@ -24,7 +24,7 @@ ROLE = "role_of_bad_inputs"
 
 @pytest.fixture
 async def owner(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    """Offer connections of the owner of the tables; what is granted to ROLE is taken back."""
+    """Connect as the owner of the tables; the rights of ROLE are revoked at the end."""
     owner = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
     await execute(owner, f"DROP ROLE IF EXISTS {ROLE}", f"CREATE ROLE {ROLE} NOLOGIN")
     yield owner
@@ -34,7 +34,7 @@ async def owner(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    """Offer connections that have the rights of ROLE, and no other."""
+    """Connect with the rights of ROLE, and no other."""
     engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
     sa.event.listen(
         engine.sync_engine, "begin", lambda c: c.exec_driver_sql(f"SET LOCAL ROLE {ROLE}")
@@ -45,7 +45,7 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 Verify: TypeAlias = Callable[[AsyncEngine], Awaitable[object]]
 FOR_HANDLERS = {"GRANT INSERT ON outbox"}
-"""Those that record events."""
+"""Rights that only handlers need that record events."""
 
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -66,7 +66,7 @@ PROCESSES: dict[str, tuple[str, Verify, set[str]]] = {
 
 
 def documented_rights(process: str) -> set[str]:
-    """What the documentation grants to *process* on tables, right by right."""
+    """The rights on tables that the documentation grants to *process*, one by one."""
     lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
     granted = [
         re.fullmatch(r"grant ([a-z, ]+) on (\w+)", line.partition(f" to {process};")[0])

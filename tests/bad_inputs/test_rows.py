@@ -1,5 +1,5 @@
 """
-Rows that no producer of ours would write: the database refuses them, or the relay sets them aside.
+Rows that no producer of ours would write: the database refuses or the relay dead-letters them.
 """
 
 from datetime import UTC, datetime
@@ -96,7 +96,7 @@ async def commit(deployment: Deployment, change: str = "") -> str:
 
 
 async def is_drained(deployment: Deployment) -> bool:
-    """Whether the outbox is empty; what is in it need not be readable."""
+    """Whether the outbox is empty; its rows need not be readable."""
     async with deployment.engine.connect() as connection:
         return not await connection.scalar(sa.select(sa.func.count()).select_from(table))
 
@@ -168,7 +168,7 @@ IMPOSSIBLE_ON_SQLITE = {"attempts": ["'abc'", "1.5"], "body": ["'text'"], "heade
 
 
 async def refusal(engine: AsyncEngine, column: str, value: str) -> str:
-    """What the database says to *value* in *column*; nothing if it takes it."""
+    """The error of the database for *value* in *column*; empty if it accepts the value."""
     try:
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"UPDATE outbox SET {column} = {value}")

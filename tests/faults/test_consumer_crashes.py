@@ -64,7 +64,7 @@ def a_trap(stage: ProxiedConsumer, point: str) -> Breakpoint:
 
 
 async def is_applied_once(stage: ProxiedConsumer, message: WireMessage) -> None:
-    """Wait for the effect; end all consumers, and see that nothing else is left anywhere."""
+    """Wait for the effect, end all consumers, and check that no other trace is left."""
     await stage.deployment.applies(1)
     await stage.ends()
     assert [str(event_id) for event_id in await stage.deployment.applied()] == [message.message_id]

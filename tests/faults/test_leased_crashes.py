@@ -48,7 +48,7 @@ def calls(stage: ProxiedConsumer) -> int:
 
 
 async def is_completed(stage: ProxiedConsumer, *, after: int) -> None:
-    """See that the message was done *after* so many calls, and nothing is left."""
+    """Check that the message was completed in *after* calls, and the queues are empty."""
 
     async def completed() -> bool:
         return await stage.records() == [("completed", 1)]
@@ -61,7 +61,7 @@ async def is_completed(stage: ProxiedConsumer, *, after: int) -> None:
 
 
 async def is_stopped(stage: ProxiedConsumer, *, after: int) -> None:
-    """See that the message was left to a human *after* so many calls."""
+    """Check that the message was dead-lettered after *after* calls, for an operator."""
     await stage.gives_up(1)
     await stage.ends()
     assert calls(stage) == after

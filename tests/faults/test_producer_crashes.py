@@ -26,7 +26,7 @@ pytestmark = pytest.mark.fault
 
 
 async def record(engine: AsyncEngine, event: outbox.Event) -> str:
-    """Record *event* in a transaction of its own, and tell what is known of it."""
+    """Record *event* in a transaction of its own, and return the outcome as far as it is known."""
     try:
         async with engine.begin() as connection:
             await connection.execute(outbox.insert(event))

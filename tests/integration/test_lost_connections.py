@@ -91,19 +91,19 @@ async def test_a_pooled_connection_whose_server_has_ended_it_costs_one_attempt(e
 async def test_a_transaction_that_the_server_has_ended_is_unavailable_and_the_next_one_works(
     engine, server, begun
 ):
-    place = UnitOfWorkFactory(engine)
+    units = UnitOfWorkFactory(engine)
     if begun:
         with pytest.raises(DBAPIError) as lost:
-            async with place.begin():
+            async with units.begin():
                 await end_backends(server)
     else:
         assert await answers(engine)
         await end_backends(server)
         with pytest.raises(DBAPIError) as lost:
-            await place.begin().__aenter__()
+            await units.begin().__aenter__()
 
     assert is_unavailable(lost.value)
-    async with place.begin() as work:
+    async with units.begin() as work:
         assert await work.session.scalar(sa.select(1)) == 1
 
 
