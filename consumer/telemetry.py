@@ -141,7 +141,7 @@ class Telemetry:
         self._failures.labels(label, code).inc()
         self._dead.labels(self._source, code).inc()
         self._log.error(
-            "message_given_up", type=label, reason=verdict.code, attempt=verdict.attempt
+            "message_dead_lettered", type=label, reason=verdict.code, attempt=verdict.attempt
         )
 
     def started(self, **facts: str | int) -> None:

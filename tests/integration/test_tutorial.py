@@ -72,7 +72,7 @@ async def test_a_reader_of_the_tutorial_gets_one_report_for_each_committed_resul
 
     async with reader.child("relay", "run"):
         async with reader.child("consumer", "run", "handlers:lab") as consumer:
-            await consumer.wait_for_line("message_given_up", within=30)
+            await consumer.wait_for_line("message_dead_lettered", within=30)
             assert await eventually(lambda: reader.reports(1), within=20) == [(1, "normal")]
             assert await consumer.terminate() == 0
         repair(reader.directory / "handlers.py")

@@ -39,7 +39,7 @@ MEANINGS = {
     "handler_failed": "An attempt failed.",
     "lease_lost": "A lease ended while its handler worked; the handler was cancelled.",
     "library_message": "Another library logged something; the line says where, not what.",
-    "message_given_up": "A row was written to `dead_letters`.",
+    "message_dead_lettered": "A row was written to `dead_letters`.",
     "messages_settled": "How many deliveries of a type ended with a status.",
     "probes_listening": "The address of `/metrics`, `/livez` and `/readyz`.",
     "reconnecting": "A server is still unreachable; the next attempt comes after the pause.",
