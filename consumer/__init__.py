@@ -19,7 +19,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     verdict                      the decision on a delivery after an attempt
     storage/                     every SQL statement
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
-    queues, republish            queues with their arguments; copies for retries and replays
+    queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
     telemetry                    all metric names and log events
     status, status_view, replay  the commands `consumer status` and `consumer dead`

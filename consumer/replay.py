@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer import assembly
 from consumer.consumer import Consumer
-from consumer.republish import replay_copy
+from consumer.message_copies import replay_copy
 from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages, key_of

@@ -26,7 +26,7 @@ from relay import assembly
 from relay import replay as dead_letters
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
-from relay.storage.sql import SOURCE
+from relay.storage.sql_store import SOURCE
 
 app = typer.Typer(
     name="relay",

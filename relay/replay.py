@@ -17,7 +17,7 @@ from outbox.tables import outbox
 from outbox.wire import codec
 from relay import assembly
 from relay.settings import RelaySettings
-from relay.storage.sql import ENVELOPE_COLUMNS, SOURCE
+from relay.storage.sql_store import ENVELOPE_COLUMNS, SOURCE
 
 ALREADY_IN_OUTBOX = "already in the outbox"
 

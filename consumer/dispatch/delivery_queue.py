@@ -2,7 +2,7 @@
 The deliveries that wait in this process, and the choice of the next ones: pure, with the time as
 an argument.
 
-    put ──▶ queue of a handler ──take──▶ work unit ──▶ settled, or put back for later
+    put ──▶ queue of a handler ──take──▶ batch ──▶ settled, or put back for later
               ▲ lanes: an ordered consumer queues only the first delivery of each lane
 
 The rules, in the order in which they apply:
@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 from consumer.dispatch.circuit_breaker import Breaker
 from consumer.dispatch.rate_limiter import RateLimiter
-from consumer.execution.work_unit import QueuedDelivery, WorkUnit
+from consumer.execution.delivery_batch import DeliveryBatch, QueuedDelivery
 from consumer.handler import Handler
 from outbox.transports.delivery import Delivery
 
@@ -46,7 +46,7 @@ class HandlerQueue:
         )
 
     def is_ready(self, now: float) -> bool:
-        """Whether `take` would return a work unit."""
+        """Whether `take` would return a batch."""
         return (
             len(self.queued) >= self._unit_size
             and (self.breaker is None or self.breaker.allows(now))
@@ -67,11 +67,11 @@ class HandlerQueue:
 
     @property
     def _unit_size(self) -> int:
-        """The fewest messages of a unit: one, or a full batch beside another batch."""
+        """The fewest messages of a batch: one, or a full batch beside another batch."""
         return self._size if self._in_flight else 1
 
-    def take(self, now: float) -> WorkUnit:
-        """The next work unit; `is_ready` must be true."""
+    def take(self, now: float) -> DeliveryBatch:
+        """The next batch; `is_ready` must be true."""
         count = min(self._size, len(self.queued))
         if self._rate is not None:
             count = min(count, self._rate.allowed(now))
@@ -84,10 +84,12 @@ class HandlerQueue:
         self._in_flight += self._size > 1
         queued = [heappop(self.queued) for _ in range(count)]
         deliveries = [each.delivery for each in queued]
-        return WorkUnit(self.handler, queued, deliveries, has_breaker=self.breaker is not None)
+        return DeliveryBatch(
+            self.handler, queued, deliveries, has_breaker=self.breaker is not None
+        )
 
     def ended(self, now: float, *, failed: bool | None) -> None:
-        """Record that a unit of this handler has ended; see `DeliveryQueue.ended`."""
+        """Record that a batch of this handler has ended; see `DeliveryQueue.ended`."""
         self._in_flight -= self._size > 1
         if self.breaker is None:
             return
@@ -137,8 +139,8 @@ class DeliveryQueue:
                 self._lanes[lane] = deque()
                 self._enqueue(queued)
 
-    def take(self, now: float) -> WorkUnit | None:
-        """The next unit to handle, or None if no handler is ready."""
+    def take(self, now: float) -> DeliveryBatch | None:
+        """The next batch to handle, or None if no handler is ready."""
         while self._delayed and self._delayed[0][0] <= now:
             self._enqueue(heappop(self._delayed)[-1])
         best: HandlerQueue | None = None
@@ -150,7 +152,7 @@ class DeliveryQueue:
         return best.take(now) if best is not None else None
 
     def take_at(self) -> float | None:
-        """When `take` may return a unit without any event before, or None."""
+        """When `take` may return a batch without any event before, or None."""
         times = [handler_queue.ready_at() for handler_queue in self._handler_queues.values()]
         times += [self._delayed[0][0]] if self._delayed else []
         return min((time for time in times if time is not None), default=None)
@@ -168,13 +170,13 @@ class DeliveryQueue:
         elif lane is not None:
             self._lanes.pop(lane, None)
 
-    def ended(self, unit: WorkUnit, now: float, *, failed: bool | None) -> None:
+    def ended(self, batch: DeliveryBatch, now: float, *, failed: bool | None) -> None:
         """
-        Record that *unit* has ended, for the circuit breaker of its handler.
+        Record that *batch* has ended, for the circuit breaker of its handler.
 
         *failed* says whether the handler failed; None if it was not called.
         """
-        self._handler_queue(unit.handler).ended(now, failed=failed)
+        self._handler_queue(batch.handler).ended(now, failed=failed)
 
     def is_breaker_open(self, handler: Handler | None) -> bool:
         """Whether the handler's circuit breaker is open: then failures are not counted."""

@@ -1,7 +1,7 @@
 """
 Handles the deliveries of one subscription.
 
-    subscription ──▶ delivery queue ──unit──▶ executor ──verdicts──▶ settlement
+    subscription ──▶ delivery queue ──batch─▶ executor ──verdicts──▶ settlement
                            ▲                                             │
                            └───────────── Wait: handle later ────────────┘
 
@@ -20,8 +20,8 @@ from functools import partial
 from consumer.database_retry import LONGEST, DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.settlement import Settlement
+from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.execution.executor import Executor
-from consumer.execution.work_unit import WorkUnit
 from consumer.verdict import Verdict, Wait, has_failed, is_failure
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable
 from outbox.runtime.service import pause
@@ -66,9 +66,9 @@ class Dispatcher:
         self._is_prefetch_raised = is_prefetch_raised
         # Some deliveries cannot be settled: the broker must send no more.
         self._unsubscribe = asyncio.Event()
-        # No further unit is started, and retries against servers end.
+        # No further batch is started, and retries against servers end.
         self._closing = asyncio.Event()
-        # Calls `_start_units` when time alone makes a handler ready.
+        # Calls `_start_batches` when time alone makes a handler ready.
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,7 +98,7 @@ class Dispatcher:
         try:
             while deliveries := await self._subscription.take(_TAKE_LIMIT):
                 self._delivery_queue.put(deliveries, self._now())
-                self._start_units(group)
+                self._start_batches(group)
                 if not self._is_prefetch_raised and not all(
                     each.redelivered for each in deliveries
                 ):
@@ -112,27 +112,27 @@ class Dispatcher:
         if self._prefetch > 1:
             await self._subscription.raise_prefetch(self._prefetch)
 
-    def _start_units(self, group: asyncio.TaskGroup) -> None:
+    def _start_batches(self, group: asyncio.TaskGroup) -> None:
         """Start units up to the concurrency, and again when time allows more."""
         self._cancel_timer()
         while self._free_slots and not self._closing.is_set():
-            unit = self._delivery_queue.take(self._now())
-            if unit is None:
+            batch = self._delivery_queue.take(self._now())
+            if batch is None:
                 at = self._delivery_queue.take_at()
                 if at is not None:
                     loop = asyncio.get_running_loop()
-                    self._timer = loop.call_at(at, self._start_units, group)
+                    self._timer = loop.call_at(at, self._start_batches, group)
                 return
             self._free_slots -= 1
-            group.create_task(self._handle(unit, group))
+            group.create_task(self._handle(batch, group))
 
-    async def _handle(self, unit: WorkUnit, group: asyncio.TaskGroup) -> None:
+    async def _handle(self, batch: DeliveryBatch, group: asyncio.TaskGroup) -> None:
         try:
-            verdicts = await self._verdicts(unit)
+            verdicts = await self._verdicts(batch)
             if verdicts is None:
                 self._unsubscribe.set()
             else:
-                await self._settle(unit, verdicts)
+                await self._settle(batch, verdicts)
         except BrokerUnavailable:
             # `_receive` gets the same error and ends.
             pass
@@ -142,37 +142,37 @@ class Dispatcher:
             self._unsubscribe.set()
             raise
         self._free_slots += 1
-        self._start_units(group)
+        self._start_batches(group)
 
-    async def _verdicts(self, unit: WorkUnit) -> list[Verdict] | None:
+    async def _verdicts(self, batch: DeliveryBatch) -> list[Verdict] | None:
         """
-        Verdicts on the deliveries of *unit*, or None if the database was unavailable for too long.
+        Verdicts on the deliveries of *batch*, or None after a long outage of the database.
 
         While the circuit breaker is open a failure is not counted: the message waits.
         """
         verdicts: list[Verdict] | None = None
         try:
-            verdicts = await self._executor.execute(unit)
+            verdicts = await self._executor.execute(batch)
         except DatabaseUnavailable as error:
-            execute = partial(self._executor.execute, unit)
+            execute = partial(self._executor.execute, batch)
             verdicts = await self._database_retry.repeat(error, execute, self._closing)
         finally:
-            failed = has_failed(verdicts or []) if unit.has_breaker else None
-            self._delivery_queue.ended(unit, self._now(), failed=failed)
-        if verdicts is None or not self._delivery_queue.is_breaker_open(unit.handler):
+            failed = has_failed(verdicts or []) if batch.has_breaker else None
+            self._delivery_queue.ended(batch, self._now(), failed=failed)
+        if verdicts is None or not self._delivery_queue.is_breaker_open(batch.handler):
             return verdicts
         return [Wait(timedelta(0)) if is_failure(verdict) else verdict for verdict in verdicts]
 
-    async def _settle(self, unit: WorkUnit, verdicts: list[Verdict]) -> None:
+    async def _settle(self, batch: DeliveryBatch, verdicts: list[Verdict]) -> None:
         waits = await self._settlement.settle(
-            self._subscription, unit.deliveries, verdicts, self._closing
+            self._subscription, batch.deliveries, verdicts, self._closing
         )
         if waits is None:
             self._unsubscribe.set()
             return
         if not self._is_prefetch_raised and any(wait is not None for wait in waits):
             await self._raise_prefetch()
-        for queued, wait in zip(unit.queued, waits, strict=True):
+        for queued, wait in zip(batch.queued, waits, strict=True):
             if wait is None:
                 self._delivery_queue.settled(queued)
             else:

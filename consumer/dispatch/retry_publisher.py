@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from consumer.database_retry import DatabaseRetry
+from consumer.message_copies import retry_copy
 from consumer.queues import ConsumerQueues
-from consumer.republish import retry_copy
 from consumer.verdict import DeadLetter, TryAgain, retry_queue_delay
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Subscription

@@ -1,14 +1,14 @@
 """
 From a delivery to a verdict: decodes it, and calls its handler in a transaction.
 
-    work_unit      deliveries that are handled together
-    executor       executes a unit, and returns a verdict on each delivery
-    decode         a delivery → an attempt, or a verdict without a call
-    transaction    the steps of every transaction, and the transaction of a handler
-    unit_of_work   BEGIN, savepoint, COMMIT and ROLLBACK, for Postgres and SQLite
-    ordering       parks a message behind others of its lane
-    parked         the transaction of a parked message
-    leased         an attempt with effects outside the database
+    delivery_batch   deliveries that are handled together
+    executor         executes a batch, and returns a verdict on each delivery
+    decode           a delivery → an attempt, or a verdict without a call
+    transaction      the steps of every transaction, and the transaction of a handler
+    unit_of_work     BEGIN, savepoint, COMMIT and ROLLBACK, for Postgres and SQLite
+    ordering         parks a message behind others of its lane
+    parked           the transaction of a parked message
+    leased           an attempt with effects outside the database
 
 May import `database_retry`, `checks`, `storage`, `telemetry` and the files below them; never
 `dispatch` or `maintenance`. The executor settles no delivery.

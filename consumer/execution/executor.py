@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import verdict
 from consumer.execution.decode import Attempt, decode_delivery, is_too_old
+from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.execution.leased import Leased, after_lost_lease
 from consumer.execution.ordering import Lanes
 from consumer.execution.transaction import (
@@ -26,7 +27,6 @@ from consumer.execution.transaction import (
     transact,
 )
 from consumer.execution.unit_of_work import UnitOfWorkFactory
-from consumer.execution.work_unit import WorkUnit
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
@@ -83,23 +83,25 @@ class Executor:
             await session.execute(sa.select(1))
         return True
 
-    async def execute(self, unit: WorkUnit) -> list[Verdict]:
+    async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
         """
-        Handle the deliveries of *unit*; returns a verdict on each.
+        Handle the deliveries of *batch*; returns a verdict on each.
 
-        Raises DatabaseUnavailable if the unit has to be executed again; no attempt is counted.
+        Raises DatabaseUnavailable if the batch has to be executed again; no attempt is counted.
         """
-        handler, now = unit.handler, datetime.now(UTC)
+        handler, now = batch.handler, datetime.now(UTC)
         oldest = now - self.retention
-        decoded = [self.decode(delivery, handler, now, oldest) for delivery in unit.deliveries]
-        for position, delivery in enumerate(unit.deliveries):
+        decoded = [self.decode(delivery, handler, now, oldest) for delivery in batch.deliveries]
+        for position, delivery in enumerate(batch.deliveries):
             if is_too_old(decoded[position]) and await self._was_replayed(delivery):
                 decoded[position] = self.decode(delivery, handler, now, BEFORE_ALL)
         attempts = [each for each in decoded if isinstance(each, Attempt)]
         if handler is None or not attempts:
             return [each for each in decoded if not isinstance(each, Attempt)]
         if handler.lease is not None:
-            verdicts = [await self._execute_leased(handler, each, unit.owner) for each in attempts]
+            verdicts = [
+                await self._execute_leased(handler, each, batch.owner) for each in attempts
+            ]
         else:
             verdicts = await self._handle(handler, attempts)
         of_attempts = iter(verdicts)

@@ -31,7 +31,7 @@ from consumer.execution.transaction import (
 )
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
-from consumer.republish import retry_copy
+from consumer.message_copies import retry_copy
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait

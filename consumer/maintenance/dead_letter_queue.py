@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeAlias
 
-from consumer import republish
+from consumer import message_copies
 from consumer.database_retry import DatabaseRetry
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
@@ -48,7 +48,7 @@ class RequeuePolicy:
 
     def decide(self, delivery: Delivery, *, queue: str) -> Decision:
         """Requeue or dead-letter *delivery*, which the broker dead-lettered from *queue*."""
-        reason = republish.dead_letter_reason(delivery.message, queue=queue)
+        reason = message_copies.dead_letter_reason(delivery.message, queue=queue)
         if reason in self.reasons and delivery.headers.requeues < self.max_requeues:
             return Requeue()
         return DeadLetter(delivery.headers.failed_attempts, reason)
@@ -117,11 +117,11 @@ class DeadLetterQueueWorker:
     ) -> None:
         queue = self._queues.name
         for delivery in deliveries:
-            message = republish.original_message(delivery.message, queue=queue)
+            message = message_copies.original_message(delivery.message, queue=queue)
             decision = self._policy.decide(delivery, queue=queue)
             if isinstance(decision, Requeue):
                 requeues = delivery.headers.requeues + 1
-                copy = republish.requeue_copy(message, queue=queue, requeues=requeues)
+                copy = message_copies.requeue_copy(message, queue=queue, requeues=requeues)
                 if await self._requeue(subscription, delivery, copy, stop) is not Outcome.REJECTED:
                     continue
                 decision = DeadLetter(delivery.headers.failed_attempts, Outcome.REJECTED.value)

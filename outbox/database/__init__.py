@@ -6,7 +6,7 @@ Connecting to Postgres or SQLite, and what their errors mean.
     sqlite_engine         the engine for a SQLite file
     errors                which driver errors mean unavailable, contention or misconfiguration
     sqlite_errors         the same for SQLite's result codes
-    file_lock             `FileLock`: one process at a time works on a SQLite file
+    sqlite_file_lock      `FileLock`: one process at a time works on a SQLite file
     migrate               upgrade the schema, and check its revision
     privileges            check that the database user has the rights it needs
 

@@ -8,7 +8,7 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     unkeyed_scan       claims rows without an ordering key
     keyed_scan         claims rows with one
     claim              a claim: one scan of each kind
-    sql                settling, promoting and the backlog, for both databases
+    sql_store          settling, promoting and the backlog, for both databases
     postgres           holds a claim with row locks
     postgres_notify    LISTEN and NOTIFY, for an idle relay
     sqlite             holds a claim with a lock on a file

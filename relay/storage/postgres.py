@@ -27,7 +27,7 @@ from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED, POSTGRES_CLAIM_UNKEYED
-from relay.storage.sql import SqlStore, has_changes, leaves_rows_ready
+from relay.storage.sql_store import SqlStore, has_changes, leaves_rows_ready
 from relay.verdict import Verdict
 
 _MARGIN = timedelta(seconds=5)

@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
-from outbox.database.file_lock import FileLock
 from outbox.database.sqlite_engine import BUSY_SECONDS
+from outbox.database.sqlite_file_lock import FileLock
 from outbox.runtime.shield import commit
 from relay.storage.base import Claim
 from relay.storage.claim_statements import SQLITE_CLAIM_KEYED, SQLITE_CLAIM_UNKEYED
 from relay.storage.claimed_rows import ClaimedRows
-from relay.storage.sql import SqlStore, has_changes
+from relay.storage.sql_store import SqlStore, has_changes
 from relay.verdict import Verdict
 
 

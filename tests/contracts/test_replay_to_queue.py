@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
-from consumer import republish
+from consumer.message_copies import retry_copy
 from consumer.queues import ConsumerQueues
 from consumer.replay import QueueDestination
 from consumer.storage.completed import CompletedMessages
@@ -145,7 +145,7 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
         transport.subscribe(QUEUE, prefetch=1) as subscription,
     ):
         (first,) = await subscription.take(1)
-        waiting = republish.retry_copy(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
+        waiting = retry_copy(first.message, queue=MINE.retry(MINE.delays[0]), attempt=1)
         assert await subscription.replace(first, waiting) is Outcome.ACKED
         (second,) = await subscription.take(1)
         await subscription.ack(second)

@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 from yarl import URL
 
+from consumer.message_copies import retry_copy
 from consumer.queues import ConsumerQueues
-from consumer.republish import retry_copy
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.delivery import Delivery

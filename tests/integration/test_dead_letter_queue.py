@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from consumer import republish
+from consumer import message_copies
 from outbox.wire.codec import WireMessage
 from outbox.wire.headers import EXCHANGE_HEADER, REQUEUES_HEADER, ROUTING_KEY_HEADER
 from tests.support.consumer_deployment import EXCHANGE, ConsumerDeployment, a_message, once
@@ -76,7 +76,7 @@ async def test_an_expired_message_is_requeued_until_its_limit(deployment):
 async def test_a_message_delivered_too_often_is_dead_lettered_unchanged(deployment):
     """Also if it was dead-lettered as a copy for a retry."""
     fresh, other = a_message("test.happened"), a_message("test.is.filtered", wanted=True)
-    retry_copy = republish.retry_copy(other, queue=deployment.queue, attempt=3)
+    retry_copy = message_copies.retry_copy(other, queue=deployment.queue, attempt=3)
     await deployment.publish(fresh, retry_copy)
     for _ in range(LIMIT + 1):
         async with deployment.broker.subscribe(deployment.queue, prefetch=2) as subscription:

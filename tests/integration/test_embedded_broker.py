@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 
+from consumer.message_copies import retry_copy
 from consumer.queues import ConsumerQueues
-from consumer.republish import retry_copy
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import Outcome, QueueDepth, Subscription
 from outbox.transports.delivery import Delivery

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer import republish
+from consumer import message_copies
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.verdict import FILTERED, DeadLetter, TryAgain, Verdict, Wait
@@ -137,7 +137,7 @@ def test_a_filter_is_called_only_for_readable_messages():
     ids=str,
 )
 def test_a_message_that_comes_too_early_waits_and_counts_no_attempt(early, becomes):
-    copy = republish.retry_copy(a_message(), queue="q", attempt=2, not_before=NOON + early)
+    copy = message_copies.retry_copy(a_message(), queue="q", attempt=2, not_before=NOON + early)
 
     found = opened(copy)
 
@@ -146,7 +146,7 @@ def test_a_message_that_comes_too_early_waits_and_counts_no_attempt(early, becom
 
 @pytest.mark.parametrize("year", [2030, 9000])
 def test_an_unreasonable_not_before_is_ignored(year):
-    copy = republish.retry_copy(
+    copy = message_copies.retry_copy(
         a_message(), queue="q", attempt=2, not_before=NOON.replace(year=year)
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer import CircuitBreaker, RateLimit
 from consumer.dispatch.delivery_queue import DeliveryQueue
-from consumer.execution.work_unit import WorkUnit
+from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.handler import Handler
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
@@ -52,7 +52,7 @@ def taken(delivery_queue: DeliveryQueue, now: float = NOON) -> list[list[Deliver
     return [unit.deliveries for unit in iter(lambda: delivery_queue.take(now), None)]
 
 
-def take(delivery_queue: DeliveryQueue, now: float = NOON) -> WorkUnit:
+def take(delivery_queue: DeliveryQueue, now: float = NOON) -> DeliveryBatch:
     unit = delivery_queue.take(now)
     assert unit is not None
     return unit
@@ -289,7 +289,7 @@ def test_each_message_is_handled_or_given_back_exactly_once(
         ordered=ordered, batch_size=batch_size, rate_limit=rate_limit, circuit_breaker=breaker
     )
     came, went = Counter[int](), Counter[int]()
-    in_flight: list[WorkUnit] = []
+    in_flight: list[DeliveryBatch] = []
     now = NOON
     for step, event_type, lane, number, failed in steps:
         now += number / 10
@@ -316,7 +316,9 @@ def test_each_message_is_handled_or_given_back_exactly_once(
     assert went == came
 
 
-def ended(delivery_queue: DeliveryQueue, unit: WorkUnit, *, again_at: float | None) -> list[int]:
+def ended(
+    delivery_queue: DeliveryQueue, unit: DeliveryBatch, *, again_at: float | None
+) -> list[int]:
     """Settle the deliveries of *unit*, or put them back; returns the tags of those settled."""
     for waiting in unit.queued:
         if again_at is None:
@@ -326,7 +328,7 @@ def ended(delivery_queue: DeliveryQueue, unit: WorkUnit, *, again_at: float | No
     return [each.tag for each in unit.deliveries] if again_at is None else []
 
 
-def no_lane_is_twice_in(units: list[WorkUnit]) -> bool:
+def no_lane_is_twice_in(units: list[DeliveryBatch]) -> bool:
     lanes = [lane_of(each) for unit in units for each in unit.deliveries]
     return max(Counter(filter(None, lanes)).values(), default=1) == 1
 

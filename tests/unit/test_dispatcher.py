@@ -17,7 +17,7 @@ from consumer.dispatch import dispatcher as dispatcher_module
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.settlement import Settlement
-from consumer.execution.work_unit import WorkUnit
+from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.handler import Handler
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
@@ -29,7 +29,7 @@ from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.wire.codec import WireMessage
 
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
-Execute = Callable[[WorkUnit], Awaitable[list[Verdict]]]
+Execute = Callable[[DeliveryBatch], Awaitable[list[Verdict]]]
 
 
 def a_delivery(tag: int, *, redelivered: bool = False, lane: str | None = None) -> Delivery:
@@ -149,7 +149,7 @@ async def test_deliveries_come_one_at_a_time_until_one_is_fresh():
         a_delivery(1, redelivered=True), a_delivery(2, redelivered=True), a_delivery(3)
     )
 
-    async def make(unit: WorkUnit) -> list[Verdict]:
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
         if unit.deliveries[0].tag == 3:
             fixture.stop.set()
         return [DONE]
@@ -163,7 +163,7 @@ async def test_a_message_that_has_to_wait_does_not_block_the_others():
     subscription = FakeSubscription(a_delivery(1, redelivered=True))
     verdicts: list[Verdict] = [Wait(MILLISECOND), DONE]
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         if len(verdicts) == 1:
             fixture.stop.set()
         return [verdicts.pop(0)]
@@ -174,7 +174,7 @@ async def test_a_message_that_has_to_wait_does_not_block_the_others():
 
 
 async def test_a_dispatcher_stops_its_subscription_before_it_ends():
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         fixture.stop.set()
         return [DONE]
 
@@ -188,7 +188,7 @@ async def test_a_dispatcher_stops_its_subscription_before_it_ends():
 async def test_a_stopping_dispatcher_releases_waiting_messages_and_finishes_those_in_flight():
     finish = asyncio.Event()
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         fixture.stop.set()
         await finish.wait()
         return [DONE]
@@ -203,7 +203,7 @@ async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
     """When the subscription ends the broker puts it back in its order."""
     second_is_here = asyncio.Event()
 
-    async def make(unit: WorkUnit) -> list[Verdict]:
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
         await second_is_here.wait()
         fixture.stop.set()
         await fixture.subscription.stopped.wait()
@@ -231,7 +231,7 @@ def _setting(event: asyncio.Event, method: Callable[..., Awaitable[None]]) -> An
 
 
 async def test_a_handler_that_cancels_its_own_task_does_not_keep_the_dispatcher_from_ending():
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
@@ -248,7 +248,7 @@ async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
 
     calls = itertools.count(1)
 
-    async def fail(_unit: WorkUnit) -> list[Verdict]:
+    async def fail(_unit: DeliveryBatch) -> list[Verdict]:
         if next(calls) == 1:
             return [TryAgain(1, SECOND)]
         task = asyncio.current_task()
@@ -265,7 +265,7 @@ async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
     assert before.delivery_queue.clear() == []
     assert before.delivery_queue.is_breaker_open(Handler("a"))
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         fixture.stop.set()
         return [DONE]
 
@@ -286,7 +286,7 @@ class Impatience:
 async def test_an_unsettled_message_comes_again_before_its_successors():
     handled = []
 
-    async def make(unit: WorkUnit) -> list[Verdict]:
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
         handled.append(unit.deliveries[0].tag)
         return [DeadLetter(1, "malformed")]
 
@@ -306,7 +306,7 @@ async def test_an_open_breaker_counts_no_failure_for_a_message():
     given_up = DeadLetter(1, "retries_exhausted")
     verdicts: list[Verdict] = [given_up, TryAgain(1, SECOND), DUPLICATE, DONE]
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         if len(verdicts) == 1:
             fixture.stop.set()
         return [verdicts.pop(0)]
@@ -329,7 +329,7 @@ async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker
         a_delivery(1), a_delivery(2), outcomes=[Outcome.NACKED, Outcome.ACKED]
     )
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         return [DONE]
 
     fixture = DispatcherFixture(subscription, make, rate_limit=RateLimit(1, timedelta(hours=1)))
@@ -354,7 +354,7 @@ async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatc
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
 
-    async def make(_unit: WorkUnit) -> list[Verdict]:
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
         if next(calls) == 1:
             fixture.subscription.buffer.put([a_delivery(1), a_delivery(2)])
             return [TryAgain(1, SECOND)]
@@ -372,7 +372,7 @@ async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatc
     )
     take = DeliveryQueue.take
 
-    def counted(delivery_queue: DeliveryQueue, now: float) -> WorkUnit | None:
+    def counted(delivery_queue: DeliveryQueue, now: float) -> DeliveryBatch | None:
         nonlocal looks
         looks += 1
         return take(delivery_queue, now)

@@ -13,7 +13,7 @@ from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.worker import Worker
-from consumer.execution.work_unit import WorkUnit
+from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import TryAgain
@@ -60,7 +60,7 @@ class Script:
     async def ready(self) -> bool:
         return True
 
-    async def execute(self, _unit: WorkUnit) -> list[TryAgain]:
+    async def execute(self, _unit: DeliveryBatch) -> list[TryAgain]:
         self.asked.append("handler")
         return [TryAgain(1, SECOND)]
 

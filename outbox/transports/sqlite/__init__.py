@@ -9,5 +9,5 @@ A broker in one SQLite file, for processes of one host.
     connection     one connection with its own thread, and the lock between writers
 
 May import `transports.base`, `transports.topology`, `transports.delivery`,
-`database.file_lock`, `database.sqlite_errors`, `wire` and `errors`.
+`database.sqlite_file_lock`, `database.sqlite_errors`, `wire` and `errors`.
 """

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from outbox.database.file_lock import FileLock
 from outbox.database.sqlite_errors import is_lock_or_disk_error, primary_code
+from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import ConnectionCounter, NoCounter
 

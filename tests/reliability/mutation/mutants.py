@@ -79,9 +79,9 @@ MUTANTS = (
         "acks_before_the_commit",
         "the broker is told that a message is done before it is",
         "consumer/dispatch/dispatcher.py",
-        "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
-        "            await self._subscription.ack(*unit.deliveries)\n"
-        "            verdicts = await self._verdicts(unit)\n            if verdicts is None:",
+        "            verdicts = await self._verdicts(batch)\n            if verdicts is None:",
+        "            await self._subscription.ack(*batch.deliveries)\n"
+        "            verdicts = await self._verdicts(batch)\n            if verdicts is None:",
     ),
     Mutant(
         "records_in_a_transaction_of_its_own",

@@ -19,7 +19,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import Unavailable
 from relay.settings import RelaySettings
-from relay.storage.sql import SOURCE
+from relay.storage.sql_store import SOURCE
 
 REPLAYED_WITHIN = timedelta(hours=1)
 """What is older may have been forgotten; an operator who replays it knows what he does."""

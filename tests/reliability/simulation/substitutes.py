@@ -17,7 +17,7 @@ import structlog
 
 import consumer.assembly
 import relay.assembly
-from outbox.database import file_lock, migrate
+from outbox.database import migrate, sqlite_file_lock
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from tests.reliability.simulation.broker import Broker
@@ -59,7 +59,7 @@ def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Ite
             (process, "create_engine", database_files.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
-            (file_lock, "fcntl", Locks()),
+            (sqlite_file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: database_files.head),
         ):
             stack.enter_context(patch.object(module, name, value))

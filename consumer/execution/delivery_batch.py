@@ -26,14 +26,14 @@ class QueuedDelivery(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkUnit:
+class DeliveryBatch:
     """
     The deliveries of *queued*, in the order in which they are handled.
 
     Args:
         handler: None if no handler is registered for their type.
         has_breaker: Whether the handler has a circuit breaker.
-        owner: The owner of their leases; the same if the unit is executed again.
+        owner: The owner of their leases; the same if the batch is executed again.
 
     """
 

@@ -8,7 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from consumer import republish
+from consumer.message_copies import (
+    dead_letter_reason,
+    original_message,
+    replay_copy,
+    requeue_copy,
+    retry_copy,
+)
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.headers import (
@@ -35,8 +41,8 @@ def a_message(**changes) -> WireMessage:
 
 
 def test_a_retried_copy_remembers_where_it_came_from_and_counts():
-    first = republish.retry_copy(a_message(routing_key="a.b"), queue="q.retry.1s", attempt=1)
-    second = republish.retry_copy(replace(first, routing_key="q"), queue="q.retry.5s", attempt=2)
+    first = retry_copy(a_message(routing_key="a.b"), queue="q.retry.1s", attempt=1)
+    second = retry_copy(replace(first, routing_key="q"), queue="q.retry.5s", attempt=2)
 
     assert (second.exchange, second.routing_key) == ("", "q.retry.5s")
     assert headers_of(second).failed_attempts == 2
@@ -47,7 +53,7 @@ def test_a_retried_copy_remembers_where_it_came_from_and_counts():
 def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
     headers = {"x-outbox-lane": LANE, "x-outbox-recorded-at": 7}
 
-    copied = republish.retry_copy(a_message(headers=headers), queue="q", attempt=1)
+    copied = retry_copy(a_message(headers=headers), queue="q", attempt=1)
 
     assert codec.from_wire(copied).lane == LANE
     assert codec.from_wire(copied).recorded_at == datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
@@ -56,7 +62,7 @@ def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
 def test_a_retried_copy_carries_no_header_of_the_broker():
     message = a_message(headers={"x-death": [], "x-first-death-queue": "q", "CC": [], "source": 1})
 
-    copied = republish.retry_copy(message, queue="q", attempt=1).headers
+    copied = retry_copy(message, queue="q", attempt=1).headers
 
     assert set(copied) == {
         "source",
@@ -69,7 +75,7 @@ def test_a_retried_copy_carries_no_header_of_the_broker():
 def test_a_retried_copy_leaves_out_what_can_be_read_but_not_written():
     message = a_message(headers={"double": 1e300, "bytes": b"\xff", "big": 2**63, "text": "kept"})
 
-    copied = republish.retry_copy(message, queue="q", attempt=1).headers
+    copied = retry_copy(message, queue="q", attempt=1).headers
 
     assert {"double", "bytes", "big"}.isdisjoint(copied)
     assert copied["text"] == "kept"
@@ -86,9 +92,7 @@ def test_a_replayed_copy_resets_its_attempts_and_names_its_run():
     run = UUID("01955000-0000-7000-8000-000000000001")
     message = a_message(headers={**a_message().headers, "x-outbox-attempt": 4, "x-death": "x"})
 
-    copy = republish.replay_copy(
-        republish.retry_copy(message, queue="q", attempt=5), queue="work", run=run
-    )
+    copy = replay_copy(retry_copy(message, queue="q", attempt=5), queue="work", run=run)
 
     assert (copy.exchange, copy.routing_key) == ("", "work")
     assert (copy.message_id, copy.body) == (message.message_id, message.body)
@@ -98,7 +102,7 @@ def test_a_replayed_copy_resets_its_attempts_and_names_its_run():
     assert copy.headers[EXCHANGE_HEADER] == "main"
     assert copy.headers[ROUTING_KEY_HEADER] == message.routing_key
     assert headers_of(copy).replay == run
-    assert headers_of(republish.retry_copy(copy, queue="q", attempt=1)).replay == run
+    assert headers_of(retry_copy(copy, queue="q", attempt=1)).replay == run
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "nonsense", b"01955000"])
@@ -127,37 +131,37 @@ DEAD = {"exchange": "dlx", "routing_key": "work"}
     ],
 )
 def test_the_brokers_reason_is_that_of_the_work_queue(headers, reason):
-    assert republish.dead_letter_reason(a_message(headers=headers), queue="work") == reason
+    assert dead_letter_reason(a_message(headers=headers), queue="work") == reason
 
 
 def test_a_message_from_the_dead_queue_has_its_route_and_no_header_of_the_broker():
     dead = a_message(headers={"x-death": DEATHS, "source": "s"}, **DEAD)
 
-    original_message = republish.original_message(dead, queue="work")
+    original = original_message(dead, queue="work")
 
-    assert (original_message.exchange, original_message.routing_key) == ("main", "a.b")
-    assert original_message.headers == {"source": "s"}
+    assert (original.exchange, original.routing_key) == ("main", "a.b")
+    assert original.headers == {"source": "s"}
 
 
 def test_a_message_without_a_death_header_has_only_its_queue():
-    original_message = republish.original_message(a_message(**DEAD), queue="work")
+    original = original_message(a_message(**DEAD), queue="work")
 
-    assert (original_message.exchange, original_message.routing_key) == ("", "work")
+    assert (original.exchange, original.routing_key) == ("", "work")
 
 
 def test_a_requeued_copy_counts_its_requeues():
-    once = republish.requeue_copy(a_message(), queue="work", requeues=1)
-    twice = republish.requeue_copy(once, queue="work", requeues=2)
+    once = requeue_copy(a_message(), queue="work", requeues=1)
+    twice = requeue_copy(once, queue="work", requeues=2)
 
     assert [headers_of(each).requeues for each in (a_message(), once, twice)] == [0, 1, 2]
 
 
 def test_a_copy_waits_until_the_time_it_was_given_and_the_next_one_does_not():
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
-    waiting = republish.retry_copy(a_message(), queue="q", attempt=1, not_before=noon)
+    waiting = retry_copy(a_message(), queue="q", attempt=1, not_before=noon)
 
     assert headers_of(waiting).not_before == noon
-    assert headers_of(republish.retry_copy(waiting, queue="q", attempt=2)).not_before is None
+    assert headers_of(retry_copy(waiting, queue="q", attempt=2)).not_before is None
 
 
 @pytest.mark.parametrize("value", [None, 7, "", "noon", "2026-01-02T12:00:00"])
