@@ -108,7 +108,7 @@ async def test_a_connection_to_a_silent_broker_counts_until_its_heartbeats_fail(
         behind_proxy = a_rabbitmq(proxy.url, metric.counter, method="frames")
         with capture_logs():
             async with behind_proxy.subscribe(QUEUE, prefetch=1):
-                await proxy.swallow()
+                await proxy.drop_all()
 
                 await eventually(metric.becomes(0), within=15)
 

@@ -17,7 +17,7 @@ from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.storage.tables import parked_messages
 from outbox.database.engine import create_engine
 from outbox.wire.codec import WireMessage
-from tests.support.builders import AN_INSTANT, CANARY
+from tests.support.builders import AN_INSTANT, LEAK_MARKER
 from tests.support.eventually import eventually
 from tests.support.query_plans import recorded, rows_read
 
@@ -95,11 +95,11 @@ async def test_a_message_comes_out_as_it_was_parked(sessions, parking):
 async def test_a_parked_message_does_not_show_its_body(sessions, parking):
     async with sessions() as session:
         await parking.park(
-            session, a_message(body=CANARY.encode()), lane="a", attempts=1, wait=NOW
+            session, a_message(body=LEAK_MARKER.encode()), lane="a", attempts=1, wait=NOW
         )
         (parked,) = await parking.next_due(session, limit=1)
 
-    assert CANARY not in repr(parked)
+    assert LEAK_MARKER not in repr(parked)
 
 
 async def test_a_lane_is_parked_from_its_first_row_to_its_last(sessions, parking):
@@ -140,7 +140,7 @@ async def test_consumers_do_not_know_of_each_others_messages(sessions, parking):
     assert await due(sessions, parking) == ["a2"]
 
 
-async def test_the_first_message_of_a_lane_waits_as_long_as_it_is_told(sessions, parking):
+async def test_the_first_message_of_a_lane_waits_for_its_delay(sessions, parking):
     await park(sessions, parking, "a1", wait=LATER)
     await park(sessions, parking, "b1", wait=timedelta(milliseconds=300))
     assert await due(sessions, parking) == []

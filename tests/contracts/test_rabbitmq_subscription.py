@@ -316,7 +316,7 @@ async def test_a_silent_peer_is_noticed(url, method, monkeypatch):
             WORK, prefetch=1
         ) as subscription,
     ):
-        await proxy.swallow()
+        await proxy.drop_all()
 
         with pytest.raises(BrokerUnavailable):
             await receive(subscription, 1)

@@ -35,12 +35,12 @@ from outbox.wire.headers import (
 from tests.support.builders import AN_INSTANT
 from tests.support.dead_letters import (
     QUEUE,
-    a_letter,
+    a_dead_letter,
     a_run,
     audited,
-    bury_many,
     remaining,
     write_dead_letter,
+    write_dead_letters,
 )
 from tests.support.eventually import eventually
 from tests.support.servers.ports import free_ports
@@ -98,7 +98,7 @@ async def holds(transport: Transport, count: int) -> bool:
 
 
 async def test_a_replayed_dead_letter_returns_unchanged_to_its_own_queue_only(engine, transport):
-    kept = a_letter(correlation_id="c", priority="high")
+    kept = a_dead_letter(correlation_id="c", priority="high")
     kept["headers"] |= {
         "x-outbox-attempt": 4,
         "x-death": "<list>",
@@ -135,7 +135,7 @@ async def test_a_replayed_dead_letter_returns_unchanged_to_its_own_queue_only(en
 
 
 async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport):
-    await write_dead_letter(engine, a_letter())
+    await write_dead_letter(engine, a_dead_letter())
     run = await a_run(engine)
     async with transport.publisher() as publisher:
         await run.replay(QueueDestination(publisher, queue=QUEUE))
@@ -155,7 +155,7 @@ async def test_a_copy_is_still_known_as_replayed_after_a_retry(engine, transport
 
 
 async def test_a_dead_letter_without_a_queue_goes_to_the_consumers_queue(engine, transport):
-    await write_dead_letter(engine, a_letter(queue=None))
+    await write_dead_letter(engine, a_dead_letter(queue=None))
 
     async with transport.publisher() as publisher:
         await (await a_run(engine)).replay(QueueDestination(publisher, queue=QUEUE))
@@ -166,12 +166,12 @@ async def test_a_dead_letter_without_a_queue_goes_to_the_consumers_queue(engine,
 async def test_a_dead_letter_that_the_broker_refuses_stays(engine, transport):
     gone, *_ = await write_dead_letter(
         engine,
-        a_letter(),
-        a_letter(queue="missing"),
-        a_letter(message_id=None),
-        a_letter(message_id="17"),
-        a_letter(priority="urgent"),
-        a_letter(headers=["no object"]),
+        a_dead_letter(),
+        a_dead_letter(queue="missing"),
+        a_dead_letter(message_id=None),
+        a_dead_letter(message_id="17"),
+        a_dead_letter(priority="urgent"),
+        a_dead_letter(headers=["no object"]),
     )
     run = await a_run(engine)
 
@@ -188,7 +188,7 @@ async def test_a_dead_letter_that_the_broker_refuses_stays(engine, transport):
 async def test_two_concurrent_replays_deliver_each_of_a_thousand_dead_letters_once(
     engine, transport
 ):
-    ids = await bury_many(engine, 1_000)
+    ids = await write_dead_letters(engine, 1_000)
 
     async def replay() -> int:
         async with transport.publisher() as publisher:
@@ -206,7 +206,7 @@ async def test_two_concurrent_replays_deliver_each_of_a_thousand_dead_letters_on
 
 
 async def test_a_broker_that_cannot_be_reached_changes_nothing(engine):
-    await write_dead_letter(engine, a_letter(message_id=str(uuid4())))
+    await write_dead_letter(engine, a_dead_letter(message_id=str(uuid4())))
     away = transport_to(f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/")
     run = await a_run(engine, Selection())
 

@@ -363,7 +363,7 @@ async def test_several_copies_may_be_published_at_once(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_take_gives_no_more_than_its_limit_in_the_order_of_the_queue(declared):
+async def test_take_returns_at_most_its_limit_in_the_order_of_the_queue(declared):
     bodies = [str(number).encode() for number in range(30)]
     await publish(declared, *map(a_message, bodies))
 
@@ -388,7 +388,7 @@ async def test_acking_nothing_does_nothing(declared):
         await subscription.ack()
 
 
-async def test_prefetch_limits_what_is_unsettled(declared):
+async def test_prefetch_limits_unsettled_messages(declared):
     async with declared.subscribe(WORK.name, prefetch=2) as greedy:
         await publish(declared, a_message(b"1"), a_message(b"2"))
         held = [await receive(greedy), await receive(greedy)]
@@ -462,7 +462,7 @@ async def test_two_subscriptions_share_a_queue_without_doubles(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_stop_ends_take_and_gives_prefetched_messages_back(declared):
+async def test_stop_ends_take_and_requeues_prefetched_messages(declared):
     bodies = [b"1", b"2", b"3"]
     await publish(declared, *map(a_message, bodies))
 
@@ -622,7 +622,7 @@ async def test_a_topology_as_declared_is_compared_in_one_step(declared):
     assert await declared.verify(topology_of(WORK)) == []
 
 
-async def test_verify_names_what_is_missing(declared):
+async def test_verify_names_missing_queues_and_exchanges(declared):
     with pytest.raises(TopologyMismatch, match="exchange nowhere "):
         await declared.verify(Topology([Exchange("nowhere", "topic")]))
     with pytest.raises(TopologyMismatch, match="queue nothing "):

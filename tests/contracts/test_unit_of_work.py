@@ -205,7 +205,7 @@ async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, units):
     assert await rows(engine) == (1, 1)
 
 
-async def test_a_connection_that_was_ended_is_thrown_away(engine, units):
+async def test_a_connection_that_was_ended_is_discarded(engine, units):
     if engine.dialect.name == "sqlite":
         return  # there is no server to end it
     with pytest.raises(DBAPIError) as lost:

@@ -20,7 +20,7 @@ from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq.publish_gather import properties
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.wire.codec import WireMessage
-from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+from tests.support.builders import LEAK_MARKER, an_event, an_upload, on_the_wire
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
@@ -69,9 +69,9 @@ async def test_a_message_delivered_twice_is_applied_once(deployment, rabbitmq_ur
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [
-        ("malformed", {"body": b"{" + CANARY.encode()}),
+        ("malformed", {"body": b"{" + LEAK_MARKER.encode()}),
         ("malformed", {"content_type": "text/plain"}),
-        ("schema_unsupported", {"body": b'{"user_id": "' + CANARY.encode() + b'"}'}),
+        ("schema_unsupported", {"body": b'{"user_id": "' + LEAK_MARKER.encode() + b'"}'}),
         ("schema_unsupported", {"headers": {"x-outbox-version": 99}}),
         ("no_identity", {"message_id": "17"}),
         ("no_identity", {"message_id": None}),
@@ -100,7 +100,7 @@ async def test_an_unreadable_message_ends_in_dead_letters_and_others_flow(
     (dead,) = await eventually(deployment.dead)
     assert (dead["source"], dead["queue"], dead["reason"]) == ("effects", QUEUE, reason)
     assert (dead["message_id"], dead["body"]) == (bad.message_id, bad.body)
-    assert CANARY not in deployment.logs()
+    assert LEAK_MARKER not in deployment.logs()
     await eventually(lambda: queue_is_empty(rabbitmq_url))
 
 
@@ -258,10 +258,10 @@ async def test_a_broker_that_falls_silent_is_noticed_and_no_message_is_lost(
         consumer = await deployment.consumer()
         await publish(rabbitmq_url, a_message(type="test.takes.a.second"))
         await consumer.wait_for_line("handler_works")
-        await proxy.swallow()
+        await proxy.drop_all()
         await consumer.wait_for_line("server_unavailable", within=20)
 
-        await proxy.speak()
+        await proxy.resume()
         await publish(rabbitmq_url, a_message())
 
         await deployment.applies(2)

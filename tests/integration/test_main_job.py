@@ -9,7 +9,7 @@ import pytest
 
 import outbox
 from outbox.tables import outbox as outbox_table
-from tests.support.builders import CANARY, an_event, an_upload
+from tests.support.builders import LEAK_MARKER, an_event, an_upload
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
 from tests.support.eventually import eventually
@@ -66,7 +66,7 @@ async def test_a_failed_attempt_leaves_nothing_and_the_retry_applies_the_event(d
 async def test_an_event_that_always_fails_ends_in_dead_letters_with_its_whole_body(deployment):
     await deployment.relay()
     await deployment.consumer()
-    event = an_event(type="test.fails.always", payload={"note": CANARY})
+    event = an_event(type="test.fails.always", payload={"note": LEAK_MARKER})
     await commit(deployment, event)
 
     dead = (await eventually(deployment.dead, within=20))[0]
@@ -99,8 +99,8 @@ async def test_no_health_data_shows_in_logs_headers_or_error_columns(deployment)
     await commit(
         deployment,
         an_upload(record_type="Canary"),
-        an_event(type="test.fails.always", payload=CANARY),
-        an_event(type="test.unknown", payload=CANARY),
+        an_event(type="test.fails.always", payload=LEAK_MARKER),
+        an_event(type="test.unknown", payload=LEAK_MARKER),
     )
 
     async def both_dead() -> bool:
@@ -109,10 +109,10 @@ async def test_no_health_data_shows_in_logs_headers_or_error_columns(deployment)
     await eventually(both_dead, within=20)
     await deployment.applies(1)
 
-    assert CANARY not in deployment.logs()
+    assert LEAK_MARKER not in deployment.logs()
     for row in await deployment.dead():
         shown = {name: value for name, value in row.items() if name != "body"}
-        assert CANARY not in str(shown)
+        assert LEAK_MARKER not in str(shown)
 
 
 async def test_sigterm_drains_and_ends_with_status_0(deployment):

@@ -14,7 +14,7 @@ import outbox
 from outbox.tables import outbox as table
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
-from tests.support.builders import CANARY, an_event
+from tests.support.builders import LEAK_MARKER, an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.probes import get
@@ -85,12 +85,12 @@ async def publishes_after_silence(
     deployment: Deployment, relay: ChildProcess, proxy: Proxy
 ) -> outbox.Event:
     """Commit an event while the server behind *proxy* is silent, and have it published later."""
-    await proxy.swallow()
+    await proxy.drop_all()
     event = an_event()
     await commit(deployment, event)
     await relay.wait_for_line("server_unavailable", within=20)
 
-    await proxy.speak()
+    await proxy.resume()
     await eventually(deployment.is_drained, within=20)
     return event
 
@@ -128,7 +128,7 @@ async def test_an_event_is_dead_lettered_after_the_configured_attempts(
     settings = {**SOON, "MQ_PUBLISH_MAX_ATTEMPTS": "2"}
     async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
         await deployment.relay()
-        event = an_event(payload={"note": CANARY})
+        event = an_event(payload={"note": LEAK_MARKER})
         await commit(deployment, event)
 
         dead = (await eventually(deployment.dead))[0]

@@ -32,7 +32,7 @@ async def notes(url: str) -> list[str]:
     return [row["text"] for row in rows]
 
 
-async def test_postgres_confirms_only_what_is_on_disk(postgres_server: PostgresServer):
+async def test_postgres_confirms_a_commit_only_once_it_is_on_disk(postgres_server: PostgresServer):
     async with postgres_server.connection() as connection:
         assert await connection.fetchval("SHOW fsync") == "on"
         assert await connection.fetchval("SHOW synchronous_commit") == "on"
@@ -140,14 +140,14 @@ async def test_the_broker_closes_connections_on_demand(
     rabbitmq_server: RabbitmqServer, rabbitmq_url: str, rabbitmq_vhost: str
 ):
     connection = await aio_pika.connect(rabbitmq_url)
-    told = asyncio.Event()
-    connection.close_callbacks.add(lambda *_: told.set())
+    closed = asyncio.Event()
+    connection.close_callbacks.add(lambda *_: closed.set())
 
     async def one_closed() -> bool:
         return await rabbitmq_server.http.close_connections(rabbitmq_vhost) == 1
 
     await eventually(one_closed)
-    await eventually(told.is_set)
+    await eventually(closed.is_set)
     await connection.close()
 
 

@@ -25,8 +25,8 @@ def has_jumped(process: ChildProcess, ahead: timedelta) -> bool:
     """Whether the last whole line of *process* tells of a time that is *ahead*."""
     lines = process.output.rpartition("\n")[0].splitlines()
     last = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
-    told = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
-    return abs(told - ahead) < HOUR / 4
+    remote = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
+    return abs(remote - ahead) < HOUR / 4
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forwards", "backwards"])

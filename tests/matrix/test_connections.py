@@ -35,8 +35,8 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
                 pass
             await run.makes_progress(30)
 
-    told = figures(read(run.history.path))
-    assert told.duplicates > 0
+    counted = figures(read(run.history.path))
+    assert counted.duplicates > 0
 
 
 @selection

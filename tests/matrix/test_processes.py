@@ -87,9 +87,9 @@ async def test_processes_terminated_under_load_leave_nothing_and_send_no_event_t
                 pass
         await run.makes_progress()
 
-    told = figures(read(run.history.path))
-    assert sum(told.faults.values()) == 12
-    assert told.sent == told.events
+    counted = figures(read(run.history.path))
+    assert sum(counted.faults.values()) == 12
+    assert counted.sent == counted.events
 
 
 @pytest.mark.selection

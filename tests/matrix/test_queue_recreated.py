@@ -28,7 +28,7 @@ async def is_ready(port: int) -> bool:
         return False
 
 
-async def make_anew(url: str) -> None:
+async def declare_again(url: str) -> None:
     """Replace the queue by one that drops what cannot be dead-lettered."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
@@ -48,7 +48,7 @@ async def test_a_consumer_stops_if_its_queue_was_recreated_with_other_arguments(
         assert await is_ready(port)
 
         consumer.freeze()  # or else it would find no queue at all, for a moment
-        await make_anew(rabbitmq_url)
+        await declare_again(rabbitmq_url)
         consumer.thaw()
 
         assert await consumer.wait(within=30) == 2

@@ -124,14 +124,14 @@ async def trial_of_database_user(
         yield deployment
 
 
-async def has_told(process: ChildProcess, problem: str) -> None:
+async def reports(process: ChildProcess, problem: str) -> None:
     """Wait until *process* has said that a server is away for *problem*."""
 
-    def told() -> bool:
+    def is_reported() -> bool:
         return any(AWAY in line and problem in line for line in process.output.splitlines())
 
     try:
-        await eventually(told, within=30)
+        await eventually(is_reported, within=30)
     except AssertionError as late:
         late.add_note(process.tail)
         raise
@@ -148,7 +148,7 @@ async def test_processes_survive_revoked_permissions_at_the_broker(
             await broker_user.may(NOTHING)
             await broker_user.cut()
             await deployment.wait_for_publish_error("refused")
-            await has_told(consumer, "ChannelAccessRefused")
+            await reports(consumer, "ChannelAccessRefused")
             await broker_user.may(ALL)
             # Connections know by heart what they may do; the consumer has none.
             await eventually(broker_user.is_cut)
@@ -169,7 +169,7 @@ async def test_processes_survive_a_changed_password_at_the_broker(
             await broker_user.has_password(secrets.token_hex(8))
             await broker_user.cut()
             for process in processes:
-                await has_told(process, "AuthenticationError")
+                await reports(process, "AuthenticationError")
             await broker_user.has_password(broker_user.word)
         await deployment.makes_progress()
     await deployment.wait_until_settled()
@@ -191,7 +191,7 @@ async def test_processes_survive_revoked_permissions_in_the_database(
     async with deployment.under_load():
         with deployment.record_fault("rights in the database"):
             await database_user.may_not(right, table)
-            await has_told(processes[who], NO_PRIVILEGE)
+            await reports(processes[who], NO_PRIVILEGE)
             await database_user.may(right, table)
         await deployment.makes_progress()
     await deployment.wait_until_settled()
@@ -209,7 +209,7 @@ async def test_processes_survive_a_changed_password_in_the_database(
         with deployment.record_fault("password in the database"):
             await database_user.has_password("another-password")
             for process in processes:
-                await has_told(process, WRONG_PASSWORD)
+                await reports(process, WRONG_PASSWORD)
             await database_user.has_password(RIGHT)
         await deployment.makes_progress()
     await deployment.wait_until_settled()

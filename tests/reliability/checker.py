@@ -136,9 +136,9 @@ def _reason(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
 
 
 def _backlog(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
-    places = Counter(record.place for record in of_kind(history, Waiting))
+    places = Counter(record.where for record in of_kind(history, Waiting))
     if guarantees.drained and places:
-        yield ", ".join(f"{count} wait in {place}" for place, count in sorted(places.items()))
+        yield ", ".join(f"{count} wait in {where}" for where, count in sorted(places.items()))
 
 
 def _leftover(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:

@@ -210,8 +210,8 @@ class FaultRun:
         await self.supervisor.stop()
         scan_logs(self.environment, self.supervisor, self._logs_before, self._write)
         await record_leftovers(self.environment, self.engine, self._write)
-        witness = OutcomeReader(self.environment, self.engine, self._write)
-        await witness.tell(read(self.history.path))
+        reader = OutcomeReader(self.environment, self.engine, self._write)
+        await reader.record_outcomes(read(self.history.path))
         self.findings = check(read(self.history.path), self.guarantees)
 
     async def _wait_until_drained(self) -> bool:

@@ -19,11 +19,11 @@ from tests.reliability.simulation.protocol import STEPS, points
 from tests.reliability.simulation.simulation import Simulation, simulated
 from tests.reliability.simulation.world import World
 
-PLAN = Plan(gives_up=True, batch=8)
+PLAN = Plan(dead_letters=True, batch=8)
 MOST = max(len(points(role)) for role in STEPS)
 
 
-async def tell(world: World) -> None:
+async def run_story(world: World) -> None:
     """A story of all kinds of events: retried, given up, mended, replayed, forgotten."""
     supervisor = asyncio.ensure_future(start_again_and_again(world))
     world.broker.broker_faults.extend([BrokerFault.RETURNED] * 3)
@@ -56,17 +56,17 @@ async def begin_again(world: World) -> None:
 
 
 @contextmanager
-def told(database_files, *faults: PlannedFault) -> Iterator[Simulation]:
+def run_with(database_files, *faults: PlannedFault) -> Iterator[Simulation]:
     with simulated(PLAN, database_files, seed=1) as simulation:
         simulation.world.points.arm(*faults)
         simulation.run(begin_again(simulation.world))
-        simulation.run(tell(simulation.world))
+        simulation.run(run_story(simulation.world))
         yield simulation
 
 
 def left_of(database_files, *faults: PlannedFault) -> list[PlannedFault]:
     """Tell the story with *faults* in it; returns those that it gave no occasion."""
-    with told(database_files, *faults) as simulation:
+    with run_with(database_files, *faults) as simulation:
         world = simulation.world
         left = world.points.armed
         assert world.look() == [], faults
@@ -78,7 +78,7 @@ def left_of(database_files, *faults: PlannedFault) -> list[PlannedFault]:
 
 
 def test_the_scenario_passes_every_step_of_the_protocols_and_no_other(database_files):
-    with told(database_files) as simulation:
+    with run_with(database_files) as simulation:
         passed = set(simulation.world.points.passed)
 
         assert passed == {point for role in STEPS for point in points(role)}

@@ -19,7 +19,7 @@ SOON = timedelta(minutes=1)
         (Plan(), 20, SOON, {"delivery_limit"}),
         (Plan(delivery_limit=2), 2, SOON, {"delivery_limit"}),
         (Plan(expires=True), 0, SOON, {"expired"}),
-        (Plan(gives_up=True), 0, SOON, {"unroutable", "refused"}),
+        (Plan(dead_letters=True), 0, SOON, {"unroutable", "refused"}),
         (Plan(), 0, RETENTION, {"too_old_to_dedupe"}),
     ],
 )

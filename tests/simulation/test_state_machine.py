@@ -125,12 +125,12 @@ class Product(RuleBasedStateMachine):
         for database in self.world.databases.values():
             self.do(database.cut)
 
-    @precondition(lambda self: not self.world.broker.is_away)
+    @precondition(lambda self: not self.world.broker.is_unavailable)
     @rule()
     def lose_broker(self):
         self.do(self.world.broker.leave)
 
-    @precondition(lambda self: self.world.broker.is_away)
+    @precondition(lambda self: self.world.broker.is_unavailable)
     @rule()
     def restore_broker(self):
         self.do(self.world.broker.come_back)

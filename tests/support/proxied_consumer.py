@@ -93,7 +93,7 @@ class ProxiedConsumer:
         async with await aio_pika.connect(self._rabbitmq_url) as connection:
             await (await connection.channel()).queue_delete(queue)
 
-    async def gives_up(self, count: int) -> None:
+    async def waits_for_dead_letters(self, count: int) -> None:
         """Wait until `dead_letters` has at least *count* rows."""
 
         async def enough() -> bool:

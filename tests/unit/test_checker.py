@@ -66,15 +66,15 @@ def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(told, found)
 
 
 @pytest.mark.parametrize(
-    "place",
+    "record",
     [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), DeadLettered(4, "relay", "a", "size")],
 )
-def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(place):
+def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(record):
     guarantees = Guarantees(
         consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"})
     )
 
-    assert rules(Produced(1, "a", None, 1, COMMITTED), place, guarantees=guarantees) == []
+    assert rules(Produced(1, "a", None, 1, COMMITTED), record, guarantees=guarantees) == []
 
 
 def test_the_checker_finds_a_backlog_after_the_drain():
@@ -106,7 +106,7 @@ def test_the_checker_finds_an_effect_applied_twice_unless_a_replay_repeated_it()
     assert rules(*a_life(), Applied(4, "etl", "a", "r"), Applied(5, "etl", "a", "r")) == ["twice"]
 
 
-def test_the_order_of_a_key_counts_for_what_is_sent_first():
+def test_the_order_of_a_key_counts_first_copies_only():
     first, second = a_life("a", "k", 1), a_life("b", "k", 2)
 
     assert rules(*first, *second, Published(9, "a")) == []

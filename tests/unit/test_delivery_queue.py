@@ -282,7 +282,7 @@ steps = st.lists(
     rate_limit=st.sampled_from([None, RateLimit(2)]),
     breaker=st.sampled_from([None, BREAKER]),
 )
-def test_each_message_is_handled_or_given_back_exactly_once(
+def test_each_message_is_handled_or_requeued_exactly_once(
     steps, ordered, batch_size, rate_limit, breaker
 ):
     delivery_queue = a_delivery_queue(

@@ -44,7 +44,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_what_is_told_is_what_was_settled(steps):
+def test_acks_sent_equal_the_settled_deliveries(steps):
     settled, broker = AckTracker(), Broker()
     acked: set[int] = set()
     for step, argument in [*steps, ("collect", None)]:
@@ -74,7 +74,7 @@ def test_a_run_without_gaps_is_one_ack():
     assert settled.collect() == AckBatch(up_to=6, single=[])
 
 
-def test_nothing_is_told_twice():
+def test_no_delivery_is_acked_twice():
     settled = AckTracker()
     settled.ack([1, 3])
     settled.collect()

@@ -68,7 +68,7 @@ def test_the_header_of_a_run_does_not_show_passwords():
     assert described(PRODUCT, Given(URL)) == "Broker: given by BROKER_URL"
 
 
-async def test_no_alarm_is_raised_on_a_server_that_was_given():
+async def test_no_alarm_is_raised_on_an_external_server():
     given = GivenInstance("MQ_TEST_BROKER_URL")
     server = RabbitmqServer("amqp://localhost", "http://localhost:15672", given)
 

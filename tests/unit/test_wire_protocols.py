@@ -93,10 +93,10 @@ class Recorded(Link):
 
     def __init__(self) -> None:
         super().__init__({}, {})
-        object.__setattr__(self, "told", [])
+        object.__setattr__(self, "received", [])
 
-    def tell(self, side: Side, data: bytes) -> None:
-        self.told.append((side, data))
+    def deliver(self, side: Side, data: bytes) -> None:
+        self.received.append((side, data))
 
 
 def through(
@@ -114,7 +114,7 @@ def test_a_breakpoint_holds_back_the_matched_message_and_its_successors_on_one_c
     assert through(breakpoint_, other, COMMIT) == [COMMIT]
 
     breakpoint_.release()
-    assert one.told == [(Side.SERVER, COMMIT), (Side.SERVER, INSERT)]
+    assert one.received == [(Side.SERVER, COMMIT), (Side.SERVER, INSERT)]
     assert through(breakpoint_, one, COMMIT) == [COMMIT]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.eventually import eventually
 from tests.support.servers.isolation import private_directory
 from tests.support.servers.port_mapper import PortMapper
-from tests.support.servers.private_rabbitmq import Club, PrivateRabbitmq
+from tests.support.servers.private_rabbitmq import ClusterMembership, PrivateRabbitmq
 from tests.support.servers.rabbitmq import RabbitmqServer
 
 NODES = 3
@@ -48,9 +48,11 @@ class RabbitmqCluster:
     def __init__(self, binaries: Path, *, partitions: str) -> None:
         directories = tuple(private_directory() for _ in range(NODES))
         mapper = PortMapper(directories[0])
-        club = Club(mapper=mapper, members=directories, schedulers=1, partitions=partitions)
+        cluster = ClusterMembership(
+            mapper=mapper, members=directories, schedulers=1, partitions=partitions
+        )
         self.nodes = [
-            Node(PrivateRabbitmq(binaries, directory=directory, club=club))
+            Node(PrivateRabbitmq(binaries, directory=directory, cluster=cluster))
             for directory in directories
         ]
 
