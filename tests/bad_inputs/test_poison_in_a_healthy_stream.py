@@ -75,6 +75,10 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
     "no type": ("malformed", a_message(type=None)),
     "a type that is no words": ("malformed", a_message(type=LEAK_MARKER + " \r\n")),
     "an unknown type": ("no_handler", a_message(type="test.without.handler")),
+    "an unknown type, and headers that no column takes": (
+        "no_handler",
+        a_message(type="test.without.handler", headers={"a\0b": "c\0d", "e": 1.5}),
+    ),
     "a correlation id with a line break": (
         "malformed",
         a_message(correlation_id=LEAK_MARKER + "\r\nX"),

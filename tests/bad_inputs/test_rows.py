@@ -164,7 +164,12 @@ IMPOSSIBLE_TIMES = {
         "x'323032352d30312d30312030303a30303a3030'",
     ],
 }
-IMPOSSIBLE_ON_SQLITE = {"attempts": ["'abc'", "1.5"], "body": ["'text'"], "headers": ["'oops'"]}
+IMPOSSIBLE_ON_SQLITE = {
+    "attempts": ["'abc'", "1.5"],
+    "body": ["'text'"],
+    "event_id": ["'evt-1'"],
+    "headers": ["'oops'"],
+}
 
 
 async def refusal(engine: AsyncEngine, column: str, value: str) -> str:

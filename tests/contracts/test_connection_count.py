@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import aiormq
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -99,8 +100,9 @@ async def test_a_lost_connection_no_longer_counts(rabbitmq_url, metric, method):
 
 
 async def test_a_connection_to_a_silent_broker_counts_until_its_heartbeats_fail(
-    rabbitmq_url, metric
+    rabbitmq_url, metric, monkeypatch
 ):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     await a_rabbitmq(rabbitmq_url, metric.counter, method="frames").declare(
         Topology(queues=[Queue(QUEUE)])
     )

@@ -21,9 +21,9 @@ from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, Wait
 from outbox.errors import LeaseLost
+from outbox.tables import now_plus
 from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
-from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=1)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
@@ -90,12 +90,12 @@ async def test_after_an_expired_lease_the_handler_is_called_again_or_the_message
 ):
     handler = a_handler(expired=expired)
     await held(leased, attempt, handler)
+    async with leased.units.begin() as work:
+        expired_lease = {"lease_until": now_plus(sa.literal(-1.0))}
+        await work.session.execute(sa.update(processed_messages).values(expired_lease))
+        await work.commit()
 
-    async def claim() -> Any:
-        found = await leased.claim(handler, attempt, owner=uuid4())
-        return None if isinstance(found, Wait) else found
-
-    found = await eventually(claim)
+    found = await leased.claim(handler, attempt, owner=uuid4())
 
     if expired is OnLeaseExpired.RETRY:
         assert isinstance(found, Held)

@@ -208,16 +208,14 @@ def test_no_connection_is_kept_for_more_than_five_minutes_though_it_refuses():
 
 
 async def test_a_node_that_is_silent_leaves_enough_time_for_the_next_one_of_the_list(
-    url, method, monkeypatch
+    url, monkeypatch
 ):
     monkeypatch.setattr(rabbitmq_connection, "CONNECT_SECONDS", 3.0)
     monkeypatch.setattr(rabbitmq_connection, "LEAST_CONNECT_SECONDS", 1.0)
     async with Proxy(url) as silent:
         await silent.drop_all()
         nodes = [URL(silent.url), URL(silent.url), URL(url)]
-        transport = RabbitMQTransport(
-            nodes, heartbeat_seconds=10, name="test", publish_method=method
-        )
+        transport = RabbitMQTransport(nodes, heartbeat_seconds=10, name="test")
         async with transport.publisher() as publisher:
             outcomes = await publisher.publish(some_messages(3), within=timedelta(seconds=10))
 
@@ -614,14 +612,6 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
 
     assert outcomes == [*expected, Outcome.REJECTED]
     assert Counter(line["event"] for line in logs) == {"batch_publishing_unavailable": 1}
-
-
-async def test_the_installed_client_library_supports_batches(url):
-    with capture_logs() as logs:
-        async with a_publisher(url, "batch") as publisher:
-            assert await publisher.publish([a_message()], within=LONG) == [Outcome.ACKED]
-
-    assert logs == []
 
 
 @pytest.mark.parametrize(

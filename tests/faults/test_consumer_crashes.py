@@ -79,11 +79,8 @@ async def is_applied_once(consumers: ProxiedConsumer, message: WireMessage) -> N
     "point", ["not_delivered", "not_recorded", "not_applied", "not_committed"]
 )
 async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another(consumers, point):
-    doomed = await consumers.consumer()
     trap = a_trap(consumers, point)
-    message = a_message()
-    await consumers.publish(message)
-    await trap.wait_until_hit()
+    doomed, message = await consumers.hit(trap)
 
     doomed.kill()
     await consumers.consumer()
@@ -95,11 +92,8 @@ async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another
 async def test_a_consumer_that_loses_its_session_before_its_commit_makes_the_attempt_again(
     consumers, point
 ):
-    consumer = await consumers.consumer()
     trap = a_trap(consumers, point)
-    message = a_message()
-    await consumers.publish(message)
-    await trap.wait_until_hit()
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 
@@ -108,11 +102,8 @@ async def test_a_consumer_that_loses_its_session_before_its_commit_makes_the_att
 
 
 async def test_a_consumer_that_does_not_know_whether_it_has_committed_finds_its_record(consumers):
-    consumer = await consumers.consumer()
     trap = consumers.database.after(APPLIED, COMMIT)
-    message = a_message()
-    await consumers.publish(message)
-    await trap.wait_until_hit()
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 
@@ -122,11 +113,8 @@ async def test_a_consumer_that_does_not_know_whether_it_has_committed_finds_its_
 
 
 async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(consumers):
-    doomed = await consumers.consumer()
     trap = consumers.broker.before(ACK)
-    message = a_message()
-    await consumers.publish(message)
-    await trap.wait_until_hit()
+    doomed, message = await consumers.hit(trap)
 
     doomed.kill()
     successor = await consumers.consumer()
@@ -136,11 +124,8 @@ async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(co
 
 
 async def test_an_ack_that_is_lost_on_its_way_is_sent_again(consumers):
-    consumer = await consumers.consumer()
     trap = consumers.broker.before(ACK)
-    message = a_message()
-    await consumers.publish(message)
-    await trap.wait_until_hit()
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 

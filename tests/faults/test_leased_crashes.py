@@ -28,7 +28,7 @@ from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually
-from tests.support.proxied_consumer import RECORD, ProxiedConsumer, a_message
+from tests.support.proxied_consumer import RECORD, ProxiedConsumer
 from tests.support.wire_protocols import ACK, COMMIT, statement
 
 pytestmark = pytest.mark.fault
@@ -76,15 +76,12 @@ async def lease_is_over(consumers: ProxiedConsumer) -> bool:
         return bool(await connection.scalar(over))
 
 
-@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(("committed", "event_type"), [(False, RETRY), (True, DEAD_LETTER)])
 async def test_a_claim_whose_outcome_is_unknown_is_repeated_and_leads_to_one_call(
     consumers, committed, event_type
 ):
-    await consumers.consumer()
     trap = (consumers.database.after if committed else consumers.database.before)(RECORD, COMMIT)
-    await consumers.publish(a_message(event_type))
-    await trap.wait_until_hit()
+    await consumers.hit(trap, event_type)
 
     trap.cut()
 
@@ -94,10 +91,8 @@ async def test_a_claim_whose_outcome_is_unknown_is_repeated_and_leads_to_one_cal
 async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_message_to_another(
     consumers,
 ):
-    doomed = await consumers.consumer()
     trap = consumers.database.before(RECORD, COMMIT)
-    await consumers.publish(a_message(DEAD_LETTER))
-    await trap.wait_until_hit()
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
     await consumers.consumer()
@@ -108,10 +103,8 @@ async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_messag
 async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its_handler(
     consumers,
 ):
-    doomed = await consumers.consumer()
     trap = consumers.database.after(RECORD, COMMIT)
-    await consumers.publish(a_message(DEAD_LETTER))
-    await trap.wait_until_hit()
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
     await consumers.consumer()
@@ -123,10 +116,8 @@ async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its
 async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_policy(
     consumers, event_type
 ):
-    doomed = await consumers.consumer()
     trap = consumers.database.before(COMPLETION)
-    await consumers.publish(a_message(event_type))
-    await trap.wait_until_hit()
+    doomed, _ = await consumers.hit(trap, event_type)
 
     doomed.kill()
     await consumers.consumer()
@@ -140,10 +131,8 @@ async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_polic
 async def test_a_database_that_is_unavailable_for_longer_than_the_lease_leads_to_no_second_call(
     consumers,
 ):
-    await consumers.consumer()
     trap = consumers.database.before(COMPLETION)
-    await consumers.publish(a_message(DEAD_LETTER))
-    await trap.wait_until_hit()
+    await consumers.hit(trap, DEAD_LETTER)
 
     await consumers.database.cut()
     await eventually(lambda: lease_is_over(consumers))
@@ -153,17 +142,14 @@ async def test_a_database_that_is_unavailable_for_longer_than_the_lease_leads_to
     await is_completed(consumers, after=1)
 
 
-@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(("committed", "event_type"), [(False, DEAD_LETTER), (True, RETRY)])
 async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
     consumers, committed, event_type
 ):
-    await consumers.consumer()
     trap = (consumers.database.after if committed else consumers.database.before)(
         COMPLETION, COMMIT
     )
-    await consumers.publish(a_message(event_type))
-    await trap.wait_until_hit()
+    await consumers.hit(trap, event_type)
     acknowledged = consumers.broker.before(ACK)
 
     trap.cut()
@@ -174,10 +160,8 @@ async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
 
 
 async def test_a_consumer_killed_once_it_has_completed_leads_to_no_second_call(consumers):
-    doomed = await consumers.consumer()
     trap = consumers.broker.before(ACK)
-    await consumers.publish(a_message(DEAD_LETTER))
-    await trap.wait_until_hit()
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
     successor = await consumers.consumer()

@@ -120,10 +120,8 @@ async def test_original_and_copy_that_both_fail_are_two_dead_letters_and_no_more
 
 
 async def test_a_consumer_that_loses_the_confirm_publishes_another_copy_and_one_counts(consumers):
-    consumer = await consumers.consumer()
     trap = consumers.broker.before_reply(ACK)
-    await consumers.publish(a_message("test.fails.once"))
-    await trap.wait_until_hit()
+    consumer, _ = await consumers.hit(trap, "test.fails.once")
 
     trap.cut()
 
@@ -163,11 +161,9 @@ async def test_a_dead_letter_that_was_not_committed_is_written_once_after_a_cras
 async def test_a_consumer_that_does_not_know_whether_its_dead_letter_is_committed_writes_it_again(
     last_try, committed, letters
 ):
-    await last_try.consumer()
     database = last_try.database
     trap = (database.after if committed else database.before)(DEAD_LETTER, COMMIT)
-    await last_try.publish(a_message("test.fails.always"))
-    await trap.wait_until_hit()
+    await last_try.hit(trap, "test.fails.always")
 
     trap.cut()
 

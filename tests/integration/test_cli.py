@@ -3,11 +3,12 @@ The command lines: what they print, and the status that they end with.
 """
 
 import asyncio
+import importlib
 import socket
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -286,12 +287,17 @@ def test_a_taken_metrics_port_is_a_line_and_status_2(run):
 
 
 @pytest.mark.parametrize("name", ["relay", "consumer"])
-@pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
-def test_help_names_the_verbs_and_the_exit_codes(name, as_module):
-    python = Path(sys.executable)
-    command = [python, "-m", name] if as_module else [python.with_name(name)]
-
-    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+def test_help_names_the_verbs_and_the_exit_codes(run, name):
+    help_text = run(name, "--help").out
 
     for word in ("run", "topology", "check", "status", "drain deadline passed"):
-        assert word in " ".join(help_text.stdout.split())
+        assert word in " ".join(help_text.split())
+
+
+@pytest.mark.parametrize("name", ["relay", "consumer"])
+def test_the_console_script_is_installed_and_runs_the_command(name):
+    (script,) = metadata.entry_points(group="console_scripts", name=name)
+    module = importlib.import_module(f"{name}.cli")
+
+    assert Path(sys.executable).with_name(name).exists()
+    assert script.load() is module.main

@@ -208,35 +208,6 @@ async def test_dead_letters_of_the_relay_are_replayed_and_published(replays):
     assert LEAK_MARKER not in shell.printed + replays.deployment.logs()
 
 
-async def test_two_replays_at_once_deliver_each_message_of_many_batches_once(replays):
-    many = 4 * BATCH
-    ids = await write_dead_letters(replays.engine, many)
-
-    runs = await asyncio.gather(
-        *(replays.shell.consumer("replay", "--all", *BECAUSE) for _ in range(2))
-    )
-
-    assert [code for code, *_ in runs] == [0, 0]
-    replayed = [count for action, count in await audited(replays.engine) if action == "replay"]
-    assert sum(replayed) == many
-    assert await remaining(replays.engine) == []
-    await replays.deployment.consumer()
-    await replays.deployment.applies(many, within=60)
-    rows = await replays.deployment.rows(processed_messages)
-    assert sorted(str(row["message_id"]) for row in rows) == sorted(ids)
-    assert {row["attempts"] for row in rows} == {1}
-
-
-async def test_a_replay_to_a_missing_queue_leaves_the_dead_letter_and_reports_it(replays):
-    await write_dead_letter(replays.engine, a_dead_letter(queue="missing"), a_dead_letter())
-
-    code, said, _ = await replays.shell.consumer("replay", "--all", *BECAUSE)
-
-    assert (code, said.splitlines()) == (1, ["replayed 1 of 2", "1 left: unroutable"])
-    (left,) = await remaining(replays.engine)
-    assert left["queue"] == "missing"
-
-
 async def test_bodies_and_keys_are_shown_only_with_a_reason(shell, engine, tmp_path):
     letter = a_dead_letter(
         idempotency_key=f"idem-{LEAK_MARKER}",

@@ -18,15 +18,6 @@ from tests.support.eventually import eventually
 LIMIT, TTL = 2, timedelta(seconds=1)
 
 
-@pytest.fixture(
-    params=[("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
-    ids=["servers", "embedded"],
-)
-def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
-    database, broker = request.param
-    return request.getfixturevalue(database), request.getfixturevalue(broker)
-
-
 @pytest.fixture
 async def deployment(urls, tmp_path) -> AsyncIterator[ConsumerDeployment]:
     async with ConsumerDeployment(

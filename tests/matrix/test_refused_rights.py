@@ -143,19 +143,14 @@ async def test_processes_survive_revoked_permissions_at_the_broker(
     """F14: permissions revoked, RabbitMQ."""
     deployment = trial_of_broker_user
     _, consumer = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("rights at the broker"):
-            await broker_user.may(NOTHING)
-            await broker_user.cut()
-            await deployment.wait_for_publish_error("refused")
-            await reports(consumer, "ChannelAccessRefused")
-            await broker_user.may(ALL)
-            # Connections know by heart what they may do; the consumer has none.
-            await eventually(broker_user.is_cut)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("rights at the broker", progress_seconds=20):
+        await broker_user.may(NOTHING)
+        await broker_user.cut()
+        await deployment.wait_for_publish_error("refused")
+        await reports(consumer, "ChannelAccessRefused")
+        await broker_user.may(ALL)
+        # Connections know by heart what they may do; the consumer has none.
+        await eventually(broker_user.is_cut)
 
 
 async def test_processes_survive_a_changed_password_at_the_broker(
@@ -164,17 +159,12 @@ async def test_processes_survive_a_changed_password_at_the_broker(
     """F14: password changed, RabbitMQ."""
     deployment = trial_of_broker_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("password at the broker"):
-            await broker_user.has_password(secrets.token_hex(8))
-            await broker_user.cut()
-            for process in processes:
-                await reports(process, "AuthenticationError")
-            await broker_user.has_password(broker_user.word)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("password at the broker", progress_seconds=20):
+        await broker_user.has_password(secrets.token_hex(8))
+        await broker_user.cut()
+        for process in processes:
+            await reports(process, "AuthenticationError")
+        await broker_user.has_password(broker_user.word)
     assert broker_user.word not in deployment.logs()
 
 
@@ -188,15 +178,10 @@ async def test_processes_survive_revoked_permissions_in_the_database(
     """F14: permissions revoked, Postgres."""
     deployment = trial_of_database_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("rights in the database"):
-            await database_user.may_not(right, table)
-            await reports(processes[who], NO_PRIVILEGE)
-            await database_user.may(right, table)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("rights in the database", progress_seconds=20):
+        await database_user.may_not(right, table)
+        await reports(processes[who], NO_PRIVILEGE)
+        await database_user.may(right, table)
 
 
 async def test_processes_survive_a_changed_password_in_the_database(
@@ -205,14 +190,9 @@ async def test_processes_survive_a_changed_password_in_the_database(
     """F14: password changed, Postgres."""
     deployment = trial_of_database_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("password in the database"):
-            await database_user.has_password("another-password")
-            for process in processes:
-                await reports(process, WRONG_PASSWORD)
-            await database_user.has_password(RIGHT)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("password in the database", progress_seconds=20):
+        await database_user.has_password("another-password")
+        for process in processes:
+            await reports(process, WRONG_PASSWORD)
+        await database_user.has_password(RIGHT)
     assert RIGHT not in deployment.logs()

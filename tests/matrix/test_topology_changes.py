@@ -53,13 +53,8 @@ async def test_processes_wait_for_a_broker_that_is_restarted_under_load(
     """F10: restart."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         await deployment.start_processes()
-        async with deployment.under_load():
-            with deployment.record_fault("broker restart"):
-                await rabbitmq_server.restart()
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees(progress_seconds=20)
+        async with deployment.survives("broker restart", progress_seconds=20):
+            await rabbitmq_server.restart()
 
 
 @pytest.mark.selection
@@ -70,15 +65,10 @@ async def test_unroutable_events_wait_in_the_outbox_until_the_route_is_back(
     """F10: exchange or binding removed."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         await deployment.start_processes()
-        async with deployment.under_load():
-            with deployment.record_fault(f"{gone} removed"):
-                await remove(rabbitmq_url, gone)
-                await waits_as_unroutable(deployment, at_least=50)
-                await restore(deployment)
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees(progress_seconds=20)
+        async with deployment.survives(f"{gone} removed", progress_seconds=20):
+            await remove(rabbitmq_url, gone)
+            await waits_as_unroutable(deployment, at_least=50)
+            await restore(deployment)
 
 
 @pytest.mark.selection

@@ -109,6 +109,20 @@ class CheckedDeployment(Deployment):
         yield
         self.history.append(FaultEnded(time.time(), fault))
 
+    @asynccontextmanager
+    async def survives(self, fault: str, **guarantees: Any) -> AsyncIterator[None]:
+        """
+        Produce while the block injects *fault* and ends it; then check the guarantees.
+
+        Waits in between until events are applied again, and until none is left.
+        """
+        async with self.under_load():
+            with self.record_fault(fault):
+                yield
+            await self.makes_progress()
+        await self.wait_until_settled()
+        await self.check_guarantees(**guarantees)
+
     async def produce(self, count: int) -> None:
         """Commit *count* events; each commit is known to have succeeded."""
         for _ in range(count // PER_TRANSACTION):

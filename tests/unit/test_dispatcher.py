@@ -23,6 +23,7 @@ from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
+from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery, DeliveryBuffer
@@ -107,6 +108,8 @@ class DispatcherFixture:
         self.subscription = subscription
         self.stop = asyncio.Event()
         self.execute = make
+        self.dead_letters: list[str] = []
+        self.database_failures = 0
         telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
         database_retry = database_retry or DatabaseRetry(
             reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
@@ -135,7 +138,10 @@ class DispatcherFixture:
             is_prefetch_raised=False,
         )
 
-    async def write(self, _message: WireMessage, **_: Any) -> bool:
+    async def write(self, _message: WireMessage, *, reason: str, **_: Any) -> bool:
+        self.dead_letters.append(reason)
+        if len(self.dead_letters) <= self.database_failures:
+            raise DatabaseUnavailable("unreachable")
         return True
 
     async def works(self) -> list[Any]:
@@ -318,6 +324,53 @@ async def test_an_open_breaker_counts_no_failure_for_a_message():
     said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
 
     assert said == [("ack", 1), ("ack", 2)]
+
+
+def a_fixture_whose_handler_fails(*outcomes: Outcome) -> tuple[DispatcherFixture, list[int]]:
+    """One message, whose retry copies get *outcomes*; stops once the message is settled."""
+    calls: list[int] = []
+    subscription = FakeSubscription(a_delivery(1), outcomes=outcomes)
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        calls.append(1)
+        return [TryAgain(1, SECOND)]
+
+    fixture = DispatcherFixture(subscription, make)
+    replace, ack = subscription.replace, subscription.ack
+
+    async def stopping_replace(delivery: Delivery, copy: WireMessage) -> Outcome:
+        outcome = await replace(delivery, copy)
+        if outcome is Outcome.ACKED:
+            fixture.stop.set()
+        return outcome
+
+    async def stopping_ack(*deliveries: Delivery) -> None:
+        await ack(*deliveries)
+        fixture.stop.set()
+
+    subscription.replace = stopping_replace  # type: ignore[method-assign]
+    subscription.ack = stopping_ack  # type: ignore[method-assign]
+    return fixture, calls
+
+
+async def test_only_the_publish_of_a_retry_copy_is_repeated_until_it_is_confirmed():
+    fixture, calls = a_fixture_whose_handler_fails(Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED)
+
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
+
+    assert [outcome for *_, outcome in said] == ["unknown", "refused", "acked"]
+    assert calls == [1]
+
+
+async def test_a_copy_that_can_never_be_published_is_dead_lettered_once_the_database_is_back():
+    fixture, calls = a_fixture_whose_handler_fails(Outcome.REJECTED)
+    fixture.database_failures = 2
+
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
+
+    assert said == [("replace", 1, "rejected"), ("ack", 1)]
+    assert fixture.dead_letters == ["rejected"] * 3
+    assert calls == [1]
 
 
 async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker_takes_it(

@@ -31,12 +31,7 @@ def test_bytes_travel_as_they_are():
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("type", {"type": ""}),
-        ("type", {"type": LEAK_MARKER + " with space"}),
         ("type", {"type": "x" * 129}),
-        ("type", {"type": None}),
-        ("routing_key", {"routing_key": "é" * 128}),
-        ("routing_key", {"routing_key": LEAK_MARKER + "\r\n"}),
         ("routing_key", {"routing_key": "\ud800"}),
         ("ordering_key", {"ordering_key": ""}),
         ("ordering_key", {"ordering_key": "k" * 256}),
@@ -55,16 +50,9 @@ def test_bytes_travel_as_they_are():
         ("not_before", {"not_before": datetime.max.replace(tzinfo=UTC)}),
         ("content_type", {"payload": b"x"}),
         ("content_type", {"payload": {}, "content_type": "text/plain"}),
-        ("content_type", {"payload": b"x", "content_type": "nonsense"}),
         ("payload", {"payload": "x" * MAX_BODY_BYTES}),
-        ("payload", {"payload": {LEAK_MARKER, 1}}),
         ("payload.a[1]", {"payload": {"a": [1, math.nan]}}),
         ("payload.a.b", {"payload": {"a": {"b": object()}}}),
-        ("payload.text", {"payload": {"text": LEAK_MARKER + "\ud800"}}),
-        ("headers", {"headers": {LEAK_MARKER: "x"}}),
-        ("headers", {"headers": {"x-death": "x"}}),
-        ("headers.source", {"headers": {"source": None}}),
-        ("headers.source", {"headers": {"source": 2**63}}),
         ("headers.source", {"headers": {"source": LEAK_MARKER * 100}}),
         ("headers.source", {"headers": {"source": "\ud800"}}),
     ],
@@ -114,12 +102,6 @@ def test_further_headers_must_be_allowed_first():
     allow_headers("tenant-of-test")
 
     assert an_event(headers={"tenant-of-test": 1}).headers == {"tenant-of-test": 1}
-
-
-@pytest.mark.parametrize("name", ["x-mine", "cc", "Upper", "a b", "", "amq-thing", "a" * 65])
-def test_reserved_and_odd_header_names_cannot_be_allowed(name):
-    with pytest.raises(InvalidEvent):
-        allow_headers(name)
 
 
 def test_type_and_payload_may_be_given_by_position():
