@@ -182,7 +182,7 @@ async def refusal(engine: AsyncEngine, column: str, value: str) -> str:
     return ""
 
 
-async def test_the_database_refuses_what_no_relay_could_read(engine):
+async def test_the_database_refuses_values_that_no_relay_can_read(engine):
     dialect = engine.dialect.name
     times = dict.fromkeys(("created_at", "occurred_at", "not_before"), IMPOSSIBLE_TIMES[dialect])
     impossible = [*IMPOSSIBLE.items(), *times.items()]

@@ -1,5 +1,5 @@
 """
-What reading, replaying and dropping dead letters promises, in every database.
+Reading, replaying and dropping dead letters, in both databases.
 """
 
 import asyncio

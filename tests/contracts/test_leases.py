@@ -1,5 +1,5 @@
 """
-What leases promise, in every database that they are used with.
+Leases, in both databases.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ A_SECOND = timedelta(seconds=1)
 
 
 class Clerk:
-    """The leases of a consumer on one message, each call in a transaction of its own."""
+    """The leases of a consumer on one message; each call is one transaction."""
 
     def __init__(self, sessions: Sessions, *, consumer: str = "mail") -> None:
         row = {"exchange": None, "content_encoding": None, **codec.to_row(an_event())}
@@ -126,7 +126,7 @@ async def test_a_released_lease_can_be_claimed_at_once(clerk, lease):
 
 
 async def test_an_owner_that_got_no_reply_can_repeat_its_claim(clerk):
-    """Its commit was lost on the way; otherwise a message that nobody handles would be stopped."""
+    """The reply to its COMMIT was lost. Otherwise the message would be dead-lettered unhandled."""
     await clerk.claim(SHORT_STOP)
     await clerk.end_lease()
 
@@ -161,7 +161,7 @@ async def test_an_extended_lease_has_not_expired(clerk):
 
 
 async def test_an_expired_lease_stays_with_its_owner_until_another_takes_it(clerk):
-    """A database that was away for longer than the lease is no reason to call a handler twice."""
+    """A database outage that is longer than the lease must not cause a second call."""
     await clerk.claim(SHORT_REPEAT)
     await clerk.end_lease()
 
@@ -217,7 +217,7 @@ async def test_consumers_share_no_rows(clerk):
 
 
 class Slow:
-    """A session in which a while passes after the first statement."""
+    """A session that calls *passes* after its first statement."""
 
     def __init__(self, session: AsyncSession, passes: Callable[[], Awaitable[object]]) -> None:
         self._session = session
@@ -232,7 +232,7 @@ class Slow:
 
 
 async def test_a_lease_that_expires_during_a_claim_goes_to_the_next_claim(clerk):
-    """Who has waited for its end comes at just this moment."""
+    """A process that waited for the end of the lease claims at exactly this moment."""
     await clerk.claim(SHORT_REPEAT)
 
     async with clerk.sessions.begin() as session:

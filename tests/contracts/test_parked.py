@@ -1,5 +1,5 @@
 """
-What the store of parked messages does, in every database that it is used with.
+The store of parked messages, in both databases.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def due(
 async def finish(
     sessions: Sessions, parking: ParkedMessages, *, limit: int = 100
 ) -> list[str | None]:
-    """Let what is due succeed."""
+    """Remove all messages that are due, as if they had succeeded; return their names."""
     async with sessions.begin() as session:
         found = await parking.next_due(session, limit=limit)
         for parked in found:
@@ -288,7 +288,7 @@ async def fill(engine: AsyncEngine, *, lane: str, count: int, wait: str = "0") -
 
 
 async def cost(engine: AsyncEngine, work: Callable[[AsyncSession], Awaitable[Any]]) -> int:
-    """Rows that Postgres looks at for *work*, or hundreds of instructions that SQLite executes."""
+    """Rows that Postgres reads for *work*, or hundreds of instructions that SQLite executes."""
     if engine.dialect.name == "postgresql":
         with recorded(engine) as statements:
             async with AsyncSession(engine) as session:
@@ -389,7 +389,7 @@ async def read_so_far(session: AsyncSession) -> int:
 async def test_a_poll_with_an_older_snapshot_finds_neither_a_finished_row_nor_its_successor(
     postgres_url, change
 ):
-    """The look sees the lane as it was, and must not take what it locks for that."""
+    """The poll reads the lane as it was, and must not treat the locked row as that version."""
     engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
     sessions, parking = async_sessionmaker(engine), ParkedMessages("etl")
     changes = {"remove": parking.remove, "postpone": postpone_of(parking)}
@@ -411,7 +411,7 @@ async def test_a_poll_with_an_older_snapshot_finds_neither_a_finished_row_nor_it
 
 @contextmanager
 def held_up(engine: AsyncEngine) -> Iterator[None]:
-    """Let looks wait for an advisory lock after they have taken their snapshot."""
+    """Delay polls by an advisory lock after they have taken their snapshot."""
 
     def wait_first(_connection, _cursor, statement, parameters, _context, _many):
         start = "row_of_lane.lane > $2::VARCHAR"

@@ -1,7 +1,7 @@
 """
-What RabbitMQ's publisher promises beyond the contract of all transports, by both of its methods.
+RabbitMQ's publisher beyond the contract of all transports, with both of its methods.
 
-This is also what holds the batch technique to the version of aiormq that it reaches into.
+The batch method uses internals of aiormq; these tests fail if a new version changes them.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ def some_messages(count: int) -> list[WireMessage]:
 
 
 def mixed(count: int) -> tuple[list[WireMessage], list[Outcome]]:
-    """Messages of which each third is returned, and the outcomes that they ought to have."""
+    """Messages of which every third is unroutable, and their expected outcomes."""
     messages = [a_message() if number % 3 else a_stranger() for number in range(count)]
     return messages, [Outcome.ACKED if n % 3 else Outcome.RETURNED for n in range(count)]
 
@@ -197,7 +197,7 @@ async def test_a_queue_that_stays_full_causes_fewer_and_fewer_connections(publis
         )
     assert kept == [0.25, 0.5, 1]
 
-    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that nothing is refused early
+    monkeypatch.setattr(rabbitmq_link, "REFUSED_SECONDS", 0)  # so that no refusal counts as early
     for _ in range(2):
         await eventually(is_replaced)
     assert publisher._channels._current.fruitless_replacements == 0
@@ -239,7 +239,7 @@ async def test_one_ack_may_confirm_several_messages(url, method):
             *[Outcome.NACKED] * 3,
             Outcome.ACKED,
         ]
-        await proxy.cut()  # or closing would wait for an answer
+        await proxy.cut()  # otherwise closing would wait for a reply
 
 
 async def test_a_lost_connection_makes_messages_in_flight_unknown_at_once(url, method):
@@ -626,7 +626,9 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
         ("_confirm_delivery", lambda *_: None),
     ],
 )
-async def test_a_client_library_that_lacks_what_batches_need_is_incompatible(url, name, value):
+async def test_a_client_library_without_the_internals_that_batches_need_is_incompatible(
+    url, name, value
+):
     async with await aio_pika.connect(url) as connection:
         wrapped = await connection.channel(on_return_raises=True)
         channel = await wrapped.get_underlay_channel()

@@ -1,5 +1,5 @@
 """
-What replaying a consumer's dead letters promises, whatever the broker.
+Replaying a consumer's dead letters, with both brokers.
 """
 
 import asyncio

@@ -70,7 +70,7 @@ async def settle_down(server: Server) -> None:
         await server.restart()
 
 
-async def test_a_server_that_crashes_twice_loses_nothing_and_doubles_nothing(
+async def test_a_broker_that_crashes_twice_loses_no_event_and_doubles_none(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
 ):
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:

@@ -1,5 +1,5 @@
 """
-The command lines: what they print, and the status that they end with.
+The command lines: their output and their exit codes.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_check_says_what_it_could_not_compare(run, rabbitmq_url, rabbitmq_reader_url):
+def test_a_check_warns_of_queues_that_it_cannot_compare(run, rabbitmq_url, rabbitmq_reader_url):
     run("consumer", "topology", TARGET, MQ_BROKER_URL=rabbitmq_url)
 
     done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url)
@@ -207,7 +207,7 @@ def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgr
 
 @pytest.fixture
 def without_rights(postgres_url, empty_postgres_url):
-    """Turn the URL of a test's database into one of a user who may connect, and nothing else."""
+    """The URLs of a user that may only connect to the databases."""
     role = "role_of_the_command_lines"
 
     def execute(*statements: str) -> None:

@@ -130,7 +130,9 @@ async def retry(subscription: Subscription, delivery: Delivery, delay: timedelta
     return await subscription.replace(delivery, copy)
 
 
-async def test_messages_of_a_killed_process_come_again_after_its_lease(broker, path, tmp_path):
+async def test_messages_of_a_killed_process_are_redelivered_after_its_lease(
+    broker, path, tmp_path
+):
     await publish(broker, a_message(b"survives"))
     async with child(path, HOLD_ONE, log=tmp_path / "log") as victim:
         await victim.wait_for_line("received")

@@ -58,7 +58,7 @@ async def test_databases_do_not_outlive_their_test(postgres_server: PostgresServ
         await asyncpg.connect(driver_url(url))
 
 
-async def test_a_crashed_postgres_comes_back_with_what_it_confirmed(
+async def test_a_crashed_postgres_starts_again_with_all_confirmed_commits(
     postgres_server: PostgresServer, empty_postgres_url: str
 ):
     if not postgres_server.stoppable:  # it was given, and others may use it

@@ -1,5 +1,5 @@
 """
-A run without faults, and one whose verdict must be bad: the harness sees what is wrong.
+A run without faults has no findings, and a manipulated run has all of them.
 """
 
 from uuid import uuid4
@@ -44,7 +44,7 @@ async def test_the_checker_finds_each_manipulation_of_the_tables(environment, tm
 
 
 async def tampered(run: FaultRun) -> None:
-    """Run *run*, and do to its tables what a product with bugs would do."""
+    """Run *run*, and change its tables as a faulty product would."""
     async with run:
         await run.makes_progress(20)
         async with run.engine.begin() as connection:

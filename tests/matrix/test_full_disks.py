@@ -39,7 +39,7 @@ def disk_of_postgres() -> Iterator[SmallDisk]:
 
 
 async def some_time_later(deployment: CheckedDeployment, disk: SmallDisk) -> None:
-    """Let an operator make room, when everybody has had his difficulties."""
+    """Free the disk, once every process has failed to write for some seconds."""
     await deployment.wait(FULL_SECONDS)
     disk.free()
 
@@ -75,9 +75,9 @@ async def test_the_product_resumes_when_the_full_disk_of_rabbitmq_has_room_again
     postgres_url, disk, tmp_path
 ):
     """
-    F20: RabbitMQ, whose disk alarm has been set too low to be of use.
+    F20: RabbitMQ, with a disk alarm that is set too low to be of use.
 
-    The log of its quorum queues does not begin again by itself: the node has to be restarted.
+    RabbitMQ does not resume the log of its quorum queues by itself: the node must be restarted.
     """
     instance = PrivateRabbitmq(RABBITMQ.programs(), disk=disk.directory)
     server = RabbitmqServer(instance.url, instance.management_url, instance)

@@ -141,7 +141,7 @@ async def test_the_sql_function_routes_uploads_as_python_does(postgres_url):
     assert (row.routing_key, row.priority) == (upload.to_event().routing_key, "high")
 
 
-async def test_the_sql_function_finds_its_table_whatever_the_search_path_is(postgres_url):
+async def test_the_sql_function_finds_its_table_with_any_search_path(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     async with engine.begin() as connection:
         for statement in (
@@ -171,7 +171,7 @@ REFUSED_CALLS = [
 ]
 
 
-async def test_the_sql_function_refuses_what_python_refuses(postgres_url):
+async def test_the_sql_function_refuses_the_same_values_as_python(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     for call, field in REFUSED_CALLS:
         async with engine.connect() as connection:

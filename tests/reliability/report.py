@@ -93,7 +93,7 @@ def markdown(summary: Report) -> str:
         "events committed": f"{summary.events:,}",
         "outcome of the COMMIT unknown to the producer": f"{summary.unknown:,}",
         "effects": f"{summary.effects:,}",
-        "given up on purpose": f"{summary.given_up:,}",
+        "dead-lettered on purpose": f"{summary.given_up:,}",
         "faults": f"{sum(summary.faults.values()):,}",
         "lost": f"{summary.lost:,}",
         "applied twice": f"{summary.applied_twice:,}",

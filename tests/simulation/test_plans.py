@@ -1,5 +1,5 @@
 """
-What a plan lets happen to events.
+The reasons of dead letters that a plan allows.
 """
 
 from datetime import timedelta

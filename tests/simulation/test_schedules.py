@@ -1,5 +1,5 @@
 """
-Random schedules of faults: nothing is found, and each seed tells the same story each time.
+Random schedules of faults: the checker finds no error, and a seed repeats its trace.
 """
 
 import subprocess

@@ -145,7 +145,7 @@ class Product(RuleBasedStateMachine):
 
     @rule(source=st.sampled_from([RELAY, *CONSUMERS]))
     def repair_and_replay(self, source):
-        self.world.handlers.is_mended = True
+        self.world.handlers.is_fixed = True
         self.simulation.run(self.world.replay(source))
 
     @invariant()

@@ -174,7 +174,7 @@ class Proxy:
             link.abort()
 
     async def _over(self, *copies: "asyncio.Task[Side]") -> None:
-        """Return when one side has closed; while that side is silent the other is not told."""
+        """Return when one side has closed; a silent side does not close the other."""
         done, left = await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         if {copy.result() for copy in done} <= self._conditions.silent:
             audible = asyncio.ensure_future(self._audible.wait())

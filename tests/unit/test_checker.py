@@ -1,5 +1,5 @@
 """
-What the checker finds in a history, and what it lets pass.
+Which histories the checker accepts, and which findings it reports for the others.
 """
 
 import json

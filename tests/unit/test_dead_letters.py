@@ -1,5 +1,5 @@
 """
-Filters as people type them, and what of a letter may be seen.
+Filters in the syntax of the command line, and the parts of a dead letter that are shown.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-What a delivery is opened to: an attempt, or the reason why there is none.
+Decoding a delivery: to an attempt, or to the reason why it is dead-lettered.
 """
 
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_a_dead_letter_counts_the_attempts_before_it():
 
 
 def test_a_message_older_than_the_dedup_retention_is_dead_lettered():
-    """Its dedup row would be gone, if there was one."""
+    """Its dedup row, if it had one, is purged by then."""
     just = on_the_wire(an_event(), exchange="main", created_at=NOON - RETENTION)
     older = NOON - RETENTION - timedelta(seconds=1)
 

@@ -1,5 +1,5 @@
 """
-How a dispatcher handles the deliveries of a subscription, whatever handlers and servers do.
+The dispatcher, with failing handlers and unavailable servers.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class FakeSubscription:
     async def stop(self) -> None:
         self.buffer.end()
         self._make_room(1)
-        for _ in range(5):  # the broker answers after a while
+        for _ in range(5):  # the broker replies after a while
             await asyncio.sleep(0)
         self.stopped.set()
 
@@ -206,7 +206,7 @@ async def test_a_stopping_dispatcher_releases_waiting_messages_and_finishes_thos
 
 
 async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
-    """When the subscription ends the broker puts it back in its order."""
+    """When the subscription ends, the broker requeues them in their order."""
     second_is_here = asyncio.Event()
 
     async def make(unit: DeliveryBatch) -> list[Verdict]:
@@ -224,7 +224,7 @@ async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
     said = await fixture.works()
 
     assert [each for each in said if each[0] != "raise_prefetch"] == []
-    # The next subscription has other tags: what was of this one must not be settled there.
+    # The next subscription has other tags: it must not settle deliveries of this one.
     assert fixture.delivery_queue.clear() == []
 
 
@@ -250,7 +250,7 @@ async def test_a_handler_that_cancels_its_own_task_does_not_keep_the_dispatcher_
 
 
 async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
-    """Batches are waited for no longer, and a breaker that has opened is open."""
+    """The queue is empty, and an open breaker stays open."""
 
     calls = itertools.count(1)
 
@@ -282,14 +282,14 @@ async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
     assert ("ack", 3) in await fixture.works()
 
 
-class Impatience:
-    """A server that is away for longer than anybody waits."""
+class UnavailableDatabase:
+    """A database that stays unavailable until the process stops."""
 
     async def run(self, work: Any, _stop: asyncio.Event) -> Any:
         return None if work.func.__name__ == "write" else await work()
 
 
-async def test_an_unsettled_message_comes_again_before_its_successors():
+async def test_an_unsettled_message_is_redelivered_before_its_successors():
     handled = []
 
     async def make(unit: DeliveryBatch) -> list[Verdict]:
@@ -298,7 +298,7 @@ async def test_an_unsettled_message_comes_again_before_its_successors():
 
     deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
     fixture = DispatcherFixture(
-        FakeSubscription(*deliveries), make, database_retry=Impatience(), ordered=True
+        FakeSubscription(*deliveries), make, database_retry=UnavailableDatabase(), ordered=True
     )
 
     said = await fixture.works()
@@ -403,7 +403,7 @@ async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker
 
 
 async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatch):
-    """While the one attempt of a breaker is made, only its end can bring more."""
+    """While a breaker probes its handler, only the end of the probe makes messages startable."""
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
 

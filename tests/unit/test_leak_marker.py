@@ -1,5 +1,5 @@
 """
-Planted health data is found in whatever form it leaks.
+The leak marker is found in plain text, in hexadecimal digits and in base64.
 """
 
 from base64 import b64encode

@@ -1,5 +1,5 @@
 """
-What producers of a run are about to do.
+The random load of the producers.
 """
 
 import random

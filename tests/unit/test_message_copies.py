@@ -1,5 +1,5 @@
 """
-What a copy of a delivered message keeps, adds and leaves out.
+The properties and headers of copies of delivered messages.
 """
 
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_a_retried_copy_carries_no_header_of_the_broker():
     }
 
 
-def test_a_retried_copy_leaves_out_what_can_be_read_but_not_written():
+def test_a_retried_copy_omits_headers_that_cannot_be_written():
     message = a_message(headers={"double": 1e300, "bytes": b"\xff", "big": 2**63, "text": "kept"})
 
     copied = retry_copy(message, queue="q", attempt=1).headers
@@ -142,7 +142,7 @@ def test_a_requeued_copy_counts_its_requeues():
     assert [headers_of(each).requeues for each in (a_message(), once, twice)] == [0, 1, 2]
 
 
-def test_a_copy_waits_until_the_time_it_was_given_and_the_next_one_does_not():
+def test_a_copy_has_its_not_before_and_the_next_copy_has_none():
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
     waiting = retry_copy(a_message(), queue="q", attempt=1, not_before=noon)
 

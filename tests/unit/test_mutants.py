@@ -1,5 +1,5 @@
 """
-The deliberate faults fit the product as it is.
+Every mutant applies to the current product.
 """
 
 import ast

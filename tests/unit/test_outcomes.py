@@ -1,5 +1,5 @@
 """
-What witnesses make of dead letters, and of effects that should have been undone.
+How dead letters, and effects that should have been rolled back, enter the history.
 """
 
 import pytest
@@ -24,7 +24,7 @@ def test_any_other_dead_letter_is_a_finding(source, type_):
     assert reason_in_history(RETRIES_EXHAUSTED, source=source, type_=type_) != RETRIES_EXHAUSTED
 
 
-def test_effects_of_what_always_fails_are_found_in_a_simulation():
+def test_effects_of_an_event_that_always_fails_are_found_in_a_simulation():
     history = [Applied(1, "etl", "good"), Applied(2, "etl", "bad")]
 
     assert effects_of_failures(history, {"bad"}, at=3) == [

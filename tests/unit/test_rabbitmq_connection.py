@@ -1,5 +1,5 @@
 """
-What counts as a lost connection to RabbitMQ, of all that its client library raises.
+Which errors of the client library mean a lost connection to RabbitMQ.
 """
 
 from typing import Any

@@ -1,5 +1,5 @@
 """
-The report of a long run: what it counts, and how it is written down.
+The report of a soak run: its figures and its files.
 """
 
 import json

@@ -36,15 +36,15 @@ def choice(
     )
 
 
-def test_a_server_named_by_the_environment_goes_before_all_others():
+def test_a_server_named_by_the_environment_is_preferred_to_all_others():
     assert choice(url=URL) == Given(URL)
 
 
-def test_docker_goes_before_a_program_of_the_machine():
+def test_docker_is_preferred_to_a_program_of_the_machine():
     assert choice() == Contained("broker:4")
 
 
-def test_a_program_of_the_machine_goes_before_a_package():
+def test_a_program_of_the_machine_is_preferred_to_a_package():
     assert choice(engine=False) == Private(BINARIES)
 
 

@@ -1,5 +1,5 @@
 """
-What is seen on the wire of relays: which messages they publish, and what they show of them.
+The wire recorder: published messages, and leaked health data.
 """
 
 import pamqp.frame
@@ -25,7 +25,7 @@ def a_header(message_id: str | None, **properties: object) -> ContentHeader:
 def observed(
     *frames: tuple[Side, int, Frame | ContentHeader | bytes], counting: bool = True
 ) -> list[Record]:
-    """What a tap tells of *frames*: who says them, on which channel."""
+    """The records of a tap for *frames*: each with its sender and its channel."""
     records: list[Record] = []
     tap = WireRecorder(records.append, counting=counting)
     for side, channel, frame in frames:

@@ -40,9 +40,9 @@ class Plan:
         mail: Processes of one whose effects are outside.
         batch: How many events a relay claims at once.
         handled_together: How many messages share a transaction of the first consumer.
-        expires: Whether the broker gives up what has waited too long for the first consumer.
+        expires: Whether messages for the first consumer expire.
         delivery_limit: How many lost deliveries the broker puts up with.
-        gives_up: Whether the relay gives up what is unroutable or refused three times.
+        dead_letters: Whether the relay dead-letters an event after three attempts.
 
     """
 

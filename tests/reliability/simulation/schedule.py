@@ -152,11 +152,11 @@ class Schedule:
 
     async def mend(self) -> None:
         """Repair what handlers depend on, or break it again."""
-        self._world.handlers.is_mended = not self._world.handlers.is_mended
+        self._world.handlers.is_fixed = not self._world.handlers.is_fixed
 
     async def replay(self) -> None:
         """Repair what handlers depend on and replay dead letters, often with further faults."""
-        self._world.handlers.is_mended = True
+        self._world.handlers.is_fixed = True
         if self._jitter.random() < _BAD_DAYS:
             await self.broker_faults()
             points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]

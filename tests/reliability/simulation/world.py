@@ -144,7 +144,7 @@ class World:
         """End all faults, restore every server, and start every process."""
         self.points.disarm()
         self.broker.broker_faults.clear()
-        self.handlers.is_mended = True
+        self.handlers.is_fixed = True
         if self.broker.is_unavailable:
             self.broker.come_back()
         if self.broker.is_blocked:

@@ -1,5 +1,5 @@
 """
-Three nodes of RabbitMQ on this machine, which hold each queue together.
+A RabbitMQ cluster of three nodes on this machine.
 
 Invariant: every node can be killed, frozen and started again; a majority keeps what it confirmed.
 """
@@ -34,7 +34,7 @@ class Node(RabbitmqServer):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let it hang in the block."""
+        """Freeze the node during the block."""
         self._node.freeze()
         try:
             yield
@@ -43,7 +43,7 @@ class Node(RabbitmqServer):
 
 
 class RabbitmqCluster:
-    """A cluster out of *binaries* that deals with *partitions* in this way; to be closed."""
+    """A cluster out of *binaries* with this handling of *partitions*; call `close` at the end."""
 
     def __init__(self, binaries: Path, *, partitions: str) -> None:
         directories = tuple(private_directory() for _ in range(NODES))
@@ -58,7 +58,7 @@ class RabbitmqCluster:
 
     async def start(self) -> None:
         """Start all nodes, and return when each of them knows the others."""
-        # The first makes the cluster, and the others find it.
+        # The first node forms the cluster, and the others join it.
         await self.nodes[0].start()
         for node in self.nodes[1:]:
             node.launch()
@@ -72,10 +72,10 @@ class RabbitmqCluster:
             node.launch()
         for node in self.nodes:
             await node.ready()
-        await eventually(self._is_whole, within=FORMING_SECONDS, message="a node stays away")
+        await eventually(self._is_whole, within=FORMING_SECONDS, message="a node did not join")
 
     def urls(self, vhost: str) -> str:
-        """The nodes as a list to fail over in."""
+        """The URLs of all nodes, as the list of a client."""
         return ",".join(node.url(vhost) for node in self.nodes)
 
     async def leader(self, vhost: str, queue: str) -> Node:

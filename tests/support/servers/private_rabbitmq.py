@@ -54,12 +54,12 @@ NAMES = '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
 @dataclass(frozen=True, kw_only=True)
 class ClusterMembership:
     """
-    What the nodes of a cluster have in common.
+    The settings that the nodes of a cluster share.
 
     Args:
-        members: The directories of all nodes, whose names theirs are; for a cluster.
+        members: The directories of all nodes, from which the names derive; for a cluster.
         schedulers: How many threads each node works with.
-        partitions: What its nodes do without some of the others, as RabbitMQ calls it.
+        partitions: RabbitMQ's `cluster_partition_handling`.
 
     """
 
@@ -78,7 +78,7 @@ class PrivateRabbitmq:
     Args:
         binaries: The directory of `rabbitmq-server`.
         directory: Its own, empty one.
-        club: The cluster that it belongs to; by default it is alone, with a port mapper.
+        cluster: The cluster that it belongs to; by default it is alone, with a port mapper.
         disk: Where its messages are; in its directory by default.
 
     """
@@ -109,7 +109,7 @@ class PrivateRabbitmq:
 
     @property
     def name(self) -> str:
-        """What the nodes of a cluster call it."""
+        """The name of the node in its cluster."""
         return node_name(self.directory)
 
     @property
@@ -137,7 +137,7 @@ class PrivateRabbitmq:
 
     @property
     def output(self) -> str:
-        """What it has said since its last start."""
+        """The output since the last start."""
         return self._node.output
 
     @property
@@ -159,7 +159,7 @@ class PrivateRabbitmq:
         self.cluster.mapper.release(self.name)
 
     def freeze(self) -> None:
-        """Let the node hang: its connections stay open, and nothing answers."""
+        """Freeze the node: its connections stay open, and it sends no reply."""
         self._node.freeze()
 
     def thaw(self) -> None:
@@ -171,7 +171,7 @@ class PrivateRabbitmq:
         try:
             done = await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Or else it would take effect after what is done to undo it.
+            # Otherwise it would take effect only after the call that reverts it.
             await running
             raise
         if done.returncode:
@@ -192,7 +192,7 @@ class PrivateRabbitmq:
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.directory / "inetrc").write_text(NAMES)
-        (self.directory / "rabbitmq-env.conf").touch()  # or else the machine's own is read
+        (self.directory / "rabbitmq-env.conf").touch()  # or it reads the machine's own
         cookie = self.directory / ".erlang.cookie"
         cookie.write_text(self.cluster.cookie)
         cookie.chmod(0o400)
