@@ -61,7 +61,7 @@ async def crash(server: Server) -> None:
 
 async def settle_down(server: Server) -> None:
     """
-    Restart *server* in an orderly way, so that what it has been told last is on its disk.
+    Restart *server* cleanly, so that its latest definitions are on its disk.
 
     RabbitMQ 3.10 keeps the list of its quorum queues in a file that it writes a little later: a
     queue that was declared in the seconds before a crash is there afterwards, but has no leader.

@@ -201,7 +201,7 @@ class FaultRun:
 
     async def _finish(self) -> None:
         if self._sampling.done():
-            self._sampling.result()  # or else nobody would hear that it has failed
+            self._sampling.result()  # raises the error of the sampler
         await self.producers.stop()
         if await self._wait_until_drained():
             self._write(Drained(time.time()))
@@ -226,7 +226,7 @@ class FaultRun:
             await self.wait(SETTLED_SECONDS)
             await eventually(still, within=self._drain_seconds)
         except AssertionError:
-            return False  # the witness finds what waits
+            return False  # the reader records the events that wait
         return True
 
     def _create_process(self) -> list[SupervisedProcess]:

@@ -1,5 +1,5 @@
 """
-Reads from tables and queues what became of each event, once the run is idle.
+Reads the outcome of each event from tables and queues, once the run is idle.
 """
 
 import time
@@ -48,7 +48,7 @@ class OutcomeReader:
         self._write = write
 
     async def record_outcomes(self, history: Sequence[Record]) -> None:
-        """Record what became of the events of *history*."""
+        """Record the outcomes of the events of *history*."""
         async with self._engine.connect() as connection:
             for outcome in await _outcomes(connection, history):
                 self._write(outcome)

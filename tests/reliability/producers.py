@@ -115,7 +115,7 @@ class Producers:
         ]
 
     async def stop(self) -> None:
-        """Return when the transactions in flight have ended, with whatever outcome."""
+        """Return when the transactions in flight have ended, with any outcome."""
         self._resting.set()
         await asyncio.gather(*self._tasks)
         self._tasks.clear()
@@ -145,7 +145,7 @@ class _Transaction:
     first: int = 0
 
     async def make(self, connect: Callable[[], AsyncConnection]) -> None:
-        """Make it, and tell what is known of it."""
+        """Execute the transaction, and report its outcome as far as it is known."""
         with suppress(SQLAlchemyError, OSError, TimeoutError):
             async with asyncio.timeout(TIMEOUT_SECONDS), connect() as connection:
                 await self._write(connection)

@@ -1,5 +1,5 @@
 """
-Reads from the tables of a deployment what became of its events, once the processes have ended.
+Reads the outcomes of a deployment's events from its tables, once the processes have ended.
 """
 
 import time

@@ -58,9 +58,9 @@ def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
     assert rules(*a_life(), Applied(4, "mail", "a"), guarantees=both) == []
 
 
-@pytest.mark.parametrize(("told", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
-def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(told, found):
-    doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, told)
+@pytest.mark.parametrize(("outcome", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
+def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(outcome, found):
+    doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, outcome)
 
     assert rules(doubt, Applied(3, "etl", "a"), answer) == found
 

@@ -41,7 +41,7 @@ class Broker:
         self.asked.append("ack")
 
     async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
-        self.asked.append(f"bury {message.routing_key}: {reason}, {attempts}")
+        self.asked.append(f"dead_letter {message.routing_key}: {reason}, {attempts}")
         return True
 
 
@@ -64,7 +64,7 @@ def a_collector(broker: Any, reconnect: Any, **options: Any) -> DeadLetterQueueW
     ("outcomes", "asked"),
     [
         ([Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED], ["replace"] * 3),
-        ([Outcome.REJECTED], ["replace", "bury a: rejected, 0", "ack"]),
+        ([Outcome.REJECTED], ["replace", "dead_letter a: rejected, 0", "ack"]),
     ],
 )
 async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(outcomes, asked):

@@ -11,9 +11,9 @@ from tests.reliability.simulation.outcomes import effects_of_failures
 
 
 def test_an_event_that_always_fails_is_dead_lettered_only_by_the_consumer_that_fails():
-    told = reason_in_history(RETRIES_EXHAUSTED, source=free.name, type_=FAILS_ALWAYS)
+    reason = reason_in_history(RETRIES_EXHAUSTED, source=free.name, type_=FAILS_ALWAYS)
 
-    assert told == RETRIES_EXHAUSTED
+    assert reason == RETRIES_EXHAUSTED
 
 
 @pytest.mark.parametrize(

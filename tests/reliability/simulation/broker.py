@@ -50,7 +50,7 @@ class Broker:
 
     Args:
         delay: Draws the seconds that a message travels.
-        told: Called with each published message that was taken.
+        on_publish: Called with each published message that the broker accepts.
 
     """
 

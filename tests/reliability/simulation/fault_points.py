@@ -40,7 +40,7 @@ class FaultPoints:
     Counts the points passed in a run, and injects the planned faults.
 
     Args:
-        told: Called with the process and the point, each time.
+        on_point: Called with process and point, each time a process passes one.
 
     """
 

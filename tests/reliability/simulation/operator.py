@@ -42,7 +42,7 @@ async def replay(source: DeadLetterSource, run: UUID) -> None:
     audit = Audit(
         actor="operator", because="fixed", source=source.name, selection=selection, run=run
     )
-    # Whoever calls the command sees that a server is away, and calls it again.
+    # The operator sees that a server is unavailable, and runs the command again.
     with suppress(Unavailable):
         async with source.opened(selection) as opened, source.destination() as destination:
             await Run(

@@ -174,7 +174,7 @@ class Schedule:
 
     def _draft(self) -> Draft:
         key = self._jitter.choice(_KEYS)
-        # What is given up and replayed comes behind its successors, as it must.
+        # A replayed event follows its successors, which the order of a key does not allow here.
         kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
         weights = (6, 3, 1, 2)[: len(kinds)]
         [kind] = self._jitter.choices(kinds, weights)
