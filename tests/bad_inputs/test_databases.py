@@ -26,7 +26,7 @@ from outbox.errors import (
     OutboxError,
     SchemaMismatch,
 )
-from tests.support.builders import CANARY, an_envelope, an_event
+from tests.support.builders import LEAK_MARKER, an_envelope, an_event
 from tests.support.servers import PostgresServer
 
 
@@ -65,7 +65,7 @@ LASTING = {
 
 async def answer(engine: AsyncEngine, state: str) -> Exception | None:
     """The error for a statement that Postgres ends with the SQLSTATE *state*."""
-    raising = f"DO $$ BEGIN RAISE EXCEPTION '{CANARY}' USING ERRCODE = '{state}'; END $$"
+    raising = f"DO $$ BEGIN RAISE EXCEPTION '{LEAK_MARKER}' USING ERRCODE = '{state}'; END $$"
     try:
         with driver_errors_translated():
             async with engine.connect() as connection:
@@ -81,7 +81,7 @@ async def test_a_temporary_error_of_postgres_is_waited_for_and_only_its_code_is_
     for state, error in answers.items():
         assert isinstance(error, DatabaseUnavailable), PASSING[state]
         assert state in str(error)
-        assert CANARY not in str(error) + repr(error)
+        assert LEAK_MARKER not in str(error) + repr(error)
         assert error.__cause__ is None
 
 
@@ -92,7 +92,7 @@ async def test_statements_that_a_pooler_mixes_up_are_a_setting_to_fix(engine):
         assert isinstance(error, ConfigurationError), OF_POOLERS[state]
         assert str(error).startswith("MQ_DATABASE_URL: ")
         assert "pgbouncer" in str(error)
-        assert CANARY not in str(error)
+        assert LEAK_MARKER not in str(error)
 
 
 async def test_a_permanent_error_of_postgres_is_not_waited_for(engine):
@@ -115,13 +115,13 @@ async def only_reading(server: PostgresServer, engine: AsyncEngine) -> AsyncIter
 async def insert(engine: AsyncEngine) -> None:
     with driver_errors_translated():
         async with engine.begin() as connection:
-            await connection.execute(outbox.insert(an_event(payload=CANARY)))
+            await connection.execute(outbox.insert(an_event(payload=LEAK_MARKER)))
 
 
 async def write_as_a_handler(engine: AsyncEngine) -> None:
     with driver_errors_translated():
         async with UnitOfWorkFactory(engine).begin() as work:
-            await work.session.execute(outbox.insert(an_event(payload=CANARY)))
+            await work.session.execute(outbox.insert(an_event(payload=LEAK_MARKER)))
 
 
 async def record(engine: AsyncEngine) -> None:
@@ -140,7 +140,7 @@ async def test_a_read_only_session_is_replaced_by_one_that_may_write(
         with pytest.raises(DatabaseUnavailable, match="25006") as caught:
             await write(engine)
 
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
     await write(engine)
 
 
@@ -161,13 +161,13 @@ async def test_a_locked_sqlite_file_is_waited_for(file):
         with pytest.raises(DatabaseUnavailable) as caught:
             await insert(file)
 
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
     await insert(file)
 
 
 async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
     await insert(file)
-    body = CANARY.encode() * 40_000
+    body = LEAK_MARKER.encode() * 40_000
     async with file.connect() as connection:
         pages = await connection.scalar(sa.text("PRAGMA page_count"))
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -176,12 +176,12 @@ async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
                 outbox.insert(an_event(payload=body, content_type="text/plain"))
             )
 
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT])
 def test_a_disk_that_cannot_be_read_is_waited_for_and_only_its_code_is_shown(code):
-    error = sqlite3.OperationalError(CANARY)
+    error = sqlite3.OperationalError(LEAK_MARKER)
     error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_CODE"
 
     with (
@@ -200,7 +200,7 @@ def test_a_mistake_in_a_statement_for_sqlite_is_not_waited_for():
 
 
 def make_another_file(path: Path) -> None:
-    path.write_text(CANARY * 100)
+    path.write_text(LEAK_MARKER * 100)
 
 
 def damage_pages(path: Path) -> None:
@@ -219,7 +219,7 @@ async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlit
     with pytest.raises(ConfigurationError, match="MQ_DATABASE_URL"):
         await asyncio.to_thread(migrate.upgrade, sqlite_url)
 
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
     await engine.dispose()
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from outbox import Event, InvalidEvent, allow_headers
 from outbox.payload import MAX_BODY_BYTES
-from tests.support.builders import CANARY, an_event
+from tests.support.builders import LEAK_MARKER, an_event
 
 LARGE = 17 * 2**20
 
@@ -26,7 +26,7 @@ class Reading(BaseModel):
 
 
 def nested(depth: int) -> Any:
-    value: Any = CANARY
+    value: Any = LEAK_MARKER
     for _ in range(depth):
         value = [value]
     return value
@@ -37,7 +37,7 @@ def refusal(**changes: Any) -> InvalidEvent:
     with pytest.raises(InvalidEvent) as caught:
         an_event(**changes)
     error = caught.value
-    assert CANARY not in str(error) + repr(error)
+    assert LEAK_MARKER not in str(error) + repr(error)
     assert error.__cause__ is None
     return error
 
@@ -45,16 +45,16 @@ def refusal(**changes: Any) -> InvalidEvent:
 @pytest.mark.parametrize(
     ("payload", "field"),
     [
-        ({"reading": {"values": {CANARY}}}, "payload.reading.values"),
+        ({"reading": {"values": {LEAK_MARKER}}}, "payload.reading.values"),
         ({"readings": [1, {"value": Decimal("NaN")}]}, "payload.readings[1].value"),
         ({"value": float("inf")}, "payload.value"),
-        ({"note": CANARY + "\ud800"}, "payload.note"),
+        ({"note": LEAK_MARKER + "\ud800"}, "payload.note"),
         ({"value": 10**5000}, "payload.value"),
         ({"value": date(2026, 1, 1)}, "payload.value"),
-        (bytearray(CANARY.encode()), "payload"),
-        (Reading(note=CANARY, value=object()), "payload.value"),
-        (Reading(note=CANARY, value=CANARY.encode() + b"\xff"), "payload.value"),
-        (Reading.model_construct(note=CANARY + "\ud800"), "payload.note"),
+        (bytearray(LEAK_MARKER.encode()), "payload"),
+        (Reading(note=LEAK_MARKER, value=object()), "payload.value"),
+        (Reading(note=LEAK_MARKER, value=LEAK_MARKER.encode() + b"\xff"), "payload.value"),
+        (Reading.model_construct(note=LEAK_MARKER + "\ud800"), "payload.note"),
     ],
     ids=[
         "set",
@@ -77,17 +77,20 @@ def test_a_model_that_holds_another_type_than_it_says_shows_no_value():
     """Pydantic warns of such a field, with its value."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        event = an_event(payload=Reading.model_construct(note=[CANARY]))
+        event = an_event(payload=Reading.model_construct(note=[LEAK_MARKER]))
 
-    assert CANARY not in "".join(str(warning.message) for warning in warned)
-    assert event.body == f'{{"note":["{CANARY}"],"value":null}}'.encode()
+    assert LEAK_MARKER not in "".join(str(warning.message) for warning in warned)
+    assert event.body == f'{{"note":["{LEAK_MARKER}"],"value":null}}'.encode()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"payload": {"note": CANARY * (LARGE // len(CANARY))}},
-        {"payload": CANARY.encode() * (LARGE // len(CANARY)), "content_type": "text/plain"},
+        {"payload": {"note": LEAK_MARKER * (LARGE // len(LEAK_MARKER))}},
+        {
+            "payload": LEAK_MARKER.encode() * (LARGE // len(LEAK_MARKER)),
+            "content_type": "text/plain",
+        },
     ],
     ids=["json", "bytes"],
 )
@@ -107,10 +110,10 @@ def test_a_payload_of_seventeen_mebibytes_is_refused_with_the_limit(changes):
         -(2**63) - 1,
         None,
         nested(50),
-        {CANARY},
-        {CANARY: 1},
+        {LEAK_MARKER},
+        {LEAK_MARKER: 1},
         1.5,
-        CANARY.encode(),
+        LEAK_MARKER.encode(),
     ],
     ids=repr,
 )
@@ -118,7 +121,7 @@ def test_a_header_that_is_no_text_integer_or_boolean_is_refused_by_its_name(valu
     assert refusal(headers={"source": value}).field == "headers.source"
 
 
-@pytest.mark.parametrize("headers", [None, CANARY, [CANARY], 7], ids=repr)
+@pytest.mark.parametrize("headers", [None, LEAK_MARKER, [LEAK_MARKER], 7], ids=repr)
 def test_headers_that_are_no_mapping_are_refused(headers):
     assert refusal(headers=headers).field == "headers"
 
@@ -126,7 +129,7 @@ def test_headers_that_are_no_mapping_are_refused(headers):
 @pytest.mark.parametrize(
     "name",
     [
-        CANARY + "a" * 200,
+        LEAK_MARKER + "a" * 200,
         "x-death",
         "x-match",
         "CC",
@@ -134,7 +137,7 @@ def test_headers_that_are_no_mapping_are_refused(headers):
         "cc",
         "bcc",
         "x-outbox-attempt",
-        "x-outbox-" + CANARY,
+        "x-outbox-" + LEAK_MARKER,
         "ssn",
         "email",
         "patient-name",
@@ -149,7 +152,11 @@ def test_a_header_that_is_reserved_long_or_not_allowed_is_refused_unseen(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["a" * 200, "x-death", "x-match", "CC", "cc", "BCC", "bcc", "x-outbox-attempt"]
+    "name",
+    [
+        *("x-death", "x-match", "x-mine", "x-outbox-attempt", "CC", "cc", "BCC", "bcc"),
+        *("amq-thing", "Upper", "a b", "", "a" * 65, "a" * 200),
+    ],
 )
 def test_a_name_that_brokers_or_the_wire_format_use_cannot_be_allowed(name):
     with pytest.raises(InvalidEvent, match="headers"):
@@ -157,7 +164,7 @@ def test_a_name_that_brokers_or_the_wire_format_use_cannot_be_allowed(name):
 
 
 @pytest.mark.parametrize(
-    "key", ["k" * 256, "ü" * 200, CANARY + "\r\nX", CANARY + "\0", " ", "\u2028", 7]
+    "key", ["k" * 256, "ü" * 200, LEAK_MARKER + "\r\nX", LEAK_MARKER + "\0", " ", "\u2028", 7]
 )
 def test_a_routing_key_that_the_broker_or_a_log_would_misread_is_refused(key):
     assert refusal(routing_key=key).field == "routing_key"
@@ -167,12 +174,16 @@ def test_an_empty_routing_key_is_the_type():
     assert an_event(routing_key="", type="a.b").routing_key == "a.b"
 
 
-@pytest.mark.parametrize("event_type", ["", " ", "a b", "a..b", ".", CANARY + "\n", 0, None, [1]])
+@pytest.mark.parametrize(
+    "event_type", ["", " ", "a b", "a..b", ".", LEAK_MARKER + "\n", 0, None, [1]]
+)
 def test_a_type_that_is_not_made_of_words_is_refused(event_type):
     assert refusal(type=event_type).field == "type"
 
 
-@pytest.mark.parametrize("content_type", [5, [CANARY], CANARY + "\r\n", "text"], ids=repr)
+@pytest.mark.parametrize(
+    "content_type", [5, [LEAK_MARKER], LEAK_MARKER + "\r\n", "text"], ids=repr
+)
 def test_an_invalid_content_type_is_refused(content_type):
     assert refusal(payload=b"x", content_type=content_type).field == "content_type"
 
@@ -180,6 +191,6 @@ def test_an_invalid_content_type_is_refused(content_type):
 def test_an_event_has_no_field_for_the_user_id_of_the_broker():
     """The broker closes the channel over a `user_id` that is not the connection's user."""
     with pytest.raises(TypeError) as caught:
-        Event("a", 1, user_id=CANARY)  # type: ignore[call-arg]
+        Event("a", 1, user_id=LEAK_MARKER)  # type: ignore[call-arg]
 
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)

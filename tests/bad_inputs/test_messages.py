@@ -23,7 +23,7 @@ from outbox.transports.delivery import Delivery
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.compression import decompress
-from tests.support.builders import CANARY, an_event, an_upload, on_the_wire
+from tests.support.builders import LEAK_MARKER, an_event, an_upload, on_the_wire
 from tests.support.decompression_bomb import gzip_bomb
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -56,9 +56,9 @@ def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
     "body",
     [
         b"",
-        b"\xff" + CANARY.encode(),
-        f'{{"note": "{CANARY}"'.encode(),
-        f'{{"{CANARY}": 1, "{CANARY}": 2}}'.encode(),
+        b"\xff" + LEAK_MARKER.encode(),
+        f'{{"note": "{LEAK_MARKER}"'.encode(),
+        f'{{"{LEAK_MARKER}": 1, "{LEAK_MARKER}": 2}}'.encode(),
         b"[" * 10_000 + b"]" * 10_000,
         b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
         b"1" * 5_000,
@@ -86,7 +86,7 @@ def test_a_body_that_is_no_json_is_malformed(body, handler):
 
 @pytest.mark.parametrize(
     "message_id",
-    [None, "", "17", CANARY, "0" * 31, "0" * 33, "{" * 255, "\0", f"tenant-b:{UUID(int=1)}"],
+    [None, "", "17", LEAK_MARKER, "0" * 31, "0" * 33, "{" * 255, "\0", f"tenant-b:{UUID(int=1)}"],
 )
 def test_a_message_without_an_identity_is_never_handled(message_id):
     assert opened(a_message(message_id=message_id)) == DeadLetter(1, "no_identity")
@@ -101,9 +101,9 @@ def test_a_format_of_another_version_is_not_guessed_at(version):
     "body",
     [
         UPLOAD.body.replace(b'"bucket":"uploads",', b""),
-        UPLOAD.body.replace(b'"bucket":"uploads"', f'"bucket":["{CANARY}"]'.encode()),
-        UPLOAD.body.replace(b'"bucket"', f'"{CANARY}":1,"bucket"'.encode()),
-        f'"{CANARY}"'.encode(),
+        UPLOAD.body.replace(b'"bucket":"uploads"', f'"bucket":["{LEAK_MARKER}"]'.encode()),
+        UPLOAD.body.replace(b'"bucket"', f'"{LEAK_MARKER}":1,"bucket"'.encode()),
+        f'"{LEAK_MARKER}"'.encode(),
         b"null",
     ],
     ids=["removed", "of another type", "of the future", "text", "null"],
@@ -125,7 +125,7 @@ def test_a_body_of_another_schema_is_not_guessed_at(body):
         ("gzip", MEMBER[:-1], "malformed"),
         ("gzip", MEMBER[:-5] + b"\0" + MEMBER[-4:], "malformed"),
         ("gzip", MEMBER + MEMBER, "malformed"),
-        ("gzip", MEMBER + CANARY.encode(), "malformed"),
+        ("gzip", MEMBER + LEAK_MARKER.encode(), "malformed"),
         ("gzip", zlib.compress(b"{}"), "malformed"),
         ("aes-256-gcm", b"\x8f" * 40, "content_encoding_unknown"),
     ],
@@ -196,7 +196,7 @@ def test_a_forged_attempt_is_bounded_and_the_retries_end(value, number):
     assert isinstance(attempt, Attempt)
     assert attempt.number == number
     last = after_failure(
-        RuntimeError(CANARY), number + 3, RetrySchedule([timedelta(seconds=1)], 3), jitter=0
+        RuntimeError(LEAK_MARKER), number + 3, RetrySchedule([timedelta(seconds=1)], 3), jitter=0
     )
     assert last == DeadLetter(number + 3, "retries_exhausted")
 
@@ -212,7 +212,7 @@ def test_a_message_that_is_older_than_the_retention_is_dead_lettered():
         assert opened(message) == DeadLetter(1, "too_old_to_dedupe")
 
 
-@pytest.mark.parametrize("run", [str(UUID(int=1)), "17", CANARY, 7, None, b"\xff"])
+@pytest.mark.parametrize("run", [str(UUID(int=1)), "17", LEAK_MARKER, 7, None, b"\xff"])
 def test_a_forged_mark_of_a_replay_has_no_effect(run):
     """The consumer looks it up in the audit log, and only for messages that are too old."""
     old = replace(with_header("x-outbox-replay", run), timestamp=NOON - timedelta(days=31))
@@ -225,12 +225,12 @@ def test_a_forged_mark_of_a_replay_has_no_effect(run):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"type": CANARY + " with space"},
+        {"type": LEAK_MARKER + " with space"},
         {"type": "a" * 129},
-        {"content_type": CANARY},
-        {"correlation_id": CANARY + "\n"},
-        {"routing_key": CANARY + " x"},
-        {"headers": {"x-outbox-idempotency-key": CANARY + "\0"}},
+        {"content_type": LEAK_MARKER},
+        {"correlation_id": LEAK_MARKER + "\n"},
+        {"routing_key": LEAK_MARKER + " x"},
+        {"headers": {"x-outbox-idempotency-key": LEAK_MARKER + "\0"}},
         {"headers": {"x-outbox-occurred-at": "0001-01-01T00:00:00+14:00"}},
         {"timestamp": datetime.max.replace(tzinfo=UTC), "headers": {}},
     ],
@@ -242,7 +242,7 @@ def test_a_property_out_of_bounds_is_malformed_and_not_shown(changes):
     assert opened(message) == DeadLetter(1, "malformed")
     with pytest.raises(UnreadableMessage) as caught:
         codec.from_wire(message)
-    assert CANARY not in str(caught.value) + repr(caught.value)
+    assert LEAK_MARKER not in str(caught.value) + repr(caught.value)
 
 
 @pytest.mark.parametrize(("priority", "level"), [(255, "high"), (0, "low"), (None, "normal")])

@@ -88,7 +88,7 @@ async def execute(engine: AsyncEngine, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-async def test_a_missing_right_is_a_line_that_says_what_to_grant(name, owner, lowly):
+async def test_a_missing_privilege_is_a_line_with_the_grant_to_run(name, owner, lowly):
     process, verify, not_needed = PROCESSES[name]
     rights = documented_rights(process)
     await execute(owner, *(f"{right} TO {ROLE}" for right in rights))

@@ -157,8 +157,8 @@ async def _connected(
     broker = await aio_pika.connect(broker_url)
     try:
         channel = await broker.channel(publisher_confirms=False)
-        told = broker.transport.connection.server_properties if broker.transport else {}
-        version = str(told.get("version", "unknown"))
+        properties = broker.transport.connection.server_properties if broker.transport else {}
+        version = str(properties.get("version", "unknown"))
         yield Environment(
             database_url, broker_url, directory, database, observer, channel, version
         )

@@ -4,7 +4,7 @@ The least that a wake-up, one publish and one confirm can take, without any outb
     python -m tests.benchmarks.floor FILE
 
 Listens on a connection of its own and publishes one message for each notification, confirmed,
-several at a time if they come so close. Writes the id that it was told, and the monotonic clock
+several at a time if they come so close. Writes the id of the notification, and the monotonic clock
 at the confirm.
 
 What is in its favour: nothing is read from a table, claimed or removed; the body is always the

@@ -50,7 +50,7 @@ async def watch(
     How *rows* rows of the outbox from id *first* on went, until *until* of them are gone, or all.
 
     After *within* seconds it ends with what there is, so that a slow contender costs no more time
-    than a fast one. *observe* is told each sample.
+    than a fast one. *observe* gets each sample.
     """
     lowest: int | None = first
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import aiormq
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -99,8 +100,9 @@ async def test_a_lost_connection_no_longer_counts(rabbitmq_url, metric, method):
 
 
 async def test_a_connection_to_a_silent_broker_counts_until_its_heartbeats_fail(
-    rabbitmq_url, metric
+    rabbitmq_url, metric, monkeypatch
 ):
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
     await a_rabbitmq(rabbitmq_url, metric.counter, method="frames").declare(
         Topology(queues=[Queue(QUEUE)])
     )
@@ -108,7 +110,7 @@ async def test_a_connection_to_a_silent_broker_counts_until_its_heartbeats_fail(
         behind_proxy = a_rabbitmq(proxy.url, metric.counter, method="frames")
         with capture_logs():
             async with behind_proxy.subscribe(QUEUE, prefetch=1):
-                await proxy.swallow()
+                await proxy.drop_all()
 
                 await eventually(metric.becomes(0), within=15)
 

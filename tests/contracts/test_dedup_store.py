@@ -1,5 +1,5 @@
 """
-What the dedup store does, in every database that it is used with.
+The dedup store, in both databases.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ async def test_a_completed_message_never_becomes_failed(sessions):
     assert (await row_of(sessions)).status == "completed"
 
 
-async def test_the_row_says_what_was_done_and_how_long_it_took(sessions):
+async def test_the_dedup_row_has_the_message_and_the_duration(sessions):
     envelope, dedup = an_envelope(correlation_id="c"), Dedup("etl")
 
     async with sessions.begin() as session:
@@ -167,7 +167,7 @@ async def test_the_purge_deletes_only_rows_older_than_the_retention(engine, sess
 
 
 async def age(sessions: Sessions, days: float, *envelopes: Envelope) -> None:
-    """Let the rows of *envelopes* have been written so many *days* ago."""
+    """Make the rows of *envelopes* *days* old."""
     async with sessions.begin() as session:
         await session.execute(
             sa.update(processed_messages)
@@ -241,7 +241,7 @@ async def test_concurrent_purges_delete_each_old_row_once(engine, sessions):
 
 
 async def test_writers_and_purges_neither_deadlock_nor_delete_new_rows(engine, sessions):
-    """Eight writers insert shuffled duplicates, of messages given up long ago too."""
+    """Eight writers insert shuffled duplicates, some of messages dead-lettered long ago."""
     dedup, jitter = Dedup("etl"), random.Random(7)
     envelopes = [an_envelope() for _ in range(400)]
     by_key = {envelope.idempotency_key: envelope for envelope in envelopes}
@@ -352,7 +352,7 @@ async def test_recording_a_duration_waits_for_no_locked_row(sessions):
 
 
 async def test_batches_with_shuffled_keys_in_common_wait_and_never_deadlock(engine, sessions):
-    """Each of eight transactions at a time has the same keys, in an order of its own."""
+    """Eight concurrent transactions record the same keys, each in another order."""
     dedup, envelopes = Dedup("etl"), [an_envelope() for _ in range(50)]
     jitter = random.Random(7)
 

@@ -1,5 +1,5 @@
 """
-How a leased attempt is made, in every database that leases are kept in.
+Leased attempts, in both databases.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, Wait
 from outbox.errors import LeaseLost
+from outbox.tables import now_plus
 from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
-from tests.support.eventually import eventually
 
 LEASE = timedelta(seconds=1)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
@@ -58,7 +58,7 @@ async def held(leased: Leased, attempt: Attempt, handler: Handler) -> Held:
 
 
 async def take_over(leased: Leased) -> None:
-    """As another process would, once the lease is over."""
+    """Take the lease, as another process does once it has expired."""
     async with leased.units.begin() as work:
         await work.session.execute(sa.update(processed_messages).values(owner=uuid4()))
         await work.commit()
@@ -90,12 +90,12 @@ async def test_after_an_expired_lease_the_handler_is_called_again_or_the_message
 ):
     handler = a_handler(expired=expired)
     await held(leased, attempt, handler)
+    async with leased.units.begin() as work:
+        expired_lease = {"lease_until": now_plus(sa.literal(-1.0))}
+        await work.session.execute(sa.update(processed_messages).values(expired_lease))
+        await work.commit()
 
-    async def claim() -> Any:
-        found = await leased.claim(handler, attempt, owner=uuid4())
-        return None if isinstance(found, Wait) else found
-
-    found = await eventually(claim)
+    found = await leased.claim(handler, attempt, owner=uuid4())
 
     if expired is OnLeaseExpired.RETRY:
         assert isinstance(found, Held)
@@ -130,7 +130,7 @@ async def test_a_handler_whose_lease_is_lost_is_cancelled(leased, attempt, expir
     "error", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError]
 )
 async def test_an_error_of_a_leased_handler_is_raised_to_its_caller_only(leased, attempt, error):
-    """Not in a task of its own, where it would end the loop, and not as a cancellation of ours."""
+    """Raised in the caller's task: in a task of its own it would end the event loop."""
 
     async def fail(_message: Message[Any]) -> None:
         raise error
@@ -157,7 +157,7 @@ async def test_a_handler_has_as_long_as_its_timeout_says(leased, attempt):
 
 
 async def test_a_cancellation_from_outside_ends_the_handler_and_leaves_the_lease(leased, attempt):
-    """Nobody knows what it has done."""
+    """The effects of the cancelled handler are unknown, so its lease must not be released."""
     working = asyncio.Event()
 
     async def hang(_message: Message[Any]) -> None:

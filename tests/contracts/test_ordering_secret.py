@@ -1,5 +1,5 @@
 """
-The secret of a database, in every database that a relay works on.
+The ordering secret, in both databases.
 """
 
 import pytest
@@ -54,9 +54,9 @@ async def test_an_invalid_secret_is_refused_and_not_shown(engine, secrets, messa
     assert "sss" not in str(caught.value)
 
 
-async def test_a_role_that_may_not_read_the_secret_is_told_what_to_grant(postgres_url):
+async def test_a_role_without_select_on_the_secret_gets_the_grant_to_run(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
-    # A role that every server has, and that may read no table.
+    # A role that exists on every server and may read no table.
     sa.event.listen(
         engine.sync_engine, "begin", lambda c: c.exec_driver_sql("SET LOCAL ROLE pg_monitor")
     )

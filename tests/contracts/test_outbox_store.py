@@ -1,5 +1,5 @@
 """
-What every outbox store does. A new store is added to `store` and has to pass.
+The contract of all outbox stores. Add a new store to the fixture `store`.
 """
 
 import asyncio
@@ -204,7 +204,7 @@ async def test_keys_leave_room_for_rows_without_one(engine, store):
     await record(engine, *(an_event(type="keyed", ordering_key=f"k{i}") for i in range(20)))
     await record(engine, *(an_event(type="free") for _ in range(20)))
 
-    for _ in range(4):  # the share of keys grows with what is found
+    for _ in range(4):  # the share of keys grows with the number of keys found
         types = await claimed_types(store, limit=10)
 
     assert (types.count("keyed"), types.count("free")) == (5, 5)
@@ -228,7 +228,7 @@ async def test_a_claim_is_bounded_in_bytes_too(engine, store):
     assert types == ["n.0", "n.1", "n.2", "n.3", "n.4", "k.0"]
 
 
-async def test_a_row_that_is_larger_than_a_batch_may_be_goes_alone(engine, store):
+async def test_a_row_larger_than_the_batch_limit_is_claimed_alone(engine, store):
     body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
     await record(engine, *(an_event(type=f"n.{i}", **body) for i in range(2)))
 
@@ -240,7 +240,7 @@ async def test_a_row_that_is_larger_than_a_batch_may_be_goes_alone(engine, store
     assert await claimed_types(store) == []
 
 
-async def test_every_key_has_its_turn_however_many_there_are(engine, store):
+async def test_every_key_is_claimed_in_turn_among_many_keys(engine, store):
     await record(engine, *(an_event(type=f"k.{i}", ordering_key=f"k{i:02}") for i in range(50)))
     await record(engine, *(an_event(type=f"n.{i}") for i in range(50)))
 
@@ -272,7 +272,7 @@ async def test_a_key_is_found_behind_many_that_wait(engine, store):
     pytest.fail("never found")
 
 
-async def test_a_claim_says_whether_there_may_be_more(engine, store):
+async def test_a_claim_reports_whether_more_rows_may_exist(engine, store):
     await record(engine, *(an_event() for _ in range(5)))
 
     async with store.claim(limit=4, size=SIZE) as claim:
@@ -282,7 +282,7 @@ async def test_a_claim_says_whether_there_may_be_more(engine, store):
 
 
 async def test_a_row_that_was_committed_late_is_found_though_later_ones_are_gone(engine, store):
-    """Its id is lower than those that the relay has seen."""
+    """Its id is lower than the ids that the relay has read already."""
     await record(engine, an_event(type="late"), an_event(type="early"))
     async with engine.begin() as connection:
         late = (await connection.execute(sa.select(table).where(table.c.type == "late"))).one()
@@ -316,7 +316,7 @@ async def test_a_row_whose_time_has_come_is_found_though_later_ones_are_gone(eng
 
 
 async def set_aside(engine: AsyncEngine, kind: str) -> None:
-    """Let the rows of this type wait for tomorrow."""
+    """Set `not_before` of the rows of this type to tomorrow."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with engine.begin() as connection:
         await connection.execute(
@@ -325,7 +325,7 @@ async def set_aside(engine: AsyncEngine, kind: str) -> None:
 
 
 async def take_back(engine: AsyncEngine, kind: str) -> None:
-    """Make them ready, as another relay would: unnoticed by the store."""
+    """Make them ready as another relay does, so that the store does not notice."""
     async with engine.begin() as connection:
         await connection.execute(
             sa.update(table).where(table.c.type == kind).values(not_before=None)
@@ -333,7 +333,7 @@ async def take_back(engine: AsyncEngine, kind: str) -> None:
 
 
 async def take_all(store: OutboxStore) -> list[str]:
-    """Claim and delete what a claim finds."""
+    """Claim rows and delete them."""
     async with store.claim(limit=100, size=SIZE) as claim:
         await claim.settle([Delete(row) for row in claim.rows])
         return [row.values["type"] for row in claim.rows]
@@ -363,14 +363,14 @@ async def test_many_skipped_rows_of_a_key_come_one_batch_after_another(engine, s
         return await take_all(store) != []
 
     await eventually(found, within=5)
-    for _ in range(10):  # fewer would do, but for the rows in between
+    for _ in range(10):  # fewer would suffice without the rows in between
         await record(engine, an_event(type="free"))
         await take_all(store)
 
     assert await count(engine) == 0
 
 
-async def test_a_claim_that_finds_only_keys_that_others_hold_says_that_there_is_more(postgres_url):
+async def test_a_claim_that_finds_only_keys_held_by_others_reports_more_rows(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
     body = {"content_type": "application/octet-stream", "payload": b"x" * 1_000}
     await record(
@@ -476,7 +476,7 @@ async def test_large_rows_of_one_key_leave_room_for_other_keys(engine, store):
 
 @pytest.mark.parametrize("key", ["", "a\0b", b"A"])
 async def test_an_ordering_key_written_by_sql_is_claimed_too(sqlite_url, key):
-    """So that it ends in dead_letters, where somebody sees it."""
+    """The relay then moves it to dead_letters, where an operator sees it."""
     engine = create_engine(make_url(sqlite_url), pool_size=5, application_name="test")
     await record(engine, an_event(ordering_key="k"))
     async with engine.begin() as connection:

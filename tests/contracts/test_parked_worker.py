@@ -1,5 +1,5 @@
 """
-What becomes of a message that waits in the database when the database refuses something.
+Parked messages while the database refuses a statement.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ REFUSALS = {
 
 @dataclass
 class Scene:
-    """A message that waits for its first attempt, and the parked worker of its consumer."""
+    """A parked message before its first attempt, and the parked worker of its consumer."""
 
     engine: AsyncEngine
     act: Callable[[AsyncSession], Any]
@@ -74,7 +74,7 @@ class Scene:
                 await connection.exec_driver_sql(statement)
 
     async def refuses(self, state: str, *, when: str, table: sa.Table, kind: str = "") -> None:
-        """Have Postgres refuse what is done to *table*, with this SQLSTATE."""
+        """Make Postgres refuse changes of *table* with the SQLSTATE *state*."""
         await self.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
             f" $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$",
@@ -84,7 +84,7 @@ class Scene:
         )
 
     async def attempts(self) -> list[int]:
-        """How often each message that waits has failed."""
+        """The failed attempts of each parked message."""
         async with self.engine.connect() as connection:
             return list(await connection.scalars(sa.select(parked_messages.c.attempts)))
 

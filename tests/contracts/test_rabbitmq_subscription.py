@@ -1,7 +1,7 @@
 """
-What RabbitMQ's subscription promises beyond the contract of all transports, by both methods.
+RabbitMQ's subscription beyond the contract of all transports, with both of its methods.
 
-This is also what holds the reading of frames to the version of aiormq whose bytes it takes.
+The frame reader uses internals of aiormq; these tests fail if a new version changes them.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ async def transport(url: str, method: str) -> RabbitMQTransport:
 
 @pytest.fixture
 async def channel(url: str) -> AsyncIterator[Any]:
-    """Offer a channel of somebody else's."""
+    """A channel of another connection."""
     async with await aio_pika.connect(url) as connection:
         wrapper = await connection.channel()
         yield await wrapper.get_underlay_channel()
@@ -121,7 +121,7 @@ async def test_bodies_of_any_size_arrive_intact(url, transport):
 
 
 async def test_both_methods_read_the_same(url):
-    """One of the messages was dead-lettered, and has the array of tables that tells of it."""
+    """The messages were dead-lettered, so their headers contain `x-death`, an array of tables."""
     message = a_message(
         routing_key=WAITING,
         type="health.größe",
@@ -229,7 +229,7 @@ async def test_another_take_does_not_flush_a_few_acks(url):
 
         assert written == []
         assert len(await receive(subscription, 10)) == 10
-        assert len(written) <= 2  # a slow machine may take longer than acks wait
+        assert len(written) <= 2  # on a slow machine the delay of acks may pass
 
 
 async def test_acking_twice_is_harmless(url, transport):
@@ -280,7 +280,7 @@ async def test_a_queue_that_is_deleted_ends_the_subscription(transport, channel)
 
 
 async def test_a_channel_that_the_broker_closes_ends_the_subscription(url, transport):
-    """As it does with 406 when a delivery is not settled in time, here for an unknown tag."""
+    """An unknown tag makes the broker close the channel with 406, as a delivery timeout does."""
     await publish(url, a_message())
     async with transport.subscribe(WORK, prefetch=1) as subscription:
         [delivery] = await receive(subscription, 1)
@@ -316,7 +316,7 @@ async def test_a_silent_peer_is_noticed(url, method, monkeypatch):
             WORK, prefetch=1
         ) as subscription,
     ):
-        await proxy.swallow()
+        await proxy.drop_all()
 
         with pytest.raises(BrokerUnavailable):
             await receive(subscription, 1)
@@ -367,7 +367,7 @@ async def test_deliveries_come_by_callback_if_the_client_library_is_another(url,
         ("channel", "write_queue", None),
     ],
 )
-async def test_a_client_library_that_lacks_what_frames_need_is_incompatible(
+async def test_a_client_library_without_the_internals_that_frames_need_is_incompatible(
     url, owner, name, value
 ):
     async with await aio_pika.connect(
@@ -389,7 +389,7 @@ async def test_a_client_library_that_lacks_what_frames_need_is_incompatible(
 
 
 async def is_quick(call: Any) -> bool:
-    """Whether *call* returns, or raises that the connection is lost, well before heartbeats do."""
+    """Whether *call* returns, or raises BrokerUnavailable, before heartbeats fail."""
     try:
         async with asyncio.timeout(2):
             await call

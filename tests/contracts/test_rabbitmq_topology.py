@@ -1,5 +1,5 @@
 """
-What can be seen of queues in RabbitMQ, by whom.
+Which arguments of RabbitMQ's queues a user can compare.
 """
 
 from datetime import timedelta
@@ -39,7 +39,7 @@ async def test_a_user_without_configure_permission_verifies_existence_only(
         await transport(rabbitmq_reader_url).verify(Topology(queues=[Queue("nothing")]))
 
 
-async def test_a_process_that_cannot_compare_says_so_and_goes_on(
+async def test_a_process_that_cannot_compare_warns_and_continues(
     rabbitmq_url, rabbitmq_reader_url
 ):
     await transport(rabbitmq_url).declare(WANTED)
@@ -70,7 +70,7 @@ async def test_an_argument_that_the_broker_refuses_is_named(rabbitmq_url):
 async def test_arguments_set_by_a_policy_are_not_compared(
     rabbitmq_server, rabbitmq_vhost, rabbitmq_url
 ):
-    """If this fails, a broker shows policies, and the page on running can promise more."""
+    """If this fails, RabbitMQ shows policies now: update docs/how-to/run.md."""
     await transport(rabbitmq_url).declare(WANTED)
     policy = {"pattern": ".*", "definition": {"message-ttl": 5}, "apply-to": "queues"}
     await rabbitmq_server.http.request("PUT", "policies", rabbitmq_vhost, "other", body=policy)

@@ -1,5 +1,5 @@
 """
-What every transport promises, whatever the broker behind it.
+The contract of all transports.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
 
 @pytest.fixture
 async def declared(transport: Transport) -> AsyncIterator[Transport]:
-    """Offer the transport with both consumers' queues."""
+    """The transport, with the queues of both consumers declared."""
     for queues in (WORK, OTHER):
         await transport.declare(topology_of(queues))
     return transport
@@ -169,7 +169,7 @@ async def test_each_outcome_belongs_to_its_message_and_neighbours_get_through(de
     ]
     arrived = set()
     async with declared.subscribe(WORK.name, prefetch=10) as subscription:
-        # A broker may have a neighbour twice, if its first answer went down with the channel.
+        # A neighbour may arrive twice if its first confirm was lost with the channel.
         while len(arrived) < len(neighbours):
             arrived.update(await receive_bodies(subscription, 1))
     assert arrived == {neighbour.body for neighbour in neighbours}
@@ -363,7 +363,7 @@ async def test_several_copies_may_be_published_at_once(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_take_gives_no_more_than_its_limit_in_the_order_of_the_queue(declared):
+async def test_take_returns_at_most_its_limit_in_the_order_of_the_queue(declared):
     bodies = [str(number).encode() for number in range(30)]
     await publish(declared, *map(a_message, bodies))
 
@@ -388,7 +388,7 @@ async def test_acking_nothing_does_nothing(declared):
         await subscription.ack()
 
 
-async def test_prefetch_limits_what_is_unsettled(declared):
+async def test_prefetch_limits_unsettled_messages(declared):
     async with declared.subscribe(WORK.name, prefetch=2) as greedy:
         await publish(declared, a_message(b"1"), a_message(b"2"))
         held = [await receive(greedy), await receive(greedy)]
@@ -462,7 +462,7 @@ async def test_two_subscriptions_share_a_queue_without_doubles(declared):
     await wait_until_empty(declared, WORK.name)
 
 
-async def test_stop_ends_take_and_gives_prefetched_messages_back(declared):
+async def test_stop_ends_take_and_requeues_prefetched_messages(declared):
     bodies = [b"1", b"2", b"3"]
     await publish(declared, *map(a_message, bodies))
 
@@ -499,7 +499,7 @@ async def test_one_of_two_subscriptions_of_a_single_active_queue_gets_every_mess
 async def test_unsettled_messages_of_an_ordered_subscription_go_first_and_in_order_to_the_next(
     transport, settled
 ):
-    """Some of it was taken, and some had only come or was on its way."""
+    """Some messages were taken; others were prefetched or on their way."""
     bodies = [str(number).encode() for number in range(20)]
     await transport.declare(topology_of(SINGLE))
     await publish(transport, *map(a_message, bodies))
@@ -622,7 +622,7 @@ async def test_a_topology_as_declared_is_compared_in_one_step(declared):
     assert await declared.verify(topology_of(WORK)) == []
 
 
-async def test_verify_names_what_is_missing(declared):
+async def test_verify_names_missing_queues_and_exchanges(declared):
     with pytest.raises(TopologyMismatch, match="exchange nowhere "):
         await declared.verify(Topology([Exchange("nowhere", "topic")]))
     with pytest.raises(TopologyMismatch, match="queue nothing "):
@@ -652,7 +652,7 @@ async def test_depth_counts_messages_and_consumers(declared):
 
 
 async def test_publishers_may_be_called_at_once_even_with_one_message_id(declared):
-    """A broker's client that tells returned messages by their id must not mix these up."""
+    """A client library that identifies returned messages by their id must not mix these up."""
     routable = a_message()
     stranger = replace(routable, routing_key="nobody.listens")
     async with declared.publisher() as publisher:

@@ -1,5 +1,5 @@
 """
-What the transaction of a handler promises, whatever the handler does to its session.
+The transaction of a handler, including handlers that misuse their session.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def test_the_record_and_the_effects_are_committed_together(engine, units):
 
 
 async def rows_seen_by_others(engine: AsyncEngine) -> tuple[int, int]:
-    # SQLite lets nobody begin who might write.
+    # SQLite allows one writing transaction at a time.
     return (0, 0) if engine.dialect.name == "sqlite" else await rows(engine)
 
 
@@ -109,7 +109,7 @@ async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other
         await getattr(work.session, misdeed)()
         assert not work.is_open
         if engine.dialect.name == "sqlite" and misdeed == "close":
-            return  # its connection is still in the transaction: nobody else can begin
+            return  # its connection is still in the transaction, so no other can begin
         async with units.begin() as other:
             await record(other, an_envelope())
             await other.commit()
@@ -205,7 +205,7 @@ async def test_a_savepoint_left_open_is_committed_with_the_rest(engine, units):
     assert await rows(engine) == (1, 1)
 
 
-async def test_a_connection_that_was_ended_is_thrown_away(engine, units):
+async def test_a_connection_that_was_ended_is_discarded(engine, units):
     if engine.dialect.name == "sqlite":
         return  # there is no server to end it
     with pytest.raises(DBAPIError) as lost:
@@ -249,7 +249,7 @@ registry().map_imperatively(Letter, dead_letters)
 
 
 async def leave_no_room(engine: AsyncEngine) -> None:
-    """Have what is inserted into `dead_letters` refused; on Postgres when it is committed."""
+    """Make the database refuse rows of `dead_letters`; Postgres does so at the COMMIT."""
     async with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             pages = await connection.scalar(sa.text("PRAGMA page_count"))

@@ -1,5 +1,5 @@
 """
-What rings the doorbell of an idle relay, and what does not.
+Which transactions notify an idle relay, and which do not.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def wakeup(engine: AsyncEngine, rings: Rings) -> AsyncIterator[PostgresWak
 
 @pytest.fixture
 async def listener(postgres_url: str) -> AsyncIterator[list[str]]:
-    """List what anybody is notified of, in the order in which it is sent."""
+    """All notifications of the channels `outbox` and `mark`, in order."""
     heard: list[str] = []
     connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
     await connection.add_listener("outbox", lambda *_: heard.append("notified"))
@@ -67,7 +67,7 @@ async def record(engine: AsyncEngine) -> None:
 
 
 async def mark(engine: AsyncEngine, listener: list[str]) -> None:
-    """Return when what was sent before has been heard."""
+    """Wait until *listener* has received all earlier notifications."""
     async with engine.begin() as connection:
         await connection.execute(sa.text("NOTIFY mark"))
     await eventually(lambda: "mark" in listener)
@@ -120,7 +120,7 @@ async def test_arming_twice_reports_nothing_new(engine, wakeup, rings):
 
 
 async def test_a_transaction_that_did_not_notify_keeps_the_wakeup_from_being_armed(engine, wakeup):
-    """So a relay that is armed has seen, or will be told of, every row."""
+    """So an armed relay has read every row, or gets a notification."""
     async with engine.begin() as connection:
         await connection.execute(outbox.insert(an_event()))
         assert not await wakeup.arm()

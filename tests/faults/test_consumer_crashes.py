@@ -44,149 +44,136 @@ WAITING = sa.text(
 
 
 @pytest.fixture
-async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
-        yield stage
+async def consumers(postgres_url, rabbitmq_url, tmp_path):
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as consumers:
+        yield consumers
 
 
-def a_trap(stage: ProxiedConsumer, point: str) -> Breakpoint:
+def a_trap(consumers: ProxiedConsumer, point: str) -> Breakpoint:
     match point:
         case "not_delivered":
-            return stage.broker.unheard(DELIVER)
+            return consumers.broker.before_reply(DELIVER)
         case "not_recorded":
-            return stage.database.before(RECORD)
+            return consumers.database.before(RECORD)
         case "not_applied":
-            return stage.database.before(APPLIED)
+            return consumers.database.before(APPLIED)
         case "not_committed":
-            return stage.database.before(APPLIED, COMMIT)
+            return consumers.database.before(APPLIED, COMMIT)
         case _:
             raise ValueError(point)
 
 
-async def is_applied_once(stage: ProxiedConsumer, message: WireMessage) -> None:
+async def is_applied_once(consumers: ProxiedConsumer, message: WireMessage) -> None:
     """Wait for the effect, end all consumers, and check that no other trace is left."""
-    await stage.deployment.applies(1)
-    await stage.ends()
-    assert [str(event_id) for event_id in await stage.deployment.applied()] == [message.message_id]
-    assert await stage.records() == [("completed", 1)]
-    assert await stage.deployment.dead() == []
-    assert await stage.left() == {}
+    await consumers.deployment.applies(1)
+    await consumers.ends()
+    assert [str(event_id) for event_id in await consumers.deployment.applied()] == [
+        message.message_id
+    ]
+    assert await consumers.records() == [("completed", 1)]
+    assert await consumers.deployment.dead() == []
+    assert await consumers.left() == {}
 
 
 @pytest.mark.parametrize(
     "point", ["not_delivered", "not_recorded", "not_applied", "not_committed"]
 )
-async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another(stage, point):
-    doomed = await stage.consumer()
-    trap = a_trap(stage, point)
-    message = a_message()
-    await stage.publish(message)
-    await trap.sprung()
+async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another(consumers, point):
+    trap = a_trap(consumers, point)
+    doomed, message = await consumers.hit(trap)
 
     doomed.kill()
-    await stage.consumer()
+    await consumers.consumer()
 
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)
 
 
 @pytest.mark.parametrize("point", ["not_recorded", "not_applied", "not_committed"])
 async def test_a_consumer_that_loses_its_session_before_its_commit_makes_the_attempt_again(
-    stage, point
+    consumers, point
 ):
-    consumer = await stage.consumer()
-    trap = a_trap(stage, point)
-    message = a_message()
-    await stage.publish(message)
-    await trap.sprung()
+    trap = a_trap(consumers, point)
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)
     assert "handler_failed" not in consumer.output
 
 
-async def test_a_consumer_that_does_not_know_whether_it_has_committed_finds_its_record(stage):
-    consumer = await stage.consumer()
-    trap = stage.database.after(APPLIED, COMMIT)
-    message = a_message()
-    await stage.publish(message)
-    await trap.sprung()
+async def test_a_consumer_that_does_not_know_whether_it_has_committed_finds_its_record(consumers):
+    trap = consumers.database.after(APPLIED, COMMIT)
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 
     await consumer.wait_for_line('"status": "duplicate"')
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)
     assert "handler_failed" not in consumer.output
 
 
-async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(stage):
-    doomed = await stage.consumer()
-    trap = stage.broker.before(ACK)
-    message = a_message()
-    await stage.publish(message)
-    await trap.sprung()
+async def test_a_consumer_killed_before_its_acknowledgement_has_done_its_work(consumers):
+    trap = consumers.broker.before(ACK)
+    doomed, message = await consumers.hit(trap)
 
     doomed.kill()
-    successor = await stage.consumer()
+    successor = await consumers.consumer()
 
     await successor.wait_for_line('"status": "duplicate"')
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)
 
 
-async def test_an_ack_that_is_lost_on_its_way_is_sent_again(stage):
-    consumer = await stage.consumer()
-    trap = stage.broker.before(ACK)
-    message = a_message()
-    await stage.publish(message)
-    await trap.sprung()
+async def test_an_ack_that_is_lost_on_its_way_is_sent_again(consumers):
+    trap = consumers.broker.before(ACK)
+    consumer, message = await consumers.hit(trap)
 
     trap.cut()
 
     await consumer.wait_for_line('"status": "duplicate"')
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)
 
 
-async def two_have_it(stage: ProxiedConsumer, message: WireMessage) -> Breakpoint:
+async def two_have_it(consumers: ProxiedConsumer, message: WireMessage) -> Breakpoint:
     """
     Two consumers are at *message*: one that has lost its channel, before its COMMIT, and one that
     waits for it. Returns the trap that holds the COMMIT.
     """
-    await stage.consumer()
-    await stage.consumer()
-    delivery, commit = stage.broker.unheard(DELIVER), a_trap(stage, "not_committed")
-    await stage.publish(message)
-    await delivery.sprung()
+    await consumers.consumer()
+    await consumers.consumer()
+    delivery, commit = consumers.broker.before_reply(DELIVER), a_trap(consumers, "not_committed")
+    await consumers.publish(message)
+    await delivery.wait_until_hit()
     delivery.release()
-    await commit.sprung()
+    await commit.wait_until_hit()
     delivery.cut()
 
     async def second_waits() -> bool:
-        async with stage.deployment.engine.connect() as connection:
+        async with consumers.deployment.engine.connect() as connection:
             return await connection.scalar(WAITING) == 1
 
     await eventually(second_waits)
-    assert await stage.deployment.applied() == []
+    assert await consumers.deployment.applied() == []
     return commit
 
 
 async def test_of_two_consumers_with_one_message_the_second_finds_it_done_when_the_first_commits(
-    stage,
+    consumers,
 ):
     message = a_message()
-    commit = await two_have_it(stage, message)
+    commit = await two_have_it(consumers, message)
 
     commit.release()
 
-    await eventually(lambda: '"status": "duplicate"' in stage.deployment.logs())
-    await is_applied_once(stage, message)
+    await eventually(lambda: '"status": "duplicate"' in consumers.deployment.logs())
+    await is_applied_once(consumers, message)
 
 
 async def test_of_two_consumers_with_one_message_the_second_proceeds_when_the_first_rolls_back(
-    stage,
+    consumers,
 ):
     message = a_message()
-    commit = await two_have_it(stage, message)
+    commit = await two_have_it(consumers, message)
 
     commit.cut()
 
-    await is_applied_once(stage, message)
+    await is_applied_once(consumers, message)

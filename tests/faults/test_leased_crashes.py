@@ -28,7 +28,7 @@ from consumer.storage.tables import processed_messages
 from outbox.tables import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually
-from tests.support.proxied_consumer import RECORD, ProxiedConsumer, a_message
+from tests.support.proxied_consumer import RECORD, ProxiedConsumer
 from tests.support.wire_protocols import ACK, COMMIT, statement
 
 pytestmark = pytest.mark.fault
@@ -38,145 +38,133 @@ RETRY, DEAD_LETTER = "test.leased.repeat", "test.leased.stop"
 
 
 @pytest.fixture
-async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
-        yield stage
+async def consumers(postgres_url, rabbitmq_url, tmp_path):
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as consumers:
+        yield consumers
 
 
-def calls(stage: ProxiedConsumer) -> int:
-    return stage.deployment.logs().count(CALLED)
+def calls(consumers: ProxiedConsumer) -> int:
+    return consumers.deployment.logs().count(CALLED)
 
 
-async def is_completed(stage: ProxiedConsumer, *, after: int) -> None:
+async def is_completed(consumers: ProxiedConsumer, *, after: int) -> None:
     """Check that the message was completed in *after* calls, and the queues are empty."""
 
     async def completed() -> bool:
-        return await stage.records() == [("completed", 1)]
+        return await consumers.records() == [("completed", 1)]
 
     await eventually(completed)
-    await stage.ends()
-    assert calls(stage) == after
-    assert await stage.deployment.dead() == []
-    assert await stage.left() == {}
+    await consumers.ends()
+    assert calls(consumers) == after
+    assert await consumers.deployment.dead() == []
+    assert await consumers.left() == {}
 
 
-async def is_stopped(stage: ProxiedConsumer, *, after: int) -> None:
+async def is_stopped(consumers: ProxiedConsumer, *, after: int) -> None:
     """Check that the message was dead-lettered after *after* calls, for an operator."""
-    await stage.gives_up(1)
-    await stage.ends()
-    assert calls(stage) == after
-    assert [row["reason"] for row in await stage.deployment.dead()] == ["lease_expired"]
-    assert await stage.records() == [("failed", 1)]
-    assert await stage.left() == {}
+    await consumers.waits_for_dead_letters(1)
+    await consumers.ends()
+    assert calls(consumers) == after
+    assert [row["reason"] for row in await consumers.deployment.dead()] == ["lease_expired"]
+    assert await consumers.records() == [("failed", 1)]
+    assert await consumers.left() == {}
 
 
-async def lease_is_over(stage: ProxiedConsumer) -> bool:
+async def lease_is_over(consumers: ProxiedConsumer) -> bool:
     over = sa.select(processed_messages.c.lease_until < database_now())
-    async with stage.deployment.engine.connect() as connection:
+    async with consumers.deployment.engine.connect() as connection:
         return bool(await connection.scalar(over))
 
 
-@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(("committed", "event_type"), [(False, RETRY), (True, DEAD_LETTER)])
 async def test_a_claim_whose_outcome_is_unknown_is_repeated_and_leads_to_one_call(
-    stage, committed, event_type
+    consumers, committed, event_type
 ):
-    await stage.consumer()
-    trap = (stage.database.after if committed else stage.database.before)(RECORD, COMMIT)
-    await stage.publish(a_message(event_type))
-    await trap.sprung()
+    trap = (consumers.database.after if committed else consumers.database.before)(RECORD, COMMIT)
+    await consumers.hit(trap, event_type)
 
     trap.cut()
 
-    await is_completed(stage, after=1)
+    await is_completed(consumers, after=1)
 
 
 async def test_a_consumer_killed_before_its_claim_is_committed_leaves_the_message_to_another(
-    stage,
+    consumers,
 ):
-    doomed = await stage.consumer()
-    trap = stage.database.before(RECORD, COMMIT)
-    await stage.publish(a_message(DEAD_LETTER))
-    await trap.sprung()
+    trap = consumers.database.before(RECORD, COMMIT)
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
-    await stage.consumer()
+    await consumers.consumer()
 
-    await is_completed(stage, after=1)
+    await is_completed(consumers, after=1)
 
 
-async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its_handler(stage):
-    doomed = await stage.consumer()
-    trap = stage.database.after(RECORD, COMMIT)
-    await stage.publish(a_message(DEAD_LETTER))
-    await trap.sprung()
+async def test_a_consumer_killed_once_its_claim_is_committed_may_have_called_its_handler(
+    consumers,
+):
+    trap = consumers.database.after(RECORD, COMMIT)
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
-    await stage.consumer()
+    await consumers.consumer()
 
-    await is_stopped(stage, after=0)
+    await is_stopped(consumers, after=0)
 
 
 @pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
 async def test_a_consumer_killed_after_the_call_leaves_the_decision_to_the_policy(
-    stage, event_type
+    consumers, event_type
 ):
-    doomed = await stage.consumer()
-    trap = stage.database.before(COMPLETION)
-    await stage.publish(a_message(event_type))
-    await trap.sprung()
+    trap = consumers.database.before(COMPLETION)
+    doomed, _ = await consumers.hit(trap, event_type)
 
     doomed.kill()
-    await stage.consumer()
+    await consumers.consumer()
 
     if event_type == RETRY:
-        await is_completed(stage, after=2)
+        await is_completed(consumers, after=2)
     else:
-        await is_stopped(stage, after=1)
+        await is_stopped(consumers, after=1)
 
 
 async def test_a_database_that_is_unavailable_for_longer_than_the_lease_leads_to_no_second_call(
-    stage,
+    consumers,
 ):
-    await stage.consumer()
-    trap = stage.database.before(COMPLETION)
-    await stage.publish(a_message(DEAD_LETTER))
-    await trap.sprung()
+    trap = consumers.database.before(COMPLETION)
+    await consumers.hit(trap, DEAD_LETTER)
 
-    await stage.database.cut()
-    await eventually(lambda: lease_is_over(stage))
-    assert await stage.records() == [("processing", 1)]
-    await stage.database.restore()
+    await consumers.database.cut()
+    await eventually(lambda: lease_is_over(consumers))
+    assert await consumers.records() == [("processing", 1)]
+    await consumers.database.restore()
 
-    await is_completed(stage, after=1)
+    await is_completed(consumers, after=1)
 
 
-@pytest.mark.parametrize("event_type", [RETRY, DEAD_LETTER])
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(("committed", "event_type"), [(False, DEAD_LETTER), (True, RETRY)])
 async def test_a_completion_whose_outcome_is_unknown_leads_to_no_second_call(
-    stage, committed, event_type
+    consumers, committed, event_type
 ):
-    await stage.consumer()
-    trap = (stage.database.after if committed else stage.database.before)(COMPLETION, COMMIT)
-    await stage.publish(a_message(event_type))
-    await trap.sprung()
-    acknowledged = stage.broker.before(ACK)
+    trap = (consumers.database.after if committed else consumers.database.before)(
+        COMPLETION, COMMIT
+    )
+    await consumers.hit(trap, event_type)
+    acknowledged = consumers.broker.before(ACK)
 
     trap.cut()
 
-    await acknowledged.sprung()
+    await acknowledged.wait_until_hit()
     acknowledged.release()
-    await is_completed(stage, after=1)
+    await is_completed(consumers, after=1)
 
 
-async def test_a_consumer_killed_once_it_has_completed_leads_to_no_second_call(stage):
-    doomed = await stage.consumer()
-    trap = stage.broker.before(ACK)
-    await stage.publish(a_message(DEAD_LETTER))
-    await trap.sprung()
+async def test_a_consumer_killed_once_it_has_completed_leads_to_no_second_call(consumers):
+    trap = consumers.broker.before(ACK)
+    doomed, _ = await consumers.hit(trap, DEAD_LETTER)
 
     doomed.kill()
-    successor = await stage.consumer()
+    successor = await consumers.consumer()
 
     await successor.wait_for_line('"status": "duplicate"')
-    await is_completed(stage, after=1)
+    await is_completed(consumers, after=1)

@@ -46,7 +46,7 @@ async def test_a_producer_that_does_not_know_whether_it_has_committed_records_th
         engine = create_engine(make_url(proxy.url), pool_size=1, application_name="producer")
         trap = (proxy.after if committed else proxy.before)(insertion, COMMIT)
         recording = asyncio.create_task(record(engine, event))
-        await trap.sprung()
+        await trap.wait_until_hit()
         trap.cut()
         assert await recording == "unknown"
 

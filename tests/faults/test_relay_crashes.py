@@ -82,7 +82,7 @@ class ProxiedRelays:
             case "not_published":
                 return self.broker.before(PUBLISH)
             case "not_confirmed":
-                return self.broker.unheard(ACK)
+                return self.broker.before_reply(ACK)
             case "not_deleted":
                 return self.database.before(SETTLEMENT)
             case "not_committed":
@@ -115,20 +115,27 @@ def each(events: list[outbox.Event], times: int) -> Counter[str | None]:
     return Counter({str(event.id): times for event in events})
 
 
-@pytest.mark.parametrize("point", ["claimed", "not_published"])
-async def test_a_relay_killed_before_the_broker_has_heard_of_an_event_leaves_it_to_another(
-    relays, point
-):
+async def replaced_at(relays: ProxiedRelays, point: str) -> list[outbox.Event]:
+    """Kill a relay at *point* and start another one, which publishes the events."""
     trap = relays.trap(point)
     events = await relays.commits()
     doomed = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
 
     doomed.kill()
     assert await relays.attempts() == {0}
     await relays.deployment.relay()
 
     await relays.is_drained()
+    return events
+
+
+@pytest.mark.parametrize("point", ["claimed", "not_published"])
+async def test_a_relay_killed_before_the_broker_has_heard_of_an_event_leaves_it_to_another(
+    relays, point
+):
+    events = await replaced_at(relays, point)
+
     assert await relays.copies() == each(events, 1)
 
 
@@ -136,16 +143,8 @@ async def test_a_relay_killed_before_the_broker_has_heard_of_an_event_leaves_it_
 async def test_a_relay_killed_after_the_broker_has_its_events_costs_one_more_copy_of_each(
     relays, point
 ):
-    trap = relays.trap(point)
-    events = await relays.commits()
-    doomed = await relays.deployment.relay()
-    await trap.sprung()
+    events = await replaced_at(relays, point)
 
-    doomed.kill()
-    assert await relays.attempts() == {0}
-    await relays.deployment.relay()
-
-    await relays.is_drained()
     assert await relays.copies() == each(events, 2)
 
 
@@ -153,7 +152,7 @@ async def test_a_relay_killed_once_its_settlement_is_committed_costs_nothing(rel
     trap = relays.trap("committed")
     events = await relays.commits()
     doomed = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
 
     doomed.kill()
     await relays.deployment.relay()
@@ -171,7 +170,7 @@ async def test_a_relay_that_does_not_know_whether_its_settlement_is_committed_go
     trap = relays.trap(point)
     events = await relays.commits()
     relay = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
 
     trap.cut()
 
@@ -186,11 +185,11 @@ async def test_a_relay_that_loses_the_confirm_publishes_again_and_counts_no_atte
     trap = relays.trap("not_confirmed")
     events = await relays.commits()
     relay = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
 
     again = relays.trap("not_published")
     trap.cut()
-    await again.sprung()
+    await again.wait_until_hit()
     assert await relays.attempts() == {0}
     again.release()
 
@@ -205,7 +204,7 @@ async def test_a_session_that_is_ended_while_its_relay_publishes_costs_one_more_
     trap = relays.trap("not_confirmed")
     events = await relays.commits()
     relay = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
 
     async with relays.deployment.engine.connect() as connection:
         ended = await connection.scalars(
@@ -225,7 +224,7 @@ async def test_a_relay_that_was_stopped_past_all_deadlines_finds_that_another_ha
     trap = relays.trap("not_confirmed")
     events = await relays.commits()
     stopped = await relays.deployment.relay()
-    await trap.sprung()
+    await trap.wait_until_hit()
     stopped.freeze()
     other = await relays.deployment.relay()
 

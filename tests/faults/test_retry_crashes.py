@@ -34,111 +34,117 @@ DEAD_LETTER = statement("INSERT INTO dead_letters")
 
 
 @pytest.fixture
-async def stage(postgres_url, rabbitmq_url, tmp_path):
-    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as stage:
-        yield stage
+async def consumers(postgres_url, rabbitmq_url, tmp_path):
+    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path) as consumers:
+        yield consumers
 
 
 @pytest.fixture
 async def last_try(postgres_url, rabbitmq_url, tmp_path):
     """Consumers that dead-letter a message after its first failure."""
-    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0") as stage:
-        yield stage
+    async with ProxiedConsumer(
+        postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="0"
+    ) as consumers:
+        yield consumers
 
 
-def attempts_that_failed(stage: ProxiedConsumer) -> int:
-    return stage.deployment.logs().count('"event": "handler_failed"')
+def attempts_that_failed(consumers: ProxiedConsumer) -> int:
+    return consumers.deployment.logs().count('"event": "handler_failed"')
 
 
-async def is_applied_once(stage: ProxiedConsumer) -> None:
-    await stage.deployment.applies(1)
-    await stage.ends()
-    assert len(await stage.deployment.applied()) == 1
-    assert await stage.records() == [("completed", 2)]
-    assert await stage.deployment.dead() == []
-    assert await stage.left() == {}
+async def is_applied_once(consumers: ProxiedConsumer) -> None:
+    await consumers.deployment.applies(1)
+    await consumers.ends()
+    assert len(await consumers.deployment.applied()) == 1
+    assert await consumers.records() == [("completed", 2)]
+    assert await consumers.deployment.dead() == []
+    assert await consumers.left() == {}
 
 
 async def replaced(
-    stage: ProxiedConsumer, trap: Breakpoint, doomed: ChildProcess, event_type: str
+    consumers: ProxiedConsumer, trap: Breakpoint, doomed: ChildProcess, event_type: str
 ) -> ChildProcess:
     """Publish a message; when *trap* springs, kill *doomed*. Returns its successor."""
-    await stage.publish(a_message(event_type))
-    await trap.sprung()
+    await consumers.publish(a_message(event_type))
+    await trap.wait_until_hit()
     doomed.kill()
-    return await stage.consumer()
+    return await consumers.consumer()
 
 
 async def test_a_consumer_killed_before_the_copy_is_with_the_broker_has_not_counted_its_attempt(
-    stage,
+    consumers,
 ):
-    doomed = await stage.consumer()
+    doomed = await consumers.consumer()
 
-    await replaced(stage, stage.broker.before(PUBLISH), doomed, "test.fails.once")
+    await replaced(consumers, consumers.broker.before(PUBLISH), doomed, "test.fails.once")
 
-    await is_applied_once(stage)
-    assert attempts_that_failed(stage) == 2
+    await is_applied_once(consumers)
+    assert attempts_that_failed(consumers) == 2
 
 
 @pytest.mark.parametrize("point", ["not_confirmed", "not_acked"])
 async def test_a_consumer_killed_between_copy_and_acknowledgement_leaves_both_and_one_counts(
-    stage, point
+    consumers, point
 ):
-    doomed = await stage.consumer()
-    trap = stage.broker.unheard(ACK) if point == "not_confirmed" else stage.broker.before(ACK)
+    doomed = await consumers.consumer()
+    trap = (
+        consumers.broker.before_reply(ACK)
+        if point == "not_confirmed"
+        else consumers.broker.before(ACK)
+    )
 
-    successor = await replaced(stage, trap, doomed, "test.fails.once")
+    successor = await replaced(consumers, trap, doomed, "test.fails.once")
 
     await successor.wait_for_line('"status": "duplicate"')
-    await is_applied_once(stage)
-    assert attempts_that_failed(stage) <= 2
+    await is_applied_once(consumers)
+    assert attempts_that_failed(consumers) <= 2
 
 
 async def test_original_and_copy_that_both_fail_are_two_dead_letters_and_no_more(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    async with ProxiedConsumer(postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="1") as stage:
-        doomed = await stage.consumer()
+    async with ProxiedConsumer(
+        postgres_url, rabbitmq_url, tmp_path, MQ_MAX_RETRIES="1"
+    ) as consumers:
+        doomed = await consumers.consumer()
 
-        await replaced(stage, stage.broker.before(ACK), doomed, "test.fails.always")
+        await replaced(consumers, consumers.broker.before(ACK), doomed, "test.fails.always")
 
-        await stage.gives_up(2)
-        await stage.ends()
-        assert [row["attempts"] for row in await stage.deployment.dead()] == [2, 2]
-        assert attempts_that_failed(stage) == 4
-        assert await stage.records() == [("failed", 2)]
-        assert await stage.deployment.applied() == []
-        assert await stage.left() == {}
+        await consumers.waits_for_dead_letters(2)
+        await consumers.ends()
+        assert [row["attempts"] for row in await consumers.deployment.dead()] == [2, 2]
+        assert attempts_that_failed(consumers) == 4
+        assert await consumers.records() == [("failed", 2)]
+        assert await consumers.deployment.applied() == []
+        assert await consumers.left() == {}
 
 
-async def test_a_consumer_that_loses_the_confirm_publishes_another_copy_and_one_counts(stage):
-    consumer = await stage.consumer()
-    trap = stage.broker.unheard(ACK)
-    await stage.publish(a_message("test.fails.once"))
-    await trap.sprung()
+async def test_a_consumer_that_loses_the_confirm_publishes_another_copy_and_one_counts(consumers):
+    trap = consumers.broker.before_reply(ACK)
+    consumer, _ = await consumers.hit(trap, "test.fails.once")
 
     trap.cut()
 
     await consumer.wait_for_line('"status": "duplicate"')
-    await is_applied_once(stage)
-    assert attempts_that_failed(stage) == 1
+    await is_applied_once(consumers)
+    assert attempts_that_failed(consumers) == 1
 
 
-async def test_as_long_as_no_queue_takes_the_copy_the_message_is_not_acknowledged(stage):
-    await stage.consumer()
-    await stage.delete(RETRY_QUEUE)
-    returns, ack = stage.broker.unheard(RETURN, RETURN), stage.broker.before(ACK)
+async def test_as_long_as_no_queue_takes_the_copy_the_message_is_not_acknowledged(consumers):
+    await consumers.consumer()
+    await consumers.delete(RETRY_QUEUE)
+    returns, ack = consumers.broker.before_reply(RETURN, RETURN), consumers.broker.before(ACK)
 
-    await stage.publish(a_message("test.fails.once"))
+    await consumers.publish(a_message("test.fails.once"))
 
-    await returns.sprung()
-    assert not ack.has_sprung
+    await returns.wait_until_hit()
+    assert not ack.is_hit
     returns.release()
-    await stage.declare()
-    await ack.sprung()
+    await consumers.declare()
+    await ack.wait_until_hit()
     ack.release()
-    await is_applied_once(stage)
-    assert attempts_that_failed(stage) == 1
+    await is_applied_once(consumers)
+    assert attempts_that_failed(consumers) == 1
 
 
 async def test_a_dead_letter_that_was_not_committed_is_written_once_after_a_crash(last_try):
@@ -147,7 +153,7 @@ async def test_a_dead_letter_that_was_not_committed_is_written_once_after_a_cras
 
     await replaced(last_try, trap, doomed, "test.fails.always")
 
-    await last_try.gives_up(1)
+    await last_try.waits_for_dead_letters(1)
     await is_dead_lettered(last_try, letters=1)
 
 
@@ -155,15 +161,13 @@ async def test_a_dead_letter_that_was_not_committed_is_written_once_after_a_cras
 async def test_a_consumer_that_does_not_know_whether_its_dead_letter_is_committed_writes_it_again(
     last_try, committed, letters
 ):
-    await last_try.consumer()
     database = last_try.database
     trap = (database.after if committed else database.before)(DEAD_LETTER, COMMIT)
-    await last_try.publish(a_message("test.fails.always"))
-    await trap.sprung()
+    await last_try.hit(trap, "test.fails.always")
 
     trap.cut()
 
-    await last_try.gives_up(letters)
+    await last_try.waits_for_dead_letters(letters)
     await is_dead_lettered(last_try, letters=letters)
     assert attempts_that_failed(last_try) == 1
 
@@ -175,7 +179,7 @@ async def test_a_dead_lettered_message_that_was_not_acked_is_handled_and_dead_le
 
     await replaced(last_try, last_try.broker.before(ACK), doomed, "test.fails.always")
 
-    await last_try.gives_up(2)
+    await last_try.waits_for_dead_letters(2)
     await is_dead_lettered(last_try, letters=2)
     assert attempts_that_failed(last_try) == 2
 
@@ -194,11 +198,11 @@ async def test_a_dead_lettered_message_that_was_not_acked_may_yet_succeed(last_t
     assert await last_try.left() == {}
 
 
-async def is_dead_lettered(stage: ProxiedConsumer, *, letters: int) -> None:
-    await stage.ends()
-    assert [row["reason"] for row in await stage.deployment.dead()] == letters * [
+async def is_dead_lettered(consumers: ProxiedConsumer, *, letters: int) -> None:
+    await consumers.ends()
+    assert [row["reason"] for row in await consumers.deployment.dead()] == letters * [
         "retries_exhausted"
     ]
-    assert await stage.records() == [("failed", 1)]
-    assert await stage.deployment.applied() == []
-    assert await stage.left() == {}
+    assert await consumers.records() == [("failed", 1)]
+    assert await consumers.deployment.applied() == []
+    assert await consumers.left() == {}

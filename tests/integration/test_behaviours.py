@@ -75,7 +75,7 @@ async def test_a_message_that_fails_in_a_batch_is_counted_alone_and_its_neighbou
 
     await with_a_backlog(deployment, [*single[:5], *listed[:5], *poison, *single[5:], *listed[5:]])
 
-    dead = await deployment.buried(2)
+    dead = await deployment.wait_for_dead_letters(2)
     await deployment.applies(len(single) + len(listed))
     assert await deployment.attempts() == once(*single, *listed)
     assert {row["attempts"] for row in dead.values()} == {4}
@@ -116,7 +116,7 @@ async def test_a_handler_sets_the_delay_of_a_retry_or_rejects_its_message(deploy
 
     assert clock() - began > 0.9
     assert await deployment.attempts() == once(soon, late, attempt=2)
-    dead = (await deployment.buried(1))[rejected.message_id]
+    dead = (await deployment.wait_for_dead_letters(1))[rejected.message_id]
     assert (dead["reason"], dead["attempts"]) == ("unknown_device", 1)
 
 
@@ -147,7 +147,7 @@ async def test_a_message_that_a_filter_drops_is_acked_and_leaves_no_trace(deploy
     wanted = a_message("test.is.filtered", wanted=True)
 
     await deployment.publish(a_message("test.is.filtered", wanted=False), broken, wanted)
-    dead = await deployment.buried(1)
+    dead = await deployment.wait_for_dead_letters(1)
     await deployment.applies(1)
 
     await deployment.has_nothing_waiting()
@@ -267,7 +267,7 @@ async def test_a_leased_handler_whose_process_dies_is_called_again_or_never(urls
             consumer.kill()
         deployment.end_leases()
         await deployment.consumer()
-        dead = await deployment.buried(1)
+        dead = await deployment.wait_for_dead_letters(1)
         await eventually(lambda: len(deployment.calls()) == 3)
         await deployment.has_nothing_waiting()
 

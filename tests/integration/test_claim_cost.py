@@ -87,7 +87,7 @@ async def test_a_hundred_thousand_rows_that_wait_cost_a_claim_nothing(engine, ot
     assert looked_at <= 1.2 * before[1] + 4 * 50
 
 
-async def test_a_hot_key_of_a_hundred_thousand_rows_costs_what_is_claimed_of_it(engine):
+async def test_a_claim_on_a_hot_key_of_a_hundred_thousand_rows_reads_only_its_rows(engine):
     await fill(engine, 2 * LIMIT)
     await fill(engine, MANY, key="'hot'")
     await fill(engine, 50, key="'key-' || n")

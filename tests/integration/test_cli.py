@@ -1,13 +1,14 @@
 """
-The command lines: what they print, and the status that they end with.
+The command lines: their output and their exit codes.
 """
 
 import asyncio
+import importlib
 import socket
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_check_says_what_it_could_not_compare(run, rabbitmq_url, rabbitmq_reader_url):
+def test_a_check_warns_of_queues_that_it_cannot_compare(run, rabbitmq_url, rabbitmq_reader_url):
     run("consumer", "topology", TARGET, MQ_BROKER_URL=rabbitmq_url)
 
     done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url)
@@ -206,7 +207,7 @@ def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgr
 
 @pytest.fixture
 def without_rights(postgres_url, empty_postgres_url):
-    """Turn the URL of a test's database into one of a user who may connect, and nothing else."""
+    """The URLs of a user that may only connect to the databases."""
     role = "role_of_the_command_lines"
 
     def execute(*statements: str) -> None:
@@ -286,12 +287,17 @@ def test_a_taken_metrics_port_is_a_line_and_status_2(run):
 
 
 @pytest.mark.parametrize("name", ["relay", "consumer"])
-@pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
-def test_help_names_the_verbs_and_the_exit_codes(name, as_module):
-    python = Path(sys.executable)
-    command = [python, "-m", name] if as_module else [python.with_name(name)]
-
-    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+def test_help_names_the_verbs_and_the_exit_codes(run, name):
+    help_text = run(name, "--help").out
 
     for word in ("run", "topology", "check", "status", "drain deadline passed"):
-        assert word in " ".join(help_text.stdout.split())
+        assert word in " ".join(help_text.split())
+
+
+@pytest.mark.parametrize("name", ["relay", "consumer"])
+def test_the_console_script_is_installed_and_runs_the_command(name):
+    (script,) = metadata.entry_points(group="console_scripts", name=name)
+    module = importlib.import_module(f"{name}.cli")
+
+    assert Path(sys.executable).with_name(name).exists()
+    assert script.load() is module.main

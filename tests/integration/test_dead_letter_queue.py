@@ -18,15 +18,6 @@ from tests.support.eventually import eventually
 LIMIT, TTL = 2, timedelta(seconds=1)
 
 
-@pytest.fixture(
-    params=[("postgres_url", "rabbitmq_url"), ("sqlite_url", "embedded_broker_url")],
-    ids=["servers", "embedded"],
-)
-def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
-    database, broker = request.param
-    return request.getfixturevalue(database), request.getfixturevalue(broker)
-
-
 @pytest.fixture
 async def deployment(urls, tmp_path) -> AsyncIterator[ConsumerDeployment]:
     async with ConsumerDeployment(
@@ -61,7 +52,7 @@ async def test_an_expired_message_is_requeued_until_its_limit(deployment):
     await eventually(lambda: clock() > expired_at)
 
     consumer = await deployment.consumer()
-    dead = (await deployment.buried(1))[too_late.message_id]
+    dead = (await deployment.wait_for_dead_letters(1))[too_late.message_id]
     await deployment.applies(2)
 
     assert await deployment.attempts() == once(late) + once(failing, attempt=2)
@@ -86,7 +77,7 @@ async def test_a_message_delivered_too_often_is_dead_lettered_unchanged(deployme
     await eventually(lambda: are_dead(deployment, 2))
 
     await deployment.consumer()
-    dead = await deployment.buried(2)
+    dead = await deployment.wait_for_dead_letters(2)
 
     assert {row["reason"] for row in dead.values()} == {"delivery_limit"}
     row, copy = dead[fresh.message_id], dead[other.message_id]
@@ -116,7 +107,7 @@ async def test_a_message_that_ends_each_process_is_dead_lettered_and_its_neighbo
         for _ in range(LIMIT + 1):
             assert await (await deployment.consumer()).wait() == 9
         last = await deployment.consumer()
-        dead = await deployment.buried(1)
+        dead = await deployment.wait_for_dead_letters(1)
         await deployment.applies(len(neighbours))
 
         assert dead[killer.message_id]["reason"] == "delivery_limit"

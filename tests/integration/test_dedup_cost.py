@@ -74,7 +74,7 @@ async def test_a_purge_reads_only_the_rows_that_it_deletes(engine):
     assert await purged_at_a_cost(engine, "young") == (0, 0)
 
 
-async def test_a_batch_does_not_walk_over_what_the_ones_before_it_have_deleted(engine):
+async def test_a_batch_does_not_read_rows_that_earlier_batches_have_deleted(engine):
     """An open snapshot keeps vacuum, and the index itself, from dropping the dead entries."""
     await fill(engine, "etl", days=40, rows=MANY)
     await analyze(engine)

@@ -14,6 +14,7 @@ import pytest
 
 from outbox_demo.audit import audit
 from outbox_demo.history import History
+from outbox_demo.sources import files
 from outbox_demo.tables import Record
 from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
@@ -143,32 +144,25 @@ def test_a_bad_line_stops_the_demo_before_it_commits_an_event(
     assert not (work / "outbox.db").exists()
 
 
-async def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash(
-    work: Path, tmp_path: Path
-):
-    directory = tmp_path / "clinic"
+def test_each_file_of_a_directory_becomes_an_upload_with_its_size_and_hash(tmp_path: Path):
     contents = {
         "HeartRateRecord/morning.json": b'{"bpm": 61}',
         "report.pdf": os.urandom(3_000_000),
         "empty": b"",
     }
     for name, content in contents.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
 
-    async with demo(work, "--files", directory) as child:
-        code = await child.wait(within=WITHIN)
+    uploads = [json.loads(event.body) for event in files(tmp_path)]
 
-        assert code == 0, child.tail
-        assert {
-            (row["record_type"], row["file_size_bytes"], row["content_hash"])
-            for row in effects(work)
-        } == {
-            (kind, len(content), hashlib.sha256(content).hexdigest())
-            for kind, content in zip(
-                ("HeartRateRecord", "pdf", "File"), contents.values(), strict=True
-            )
-        }
+    kinds = ("HeartRateRecord", "pdf", "File")
+    assert {
+        (row["record_type"], row["file_size_bytes"], row["content_hash"]) for row in uploads
+    } == {
+        (kind, len(content), hashlib.sha256(content).hexdigest())
+        for kind, content in zip(kinds, contents.values(), strict=True)
+    }
 
 
 def test_a_directory_that_is_not_empty_is_refused_and_not_changed(tmp_path: Path):

@@ -130,7 +130,9 @@ async def retry(subscription: Subscription, delivery: Delivery, delay: timedelta
     return await subscription.replace(delivery, copy)
 
 
-async def test_messages_of_a_killed_process_come_again_after_its_lease(broker, path, tmp_path):
+async def test_messages_of_a_killed_process_are_redelivered_after_its_lease(
+    broker, path, tmp_path
+):
     await publish(broker, a_message(b"survives"))
     async with child(path, HOLD_ONE, log=tmp_path / "log") as victim:
         await victim.wait_for_line("received")
@@ -205,14 +207,6 @@ async def test_many_processes_and_threads_lose_nothing_and_double_nothing(broker
         assert sorted(acked()) == sorted(str(each.message_id) for each in messages)
 
 
-async def test_messages_survive_reopening_the_file(broker, path):
-    message = a_message(b"durable", headers={"source": "phone"})
-    await publish(broker, message)
-
-    async with SqliteTransport(path).subscribe(WORK.name, prefetch=1) as subscription:
-        assert (await receive(subscription)).message == message
-
-
 async def test_a_message_beyond_the_delivery_limit_goes_to_the_dead_queue(broker):
     await publish(broker, a_message(b"poison", headers={"source": "phone"}))
 
@@ -281,15 +275,6 @@ async def test_higher_priorities_come_first_and_equal_ones_in_order(broker):
             await subscription.ack(delivery)
 
     assert bodies == [b"c", b"e", b"a", b"d", b"b"]
-
-
-async def test_retries_wait_in_a_queue_of_their_own(broker):
-    await publish(broker, a_message())
-    async with broker.subscribe(WORK.name, prefetch=1) as subscription:
-        await retry(subscription, await receive(subscription), DELAY)
-
-    assert await broker.depth("work") == QueueDepth(messages=0, consumers=0)
-    assert await broker.depth(WORK.retry(DELAY)) == QueueDepth(messages=1, consumers=0)
 
 
 async def test_a_locked_file_makes_a_publish_unknown_in_time_and_never_half_done(broker, path):

@@ -109,7 +109,7 @@ async def test_bytes_of_a_silent_side_are_lost_and_its_connection_is_reset_after
             client.writer.write(OPEN)
             if silent is Side.SERVER:
                 await eventually(lambda: server.heard[before:] == OPEN)
-            await eventually(lambda: proxy.torn == 1)
+            await eventually(lambda: proxy.fragmented == 1)
 
         assert await client.is_reset()
         assert server.heard[before:] == (OPEN if silent is Side.SERVER else b"")
@@ -124,7 +124,7 @@ async def test_while_there_is_silence_a_peer_does_not_hear_that_the_other_has_go
         async with proxy.under(DROP_ALL):
             client.writer.write(OPEN)
             client.close()
-            await eventually(lambda: proxy.torn == 1)
+            await eventually(lambda: proxy.fragmented == 1)
             assert server.ends == []
 
         await eventually(lambda: len(server.ends) == 1)
@@ -162,7 +162,7 @@ async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
     server, url = echo
     async with BreakpointProxy(url) as proxy:
         client, idle = await Client.of(proxy), await Client.of(proxy)
-        with proxy.losing(Side.CLIENT, PUBLISH):
+        with proxy.dropping(Side.CLIENT, PUBLISH):
             client.writer.write(PUBLISHED + OPEN)
             assert await client.reader.readexactly(len(OPEN)) == OPEN
             assert PUBLISHED not in server.heard
@@ -174,16 +174,16 @@ async def test_messages_with_a_sign_are_lost_and_the_others_are_not(echo):
 
 async def test_a_tap_sees_every_message_that_passes_and_no_other(echo):
     _server, url = echo
-    told: list[tuple[Side, bytes]] = []
+    received: list[tuple[Side, bytes]] = []
     async with BreakpointProxy(url) as proxy:
         client = await Client.of(proxy)
-        proxy.tap(lambda _link, side, message: told.append((side, message)))
-        with proxy.losing(Side.SERVER, ACK):
+        proxy.tap(lambda _link, side, message: received.append((side, message)))
+        with proxy.dropping(Side.SERVER, ACK):
             client.writer.write(CONFIRMED + OPEN)
             assert await client.reader.readexactly(len(OPEN)) == OPEN
         client.close()
 
-    assert told == [
+    assert received == [
         (Side.CLIENT, CONFIRMED),
         (Side.CLIENT, OPEN),
         (Side.SERVER, OPEN),
@@ -197,7 +197,7 @@ async def test_a_removed_trap_delays_no_message(echo):
         trap = proxy.before(PUBLISH)
         proxy.forget(trap)
         assert await client.asks(PUBLISHED)
-        assert not trap.has_sprung
+        assert not trap.is_hit
         client.close()
 
 

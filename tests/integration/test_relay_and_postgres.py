@@ -8,13 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from yarl import URL
 
-import outbox
 from outbox.database.engine import KEEPALIVE, create_engine
 from tests.integration.test_relay import (
     a_queue,
     commit,
     messages_in,
-    publishes_after_silence,
     survives_the_loss_of_either,
 )
 from tests.support.builders import an_event
@@ -33,28 +31,6 @@ def over(url: str, *proxies: Proxy) -> str:
     )
 
 
-async def test_a_database_that_falls_silent_is_noticed_and_no_event_is_lost(
-    postgres_url, rabbitmq_url, tmp_path
-):
-    await a_queue(rabbitmq_url)
-    async with (
-        Proxy(postgres_url) as proxy,
-        Deployment(
-            postgres_url,
-            rabbitmq_url,
-            tmp_path,
-            MQ_DATABASE_URL=proxy.url,
-            MQ_PUBLISH_TIMEOUT_SECONDS="0.5",
-        ) as deployment,
-    ):
-        relay = await deployment.relay()
-
-        event = await publishes_after_silence(deployment, relay, proxy)
-
-        assert await relay.terminate(within=30) == 0
-    assert {m.message_id for m in await messages_in(rabbitmq_url)} == {str(event.id)}
-
-
 async def test_the_next_host_of_the_list_is_used_when_one_is_gone(
     postgres_url, rabbitmq_url, tmp_path
 ):
@@ -70,24 +46,6 @@ async def test_the_next_host_of_the_list_is_used_when_one_is_gone(
 
             await survives_the_loss_of_either(deployment, one, other)
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 3
-
-
-async def test_a_relay_waits_for_a_postgres_that_restarts(
-    postgres_url, postgres_server, rabbitmq_url, tmp_path
-):
-    await a_queue(rabbitmq_url)
-    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
-        relay = await deployment.relay()
-        await deployment.engine.dispose()
-        await postgres_server.stop()
-        await relay.wait_for_line("server_unavailable", within=20)
-
-        await postgres_server.start()
-        await commit(deployment, an_event())
-        await eventually(deployment.is_drained, within=20)
-
-        assert await relay.terminate() == 0
-    assert len(await messages_in(rabbitmq_url)) == 1
 
 
 async def test_a_connection_checks_whether_the_server_is_alive(postgres_url):
@@ -128,20 +86,3 @@ async def test_a_relay_that_only_polls_does_not_listen(postgres_url, rabbitmq_ur
                 )
             )
         assert listening == 0
-
-
-async def test_events_of_many_keys_and_of_none_all_arrive_under_load(
-    postgres_url, rabbitmq_url, tmp_path
-):
-    await a_queue(rabbitmq_url)
-    async with Deployment(postgres_url, rabbitmq_url, tmp_path, MQ_BATCH_SIZE="50") as deployment:
-        await deployment.relay()
-        keys = [None, "hot", *(f"key-{number}" for number in range(200))]
-        events = [an_event(ordering_key=key) for key in keys for _ in range(3)]
-        events += [an_event(ordering_key="hot") for _ in range(100)]
-        async with deployment.engine.begin() as connection:
-            await connection.execute(outbox.insert(*events))
-
-        await eventually(deployment.is_drained, within=30)
-    received = [m.message_id for m in await messages_in(rabbitmq_url)]
-    assert sorted(received) == sorted(str(event.id) for event in events)

@@ -16,7 +16,6 @@ from tests.integration.test_relay import (
     a_transport,
     commit,
     messages_in,
-    no_transaction_is_open,
     survives_the_loss_of_either,
 )
 from tests.support.builders import an_event
@@ -121,47 +120,6 @@ async def test_the_next_node_of_the_list_is_used_when_one_is_gone(
     assert len({m.message_id for m in await messages_in(rabbitmq_url)}) == 2
 
 
-async def test_a_relay_waits_for_a_broker_that_restarts(
-    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
-):
-    await a_queue(rabbitmq_url)
-    async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
-        relay = await deployment.relay()
-        await rabbitmq_server.stop()
-        await relay.wait_for_line("server_unavailable", within=20)
-        event = an_event()
-        await commit(deployment, event)
-        assert await attempts(deployment) == {"test.happened": (0, None)}
-
-        await rabbitmq_server.start()
-        await eventually(deployment.is_drained, within=30)
-
-        assert await relay.terminate() == 0
-    assert [m.message_id for m in await messages_in(rabbitmq_url)] == [str(event.id)]
-
-
-async def test_a_relay_waits_for_a_broker_without_memory_and_holds_no_transaction(
-    postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
-):
-    await a_queue(rabbitmq_url)
-    settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "60"}
-    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
-        relay = await deployment.relay()
-        async with rabbitmq_server.memory_alarm():
-            events = [an_event() for _ in range(30)]
-            await commit(deployment, *events)
-            # Long before its deadline; it claims nothing more, and holds no transaction.
-            await relay.wait_for_line("server_unavailable", within=10)
-            await eventually(lambda: no_transaction_is_open(deployment), within=1)
-            assert {row["attempts"] for row in await deployment.rows(table)} == {0}
-
-        await eventually(deployment.is_drained, within=20)
-        await relay.wait_for_line("server_available")
-    received = [m.message_id for m in await messages_in(rabbitmq_url)]
-    assert set(received) == {str(event.id) for event in events}
-    assert len(received) <= 2 * len(events)
-
-
 async def test_several_relays_try_an_unroutable_event_no_more_often_than_one(
     postgres_url, rabbitmq_url, tmp_path
 ):
@@ -181,9 +139,9 @@ async def test_several_relays_try_an_unroutable_event_no_more_often_than_one(
 
         await eventually(lambda: tried(1))
         first = clock()
-        await eventually(lambda: tried(5))
+        await eventually(lambda: tried(4))
 
-        assert clock() - first >= 4 * 0.5 - 0.25
+        assert clock() - first >= 3 * 0.5 - 0.25
 
 
 async def test_four_relays_keep_the_order_of_every_key_through_kills_and_retries(

@@ -18,9 +18,9 @@ from consumer.storage.tables import processed_messages
 from outbox.tables import now_plus
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
-from tests.support.builders import CANARY, an_event
+from tests.support.builders import LEAK_MARKER, an_event
 from tests.support.commands import CommandLine
-from tests.support.dead_letters import a_letter, a_letter_of_the_relay, write_dead_letter
+from tests.support.dead_letters import a_dead_letter, a_dead_letter_of_the_relay, write_dead_letter
 
 TARGET = "tests.support.effects:consumer"
 HOUR = timedelta(hours=1)
@@ -35,7 +35,7 @@ def run(tmp_path, database_url):
     def run(*command: str) -> str:
         ended = command_line(*command)
         assert ended.code == 0, ended.err
-        assert CANARY not in ended.out
+        assert LEAK_MARKER not in ended.out
         return ended.out
 
     return run
@@ -60,7 +60,7 @@ async def complete(
 
 
 async def park(engine: AsyncEngine) -> None:
-    message = stored_message.from_columns({**a_letter(), "id": 1})
+    message = stored_message.from_columns({**a_dead_letter(), "id": 1})
     async with async_sessionmaker(engine).begin() as session:
         await ParkedMessages("effects").park(
             session, message, lane="a" * 32, attempts=1, wait=HOUR
@@ -74,10 +74,10 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     await complete(engine, "test.leads.on", took=7, hours_ago=48)
     await write_dead_letter(
         engine,
-        a_letter(reason="no_handler", age_seconds=7_200),
-        a_letter(reason="no_handler"),
-        a_letter(reason="malformed"),
-        a_letter(source="audit"),
+        a_dead_letter(reason="no_handler", age_seconds=7_200),
+        a_dead_letter(reason="no_handler"),
+        a_dead_letter(reason="malformed"),
+        a_dead_letter(source="audit"),
     )
     await park(engine)
 
@@ -105,7 +105,7 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
 
 async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
     await complete(engine, "test.happened", took=1.25)
-    await write_dead_letter(engine, a_letter(reason="no_handler", age_seconds=7_200))
+    await write_dead_letter(engine, a_dead_letter(reason="no_handler", age_seconds=7_200))
 
     printed = run("consumer", "status", TARGET)
 
@@ -121,7 +121,7 @@ async def test_the_status_of_a_consumer_is_a_few_tables_for_people(run, engine):
 
 async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     assert "no dead letters" in run("relay", "status")
-    await write_dead_letter(engine, a_letter_of_the_relay(reason="rejected"), a_letter())
+    await write_dead_letter(engine, a_dead_letter_of_the_relay(reason="rejected"), a_dead_letter())
 
     assert "rejected" in run("relay", "status")
     status = json.loads(run("relay", "status", "--json"))

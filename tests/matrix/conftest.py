@@ -1,5 +1,5 @@
 """
-A site of each test's own, on the servers that all tests share, and how long the matrix may take.
+An environment for each test on the shared servers, and the options of the matrix.
 """
 
 import pytest

@@ -1,5 +1,5 @@
 """
-Row F9: a broker that has no memory or no disk left, and blocks all that publish.
+Row F9: a broker without free memory or disk space, which blocks all publishers.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ def alarm(server: RabbitmqServer, resource: str) -> AbstractAsyncContextManager[
 
 
 async def longest_transaction(deployment: CheckedDeployment, *, during: float) -> float:
-    """The longest that a relay has had a transaction open, looking for so many seconds."""
+    """The age of a relay's oldest transaction, in seconds: the maximum seen *during* that time."""
     clock = asyncio.get_running_loop().time
     end, longest = clock() + during, 0.0
 
@@ -40,7 +40,7 @@ async def longest_transaction(deployment: CheckedDeployment, *, during: float) -
 async def test_a_relay_holds_no_transaction_while_the_broker_blocks_publishers(
     postgres_url, rabbitmq_url, rabbitmq_server, tmp_path, resource
 ):
-    """F9: it goes on within 20 seconds after the alarm."""
+    """F9: the relay publishes again within 20 seconds after the alarm."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         relay, _ = await deployment.start_processes()
         async with deployment.under_load():

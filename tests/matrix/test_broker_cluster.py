@@ -1,8 +1,7 @@
 """
-Row F12: a cluster of three nodes, of which some are killed, or hang.
+Row F12: a cluster of three nodes, of which some are killed or hang.
 
-A cluster of this machine is made for these tests: one that the environment names is nobody's to
-kill.
+The tests start a cluster of their own, because they must not kill nodes of an external one.
 """
 
 import pytest
@@ -16,12 +15,12 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 
 BEYOND_WHAT_IS_TAKEN = 500
-"""Effects: more than of the messages that the consumer had when something happened."""
+"""Effects: more than the prefetched messages that the consumer had when the fault began."""
 
-GO_ON = pytest.mark.parametrize("cluster", ["ignore"], indirect=True)
-"""A node that sees no other goes on: what it can and cannot do by itself is what is tested."""
-BEGIN_ANEW = pytest.mark.parametrize("cluster", ["pause_minority"], indirect=True)
-"""A node that was taken for dead begins anew when it sees the others again."""
+IGNORE_PARTITIONS = pytest.mark.parametrize("cluster", ["ignore"], indirect=True)
+"""An isolated node keeps running: the tests check what a node without a majority does."""
+PAUSE_MINORITY = pytest.mark.parametrize("cluster", ["pause_minority"], indirect=True)
+"""A node that was considered dead restarts its applications when it sees the others again."""
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ async def vhost(cluster):
     return await cluster.nodes[0].create_vhost()
 
 
-@GO_ON
+@IGNORE_PARTITIONS
 @pytest.mark.selection
 async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over(
     postgres_url, cluster, vhost, tmp_path
@@ -59,15 +58,15 @@ async def test_the_leader_of_a_queue_is_killed_under_load_and_another_takes_over
         await deployment.check_guarantees(progress_seconds=30)
 
 
-@GO_ON
+@IGNORE_PARTITIONS
 async def test_a_cluster_without_a_majority_confirms_nothing_and_recovers(
     postgres_url, cluster, vhost, tmp_path
 ):
     """
     F12: kill two of three.
 
-    The third has the connections of both processes. It does not confirm what comes on a channel
-    that it knows, and refuses it on a new one.
+    Both processes are connected to the third node. It does not confirm messages on an open
+    channel, and refuses them on a new one.
     """
     *others, last = cluster.nodes
     settings = {"MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
@@ -96,12 +95,12 @@ async def test_a_cluster_without_a_majority_confirms_nothing_and_recovers(
         await deployment.check_guarantees(progress_seconds=40)
 
 
-@BEGIN_ANEW
+@PAUSE_MINORITY
 @pytest.mark.parametrize("whose", ["leader", "follower"])
 async def test_a_cluster_works_without_a_node_that_hangs(
     postgres_url, cluster, vhost, tmp_path, whose
 ):
-    """F12: pause node. The processes are connected to it, or to another one."""
+    """F12: pause node. The processes are connected to that node, or to another one."""
     urls = cluster.urls(vhost)
     async with CheckedDeployment(
         postgres_url, urls, tmp_path, MQ_HEARTBEAT_SECONDS="3"

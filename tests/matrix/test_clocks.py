@@ -1,8 +1,8 @@
 """
 Row F21: the wall clock of a relay or a consumer jumps.
 
-Times that are stored come from the database, and waits from a clock that never goes back, so the
-clock of a process decides nothing but what its log and its metrics say.
+Stored times come from the database, and waits use a monotonic clock. So the wall clock of a
+process affects only its log and its metrics.
 """
 
 import json
@@ -18,15 +18,15 @@ pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
 HOUR = timedelta(hours=1)
 AFTER_SECONDS = 1.5
-"""The library looks at the setting once a second."""
+"""The preloaded library reads the setting once a second."""
 
 
 def has_jumped(process: ChildProcess, ahead: timedelta) -> bool:
-    """Whether the last whole line of *process* tells of a time that is *ahead*."""
+    """Whether the last complete log line of *process* has a timestamp that is *ahead*."""
     lines = process.output.rpartition("\n")[0].splitlines()
     last = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
-    told = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
-    return abs(told - ahead) < HOUR / 4
+    remote = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
+    return abs(remote - ahead) < HOUR / 4
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forwards", "backwards"])

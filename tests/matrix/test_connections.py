@@ -1,5 +1,5 @@
 """
-Ways between processes and servers that break, fall silent, or let little pass.
+Connections between processes and servers that break, fall silent or become slow.
 """
 
 import pytest
@@ -35,8 +35,8 @@ async def test_a_relay_whose_connection_is_reset_before_its_confirms_recovers_at
                 pass
             await run.makes_progress(30)
 
-    told = figures(read(run.history.path))
-    assert told.duplicates > 0
+    counted = figures(read(run.history.path))
+    assert counted.duplicates > 0
 
 
 @selection
@@ -87,7 +87,7 @@ async def test_lost_acknowledgements_cause_no_second_effect(environment, tmp_pat
 async def test_a_connection_that_works_in_one_direction_loses_no_event(
     environment, tmp_path, side
 ):
-    """F7: nothing of the client, or of the server, arrives; to RabbitMQ, then to Postgres."""
+    """F7: the proxy drops data of the client, or of the server; to RabbitMQ, then to Postgres."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
         for proxy in run.proxies.named.values():
@@ -105,7 +105,7 @@ async def test_a_connection_that_works_in_one_direction_loses_no_event(
     ],
 )
 async def test_slow_connections_lose_no_event(environment, tmp_path, conditions, record_property):
-    """F8: latency with jitter, few bytes a second, pieces of a few bytes."""
+    """F8: latency with jitter, low bandwidth, fragments of a few bytes."""
     load = Load(events_per_second=20)
     async with FaultRun(environment, tmp_path, load=load) as run:
         await run.makes_progress(20)

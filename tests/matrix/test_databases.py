@@ -1,5 +1,5 @@
 """
-A database that ends sessions, crashes, has no room, or answers no COMMIT.
+A database that ends sessions, crashes, has no free connection, or sends no reply to a COMMIT.
 """
 
 from contextlib import AsyncExitStack
@@ -53,7 +53,7 @@ async def test_repeated_crashes_of_postgres_lose_no_event(environment, tmp_path)
 
 
 async def test_processes_wait_for_a_postgres_without_free_connections(environment, tmp_path):
-    """F15: every connection that is left is taken by others for some seconds."""
+    """F15: other clients take every free connection for some seconds."""
     async with FaultRun(environment, tmp_path) as run:
         await run.makes_progress()
         async with run.record_fault("no connection left"), AsyncExitStack() as hoard:
@@ -95,7 +95,7 @@ async def test_contention_in_the_database_counts_as_no_failure(environment, tmp_
         ):
             await connection.execute("CREATE SEQUENCE contention")
             await connection.execute(RAISES_AT_RANDOM)
-            for where in CONTENDED.values():  # one by one, or they would contend themselves
+            for where in CONTENDED.values():  # one by one, so that none fails
                 await connection.execute(
                     f"CREATE TRIGGER contend {where} EXECUTE FUNCTION contend()"
                 )

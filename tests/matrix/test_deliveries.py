@@ -1,5 +1,5 @@
 """
-Deliveries that come again and again, or that the broker takes back.
+Deliveries that are repeated, or that the broker takes back.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TIMES = 10
 
 
 class Storm:
-    """Sends each message of a run to its consumers again, so many TIMES."""
+    """Sends each message of a run to both consumers TIMES more."""
 
     def __init__(self) -> None:
         self.copies = 0
@@ -68,7 +68,7 @@ async def test_messages_delivered_ten_times_to_eight_processes_have_one_effect(
 async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(
     environment, tmp_path
 ):
-    """F26: the broker takes a delivery back after 5 s of 20, and another process gets it."""
+    """F26: the handler takes 20 s; after 5 s the broker redelivers to another process."""
     async with (
         environment.rabbitmq.impatient(milliseconds=5_000),
         FaultRun(environment, tmp_path) as run,

@@ -1,5 +1,5 @@
 """
-A run without faults, and one whose verdict must be bad: the harness sees what is wrong.
+A run without faults has no findings, and a manipulated run has all of them.
 """
 
 from uuid import uuid4
@@ -15,7 +15,7 @@ from tests.reliability.guarantees import FindingsError, default_guarantees
 from tests.reliability.history import read
 from tests.reliability.roles import UNHURRIED
 from tests.reliability.tables import effects, uploads
-from tests.support.builders import CANARY
+from tests.support.builders import LEAK_MARKER
 
 pytestmark = pytest.mark.selection
 
@@ -27,10 +27,10 @@ async def test_a_run_without_faults_keeps_all_guarantees_and_sends_no_event_twic
     async with FaultRun(environment, tmp_path, guarantees=guarantees, **UNHURRIED) as run:
         await run.makes_progress(300)
 
-    told = figures(read(run.history.path))
-    assert told.events >= 100
-    assert told.sent == told.events
-    assert told.waiting == 0
+    counted = figures(read(run.history.path))
+    assert counted.events >= 100
+    assert counted.sent == counted.events
+    assert counted.waiting == 0
 
 
 async def test_the_checker_finds_each_manipulation_of_the_tables(environment, tmp_path):
@@ -44,7 +44,7 @@ async def test_the_checker_finds_each_manipulation_of_the_tables(environment, tm
 
 
 async def tampered(run: FaultRun) -> None:
-    """Run *run*, and do to its tables what a product with bugs would do."""
+    """Run *run*, and change its tables as a faulty product would."""
     async with run:
         await run.makes_progress(20)
         async with run.engine.begin() as connection:
@@ -55,7 +55,7 @@ async def tampered(run: FaultRun) -> None:
             for event_id, consumer in ((second.event_id, second.consumer), (failed, "free")):
                 again = {"event_id": event_id, "consumer": consumer, "attempt": 1}
                 await connection.execute(sa.insert(effects).values(again))
-            told = {"event_id": failed, "type": FAILS_ALWAYS}
-            await connection.execute(sa.insert(uploads).values(told))
-            letter = {"source": "free", "reason": CANARY, "attempts": 1, "body": b""}
+            counted = {"event_id": failed, "type": FAILS_ALWAYS}
+            await connection.execute(sa.insert(uploads).values(counted))
+            letter = {"source": "free", "reason": LEAK_MARKER, "attempts": 1, "body": b""}
             await connection.execute(sa.insert(dead_letters).values(letter))

@@ -1,5 +1,5 @@
 """
-Row F17: transactions that are forgotten, and keep vacuum from removing what relays delete.
+Row F17: forgotten transactions, which keep vacuum from removing the rows that relays delete.
 """
 
 from collections.abc import AsyncIterator
@@ -19,18 +19,18 @@ from tests.support.checked_deployment import CheckedDeployment
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
 EVENTS, MANY = 20, 4_000
-FORGOTTEN = "a transaction that nobody ends"
+FORGOTTEN = "a forgotten transaction"
 
 
 async def look(connection: asyncpg.Connection) -> None:
-    """Begin a transaction that has a snapshot from now on."""
+    """Begin a transaction, and take its snapshot."""
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     await connection.execute("SELECT count(*) FROM outbox")
 
 
 @asynccontextmanager
 async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[asyncpg.Connection]:
-    """Have *events* inserted and their commit prepared; in the end it is undone, if it is left."""
+    """Insert *events* and prepare their commit; roll it back afterwards if it still exists."""
     connection = await connect(url)
     await connection.execute("BEGIN")
     for event in events:
@@ -48,7 +48,7 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
 
 
 def a_store(deployment: CheckedDeployment) -> PostgresStore:
-    """One whose claims begin behind the last one: its clock stands still."""
+    """A store whose clock stands still, so that each claim continues behind the last one."""
     publish_timeout = timedelta(seconds=10)
     return PostgresStore(deployment.engine, publish_timeout=publish_timeout, clock=lambda: 0)
 

@@ -39,7 +39,7 @@ def disk_of_postgres() -> Iterator[SmallDisk]:
 
 
 async def some_time_later(deployment: CheckedDeployment, disk: SmallDisk) -> None:
-    """Let an operator make room, when everybody has had his difficulties."""
+    """Free the disk, once every process has failed to write for some seconds."""
     await deployment.wait(FULL_SECONDS)
     disk.free()
 
@@ -62,16 +62,11 @@ async def test_the_product_resumes_when_the_full_disk_of_postgres_has_room_again
         await asyncio.to_thread(migrate.upgrade, url)
         async with CheckedDeployment(url, rabbitmq_url, tmp_path) as deployment:
             await deployment.start_processes()
-            async with deployment.under_load():
-                with deployment.record_fault("disk full"):
-                    disk_of_postgres.fill()
-                    await eventually(lambda: deployment.last_error, within=60)
-                    await some_time_later(deployment, disk_of_postgres)
-                    await server.revive()
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
-
-            await deployment.check_guarantees(progress_seconds=30)
+            async with deployment.survives("disk full", progress_seconds=30):
+                disk_of_postgres.fill()
+                await eventually(lambda: deployment.last_error, within=60)
+                await some_time_later(deployment, disk_of_postgres)
+                await server.revive()
     finally:
         server.close()
 
@@ -80,9 +75,9 @@ async def test_the_product_resumes_when_the_full_disk_of_rabbitmq_has_room_again
     postgres_url, disk, tmp_path
 ):
     """
-    F20: RabbitMQ, whose disk alarm has been set too low to be of use.
+    F20: RabbitMQ, with a disk alarm that is set too low to be of use.
 
-    The log of its quorum queues does not begin again by itself: the node has to be restarted.
+    RabbitMQ does not resume the log of its quorum queues by itself: the node must be restarted.
     """
     instance = PrivateRabbitmq(RABBITMQ.programs(), disk=disk.directory)
     server = RabbitmqServer(instance.url, instance.management_url, instance)
@@ -93,17 +88,12 @@ async def test_the_product_resumes_when_the_full_disk_of_rabbitmq_has_room_again
             CheckedDeployment(postgres_url, server.url(vhost), tmp_path) as deployment,
         ):
             relay, _ = await deployment.start_processes()
-            async with deployment.under_load():
-                with deployment.record_fault("disk full"):
-                    disk.fill()
-                    await relay.wait_for_line("server_unavailable", within=60)
-                    await some_time_later(deployment, disk)
-                    await server.kill()
-                    await server.start()
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
-
-            await deployment.check_guarantees(progress_seconds=30)
+            async with deployment.survives("disk full", progress_seconds=30):
+                disk.fill()
+                await relay.wait_for_line("server_unavailable", within=60)
+                await some_time_later(deployment, disk)
+                await server.kill()
+                await server.start()
     finally:
         server.close()
 
@@ -116,14 +106,9 @@ async def test_the_product_resumes_when_the_full_disk_of_sqlite_has_room_again(d
     await asyncio.to_thread(migrate.upgrade, url)
     async with CheckedDeployment(url, f"sqlite:///{broker}", tmp_path) as deployment:
         await deployment.start_processes()
-        async with deployment.under_load():
-            with deployment.record_fault("disk full"):
-                disk.fill()
-                await eventually(lambda: deployment.last_error, within=60)
-                await some_time_later(deployment, disk)
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees()
+        async with deployment.survives("disk full"):
+            disk.fill()
+            await eventually(lambda: deployment.last_error, within=60)
+            await some_time_later(deployment, disk)
     assert is_sound(database)
     assert is_sound(broker)

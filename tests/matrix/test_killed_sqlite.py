@@ -1,5 +1,5 @@
 """
-Row F28: everything in two SQLite files, and four processes of which one is killed again and again.
+Row F28: two SQLite files, and four processes of which one is killed again and again.
 """
 
 import random

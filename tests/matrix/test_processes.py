@@ -24,7 +24,7 @@ async def test_processes_killed_repeatedly_lose_no_event_and_apply_none_twice(
 ):
     """F1: SIGKILL in a loop, of relays and of both kinds of consumers."""
     jitter, kills = random.Random(1), pytestconfig.getoption("kills")
-    # Small batches, so that the bound is far below what a relay would send that forgets all.
+    # Small batches keep the bound far below the copies of a relay that forgets everything.
     settings = {**UNHURRIED, "MQ_BATCH_SIZE": str(BATCH)}
     run = FaultRun(environment, tmp_path, drain_seconds=60, **settings)
     async with run:
@@ -56,7 +56,7 @@ async def test_processes_that_hang_longer_than_all_deadlines_apply_no_event_twic
 async def test_processes_that_hang_for_a_minute_apply_no_event_twice(
     environment, tmp_path, seconds
 ):
-    """F3: likewise, for longer."""
+    """F3: the same for 30 and 60 seconds."""
     await hang(FaultRun(environment, tmp_path), seconds)
 
 
@@ -87,9 +87,9 @@ async def test_processes_terminated_under_load_leave_nothing_and_send_no_event_t
                 pass
         await run.makes_progress()
 
-    told = figures(read(run.history.path))
-    assert sum(told.faults.values()) == 12
-    assert told.sent == told.events
+    counted = figures(read(run.history.path))
+    assert sum(counted.faults.values()) == 12
+    assert counted.sent == counted.events
 
 
 @pytest.mark.selection
@@ -111,7 +111,7 @@ async def test_repeated_reconnects_leak_no_memory_and_no_descriptors(
     environment, tmp_path, pytestconfig
 ):
     """F30: all connections are reset many times, and processes stay as they are."""
-    # Deliveries that are lost with their connections count for the broker, although nobody dies.
+    # The broker counts deliveries that are lost with their connections, although no process dies.
     async with FaultRun(environment, tmp_path, MQ_DELIVERY_LIMIT="1000") as run:
         for _ in range(pytestconfig.getoption("resets")):
             async with run.record_fault("all connections reset"):

@@ -1,5 +1,5 @@
 """
-Row F11: a work queue that somebody has made anew, with other arguments.
+Row F11: an operator recreates the work queue with other arguments.
 """
 
 import json
@@ -28,8 +28,8 @@ async def is_ready(port: int) -> bool:
         return False
 
 
-async def make_anew(url: str) -> None:
-    """Replace the queue by one that drops what cannot be dead-lettered."""
+async def declare_again(url: str) -> None:
+    """Replace the queue by one that drops messages that cannot be dead-lettered."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         await channel.queue_delete(QUEUE)
@@ -47,8 +47,8 @@ async def test_a_consumer_stops_if_its_queue_was_recreated_with_other_arguments(
         await deployment.wait_until_settled()
         assert await is_ready(port)
 
-        consumer.freeze()  # or else it would find no queue at all, for a moment
-        await make_anew(rabbitmq_url)
+        consumer.freeze()  # otherwise it would find no queue for a moment
+        await declare_again(rabbitmq_url)
         consumer.thaw()
 
         assert await consumer.wait(within=30) == 2

@@ -1,7 +1,7 @@
 """
-Row F14: rights that are taken away and given back, and passwords that are changed.
+Row F14: revoked and granted permissions, and changed passwords.
 
-Neither ends a process: it says what is refused, and tries again with pauses.
+Neither ends a process: it logs the refusal, and retries with pauses.
 """
 
 import secrets
@@ -25,7 +25,7 @@ AWAY = "server_unavailable"
 RIGHT = "the-right-password"
 NO_PRIVILEGE, WRONG_PASSWORD = "42501", "28P01"
 CONNECTIONS = 3
-"""That of the relay, and two of the consumer, at least."""
+"""At least one of the relay and two of the consumer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BrokerUser:
     word: str
 
     async def may(self, what: str) -> None:
-        """Allow what the pattern *what* fits, to connections that are made from now on."""
+        """Grant all permissions on names that match *what*, to connections made from now on."""
         rights = {"configure": what, "write": what, "read": what}
         await self.management.request("PUT", "permissions", self.vhost, self.name, body=rights)
 
@@ -48,7 +48,7 @@ class BrokerUser:
         )
 
     async def is_cut(self) -> bool:
-        """Close the connections that the broker lists; whether there were any."""
+        """Close the connections that the broker lists; return whether it listed any."""
         return await self.management.close_connections(self.vhost) > 0
 
     async def cut(self) -> None:
@@ -77,7 +77,7 @@ class DatabaseUser:
         await self.connection.execute(f"GRANT {right} ON {table} TO {self.name}")
 
     async def has_password(self, word: str) -> None:
-        """Change it, and end the sessions that have been let in."""
+        """Change the password, and end all sessions of the user."""
         await self.connection.execute(f"ALTER ROLE {self.name} PASSWORD '{word}'")
         await self.connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", self.name
@@ -92,7 +92,7 @@ async def broker_user(rabbitmq_server, rabbitmq_vhost) -> AsyncIterator[BrokerUs
 
 
 @pytest.fixture
-async def trial_of_broker_user(
+async def deployment_of_broker_user(
     postgres_url, rabbitmq_url, broker_user, tmp_path
 ) -> AsyncIterator[CheckedDeployment]:
     url = URL(rabbitmq_url).with_user(broker_user.name).with_password(broker_user.word)
@@ -115,7 +115,7 @@ async def database_user(postgres_server, postgres_url) -> AsyncIterator[Database
 
 
 @pytest.fixture
-async def trial_of_database_user(
+async def deployment_of_database_user(
     postgres_url, rabbitmq_url, database_user, tmp_path
 ) -> AsyncIterator[CheckedDeployment]:
     url = make_url(postgres_url).set(username=database_user.name, password=RIGHT)
@@ -124,57 +124,47 @@ async def trial_of_database_user(
         yield deployment
 
 
-async def has_told(process: ChildProcess, problem: str) -> None:
-    """Wait until *process* has said that a server is away for *problem*."""
+async def reports(process: ChildProcess, problem: str) -> None:
+    """Wait until *process* has logged that a server is unavailable because of *problem*."""
 
-    def told() -> bool:
+    def is_reported() -> bool:
         return any(AWAY in line and problem in line for line in process.output.splitlines())
 
     try:
-        await eventually(told, within=30)
+        await eventually(is_reported, within=30)
     except AssertionError as late:
         late.add_note(process.tail)
         raise
 
 
 async def test_processes_survive_revoked_permissions_at_the_broker(
-    broker_user, trial_of_broker_user
+    broker_user, deployment_of_broker_user
 ):
     """F14: permissions revoked, RabbitMQ."""
-    deployment = trial_of_broker_user
+    deployment = deployment_of_broker_user
     _, consumer = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("rights at the broker"):
-            await broker_user.may(NOTHING)
-            await broker_user.cut()
-            await deployment.wait_for_publish_error("refused")
-            await has_told(consumer, "ChannelAccessRefused")
-            await broker_user.may(ALL)
-            # Connections know by heart what they may do; the consumer has none.
-            await eventually(broker_user.is_cut)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("rights at the broker", progress_seconds=20):
+        await broker_user.may(NOTHING)
+        await broker_user.cut()
+        await deployment.wait_for_publish_error("refused")
+        await reports(consumer, "ChannelAccessRefused")
+        await broker_user.may(ALL)
+        # RabbitMQ caches permissions per connection; the consumer has no connection now.
+        await eventually(broker_user.is_cut)
 
 
 async def test_processes_survive_a_changed_password_at_the_broker(
-    broker_user, trial_of_broker_user
+    broker_user, deployment_of_broker_user
 ):
     """F14: password changed, RabbitMQ."""
-    deployment = trial_of_broker_user
+    deployment = deployment_of_broker_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("password at the broker"):
-            await broker_user.has_password(secrets.token_hex(8))
-            await broker_user.cut()
-            for process in processes:
-                await has_told(process, "AuthenticationError")
-            await broker_user.has_password(broker_user.word)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("password at the broker", progress_seconds=20):
+        await broker_user.has_password(secrets.token_hex(8))
+        await broker_user.cut()
+        for process in processes:
+            await reports(process, "AuthenticationError")
+        await broker_user.has_password(broker_user.word)
     assert broker_user.word not in deployment.logs()
 
 
@@ -183,36 +173,26 @@ async def test_processes_survive_a_changed_password_at_the_broker(
     [("DELETE", "outbox", 0), ("SELECT", "outbox", 0), ("INSERT", "processed_messages", 1)],
 )
 async def test_processes_survive_revoked_permissions_in_the_database(
-    database_user, trial_of_database_user, right, table, who
+    database_user, deployment_of_database_user, right, table, who
 ):
     """F14: permissions revoked, Postgres."""
-    deployment = trial_of_database_user
+    deployment = deployment_of_database_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("rights in the database"):
-            await database_user.may_not(right, table)
-            await has_told(processes[who], NO_PRIVILEGE)
-            await database_user.may(right, table)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("rights in the database", progress_seconds=20):
+        await database_user.may_not(right, table)
+        await reports(processes[who], NO_PRIVILEGE)
+        await database_user.may(right, table)
 
 
 async def test_processes_survive_a_changed_password_in_the_database(
-    database_user, trial_of_database_user
+    database_user, deployment_of_database_user
 ):
     """F14: password changed, Postgres."""
-    deployment = trial_of_database_user
+    deployment = deployment_of_database_user
     processes = await deployment.start_processes()
-    async with deployment.under_load():
-        with deployment.record_fault("password in the database"):
-            await database_user.has_password("another-password")
-            for process in processes:
-                await has_told(process, WRONG_PASSWORD)
-            await database_user.has_password(RIGHT)
-        await deployment.makes_progress()
-    await deployment.wait_until_settled()
-
-    await deployment.check_guarantees(progress_seconds=20)
+    async with deployment.survives("password in the database", progress_seconds=20):
+        await database_user.has_password("another-password")
+        for process in processes:
+            await reports(process, WRONG_PASSWORD)
+        await database_user.has_password(RIGHT)
     assert RIGHT not in deployment.logs()

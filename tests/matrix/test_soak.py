@@ -21,11 +21,11 @@ async def test_a_short_soak_writes_a_report_and_exits_with_its_verdict(
     ) as soak:
         assert await soak.wait(within=540) == 0, soak.output
 
-    told = json.loads((directory / "report.json").read_text())
-    assert told["findings"] == []
-    assert told["events"] > 100
-    assert told["effects"] > told["events"]
-    assert told["faults"]
-    assert told["conditions"]["seed"] == "4"
+    summary = json.loads((directory / "report.json").read_text())
+    assert summary["findings"] == []
+    assert summary["events"] > 100
+    assert summary["effects"] > summary["events"]
+    assert summary["faults"]
+    assert summary["conditions"]["seed"] == "4"
     assert "| lost | 0 |" in (directory / "report.md").read_text().splitlines()
     assert "seed 4" in soak.output

@@ -1,5 +1,5 @@
 """
-Rows F10 and F13: a broker that is restarted, or from which something is missing while all works.
+Rows F10 and F13: a broker that is restarted, or whose queues or exchanges are missing.
 """
 
 import aio_pika
@@ -37,7 +37,7 @@ async def restore(deployment: CheckedDeployment) -> None:
 
 
 async def waits_as_unroutable(deployment: CheckedDeployment, *, at_least: int) -> None:
-    """Wait until so many events have come back; none of them is given up."""
+    """Wait until *at_least* events were returned; none of them may be dead-lettered."""
 
     async def are_there() -> bool:
         errors = [row["last_error"] for row in await deployment.rows(outbox)]
@@ -53,13 +53,8 @@ async def test_processes_wait_for_a_broker_that_is_restarted_under_load(
     """F10: restart."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         await deployment.start_processes()
-        async with deployment.under_load():
-            with deployment.record_fault("broker restart"):
-                await rabbitmq_server.restart()
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees(progress_seconds=20)
+        async with deployment.survives("broker restart", progress_seconds=20):
+            await rabbitmq_server.restart()
 
 
 @pytest.mark.selection
@@ -70,22 +65,17 @@ async def test_unroutable_events_wait_in_the_outbox_until_the_route_is_back(
     """F10: exchange or binding removed."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         await deployment.start_processes()
-        async with deployment.under_load():
-            with deployment.record_fault(f"{gone} removed"):
-                await remove(rabbitmq_url, gone)
-                await waits_as_unroutable(deployment, at_least=50)
-                await restore(deployment)
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees(progress_seconds=20)
+        async with deployment.survives(f"{gone} removed", progress_seconds=20):
+            await remove(rabbitmq_url, gone)
+            await waits_as_unroutable(deployment, at_least=50)
+            await restore(deployment)
 
 
 @pytest.mark.selection
 async def test_a_deleted_queue_ends_its_consumer_and_its_events_wait_for_the_next(
     postgres_url, rabbitmq_url, tmp_path
 ):
-    """F10: queue deleted. What was in it would be gone, so it is empty."""
+    """F10: queue deleted. Its messages would be lost, so it is empty."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         _, consumer = await deployment.start_processes()
         await deployment.produce(50)
@@ -107,12 +97,12 @@ async def test_a_deleted_queue_ends_its_consumer_and_its_events_wait_for_the_nex
 async def test_a_message_whose_retry_queue_is_missing_stays_in_the_work_queue(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
-    """F13: retry target missing. What was in it would be gone, so it is empty."""
+    """F13: retry queue missing. Its messages would be lost, so it is empty."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         _, consumer = await deployment.start_processes()
         with deployment.record_fault("retry queue removed"):
             await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")
-            async with deployment.under_load():  # those that do not fail flow
+            async with deployment.under_load():  # events that do not fail are applied
                 await consumer.wait_for_line("handler_failed", within=60)
             await keeps_what_failed(deployment, rabbitmq_server.http, rabbitmq_vhost)
             await restore(deployment)
@@ -126,7 +116,7 @@ async def test_a_message_whose_retry_queue_is_missing_stays_in_the_work_queue(
 async def keeps_what_failed(
     deployment: CheckedDeployment, management: Management, vhost: str
 ) -> None:
-    """Wait until everything is applied but what has failed, which is still in the work queue."""
+    """Wait until all other events are applied and the failed ones are in the work queue."""
     produced = sum(isinstance(record, Produced) for record in deployment.history)
     failing = produced // FAILS_ONCE_EVERY
 
@@ -142,7 +132,7 @@ async def keeps_what_failed(
 async def test_expired_messages_stay_in_the_work_queue_while_the_dead_queue_is_missing(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
-    """F13: dead queue missing. Messages expire meanwhile, and come back from the dead queue."""
+    """F13: dead queue missing. Messages expire meanwhile, and are requeued later."""
     async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **TTL) as deployment:
         _, consumer = await deployment.start_processes()
         await deployment.produce(50)
@@ -162,7 +152,7 @@ async def test_expired_messages_stay_in_the_work_queue_while_the_dead_queue_is_m
 
 
 async def have_expired(management: Management, vhost: str, *, count: int) -> None:
-    """Wait until *count* messages of the work queue are held for want of a way out of it."""
+    """Wait until the work queue holds *count* expired messages that it cannot dead-letter."""
 
     async def are_held() -> bool:
         queue = await management.request("GET", "queues", vhost, QUEUE)

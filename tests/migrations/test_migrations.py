@@ -141,7 +141,7 @@ async def test_the_sql_function_routes_uploads_as_python_does(postgres_url):
     assert (row.routing_key, row.priority) == (upload.to_event().routing_key, "high")
 
 
-async def test_the_sql_function_finds_its_table_whatever_the_search_path_is(postgres_url):
+async def test_the_sql_function_finds_its_table_with_any_search_path(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     async with engine.begin() as connection:
         for statement in (
@@ -156,56 +156,27 @@ async def test_the_sql_function_finds_its_table_whatever_the_search_path_is(post
     await engine.dispose()
 
 
-@pytest.mark.parametrize("column", ["occurred_at", "not_before"])
-@pytest.mark.parametrize("time", ["20000-01-01", "-infinity", "infinity", "1969-01-01"])
-async def test_a_row_that_no_driver_could_read_is_refused(postgres_url, column, time):
-    await refuses(postgres_url, column, time)
+REFUSED_CALLS = [
+    ("outbox_add('two words', '{}')", "type"),
+    ("outbox_add(NULL, '{}')", "type"),
+    ("outbox_add('a', NULL)", "payload"),
+    ("outbox_add('a', to_jsonb(repeat('x', 1048576)))", "payload"),
+    ("outbox_add('a', '{}', priority => 'urgent')", "priority"),
+    ("outbox_add('a', '{}', ordering_key => '')", "ordering_key"),
+    ("outbox_add('a', '{}', routing_key => repeat('k', 256))", "routing_key"),
+    ("outbox_add('a', '{}', idempotency_key => 'a b')", "idempotency_key"),
+    ("outbox_add('a', '{}', headers => '[]')", "headers"),
+    ("outbox_add('a', '{}', not_before => 'infinity')", "not_before"),
+    ("""outbox_add('health.data.uploaded', '{"record_type": "a b"}')""", "routing_key"),
+]
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("headers", "oops"),
-        ("event_id", "evt-1"),
-        ("body", "text"),
-        ("occurred_at", "yesterday"),
-        ("not_before", "20000-01-01 00:00:00"),
-    ],
-)
-async def test_a_row_that_no_driver_could_read_is_refused_on_sqlite(sqlite_url, column, value):
-    await refuses(sqlite_url, column, value)
-
-
-async def refuses(url: str, column: str, value: str) -> None:
-    engine = create_engine(make_url(url), pool_size=2, application_name="test")
-    async with engine.connect() as connection:
-        await connection.execute(outbox.insert(outbox.Event("a", 1)))
-        with pytest.raises(sa.exc.IntegrityError, match=column):
-            await connection.execute(sa.text(f"UPDATE outbox SET {column} = '{value}'"))
-    await engine.dispose()
-
-
-@pytest.mark.parametrize(
-    ("call", "field"),
-    [
-        ("outbox_add('two words', '{}')", "type"),
-        ("outbox_add(NULL, '{}')", "type"),
-        ("outbox_add('a', NULL)", "payload"),
-        ("outbox_add('a', to_jsonb(repeat('x', 1048576)))", "payload"),
-        ("outbox_add('a', '{}', priority => 'urgent')", "priority"),
-        ("outbox_add('a', '{}', ordering_key => '')", "ordering_key"),
-        ("outbox_add('a', '{}', routing_key => repeat('k', 256))", "routing_key"),
-        ("outbox_add('a', '{}', idempotency_key => 'a b')", "idempotency_key"),
-        ("outbox_add('a', '{}', headers => '[]')", "headers"),
-        ("outbox_add('a', '{}', not_before => 'infinity')", "not_before"),
-        ("""outbox_add('health.data.uploaded', '{"record_type": "a b"}')""", "routing_key"),
-    ],
-)
-async def test_the_sql_function_refuses_what_python_refuses(postgres_url, call, field):
+async def test_the_sql_function_refuses_the_same_values_as_python(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
-    async with engine.connect() as connection:
-        with pytest.raises(sa.exc.IntegrityError, match=field):
-            await connection.execute(sa.text(f"select {call}"))
+    for call, field in REFUSED_CALLS:
+        async with engine.connect() as connection:
+            with pytest.raises(sa.exc.IntegrityError, match=field):
+                await connection.execute(sa.text(f"select {call}"))
     await engine.dispose()
 
 

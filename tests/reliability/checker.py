@@ -91,7 +91,7 @@ def _lost(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
 
 
 def _ghost(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:
-    # Of a producer who did not know at first, the last word counts.
+    # If a producer recorded an unknown outcome first, its last record counts.
     outcomes = {record.id: record.outcome for record in of_kind(history, Produced)}
     possible = {id_ for id_, outcome in outcomes.items() if outcome != ROLLED_BACK}
     for kind in (Published, Applied, DeadLettered):
@@ -136,9 +136,9 @@ def _reason(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
 
 
 def _backlog(history: Sequence[Record], guarantees: Guarantees) -> Iterator[str]:
-    places = Counter(record.place for record in of_kind(history, Waiting))
+    places = Counter(record.where for record in of_kind(history, Waiting))
     if guarantees.drained and places:
-        yield ", ".join(f"{count} wait in {place}" for place, count in sorted(places.items()))
+        yield ", ".join(f"{count} wait in {where}" for where, count in sorted(places.items()))
 
 
 def _leftover(history: Sequence[Record], _guarantees: Guarantees) -> Iterator[str]:

@@ -201,7 +201,7 @@ class FaultRun:
 
     async def _finish(self) -> None:
         if self._sampling.done():
-            self._sampling.result()  # or else nobody would hear that it has failed
+            self._sampling.result()  # raises the error of the sampler
         await self.producers.stop()
         if await self._wait_until_drained():
             self._write(Drained(time.time()))
@@ -210,8 +210,8 @@ class FaultRun:
         await self.supervisor.stop()
         scan_logs(self.environment, self.supervisor, self._logs_before, self._write)
         await record_leftovers(self.environment, self.engine, self._write)
-        witness = OutcomeReader(self.environment, self.engine, self._write)
-        await witness.tell(read(self.history.path))
+        reader = OutcomeReader(self.environment, self.engine, self._write)
+        await reader.record_outcomes(read(self.history.path))
         self.findings = check(read(self.history.path), self.guarantees)
 
     async def _wait_until_drained(self) -> bool:
@@ -226,7 +226,7 @@ class FaultRun:
             await self.wait(SETTLED_SECONDS)
             await eventually(still, within=self._drain_seconds)
         except AssertionError:
-            return False  # the witness finds what waits
+            return False  # the reader records the events that wait
         return True
 
     def _create_process(self) -> list[SupervisedProcess]:

@@ -87,7 +87,7 @@ def lost(history: Sequence[Record], consumers: Iterable[str]) -> dict[str, set[s
     for record in of_kind(history, DeadLettered):
         found[record.source].add(record.id)
     for record in of_kind(history, Waiting):
-        found[record.place].add(record.id)
+        found[record.where].add(record.id)
     everywhere = found["outbox"] | found["relay"]
     return {name: committed - everywhere - found[name] for name in consumers}
 

@@ -14,9 +14,9 @@ PROGRESS_SECONDS = 30.0
 class FindingsError(AssertionError):
     """A run has broken a guarantee."""
 
-    def __init__(self, findings: Sequence[Finding], told: str) -> None:
+    def __init__(self, findings: Sequence[Finding], summary: str) -> None:
         lines = "\n".join(f"{finding.rule}: {finding.text}" for finding in findings)
-        super().__init__(f"{len(findings)} findings\n{lines}\n{told}")
+        super().__init__(f"{len(findings)} findings\n{lines}\n{summary}")
         self.findings = list(findings)
 
 

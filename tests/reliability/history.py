@@ -76,7 +76,7 @@ class Waiting:
     """A message still waits: in the outbox, in a queue, or parked."""
 
     at: float
-    place: str
+    where: str
     id: str
 
 

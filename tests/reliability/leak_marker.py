@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from consumer.storage.tables import processed_messages
 from tests.support import builders
 
-CANARY = builders.CANARY.encode()
+LEAK_MARKER = builders.LEAK_MARKER.encode()
 PRODUCT_TABLES = tuple(processed_messages.metadata.sorted_tables)
 
 _ALLOWED_COLUMNS = {"body", "ordering_key"}
@@ -21,7 +21,11 @@ def in_base64(data: bytes, *, behind: int) -> bytes:
     return digits[-(-behind * 8 // 6) : (behind + len(data)) * 8 // 6]
 
 
-_FORMS = (CANARY, CANARY.hex().encode(), *(in_base64(CANARY, behind=count) for count in range(3)))
+_FORMS = (
+    LEAK_MARKER,
+    LEAK_MARKER.hex().encode(),
+    *(in_base64(LEAK_MARKER, behind=count) for count in range(3)),
+)
 
 
 def is_leaked_in(data: bytes) -> bool:

@@ -1,5 +1,5 @@
 """
-Reads from tables and queues what became of each event, once the run is idle.
+Reads the outcome of each event from tables and queues, once the run is idle.
 """
 
 import time
@@ -47,12 +47,12 @@ class OutcomeReader:
         self._engine = engine
         self._write = write
 
-    async def tell(self, history: Sequence[Record]) -> None:
-        """Record what became of the events of *history*."""
+    async def record_outcomes(self, history: Sequence[Record]) -> None:
+        """Record the outcomes of the events of *history*."""
         async with self._engine.connect() as connection:
             for outcome in await _outcomes(connection, history):
                 self._write(outcome)
-            for read in (_applied, _failed, _given_up, _in_outbox, _parked):
+            for read in (_applied, _failed, _dead_lettered, _in_outbox, _parked):
                 async for found in read(connection):
                     self._write(found)
         async for waiting in self._queued():
@@ -102,16 +102,16 @@ async def _failed(connection: AsyncConnection) -> AsyncIterator[Record]:
         yield Leftover(time.time(), "effects of attempts that failed", count)
 
 
-def reason_told(reason: str, *, source: str, type_: str | None) -> str:
+def reason_in_history(reason: str, *, source: str, type_: str | None) -> str:
     """The *reason* of a dead letter, marked if the event should not have failed in *source*."""
     if type_ == FAILS_ALWAYS and source == free.name:
         return reason
     return f"{reason}, of an event that was not to fail for good in {source}"
 
 
-async def _given_up(connection: AsyncConnection) -> AsyncIterator[Record]:
+async def _dead_lettered(connection: AsyncConnection) -> AsyncIterator[Record]:
     for row in await connection.execute(sa.select(dead_letters)):
-        reason = reason_told(row.reason, source=row.source, type_=row.type)
+        reason = reason_in_history(row.reason, source=row.source, type_=row.type)
         yield DeadLettered(row.last_at.timestamp(), row.source, row.message_id or "", reason)
 
 

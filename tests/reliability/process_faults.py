@@ -125,14 +125,14 @@ def low_bandwidth(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
 
 def fragmented(run: FaultRun, *proxies: BreakpointProxy) -> Fault:
     """Deliver the data in pieces of a few bytes."""
-    return under(run, FRAGMENTED, *proxies, called="torn to pieces")
+    return under(run, FRAGMENTED, *proxies, called="fragmented")
 
 
 @asynccontextmanager
 async def confirms_lost(run: FaultRun) -> AsyncIterator[None]:
     """Drop every confirm on its way to a relay."""
     async with run.record_fault("confirms lost"):
-        with run.proxies.relay_broker.losing(Side.SERVER, ACK):
+        with run.proxies.relay_broker.dropping(Side.SERVER, ACK):
             yield
 
 
@@ -140,7 +140,7 @@ async def confirms_lost(run: FaultRun) -> AsyncIterator[None]:
 async def acks_lost(run: FaultRun) -> AsyncIterator[None]:
     """Drop every ack of a consumer on its way to the broker; reset its connection afterwards."""
     async with run.record_fault("acknowledgements lost"):
-        with run.proxies.consumer_broker.losing(Side.CLIENT, ACK):
+        with run.proxies.consumer_broker.dropping(Side.CLIENT, ACK):
             yield
 
 
@@ -166,7 +166,7 @@ async def commit_unanswered(run: FaultRun, proxy: BreakpointProxy) -> AsyncItera
 async def confirm_reset(run: FaultRun) -> AsyncIterator[None]:
     """Reset a relay's connections when the broker has just sent a confirm."""
     proxy = run.proxies.relay_broker
-    breakpoint_ = proxy.unheard(ACK)
+    breakpoint_ = proxy.before_reply(ACK)
     try:
         await _wait_until_hit(breakpoint_)
         async with run.record_fault("relays and RabbitMQ: reset before a confirm"):
@@ -194,7 +194,7 @@ async def handler_slow(run: FaultRun, seconds: float) -> AsyncIterator[None]:
 
 async def _wait_until_hit(breakpoint_: Breakpoint) -> None:
     try:
-        await breakpoint_.sprung(within=TIMEOUT_SECONDS)
+        await breakpoint_.wait_until_hit(within=TIMEOUT_SECONDS)
     except AssertionError:
         raise FaultNotInjectedError from None
 

@@ -27,7 +27,7 @@ from outbox import Event
 from outbox.database.engine import create_engine
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record
-from tests.reliability.leak_marker import CANARY
+from tests.reliability.leak_marker import LEAK_MARKER
 from tests.reliability.tables import subjects, uploads
 
 APPLICATION = "reliability producer"
@@ -73,7 +73,7 @@ def draft(load: Load, chance: random.Random) -> Draft:
     """The next transaction of a producer."""
     key = None
     if chance.random() < load.keyed:
-        key = f"{CANARY.decode()}-{chance.randrange(load.keys)}"
+        key = f"{LEAK_MARKER.decode()}-{chance.randrange(load.keys)}"
     count = chance.randint(1, load.events_per_transaction)
     events = [_event(load, key, chance) for _ in range(count)]
     return Draft(events, key, is_kept=chance.random() >= load.rolled_back)
@@ -88,7 +88,7 @@ def _event(load: Load, key: str | None, chance: random.Random) -> Event:
     later = datetime.now(UTC) + _LATER if chance.random() < load.delayed else None
     return Event(
         kind,
-        {"patient": CANARY.decode(), "note": "x" * chance.randrange(200)},
+        {"patient": LEAK_MARKER.decode(), "note": "x" * chance.randrange(200)},
         ordering_key=key,
         not_before=later,
     )
@@ -115,7 +115,7 @@ class Producers:
         ]
 
     async def stop(self) -> None:
-        """Return when the transactions in flight have ended, with whatever outcome."""
+        """Return when the transactions in flight have ended, with any outcome."""
         self._resting.set()
         await asyncio.gather(*self._tasks)
         self._tasks.clear()
@@ -126,13 +126,13 @@ class Producers:
         try:
             while not self._resting.is_set():
                 next_ = draft(self.load, chance)
-                await _Transaction(next_, self._tell).make(engine.connect)
+                await _Transaction(next_, self._report).make(engine.connect)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._resting.wait(), share * len(next_.events))
         finally:
             await engine.dispose()
 
-    def _tell(self, record: Produced) -> None:
+    def _report(self, record: Produced) -> None:
         self.committed += record.outcome == COMMITTED
         self.write(record)
 
@@ -140,19 +140,19 @@ class Producers:
 @dataclass(slots=True)
 class _Transaction:
     draft: Draft
-    tell: Callable[[Produced], None]
+    report: Callable[[Produced], None]
     outcome: str = ROLLED_BACK
     first: int = 0
 
     async def make(self, connect: Callable[[], AsyncConnection]) -> None:
-        """Make it, and tell what is known of it."""
+        """Execute the transaction, and report its outcome as far as it is known."""
         with suppress(SQLAlchemyError, OSError, TimeoutError):
             async with asyncio.timeout(TIMEOUT_SECONDS), connect() as connection:
                 await self._write(connection)
-        for place, event in enumerate(self.draft.events):
-            self.tell(
+        for offset, event in enumerate(self.draft.events):
+            self.report(
                 Produced(
-                    time.time(), str(event.id), self.draft.key, self.first + place, self.outcome
+                    time.time(), str(event.id), self.draft.key, self.first + offset, self.outcome
                 )
             )
 
@@ -182,5 +182,5 @@ _NEXT = (
 
 def a_row_for_each_key(load: Load) -> sa.Insert:
     """What producers need before they begin."""
-    names = [f"{CANARY.decode()}-{number}" for number in range(load.keys)]
+    names = [f"{LEAK_MARKER.decode()}-{number}" for number in range(load.keys)]
     return sa.insert(subjects).values([{"key": name} for name in names])

@@ -53,22 +53,22 @@ def report(
     conditions: Mapping[str, str],
 ) -> Report:
     """The report on *history*."""
-    told = figures(history)
+    summary = figures(history)
     return Report(
         conditions=dict(conditions),
-        events=told.events,
-        unknown=told.unknown,
-        effects=told.applied,
-        given_up=told.given_up,
-        sent=told.sent,
-        faults=dict(sorted(told.faults.items())),
+        events=summary.events,
+        unknown=summary.unknown,
+        effects=summary.applied,
+        given_up=summary.given_up,
+        sent=summary.sent,
+        faults=dict(sorted(summary.faults.items())),
         lost=sum(map(len, lost(history, guarantees.consumers).values())),
         applied_twice=sum(map(len, twice(history).values())),
-        wire_duplicates=told.duplicates,
-        recovery_p50_seconds=percentile(told.recoveries, 0.5),
-        recovery_p99_seconds=percentile(told.recoveries, 0.99),
-        longest_pause_seconds=told.longest_pause,
-        drained_after_seconds=told.drained_after,
+        wire_duplicates=summary.duplicates,
+        recovery_p50_seconds=percentile(summary.recoveries, 0.5),
+        recovery_p99_seconds=percentile(summary.recoveries, 0.99),
+        longest_pause_seconds=summary.longest_pause,
+        drained_after_seconds=summary.drained_after,
         findings=[f"{finding.rule}: {finding.text}" for finding in findings],
     )
 
@@ -80,31 +80,33 @@ def percentile(ascending: Sequence[float], share: float) -> float | None:
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
 
 
-def write(told: Report, directory: Path) -> None:
+def write(summary: Report, directory: Path) -> None:
     """Write `report.json` and `report.md` into *directory*."""
-    (directory / "report.json").write_text(json.dumps(asdict(told), indent=2) + "\n")
-    (directory / "report.md").write_text(markdown(told))
+    (directory / "report.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    (directory / "report.md").write_text(markdown(summary))
 
 
-def markdown(told: Report) -> str:
+def markdown(summary: Report) -> str:
     """The report as a page."""
-    duplicates = told.wire_duplicates / max(1, told.sent)
+    duplicates = summary.wire_duplicates / max(1, summary.sent)
     rows = {
-        "events committed": f"{told.events:,}",
-        "outcome of the COMMIT unknown to the producer": f"{told.unknown:,}",
-        "effects": f"{told.effects:,}",
-        "given up on purpose": f"{told.given_up:,}",
-        "faults": f"{sum(told.faults.values()):,}",
-        "lost": f"{told.lost:,}",
-        "applied twice": f"{told.applied_twice:,}",
-        "copies on the wire": f"{told.wire_duplicates:,} ({duplicates:.2%} of what was sent)",
-        "recovery, median": _seconds(told.recovery_p50_seconds),
-        "recovery, 99 of 100": _seconds(told.recovery_p99_seconds),
-        "longest time without an effect": _seconds(told.longest_pause_seconds),
-        "from the end of the last fault to an empty backlog": _seconds(told.drained_after_seconds),
-        "findings": f"{len(told.findings):,}",
+        "events committed": f"{summary.events:,}",
+        "outcome of the COMMIT unknown to the producer": f"{summary.unknown:,}",
+        "effects": f"{summary.effects:,}",
+        "dead-lettered on purpose": f"{summary.given_up:,}",
+        "faults": f"{sum(summary.faults.values()):,}",
+        "lost": f"{summary.lost:,}",
+        "applied twice": f"{summary.applied_twice:,}",
+        "copies on the wire": f"{summary.wire_duplicates:,} ({duplicates:.2%} of what was sent)",
+        "recovery, median": _seconds(summary.recovery_p50_seconds),
+        "recovery, 99 of 100": _seconds(summary.recovery_p99_seconds),
+        "longest time without an effect": _seconds(summary.longest_pause_seconds),
+        "from the end of the last fault to an empty backlog": _seconds(
+            summary.drained_after_seconds
+        ),
+        "findings": f"{len(summary.findings):,}",
     }
-    findings = "\n".join(f"- {finding}" for finding in told.findings) or "None."
+    findings = "\n".join(f"- {finding}" for finding in summary.findings) or "None."
     return "\n\n".join(
         [
             "# Soak",
@@ -112,9 +114,9 @@ def markdown(told: Report) -> str:
             "## Findings",
             findings,
             "## Faults",
-            _table("fault", "times", told.faults),
+            _table("fault", "times", summary.faults),
             "## Conditions",
-            _table("", "", told.conditions),
+            _table("", "", summary.conditions),
             "",
         ]
     )

@@ -66,7 +66,7 @@ class Sampler:
     async def _look_into_tables(self) -> None:
         """Search tables whose rows are short-lived, while their rows exist."""
         while True:
-            with suppress(SQLAlchemyError, OSError):  # a database that is away shows nothing
+            with suppress(SQLAlchemyError, OSError):  # an unavailable database has no sample
                 await self.look_into(outbox, parked_messages)
             await asyncio.sleep(TABLES_SECONDS)
 

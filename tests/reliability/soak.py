@@ -78,9 +78,9 @@ async def execute(options: argparse.Namespace) -> list[Finding]:
         except FindingsError as broken:
             findings += broken.findings
         history = read(run.history.path)
-        told = report.report(history, run.guarantees, findings, began)
-    report.write(told, directory)
-    print(report.markdown(told))
+        summary = report.report(history, run.guarantees, findings, began)
+    report.write(summary, directory)
+    print(report.markdown(summary))
     return findings
 
 

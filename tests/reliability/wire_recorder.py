@@ -40,11 +40,11 @@ class WireRecorder:
             self._write(Leaked(time.time(), f"a frame of the {side.value}"))
         if side is not Side.CLIENT or not self._counting:
             return
-        place = (link, message[1:3])
+        channel = (link, message[1:3])
         if PUBLISH(message):
-            self._publishing.add(place)
-        elif kind == _HEADER and place in self._publishing:
-            self._publishing.remove(place)
+            self._publishing.add(channel)
+        elif kind == _HEADER and channel in self._publishing:
+            self._publishing.remove(channel)
             self._write(Published(time.time(), message_id(message)))
 
 

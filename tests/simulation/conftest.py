@@ -1,5 +1,5 @@
 """
-One ground for all simulations of a run: migrating a database takes longer than to use it.
+Database files that all simulations of a run share, because a migration takes long.
 """
 
 from collections.abc import Iterator

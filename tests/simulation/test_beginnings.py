@@ -1,5 +1,5 @@
 """
-Processes that begin while a server is away: their supervisor starts them again, and all is well.
+Processes that start while a server is unavailable: the supervisor starts them again.
 """
 
 import pytest

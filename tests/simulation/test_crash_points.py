@@ -1,6 +1,5 @@
 """
-Every step of the protocols as a place to die, or to be cut off, in a story in which all of them
-are taken.
+A kill or a cut at every step of the protocols, in a scenario that passes all of them.
 """
 
 import asyncio
@@ -19,12 +18,12 @@ from tests.reliability.simulation.protocol import STEPS, points
 from tests.reliability.simulation.simulation import Simulation, simulated
 from tests.reliability.simulation.world import World
 
-PLAN = Plan(gives_up=True, batch=8)
+PLAN = Plan(dead_letters=True, batch=8)
 MOST = max(len(points(role)) for role in STEPS)
 
 
-async def tell(world: World) -> None:
-    """A story of all kinds of events: retried, given up, mended, replayed, forgotten."""
+async def run_story(world: World) -> None:
+    """A scenario with all kinds of events: retried, dead-lettered, replayed, purged."""
     supervisor = asyncio.ensure_future(start_again_and_again(world))
     world.broker.broker_faults.extend([BrokerFault.RETURNED] * 3)
     await world.produce([Draft(world.an_id(), PLAIN)], Ending.COMMIT)
@@ -34,7 +33,7 @@ async def tell(world: World) -> None:
     await world.produce(keyed + unkeyed, Ending.COMMIT)
     await world.produce([Draft(world.an_id(), PLAIN, waits=0.5)], Ending.COMMIT)
     await pass_time(5)
-    world.handlers.is_mended = True
+    world.handlers.is_fixed = True
     await world.replay(ETL)
     await world.replay(RELAY)
     await world.purge(ETL)
@@ -56,17 +55,17 @@ async def begin_again(world: World) -> None:
 
 
 @contextmanager
-def told(database_files, *faults: PlannedFault) -> Iterator[Simulation]:
+def run_with(database_files, *faults: PlannedFault) -> Iterator[Simulation]:
     with simulated(PLAN, database_files, seed=1) as simulation:
         simulation.world.points.arm(*faults)
         simulation.run(begin_again(simulation.world))
-        simulation.run(tell(simulation.world))
+        simulation.run(run_story(simulation.world))
         yield simulation
 
 
 def left_of(database_files, *faults: PlannedFault) -> list[PlannedFault]:
-    """Tell the story with *faults* in it; returns those that it gave no occasion."""
-    with told(database_files, *faults) as simulation:
+    """Run the scenario with *faults*; return the faults whose step it did not pass."""
+    with run_with(database_files, *faults) as simulation:
         world = simulation.world
         left = world.points.armed
         assert world.look() == [], faults
@@ -78,7 +77,7 @@ def left_of(database_files, *faults: PlannedFault) -> list[PlannedFault]:
 
 
 def test_the_scenario_passes_every_step_of_the_protocols_and_no_other(database_files):
-    with told(database_files) as simulation:
+    with run_with(database_files) as simulation:
         passed = set(simulation.world.points.passed)
 
         assert passed == {point for role in STEPS for point in points(role)}
@@ -87,7 +86,7 @@ def test_the_scenario_passes_every_step_of_the_protocols_and_no_other(database_f
 @pytest.mark.parametrize("action", FaultAction)
 @pytest.mark.parametrize("number", range(MOST))
 def test_a_fault_at_any_step_loses_nothing_and_repeats_nothing(database_files, number, action):
-    """One step of each role at once, and alone what finds no occasion then."""
+    """One step of each role in one run; a fault that was not injected gets a run of its own."""
     of_roles = [points(role) for role in STEPS]
     faults = [
         PlannedFault(of_role[number], action) for of_role in of_roles if number < len(of_role)

@@ -1,5 +1,5 @@
 """
-What a plan lets happen to events.
+The reasons of dead letters that a plan allows.
 """
 
 from datetime import timedelta
@@ -19,7 +19,7 @@ SOON = timedelta(minutes=1)
         (Plan(), 20, SOON, {"delivery_limit"}),
         (Plan(delivery_limit=2), 2, SOON, {"delivery_limit"}),
         (Plan(expires=True), 0, SOON, {"expired"}),
-        (Plan(gives_up=True), 0, SOON, {"unroutable", "refused"}),
+        (Plan(dead_letters=True), 0, SOON, {"unroutable", "refused"}),
         (Plan(), 0, RETENTION, {"too_old_to_dedupe"}),
     ],
 )

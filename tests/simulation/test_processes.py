@@ -1,5 +1,5 @@
 """
-What becomes of a simulated process that dies: nothing gets through, and others take over.
+Killed processes in the simulation: they send no more data, and others take over.
 """
 
 import pytest

@@ -125,12 +125,12 @@ class Product(RuleBasedStateMachine):
         for database in self.world.databases.values():
             self.do(database.cut)
 
-    @precondition(lambda self: not self.world.broker.is_away)
+    @precondition(lambda self: not self.world.broker.is_unavailable)
     @rule()
     def lose_broker(self):
         self.do(self.world.broker.leave)
 
-    @precondition(lambda self: self.world.broker.is_away)
+    @precondition(lambda self: self.world.broker.is_unavailable)
     @rule()
     def restore_broker(self):
         self.do(self.world.broker.come_back)
@@ -145,7 +145,7 @@ class Product(RuleBasedStateMachine):
 
     @rule(source=st.sampled_from([RELAY, *CONSUMERS]))
     def repair_and_replay(self, source):
-        self.world.handlers.is_mended = True
+        self.world.handlers.is_fixed = True
         self.simulation.run(self.world.replay(source))
 
     @invariant()

@@ -1,5 +1,5 @@
 """
-Time in a simulation: it jumps, every clock follows it, and nobody waits for it.
+Time in the simulation: it jumps, and all clocks follow it.
 """
 
 import asyncio

@@ -53,20 +53,18 @@ class Breakpoint:
         return False
 
     @property
-    def has_sprung(self) -> bool:
+    def is_hit(self) -> bool:
         return bool(self._messages)
 
-    async def sprung(self, *, within: float = 15) -> None:
+    async def wait_until_hit(self, *, within: float = 15) -> None:
         """Wait until the breakpoint is hit."""
-        await eventually(
-            lambda: self.has_sprung, within=within, message="the breakpoint was not hit"
-        )
+        await eventually(lambda: self.is_hit, within=within, message="the breakpoint was not hit")
 
     def release(self) -> None:
         """Forward the messages held back, and all later ones."""
         self._open = True
         for message in self._messages:
-            self._caught.tell(self._held.other, message)
+            self._caught.deliver(self._held.other, message)
 
     def cut(self) -> None:
         """Abort the connection on both sides; the messages held back are lost."""
@@ -97,7 +95,7 @@ class BreakpointProxy(Proxy):
         self._splitters: dict[tuple[Link, Side], Splitter] = {}
         self._statements: dict[Link, Statements] = defaultdict(Statements)
         self._breakpoints: list[Breakpoint] = []
-        self._losing: list[tuple[Side, Matcher]] = []
+        self._dropping: list[tuple[Side, Matcher]] = []
         self._observers: list[Observer] = []
 
     def before(self, *matchers: Matcher) -> Breakpoint:
@@ -108,7 +106,7 @@ class BreakpointProxy(Proxy):
         """Hold back the server's reply to its last matched message: the client does not get it."""
         return self._set(Breakpoint(matchers, side=Side.CLIENT, held=Side.SERVER))
 
-    def unheard(self, *matchers: Matcher) -> Breakpoint:
+    def before_reply(self, *matchers: Matcher) -> Breakpoint:
         """Hold back the server's message for the last matcher: the client does not get it."""
         return self._set(Breakpoint(matchers, side=Side.SERVER, held=Side.SERVER))
 
@@ -121,15 +119,15 @@ class BreakpointProxy(Proxy):
         self._observers.append(observer)
 
     @contextmanager
-    def losing(self, side: Side, matcher: Matcher) -> Iterator[None]:
+    def dropping(self, side: Side, matcher: Matcher) -> Iterator[None]:
         """Drop the messages of *side* that match *matcher*; reset those connections afterwards."""
         entry = (side, matcher)
-        self._losing.append(entry)
+        self._dropping.append(entry)
         try:
             yield
         finally:
-            self._losing.remove(entry)
-            self.reset_torn()
+            self._dropping.remove(entry)
+            self.reset_fragmented()
 
     def _set(self, breakpoint_: Breakpoint) -> Breakpoint:
         self._breakpoints.append(breakpoint_)
@@ -149,8 +147,8 @@ class BreakpointProxy(Proxy):
         resolved = message
         if self._is_postgres and side is Side.CLIENT:
             resolved = self._statements[link].resolved(message)
-        if any(side is loser and matcher(resolved) for loser, matcher in self._losing):
-            self._torn.add(link)
+        if any(side is dropped and matcher(resolved) for dropped, matcher in self._dropping):
+            self._fragmented.add(link)
             return False
         return all(each.passes(link, side, message, resolved) for each in self._breakpoints)
 

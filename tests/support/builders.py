@@ -11,7 +11,7 @@ from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
 
 AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-CANARY = "canary-of-health-data"
+LEAK_MARKER = "canary-of-health-data"
 """Health data that tests plant in bodies and keys; it must never appear anywhere else."""
 
 
@@ -24,13 +24,13 @@ def an_upload(**changes: Any) -> HealthDataMessage:
     values: dict[str, Any] = {
         "bucket": "uploads",
         "key": "2026/01/02/records.avro",
-        "user_id": CANARY,
+        "user_id": LEAK_MARKER,
         "upload_timestamp_utc": AN_INSTANT,
         "record_type": "BloodGlucoseRecord",
         "content_hash": "0" * 64,
         "file_size_bytes": 1024,
         "record_count": 10,
-        "health_metadata": {"note": CANARY},
+        "health_metadata": {"note": LEAK_MARKER},
     }
     return HealthDataMessage(**{**values, **changes})
 

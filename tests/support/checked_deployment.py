@@ -23,7 +23,7 @@ from outbox.runtime.service import pause
 from outbox.tables import outbox as outbox_table
 from tests.reliability.checker import Guarantees, check
 from tests.reliability.history import COMMITTED, FaultBegan, FaultEnded, Produced, Record
-from tests.support.builders import CANARY, an_event
+from tests.support.builders import LEAK_MARKER, an_event
 from tests.support.deployment import Deployment
 from tests.support.effects import consumer, effects
 from tests.support.eventually import eventually
@@ -108,6 +108,20 @@ class CheckedDeployment(Deployment):
         self.history.append(FaultBegan(time.time(), fault))
         yield
         self.history.append(FaultEnded(time.time(), fault))
+
+    @asynccontextmanager
+    async def survives(self, fault: str, **guarantees: Any) -> AsyncIterator[None]:
+        """
+        Produce while the block injects *fault* and ends it; then check the guarantees.
+
+        Waits in between until events are applied again, and until none is left.
+        """
+        async with self.under_load():
+            with self.record_fault(fault):
+                yield
+            await self.makes_progress()
+        await self.wait_until_settled()
+        await self.check_guarantees(**guarantees)
 
     async def produce(self, count: int) -> None:
         """Commit *count* events; each commit is known to have succeeded."""
@@ -218,7 +232,7 @@ class CheckedDeployment(Deployment):
     def _an_event(self) -> outbox.Event:
         self._produced += 1
         kind = "test.happened" if self._produced % FAILS_ONCE_EVERY else "test.fails.once"
-        return an_event(type=kind, payload={"note": CANARY})
+        return an_event(type=kind, payload={"note": LEAK_MARKER})
 
     async def _is_committed(self, events: list[outbox.Event]) -> bool:
         try:

@@ -67,7 +67,9 @@ class ConsumerDeployment(Deployment):
 
         await eventually(empty)
 
-    async def buried(self, count: int, *, within: float = 20) -> dict[str, sa.RowMapping]:
+    async def wait_for_dead_letters(
+        self, count: int, *, within: float = 20
+    ) -> dict[str, sa.RowMapping]:
         """Wait for *count* dead letters, and return them by message id."""
 
         async def enough() -> list[sa.RowMapping] | None:

@@ -18,15 +18,15 @@ from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters
 from outbox.tables import audit_log, database_now, dead_letters, now_plus
 from outbox.wire import codec
-from tests.support.builders import AN_INSTANT, CANARY, an_event
+from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_event
 
 SOURCE = "effects"
 QUEUE = "health_data_processing.effects"
 
 
-def a_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
+def a_dead_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
     """The columns of a dead letter of the consumer `effects`."""
-    event = an_event(occurred_at=AN_INSTANT, payload={"note": CANARY})
+    event = an_event(occurred_at=AN_INSTANT, payload={"note": LEAK_MARKER})
     row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
     message = codec.to_wire(codec.from_row(row), exchange="health_data_exchange")
     return {
@@ -41,8 +41,8 @@ def a_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
     }
 
 
-def a_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
-    event = an_event(occurred_at=AN_INSTANT, payload={"note": CANARY})
+def a_dead_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
+    event = an_event(occurred_at=AN_INSTANT, payload={"note": LEAK_MARKER})
     row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
     del row["not_before"]
     return {
@@ -51,7 +51,7 @@ def a_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
         "attempts": 5,
         "message_id": str(row.pop("event_id")),
         **row,
-        "ordering_key": "user-" + CANARY,
+        "ordering_key": "user-" + LEAK_MARKER,
         **changes,
     }
 
@@ -66,9 +66,9 @@ async def write_dead_letter(engine: AsyncEngine, *rows: dict[str, Any]) -> list[
     return ids
 
 
-async def bury_many(engine: AsyncEngine, count: int) -> set[str]:
+async def write_dead_letters(engine: AsyncEngine, count: int) -> set[str]:
     """Write *count* dead letters; returns their message ids."""
-    rows = [a_letter() for _ in range(count)]
+    rows = [a_dead_letter() for _ in range(count)]
     for row in rows:
         del row["last_at"]
     async with engine.begin() as connection:
@@ -99,7 +99,7 @@ async def a_run(
     *,
     source: str = SOURCE,
     stop: asyncio.Event | None = None,
-    told: Callable[[int], None] = lambda _letters: None,
+    on_progress: Callable[[int], None] = lambda _letters: None,
 ) -> Run:
     selection = selection or Selection()
     found = DeadLetters(source)
@@ -111,7 +111,7 @@ async def a_run(
         snapshot=snapshot,
         audit=Audit(actor="me", because="fixed", source=source, selection=selection, run=uuid4()),
         stop=stop or asyncio.Event(),
-        on_progress=told,
+        on_progress=on_progress,
     )
 
 

@@ -1,5 +1,5 @@
 """
-Reads from the tables of a deployment what became of its events, once the processes have ended.
+Reads the outcomes of a deployment's events from its tables, once the processes have ended.
 """
 
 import time
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from consumer.storage.tables import parked_messages
 from outbox.tables import dead_letters, outbox
 from tests.reliability.history import Applied, DeadLettered, Leaked, Leftover, Record, Waiting
-from tests.support.builders import CANARY
+from tests.support.builders import LEAK_MARKER
 from tests.support.deployment import Deployment
 from tests.support.effects import effects
 
@@ -75,7 +75,7 @@ async def _leaks(deployment: Deployment) -> list[Record]:
             for column, value in row.items()
             if column not in MAY_HOLD_HEALTH_DATA
         )
-    return [Leaked(time.time(), where) for where, page in pages.items() if CANARY in page]
+    return [Leaked(time.time(), where) for where, page in pages.items() if LEAK_MARKER in page]
 
 
 def _seconds(at: datetime | None) -> float:

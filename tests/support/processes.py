@@ -158,7 +158,7 @@ class ChildProcess:
         self._collect()
 
     def freeze(self) -> None:
-        """Stop the program as if its machine hung: connections stay open, nothing answers."""
+        """Freeze the program as if its machine hung: connections stay open without replies."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -17,7 +17,7 @@ from outbox.transports.base import Outcome
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.wire.codec import WireMessage
 from tests.support import crashing
-from tests.support.breakpoints import BreakpointProxy
+from tests.support.breakpoints import Breakpoint, BreakpointProxy
 from tests.support.builders import an_event, on_the_wire
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -79,6 +79,15 @@ class ProxiedConsumer:
         self._processes.append(process)
         return process
 
+    async def hit(
+        self, breakpoint_: Breakpoint, event_type: str = "test.happened"
+    ) -> tuple[ChildProcess, WireMessage]:
+        """Start a consumer and publish a message; returns once *breakpoint_* is hit."""
+        process, message = await self.consumer(), a_message(event_type)
+        await self.publish(message)
+        await breakpoint_.wait_until_hit()
+        return process, message
+
     async def publish(self, *messages: WireMessage) -> None:
         async with self._transport.publisher() as publisher:
             outcomes = await publisher.publish(messages, within=timedelta(seconds=10))
@@ -93,7 +102,7 @@ class ProxiedConsumer:
         async with await aio_pika.connect(self._rabbitmq_url) as connection:
             await (await connection.channel()).queue_delete(queue)
 
-    async def gives_up(self, count: int) -> None:
+    async def waits_for_dead_letters(self, count: int) -> None:
         """Wait until `dead_letters` has at least *count* rows."""
 
         async def enough() -> bool:

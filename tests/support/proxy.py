@@ -26,7 +26,7 @@ class Link:
     readers: dict[Side, asyncio.StreamReader]
     writers: dict[Side, asyncio.StreamWriter]
 
-    def tell(self, side: Side, data: bytes) -> None:
+    def deliver(self, side: Side, data: bytes) -> None:
         """Forward *data* to *side*."""
         self.writers[side].write(data)
 
@@ -54,7 +54,7 @@ class Proxy:
         self._target = URL(url)
         self._server: asyncio.Server | None = None
         self._links: set[Link] = set()
-        self._torn: set[Link] = set()
+        self._fragmented: set[Link] = set()
         self._port = 0
         self._conditions = UNIMPAIRED
         self._audible = asyncio.Event()
@@ -70,9 +70,9 @@ class Proxy:
         return len(self._links)
 
     @property
-    def torn(self) -> int:
+    def fragmented(self) -> int:
         """How many open connections have lost data."""
-        return len(self._torn)
+        return len(self._fragmented)
 
     async def __aenter__(self) -> Self:
         await self.restore()
@@ -100,11 +100,11 @@ class Proxy:
         """Reset all connections and accept new ones; returns how many were open."""
         return self._reset(self._links)
 
-    async def swallow(self) -> None:
+    async def drop_all(self) -> None:
         """Keep connections open and drop all data, like a silent peer."""
         self._apply(DROP_ALL)
 
-    async def speak(self) -> None:
+    async def resume(self) -> None:
         """Forward data again from now on."""
         self._apply(UNIMPAIRED)
 
@@ -120,11 +120,11 @@ class Proxy:
             yield
         finally:
             self._apply(UNIMPAIRED)
-            self.reset_torn()
+            self.reset_fragmented()
 
-    def reset_torn(self) -> None:
+    def reset_fragmented(self) -> None:
         """Reset the connections that have lost data."""
-        self._reset(self._torn)
+        self._reset(self._fragmented)
 
     def _apply(self, conditions: NetworkConditions) -> None:
         self._conditions = conditions
@@ -148,7 +148,7 @@ class Proxy:
     def _ended(self, link: Link) -> None:
         """Forget *link*, which has ended."""
         self._links.discard(link)
-        self._torn.discard(link)
+        self._fragmented.discard(link)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -174,7 +174,7 @@ class Proxy:
             link.abort()
 
     async def _over(self, *copies: "asyncio.Task[Side]") -> None:
-        """Return when one side has closed; while that side is silent the other is not told."""
+        """Return when one side has closed; a silent side does not close the other."""
         done, left = await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         if {copy.result() for copy in done} <= self._conditions.silent:
             audible = asyncio.ensure_future(self._audible.wait())
@@ -186,11 +186,11 @@ class Proxy:
         with suppress(OSError):
             while chunk := await link.readers[side].read(_CHUNK):
                 if side in self._conditions.silent:
-                    self._torn.add(link)
+                    self._fragmented.add(link)
                     continue
                 for piece in self._conditions.pieces(self._heard(link, side, chunk)):
                     if wait := self._conditions.pause(piece, jitter=random.random()):
                         await asyncio.sleep(wait)
-                    link.tell(side.other, piece)
+                    link.deliver(side.other, piece)
                     await link.writers[side.other].drain()
         return side

@@ -20,7 +20,7 @@ _METHOD_FRAME = 1
 
 
 class Splitter:
-    """Splits a stream into messages, whatever its chunks."""
+    """Splits a stream into messages, in any chunks."""
 
     def __init__(self, measure: Measure) -> None:
         self._measure = measure

@@ -1,5 +1,5 @@
 """
-The histogram of a batch says what the client library's own would say.
+The batch histogram exports the same figures as the client library's own.
 """
 
 from hypothesis import given

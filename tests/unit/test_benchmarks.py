@@ -67,7 +67,7 @@ def test_a_result_without_a_goal_or_a_value_is_neither_met_nor_missed():
 
 
 def test_ratios_are_taken_round_by_round():
-    """In the last round the machine was slow for both: that changes nothing."""
+    """In the last round the machine was slow for both contenders, which changes no ratio."""
     assert median_ratio([20, 21, 2], [10, 10, 1]) == 2
 
 

@@ -1,5 +1,5 @@
 """
-What the checker finds in a history, and what it lets pass.
+Which histories the checker accepts, and which findings it reports for the others.
 """
 
 import json
@@ -58,23 +58,23 @@ def test_an_event_that_one_of_two_consumers_has_not_got_is_lost():
     assert rules(*a_life(), Applied(4, "mail", "a"), guarantees=both) == []
 
 
-@pytest.mark.parametrize(("told", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
-def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(told, found):
-    doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, told)
+@pytest.mark.parametrize(("outcome", "found"), [(COMMITTED, []), (ROLLED_BACK, ["ghost"])])
+def test_the_last_record_of_an_event_with_an_unknown_outcome_counts(outcome, found):
+    doubt, answer = Produced(1, "a", None, 1, UNKNOWN), Produced(4, "a", None, 1, outcome)
 
     assert rules(doubt, Applied(3, "etl", "a"), answer) == found
 
 
 @pytest.mark.parametrize(
-    "place",
+    "record",
     [Waiting(4, "outbox", "a"), Waiting(4, "etl", "a"), DeadLettered(4, "relay", "a", "size")],
 )
-def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(place):
+def test_an_event_that_waits_or_is_dead_lettered_is_not_lost(record):
     guarantees = Guarantees(
         consumers=frozenset({"etl"}), drained=False, reasons=frozenset({"size"})
     )
 
-    assert rules(Produced(1, "a", None, 1, COMMITTED), place, guarantees=guarantees) == []
+    assert rules(Produced(1, "a", None, 1, COMMITTED), record, guarantees=guarantees) == []
 
 
 def test_the_checker_finds_a_backlog_after_the_drain():
@@ -106,7 +106,7 @@ def test_the_checker_finds_an_effect_applied_twice_unless_a_replay_repeated_it()
     assert rules(*a_life(), Applied(4, "etl", "a", "r"), Applied(5, "etl", "a", "r")) == ["twice"]
 
 
-def test_the_order_of_a_key_counts_for_what_is_sent_first():
+def test_the_order_of_a_key_counts_first_copies_only():
     first, second = a_life("a", "k", 1), a_life("b", "k", 2)
 
     assert rules(*first, *second, Published(9, "a")) == []

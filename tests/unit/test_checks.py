@@ -1,5 +1,5 @@
 """
-Whether settings and registrations that contradict each other are noticed.
+Settings and registrations that contradict each other are refused.
 """
 
 from datetime import timedelta

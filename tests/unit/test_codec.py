@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from outbox.errors import UnreadableMessage
 from outbox.event import Priority
-from outbox.payload import MAX_BODY_BYTES
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
@@ -169,27 +168,6 @@ def test_a_row_written_by_hand_is_checked_again(column, value):
         codec.from_row(a_row(**{column: value}))
 
     assert caught.value.code == "malformed"
-
-
-@pytest.mark.parametrize(
-    ("code", "changes"),
-    [
-        ("no_identity", {"message_id": None}),
-        ("no_identity", {"message_id": "17"}),
-        ("malformed", {"type": None}),
-        ("malformed", {"content_encoding": "gzip", "body": b"no gzip"}),
-        ("malformed", {"content_encoding": "gzip", "body": gzip.compress(b"x" * 100)[:-10]}),
-        ("decompress_limit", {"content_encoding": "gzip", "body": gzip.compress(bytes(9**8))}),
-        ("content_encoding_unknown", {"content_encoding": "br"}),
-        ("schema_unsupported", {"headers": {"x-outbox-version": 2}}),
-        ("malformed", {"body": bytes(MAX_BODY_BYTES + 1)}),
-    ],
-)
-def test_an_unreadable_message_has_a_reason_code(code, changes):
-    with pytest.raises(UnreadableMessage) as caught:
-        codec.from_wire(a_message(**changes))
-
-    assert caught.value.code == code
 
 
 def test_a_compressed_body_is_read():

@@ -1,5 +1,5 @@
 """
-What becomes of a message after an attempt, and when it is tried again.
+The verdict on a message after an attempt, and the time of its retry.
 """
 
 from datetime import timedelta

@@ -1,5 +1,5 @@
 """
-What becomes of a message of the dead queue that cannot be put back, or cannot be read.
+Messages of the dead queue that cannot be requeued, or cannot be read.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ DEATH = {"queue": "q", "reason": "expired", "exchange": "main", "routing-keys": 
 
 
 class Broker:
-    """Answers the copies with *outcomes*; remembers what is asked of it and of the database."""
+    """Returns *outcomes* for the copies; records the calls to broker and database."""
 
     def __init__(self, *outcomes: Outcome) -> None:
         self.asked: list[str] = []
@@ -41,7 +41,7 @@ class Broker:
         self.asked.append("ack")
 
     async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
-        self.asked.append(f"bury {message.routing_key}: {reason}, {attempts}")
+        self.asked.append(f"dead_letter {message.routing_key}: {reason}, {attempts}")
         return True
 
 
@@ -64,7 +64,7 @@ def a_collector(broker: Any, reconnect: Any, **options: Any) -> DeadLetterQueueW
     ("outcomes", "asked"),
     [
         ([Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED], ["replace"] * 3),
-        ([Outcome.REJECTED], ["replace", "bury a: rejected, 0", "ack"]),
+        ([Outcome.REJECTED], ["replace", "dead_letter a: rejected, 0", "ack"]),
     ],
 )
 async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(outcomes, asked):
@@ -79,7 +79,7 @@ async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(out
 
 
 class LosesConnections:
-    """A broker whose subscriptions end with the message that was read *after* so many others."""
+    """A broker whose subscriptions lose their connection *after* so many messages."""
 
     def __init__(self, *, after: list[int]) -> None:
         self._after = after
@@ -90,7 +90,7 @@ class LosesConnections:
 
 
 class Short:
-    """Gives out so many *messages*, one at a time, and is lost."""
+    """Delivers *messages* messages, one at a time; then its connection is lost."""
 
     def __init__(self, messages: int) -> None:
         self._messages = messages
@@ -106,7 +106,7 @@ class Short:
 
 
 class Waits:
-    """Remembers how many failures in a row each wait is for; sets *stop* after the last one."""
+    """Records the consecutive failures of each wait; sets *stop* after wait number *last*."""
 
     def __init__(self, stop: asyncio.Event, *, last: int) -> None:
         self.failures: list[int] = []
@@ -122,7 +122,7 @@ class Waits:
 
 
 async def test_a_message_that_ends_each_connection_is_read_less_and_less_often():
-    """It stays in the dead queue if the client library cannot read it."""
+    """A message that the client library cannot read stays in the dead queue."""
     broker: Any = LosesConnections(after=[0, 0, 0, 2, 0, 0])
     broker.write = Broker().write
     stop = asyncio.Event()

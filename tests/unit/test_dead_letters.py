@@ -1,5 +1,5 @@
 """
-Filters as people type them, and what of a letter may be seen.
+Filters in the syntax of the command line, and the parts of a dead letter that are shown.
 """
 
 import json
@@ -22,8 +22,8 @@ from outbox.dead_letters.selection import (
 )
 from outbox.errors import ConfigurationError
 from outbox.payload import MAX_BODY_BYTES
-from tests.support.builders import AN_INSTANT, CANARY
-from tests.support.dead_letters import a_letter_of_the_relay
+from tests.support.builders import AN_INSTANT, LEAK_MARKER
+from tests.support.dead_letters import a_dead_letter_of_the_relay
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
             "reason": "b",
             "older_than": "1m",
             "newer_than": "1h",
-            "key": CANARY,
+            "key": LEAK_MARKER,
             "limit": "9",
         }
     )
@@ -104,14 +104,14 @@ def test_a_reason_must_not_be_blank(text):
         words("--because", text, needed="say why")
 
 
-def a_shown_letter(**changes):
+def a_shown_dead_letter(**changes):
     row = {
         "id": 1,
         "queue": None,
         "size_bytes": 2,
         "first_at": AN_INSTANT,
         "last_at": AN_INSTANT,
-        **a_letter_of_the_relay(idempotency_key=CANARY),
+        **a_dead_letter_of_the_relay(idempotency_key=LEAK_MARKER),
     }
     return {**row, **changes}
 
@@ -120,20 +120,20 @@ def test_metadata_has_neither_body_nor_keys_nor_headers_that_are_not_allowed():
     headers = {
         "source": "ward",
         "x-outbox-attempt": 3,
-        "x-outbox-idempotency-key": CANARY,
-        "x-user": CANARY,
-        "user": CANARY,
+        "x-outbox-idempotency-key": LEAK_MARKER,
+        "x-user": LEAK_MARKER,
+        "user": LEAK_MARKER,
     }
 
-    shown = exhibit.metadata(a_shown_letter(headers=headers))
+    shown = exhibit.metadata(a_shown_dead_letter(headers=headers))
 
     assert shown["headers"] == {"source": "ward", "x-outbox-attempt": 3}
-    assert CANARY not in json.dumps(shown)
+    assert LEAK_MARKER not in json.dumps(shown)
 
 
-@pytest.mark.parametrize("headers", [None, [CANARY], "x"])
+@pytest.mark.parametrize("headers", [None, [LEAK_MARKER], "x"])
 def test_headers_that_are_not_a_json_object_are_not_shown(headers):
-    assert exhibit.metadata(a_shown_letter(headers=headers))["headers"] == {}
+    assert exhibit.metadata(a_shown_dead_letter(headers=headers))["headers"] == {}
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,6 @@ def test_a_repair_needs_one_dead_letter_and_a_readable_file(tmp_path):
 
 
 def test_times_are_shown_with_date_and_time_zone():
-    shown = exhibit.metadata(a_shown_letter(occurred_at=datetime(2026, 1, 2, tzinfo=UTC)))
+    shown = exhibit.metadata(a_shown_dead_letter(occurred_at=datetime(2026, 1, 2, tzinfo=UTC)))
 
     assert shown["occurred_at"] == "2026-01-02T00:00:00+00:00"

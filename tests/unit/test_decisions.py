@@ -1,5 +1,5 @@
 """
-The pure decisions of both processes: when to try again, in which order, and what becomes of what.
+The pure decisions of both processes: retry times, publish order and verdicts.
 """
 
 from collections import Counter

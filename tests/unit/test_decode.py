@@ -1,5 +1,5 @@
 """
-What a delivery is opened to: an attempt, or the reason why there is none.
+Decoding a delivery: to an attempt, or to the reason why it is dead-lettered.
 """
 
 from dataclasses import replace
@@ -55,28 +55,6 @@ def test_a_payload_is_decoded_as_its_handler_registered_it():
     assert isinstance(attempt.message.payload, HealthDataMessage)
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"message_id": None}, "no_identity"),
-        ({"message_id": "17"}, "no_identity"),
-        ({"type": None}, "malformed"),
-        ({"body": b"{"}, "malformed"),
-        ({"body": b"NaN"}, "malformed"),
-        ({"body": b'{"a": 1, "a": 2}'}, "malformed"),
-        ({"content_encoding": "zstd"}, "content_encoding_unknown"),
-        ({"headers": {"x-outbox-version": 99}}, "schema_unsupported"),
-    ],
-)
-def test_an_unreadable_message_is_dead_lettered_for_its_reason(changes, code):
-    assert opened(a_message(**changes)) == DeadLetter(1, code)
-
-
-@pytest.mark.parametrize("changes", [{"body": b"{}"}, {"body": b"7"}])
-def test_a_payload_that_does_not_fit_the_model_is_dead_lettered(changes):
-    assert opened(an_upload_message(**changes), UPLOADS) == DeadLetter(1, "schema_unsupported")
-
-
 def test_a_body_of_bytes_does_not_fit_a_model():
     message = an_upload_message(content_type="text/plain")
 
@@ -99,7 +77,7 @@ def test_a_dead_letter_counts_the_attempts_before_it():
 
 
 def test_a_message_older_than_the_dedup_retention_is_dead_lettered():
-    """Its dedup row would be gone, if there was one."""
+    """Its dedup row, if it had one, is purged by then."""
     just = on_the_wire(an_event(), exchange="main", created_at=NOON - RETENTION)
     older = NOON - RETENTION - timedelta(seconds=1)
 

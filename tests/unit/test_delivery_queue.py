@@ -1,5 +1,5 @@
 """
-Which message a delivery queue hands out next, and that it loses none.
+The order in which a delivery queue returns messages; it loses none.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def lane_of(delivery: Delivery) -> str | None:
 
 
 def taken(delivery_queue: DeliveryQueue, now: float = NOON) -> list[list[Delivery]]:
-    """All units that can be taken now."""
+    """All batches that can be taken now."""
     return [unit.deliveries for unit in iter(lambda: delivery_queue.take(now), None)]
 
 
@@ -58,7 +58,7 @@ def take(delivery_queue: DeliveryQueue, now: float = NOON) -> DeliveryBatch:
     return unit
 
 
-def test_messages_are_handled_in_order_of_arrival_whatever_their_type():
+def test_messages_of_all_types_are_handled_in_order_of_arrival():
     delivery_queue, deliveries = (
         a_delivery_queue(),
         [a_delivery(name) for name in ("a", "b", "stranger", "a")],
@@ -282,7 +282,7 @@ steps = st.lists(
     rate_limit=st.sampled_from([None, RateLimit(2)]),
     breaker=st.sampled_from([None, BREAKER]),
 )
-def test_each_message_is_handled_or_given_back_exactly_once(
+def test_each_message_is_handled_or_requeued_exactly_once(
     steps, ordered, batch_size, rate_limit, breaker
 ):
     delivery_queue = a_delivery_queue(
@@ -319,7 +319,7 @@ def test_each_message_is_handled_or_given_back_exactly_once(
 def ended(
     delivery_queue: DeliveryQueue, unit: DeliveryBatch, *, again_at: float | None
 ) -> list[int]:
-    """Settle the deliveries of *unit*, or put them back; returns the tags of those settled."""
+    """Settle the deliveries of *unit*, or requeue them; returns the tags of the settled ones."""
     for waiting in unit.queued:
         if again_at is None:
             delivery_queue.settled(waiting)
@@ -335,7 +335,7 @@ def no_lane_is_twice_in(units: list[DeliveryBatch]) -> bool:
 
 @given(steps=steps, batch_size=st.integers(1, 4), rate_limit=st.sampled_from([None, RateLimit(2)]))
 def test_taking_messages_at_each_named_time_handles_everything(steps, batch_size, rate_limit):
-    """A unit that is done, or the time that was named: nothing else is needed."""
+    """The queue is polled only when a batch ends, or at the time that it named."""
     delivery_queue = a_delivery_queue(
         batch_size=batch_size, rate_limit=rate_limit, circuit_breaker=BREAKER
     )

@@ -1,4 +1,4 @@
-"""What stands beside the code, checked against the code."""
+"""Deployment files and examples agree with the code."""
 
 import re
 import tomllib

@@ -1,5 +1,5 @@
 """
-How a dispatcher handles the deliveries of a subscription, whatever handlers and servers do.
+The dispatcher, with failing handlers and unavailable servers.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
+from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery, DeliveryBuffer
@@ -72,7 +73,7 @@ class FakeSubscription:
     async def stop(self) -> None:
         self.buffer.end()
         self._make_room(1)
-        for _ in range(5):  # the broker answers after a while
+        for _ in range(5):  # the broker replies after a while
             await asyncio.sleep(0)
         self.stopped.set()
 
@@ -107,6 +108,8 @@ class DispatcherFixture:
         self.subscription = subscription
         self.stop = asyncio.Event()
         self.execute = make
+        self.dead_letters: list[str] = []
+        self.database_failures = 0
         telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
         database_retry = database_retry or DatabaseRetry(
             reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
@@ -135,7 +138,10 @@ class DispatcherFixture:
             is_prefetch_raised=False,
         )
 
-    async def write(self, _message: WireMessage, **_: Any) -> bool:
+    async def write(self, _message: WireMessage, *, reason: str, **_: Any) -> bool:
+        self.dead_letters.append(reason)
+        if len(self.dead_letters) <= self.database_failures:
+            raise DatabaseUnavailable("unreachable")
         return True
 
     async def works(self) -> list[Any]:
@@ -200,7 +206,7 @@ async def test_a_stopping_dispatcher_releases_waiting_messages_and_finishes_thos
 
 
 async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
-    """When the subscription ends the broker puts it back in its order."""
+    """When the subscription ends, the broker requeues them in their order."""
     second_is_here = asyncio.Event()
 
     async def make(unit: DeliveryBatch) -> list[Verdict]:
@@ -218,7 +224,7 @@ async def test_a_stopping_dispatcher_releases_all_messages_of_lanes_together():
     said = await fixture.works()
 
     assert [each for each in said if each[0] != "raise_prefetch"] == []
-    # The next subscription has other tags: what was of this one must not be settled there.
+    # The next subscription has other tags: it must not settle deliveries of this one.
     assert fixture.delivery_queue.clear() == []
 
 
@@ -244,7 +250,7 @@ async def test_a_handler_that_cancels_its_own_task_does_not_keep_the_dispatcher_
 
 
 async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
-    """Batches are waited for no longer, and a breaker that has opened is open."""
+    """The queue is empty, and an open breaker stays open."""
 
     calls = itertools.count(1)
 
@@ -276,14 +282,14 @@ async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
     assert ("ack", 3) in await fixture.works()
 
 
-class Impatience:
-    """A server that is away for longer than anybody waits."""
+class UnavailableDatabase:
+    """A database that stays unavailable until the process stops."""
 
     async def run(self, work: Any, _stop: asyncio.Event) -> Any:
         return None if work.func.__name__ == "write" else await work()
 
 
-async def test_an_unsettled_message_comes_again_before_its_successors():
+async def test_an_unsettled_message_is_redelivered_before_its_successors():
     handled = []
 
     async def make(unit: DeliveryBatch) -> list[Verdict]:
@@ -292,7 +298,7 @@ async def test_an_unsettled_message_comes_again_before_its_successors():
 
     deliveries = [a_delivery(number, lane="x") for number in (1, 2)]
     fixture = DispatcherFixture(
-        FakeSubscription(*deliveries), make, database_retry=Impatience(), ordered=True
+        FakeSubscription(*deliveries), make, database_retry=UnavailableDatabase(), ordered=True
     )
 
     said = await fixture.works()
@@ -318,6 +324,53 @@ async def test_an_open_breaker_counts_no_failure_for_a_message():
     said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
 
     assert said == [("ack", 1), ("ack", 2)]
+
+
+def a_fixture_whose_handler_fails(*outcomes: Outcome) -> tuple[DispatcherFixture, list[int]]:
+    """One message, whose retry copies get *outcomes*; stops once the message is settled."""
+    calls: list[int] = []
+    subscription = FakeSubscription(a_delivery(1), outcomes=outcomes)
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        calls.append(1)
+        return [TryAgain(1, SECOND)]
+
+    fixture = DispatcherFixture(subscription, make)
+    replace, ack = subscription.replace, subscription.ack
+
+    async def stopping_replace(delivery: Delivery, copy: WireMessage) -> Outcome:
+        outcome = await replace(delivery, copy)
+        if outcome is Outcome.ACKED:
+            fixture.stop.set()
+        return outcome
+
+    async def stopping_ack(*deliveries: Delivery) -> None:
+        await ack(*deliveries)
+        fixture.stop.set()
+
+    subscription.replace = stopping_replace  # type: ignore[method-assign]
+    subscription.ack = stopping_ack  # type: ignore[method-assign]
+    return fixture, calls
+
+
+async def test_only_the_publish_of_a_retry_copy_is_repeated_until_it_is_confirmed():
+    fixture, calls = a_fixture_whose_handler_fails(Outcome.UNKNOWN, Outcome.NACKED, Outcome.ACKED)
+
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
+
+    assert [outcome for *_, outcome in said] == ["unknown", "refused", "acked"]
+    assert calls == [1]
+
+
+async def test_a_copy_that_can_never_be_published_is_dead_lettered_once_the_database_is_back():
+    fixture, calls = a_fixture_whose_handler_fails(Outcome.REJECTED)
+    fixture.database_failures = 2
+
+    said = [each for each in await fixture.works() if each[0] != "raise_prefetch"]
+
+    assert said == [("replace", 1, "rejected"), ("ack", 1)]
+    assert fixture.dead_letters == ["rejected"] * 3
+    assert calls == [1]
 
 
 async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker_takes_it(
@@ -350,7 +403,7 @@ async def test_a_message_that_waits_too_long_is_requeued_as_a_copy_if_the_broker
 
 
 async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatch):
-    """While the one attempt of a breaker is made, only its end can bring more."""
+    """While a breaker probes its handler, only the end of the probe makes messages startable."""
     looks = 0
     calls, probe_ends = itertools.count(1), asyncio.Event()
 

@@ -1,5 +1,5 @@
 """
-When a transaction that nothing was kept of is made again, and when it has failed.
+When the executor repeats a lost transaction, and when the attempt counts as failed.
 """
 
 from dataclasses import fields
@@ -21,7 +21,7 @@ LOST = DBAPIError(None, None, Exception(), connection_invalidated=True)
 
 
 class Database:
-    """Loses each transaction; answers a look at it so often, and then is away."""
+    """Loses each transaction; replies to *answers* checks, and is unavailable afterwards."""
 
     def __init__(self, *, answers: int) -> None:
         self.transactions = 0
@@ -34,7 +34,7 @@ class Database:
     async def ready(self) -> bool:
         self._answers -= 1
         if self._answers < 0:
-            raise DatabaseUnavailable("away")
+            raise DatabaseUnavailable("unreachable")
         return True
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from outbox import HealthDataMessage, InvalidEvent
-from tests.support.builders import AN_INSTANT, CANARY, an_upload
+from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_upload
 
 
 def test_the_idempotency_key_is_derived_from_type_user_content_and_time():
@@ -23,7 +23,7 @@ def test_the_same_upload_announced_twice_has_one_idempotency_key():
     assert first.message_id != second.message_id
 
 
-def test_a_given_idempotency_key_is_kept():
+def test_an_idempotency_key_of_the_event_is_kept():
     assert an_upload(idempotency_key="mine").idempotency_key == "mine"
 
 
@@ -45,9 +45,9 @@ def test_the_user_is_in_the_body_alone():
     event = an_upload().to_event()
     outside = (event.routing_key, event.idempotency_key, event.headers, event.ordering_key)
 
-    assert CANARY.encode() in event.body
-    assert CANARY not in str(outside)
-    assert CANARY not in repr(event)
+    assert LEAK_MARKER.encode() in event.body
+    assert LEAK_MARKER not in str(outside)
+    assert LEAK_MARKER not in repr(event)
 
 
 def test_times_are_kept_in_utc():
@@ -64,16 +64,16 @@ def test_times_are_kept_in_utc():
         ("bucket", ""),
         ("key", "k" * 1025),
         ("upload_timestamp_utc", "2026-01-02T03:04:05"),
-        ("upload_timestamp_utc", CANARY),
+        ("upload_timestamp_utc", LEAK_MARKER),
         ("upload_timestamp_utc", "0001-01-01T00:00:00+14:00"),
         ("record_type", "two words"),
         ("record_type", "a.b"),
-        ("content_hash", CANARY),
-        ("processing_priority", CANARY),
+        ("content_hash", LEAK_MARKER),
+        ("processing_priority", LEAK_MARKER),
         ("file_size_bytes", -1),
         ("record_count", -1),
-        ("message_id", CANARY),
-        ("surprise", CANARY),
+        ("message_id", LEAK_MARKER),
+        ("surprise", LEAK_MARKER),
     ],
 )
 def test_an_invalid_upload_names_the_field_and_never_its_value(field, value):
@@ -81,7 +81,7 @@ def test_an_invalid_upload_names_the_field_and_never_its_value(field, value):
         an_upload(**{field: value})
 
     assert caught.value.field == field
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
     assert caught.value.__cause__ is None
 
 

@@ -1,5 +1,5 @@
 """
-What producers of a run are about to do.
+The random load of the producers.
 """
 
 import random
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
-from tests.reliability.leak_marker import CANARY
+from tests.reliability.leak_marker import LEAK_MARKER
 from tests.reliability.outcomes import consumer_of
 from tests.reliability.producers import Load, draft
 
@@ -42,7 +42,7 @@ def test_events_of_a_transaction_share_one_of_the_keys_of_the_load():
 
 
 def test_every_body_holds_the_leak_marker():
-    assert all(CANARY in event.body for each in drafts() for event in each.events)
+    assert all(LEAK_MARKER in event.body for each in drafts() for event in each.events)
 
 
 def test_the_same_seed_makes_the_same_transactions():

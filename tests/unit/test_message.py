@@ -8,7 +8,7 @@ from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
-from tests.support.builders import CANARY, an_event, an_upload
+from tests.support.builders import LEAK_MARKER, an_event, an_upload
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}
 
@@ -53,13 +53,15 @@ def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only()
         payload_of(an_envelope(body), HealthDataMessage)
 
     assert caught.value.code == "schema_unsupported"
-    assert CANARY not in str(caught.value)
+    assert LEAK_MARKER not in str(caught.value)
 
 
 def test_a_message_does_not_show_its_payload():
-    message = read_message(an_envelope(f'"{CANARY}"'.encode()), None, attempt=1, redelivered=False)
+    message = read_message(
+        an_envelope(f'"{LEAK_MARKER}"'.encode()), None, attempt=1, redelivered=False
+    )
 
-    assert CANARY not in repr(message)
+    assert LEAK_MARKER not in repr(message)
 
 
 def test_a_type_has_one_handler():

@@ -1,5 +1,5 @@
 """
-What a way does to what passes over it.
+The effects of network conditions on data.
 """
 
 from datetime import timedelta

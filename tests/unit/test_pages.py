@@ -1,4 +1,4 @@
-"""What pages say that tests prove: the tests are there."""
+"""Every test that a page names exists."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ HERE = Path(__file__).relative_to(REPOSITORY)
 
 
 @pytest.mark.parametrize("page", pages_with_tests(), ids=lambda page: page.name)
-def test_every_test_that_a_page_names_is_there(page):
+def test_every_test_that_a_page_names_exists(page):
     assert missing_tests(page) == []
 
 
-def test_a_test_that_a_page_names_and_that_is_not_there_is_found(tmp_path):
+def test_a_missing_test_that_a_page_names_is_found(tmp_path):
     page = tmp_path / "page.md"
-    there = "test_every_test_that_a_page_names_is_there"
+    there = "test_every_test_that_a_page_names_exists"
     page.write_text(
         f"`{HERE}::{there}`, `{HERE}::{there}[a]`, `{HERE}::BAD_INPUTS`,\n"
         f"`{HERE}::test_nothing` and `tests/test_none.py::{there}`"
@@ -30,7 +30,7 @@ def test_a_test_that_a_page_names_and_that_is_not_there_is_found(tmp_path):
     ]
 
 
-def test_the_page_has_all_bad_inputs_and_each_names_its_tests_or_says_why_there_is_none():
+def test_the_page_has_all_bad_inputs_each_with_its_tests_or_a_reason():
     rows = list(rows_of_table(BAD_INPUTS))
 
     assert [int(number) for number, *_ in rows] == list(range(1, 37))

@@ -1,5 +1,5 @@
 """
-Whatever the order in which deliveries are settled, the broker is told each once, and no other.
+The broker gets one ack for each settled delivery, in any order of settlement.
 """
 
 from hypothesis import given
@@ -11,7 +11,7 @@ TAGS = 30
 
 
 class Broker:
-    """Takes acks as RabbitMQ does: what is not outstanding is an error of the protocol."""
+    """Accepts acks as RabbitMQ does: an ack of a settled tag is a protocol error."""
 
     def __init__(self) -> None:
         self.outstanding = set(range(1, TAGS + 1))
@@ -44,7 +44,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_what_is_told_is_what_was_settled(steps):
+def test_acks_sent_equal_the_settled_deliveries(steps):
     settled, broker = AckTracker(), Broker()
     acked: set[int] = set()
     for step, argument in [*steps, ("collect", None)]:
@@ -74,7 +74,7 @@ def test_a_run_without_gaps_is_one_ack():
     assert settled.collect() == AckBatch(up_to=6, single=[])
 
 
-def test_nothing_is_told_twice():
+def test_no_delivery_is_acked_twice():
     settled = AckTracker()
     settled.ack([1, 3])
     settled.collect()
@@ -84,7 +84,7 @@ def test_nothing_is_told_twice():
     assert settled.unsettled([1, 2, 3]) == [2]
 
 
-def test_what_was_put_back_is_passed_over_by_later_acks():
+def test_later_acks_skip_requeued_deliveries():
     settled = AckTracker()
     settled.mark_settled([1])
     settled.ack([2])

@@ -1,5 +1,5 @@
 """
-What counts as a lost connection to RabbitMQ, of all that its client library raises.
+Which errors of the client library mean a lost connection to RabbitMQ.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from outbox.transports.rabbitmq.connection import (
 @pytest.mark.parametrize(
     "error", [OSError(), TimeoutError(), ChannelInvalidStateError(), RuntimeError(), Exception()]
 )
-def test_errors_of_the_connection_mean_that_the_broker_is_away(error):
+def test_errors_of_the_connection_mean_that_the_broker_is_unavailable(error):
     with pytest.raises(BrokerUnavailable), connection_errors():
         raise error
 

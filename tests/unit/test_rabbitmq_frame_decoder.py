@@ -1,5 +1,5 @@
 """
-What is legal is read as pamqp reads it; what is not makes a flawed delivery, whatever it is.
+Legal properties are decoded as by pamqp; illegal ones are a decode error of the delivery.
 """
 
 import struct

@@ -1,5 +1,5 @@
 """
-The frames that are assembled here are pamqp's, byte by byte.
+The frame encoder writes the same bytes as pamqp.
 """
 
 from datetime import UTC, datetime

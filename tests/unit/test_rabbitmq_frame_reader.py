@@ -1,5 +1,5 @@
 """
-Deliveries of the channel that is followed are taken out, and every other byte goes on.
+The frame reader takes the deliveries of its channel and passes on all other bytes.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ FLAGS = Basic.Properties.flags
 
 @dataclass
 class Connection:
-    """What comes through a tap, at a time that stands still."""
+    """The output of a frame reader whose clock stands still."""
 
     now: float = 0.0
     rest: bytes = b""
@@ -52,7 +52,7 @@ def message(tag: int, body: bytes = b"{}", *, channel: int = OURS, at_most: int 
 
 
 def others() -> list[bytes]:
-    """Frames that are none of our business, though some come on our channel."""
+    """Frames that the frame reader passes on, some of them on its channel."""
     answer = Basic.Return(312, "NO_ROUTE", "", "nowhere")
     return [
         marshal(Heartbeat(), 0),
@@ -69,9 +69,7 @@ def others() -> list[bytes]:
     st.lists(st.sampled_from(others()) | st.binary(max_size=30), max_size=12),
     st.lists(st.integers(1, 40), max_size=60),
 )
-def test_the_frame_reader_takes_deliveries_and_passes_on_other_frames_whatever_the_chunks(
-    parts, cuts
-):
+def test_the_frame_reader_takes_deliveries_and_passes_on_other_frames_in_any_chunks(parts, cuts):
     sent = [body for body in parts if body not in others()]
     stream = b"".join(
         part if part in others() else message(number, part) for number, part in enumerate(parts, 1)

@@ -80,7 +80,7 @@ async def test_a_batch_waits_for_a_common_id_and_for_room(others):
         await waiting
 
 
-async def test_a_batch_that_is_too_large_goes_alone():
+async def test_a_batch_that_is_too_large_is_published_alone():
     in_flight = InFlight()
     large = {str(number) for number in range(MAX_MESSAGES + 1)}
 

@@ -1,5 +1,5 @@
 """
-How many messages a rate limit lets through, and when.
+When a rate limiter allows messages, and how many.
 """
 
 from datetime import timedelta
@@ -19,7 +19,7 @@ def of(messages: int, **per: float) -> RateLimiter:
 
 
 def greedy(rate: RateLimiter, times: list[float]) -> list[float]:
-    """When messages go through, if as many as are allowed are taken at each of *times*."""
+    """The times of all allowed messages, if as many as possible are taken at each of *times*."""
     taken: list[float] = []
     for now in times:
         count = rate.allowed(now)
@@ -60,7 +60,7 @@ def test_no_period_sees_more_than_the_rate_and_one_burst(messages, per, pauses):
 
 @given(messages=st.integers(1, 1000))
 def test_a_caller_that_comes_at_each_named_time_uses_the_whole_rate(messages):
-    """However the clock's fractions fall, ten times of *per* see ten allowances and the first."""
+    """For any fractions of the clock, ten periods allow ten times the rate and the first burst."""
     rate, now, taken = of(messages), NOON, 0
     while now < NOON + 10:
         count = rate.allowed(now)

@@ -111,7 +111,7 @@ def test_every_metric_has_a_meaning(render):
     assert all(re.search(r"\| \S[^|]*[.] \|$", row) for row in rows)
 
 
-def test_attempts_and_retries_are_told_apart():
+def test_attempts_and_retries_are_separate_settings():
     row = {
         name: re.search(rf"^\| `{name}` .*`3`: .* (\d) times", PAGES["settings.md"], re.MULTILINE)
         for name in ("MQ_PUBLISH_MAX_ATTEMPTS", "MQ_MAX_RETRIES")

@@ -1,5 +1,5 @@
 """
-What can be registered with a consumer, and what is refused with an error that names it.
+Registrations with a consumer, and errors that name the wrong argument.
 """
 
 from datetime import timedelta
@@ -108,7 +108,7 @@ def test_a_value_that_cannot_work_is_refused_where_it_is_made(make, named):
         make()
 
 
-def test_a_type_has_one_handler_of_whatever_kind():
+def test_a_type_has_one_handler_of_any_kind():
     consumer = a_consumer()
     consumer.on("a")(handle)
 
@@ -128,7 +128,7 @@ def test_a_type_that_no_event_can_have_is_refused(event_type):
 
 
 def test_an_ordered_consumer_takes_no_leases_and_no_breakers():
-    """While either waits, the messages of a key would have to."""
+    """While either waits, all later messages of the key would have to wait."""
     consumer = a_consumer(ordered=True)
 
     consumer.on("a", batch_size=9, rate_limit=RateLimit(1))(handle)

@@ -1,5 +1,5 @@
 """
-What `docs/explanation/reliability.md` says of deliberate faults.
+The table of mutants in `docs/explanation/reliability.md`.
 """
 
 import re

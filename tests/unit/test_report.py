@@ -1,5 +1,5 @@
 """
-The report of a long run: what it counts, and how it is written down.
+The report of a soak run: its figures and its files.
 """
 
 import json
@@ -35,31 +35,36 @@ HISTORY = [
 
 
 def test_the_report_counts_every_record():
-    told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
+    summary = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
 
-    assert (told.events, told.unknown, told.effects, told.given_up) == (4, 1, 3, 1)
-    assert (told.lost, told.applied_twice, told.wire_duplicates, told.sent) == (1, 1, 1, 5)
-    assert told.faults == {"relay killed": 1}
-    assert told.recovery_p50_seconds == told.recovery_p99_seconds == 1
-    assert told.findings == ["lost: etl: 1: d"]
+    assert (summary.events, summary.unknown, summary.effects, summary.given_up) == (4, 1, 3, 1)
+    assert (summary.lost, summary.applied_twice, summary.wire_duplicates, summary.sent) == (
+        1,
+        1,
+        1,
+        5,
+    )
+    assert summary.faults == {"relay killed": 1}
+    assert summary.recovery_p50_seconds == summary.recovery_p99_seconds == 1
+    assert summary.findings == ["lost: etl: 1: d"]
 
 
 def test_the_report_is_written_as_json_and_as_markdown(tmp_path):
-    told = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
-    write(told, tmp_path)
+    summary = report(HISTORY, PROMISE, [Finding("lost", "etl: 1: d")], {"seed": "7"})
+    write(summary, tmp_path)
 
     assert json.loads((tmp_path / "report.json").read_text())["wire_duplicates"] == 1
     page = (tmp_path / "report.md").read_text()
-    assert page == markdown(told)
+    assert page == markdown(summary)
     for line in ("| lost | 1 |", "| relay killed | 1 |", "| seed | 7 |", "- lost: etl: 1: d"):
         assert line in page.splitlines()
 
 
 def test_a_run_without_faults_has_no_recovery():
-    told = report(HISTORY[:4], PROMISE, [], {})
+    summary = report(HISTORY[:4], PROMISE, [], {})
 
-    assert told.recovery_p50_seconds is None
-    assert "| recovery, median | – |" in markdown(told)
+    assert summary.recovery_p50_seconds is None
+    assert "| recovery, median | – |" in markdown(summary)
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1, 100), (0.001, 1), (0, 1)])

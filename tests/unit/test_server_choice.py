@@ -36,15 +36,15 @@ def choice(
     )
 
 
-def test_a_server_named_by_the_environment_goes_before_all_others():
+def test_a_server_named_by_the_environment_is_preferred_to_all_others():
     assert choice(url=URL) == Given(URL)
 
 
-def test_docker_goes_before_a_program_of_the_machine():
+def test_docker_is_preferred_to_a_program_of_the_machine():
     assert choice() == Contained("broker:4")
 
 
-def test_a_program_of_the_machine_goes_before_a_package():
+def test_a_program_of_the_machine_is_preferred_to_a_package():
     assert choice(engine=False) == Private(BINARIES)
 
 
@@ -68,7 +68,7 @@ def test_the_header_of_a_run_does_not_show_passwords():
     assert described(PRODUCT, Given(URL)) == "Broker: given by BROKER_URL"
 
 
-async def test_no_alarm_is_raised_on_a_server_that_was_given():
+async def test_no_alarm_is_raised_on_an_external_server():
     given = GivenInstance("MQ_TEST_BROKER_URL")
     server = RabbitmqServer("amqp://localhost", "http://localhost:15672", given)
 

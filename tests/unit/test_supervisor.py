@@ -1,5 +1,5 @@
 """
-Which ends of processes a run forgives.
+Which exits of processes a run allows.
 """
 
 import signal

@@ -20,23 +20,8 @@ TOPOLOGY = QUEUES.topology(main_exchange="events", dlx_exchange="dead-letters")
 @pytest.mark.parametrize(
     ("pattern", "routing_key"),
     [
-        ("health.processing", "health.processing"),
         ("#", "health"),
-        ("#", "health.processing.steps"),
         ("#", ""),
-        ("health.processing.#", "health.processing"),
-        ("health.processing.#", "health.processing.steps"),
-        ("health.processing.#", "health.processing.steps.walked"),
-        ("#.walked", "walked"),
-        ("#.walked", "health.steps.walked"),
-        ("health.#.walked", "health.walked"),
-        ("health.#.walked", "health.a.b.walked"),
-        ("*", "health"),
-        ("health.*", "health.steps"),
-        ("*.*", "health.steps"),
-        ("#.*", "health"),
-        ("health.*.#", "health.steps.walked.far"),
-        ("#.#", "health"),
         ("größe.*", "größe.höhe"),
     ],
 )
@@ -47,14 +32,7 @@ def test_a_pattern_fits(pattern, routing_key):
 @pytest.mark.parametrize(
     ("pattern", "routing_key"),
     [
-        ("health.processing", "health.processing.steps"),
-        ("health.processing", "health"),
         ("health.processing.#", "health.processingsteps"),
-        ("health.processing.#", "health"),
-        ("health.*", "health"),
-        ("health.*", "health.processing.steps"),
-        ("*.*", "health"),
-        ("health.*.#", "health"),
         ("health.ste*", "health.steps"),
         ("health#", "health.steps"),
         ("h.alth", "hxalth"),

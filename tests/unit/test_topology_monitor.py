@@ -1,5 +1,5 @@
 """
-When a look at the queue ends the process, and when it does not.
+When the topology monitor ends the process, and when it does not.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.topology import Queue, Topology
 
 QUEUE = Queue("q", {"x-queue-type": "quorum"})
-AWAY = BrokerUnavailable("away")
+AWAY = BrokerUnavailable("unreachable")
 ANOTHER = TopologyMismatch("queue q exists with another x-overflow")
 SILENCE = "silence"
 REFUSAL = "refusal"
 
 
 class Broker:
-    """Answers with *answers*, one after another, and asks for an end with the last."""
+    """Returns *answers*, one after another, and asks for the stop with the last."""
 
     def __init__(self, *answers: Exception | str | None) -> None:
         self.asked: list[Topology] = []

@@ -1,5 +1,5 @@
 """
-The traps of fault tests: messages are found however they come in, and recognised as what they are.
+Breakpoints: splitting streams into messages, and recognising them.
 """
 
 import struct
@@ -46,7 +46,7 @@ AMQP = [
     ("measure", "messages"),
     [(wire_protocols.size_for_postgres, POSTGRES), (wire_protocols.size_of_amqp, AMQP)],
 )
-def test_messages_are_split_whatever_the_chunks(measure, messages, step):
+def test_messages_are_split_in_any_chunks(measure, messages, step):
     splitter = wire_protocols.Splitter(measure)
     stream = b"".join(messages)
 
@@ -89,14 +89,14 @@ def test_the_parameters_of_a_statement_do_not_match():
 
 
 class Recorded(Link):
-    """A connection that only notes what gets through."""
+    """A connection that records the forwarded data."""
 
     def __init__(self) -> None:
         super().__init__({}, {})
-        object.__setattr__(self, "told", [])
+        object.__setattr__(self, "received", [])
 
-    def tell(self, side: Side, data: bytes) -> None:
-        self.told.append((side, data))
+    def deliver(self, side: Side, data: bytes) -> None:
+        self.received.append((side, data))
 
 
 def through(
@@ -114,7 +114,7 @@ def test_a_breakpoint_holds_back_the_matched_message_and_its_successors_on_one_c
     assert through(breakpoint_, other, COMMIT) == [COMMIT]
 
     breakpoint_.release()
-    assert one.told == [(Side.SERVER, COMMIT), (Side.SERVER, INSERT)]
+    assert one.received == [(Side.SERVER, COMMIT), (Side.SERVER, INSERT)]
     assert through(breakpoint_, one, COMMIT) == [COMMIT]
 
 

@@ -24,7 +24,7 @@ class Suite:
     nodes: tuple[str, ...]
 
 
-Trial: TypeAlias = Schedules | Suite
+Check: TypeAlias = Schedules | Suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Mutant:
 
     Args:
         says: The fault, in the words of the table.
-        trial: The check that has to catch it.
+        check: The check that has to catch it.
 
     """
 
@@ -43,13 +43,13 @@ class Mutant:
     file: str
     old: str
     new: str
-    trial: Trial = Schedules()
+    check: Check = Schedules()
 
 
 MUTANTS = (
     Mutant(
         "deletes_before_the_confirm",
-        "the relay deletes rows of which the broker has said nothing",
+        "the relay deletes rows before the broker has confirmed them",
         "relay/verdict.py",
         "case Outcome.ACKED:\n",
         "case Outcome.ACKED | Outcome.UNKNOWN:\n",
@@ -62,8 +62,8 @@ MUTANTS = (
         "case Outcome.ACKED | Outcome.RETURNED:\n",
     ),
     Mutant(
-        "goes_on_behind_a_failure",
-        "a key goes on after a row that was not confirmed",
+        "publishes_after_a_failure",
+        "the relay publishes later rows of a key although an earlier one was not confirmed",
         "relay/relay.py",
         "sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave",
         "sendable = list(wave)",
@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "acks_before_the_commit",
-        "the broker is told that a message is done before it is",
+        "the broker gets the ack before the commit",
         "consumer/dispatch/dispatcher.py",
         "            verdicts = await self._verdicts(batch)\n            if verdicts is None:",
         "            await self._subscription.ack(*batch.deliveries)\n"
@@ -93,36 +93,36 @@ MUTANTS = (
     ),
     Mutant(
         "handles_duplicates",
-        "a completed message that comes again is recorded and handled again",
+        "a redelivery of a completed message is recorded and handled again",
         "consumer/storage/dedup.py",
         "            where=table.c.status != COMPLETED,\n        ).returning",
         "        ).returning",
     ),
     Mutant(
-        "believes_a_lost_commit",
-        "a COMMIT without an answer counts as one that was carried out",
+        "trusts_a_lost_commit",
+        "a COMMIT without a reply counts as committed",
         "consumer/execution/transaction.py",
         "                    await work.commit()\n",
         "                    with __import__('contextlib').suppress(Exception):\n"
         "                        await work.commit()\n",
     ),
     Mutant(
-        "gives_up_without_a_trace",
-        "a message is given up, and no row of dead_letters says so",
+        "dead_letters_without_a_row",
+        "a message is dead-lettered, and dead_letters gets no row",
         "consumer/storage/dead_letters.py",
         "    await session.execute(\n        sa.insert(dead_letters)",
         "    _ = (\n        sa.insert(dead_letters)",
     ),
     Mutant(
         "purges_below_the_horizon",
-        "the dedup store forgets what may be delivered again",
+        "the dedup store purges rows of messages that may be delivered again",
         "consumer/maintenance/retention.py",
         "self._age = older_than + MARGIN",
         "self._age = timedelta(0)",
     ),
     Mutant(
-        "handles_what_is_too_old",
-        "a message that may have been forgotten counts as new",
+        "handles_messages_that_are_too_old",
+        "a message whose dedup row may have been purged counts as new",
         "consumer/execution/decode.py",
         "if envelope.recorded_at is not None and envelope.recorded_at < oldest:",
         "if False:",
@@ -136,7 +136,7 @@ MUTANTS = (
     ),
     Mutant(
         "acks_before_the_copy_is_confirmed",
-        "a failed message is acked while its copy for the retry is on its way",
+        "a failed message is acked before the copy for its retry is confirmed",
         "outbox/transports/rabbitmq/subscription.py",
         "        outcome = (await self._publisher.publish(",
         "        await self.ack(delivery)\n        outcome = (await self._publisher.publish(",
@@ -153,14 +153,14 @@ MUTANTS = (
     ),
     Mutant(
         "shares_rows_between_relays",
-        "a claim does not lock what it takes",
+        "a claim does not lock its rows",
         "relay/storage/claim_statements.py",
         "UNKEYED_CANDIDATES.with_for_update(skip_locked=True)",
         "UNKEYED_CANDIDATES",
         Suite(("tests/contracts/test_outbox_store.py",)),
     ),
     Mutant(
-        "claims_while_the_broker_is_away",
+        "claims_while_the_broker_is_unreachable",
         "a relay holds a transaction open while it waits for the broker",
         "relay/relay.py",
         "        await self._publisher.ready()\n        async with self._store.claim",

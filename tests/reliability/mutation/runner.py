@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.reliability.mutation.mutants import Mutant, Schedules, Suite, Trial
+from tests.reliability.mutation.mutants import Check, Mutant, Schedules, Suite
 
 PROJECT = Path(__file__).resolve().parents[3]
 LONGEST_SECONDS = 900
@@ -63,14 +63,14 @@ def plant(mutant: Mutant | None, directory: Path) -> None:
         path.write_text(mutated(mutant, path.read_text()))
 
 
-def attempt(trial: Trial, directory: Path) -> Verdict:
+def attempt(check: Check, directory: Path) -> Verdict:
     """
-    Carry out *trial* on the project in *directory*.
+    Carry out *check* on the project in *directory*.
 
     Raises subprocess.TimeoutExpired, and RuntimeError if it has failed for another reason.
     """
     began = time.monotonic()
-    command, failed = _command(trial)
+    command, failed = _command(check)
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=directory,
@@ -85,31 +85,31 @@ def attempt(trial: Trial, directory: Path) -> Verdict:
     match done.returncode:
         case 0:
             return Verdict(None, seconds)
-        case 1 if found := found_by(trial, done.stdout):
+        case 1 if found := found_by(check, done.stdout):
             return Verdict(found, seconds)
         case code:
             last = (done.stdout + done.stderr).splitlines()[-_LINES:]
             raise RuntimeError(f"{failed}: exit status {code}\n" + "\n".join(last))
 
 
-def _command(trial: Trial) -> tuple[Sequence[str], str]:
-    if isinstance(trial, Suite):
+def _command(check: Check) -> tuple[Sequence[str], str]:
+    if isinstance(check, Suite):
         options = ["-x", "-q", "--timeout", "120", "-p", "no:cacheprovider"]
-        return ["pytest", *options, *trial.nodes], "the tests did not run"
+        return ["pytest", *options, *check.nodes], "the tests did not run"
     return [
         "tests.reliability.simulation",
         "--seeds",
-        f"1-{trial.seeds}",
+        f"1-{check.seeds}",
     ], "the simulation did not run"
 
 
-def found_by(trial: Trial, output: str) -> str | None:
+def found_by(check: Check, output: str) -> str | None:
     """
     The broken rules or failed tests in *output*, in a few words.
 
     An ERROR is a test that could not run, and proves nothing.
     """
-    if isinstance(trial, Schedules):
+    if isinstance(check, Schedules):
         seeds = re.findall(r"^seed (\d+):", output, re.MULTILINE)
         rules = dict.fromkeys(re.findall(r"^  (\w+): ", output, re.MULTILINE))
         return f"{', '.join(rules)} (seed {seeds[-1]})" if rules else None

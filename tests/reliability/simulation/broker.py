@@ -50,21 +50,24 @@ class Broker:
 
     Args:
         delay: Draws the seconds that a message travels.
-        told: Called with each published message that was taken.
+        on_publish: Called with each published message that the broker accepts.
 
     """
 
     def __init__(
-        self, *, delay: Callable[[], float], told: Callable[[WireMessage], None] = lambda _: None
+        self,
+        *,
+        delay: Callable[[], float],
+        on_publish: Callable[[WireMessage], None] = lambda _: None,
     ) -> None:
         self.queues: dict[str, SimulatedQueue] = {}
         self.archive: dict[str, list[WireMessage]] = {}
         self.broker_faults: deque[BrokerFault] = deque()
-        self.is_away = False
+        self.is_unavailable = False
         self.is_blocked = False
         self.disturbances = 0
         self._delay = delay
-        self._told = told
+        self._on_publish = on_publish
         self._exchanges: dict[str, str] = {}
         self._bindings: dict[Binding, None] = {}
         self._connections: list[BrokerConnection] = []
@@ -76,7 +79,7 @@ class Broker:
         """Raises BrokerUnavailable if it is unavailable."""
         if process is not None:
             process.check()
-        if self.is_away:
+        if self.is_unavailable:
             raise BrokerUnavailable("the connection was refused")
         connection = BrokerConnection(process, delay=self._delay)
         connection.at_end.append(lambda: self._connections.remove(connection))
@@ -94,14 +97,14 @@ class Broker:
 
     def leave(self) -> None:
         """Become unavailable; the content of queues stays."""
-        self.is_away = True
+        self.is_unavailable = True
         for queue in self.queues.values():
             queue.is_frozen = True
         self.cut()
 
     def come_back(self) -> None:
         """Become available again."""
-        self.is_away = False
+        self.is_unavailable = False
         for queue in self.queues.values():
             queue.thaw()
 
@@ -195,7 +198,7 @@ class Broker:
     def _put(self, message: WireMessage, queues: Sequence[str]) -> None:
         carried = _on_the_wire(message)
         if queues:
-            self._told(carried)
+            self._on_publish(carried)
         for name in queues:
             self.archive[name].append(carried)
             self.queues[name].put(carried)

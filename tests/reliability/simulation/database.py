@@ -21,7 +21,7 @@ class Database:
 
     def __init__(self, path: Path, *, delay: Callable[[], float]) -> None:
         self.path = path
-        self.is_away = False
+        self.is_unavailable = False
         self.disturbances = 0
         self._delay = delay
         self._open: dict[Connection, None] = {}
@@ -29,7 +29,7 @@ class Database:
     def connect(self, process: Process) -> Connection:
         """Raises OperationalError if it is unavailable."""
         process.check()
-        if self.is_away:
+        if self.is_unavailable:
             raise lost() from ConnectionRefusedError()
         connection = Connection(self.path, process, delay=self._delay)
         self._open[connection] = None
@@ -38,12 +38,12 @@ class Database:
 
     def leave(self) -> None:
         """Become unavailable; all sessions end."""
-        self.is_away = True
+        self.is_unavailable = True
         self.cut()
 
     def come_back(self) -> None:
         """Become available again."""
-        self.is_away = False
+        self.is_unavailable = False
 
     def cut(self, process: Process | None = None) -> None:
         """

@@ -40,15 +40,15 @@ class FaultPoints:
     Counts the points passed in a run, and injects the planned faults.
 
     Args:
-        told: Called with the process and the point, each time.
+        on_point: Called with process and point, each time a process passes one.
 
     """
 
-    def __init__(self, told: Callable[[str, str], None]) -> None:
+    def __init__(self, on_point: Callable[[str, str], None]) -> None:
         self.passed: Counter[str] = Counter()
         self.injected: Counter[FaultAction] = Counter()
         self._faults: list[PlannedFault] = []
-        self._told = told
+        self._on_point = on_point
 
     def arm(self, *faults: PlannedFault) -> None:
         """Plan these faults, each of them once."""
@@ -67,7 +67,7 @@ class FaultPoints:
         """The fault for *process*, one of its *role*, at this *step*; None without any."""
         point = f"{role}.{step}"
         self.passed[point] += 1
-        self._told(process, point)
+        self._on_point(process, point)
         for fault in self._faults:
             if fault.point == point:
                 if fault.skip:
@@ -75,6 +75,6 @@ class FaultPoints:
                     return None
                 self._faults.remove(fault)
                 self.injected[fault.action] += 1
-                self._told(process, fault.action.value)
+                self._on_point(process, fault.action.value)
                 return fault.action
         return None

@@ -51,13 +51,13 @@ class Handlers:
 
     Args:
         lasting: Draws the seconds that the next call takes.
-        is_mended: Whether events of the type NEEDS_REPAIR succeed.
+        is_fixed: Whether events of the type NEEDS_REPAIR succeed.
         letters: The external service: when it first got each idempotency key, and for which event.
 
     """
 
     lasting: Callable[[], float]
-    is_mended: bool = False
+    is_fixed: bool = False
     letters: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     async def apply(
@@ -91,7 +91,7 @@ class Handlers:
             PLAIN: False,
             FAILS_ONCE: message.attempt == 1,
             FAILS_ALWAYS: True,
-            NEEDS_REPAIR: not self.is_mended,
+            NEEDS_REPAIR: not self.is_fixed,
         }
         if fails[message.type]:
             raise RuntimeError("as its type says")

@@ -40,9 +40,9 @@ async def replay(source: DeadLetterSource, run: UUID) -> None:
     reason = None if source.name == SOURCE else RETRIES_EXHAUSTED
     selection = Selection(reason=reason, newer_than=REPLAYED_WITHIN)
     audit = Audit(
-        actor="operator", because="mended", source=source.name, selection=selection, run=run
+        actor="operator", because="fixed", source=source.name, selection=selection, run=run
     )
-    # Whoever calls the command sees that a server is away, and calls it again.
+    # The operator sees that a server is unavailable, and runs the command again.
     with suppress(Unavailable):
         async with source.opened(selection) as opened, source.destination() as destination:
             await Run(

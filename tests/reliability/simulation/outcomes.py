@@ -70,7 +70,7 @@ def _queues(
                     yield Waiting(at, name, message.message_id or "")
 
 
-def given_up_for_nothing(
+def dead_lettered_without_cause(
     history: Sequence[Record], reasons: Collection[str], hopeless: Collection[str]
 ) -> list[Finding]:
     """Dead letters for one of *reasons* whose events are not among the *hopeless*."""

@@ -40,9 +40,9 @@ class Plan:
         mail: Processes of one whose effects are outside.
         batch: How many events a relay claims at once.
         handled_together: How many messages share a transaction of the first consumer.
-        expires: Whether the broker gives up what has waited too long for the first consumer.
+        expires: Whether messages for the first consumer expire.
         delivery_limit: How many lost deliveries the broker puts up with.
-        gives_up: Whether the relay gives up what is unroutable or refused three times.
+        dead_letters: Whether the relay dead-letters an event after three attempts.
 
     """
 
@@ -54,7 +54,7 @@ class Plan:
     handled_together: int = 1
     expires: bool = False
     delivery_limit: int = 20
-    gives_up: bool = False
+    dead_letters: bool = False
 
     @property
     def processes(self) -> dict[str, str]:
@@ -82,8 +82,8 @@ class Plan:
         """
         possible = {
             "expired": self.expires,
-            "unroutable": self.gives_up,
-            "refused": self.gives_up,
+            "unroutable": self.dead_letters,
+            "refused": self.dead_letters,
             "delivery_limit": disturbances >= self.delivery_limit,
             "too_old_to_dedupe": lasted >= timedelta(hours=RETENTION_HOURS),
         }
@@ -110,7 +110,7 @@ def drawn(jitter: Random) -> Plan:
         handled_together=jitter.choice((1, 1, 3)),
         expires=jitter.random() < 0.2,
         delivery_limit=jitter.choice((3, 20)),
-        gives_up=jitter.random() < 0.2,
+        dead_letters=jitter.random() < 0.2,
     )
 
 
@@ -121,7 +121,7 @@ def relay_settings(plan: Plan, database_files: DatabaseFiles) -> RelaySettings:
         batch_size=plan.batch,
         poll_max_seconds=2,
         publish_timeout_seconds=3,
-        publish_max_attempts=3 if plan.gives_up else None,
+        publish_max_attempts=3 if plan.dead_letters else None,
         publish_retry_first_seconds=0.5,
         publish_retry_max_seconds=2,
     )

@@ -101,7 +101,7 @@ class Process:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled():
-            # Whoever waits for it is told; nobody needs to be told that nobody waits.
+            # Waiters get the exception; without one asyncio must not log that it was never read.
             task.exception()
         self._look()
 

@@ -7,18 +7,18 @@ transaction: `commit_settle` commits the transaction that settles.
 """
 
 _TO_BE_READY = ("look", "declare", "connect")
-_FORGETTING = ("purge", "commit_purge")
+_PURGING = ("purge", "commit_purge")
 _CONSUMING = ("subscribe", "widen", "deliver", "begin", "ack", "copy", "record")
-_GIVING_UP = ("bury", "commit_bury")
+_DEAD_LETTERING = ("dead_letter", "commit_dead_letter")
 
 STEPS = {
-    # Events and the effects that they tell of, in one transaction.
+    # Events and the business rows that they describe, in one transaction.
     "producer": ("begin", "add", "commit_add"),
-    # Claim, publish, settle; what is unroutable waits, and is given up in the end.
+    # Claim, publish, settle; an unroutable event waits, and is dead-lettered in the end.
     "relay": (
         *_TO_BE_READY,
         *("begin", "visit", "claim", "publish"),
-        *("settle", "postpone", "bury", "commit_settle", "commit_postpone"),
+        *("settle", "postpone", "dead_letter", "commit_settle", "commit_postpone"),
         *("promote", "commit_promote"),
     ),
     # The record and the effects in one transaction, then the ack; or a copy, then the ack.
@@ -27,32 +27,32 @@ STEPS = {
         *_CONSUMING,
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
-        *_GIVING_UP,
-        *_FORGETTING,
+        *_DEAD_LETTERING,
+        *_PURGING,
     ),
-    # The same, but what has failed waits in the database, and with it what is behind it.
+    # The same, but a failed message is parked, and so are its successors.
     "ledger": (
         *_TO_BE_READY,
         *(step for step in _CONSUMING if step != "widen"),
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
         *("park", "commit_park", "look_for_parked", "savepoint", "unpark", "commit_unpark"),
-        *_GIVING_UP,
-        *_FORGETTING,
+        *_DEAD_LETTERING,
+        *_PURGING,
     ),
     # A lease, the effects outside, the end of the lease; then the ack.
     "mail": (
         *_TO_BE_READY,
         *_CONSUMING,
         *("lease", "commit_lease", "handle"),
-        *_GIVING_UP,
-        *_FORGETTING,
+        *_DEAD_LETTERING,
+        *_PURGING,
     ),
     # A run is written down; letters are sent or recorded again, and removed with a COMMIT.
     "operator": (
         *("begin", "look", "connect", "look_for_letters"),
-        *("audit", "commit_audit", "publish", "add", "exhume", "commit_exhume"),
-        *_FORGETTING,
+        *("audit", "commit_audit", "publish", "add", "replay_delete", "commit_replay_delete"),
+        *_PURGING,
     ),
 }
 

@@ -21,9 +21,9 @@ _TRY_AGAIN_SECONDS = 10.0
 
 @dataclass(slots=True, order=True)
 class Held:
-    """A message at its *place* in a queue, after *failures* failed deliveries."""
+    """A message at its *position* in a queue, after *failures* failed deliveries."""
 
-    place: int
+    position: int
     message: WireMessage = field(compare=False)
     expires_at: float | None = field(default=None, compare=False)
     failures: int = field(default=0, compare=False)
@@ -71,7 +71,7 @@ class SimulatedQueue:
         self.receivers: list[Receiver] = []
         self.is_frozen = False
         self._dead_letter = dead_letter
-        self._places = 0
+        self._positions = 0
 
     @property
     def messages(self) -> list[WireMessage]:
@@ -81,8 +81,8 @@ class SimulatedQueue:
 
     def put(self, message: WireMessage) -> None:
         """Append *message*."""
-        self._places += 1
-        held = Held(self._places, message)
+        self._positions += 1
+        held = Held(self._positions, message)
         if (limit := self._argument("x-message-ttl")) is not None:
             held.expires_at = _now() + limit / 1000
             self._look_at(held.expires_at)
@@ -96,20 +96,20 @@ class SimulatedQueue:
         self._expire()
         while self.ready and (receiver := self._next_receiver()):
             held = self.ready.pop(0)
-            receiver.unsettled[held.place] = held
+            receiver.unsettled[held.position] = held
             receiver.deliver(held)
 
-    def ack(self, receiver: Receiver, places: list[int]) -> None:
+    def ack(self, receiver: Receiver, positions: list[int]) -> None:
         """Remove these messages."""
-        for place in places:
-            receiver.unsettled.pop(place, None)
+        for position in positions:
+            receiver.unsettled.pop(position, None)
         self.dispatch()
 
-    def give_back(self, receiver: Receiver, places: list[int], *, counted: bool) -> None:
+    def give_back(self, receiver: Receiver, positions: list[int], *, counted: bool) -> None:
         """Put these messages back; *counted* if the connection of their subscription was lost."""
         limit = self._argument("x-delivery-limit")
-        for place in places:
-            held = receiver.unsettled.pop(place, None)
+        for position in positions:
+            held = receiver.unsettled.pop(position, None)
             if held is None:
                 continue
             held.redelivered = True
@@ -128,10 +128,10 @@ class SimulatedQueue:
 
     def shuffle(self, jitter: Random) -> None:
         """Change the order of the ready messages."""
-        places = [held.place for held in self.ready]
+        positions = [held.position for held in self.ready]
         jitter.shuffle(self.ready)
-        for place, held in zip(places, self.ready, strict=True):
-            held.place = place
+        for position, held in zip(positions, self.ready, strict=True):
+            held.position = position
 
     def thaw(self) -> None:
         """Resume after the broker was unavailable."""

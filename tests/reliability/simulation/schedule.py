@@ -152,11 +152,11 @@ class Schedule:
 
     async def mend(self) -> None:
         """Repair what handlers depend on, or break it again."""
-        self._world.handlers.is_mended = not self._world.handlers.is_mended
+        self._world.handlers.is_fixed = not self._world.handlers.is_fixed
 
     async def replay(self) -> None:
         """Repair what handlers depend on and replay dead letters, often with further faults."""
-        self._world.handlers.is_mended = True
+        self._world.handlers.is_fixed = True
         if self._jitter.random() < _BAD_DAYS:
             await self.broker_faults()
             points = [each for each in self._points() if each.startswith(f"{OPERATOR}.")]
@@ -174,7 +174,7 @@ class Schedule:
 
     def _draft(self) -> Draft:
         key = self._jitter.choice(_KEYS)
-        # What is given up and replayed comes behind its successors, as it must.
+        # A replayed event follows its successors, which the order of a key does not allow here.
         kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
         weights = (6, 3, 1, 2)[: len(kinds)]
         [kind] = self._jitter.choices(kinds, weights)

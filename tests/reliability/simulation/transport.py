@@ -182,10 +182,10 @@ class SimulatedSubscription:
         return outcome
 
     async def release(self, delivery: Delivery) -> None:
-        place = delivery.tag
+        position = delivery.tag
         self._connection.passing("release.sent")
         self._connection.post(
-            lambda: self._queue.give_back(self._receiver, [place], counted=True), "release"
+            lambda: self._queue.give_back(self._receiver, [position], counted=True), "release"
         )
 
     def _deliver(self, held: Held) -> None:
@@ -193,6 +193,6 @@ class SimulatedSubscription:
         if held.failures:
             headers = MappingProxyType({**headers, "x-delivery-count": held.failures})
         delivery = Delivery(
-            replace(held.message, headers=headers), held.place, redelivered=held.redelivered
+            replace(held.message, headers=headers), held.position, redelivered=held.redelivered
         )
         self._connection.deliver(lambda: self._buffer.put([delivery]))

@@ -65,7 +65,7 @@ class World:
         self._loop = loop
         self._jitter = Random(seed)
         self.handlers = Handlers(lambda: self._jitter.uniform(0, _LONGEST_WORK))
-        self.broker = Broker(delay=self._delay, told=self._sent)
+        self.broker = Broker(delay=self._delay, on_publish=self._sent)
         self._paths = {name: database_files.fresh(name) for name in (PRODUCERS, CONSUMERS)}
         self.databases = {
             name: Database(path, delay=self._delay) for name, path in self._paths.items()
@@ -144,8 +144,8 @@ class World:
         """End all faults, restore every server, and start every process."""
         self.points.disarm()
         self.broker.broker_faults.clear()
-        self.handlers.is_mended = True
-        if self.broker.is_away:
+        self.handlers.is_fixed = True
+        if self.broker.is_unavailable:
             self.broker.come_back()
         if self.broker.is_blocked:
             self.broker.unblock()
@@ -205,7 +205,7 @@ class World:
 
     def _for_nothing(self, history: Sequence[Record]) -> list[Finding]:
         hopeless = self._of_kinds(FAILS_ALWAYS, NEEDS_REPAIR)
-        return outcomes.given_up_for_nothing(history, FOR_NOTHING, hopeless)
+        return outcomes.dead_lettered_without_cause(history, FOR_NOTHING, hopeless)
 
     def _of_kinds(self, *kinds: str) -> set[str]:
         return {id_ for id_, kind in self._kinds.items() if kind in kinds}

@@ -1,8 +1,8 @@
 """
-The real Postgres and RabbitMQ of the tests, whatever the machine has to offer.
+The real Postgres and RabbitMQ of the tests.
 
-Read `choice.py` for where a server comes from, `server.py` for what can be done to it.
-Invariant: a server is started by the first test that needs it, and ended with the test run.
+`choice.py` decides where a server comes from; `server.py` starts, stops and kills it.
+Invariant: the first test that needs a server starts it, and the end of the run ends it.
 """
 
 from tests.support.servers.choice import ServerMissingError

@@ -1,7 +1,7 @@
 """
 Where servers are installed on this machine.
 
-Invariant: only the file system is looked at, so that asking is quick; the newest version wins.
+Invariant: this reads only the file system, which is quick; the newest version wins.
 """
 
 import re
@@ -30,8 +30,8 @@ def rabbitmq_binaries() -> Path | None:
     """
     Return the directory with `rabbitmq-server`.
 
-    Debian's script of that name on the PATH is passed over: it changes to the system's own
-    account and directories.
+    Ignores Debian's script of that name on the PATH, which changes to the system's own account
+    and directories.
     """
     if shutil.which("erl") is None or shutil.which("epmd") is None:
         return None

@@ -1,8 +1,8 @@
 """
 Decide where a test server comes from.
 
-Invariant: nothing is started or installed here, so that the header of a run can ask as well.
-The order is: what the environment names, a Docker engine, a program of this machine, a package.
+Invariant: this module starts and installs nothing, so that the header of a run can use it.
+The order: a URL in the environment, a Docker engine, a program of this machine, a package.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.support.servers.packages import packages_installable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """A server that tests need, and the names under which it can be had."""
+    """A server that tests need, and its names in each source."""
 
     name: str
     variable: str
@@ -55,7 +55,7 @@ Choice: TypeAlias = Given | Contained | Private | Installable | Missing
 
 
 class ServerMissingError(Exception):
-    """A server that the tests need can be had from nowhere."""
+    """No source has a server that the tests need."""
 
     def __init__(self, product: Product, reason: str = "") -> None:
         super().__init__(

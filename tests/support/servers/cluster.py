@@ -1,5 +1,5 @@
 """
-Three nodes of RabbitMQ on this machine, which hold each queue together.
+A RabbitMQ cluster of three nodes on this machine.
 
 Invariant: every node can be killed, frozen and started again; a majority keeps what it confirmed.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.eventually import eventually
 from tests.support.servers.isolation import private_directory
 from tests.support.servers.port_mapper import PortMapper
-from tests.support.servers.private_rabbitmq import Club, PrivateRabbitmq
+from tests.support.servers.private_rabbitmq import ClusterMembership, PrivateRabbitmq
 from tests.support.servers.rabbitmq import RabbitmqServer
 
 NODES = 3
@@ -34,7 +34,7 @@ class Node(RabbitmqServer):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let it hang in the block."""
+        """Freeze the node during the block."""
         self._node.freeze()
         try:
             yield
@@ -43,20 +43,22 @@ class Node(RabbitmqServer):
 
 
 class RabbitmqCluster:
-    """A cluster out of *binaries* that deals with *partitions* in this way; to be closed."""
+    """A cluster out of *binaries* with this handling of *partitions*; call `close` at the end."""
 
     def __init__(self, binaries: Path, *, partitions: str) -> None:
         directories = tuple(private_directory() for _ in range(NODES))
         mapper = PortMapper(directories[0])
-        club = Club(mapper=mapper, members=directories, schedulers=1, partitions=partitions)
+        cluster = ClusterMembership(
+            mapper=mapper, members=directories, schedulers=1, partitions=partitions
+        )
         self.nodes = [
-            Node(PrivateRabbitmq(binaries, directory=directory, club=club))
+            Node(PrivateRabbitmq(binaries, directory=directory, cluster=cluster))
             for directory in directories
         ]
 
     async def start(self) -> None:
         """Start all nodes, and return when each of them knows the others."""
-        # The first makes the cluster, and the others find it.
+        # The first node forms the cluster, and the others join it.
         await self.nodes[0].start()
         for node in self.nodes[1:]:
             node.launch()
@@ -70,10 +72,10 @@ class RabbitmqCluster:
             node.launch()
         for node in self.nodes:
             await node.ready()
-        await eventually(self._is_whole, within=FORMING_SECONDS, message="a node stays away")
+        await eventually(self._is_whole, within=FORMING_SECONDS, message="a node did not join")
 
     def urls(self, vhost: str) -> str:
-        """The nodes as a list to fail over in."""
+        """The URLs of all nodes, as the list of a client."""
         return ",".join(node.url(vhost) for node in self.nodes)
 
     async def leader(self, vhost: str, queue: str) -> Node:

@@ -43,7 +43,7 @@ def engine_answers() -> bool:
         client = docker.from_env(timeout=3)
     except (docker.errors.DockerException, OSError):
         return False
-    client.close()  # the client has asked for the engine's version: that is the ping
+    client.close()  # creating the client asks for the engine's version, which is the ping
 
     return True
 

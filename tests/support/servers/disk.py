@@ -1,7 +1,7 @@
 """
-A disk with little room on it, which a server can be made to run out of.
+A small disk, which a test can fill.
 
-Invariant: it is in memory, and gone after the tests. To mount it takes root.
+Invariant: it is in memory, and is unmounted after the tests. Mounting it needs root.
 """
 
 import errno
@@ -18,7 +18,7 @@ BLOCK = 4_096
 
 
 class RootNeededError(Exception):
-    """A test can not have what only root may make."""
+    """The test needs root, and the tests do not run as root."""
 
 
 class SmallDisk:
@@ -68,7 +68,7 @@ class SmallDisk:
                     raise
 
     def free(self) -> None:
-        """Give back what `fill` has taken."""
+        """Free the blocks that `fill` has taken."""
         self._ballast.unlink(missing_ok=True)
 
     @property

@@ -3,8 +3,8 @@ The servers of one test run.
 
 Invariants:
 
-- A server is launched when it is first asked for, and once.
-- `close` ends all that was launched, whether or not a test ever used it.
+- A server is launched once, at the first request for it.
+- `close` ends all launched servers, even if no test has used them.
 """
 
 import os

@@ -1,10 +1,10 @@
 """
-What keeps a server program running: this machine, a container, or somebody else.
+The program of a server: on this machine, in a container, or external.
 
 Invariants:
 
 - `launch` returns without waiting for the server to answer, and changes nothing if it runs.
-- After `close` nothing is left: no process, no file.
+- `close` leaves no process and no file.
 - Ports and data survive `stop`, `kill` and the next `launch`.
 """
 
@@ -26,7 +26,7 @@ class Instance(Protocol):
 
     @property
     def log(self) -> bytes:
-        """All that is known of its log."""
+        """The whole log, as far as it is known."""
 
     def launch(self) -> None:
         """Start the program."""
@@ -35,17 +35,17 @@ class Instance(Protocol):
         """Let the program end in good order."""
 
     async def kill(self) -> None:
-        """End the program as a crash would: nothing is written or said any more."""
+        """Kill the program: it writes and sends no more data."""
 
     def close(self) -> None:
         """End the program for good, at once."""
 
 
 class AdministeredInstance(Instance, Protocol):
-    """One that also has programs to administer it with."""
+    """An instance with programs to administer it."""
 
     async def administer(self, program: str, *arguments: str) -> None:
-        """Run one of these programs to its end; `AdministrationError` holds what went wrong."""
+        """Run one of these programs to its end. Raises AdministrationError with its output."""
 
 
 class AdministrationError(Exception):
@@ -57,7 +57,7 @@ class NotOursError(Exception):
 
 
 class GivenInstance:
-    """A server that was there before the tests and stays when they are over."""
+    """An external server: it ran before the tests and stays after them."""
 
     stoppable = False
     running = True

@@ -1,5 +1,5 @@
 """
-The ground a private server stands on: an own directory, and an account without privileges.
+The directory and the unprivileged account of a private server.
 
 Invariant: the directory is short-named, readable by that account only, and gone after the tests.
 """
@@ -41,9 +41,9 @@ def group_of(account: str | None) -> int | None:
 
 def plain_environment(**variables: str) -> dict[str, str]:
     """
-    Return an environment in which nothing of the user's own servers is set.
+    Return an environment without the variables of the user's own servers.
 
-    PGHOST or RABBITMQ_NODENAME of a developer's shell would lead a private server astray.
+    PGHOST or RABBITMQ_NODENAME of a developer's shell would misconfigure a private server.
     """
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     return {"PATH": path, "LC_ALL": "C", "TZ": "UTC", **variables}

@@ -4,7 +4,7 @@ RabbitMQ's management API, as far as tests need it.
 Invariant: a request takes milliseconds, where `rabbitmqctl` starts a virtual machine each time.
 Mind that the broker brings its figures up to date in intervals: of a quarter of a second for
 depths and a second for connections on servers that the tests start, of 5 s by default.
-Wait with `eventually`, and never conclude from a single look that nothing happened.
+Wait with `eventually`, and never conclude from a single request that nothing happened.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from urllib.parse import quote, unquote, urlsplit
 TIMEOUT_SECONDS = 15
 # Totals are read where queues report them; the statistics that this leaves out are sampled later.
 TOTALS = "disable_stats=true&enable_queue_totals=true"
-# For the command line of Erlang: report, tick (quorum queues), sample, and dead-letter anew what
-# could not be routed, more often.
+# For the command line of Erlang: shorter intervals for reports, ticks of quorum queues, samples,
+# and retries of dead letters that were unroutable.
 QUICK_FIGURES = (
     "-rabbit collect_statistics_interval 250 quorum_tick_interval 250 "
     "dead_letter_worker_publisher_confirm_timeout 3000 "
@@ -34,7 +34,7 @@ QUICK_FIGURES = (
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many messages of a queue wait, and how many are out without an answer."""
+    """The ready and the unacked messages of a queue."""
 
     ready: int
     unacked: int
@@ -81,7 +81,7 @@ class Management:
 
     @asynccontextmanager
     async def lent_user(self, vhost: str, *, configure: str) -> AsyncIterator[tuple[str, str]]:
-        """Lend name and password of a new user, who may write and read anything in *vhost*."""
+        """Lend name and password of a new user, which may write and read anything in *vhost*."""
         name, word = f"test-{secrets.token_hex(8)}", secrets.token_hex(8)
         await self.request("PUT", "users", name, body={"password": word, "tags": ""})
         try:
@@ -110,11 +110,11 @@ class Management:
         ]
 
     async def close_connection(self, name: str) -> None:
-        """Let the broker close a connection, which its client hears as CONNECTION_FORCED."""
+        """Make the broker close a connection; its client gets CONNECTION_FORCED."""
         await self.request("DELETE", "connections", name)
 
     async def close_connections(self, vhost: str) -> int:
-        """Let the broker close all connections to *vhost* and return how many there were."""
+        """Make the broker close all connections to *vhost*; return how many it closed."""
         names = await self.connections(vhost)
         for name in names:
             await self.close_connection(name)

@@ -44,7 +44,7 @@ def install(package: str) -> None:
 def services_kept_off() -> Iterator[None]:
     """Forbid package scripts to start services, one test run at a time."""
     with LOCK.open("w") as lock:
-        # Two runs at once would take each other's rule for the machine's own.
+        # Two concurrent runs would save each other's rule as the machine's own.
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = (POLICY.read_bytes(), POLICY.stat().st_mode) if POLICY.exists() else None
         try:

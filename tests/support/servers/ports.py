@@ -3,8 +3,8 @@ Free ports on the loopback for private servers.
 
 Invariant: the ports lie below the range that kernels give to outgoing connections
 (from 32768 on Linux, from 49152 on macOS).
-A client that keeps knocking at a stopped server could otherwise be given that very port as its
-own, connect to itself, and keep the server from coming back.
+Otherwise a client that keeps connecting to a stopped server could get that port as its own
+source port, connect to itself, and keep the server from starting again.
 """
 
 import random

@@ -65,11 +65,11 @@ class PostgresServer(Server):
         return name
 
     async def drop_database(self, name: str) -> None:
-        """Drop *name* if it is there, whoever is connected to it."""
+        """Drop *name* if it exists, and end the sessions that use it."""
         await self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     async def freeze_database(self, name: str) -> None:
-        """Let nobody connect to *name* any more, so that it can be copied at any time."""
+        """Forbid connections to *name*, so that it can be copied at any time."""
         await self.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await self.disconnect_clients(name)
 

@@ -52,14 +52,14 @@ NAMES = '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Club:
+class ClusterMembership:
     """
-    What the nodes of a cluster have in common.
+    The settings that the nodes of a cluster share.
 
     Args:
-        members: The directories of all nodes, whose names theirs are; for a cluster.
+        members: The directories of all nodes, from which the names derive; for a cluster.
         schedulers: How many threads each node works with.
-        partitions: What its nodes do without some of the others, as RabbitMQ calls it.
+        partitions: RabbitMQ's `cluster_partition_handling`.
 
     """
 
@@ -78,7 +78,7 @@ class PrivateRabbitmq:
     Args:
         binaries: The directory of `rabbitmq-server`.
         directory: Its own, empty one.
-        club: The cluster that it belongs to; by default it is alone, with a port mapper.
+        cluster: The cluster that it belongs to; by default it is alone, with a port mapper.
         disk: Where its messages are; in its directory by default.
 
     """
@@ -90,13 +90,13 @@ class PrivateRabbitmq:
         binaries: Path,
         *,
         directory: Path | None = None,
-        club: Club | None = None,
+        cluster: ClusterMembership | None = None,
         disk: Path | None = None,
     ) -> None:
         self._amqp, self._http, self._distribution = free_ports(3)
         self._binaries = binaries
         self.directory = directory or private_directory()
-        self.club = club or Club(mapper=PortMapper(self.directory))
+        self.cluster = cluster or ClusterMembership(mapper=PortMapper(self.directory))
         self._messages = (disk or self.directory) / "mnesia"
         self._write_files()
         self._node = ChildProcess(
@@ -109,23 +109,23 @@ class PrivateRabbitmq:
 
     @property
     def name(self) -> str:
-        """What the nodes of a cluster call it."""
+        """The name of the node in its cluster."""
         return node_name(self.directory)
 
     @property
     def url(self) -> str:
         """The administrator's URL."""
-        return f"amqp://{USER}:{self.club.password}@127.0.0.1:{self._amqp}"
+        return f"amqp://{USER}:{self.cluster.password}@127.0.0.1:{self._amqp}"
 
     @property
     def management_url(self) -> str:
         """The URL of the management API."""
-        return f"http://{USER}:{self.club.password}@127.0.0.1:{self._http}"
+        return f"http://{USER}:{self.cluster.password}@127.0.0.1:{self._http}"
 
     @property
     def pids(self) -> list[int]:
         """The ids of the node and of its port mapper."""
-        return [self._node.pid, self.club.mapper.pid]
+        return [self._node.pid, self.cluster.mapper.pid]
 
     @property
     def running(self) -> bool:
@@ -137,7 +137,7 @@ class PrivateRabbitmq:
 
     @property
     def output(self) -> str:
-        """What it has said since its last start."""
+        """The output since the last start."""
         return self._node.output
 
     @property
@@ -147,19 +147,19 @@ class PrivateRabbitmq:
     def launch(self) -> None:
         if self.running:
             return
-        self.club.mapper.start(self.name)
+        self.cluster.mapper.start(self.name)
         self._node.start()
 
     async def stop(self) -> None:
         await self._node.terminate(within=STOP_SECONDS)
-        self.club.mapper.release(self.name)
+        self.cluster.mapper.release(self.name)
 
     async def kill(self) -> None:
         self._node.kill()
-        self.club.mapper.release(self.name)
+        self.cluster.mapper.release(self.name)
 
     def freeze(self) -> None:
-        """Let the node hang: its connections stay open, and nothing answers."""
+        """Freeze the node: its connections stay open, and it sends no reply."""
         self._node.freeze()
 
     def thaw(self) -> None:
@@ -171,7 +171,7 @@ class PrivateRabbitmq:
         try:
             done = await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Or else it would take effect after what is done to undo it.
+            # Otherwise it would take effect only after the call that reverts it.
             await running
             raise
         if done.returncode:
@@ -180,29 +180,29 @@ class PrivateRabbitmq:
 
     def close(self) -> None:
         self._node.close()
-        self.club.mapper.release(self.name)
+        self.cluster.mapper.release(self.name)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write_files(self) -> None:
         (self.directory / "rabbitmq.conf").write_text(
             CONFIGURATION.format(
-                amqp=self._amqp, http=self._http, user=USER, password=self.club.password
+                amqp=self._amqp, http=self._http, user=USER, password=self.cluster.password
             )
             + self._membership()
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.directory / "inetrc").write_text(NAMES)
-        (self.directory / "rabbitmq-env.conf").touch()  # or else the machine's own is read
+        (self.directory / "rabbitmq-env.conf").touch()  # or it reads the machine's own
         cookie = self.directory / ".erlang.cookie"
-        cookie.write_text(self.club.cookie)
+        cookie.write_text(self.cluster.cookie)
         cookie.chmod(0o400)
 
     def _membership(self) -> str:
-        if not self.club.members:
+        if not self.cluster.members:
             return ""
-        names = [node_name(directory) for directory in self.club.members]
+        names = [node_name(directory) for directory in self.cluster.members]
         listed = [f"nodes.{number} = {name}" for number, name in enumerate(names, start=1)]
-        here = CLUSTER.format(partitions=self.club.partitions)
+        here = CLUSTER.format(partitions=self.cluster.partitions)
         return here + "".join(f"cluster_formation.classic_config.{line}\n" for line in listed)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -222,10 +222,10 @@ class PrivateRabbitmq:
         return environment
 
     def _environment(self) -> dict[str, str]:
-        here, threads = self.directory, self.club.schedulers
+        here, threads = self.directory, self.cluster.schedulers
         return plain_environment(
             HOME=str(here),
-            **self.club.mapper.environment,
+            **self.cluster.mapper.environment,
             ERL_INETRC=str(here / "inetrc"),
             ERL_FLAGS=f"+S {threads}:{threads} {LOOPBACK_ONLY} {QUICK_FIGURES} {SOON_DEAD}",
             RUNNING_UNDER_SYSTEMD="true",

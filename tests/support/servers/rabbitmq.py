@@ -4,7 +4,7 @@ The RabbitMQ server of the tests.
 Invariants:
 
 - Every test has a virtual host of its own; the names are chance, so runs may share a server.
-- `http` looks at the broker from outside: what it sees does not depend on the product's client.
+- `http` uses the management API, and so does not depend on the product's client.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class RabbitmqServer(Server):
     @asynccontextmanager
     async def memory_alarm(self) -> AsyncIterator[None]:
         """
-        Let the broker believe that it has no memory left: it blocks all that publish.
+        Raise the memory alarm: the broker blocks all publishers.
 
         Raises `NotOursError` for a server that the environment names.
         """
@@ -82,7 +82,7 @@ class RabbitmqServer(Server):
 
     @asynccontextmanager
     async def disk_alarm(self) -> AsyncIterator[None]:
-        """Likewise, that it has no room on its disk left."""
+        """Raise the disk alarm, with the same effect."""
         async with self._alarm(
             "disk_free_alarm", "set_disk_free_limit", "1000000GB", DISK_FREE_LIMIT
         ):
@@ -101,9 +101,9 @@ class RabbitmqServer(Server):
     @asynccontextmanager
     async def impatient(self, *, milliseconds: int) -> AsyncIterator[None]:
         """
-        Let the broker close channels that do not settle a delivery within *milliseconds*.
+        Make the broker close channels that do not settle a delivery within *milliseconds*.
 
-        Only those that are opened in the block. Raises `NotOursError` likewise.
+        This applies to channels that are opened during the block. Raises `NotOursError` likewise.
         """
         try:
             await self._configure(consumer_timeout=milliseconds, channel_tick_interval=1_000)
@@ -127,9 +127,9 @@ class RabbitmqServer(Server):
         return await self._greets() and await self.http.answers()
 
     async def _greets(self) -> bool:
-        """Whether the broker answers the first bytes of the protocol, beyond accepting us."""
+        """Whether the broker replies to the protocol header; accepting is not enough."""
         if self._origin.startswith("amqps"):
-            return True  # given, thus up; the management API is asked anyway
+            return True  # an external server is up; `_answers` asks its management API as well
         try:
             async with asyncio.timeout(2):
                 reader, writer = await asyncio.open_connection(self._host, self._port)

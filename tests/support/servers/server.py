@@ -33,11 +33,11 @@ class Server(ABC):
 
     @property
     def log(self) -> bytes:
-        """All that is known of its log; nothing for a server that the environment names."""
+        """The whole log; empty for a server that the environment names."""
         return self._instance.log
 
     def launch(self) -> None:
-        """Begin to start the server, for those who have something else to do meanwhile."""
+        """Begin to start the server, and return at once."""
         self._instance.launch()
 
     async def start(self) -> None:
@@ -51,11 +51,11 @@ class Server(ABC):
             await self.start()
 
     async def stop(self) -> None:
-        """Shut the server down in good order: clients are told, data is written."""
+        """Shut the server down cleanly: it closes connections and writes its data."""
         await self._instance.stop()
 
     async def kill(self) -> None:
-        """Let the server crash; what it had confirmed is there after the next start."""
+        """Kill the server; data that it has confirmed survives."""
         await self._instance.kill()
 
     async def restart(self) -> None:

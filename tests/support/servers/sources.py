@@ -30,7 +30,7 @@ S = TypeVar("S", bound=Server)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources(Generic[S]):
-    """How to make a server of *product* for each kind of choice."""
+    """How to start a server of *product* from each source."""
 
     product: Product
     given: Callable[[str], S]
@@ -53,9 +53,9 @@ class Sources(Generic[S]):
 
     def programs(self) -> Path:
         """
-        The directory of the programs on this machine, which are installed if they may be.
+        The directory of the programs on this machine; installs them if that is allowed.
 
-        For servers that a test does more to than a container or a given one allows.
+        For tests that a container or an external server does not allow.
         Raises ServerMissingError.
         """
         found = self.product.binaries()
