@@ -73,7 +73,7 @@ class Consumer:
 
         Raises ConfigurationError if the type is invalid or has a handler, or an option is invalid.
         """
-        return self._registering(event_type, batch_size=batch_size, **options)
+        return self._registering(event_type, options, batch_size=batch_size)
 
     def on_batch(
         self, event_type: str, /, *, size: int, **options: Unpack[Options]
@@ -84,7 +84,7 @@ class Consumer:
         Like `on`, but the consumer calls it once with all messages of the transaction; duplicates
         are left out. If it fails, the consumer calls it for each message alone.
         """
-        return self._registering(event_type, batch_size=size, takes_list=True, **options)
+        return self._registering(event_type, options, batch_size=size, takes_list=True)
 
     def on_leased(
         self,
@@ -102,14 +102,21 @@ class Consumer:
         other side. While it works, the consumer extends its *lease*, and a second delivery waits.
         If the process ends, *on_expired* decides about the message once the lease has expired.
         """
-        return self._registering(event_type, lease=Lease(lease, on_expired), **options)
+        try:
+            held = Lease(lease, on_expired)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"consumer {self.name}: {event_type}: {error}") from None
+        return self._registering(event_type, options, lease=held)
 
-    def _registering(self, event_type: str, **facts: Any) -> Callable[[Any], Any]:
+    def _registering(
+        self, event_type: str, options: Options, **facts: Any
+    ) -> Callable[[Any], Any]:
         if event_type in self.handlers:
             raise ConfigurationError(f"consumer {self.name}: {event_type} has a handler already")
         try:
             check_type(event_type)
-            handler = Handler(event_type, **facts)
+            _check_names(options)
+            handler = Handler(event_type, **facts, **options)
         except (InvalidEvent, ConfigurationError) as error:
             raise ConfigurationError(f"consumer {self.name}: {event_type}: {error}") from None
         if self.ordered and (handler.lease or handler.circuit_breaker):
@@ -123,3 +130,9 @@ class Consumer:
             return function
 
         return register
+
+
+def _check_names(options: Options) -> None:
+    """Raise ConfigurationError for an option that is misspelt, or of another kind of handler."""
+    for name in sorted(options.keys() - Options.__annotations__.keys()):
+        raise ConfigurationError(f"{name}: is no option of this kind of handler")

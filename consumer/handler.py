@@ -75,6 +75,9 @@ class Lease:
     on_expired: OnLeaseExpired
 
     def __post_init__(self) -> None:
+        _check_kind("lease", self.duration, timedelta)
+        # A string of the same value is no member: it would match no case, and the lease no end.
+        _check_kind("on_expired", self.on_expired, OnLeaseExpired)
         if self.duration < timedelta(seconds=1):
             raise ConfigurationError("lease: must be at least a second")
 
@@ -129,7 +132,33 @@ class Handler:
     retry: RetrySchedule | None = None
 
     def __post_init__(self) -> None:
+        _check_kind("batch_size", self.batch_size, int)
         if not 1 <= self.batch_size <= LONGEST_BATCH:
             raise ConfigurationError(f"batch_size: must be from 1 to {LONGEST_BATCH}")
+        for name, kind in _KINDS.items():
+            if (value := getattr(self, name)) is not None:
+                _check_kind(name, value, kind)
+        if self.model is not None and not _is_model(self.model):
+            raise ConfigurationError("model: must be a pydantic model")
+        if self.filter is not None and not callable(self.filter):
+            raise ConfigurationError("filter: must be a function of the message")
         if self.timeout is not None and self.timeout <= timedelta(0):
             raise ConfigurationError("timeout: must be positive")
+
+
+_KINDS: dict[str, type] = {
+    "timeout": timedelta,
+    "rate_limit": RateLimit,
+    "circuit_breaker": CircuitBreaker,
+    "retry": RetrySchedule,
+}
+
+
+def _check_kind(name: str, value: object, kind: type) -> None:
+    """Callers without a type checker pass anything."""
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name}: must be of type {kind.__name__}")
+
+
+def _is_model(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)

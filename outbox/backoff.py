@@ -51,7 +51,7 @@ class RetrySchedule:
     The delays are fixed because the broker has one retry queue for each. With *jitter* half of the
     attempts wait for the next longer delay, so that messages that failed together are spread.
 
-    Raises ValueError unless there are 1 to 16 positive *delays*.
+    Raises ValueError unless there are 1 to 16 positive *delays* of type timedelta.
     """
 
     delays: Sequence[timedelta]
@@ -59,6 +59,8 @@ class RetrySchedule:
     jitter: bool = False
 
     def __post_init__(self) -> None:
+        if not all(isinstance(delay, timedelta) for delay in self.delays):
+            raise ValueError("delays: must be of type timedelta")
         if not 1 <= len(self.delays) <= MOST_LEVELS or min(self.delays) <= timedelta(0):
             raise ValueError(f"delays: must be 1 to {MOST_LEVELS}, and positive")
         if self.max_retries < 0:

@@ -62,6 +62,12 @@ def test_a_message_waits_in_the_retry_queue_with_the_shortest_sufficient_delay(w
     assert chosen == timedelta(seconds=level)
 
 
+@pytest.mark.parametrize("delays", [[30, 60], [], [SECOND, timedelta(0)]], ids=str)
+def test_delays_that_cannot_work_are_refused(delays):
+    with pytest.raises(ValueError, match="^delays: "):
+        RetrySchedule(delays, max_retries=1)
+
+
 def test_exponential_delays_grow_to_the_cap_and_need_few_queues():
     levels = RetrySchedule.exponential(SECOND, timedelta(seconds=5), max_retries=5)
 

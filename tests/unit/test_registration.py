@@ -81,6 +81,16 @@ def test_a_consumer_that_cannot_work_is_refused(changes, named):
         ({"batch_size": 5_001}, "batch_size"),
         ({"timeout": NOTHING}, "timeout"),
         ({"timeout": -SECOND}, "timeout"),
+        ({"timeout": 5}, "timeout"),
+        ({"batch_size": "9"}, "batch_size"),
+        ({"rate_limit": 100}, "rate_limit"),
+        ({"circuit_breaker": True}, "circuit_breaker"),
+        ({"retry": [SECOND]}, "retry"),
+        ({"model": dict}, "model"),
+        ({"filter": "kind"}, "filter"),
+        ({"filters": handle}, "filters"),
+        ({"lease": SECOND}, "lease"),
+        ({"on_expired": OnLeaseExpired.RETRY}, "on_expired"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused_by_its_name(options, named):
@@ -106,6 +116,24 @@ def test_an_option_that_cannot_work_is_refused_by_its_name(options, named):
 def test_a_value_that_cannot_work_is_refused_where_it_is_made(make, named):
     with pytest.raises(ConfigurationError, match=f"^{named}: "):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"lease": 30}, "lease"),
+        ({"on_expired": "dead_letter"}, "on_expired"),
+        ({"batch_size": 2}, "batch_size"),
+    ],
+)
+def test_an_option_of_a_leased_handler_that_cannot_work_is_refused_by_its_name(options, named):
+    """A plain string for `on_expired` would leave messages with an expired lease for ever."""
+    consumer = a_consumer()
+
+    with pytest.raises(ConfigurationError, match=f"^consumer etl: a: {named}: "):
+        consumer.on_leased("a", **options)
+
+    assert consumer.handlers == {}
 
 
 def test_a_type_has_one_handler_of_any_kind():
