@@ -171,10 +171,17 @@ async def test_a_disk_without_room_for_a_sqlite_file_is_waited_for(file):
     async with file.connect() as connection:
         pages = await connection.scalar(sa.text("PRAGMA page_count"))
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(DatabaseUnavailable) as caught, driver_errors_translated():
+        with (
+            pytest.raises(DatabaseUnavailable, match="SQLITE_FULL") as caught,
+            driver_errors_translated(),
+        ):
             await connection.execute(
                 outbox.insert(an_event(payload=body, content_type="text/plain"))
             )
+
+        await connection.rollback()
+        await connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        await connection.execute(outbox.insert(an_event(payload=body, content_type="text/plain")))
 
     assert LEAK_MARKER not in str(caught.value)
 

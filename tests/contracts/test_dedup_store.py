@@ -17,7 +17,7 @@ from consumer.storage import dedup_statistics
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import DurationWriter, record_durations
 from consumer.storage.leases import Leases
-from consumer.storage.purge import purge
+from consumer.storage.purge import PURGE_LIMIT, purge
 from consumer.storage.tables import processed_messages
 from outbox.errors import ConfigurationError
 from outbox.tables import now_plus
@@ -202,6 +202,30 @@ async def test_a_purge_leaves_a_margin_for_clocks_that_differ(engine, sessions):
     assert await purge_all(Retention(engine, "etl", older_than=MONTH, horizon=MONTH)) == [1]
 
     assert await keys_of(sessions) == {just_old.idempotency_key}
+
+
+async def test_retention_purges_all_old_rows_without_a_pause_and_leaves_the_rest(engine, sessions):
+    old, young, dedup = (
+        [an_envelope() for _ in range(PURGE_LIMIT + 5)],
+        an_envelope(),
+        Dedup("etl"),
+    )
+    async with sessions.begin() as session:
+        await first_time(session, dedup, *old, young)
+    await age(sessions, 31, *old)
+    await age(sessions, 29, young)
+    stop = asyncio.Event()
+
+    async def only_young_rows() -> bool:
+        return await keys_of(sessions) == {young.idempotency_key}
+
+    kept = Retention(engine, "etl", older_than=MONTH, horizon=MONTH)
+    running = asyncio.create_task(kept.run(stop))
+    await eventually(only_young_rows)
+    stop.set()
+    await running
+
+    assert await only_young_rows()
 
 
 def test_a_purge_below_the_horizon_is_refused(engine):

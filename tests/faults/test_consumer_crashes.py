@@ -49,7 +49,7 @@ async def consumers(postgres_url, rabbitmq_url, tmp_path):
         yield consumers
 
 
-def a_trap(consumers: ProxiedConsumer, point: str) -> Breakpoint:
+def a_breakpoint(consumers: ProxiedConsumer, point: str) -> Breakpoint:
     match point:
         case "not_delivered":
             return consumers.broker.before_reply(DELIVER)
@@ -79,7 +79,7 @@ async def is_applied_once(consumers: ProxiedConsumer, message: WireMessage) -> N
     "point", ["not_delivered", "not_recorded", "not_applied", "not_committed"]
 )
 async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another(consumers, point):
-    trap = a_trap(consumers, point)
+    trap = a_breakpoint(consumers, point)
     doomed, message = await consumers.hit(trap)
 
     doomed.kill()
@@ -92,7 +92,7 @@ async def test_a_consumer_killed_before_its_commit_leaves_the_message_to_another
 async def test_a_consumer_that_loses_its_session_before_its_commit_makes_the_attempt_again(
     consumers, point
 ):
-    trap = a_trap(consumers, point)
+    trap = a_breakpoint(consumers, point)
     consumer, message = await consumers.hit(trap)
 
     trap.cut()
@@ -140,7 +140,10 @@ async def two_have_it(consumers: ProxiedConsumer, message: WireMessage) -> Break
     """
     await consumers.consumer()
     await consumers.consumer()
-    delivery, commit = consumers.broker.before_reply(DELIVER), a_trap(consumers, "not_committed")
+    delivery, commit = (
+        consumers.broker.before_reply(DELIVER),
+        a_breakpoint(consumers, "not_committed"),
+    )
     await consumers.publish(message)
     await delivery.wait_until_hit()
     delivery.release()

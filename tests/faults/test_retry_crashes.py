@@ -64,7 +64,7 @@ async def is_applied_once(consumers: ProxiedConsumer) -> None:
 async def replaced(
     consumers: ProxiedConsumer, trap: Breakpoint, doomed: ChildProcess, event_type: str
 ) -> ChildProcess:
-    """Publish a message; when *trap* springs, kill *doomed*. Returns its successor."""
+    """Publish a message; when *trap* is hit, kill *doomed*. Returns its successor."""
     await consumers.publish(a_message(event_type))
     await trap.wait_until_hit()
     doomed.kill()
@@ -185,7 +185,7 @@ async def test_a_dead_lettered_message_that_was_not_acked_is_handled_and_dead_le
 
 
 async def test_a_dead_lettered_message_that_was_not_acked_may_yet_succeed(last_try):
-    """Its dead letter stays, and tells nothing that is still to be repaired."""
+    """Its dead letter stays, although no repair is needed."""
     doomed = await last_try.consumer()
 
     await replaced(last_try, last_try.broker.before(ACK), doomed, "test.recovers")

@@ -119,7 +119,7 @@ MISDEEDS = [
     "breaks.its.transaction",
     "rolls.back",
     "fails.at.commit",
-    "asks.a.database.that.is.away",
+    "uses.an.unavailable.database",
 ]
 
 

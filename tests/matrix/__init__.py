@@ -8,6 +8,6 @@ checks the history of all events at the end. There are two ways to do that:
     tests/support/checked_deployment.py      one relay and one consumer, for single faults
 
 `test_fault_run.py` tests the harness itself. The docstring of each test begins with its row.
-The folder may import `tests.reliability` and `tests.support`. Run it with `make faults`; the
-tests marked `selection` run in `make test` too.
+The folder may import `tests.reliability` and `tests.support`. `make test` leaves it out: run it
+with `make faults`. Every change has to pass the tests marked `selection`.
 """

@@ -21,7 +21,7 @@ from tests.support.servers import Management
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
 ALL, NOTHING = ".*", "^$"
-AWAY = "server_unavailable"
+UNAVAILABLE = "server_unavailable"
 RIGHT = "the-right-password"
 NO_PRIVILEGE, WRONG_PASSWORD = "42501", "28P01"
 CONNECTIONS = 3
@@ -128,7 +128,7 @@ async def reports(process: ChildProcess, problem: str) -> None:
     """Wait until *process* has logged that a server is unavailable because of *problem*."""
 
     def is_reported() -> bool:
-        return any(AWAY in line and problem in line for line in process.output.splitlines())
+        return any(UNAVAILABLE in line and problem in line for line in process.output.splitlines())
 
     try:
         await eventually(is_reported, within=30)

@@ -106,11 +106,11 @@ async def at_a_rate(message: Message[Any], session: AsyncSession) -> None:
 @consumer.on("test.depends", circuit_breaker=CircuitBreaker(failures=1, pause=PAUSE))
 async def depend(message: Message[Any], session: AsyncSession) -> None:
     await apply(message, session)
-    if is_away():
+    if is_unavailable():
         raise ConnectionError
 
 
-def is_away() -> bool:
+def is_unavailable() -> bool:
     return Path(os.environ["OUTAGE"]).exists()
 
 
@@ -122,7 +122,7 @@ def recover() -> None:
 async def lose_connection(message: Message[Any], session: AsyncSession) -> None:
     """Fail once, after Postgres has ended the session without the client noticing."""
     await apply(message, session)
-    if is_away():
+    if is_unavailable():
         recover()
         pid = await session.scalar(sa.text("SELECT pg_backend_pid()"))
         engine = create_async_engine(os.environ["MQ_DATABASE_URL"])

@@ -104,7 +104,7 @@ async def fail_at_commit(message: Message[object], session: AsyncSession) -> Non
     await apply(message, session)
 
 
-@consumer.on("test.asks.a.database.that.is.away")
+@consumer.on("test.uses.an.unavailable.database")
 async def ask_another(message: Message[object], session: AsyncSession) -> None:
     await apply(message, session)
     raise DBAPIError(None, None, Exception(), connection_invalidated=True)

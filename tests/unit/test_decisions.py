@@ -102,17 +102,6 @@ def test_a_wave_that_is_small_beside_the_first_is_left_for_later():
     assert len(waves([*crowd, a_row(8), *key])) == 1
 
 
-def test_a_key_is_claimed_up_to_its_first_row_that_waits():
-    of_key = [
-        a_row(1, "a", position=1),
-        a_row(2, "a", position=2),
-        a_row(3, "a", position=3, waits=True),
-        a_row(4, "a", position=4),
-    ]
-
-    assert [row.id for row in ready_prefixes(of_key)] == [1, 2]
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from(["free", "waits", "held"])), max_size=30
@@ -132,12 +121,6 @@ def test_a_claim_takes_the_rows_of_a_key_before_its_first_obstacle(drawn):
             blocked.add(key)
 
     assert ready_prefixes(rows) == expected
-
-
-def test_a_key_is_claimed_up_to_its_first_row_that_another_claim_holds():
-    of_keys = [a_row(2, "a", position=2), a_row(5, "b", position=1), a_row(7, "b", position=3)]
-
-    assert [row.id for row in ready_prefixes(of_keys)] == [5]
 
 
 @pytest.mark.parametrize(

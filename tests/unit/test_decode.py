@@ -48,13 +48,6 @@ def test_a_decoded_message_becomes_an_attempt_with_the_handlers_arguments():
     assert attempt.key == attempt.envelope.idempotency_key == attempt.message.idempotency_key
 
 
-def test_a_payload_is_decoded_as_its_handler_registered_it():
-    attempt = opened(an_upload_message(), UPLOADS)
-
-    assert isinstance(attempt, Attempt)
-    assert isinstance(attempt.message.payload, HealthDataMessage)
-
-
 def test_a_body_of_bytes_does_not_fit_a_model():
     message = an_upload_message(content_type="text/plain")
 

@@ -34,18 +34,6 @@ def test_without_a_model_json_is_a_value_and_other_content_is_bytes():
     assert payload_of(an_envelope(b"\xff", "application/avro")) == b"\xff"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"\xff", b"{", b'{"a":1,"a":2}', b"NaN", b"[" * 100_000, b"[1] [2]"],
-    ids=["empty", "not utf-8", "cut", "key twice", "nan", "bottomless", "trailing"],
-)
-def test_a_body_that_is_not_json_is_malformed(body):
-    with pytest.raises(UnreadableMessage) as caught:
-        payload_of(an_envelope(body))
-
-    assert caught.value.code == "malformed"
-
-
 def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only():
     body = an_upload().to_event().body.replace(b'"bucket":"uploads"', b'"bucket":7')
 
@@ -62,14 +50,6 @@ def test_a_message_does_not_show_its_payload():
     )
 
     assert LEAK_MARKER not in repr(message)
-
-
-def test_a_type_has_one_handler():
-    consumer = Consumer("etl", bindings=["#"])
-    consumer.on("a.b")(lambda *_: None)
-
-    with pytest.raises(ConfigurationError, match=r"a\.b has a handler already"):
-        consumer.on("a.b")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.topology import Queue, Topology
 
 QUEUE = Queue("q", {"x-queue-type": "quorum"})
-AWAY = BrokerUnavailable("unreachable")
+UNAVAILABLE = BrokerUnavailable("unreachable")
 ANOTHER = TopologyMismatch("queue q exists with another x-overflow")
 SILENCE = "silence"
 REFUSAL = "refusal"
@@ -48,7 +48,7 @@ class Broker:
             await inspector.run(self.stop)
 
 
-@pytest.mark.parametrize("answer", [AWAY, SILENCE])
+@pytest.mark.parametrize("answer", [UNAVAILABLE, SILENCE])
 async def test_the_monitor_keeps_comparing_though_the_broker_is_unavailable(answer):
     broker = Broker(None, answer, None)
 
@@ -64,7 +64,7 @@ async def test_a_mismatch_in_two_consecutive_checks_is_an_error():
         await broker.is_inspected()
 
 
-@pytest.mark.parametrize("answer", [None, AWAY, SILENCE])
+@pytest.mark.parametrize("answer", [None, UNAVAILABLE, SILENCE])
 async def test_a_mismatch_that_the_next_check_does_not_confirm_is_no_error(answer):
     broker = Broker(ANOTHER, answer, ANOTHER, None)
 
