@@ -28,7 +28,7 @@ class DatabaseRetry:
     """
     Repeats work after pauses that *reconnect* sets, and reports the database as unavailable.
 
-    *jitter* returns a number in [0, 1).
+    *jitter* returns a number in [0, 1). `is_unavailable` is true from a failure to a success.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class DatabaseRetry:
         self._telemetry = telemetry
         self._health = health
         self._jitter = jitter
+        self.is_unavailable = False
 
     async def run(
         self,
@@ -52,11 +53,12 @@ class DatabaseRetry:
         longest: timedelta = LONGEST,
     ) -> Result | None:
         """The result of *work*; None if *stop* is set, or *longest* has passed, before it."""
+        began = asyncio.get_running_loop().time()
         try:
             result = await work()
         except DatabaseUnavailable as error:
-            return await self.repeat(error, work, stop, longest=longest)
-        self._health.up("database")
+            return await self.repeat(error, work, stop, began=began, longest=longest)
+        self.succeeded()
         return result
 
     async def repeat(
@@ -65,13 +67,15 @@ class DatabaseRetry:
         work: Callable[[], Awaitable[Result]],
         stop: asyncio.Event,
         *,
+        began: float,
         longest: timedelta = LONGEST,
     ) -> Result | None:
-        """Like `run`, for *work* that has failed once, with *error*."""
+        """Like `run`, for *work* that *began* at that time of the loop and failed with *error*."""
         clock = asyncio.get_running_loop().time
-        began, failures = clock(), 1
+        failures = 1
         while True:
             wait = self.pause_after(failures)
+            self.is_unavailable = True
             self._health.down("database")
             self._telemetry.availability.down(error, pause=wait)
             if stop.is_set() or clock() - began > longest.total_seconds():
@@ -83,8 +87,13 @@ class DatabaseRetry:
                 error, failures = again, failures + 1
             else:
                 self._telemetry.availability.up()
-                self._health.up("database")
+                self.succeeded()
                 return result
+
+    def succeeded(self) -> None:
+        """Work has succeeded, so the database is available."""
+        self.is_unavailable = False
+        self._health.up("database")
 
     def pause_after(self, failures: int) -> timedelta:
         """The pause after this number of *failures* in a row."""

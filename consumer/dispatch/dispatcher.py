@@ -151,11 +151,16 @@ class Dispatcher:
         While the circuit breaker is open a failure is not counted: the message waits.
         """
         verdicts: list[Verdict] | None = None
+        began = self._now()
         try:
             verdicts = await self._executor.execute(batch)
+            if self._database_retry.is_unavailable:
+                self._database_retry.succeeded()
         except DatabaseUnavailable as error:
             execute = partial(self._executor.execute, batch)
-            verdicts = await self._database_retry.repeat(error, execute, self._closing)
+            verdicts = await self._database_retry.repeat(
+                error, execute, self._closing, began=began
+            )
         finally:
             failed = has_failed(verdicts or []) if batch.has_breaker else None
             self._delivery_queue.ended(batch, self._now(), failed=failed)

@@ -35,7 +35,7 @@ from consumer.message_copies import retry_copy
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
-from outbox.database.errors import raise_translated
+from outbox.database.errors import driver_errors_translated, raise_translated
 from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
@@ -99,7 +99,7 @@ class ParkedSteps:
     async def guard(self, work: UnitOfWork) -> bool:
         if self.message is not None:
             return True
-        with session_loss_raised(work):
+        with driver_errors_translated():
             found = await self._context.parked.next_due(work.session, limit=1)
         if not found:
             return False

@@ -155,9 +155,11 @@ class DriverUnitOfWork(UnitOfWork):
     def __init__(self, connection: AsyncConnection) -> None:
         super().__init__(connection)
         self._driver: Any = _sync(connection).connection.driver_connection
+        self._has_begun = False
 
     async def begin(self) -> None:
         await self._request(self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
+        self._has_begun = True
         self._began = self.session.sync_session.begin()
 
     async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
@@ -173,7 +175,11 @@ class DriverUnitOfWork(UnitOfWork):
         return bool(self._driver.is_closed()) or self._connection.invalidated
 
     async def end(self) -> None:
-        if self._driver.is_closed() or self._driver.is_in_transaction():
+        if not self._has_begun:
+            # A BEGIN that was cancelled may still be executed, after the pool has the connection.
+            self._driver.terminate()
+        has_savepoint = self.session.in_nested_transaction()
+        if self._driver.is_closed() or self._driver.is_in_transaction() or has_savepoint:
             await shielded(self._end())
         else:
             # These calls send no request, so a cancellation cannot interrupt them.
@@ -195,6 +201,10 @@ class DriverUnitOfWork(UnitOfWork):
         try:
             # First: to end a savepoint the session sends a request, inside the transaction.
             await self.session.close()
+        except DBAPIError:
+            # The handler ended the transaction by SQL, and the savepoint with it.
+            if self._driver.is_in_transaction() or self._driver.is_closed():
+                raise
         finally:
             await self._release()
 

@@ -177,3 +177,24 @@ async def test_a_filter_that_fails_is_a_failure_of_its_message(postgres):
     assert await scene.parked_worker.attempt_next()
 
     assert (await scene.attempts(), scene.failures) == ([1], 1)
+
+
+async def roll_back_by_sql(session: AsyncSession) -> None:
+    await session.execute(sa.text("ROLLBACK"))
+
+
+async def commit_by_sql(session: AsyncSession) -> None:
+    await session.execute(sa.text("COMMIT"))
+
+
+@pytest.mark.parametrize("act", [roll_back_by_sql, commit_by_sql])
+async def test_a_handler_that_ends_the_transaction_by_sql_has_failed_and_keeps_no_connection(
+    postgres, act
+):
+    scene = Scene(postgres, act)
+    await scene.begin()
+
+    assert await scene.parked_worker.attempt_next()
+
+    assert (await scene.attempts(), scene.failures) == ([1], 1)
+    assert postgres.pool.checkedout() == 0

@@ -23,6 +23,7 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
+from outbox.database.postgres_connection import PostgresConnection
 from outbox.errors import DatabaseUnavailable
 from outbox.tables import dead_letters
 from outbox.transports.delivery import Delivery
@@ -235,6 +236,35 @@ async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, units):
     assert await rows(engine) == (0, 0)
     async with units.begin() as work:
         assert await record(work, an_envelope())
+
+
+async def test_a_connection_whose_begin_was_cancelled_is_not_used_again(
+    engine, units, monkeypatch
+):
+    """The server may execute the BEGIN once the pool has the connection."""
+    if engine.dialect.name == "sqlite":
+        return  # it has no connection of a driver of its own
+    first = await pid_of(engine)
+    original = PostgresConnection.execute
+
+    async def cancelled_begin(self: Any, query: str, *args: Any, **options: Any) -> str:
+        if query.startswith("BEGIN ISOLATION"):
+            raise asyncio.CancelledError
+        return await original(self, query, *args, **options)
+
+    monkeypatch.setattr(PostgresConnection, "execute", cancelled_begin)
+    with pytest.raises(asyncio.CancelledError):
+        async with units.begin():
+            raise AssertionError("it has not begun")
+    monkeypatch.undo()
+
+    assert await pid_of(engine) != first
+
+
+async def pid_of(engine: AsyncEngine) -> int | None:
+    """The process of the server behind the connection that the pool gives out next."""
+    async with engine.connect() as connection:
+        return await connection.scalar(sa.text("SELECT pg_backend_pid()"))
 
 
 class Letter:

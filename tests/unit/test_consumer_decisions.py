@@ -64,7 +64,7 @@ def test_a_message_waits_in_the_retry_queue_with_the_shortest_sufficient_delay(w
 
 @pytest.mark.parametrize("delays", [[30, 60], [], [SECOND, timedelta(0)]], ids=str)
 def test_delays_that_cannot_work_are_refused(delays):
-    with pytest.raises(ValueError, match="^delays: "):
+    with pytest.raises(ValueError, match=r"^delays: "):
         RetrySchedule(delays, max_retries=1)
 
 

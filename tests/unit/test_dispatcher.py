@@ -285,6 +285,8 @@ async def test_a_dispatcher_leaves_a_delivery_queue_that_the_next_one_can_use():
 class UnavailableDatabase:
     """A database that stays unavailable until the process stops."""
 
+    is_unavailable = False
+
     async def run(self, work: Any, _stop: asyncio.Event) -> Any:
         return None if work.func.__name__ == "write" else await work()
 
