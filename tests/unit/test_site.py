@@ -117,27 +117,25 @@ def test_a_heading_that_does_not_exist_is_found():
 
 def links_to_headings(page):
     """The links of *page* to headings of pages, each as file and anchor."""
-    text = re.sub(
-        r"^```.*?^```|`[^`\n]*`", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE
-    )
+    text = re.sub(r"`[^`\n]*`", "", without_code_blocks((ROOT / page).read_text()))
     return re.findall(r"\]\((?!\w+:)([^)#\s]*(?<=\.md)|)#([\w-]+)\)", text)
 
 
 def heading_exists(page, link):
     file, anchor = link
     target = (ROOT / page).parent / file if file else ROOT / page
-    return anchor in slugs(target.read_text())
+    return anchor in anchors(target.read_text())
 
 
-def slugs(text):
+def anchors(text):
     """The anchors that the site gives to the headings of *text*."""
-    headings = re.findall(
-        r"^#+ (.+)$",
-        re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE),
-        re.MULTILINE,
-    )
+    headings = re.findall(r"^#+ (.+)$", without_code_blocks(text), re.MULTILINE)
     words = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
     return {re.sub(r"[\s-]+", "-", each) for each in words}
+
+
+def without_code_blocks(text):
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_a_source_file_is_shown_as_code():
