@@ -33,7 +33,7 @@ bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 1
 
 docs: $(VENV)/.docs ## Write the generated reference pages, and the site in build/site
 	$(BIN)/python -m tests.reference
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 	@echo "file://$(CURDIR)/build/site/index.html"
 
 install: $(VENV)/.dev ## Install the project and its tools into .venv

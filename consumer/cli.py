@@ -28,8 +28,8 @@ from outbox.runtime import service
 app = typer.Typer(
     name="consumer",
     help="Handles events, each once in effect.",
-    epilog="Settings are environment variables that begin with MQ_; see docs/how-to/run.md. "
-    + EXIT_CODES,
+    epilog="Settings are environment variables that begin with MQ_; see the page Settings of the "
+    "documentation. " + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -104,7 +104,9 @@ def purge(
     target: Target,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Default is the retention: 90s, 15m, 2h, 7d."),
+        typer.Option(
+            metavar="DURATION", help="For example 90s, 15m, 2h, 7d; the retention by default."
+        ),
     ] = None,
 ) -> None:
     """Purge rows of the dedup store that are older than the retention, as `run` does."""

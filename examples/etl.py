@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer import Consumer, Message
-from outbox import HealthDataMessage, settings
-from outbox.database.engine import create_engine
+from examples.database import connect
+from outbox import HealthDataMessage
 
 metadata = sa.MetaData()
 uploads = sa.Table(
@@ -42,8 +42,7 @@ async def load(message: Message[HealthDataMessage], session: AsyncSession) -> No
 
 
 async def create_table() -> None:
-    database = settings.load(settings.SharedSettings).database
-    engine = create_engine(database, pool_size=2, application_name="examples.etl")
+    engine = connect()
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
     await engine.dispose()

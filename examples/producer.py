@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import outbox
-from outbox import HealthDataMessage, settings
-from outbox.database.engine import create_engine
+from examples.database import connect
+from outbox import HealthDataMessage
 
 
 class Base(DeclarativeBase):
@@ -27,8 +27,7 @@ class StoredFile(Base):
 
 
 async def main() -> None:
-    database = settings.load(settings.SharedSettings).database
-    engine = create_engine(database, pool_size=2, application_name="examples.producer")
+    engine = connect()
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
 

@@ -49,7 +49,7 @@ class RetrySchedule:
     One fixed delay per attempt, repeating the last one, for at most *max_retries* retries.
 
     The delays are fixed because the broker has one retry queue for each. With *jitter* half of the
-    attempts wait for the next longer delay, so that messages that failed together are spread.
+    retries wait for the next longer delay, so that messages that failed together are spread.
 
     Raises ValueError unless there are 1 to 16 positive *delays* of type timedelta.
     """

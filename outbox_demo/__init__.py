@@ -1,7 +1,7 @@
 """
 `relay demo`: the whole way of an event with real processes, some of which are killed.
 
-    sources ──▶ producer ──▶ outbox ──▶ relay ──▶ broker ──▶ two workers ──▶ effects
+    sources ──▶ producer ──▶ outbox ──▶ relay ──▶ broker ──▶ two consumers ──▶ effects
 
 In the end the demo compares the committed events with the applied effects, row by row.
 

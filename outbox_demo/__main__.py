@@ -79,7 +79,7 @@ def command(
     keep: Keep = False,
 ) -> None:
     """
-    Commit events, roll some back, kill relay and workers meanwhile, and compare the effects.
+    Commit events, roll some back, kill relay and consumers meanwhile, and compare the effects.
 
     The run uses new SQLite files, or the servers of MQ_DATABASE_URL and MQ_BROKER_URL.
     """

@@ -30,12 +30,12 @@ class Demo:
         self._display = display
         self._progress = progress
         self._resources = Resources(plan.run, plan.settings)
-        self._workers = [self._worker(number) for number in (1, 2)]
+        self._consumers = [self._consumer(number) for number in (1, 2)]
         self._relay = self._child("relay", "relay", "run")
         self._producer = self._child(
             *("producer", "outbox_demo.producer", str(plan.directory), str(plan.seed))
         )
-        self._faults = FaultInjector(self._relay, self._workers, self._has_unsettled)
+        self._faults = FaultInjector(self._relay, self._consumers, self._has_unsettled)
 
     async def run(self) -> Result:
         """
@@ -44,8 +44,8 @@ class Demo:
         Raises ChildFailed if a process ends unexpectedly.
         """
         began, in_time = time.monotonic(), False
-        self._display.print("starting two workers, a relay and a producing application")
-        async with Processes([*self._workers, self._relay, self._producer]) as processes:
+        self._display.print("starting two consumers, a relay and a producing application")
+        async with Processes([*self._consumers, self._relay, self._producer]) as processes:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._plan.deadline.total_seconds()):
                     await self._until_applied()
@@ -54,8 +54,8 @@ class Demo:
                     in_time = True
             if not in_time:
                 took = time.monotonic() - began
-            for worker in self._workers:
-                await self._faults.count_duplicates(worker)
+            for consumer in self._consumers:
+                await self._faults.count_duplicates(consumer)
             self._display.print("stopping all processes")
             exit_codes = await processes.stop(within=DRAIN_SECONDS)
         counts = await self._counts()
@@ -91,7 +91,7 @@ class Demo:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _is_idle(self) -> bool:
-        for child in (*self._workers, self._relay):
+        for child in (*self._consumers, self._relay):
             if not await child.ready():
                 return False
         return await self._resources.queued() == 0
@@ -105,7 +105,7 @@ class Demo:
         return not counts.waiting and counts.applied >= self._plan.expected.effects
 
     def _check_processes(self) -> None:
-        for child in (*self._workers, self._relay):
+        for child in (*self._consumers, self._relay):
             if child.exit_code is not None:
                 raise ChildFailed(child)
         if self._producer.exit_code not in {None, 0}:
@@ -122,8 +122,8 @@ class Demo:
             return None if self._producer.exit_code == 0 else False
         return await self._resources.queued() + counts.applied > counts.published
 
-    def _worker(self, number: int) -> Child:
-        return self._child(f"worker {number}", "consumer", "run", "outbox_demo.etl:etl")
+    def _consumer(self, number: int) -> Child:
+        return self._child(f"consumer {number}", "consumer", "run", "outbox_demo.etl:etl")
 
     def _child(self, name: str, *program: str) -> Child:
         return Child(name, *program, log=self._plan.directory / f"{name.replace(' ', '-')}.log")

@@ -63,7 +63,7 @@ class Result:
     The result of a run.
 
     Args:
-        duplicates: Duplicates that the workers have skipped, as far as their metrics were read
+        duplicates: Duplicates that the consumers have skipped, as far as their metrics were read
             before a kill.
         killed: Processes killed and started again.
         took: Time until all events were applied.

@@ -1,5 +1,5 @@
 """
-Kills processes of a run and starts them again: each worker once and the relay twice.
+Kills processes of a run and starts them again: each consumer once and the relay twice.
 
 The relay is killed after it has published a batch and before it has deleted the rows, as far as
 the demo meets that moment: then the broker gets the batch twice.
@@ -38,7 +38,7 @@ class PlannedKill:
 
 class FaultInjector:
     """
-    Kills *relay* and *workers*, and starts them again.
+    Kills *relay* and *consumers*, and starts them again.
 
     Args:
         has_unsettled: Whether the relay has published rows that it has not yet deleted; None if
@@ -49,16 +49,16 @@ class FaultInjector:
     def __init__(
         self,
         relay: Child,
-        workers: Sequence[Child],
+        consumers: Sequence[Child],
         has_unsettled: Callable[[], Awaitable[bool | None]],
     ) -> None:
         self._relay = relay
         self._has_unsettled = has_unsettled
         self.pending = [
             PlannedKill(relay, Shares(published=1 / 3, applied=0)),
-            PlannedKill(workers[0], Shares(published=0, applied=1 / 3)),
+            PlannedKill(consumers[0], Shares(published=0, applied=1 / 3)),
             PlannedKill(relay, Shares(published=2 / 3, applied=0)),
-            PlannedKill(workers[1], Shares(published=0, applied=2 / 3)),
+            PlannedKill(consumers[1], Shares(published=0, applied=2 / 3)),
         ]
         self.killed = 0
         self.duplicates = 0

@@ -45,7 +45,7 @@ class Resources:
         await assembly.prepare(consumer_of(self.run), self.settings)
 
     async def queued(self) -> int:
-        """The messages in the queue; some brokers also count those that a worker holds."""
+        """The messages in the queue; some brokers also count those that a consumer holds."""
         consumer = consumer_of(self.run)
         queue = assembly.queues(consumer, self.settings).name
         depth = await assembly.broker(consumer, self.settings).depth(queue)

@@ -31,8 +31,8 @@ from relay.storage.sql_store import SOURCE
 app = typer.Typer(
     name="relay",
     help="Publishes the events that applications have committed to the outbox.",
-    epilog="Settings are environment variables that begin with MQ_; see docs/how-to/run.md. "
-    + EXIT_CODES,
+    epilog="Settings are environment variables that begin with MQ_; see the page Settings of the "
+    "documentation. " + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

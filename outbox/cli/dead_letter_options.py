@@ -25,7 +25,15 @@ Positions = Annotated[
 ]
 Because = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="The reason, which is stored in the table audit_log."),
+    typer.Option(metavar="TEXT", help="Why you do this; stored in the table audit_log."),
+]
+BecauseOfChange = Annotated[
+    str | None,
+    typer.Option(
+        "--because",
+        metavar="TEXT",
+        help="Why you do this; stored in the table audit_log. Required, except with --dry-run.",
+    ),
 ]
 By = Annotated[
     str | None, typer.Option(metavar="NAME", help="The actor; default is the user and the host.")
@@ -36,7 +44,7 @@ DryRun = Annotated[
 ]
 Completed = Annotated[
     bool,
-    typer.Option("--completed", help="Process completed messages again."),
+    typer.Option("--completed", help="Also handle messages again that were completed before."),
 ]
 NewBody = Annotated[
     Path | None,
@@ -63,11 +71,11 @@ def _filters(
     ] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Dead-lettered longer ago: 90s, 15m, 2h, 7d."),
+        typer.Option(metavar="DURATION", help="Dead-lettered longer ago than …, for example 7d."),
     ] = None,
     newer_than: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Dead-lettered within: 90s, 15m, 2h, 7d."),
+        typer.Option(metavar="DURATION", help="Dead-lettered within the last …, for example 90s."),
     ] = None,
     key: Annotated[
         str | None,

@@ -17,6 +17,7 @@ from outbox.cli.dead_letter_export import ExportFailed, export
 from outbox.cli.dead_letter_operations import ReplayRequest
 from outbox.cli.dead_letter_options import (
     Because,
+    BecauseOfChange,
     Bodies,
     By,
     Completed,
@@ -56,7 +57,7 @@ def app(open_source: OpenSource, *, of_consumers: bool) -> typer.Typer:
     made = typer.Typer(
         name="dead",
         help="Read, repair, replay and drop dead letters.",
-        epilog="See docs/how-to/retries-and-dead-letters.md. " + EXIT_CODES,
+        epilog="See the page Retries and dead letters of the documentation. " + EXIT_CODES,
         no_args_is_help=True,
     )
     for name, command in commands.by_name().items():
@@ -137,7 +138,7 @@ class DeadCommands:
         target: Target = "",
         positions: Positions = None,
         everything: Everything = False,
-        because: Because = None,
+        because: BecauseOfChange = None,
         by: By = None,
         dry_run: DryRun = False,
         body: NewBody = None,
@@ -162,7 +163,7 @@ class DeadCommands:
         target: Target = "",
         positions: Positions = None,
         everything: Everything = False,
-        because: Because = None,
+        because: BecauseOfChange = None,
         by: By = None,
         dry_run: DryRun = False,
         selected: Selection,

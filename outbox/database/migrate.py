@@ -39,7 +39,8 @@ def upgrade(database_url: str, revision: str = "head") -> None:
         if sqlstate(error) != _NO_PRIVILEGE:
             raise
         raise ConfigurationError(
-            "no privilege: GRANT CREATE ON the schema, to the owner of the tables if they exist"
+            "the role may not create tables: GRANT CREATE ON the schema to it, or run this as the "
+            "owner of the existing tables"
         ) from None
 
 

@@ -52,8 +52,8 @@ class DeadLetterSource:
                 snapshot = await store.snapshot(connection)
                 unknown = await store.unknown(connection, selection.ids)
                 if unknown:
-                    names = ", ".join(map(str, unknown))
-                    raise ConfigurationError(f"--id: {self.name} has no dead letter {names}")
+                    ids = " or ".join(map(str, unknown))
+                    raise ConfigurationError(f"--id: there is no dead letter {ids} of {self.name}")
                 type_counts = await store.type_counts(connection, selection, snapshot)
             yield OpenedSource(engine, store, selection, snapshot, type_counts)
 

@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     MALFORMED = "malformed"
     """It cannot be decoded as a message, and was not published."""
     UNKNOWN = "unknown"
-    """No confirm came: the broker may have it. Publish it again with the same message id."""
+    """No confirm came: the broker may have it; the relay publishes it again with the same id."""
 
 
 class Publisher(Protocol):

@@ -234,7 +234,10 @@ def without_rights(postgres_url, empty_postgres_url):
 def test_a_right_that_a_command_lacks_is_a_line_and_status_2(run, without_rights):
     migrated, empty = without_rights
     problems = {
-        ("relay", "migrate"): (empty, "no privilege: GRANT CREATE ON the schema"),
+        ("relay", "migrate"): (
+            empty,
+            "the role may not create tables: GRANT CREATE ON the schema",
+        ),
         ("relay", "status"): (migrated, "no privilege: GRANT SELECT ON outbox"),
         ("consumer", "status", TARGET): (
             migrated,

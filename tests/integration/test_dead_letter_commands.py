@@ -294,7 +294,7 @@ async def test_an_export_to_a_closed_pipe_ends_without_a_traceback(shell, engine
             "--id: must be a whole number from 1 on",
         ),
         (["list", "--older-than", LEAK_MARKER], "--older-than: must be a duration"),
-        (["drop", "99", *BECAUSE], "--id: effects has no dead letter 99"),
+        (["drop", "99", *BECAUSE], "--id: there is no dead letter 99 of effects"),
         (["replay", "1", "--body", "bad", *BECAUSE], "--body: is not JSON in UTF-8"),
     ],
 )

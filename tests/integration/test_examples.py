@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
@@ -50,8 +51,65 @@ def rows(database: Path) -> list[tuple[str, int]]:
         ).fetchall()
 
 
+RECORDING = """
+import asyncio
+
+async def main() -> None:
+    await store("a")
+    store_now("b")
+    await store_all(["c", "d"])
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(event, scan, upload))
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+
+
+async def test_the_page_on_recording_events_records_them(tmp_path):
+    (tmp_path / "page.py").write_text(python_of("docs/how-to/record-events.md") + RECORDING)
+
+    for words in (["-m", "relay", "migrate"], ["page.py"]):
+        command = [sys.executable, *words]
+        async with ChildProcess(command, log=tmp_path / "log", env={}, cwd=tmp_path) as child:
+            assert await child.wait(within=30) == 0, child.output
+
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
+        types = connection.execute("SELECT type, count(*) FROM outbox GROUP BY type").fetchall()
+    assert dict(types) == {
+        "health.file.stored": 4,
+        "patient.moved": 1,
+        "scan.taken": 1,
+        "health.data.uploaded": 1,
+    }
+
+
+def test_the_handlers_of_the_page_can_be_pasted():
+    """Handlers below the first example use its imports."""
+    blocks = python_blocks("docs/how-to/write-handlers.md")
+    names: dict[str, Any] = {}
+
+    for block in (blocks[0], *(one for one in blocks if one.startswith("@etl."))):
+        exec(block, names)  # noqa: S102 - our own page
+
+    assert sorted(names["etl"].handlers) == [
+        "health.data.uploaded",
+        "measurement.taken",
+        "patient.moved",
+        "report.ready",
+    ]
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
+
+
+def python_of(page: str) -> str:
+    return "\n".join(python_blocks(page))
+
+
 def test_the_python_of_the_readme_is_python():
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    blocks = python_blocks("README.md")
 
     assert len(blocks) == 2
     for block in blocks:

@@ -3,6 +3,7 @@ The output of `relay status` and `consumer status`, for people and for programs.
 """
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from outbox.wire.envelope import Envelope
 from tests.support.builders import LEAK_MARKER, an_event
 from tests.support.commands import CommandLine
 from tests.support.dead_letters import a_dead_letter, a_dead_letter_of_the_relay, write_dead_letter
+from tests.support.pages import REPOSITORY
 
 TARGET = "tests.support.effects:consumer"
 HOUR = timedelta(hours=1)
@@ -67,6 +69,29 @@ async def park(engine: AsyncEngine) -> None:
         )
 
 
+PUBLIC_API = (REPOSITORY / "docs" / "reference" / "public-api.md").read_text()
+PLACEHOLDERS = {"by_status": "STATUS", "last_24_hours": "TYPE"}
+
+
+def documented_keys(command: str) -> set[str]:
+    """The keys that the page lists for *command*."""
+    section = PUBLIC_API.partition(f"### `{command} --json`")[2].partition("\n#")[0]
+    return set(re.findall(r"^\| `([\w.\[\]]+)` \|", section, re.MULTILINE))
+
+
+def keys(value: Any, path: str = "") -> set[str]:
+    """The keys of *value* as the page writes them."""
+    if isinstance(value, list):
+        return {key for each in value for key in keys(each, f"{path}[]")}
+    if not isinstance(value, dict):
+        return {path}
+    return {
+        key
+        for name, each in value.items()
+        for key in keys(each, f"{path}.{PLACEHOLDERS.get(path, name)}".lstrip("."))
+    }
+
+
 async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     run("consumer", "topology", TARGET)
     await complete(engine, "test.happened", took=1)
@@ -83,6 +108,7 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
 
     status: dict[str, Any] = json.loads(run("consumer", "status", TARGET, "--json"))
 
+    assert keys(status) == documented_keys("consumer status")
     assert (status["consumer"], status["processed"]) == ("effects", 3)
     assert status["by_status"] == {"completed": 3}
     assert status["last_24_hours"] == {
@@ -126,6 +152,7 @@ async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     assert "rejected" in run("relay", "status")
     status = json.loads(run("relay", "status", "--json"))
 
+    assert keys(status) == documented_keys("relay status")
     [pile] = status["dead_letters"]
     assert (pile["reason"], pile["letters"]) == ("rejected", 1)
     assert 0 <= pile["oldest_seconds"] < 60

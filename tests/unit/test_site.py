@@ -104,6 +104,40 @@ def test_the_first_page_is_the_readme_with_the_list_of_pages():
     assert "## For people who run it" in home
 
 
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{page}" for page in PAGES)])
+def test_every_link_to_a_heading_finds_it(page):
+    assert [link for link in links_to_headings(page) if not heading_exists(page, link)] == []
+
+
+def test_a_heading_that_does_not_exist_is_found():
+    assert heading_exists("README.md", ("docs/how-to/run.md", "rights-on-postgres"))
+    assert not heading_exists("README.md", ("docs/how-to/run.md", "rights"))
+    assert not heading_exists("docs/how-to/run.md", ("", "rights"))
+
+
+def links_to_headings(page):
+    """The links of *page* to headings of pages, each as file and anchor."""
+    text = re.sub(r"`[^`\n]*`", "", without_code_blocks((ROOT / page).read_text()))
+    return re.findall(r"\]\((?!\w+:)([^)#\s]*(?<=\.md)|)#([\w-]+)\)", text)
+
+
+def heading_exists(page, link):
+    file, anchor = link
+    target = (ROOT / page).parent / file if file else ROOT / page
+    return anchor in anchors(target.read_text())
+
+
+def anchors(text):
+    """The anchors that the site gives to the headings of *text*."""
+    headings = re.findall(r"^#+ (.+)$", without_code_blocks(text), re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", each) for each in words}
+
+
+def without_code_blocks(text):
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def test_a_source_file_is_shown_as_code():
     page = links.as_page("outbox/errors.py", ROOT)
 

@@ -1,0 +1,18 @@
+"""
+The engine of the examples, for the database that MQ_DATABASE_URL names.
+
+A service passes the engine that it already has: any engine of SQLAlchemy can record events.
+"""
+
+import os
+
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+
+
+def connect() -> AsyncEngine:
+    """Return an engine with the asyncio driver of Postgres or SQLite."""
+    url = make_url(os.environ.get("MQ_DATABASE_URL", "sqlite:///outbox.db"))
+    return create_async_engine(url.set(drivername=_DRIVERS[url.get_backend_name()]))
