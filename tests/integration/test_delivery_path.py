@@ -20,8 +20,10 @@ from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
 from outbox.database.engine import create_engine
 from outbox.runtime.probes import Health
+from outbox.transports.rabbitmq import connection as rabbitmq_connection
 from outbox.transports.rabbitmq.publish_gather import properties
 from tests.support.builders import an_event, on_the_wire
+from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
 
 MOST_FILES = 20
@@ -32,7 +34,7 @@ class Profile:
     """The files in which a function of this thread began between `start` and `stop`."""
 
     def __init__(self) -> None:
-        self._files: set[str] = set()
+        self._functions: dict[str, str] = {}
         self._resumed: set[FrameType] = set()
 
     def start(self) -> None:
@@ -45,12 +47,18 @@ class Profile:
 
     def _called(self, frame: FrameType, event: str, _argument: Any) -> None:
         if event == "call" and frame not in self._resumed:
-            self._files.add(frame.f_code.co_filename)
+            code = frame.f_code
+            self._functions.setdefault(code.co_filename, code.co_qualname)
 
     def of_product(self) -> list[str]:
-        paths = (Path(file) for file in self._files)
-        names = (path.relative_to(REPOSITORY) for path in paths if path.is_relative_to(REPOSITORY))
-        return sorted(str(name) for name in names if name.parts[0] in PACKAGES)
+        """Each file, and the first function that was called in it."""
+        called = {Path(file): function for file, function in self._functions.items()}
+        return sorted(
+            f"{name}: {function}"
+            for path, function in called.items()
+            if path.is_relative_to(REPOSITORY)
+            and (name := path.relative_to(REPOSITORY)).parts[0] in PACKAGES
+        )
 
 
 def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:
@@ -73,6 +81,8 @@ async def test_a_delivery_enters_at_most_twenty_files(postgres_url, rabbitmq_url
 
     settings = ConsumerSettings(_env_file=None, broker_url=rabbitmq_url, concurrency=1)
     await assembly.prepare(etl, settings)
+    # The connection that declared the queues closes in the background: no work of a delivery.
+    await eventually(lambda: not rabbitmq_connection._CLOSING)
     engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
     telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=etl.handlers)
     tasks = assembly.assemble(etl, settings, engine, telemetry=telemetry, health=Health())
@@ -100,5 +110,5 @@ async def test_a_delivery_enters_at_most_twenty_files(postgres_url, rabbitmq_url
     await engine.dispose()
 
     files = profile.of_product()
-    assert "outbox/transports/rabbitmq/frame_reader.py" in files
+    assert any("frame_reader.py" in file for file in files)
     assert len(files) <= MOST_FILES, "\n".join(files)
