@@ -11,7 +11,7 @@ A producer imports only the files of the first block; in reading order:
     tables, payload, validation        the tables, bodies as bytes, what an event may hold
     errors                             every exception that this project raises
 
-    settings, backoff                  shared by relay and consumer
+    settings, url_checks, backoff      shared by relay and consumer
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
 

@@ -15,20 +15,11 @@ from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox.errors import ConfigurationError
+from outbox.url_checks import check_broker, check_database
 
 DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
 DEFAULT_BROKER_URL = "sqlite:///broker.db"
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
-_DATABASE_PARAMETERS = {
-    "host",
-    "port",
-    "sslmode",
-    "sslrootcert",
-    "pgbouncer",
-    "target_session_attrs",
-    "prepared_statement_cache_size",
-}
 _ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
 
 
@@ -151,9 +142,9 @@ class SharedSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
-        _check_database(self.database, allow_insecure=self.allow_insecure)
+        check_database(self.database, allow_insecure=self.allow_insecure)
         for url in self.brokers:
-            _check_broker(url, allow_insecure=self.allow_insecure)
+            check_broker(url, allow_insecure=self.allow_insecure)
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self
@@ -212,52 +203,6 @@ def _line(error: Any) -> str:
     if not error["loc"]:
         return message
     return f"MQ_{str(error['loc'][0]).upper()}: {message}"
-
-
-def _check_database(url: URL, *, allow_insecure: bool) -> None:
-    scheme = url.drivername.split("+")[0]
-    if scheme == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise ValueError("MQ_DATABASE_URL: SQLite needs a file, as in sqlite:///outbox.db")
-        return
-    if scheme != "postgresql":
-        raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
-    unknown = set(url.query) - _DATABASE_PARAMETERS
-    if unknown:
-        raise ValueError(f"MQ_DATABASE_URL: unknown parameter {min(unknown)}")
-    hosts = [url.host, *_as_list(url.query.get("host", ()))]
-    local = all(host is None or _is_local(host) for host in hosts)
-    if not local and not allow_insecure and url.query.get("sslmode") != "verify-full":
-        raise ValueError(
-            "MQ_DATABASE_URL: beyond loopback add ?sslmode=verify-full, "
-            "or set MQ_ALLOW_INSECURE=true"
-        )
-
-
-def _check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
-    if url.scheme == "sqlite":
-        if len(url.path) <= 1:
-            raise ValueError("MQ_BROKER_URL: SQLite needs a file, as in sqlite:///broker.db")
-        return
-    if url.scheme not in {"amqp", "amqps"}:
-        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp or sqlite")
-    if allow_insecure or url.host in _LOOPBACK:
-        return
-    if url.scheme == "amqp":
-        raise ValueError("MQ_BROKER_URL: beyond loopback use amqps, or set MQ_ALLOW_INSECURE=true")
-    if url.query.get("no_verify_ssl", "0") != "0":
-        raise ValueError("MQ_BROKER_URL: no_verify_ssl needs MQ_ALLOW_INSECURE=true")
-    if url.user in {None, "guest"}:
-        raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")
-
-
-def _as_list(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _is_local(host: str) -> bool:
-    # "host:port" as in SQLAlchemy's multihost form; a path is a Unix socket.
-    return host.startswith("/") or host.rsplit(":", 1)[0] in _LOOPBACK or host in _LOOPBACK
 
 
 def console_wanted(log_format: str) -> bool:

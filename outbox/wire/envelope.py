@@ -12,8 +12,8 @@ from outbox.payload import JSON_CONTENT_TYPE
 from outbox.validation import HeaderValue
 
 
-# Nobody changes it, but `frozen` would make it three times as expensive to make, and each event
-# has one made.
+# No code changes an envelope. `frozen` would make it three times as expensive to make, and each
+# event has one made.
 @dataclass(slots=True, kw_only=True)
 class Envelope:
     """
