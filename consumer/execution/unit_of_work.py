@@ -168,7 +168,12 @@ class DriverUnitOfWork(UnitOfWork):
     @property
     def is_open(self) -> bool:
         in_session = self.session.sync_session.get_transaction() is self._began
-        return in_session and bool(self._driver.is_in_transaction())
+        return in_session and self._is_in_transaction
+
+    @property
+    def _is_in_transaction(self) -> bool:
+        # A closed connection has no state to ask for, and raises AttributeError.
+        return not self._driver.is_closed() and bool(self._driver.is_in_transaction())
 
     @property
     def is_lost(self) -> bool:
@@ -179,7 +184,7 @@ class DriverUnitOfWork(UnitOfWork):
             # A BEGIN that was cancelled may still be executed, after the pool has the connection.
             self._driver.terminate()
         has_savepoint = self.session.in_nested_transaction()
-        if self._driver.is_closed() or self._driver.is_in_transaction() or has_savepoint:
+        if self._driver.is_closed() or self._is_in_transaction or has_savepoint:
             await shielded(self._end())
         else:
             # These calls send no request, so a cancellation cannot interrupt them.
@@ -203,7 +208,7 @@ class DriverUnitOfWork(UnitOfWork):
             await self.session.close()
         except DBAPIError:
             # The handler ended the transaction by SQL, and the savepoint with it.
-            if self._driver.is_in_transaction() or self._driver.is_closed():
+            if self._driver.is_closed() or self._is_in_transaction:
                 raise
         finally:
             await self._release()

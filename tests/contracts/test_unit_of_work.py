@@ -170,6 +170,16 @@ async def lose_the_connection(engine: AsyncEngine, units: UnitOfWorkFactory) -> 
         await record(work, an_envelope())
 
 
+async def lose_the_driver(units: UnitOfWorkFactory) -> None:
+    async with units.begin() as work:
+        await work.savepoint()
+        connection = await work.session.connection()
+        raw: Any = await connection.get_raw_connection()
+        raw.driver_connection.terminate()
+        assert (work.is_lost, work.is_open) == (True, False)
+        await work.session.execute(sa.select(1))
+
+
 async def test_a_record_made_in_a_savepoint_is_undone_with_it(engine, units):
     envelope = an_envelope()
     async with units.begin() as work:
@@ -217,6 +227,17 @@ async def test_a_connection_that_was_ended_is_discarded(engine, units):
         await record(work, an_envelope())
         await work.commit()
     assert await rows(engine) == (1, 0)
+
+
+async def test_a_connection_that_was_ended_inside_a_savepoint_is_unavailable(engine, units):
+    """The driver gives it up after an error of its own; then it has no state to ask for."""
+    if engine.dialect.name == "sqlite":
+        return  # it has no connection of a driver of its own
+    with pytest.raises(DBAPIError) as lost:
+        await lose_the_driver(units)
+
+    assert is_unavailable(lost.value)
+    assert engine.pool.checkedout() == 0
 
 
 async def test_a_cancelled_attempt_leaves_no_transaction_behind(engine, units):
