@@ -29,11 +29,11 @@ or dead-lettered. The worst that the first process can do:
 - complete a message late that the other process has dead-lettered, after younger ones of the lane.
 
 **The first row of a lane is the lane's lock.** A process that attempts it holds it locked from
-`next_due` to the end of the transaction, and every other `next_due` skips the lane. One whose
-snapshot is older than the removal of a row finds that row gone, and does not see the one behind it
-as first. A failed attempt that must keep the lock is rolled back to a savepoint. After a full
-rollback another process may have attempted the message: `postpone` and `remove` change only a row
-whose number of attempts is unchanged, and return whether they did.
+`next_due` to the end of the transaction, and every other `next_due` skips the lane. If a row was
+removed after the snapshot of a `next_due`, that call finds the row gone, and does not yet take the
+next row for the first. A failed attempt that must keep the lock is rolled back to a savepoint.
+After a full rollback another process may have attempted the message: `postpone` and `remove`
+change only a row whose number of attempts is unchanged, and return whether they did.
 
 On SQLite the guarantees are stronger: transactions that write exclude each other from their start.
 
