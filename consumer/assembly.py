@@ -4,10 +4,10 @@ The composition root of a consumer: the only place that names concrete adapters.
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
@@ -236,23 +236,22 @@ def retention(
     engine: AsyncEngine,
     *,
     older_than: timedelta,
-    **options: Any,
+    on_purged: Callable[[int], None] | None = None,
 ) -> Retention:
     """
-    The purge of dedup rows of *consumer* that are *older_than* this.
+    The purge of dedup rows of *consumer* that are *older_than* this; for *on_purged* see there.
 
     Raises ConfigurationError if that is below the horizon of its settings.
     """
     checks.check_retention("--older-than", older_than, consumer, settings)
     horizon = checks.horizon(consumer, settings)
-    return Retention(engine, consumer.name, older_than=older_than, horizon=horizon, **options)
+    return Retention(
+        engine, consumer.name, older_than=older_than, horizon=horizon, on_purged=on_purged
+    )
 
 
 async def prepare(
-    consumer: Consumer,
-    settings: ConsumerSettings,
-    *,
-    connections: ConnectionCounter | None = None,
+    consumer: Consumer, settings: ConsumerSettings, *, connections: ConnectionCounter | None = None
 ) -> None:
     """Declare the topology of *consumer*, or only check that it exists."""
     broker_transport = broker(consumer, settings, connections=connections)

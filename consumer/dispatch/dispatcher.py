@@ -38,7 +38,7 @@ class Dispatcher:
     Args:
         delivery_queue: Empty at the start and at the end; it keeps the state of circuit breakers
             and rate limits between subscriptions.
-        concurrency: How many units are handled at a time.
+        concurrency: The number of batches that are handled at a time.
         prefetch: How many deliveries the broker sends ahead, once one is no redelivery.
         is_prefetch_raised: Whether the subscription has this prefetch from the start.
 
@@ -113,7 +113,7 @@ class Dispatcher:
             await self._subscription.raise_prefetch(self._prefetch)
 
     def _start_batches(self, group: asyncio.TaskGroup) -> None:
-        """Start units up to the concurrency, and again when time allows more."""
+        """Start batches up to the concurrency, and again when time allows more."""
         self._cancel_timer()
         while self._free_slots and not self._closing.is_set():
             batch = self._delivery_queue.take(self._now())

@@ -52,7 +52,7 @@ class Worker:
         self._health = health
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Handle deliveries until *stop* is set; units in flight are finished first."""
+        """Handle deliveries until *stop* is set; batches in flight are finished first."""
         failures = 0
         while not stop.is_set():
             # Without a database no delivery could be handled, but each would be counted.

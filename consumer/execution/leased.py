@@ -58,7 +58,7 @@ class LeaseSteps(Generic[Result]):
         del work
         return True
 
-    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+    def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         del work
         raise error
 

@@ -195,7 +195,7 @@ class ParkedSteps:
         )
         return verdict if written else DUPLICATE
 
-    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+    def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         raise_unless_failure(error)
         raise_if_lost(work)
         raise_if_unavailable(error)

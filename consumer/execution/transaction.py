@@ -61,7 +61,7 @@ class Steps(Protocol[Result_co]):
     async def settle(self, work: UnitOfWork) -> bool:
         """Write the verdicts on the messages. Returns whether to commit."""
 
-    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+    def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         """Raise *error*, or another, unless it may be the handler's failure."""
 
     def result(self) -> Result_co:
@@ -92,7 +92,7 @@ async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_
                 if await steps.settle(work):
                     await work.commit()
             except BaseException as error:  # noqa: BLE001 - the user's code
-                steps.blame(work, error)
+                steps.raise_unless_failure(work, error)
                 return error
     except TRANSLATED as error:
         raise_translated(error)
@@ -150,7 +150,7 @@ class HandlerSteps:
         del work
         return bool(self._fresh) or len(self._free) < len(self._attempts)
 
-    def blame(self, work: UnitOfWork, error: BaseException) -> None:
+    def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         del work
         raise_unless_failure(error)
 

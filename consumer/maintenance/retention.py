@@ -24,10 +24,6 @@ MARGIN = timedelta(hours=1)
 PURGE_EVERY = timedelta(minutes=10)
 
 
-def _ignore(_rows: int) -> None:
-    return
-
-
 class Retention:
     """
     Purges rows of *consumer* that are *older_than* this and `MARGIN`.
@@ -44,7 +40,7 @@ class Retention:
         *,
         older_than: timedelta,
         horizon: timedelta,
-        on_purged: Callable[[int], None] = _ignore,
+        on_purged: Callable[[int], None] | None = None,
     ) -> None:
         if older_than < horizon:
             raise ConfigurationError("the dedup store is not purged below its horizon")
@@ -63,7 +59,7 @@ class Retention:
             # `Worker` reports an unavailable database.
             with suppress(DatabaseUnavailable):
                 rows = await self.batch()
-            if rows:
+            if rows and self._on_purged is not None:
                 self._on_purged(rows)
             if rows < PURGE_LIMIT:
                 await pause(stop, PURGE_EVERY)

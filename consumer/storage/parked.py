@@ -15,7 +15,7 @@ after the transaction of the one before has ended:
   that removes it commits, together with the effects. A message that asks before this commit is
   parked behind the row; a message that asks after it follows in order.
 
-**The active process ends.** It stays the active one until its units in flight have ended and it
+**The active process ends.** It stays the active one until its batches in flight have ended and it
 has acked their deliveries. Then the broker requeues the rest of its deliveries at once, before
 another process gets any.
 
