@@ -9,7 +9,7 @@ from rich.console import Console
 
 from consumer.status import QueueState, Status
 from outbox.cli import console as commands
-from outbox.cli import dead_letter_view as display
+from outbox.cli import dead_letter_view
 
 
 def show(console: Console, status: Status) -> None:
@@ -24,7 +24,7 @@ def show(console: Console, status: Status) -> None:
         ],
     )
     commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
-    display.reason_counts(console, status.dead_letters)
+    dead_letter_view.reason_counts(console, status.dead_letters)
     if status.parked is not None:
         commands.show(
             "parked", {"messages": status.parked.messages, "oldest": status.parked.oldest}

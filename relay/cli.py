@@ -10,7 +10,7 @@ import typer
 from alembic.util import CommandError
 
 from outbox.cli import console as commands
-from outbox.cli import dead_letter_view as display
+from outbox.cli import dead_letter_view
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.database import migrate, privileges
@@ -20,10 +20,8 @@ from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import service
 from outbox.settings import SharedSettings
-from outbox.tables import dead_letters as dead_letters_table
-from outbox.tables import outbox
-from relay import assembly
-from relay import replay as dead_letters
+from outbox.tables import dead_letters, outbox
+from relay import assembly, replay
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
 from relay.storage.sql_store import SOURCE
@@ -101,7 +99,7 @@ def status(*, as_json: commands.AsJson = False) -> None:
     async def read() -> tuple[Backlog, list[ReasonCount]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
-            await privileges.verify(engine, {outbox: ["SELECT"], dead_letters_table: ["SELECT"]})
+            await privileges.verify(engine, {outbox: ["SELECT"], dead_letters: ["SELECT"]})
             backlog = await assembly.store(engine, settings).backlog()
             async with reading(engine) as connection:
                 return backlog, await DeadLetters(SOURCE).reason_counts(connection)
@@ -118,11 +116,11 @@ def status(*, as_json: commands.AsJson = False) -> None:
         rows["rows to vacuum"] = backlog.dead_tuples
         rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
     commands.show("outbox", rows)
-    display.reason_counts(console, reason_counts)
+    dead_letter_view.reason_counts(console, reason_counts)
 
 
 def _dead_letters(_target: str) -> DeadLetterSource:
-    return dead_letters.dead_letter_source(commands.settings(RelaySettings, process="relay"))
+    return replay.dead_letter_source(commands.settings(RelaySettings, process="relay"))
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))

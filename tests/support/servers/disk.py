@@ -70,8 +70,3 @@ class SmallDisk:
     def free(self) -> None:
         """Free the blocks that `fill` has taken."""
         self._ballast.unlink(missing_ok=True)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no block is free."""
-        return os.statvfs(self.directory).f_bavail == 0
