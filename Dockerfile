@@ -2,9 +2,14 @@ FROM python:3.13-slim AS build
 WORKDIR /src
 # .dockerignore admits only the sources of the wheel, and the examples.
 COPY . .
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+# Every package has a hash in a lock, the build backend too: nothing is fetched that was not tested.
+RUN python -m venv /build \
+ && /build/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.txt \
+ && /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && python -m venv /venv \
- && /venv/bin/pip install --no-cache-dir -c constraints.txt /wheels/*.whl
+ && /venv/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/runtime.txt \
+ && /venv/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl \
+ && /venv/bin/pip check
 
 FROM python:3.13-slim
 ENV PATH=/venv/bin:$PATH \

@@ -4,14 +4,20 @@ PYTHON ?= python3
 # make test ARGS="-k lanes"
 ARGS ?=
 MINUTES ?= 30
+# The tests that `make lowest` runs: each single part, the contracts with real servers, the main job.
+LOWEST := tests/unit tests/contracts tests/integration/test_main_job.py
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NAMED_PIP := python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/$(NAMED_PIP)
+LOCKED := --require-hashes --no-deps
+# The project itself has no hash; its build backend is installed, so pip fetches none.
+UNLOCKED := --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults soak bench docs install lint types arrows check up down clean
+.PHONY: help demo test lowest faults soak bench docs install lint types arrows check lock audit up down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,13 +28,16 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 test: $(VENV)/.dev ## Run the tests, two at a time
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
+lowest: $(VENV)/.lowest ## Run tests with the oldest versions that pyproject.toml allows
+	$(VENV)/lowest/bin/pytest --numprocesses 2 --dist worksteal $(LOWEST) $(ARGS)
+
 faults: $(VENV)/.dev ## Run the fault matrix; ARGS="-m selection" is the part that every change has to pass
 	$(BIN)/pytest tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/.dev ## Faults at random for MINUTES=30, and a report in soak/
 	$(BIN)/python -m tests.reliability.soak --minutes $(MINUTES) $(ARGS)
 
-bench: $(VENV)/.dev ## Measure relay and consumer beside ones written by hand; 12 minutes with --rounds 2
+bench: $(VENV)/.dev ## Measure relay and consumer beside those of others, by hand, and in C; 45 minutes
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 docs: $(VENV)/.docs ## Write the generated reference pages, and the site in build/site
@@ -52,6 +61,12 @@ arrows: $(VENV)/.dev ## Check which package may import which
 
 check: lint types arrows test ## All of the checks
 
+lock: $(VENV)/.tools ## Write requirements/ and sbom.cdx.json anew; ARGS=--upgrade takes newer versions
+	$(VENV)/tools/bin/python -m tests.supply_chain.lock $(ARGS)
+
+audit: $(VENV)/.tools ## Look for known vulnerabilities in the image; needs PyPI's JSON API
+	$(VENV)/tools/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/runtime.txt
+
 up: ## Start Postgres, RabbitMQ, relay and consumers in containers; passwords come from .env
 	docker compose up --build --detach
 	docker compose ps
@@ -63,21 +78,39 @@ clean: ## Remove .venv, caches and builds; databases stay
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps are older than what they were made from only when that has changed.
-$(VENV)/.runtime: $(VENV)/.created pyproject.toml constraints.txt
+# The stamps are older than what they were made from only when that has changed. The packages come
+# from locks, and pip refuses a file whose hash is not in them. The build backend is one of them.
+$(VENV)/.runtime: $(VENV)/.created pyproject.toml requirements/build.txt requirements/runtime.txt
 	@echo "Installing into $(VENV)"
-	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install $(LOCKED) -r requirements/build.txt -r requirements/runtime.txt
+	@$(PIP) install $(UNLOCKED) -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.created pyproject.toml requirements/build.txt requirements/dev.txt
 	@echo "Installing into $(VENV), with the tools for development"
-	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@$(PIP) install $(LOCKED) -r requirements/build.txt -r requirements/dev.txt
+	@$(PIP) install $(UNLOCKED) -e .
 	@touch $@ $(VENV)/.runtime
 
-$(VENV)/.docs: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.docs: $(VENV)/.created pyproject.toml requirements/build.txt requirements/docs.txt
 	@echo "Installing into $(VENV), with the tools for the documentation"
-	@$(PIP) install -c constraints.txt -e ".[docs]"
+	@$(PIP) install $(LOCKED) -r requirements/build.txt -r requirements/docs.txt
+	@$(PIP) install $(UNLOCKED) -e .
 	@touch $@ $(VENV)/.runtime
+
+# In environments of their own: neither may change what the tests run with.
+$(VENV)/.tools: $(VENV)/.created requirements/tools.txt
+	@echo "Installing into $(VENV)/tools"
+	@$(BIN)/python -m venv $(VENV)/tools
+	@$(VENV)/tools/bin/$(NAMED_PIP) install $(LOCKED) -r requirements/tools.txt
+	@touch $@
+
+$(VENV)/.lowest: $(VENV)/.created pyproject.toml requirements/build.txt requirements/lowest.txt
+	@echo "Installing into $(VENV)/lowest"
+	@$(BIN)/python -m venv $(VENV)/lowest
+	@$(VENV)/lowest/bin/$(NAMED_PIP) install $(LOCKED) -r requirements/build.txt -r requirements/lowest.txt
+	@$(VENV)/lowest/bin/$(NAMED_PIP) install $(UNLOCKED) -e .
+	@touch $@
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \

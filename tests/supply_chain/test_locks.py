@@ -1,0 +1,130 @@
+"""
+The locks in `requirements/`: every version has hashes, and pyproject.toml allows it.
+"""
+
+import json
+import re
+import tomllib
+from itertools import chain
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.supply_chain.lock import PEERS, REQUIREMENTS, ROOT, SBOM, versions
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+GROUPS = PYPROJECT["dependency-groups"]
+DIRECT = {
+    "runtime": PROJECT["dependencies"],
+    "dev": [*PROJECT["dependencies"], *EXTRAS["dev"]],
+    "docs": [*PROJECT["dependencies"], *EXTRAS["docs"]],
+    "build": GROUPS["build"],
+    "tools": GROUPS["tools"],
+    "lowest": [*PROJECT["dependencies"], *EXTRAS["dev"]],
+}
+PIN = re.compile(r"[a-z0-9.-]+==[\w.!+]+( ; .+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\\n|\n))+")
+
+
+PEER_NAMES = sorted(path.stem for path in PEERS.glob("*.in"))
+
+
+def named(requirements):
+    found = [Requirement(each) for each in requirements]
+    return {re.sub(r"[-_.]+", "-", each.name).lower(): each for each in found}
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_every_line_of_a_lock_is_a_version_with_its_hashes(name):
+    text = (REQUIREMENTS / f"{name}.txt").read_text()
+    pins = "".join(line for line in text.splitlines(keepends=True) if line[0] != "#")
+
+    assert PIN.sub("", pins) == ""
+    assert len(versions(name)) > 1
+
+
+@pytest.mark.parametrize("name", PEER_NAMES)
+def test_a_peer_of_the_benchmarks_is_locked_with_hashes_and_drivers_of_the_product(name):
+    text = (PEERS / f"{name}.txt").read_text()
+    wanted = named((PEERS / f"{name}.in").read_text().splitlines())
+    locked, runtime = versions(name, directory=PEERS), versions("runtime")
+
+    assert PIN.sub("", "".join(each for each in text.splitlines(True) if each[0] != "#")) == ""
+    assert wanted.keys() <= locked.keys()
+    assert all(locked[each] in requirement.specifier for each, requirement in wanted.items())
+    assert {each: locked[each] for each in ("asyncpg", "uvloop", "aio-pika")}.items() <= (
+        runtime.items()
+    )
+
+
+def test_every_lock_is_tested():
+    assert {path.stem for path in REQUIREMENTS.iterdir()} == set(DIRECT)
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_a_lock_has_every_direct_dependency_in_a_version_that_is_allowed(name):
+    locked = versions(name)
+
+    for package, requirement in named(DIRECT[name]).items():
+        assert locked[package] in requirement.specifier, package
+
+
+@pytest.mark.parametrize("name", ["dev", "docs"])
+def test_the_tests_and_the_site_run_with_the_versions_of_the_image(name):
+    assert versions("runtime").items() <= versions(name).items()
+
+
+def test_the_wheel_is_built_in_the_image_as_in_the_tests():
+    build, dev = versions("build"), versions("dev")
+
+    assert build["hatchling"] == dev["hatchling"]
+    assert named(GROUPS["build"]).keys() >= named(PYPROJECT["build-system"]["requires"]).keys()
+
+
+def test_the_oldest_versions_are_the_lower_bounds_of_the_runtime():
+    locked = versions("lowest")
+
+    for package, requirement in named(PROJECT["dependencies"]).items():
+        [bound] = [each.version for each in requirement.specifier if each.operator == ">="]
+        lowest = Version(locked[package])
+        assert lowest.release[: len(Version(bound).release)] == Version(bound).release, package
+
+
+def test_the_bill_of_materials_has_every_package_of_the_image():
+    bill = json.loads(SBOM.read_text())
+    listed = {
+        each["purl"].removeprefix("pkg:pypi/").rpartition("@")[::2] for each in bill["components"]
+    }
+    elsewhere = {"colorama", "tzdata"}  # for Windows
+    locked = {each for each in versions("runtime").items() if each[0] not in elsewhere}
+
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {each["name"] for each in chain([bill["metadata"]["component"]])} == {"outbox-relay"}
+    assert listed == locked
+    assert all(each.get("licenses") for each in bill["components"])
+
+
+@pytest.mark.parametrize("place", ["Dockerfile", "Makefile"])
+def test_nothing_is_installed_without_hashes_but_the_project_itself(place):
+    text = (ROOT / place).read_text().replace("\\\n", " ")
+    commands = [
+        each
+        for each in re.split(r"\n|&&", text)
+        if re.search(r"\binstall .*-[re]\b|install .*whl", each)
+    ]
+
+    assert commands
+    for command in commands:
+        is_locked = "--require-hashes" in command or "$(LOCKED)" in command
+        is_project = "--no-index" in command or "$(UNLOCKED)" in command
+        assert is_locked or is_project, command
+
+
+def test_no_build_of_the_project_fetches_its_backend():
+    image, makefile = ((ROOT / name).read_text() for name in ("Dockerfile", "Makefile"))
+
+    assert re.search(r"pip wheel .*--no-build-isolation", image)
+    assert "UNLOCKED := --no-deps --no-build-isolation" in makefile
+    assert "LOCKED := --require-hashes" in makefile
