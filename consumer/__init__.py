@@ -9,6 +9,7 @@ The library with which a service declares its event handlers, and the process th
 For a service:
 
     consumer, handler, message   declare a consumer, its handlers and their options
+    signature                    whether a function can be a handler
     outcomes                     exceptions by which a handler retries or rejects its message
 
 For the process `consumer`, in the order in which a delivery meets them:
@@ -27,11 +28,17 @@ For the process `consumer`, in the order in which a delivery meets them:
 May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
 """
 
-from consumer.consumer import Consumer
-from consumer.handler import CircuitBreaker, OnLeaseExpired, RateLimit
-from consumer.message import Message
-from consumer.outcomes import Reject, Retry
-from outbox.backoff import RetrySchedule
+import outbox_relay
+
+try:
+    from consumer.consumer import Consumer
+    from consumer.handler import CircuitBreaker, OnLeaseExpired, RateLimit
+    from consumer.message import Message
+    from consumer.outcomes import Reject, Retry
+    from outbox.backoff import RetrySchedule
+except ImportError:
+    outbox_relay.explain_import_error("consumer")
+    raise
 
 __all__ = [
     "CircuitBreaker",

@@ -1,5 +1,5 @@
 """`python -m consumer` is the command `consumer`."""
 
-from consumer.cli import main
+import outbox_relay
 
-main()
+outbox_relay.consumer()

@@ -4,7 +4,6 @@ The composition root of a consumer: the only place that names concrete adapters.
 
 import asyncio
 import random
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,11 +12,16 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks
+from consumer.batch_sizes import BatchSizes
 from consumer.consumer import Consumer
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
+from consumer.dispatch.dispatcher import Dispatcher
+from consumer.dispatch.parked_strikes import ParkedStrikes
 from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.settlement import Settlement
+from consumer.dispatch.strikes import Strikes
+from consumer.dispatch.turns import InTurn, Turns
 from consumer.dispatch.worker import Worker
 from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
@@ -25,10 +29,10 @@ from consumer.execution.ordering import Lanes
 from consumer.execution.parked import ParkedContext
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
-from consumer.maintenance.retention import Retention
+from consumer.maintenance.retention import Retention, retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
-from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
+from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import DurationWriter
@@ -36,12 +40,15 @@ from consumer.storage.leases import Leases
 from consumer.storage.parked import ParkedMessages
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
-from outbox.database import migrate, privileges
+from outbox.database.location import ANYWHERE, Location
+from outbox.database.verification import Expectation
+from outbox.dead_letters.source import allow_configured_headers
 from outbox.runtime import probes, process
+from outbox.runtime.schema_monitor import SchemaMonitor
+from outbox.runtime.topology_report import check_policies
 from outbox.transports.base import ConnectionCounter, Transport
-from outbox.transports.connect import transport
+from outbox.transports.connect import management, transport
 from outbox.transports.topology import Topology
-from outbox.validation import allow_headers
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
@@ -53,17 +60,7 @@ def role(consumer: Consumer) -> str:
     return f"consumer {consumer.name}"
 
 
-def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
-    """The names and arguments of all queues of *consumer*."""
-    delays = {delay for each in checks.policies(consumer, settings) for delay in each.delays}
-    return ConsumerQueues(
-        name=consumer.queue or f"{settings.processing_queue}.{consumer.name}",
-        bindings=consumer.bindings,
-        delays=sorted(delays),
-        message_ttl=settings.message_ttl,
-        delivery_limit=settings.delivery_limit,
-        single_active=consumer.ordered,
-    )
+queues = checks.queues
 
 
 def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
@@ -74,10 +71,7 @@ def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
 
 
 def broker(
-    consumer: Consumer,
-    settings: ConsumerSettings,
-    *,
-    connections: ConnectionCounter | None = None,
+    consumer: Consumer, settings: ConsumerSettings, *, connections: ConnectionCounter | None = None
 ) -> Transport:
     """The configured broker; *connections* counts the open connections to it."""
     return transport(settings, name=process.name(role(consumer)), connections=connections)
@@ -90,47 +84,47 @@ def database(
     return process.database(settings, role=role(consumer), lock_timeout=settings.lock_timeout)
 
 
-async def verified(consumer: Consumer, engine: AsyncEngine) -> None:
-    """
-    Check the version of the schema, and the rights of *consumer* to its tables.
-
-    Raises SchemaMismatch and DatabaseUnavailable.
-    """
-    await migrate.verify(engine)
-    await privileges.verify(engine, checks.rights_of_process(consumer))
+def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
+    """The database that *consumer* needs."""
+    return checks.expectation(consumer, queues(consumer, settings).name)
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
     """
     Run *consumer* until *stop* is set.
 
-    Raises ConfigurationError and Unavailable at start only. Later, the process waits for an
-    unavailable database or broker.
+    Raises ConfigurationError and Unavailable at start only; later it waits for the servers.
     """
+    checks.check_handlers(consumer)
     checks.check(consumer, settings)
-    allow_headers(*settings.allowed_headers)
+    allow_configured_headers(settings)
     registry = CollectorRegistry()
     health = probes.Health("broker")
     queue = queues(consumer, settings).name
-    telemetry = Telemetry(registry, source=consumer.name, queue=queue, known=consumer.handlers)
+    telemetry = Telemetry(
+        registry, source=consumer.name, queue=queue, known=consumer.handlers, health=health
+    )
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(consumer, settings) as engine,
     ):
-        await verified(consumer, engine)
+        found = await expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
-        tasks = assemble(consumer, settings, engine, telemetry=telemetry, health=health)
+        tasks = assemble(
+            consumer, settings, engine, found=found, telemetry=telemetry, health=health
+        )
         telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
         async with asyncio.TaskGroup() as group:
             group.create_task(tasks.retention.run(stop))
             group.create_task(tasks.dead_letter_worker.run(stop))
-            monitoring = group.create_task(tasks.topology_monitor.run(stop))
+            monitoring = [group.create_task(each.run(stop)) for each in tasks.monitors]
             if tasks.parked_worker is not None:
                 group.create_task(tasks.parked_worker.run(stop))
             group.create_task(tasks.durations.run(stop))
             await tasks.worker.run(stop)
-            # It may wait for a broker that does not answer, and no delivery needs it any more.
-            monitoring.cancel()
+            # They may wait for a server that does not answer, and no delivery needs them any more.
+            for task in monitoring:
+                task.cancel()
         await tasks.durations.write()
 
 
@@ -140,7 +134,7 @@ class Tasks:
 
     worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
-    topology_monitor: TopologyMonitor
+    monitors: tuple[TopologyMonitor, SchemaMonitor]
     parked_worker: ParkedWorker | None
     retention: Retention
     durations: DurationWriter
@@ -153,13 +147,16 @@ def assemble(
     *,
     telemetry: Telemetry,
     health: probes.Health,
+    found: Location = ANYWHERE,
 ) -> Tasks:
-    """Build all parts of *consumer*, and return those with a loop."""
+    """Build all parts of *consumer*, whose tables were *found*; returns those with a loop."""
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     dedup = Dedup(consumer.name)
-    units = UnitOfWorkFactory(engine)
+    expected = expectation(consumer, settings)
+    schema_monitor = SchemaMonitor(expected, found, engine, health, telemetry.availability)
+    units = UnitOfWorkFactory(engine, schema_monitor.gate)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
     lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
@@ -170,6 +167,7 @@ def assemble(
         health=health,
         jitter=random.random,
     )
+    batch_sizes = BatchSizes(consumer.handlers)
     executor = Executor(
         units=units,
         sessions=sessions,
@@ -178,14 +176,21 @@ def assemble(
         lanes=lanes,
         policy=settings.retry_policy,
         retention=settings.retention,
+        unsupported_wait=settings.unsupported_wait,
         telemetry=telemetry,
         jitter=random.random,
+        batch_sizes=batch_sizes,
     )
-    worker = Worker(
-        transport=broker_transport,
-        queue=consumer_queues.name,
-        delivery_queue=DeliveryQueue(consumer.handlers, lane_of=lanes.lane_of if lanes else None),
-        executor=executor,
+    begun, turns = BegunDeliveries(consumer.name, sessions), Turns() if lanes else None
+    dispatcher = Dispatcher(
+        delivery_queue=DeliveryQueue(
+            consumer.handlers,
+            lane_of=lanes.lane_of if lanes else None,
+            limit=settings.delivery_limit,
+            sizes=batch_sizes,
+        ),
+        executor=InTurn(executor, turns) if turns else executor,
+        strikes=Strikes(begun, executor, database_retry, turns),
         settlement=Settlement(
             queues=consumer_queues,
             dead_letter_writer=dead_letter_writer,
@@ -196,6 +201,16 @@ def assemble(
         database_retry=database_retry,
         concurrency=concurrency,
         prefetch=checks.prefetch(consumer, settings),
+        # A prefetch is raised with a second subscription, which a queue with a single active
+        # consumer would leave idle.
+        starts_slowly=settings.is_counted_by_broker and not consumer.ordered,
+    )
+    worker = Worker(
+        transport=broker_transport,
+        queue=consumer_queues.name,
+        dispatcher=dispatcher,
+        executor=executor,
+        database_retry=database_retry,
         ordered=consumer.ordered,
         telemetry=telemetry,
         health=health,
@@ -211,48 +226,44 @@ def assemble(
     purge = retention(
         consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
     )
-    work_queue = consumer_queues.work_queue(settings.dlx_exchange)
-    topology_monitor = TopologyMonitor(transport=broker_transport, queue=work_queue)
+    topology_monitor = TopologyMonitor(
+        transport=broker_transport,
+        queues=consumer_queues,
+        topology=declared(consumer, settings),
+        report=telemetry.topology_report(health),
+        management=management(settings),
+        declares=settings.declare_topology,
+    )
     parked_worker = None
-    if lanes is not None:
+    if lanes is not None and turns is not None:
+        context = ParkedContext(
+            handlers=consumer.handlers,
+            queue=consumer_queues.name,
+            executor=executor,
+            parked=lanes.parked,
+            begun=begun,
+            dead_letter_writer=dead_letter_writer,
+        )
         parked_worker = ParkedWorker(
-            context=ParkedContext(
-                handlers=consumer.handlers,
-                queue=consumer_queues.name,
-                executor=executor,
-                parked=lanes.parked,
-                dead_letter_writer=dead_letter_writer,
-            ),
+            strikes=ParkedStrikes(context, settings.delivery_limit),
+            turns=turns,
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
         )
+    monitors = (topology_monitor, schema_monitor)
     durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    return Tasks(worker, dead_letter_worker, topology_monitor, parked_worker, purge, durations)
-
-
-def retention(
-    consumer: Consumer,
-    settings: ConsumerSettings,
-    engine: AsyncEngine,
-    *,
-    older_than: timedelta,
-    on_purged: Callable[[int], None] | None = None,
-) -> Retention:
-    """
-    The purge of dedup rows of *consumer* that are *older_than* this; for *on_purged* see there.
-
-    Raises ConfigurationError if that is below the horizon of its settings.
-    """
-    checks.check_retention("--older-than", older_than, consumer, settings)
-    horizon = checks.horizon(consumer, settings)
-    return Retention(
-        engine, consumer.name, older_than=older_than, horizon=horizon, on_purged=on_purged
-    )
+    return Tasks(worker, dead_letter_worker, monitors, parked_worker, purge, durations)
 
 
 async def prepare(
     consumer: Consumer, settings: ConsumerSettings, *, connections: ConnectionCounter | None = None
 ) -> None:
-    """Declare the topology of *consumer*, or only check that it exists."""
+    """
+    Declare the topology of *consumer*, or only check that it exists; check the policies.
+
+    Raises TopologyMismatch, ConfigurationError and BrokerUnavailable.
+    """
+    topology = declared(consumer, settings)
     broker_transport = broker(consumer, settings, connections=connections)
-    await process.prepare(broker_transport, declared(consumer, settings), settings)
+    await process.prepare(broker_transport, topology, settings)
+    await check_policies(management(settings), topology)

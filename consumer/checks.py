@@ -7,11 +7,14 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from consumer.batch_sizes import MOST_MESSAGES, BatchSizes
 from consumer.consumer import Consumer
+from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
-from consumer.storage.tables import parked_messages, processed_messages
+from consumer.storage.tables import begun_deliveries, parked_messages, processed_messages
 from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights
+from outbox.database.verification import Expectation
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters
 
@@ -25,17 +28,35 @@ def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedu
     return [settings.retry_policy, *own]
 
 
+def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
+    """The names and arguments of all queues of *consumer*."""
+    delays = {delay for each in policies(consumer, settings) for delay in each.delays}
+    return ConsumerQueues(
+        name=consumer.queue or f"{settings.processing_queue}.{consumer.name}",
+        bindings=consumer.bindings,
+        delays=sorted(delays),
+        message_ttl=settings.message_ttl,
+        delivery_limit=settings.delivery_limit if settings.is_counted_by_broker else None,
+        single_active=consumer.ordered,
+    )
+
+
 def largest_batch(consumer: Consumer) -> int:
-    """The size of the largest batch that a handler takes."""
-    return max((handler.batch_size for handler in consumer.handlers.values()), default=1)
+    """The largest batch size that a handler is registered with."""
+    return max((handler.batch_size or 1 for handler in consumer.handlers.values()), default=1)
 
 
 def prefetch(consumer: Consumer, settings: ConsumerSettings) -> int:
     """Messages that the broker delivers ahead: `MQ_PREFETCH`, or enough to keep handlers busy."""
     if settings.prefetch is not None:
         return settings.prefetch
+    handlers = consumer.handlers
+    may_share = any(map(BatchSizes(handlers).of, handlers.values()))
     return max(
-        MIN_PREFETCH, UNITS_AHEAD * settings.concurrency, UNITS_AHEAD * largest_batch(consumer)
+        # One batch is handled while the broker delivers the next one.
+        2 * MOST_MESSAGES if may_share else MIN_PREFETCH,
+        UNITS_AHEAD * settings.concurrency,
+        UNITS_AHEAD * largest_batch(consumer),
     )
 
 
@@ -68,6 +89,15 @@ def check_retention(
         )
 
 
+def check_handlers(consumer: Consumer) -> None:
+    """Raise ConfigurationError if *consumer* has no handler: it would dead-letter all messages."""
+    if not consumer.handlers:
+        raise ConfigurationError(
+            f"consumer {consumer.name}: has no handlers: register them in the module of "
+            "MODULE:NAME, or in one that it imports"
+        )
+
+
 def check(consumer: Consumer, settings: ConsumerSettings) -> None:
     """Raise ConfigurationError, with a line for each setting that contradicts another one."""
     problems: list[str] = []
@@ -96,6 +126,7 @@ def rights_of_process(consumer: Consumer) -> Rights:
     """The rights that a process of *consumer* needs."""
     rights: dict[sa.Table, tuple[str, ...]] = {
         processed_messages: _ALL,
+        begun_deliveries: _ALL,
         dead_letters: ("SELECT", "INSERT"),
         audit_log: ("SELECT",),
     }
@@ -106,4 +137,26 @@ def rights_of_process(consumer: Consumer) -> Rights:
 
 def rights_of_status(consumer: Consumer) -> Rights:
     """The rights that `consumer status` needs."""
-    return {table: ("SELECT",) for table in rights_of_process(consumer) if table is not audit_log}
+    unread = (audit_log, begun_deliveries)
+    return {table: ("SELECT",) for table in rights_of_process(consumer) if table not in unread}
+
+
+def rights_of_purge(consumer: Consumer) -> Rights:
+    """The rights that `consumer purge` needs; it locks the rows before it deletes them."""
+    rights: dict[sa.Table, tuple[str, ...]] = {processed_messages: ("SELECT", "UPDATE", "DELETE")}
+    if consumer.ordered:
+        rights[parked_messages] = ("SELECT",)
+    return rights
+
+
+def expectation(consumer: Consumer, queue: str) -> Expectation:
+    """The database that *consumer* needs if it reads *queue*."""
+    return Expectation(
+        rights=rights_of_process(consumer),
+        source=consumer.name,
+        target=queue,
+        refusal=f"consumer {consumer.name}: its dedup rows in this schema belong to the queue"
+        " {recorded}, and the messages of two queues would count as duplicates of each other: use"
+        " another name, or a schema of its own; to move the consumer to another queue run"
+        " `consumer topology --adopt`",
+    )

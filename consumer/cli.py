@@ -5,6 +5,7 @@ The command `consumer`.
 import asyncio
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +13,25 @@ import typer
 
 from consumer import assembly, checks, replay
 from consumer.consumer import Consumer
+from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
 from consumer.status_view import show
+from outbox.cli import adoption
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.interruptible import run_interruptible
-from outbox.database import migrate
+from outbox.cli.output import run_command
+from outbox.cli.problems import Problems
+from outbox.database import migrate, row_access
+from outbox.database.location import Location
 from outbox.dead_letters.selection import duration
-from outbox.dead_letters.source import DeadLetterSource
+from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.errors import ConfigurationError
-from outbox.runtime import service
+from outbox.runtime import probes, service, topology_report
+from outbox.transports.connect import management
+from outbox_relay import hidden_by_us
 
 app = typer.Typer(
     name="consumer",
@@ -49,23 +57,40 @@ _BELOW_RETENTION = (
 
 def main() -> None:
     """Run the command; the entry point of the package."""
-    app()
+    run_command(app)
 
 
 @app.command()
 def run(target: Target) -> None:
     """Handle events until SIGTERM or SIGINT; a second signal ends it at once."""
-    settings, consumer = _start(target)
+    settings, consumer = _start(target, warnings="log")
     code = service.run(lambda stop: assembly.serve(consumer, settings, stop), drain=settings.drain)
     raise SystemExit(code)
 
 
 @app.command()
-def topology(target: Target) -> None:
+def topology(
+    target: Target,
+    *,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Let the dedup rows of the consumer belong to its queue."),
+    ] = False,
+    because: adoption.Because = None,
+) -> None:
     """Declare the consumer's queues and bindings."""
-    settings, consumer = _start(target)
+    settings, consumer = _start(target, warnings="stderr", servers=["broker_url"])
     declared = assembly.declared(consumer, settings)
-    commands.once(lambda: assembly.broker(consumer, settings).declare(declared))
+
+    async def declare() -> None:
+        adoption.check_reason(adopt=adopt, because=because)
+        await assembly.broker(consumer, settings).declare(declared)
+        if adopt:
+            expected = assembly.expectation(consumer, settings)
+            async with assembly.database(consumer, settings) as engine:
+                await adoption.adopt(engine, expected, because=because or "")
+
+    commands.once(declare)
     for queue in declared.queues:
         console.print(f"queue {queue.name}")
 
@@ -73,19 +98,34 @@ def topology(target: Target) -> None:
 @app.command()
 def check(target: Target) -> None:
     """Check settings, schema and topology without changing anything."""
-    settings, consumer = _start(target)
+    settings, consumer = _start(target, warnings="stderr")
 
-    async def verify() -> list[str]:
-        checks.check(consumer, settings)
-        async with assembly.database(consumer, settings) as engine:
-            await assembly.verified(consumer, engine)
-        return await assembly.broker(consumer, settings).verify(
-            assembly.declared(consumer, settings)
-        )
+    async def verify() -> tuple[Location, list[str], list[str]]:
+        problems = Problems()
+        problems.step(lambda: checks.check_handlers(consumer))
+        problems.step(lambda: checks.check(consumer, settings))
+        problems.step(lambda: allow_configured_headers(settings))
+        problems.step(lambda: probes.check_host(settings))
+        location = await problems.async_step(_check_database(consumer, settings))
+        declared = assembly.declared(consumer, settings)
+        verifying = assembly.broker(consumer, settings).verify(declared)
+        uncompared = await problems.async_step(verifying)
+        odd = await problems.async_step(topology_report.check(management(settings), declared))
+        found = problems.unless_found
+        return found(location), found(uncompared), found(odd)
 
-    commands.warn_of_uncompared(commands.once(verify))
+    location, not_compared, odd = commands.once(verify)
+    commands.warn_of_uncompared(not_compared)
+    commands.warn(odd)
+    commands.warn_of_certificates()
     commands.warn_of_sqlite(settings)
+    console.print(str(location))
     console.print("settings, schema and topology are good")
+
+
+async def _check_database(consumer: Consumer, settings: ConsumerSettings) -> Location:
+    async with assembly.database(consumer, settings) as engine:
+        return await assembly.expectation(consumer, settings).verify(engine)
 
 
 @app.command()
@@ -116,8 +156,9 @@ def purge(
         age = duration("--older-than", older_than) or settings.retention
         total = 0
         async with assembly.database(consumer, settings) as engine:
-            retention = assembly.retention(consumer, settings, engine, older_than=age)
+            retention = retention_of(consumer, settings, engine, older_than=age)
             await migrate.verify(engine)
+            await row_access.verify(engine, checks.rights_of_purge(consumer))
             if age < settings.retention:
                 print(_BELOW_RETENTION, file=sys.stderr)  # noqa: T201
             async for rows in retention.batches(stop):
@@ -134,8 +175,15 @@ def _dead_letters(target: str) -> DeadLetterSource:
     return replay.dead_letter_source(consumer, settings)
 
 
-def _start(target: str) -> tuple[ConsumerSettings, Consumer]:
-    settings = commands.settings(ConsumerSettings, process="consumer")
+def _start(
+    target: str,
+    *,
+    warnings: commands.Warnings | None = None,
+    servers: Sequence[str] = commands.SERVERS,
+) -> tuple[ConsumerSettings, Consumer]:
+    settings = commands.settings(
+        ConsumerSettings, process="consumer", warnings=warnings, servers=servers
+    )
     try:
         return settings, _load(target)
     except ConfigurationError as error:
@@ -147,15 +195,37 @@ def _load(target: str) -> Consumer:
     module_name, _, attribute = target.partition(":")
     if not attribute:
         raise ConfigurationError("MODULE:NAME: a colon is missing, as in myapp.etl:etl")
+    if not all(module_name.split(".")):
+        raise ConfigurationError(
+            "MODULE:NAME: the module must be words joined by dots, as in myapp.etl:etl"
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
+    except SystemExit:
+        # Else its exit code would be that of this command, such as 0 for a consumer that is good.
+        raise ConfigurationError(
+            f"MODULE:NAME: {module_name} ends the process when it is imported"
+        ) from None
     except ModuleNotFoundError as error:
+        _check_not_hidden(error.name or module_name)
         raise ConfigurationError(f"MODULE:NAME: there is no module {error.name}") from None
+    except ImportError as error:
+        _check_not_hidden(error.name or "")
+        raise
     found = getattr(module, attribute, None)
     if not isinstance(found, Consumer):
+        _check_not_hidden(module_name)
         raise ConfigurationError(f"MODULE:NAME: {target} is not a Consumer")
     return found
+
+
+def _check_not_hidden(module: str) -> None:
+    if path := hidden_by_us(module, Path.cwd()):
+        raise ConfigurationError(
+            f"MODULE:NAME: {path} is hidden by the package of the same name of this program: "
+            "rename it"
+        ) from None
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))

@@ -2,7 +2,8 @@
 The declaration of a consumer: its name, its bindings, and its handlers. No I/O.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar, Unpack
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.handler import Handler, Lease, OnLeaseExpired, Options
 from consumer.message import Message
+from consumer.signature import ALONE, BATCH, WITH_SESSION, check_function
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.validation import check_type
 
@@ -20,6 +22,13 @@ LeasedFunction: TypeAlias = Callable[[Message[Any]], Awaitable[None]]
 Function = TypeVar("Function", bound=HandlerFunction)
 OfBatch = TypeVar("OfBatch", bound=BatchFunction)
 Leased = TypeVar("Leased", bound=LeasedFunction)
+
+
+RELAY = "relay"
+"""The source of dead letters and the target that belong to the relay, and to no consumer."""
+
+_QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_MAX_PATTERN_BYTES = 255
 
 
 class Consumer:
@@ -33,7 +42,8 @@ class Consumer:
         ordered: Handle the messages of an ordering key one after another, in the order in which
             they were published; one process works at a time, others stand by.
 
-    Raises ConfigurationError if the name is invalid, or *bindings* is empty or a string.
+    Raises ConfigurationError if the name is invalid or `relay`, *bindings* is empty or no list of
+    patterns, or *queue* is no name of a queue.
 
     """
 
@@ -49,8 +59,18 @@ class Consumer:
             check_type(name)
         except InvalidEvent:
             raise ConfigurationError("consumer name: must be words joined by dots") from None
-        if isinstance(bindings, str) or not bindings:
-            raise ConfigurationError(f"consumer {name}: bindings must be a list of patterns")
+        if name == RELAY:
+            raise ConfigurationError(
+                f"consumer name: must not be {RELAY}, the source of the relay in dead_letters"
+            )
+        if not _are_patterns(bindings):
+            raise ConfigurationError(
+                f"consumer {name}: bindings must be a list of patterns of 1 to 255 bytes"
+            )
+        if queue is not None and not _is_queue(queue):
+            raise ConfigurationError(
+                f"consumer {name}: queue must be 1 to 200 letters, digits and _.:-"
+            )
         self.name = name
         self.bindings = tuple(bindings)
         self.queue = queue
@@ -58,7 +78,7 @@ class Consumer:
         self.handlers: dict[str, Handler] = {}
 
     def on(
-        self, event_type: str, /, *, batch_size: int = 1, **options: Unpack[Options]
+        self, event_type: str, /, *, batch_size: int | None = None, **options: Unpack[Options]
     ) -> Callable[[Function], Function]:
         """
         Register the decorated coroutine function for events of *event_type*.
@@ -68,10 +88,12 @@ class Consumer:
         must not commit itself. If it raises, the consumer rolls back and retries the message.
 
         Up to *batch_size* waiting messages share one transaction and one ack; if one fails, the
-        consumer rolls back and handles each in its own transaction. For *options* see
-        `consumer.handler.Options`.
+        consumer rolls back and handles each in its own transaction. With None the consumer decides
+        how many: up to 64 if calls are short and rarely fail, one otherwise. With 1 none shares.
+        For *options* see `consumer.handler.Options`.
 
-        Raises ConfigurationError if the type is invalid or has a handler, or an option is invalid.
+        Raises ConfigurationError if the type is invalid or has a handler, an option is invalid, or
+        the function is no coroutine function with these parameters.
         """
         return self._registering(event_type, options, batch_size=batch_size)
 
@@ -125,7 +147,15 @@ class Consumer:
                 "handlers and no circuit breakers"
             )
 
+        parameters = BATCH if handler.takes_list else ALONE if handler.lease else WITH_SESSION
+
         def register(function: Any) -> Any:
+            try:
+                check_function(function, parameters=parameters)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"consumer {self.name}: {event_type}: handler {error}"
+                ) from None
             self.handlers[event_type] = replace(handler, function=function)
             return function
 
@@ -136,3 +166,21 @@ def _check_names(options: Options) -> None:
     """Raise ConfigurationError for an option that is misspelt, or of another kind of handler."""
     for name in sorted(options.keys() - Options.__annotations__.keys()):
         raise ConfigurationError(f"{name}: is no option of this kind of handler")
+
+
+def _are_patterns(values: object) -> bool:
+    """Whether a broker takes *values* for topic patterns; callers without a type checker err."""
+    if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
+        return False
+    return bool(values) and all(map(_is_pattern, values))
+
+
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and 1 <= len(value.encode()) <= _MAX_PATTERN_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_queue(value: object) -> bool:
+    return isinstance(value, str) and _QUEUE.fullmatch(value) is not None

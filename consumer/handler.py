@@ -32,6 +32,8 @@ class RateLimit:
     per: timedelta = timedelta(seconds=1)
 
     def __post_init__(self) -> None:
+        _check_kind("rate_limit: messages", self.messages, int)
+        _check_kind("rate_limit: per", self.per, timedelta)
         if self.messages < 1 or self.per <= timedelta(0):
             raise ConfigurationError("rate_limit: messages and per must be positive")
 
@@ -54,6 +56,8 @@ class CircuitBreaker:
     pause: timedelta = timedelta(seconds=30)
 
     def __post_init__(self) -> None:
+        _check_kind("circuit_breaker: failures", self.failures, int)
+        _check_kind("circuit_breaker: pause", self.pause, timedelta)
         if self.failures < 1 or self.pause <= timedelta(0):
             raise ConfigurationError("circuit_breaker: failures and pause must be positive")
 
@@ -111,7 +115,7 @@ class Handler:
     The handler of one event type.
 
     Args:
-        batch_size: The most messages that share a transaction.
+        batch_size: The most messages that share a transaction; None if `BatchSizes` decides.
         takes_list: *function* is called with a list of messages.
         lease: *function* is called with the message alone, outside any transaction.
 
@@ -121,7 +125,7 @@ class Handler:
 
     event_type: str
     function: Callable[..., Awaitable[None]] = field(default=_undecorated, repr=False)
-    batch_size: int = 1
+    batch_size: int | None = 1
     takes_list: bool = False
     lease: Lease | None = None
     model: type[BaseModel] | None = None
@@ -132,9 +136,10 @@ class Handler:
     retry: RetrySchedule | None = None
 
     def __post_init__(self) -> None:
-        _check_kind("batch_size", self.batch_size, int)
-        if not 1 <= self.batch_size <= LONGEST_BATCH:
-            raise ConfigurationError(f"batch_size: must be from 1 to {LONGEST_BATCH}")
+        if self.batch_size is not None:
+            _check_kind("batch_size", self.batch_size, int)
+            if not 1 <= self.batch_size <= LONGEST_BATCH:
+                raise ConfigurationError(f"batch_size: must be from 1 to {LONGEST_BATCH}")
         for name, kind in _KINDS.items():
             if (value := getattr(self, name)) is not None:
                 _check_kind(name, value, kind)

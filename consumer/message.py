@@ -17,12 +17,13 @@ class Message(Generic[Payload]):
     An event with its payload as the registered model, as a JSON value, or as bytes.
 
     Args:
+        id: A UUID, or the text that another publisher chose as the id of its message.
         attempt: The number of this attempt: 1, and 1 more for each attempt that has failed.
         redelivered: The broker has delivered it before, perhaps to a process that ended.
 
     """
 
-    id: UUID
+    id: UUID | str
     type: str
     payload: Payload = field(repr=False)
     idempotency_key: str

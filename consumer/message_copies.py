@@ -1,7 +1,8 @@
 """
 Copies of delivered messages, published to a queue by its name; and messages from the dead queue.
 
-    retry_copy         waits in a retry queue
+    retry_copy         waits in a retry queue, with the normal priority
+    renewed_copy       goes to the end of the work queue, as if it had never been delivered
     requeue_copy       goes from the dead queue back to the work queue
     replay_copy        goes from `dead_letters` back to the work queue
     original_message   a message of the dead queue, as it was before the broker dead-lettered it
@@ -10,6 +11,10 @@ A copy has the id of its message, and headers with the original route. It leaves
 broker has added: a republished x-death closes channels on some versions of RabbitMQ, and CC or BCC
 would route the copy elsewhere. It also leaves out values of other publishers that this project can
 decode but not encode.
+
+All copies in a retry queue have one priority: RabbitMQ 4.0 takes the messages of a queue in the
+order of their priority and looks at the time to live of the next one only, so that a message of
+another priority would wait behind it. A header remembers the priority.
 """
 
 from collections.abc import Mapping
@@ -18,14 +23,17 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from outbox.wire.codec import WireMessage
+from outbox.event import Priority
+from outbox.wire.codec import WireMessage, sent_priority, wire_priority
 from outbox.wire.headers import (
     ATTEMPT_HEADER,
     EXCHANGE_HEADER,
     NOT_BEFORE_HEADER,
+    PRIORITY_HEADER,
     REPLAY_HEADER,
     REQUEUES_HEADER,
     ROUTING_KEY_HEADER,
+    UNSUPPORTED_SINCE_HEADER,
 )
 
 UNKNOWN_REASON = "dead_lettered"
@@ -40,19 +48,43 @@ def retry_copy(
     queue: str,
     attempt: int | None = None,
     not_before: datetime | None = None,
+    failed: bool = False,
 ) -> WireMessage:
     """
-    The copy that waits in *queue*.
+    The copy that waits in the retry queue *queue*.
 
     *attempt* is the number of failed attempts; None leaves it as it is. A copy that is delivered
-    earlier than *not_before* has to wait again.
+    earlier than *not_before* has to wait again. A message that has *failed* has a handler.
     """
     added: dict[str, Any] = {}
+    without = {NOT_BEFORE_HEADER, UNSUPPORTED_SINCE_HEADER} if failed else {NOT_BEFORE_HEADER}
     if attempt is not None:
         added[ATTEMPT_HEADER] = attempt
     if not_before is not None:
-        added[NOT_BEFORE_HEADER] = not_before.astimezone(UTC).isoformat(timespec="milliseconds")
-    return _copy(message, queue, without={NOT_BEFORE_HEADER}, added=added)
+        added[NOT_BEFORE_HEADER] = _iso_text(not_before)
+    priority = sent_priority(message)
+    normal = wire_priority(Priority.NORMAL)
+    if priority not in {None, normal}:
+        added[PRIORITY_HEADER] = priority
+        priority = normal
+    return replace(_copy(message, queue, without=without, added=added), priority=priority)
+
+
+def renewed_copy(message: WireMessage, *, queue: str) -> WireMessage:
+    """The copy that goes to the end of its *queue*; the broker counts its deliveries from 0."""
+    return _copy(message, queue, without={NOT_BEFORE_HEADER}, added={})
+
+
+def waiting_since(message: WireMessage, since: datetime | None) -> WireMessage:
+    """*message* with the time *since* which no process has had a handler for it."""
+    if since is None:
+        return message
+    headers = {**message.headers, UNSUPPORTED_SINCE_HEADER: _iso_text(since)}
+    return replace(message, headers=headers)
+
+
+def _iso_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def requeue_copy(message: WireMessage, *, queue: str, requeues: int) -> WireMessage:
@@ -65,7 +97,12 @@ def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
     return _copy(
         message,
         queue,
-        without={ATTEMPT_HEADER, REQUEUES_HEADER, NOT_BEFORE_HEADER},
+        without={
+            ATTEMPT_HEADER,
+            REQUEUES_HEADER,
+            NOT_BEFORE_HEADER,
+            UNSUPPORTED_SINCE_HEADER,
+        },
         added={REPLAY_HEADER: str(run)},
     )
 
@@ -103,10 +140,16 @@ def _copy(
     headers = {
         name: value
         for name, value in _without_broker_headers(message).items()
-        if name not in without and _is_encodable(value)
+        if name not in {PRIORITY_HEADER, *without} and _is_encodable(value)
     }
     origin = {EXCHANGE_HEADER: message.exchange, ROUTING_KEY_HEADER: message.routing_key}
-    return replace(message, exchange="", routing_key=queue, headers={**origin, **headers, **added})
+    return replace(
+        message,
+        exchange="",
+        routing_key=queue,
+        priority=sent_priority(message),
+        headers={**origin, **headers, **added},
+    )
 
 
 def _without_broker_headers(message: WireMessage) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Retry(OutboxError):  # noqa: N818 - handlers raise an outcome, not an erro
     """
 
     def __init__(self, *, after: timedelta | None = None) -> None:
+        if after is not None and not isinstance(after, timedelta):
+            raise ValueError("after: must be of type timedelta")
         if after is not None and not timedelta(0) < after <= LONGEST_WAIT:
             raise ValueError("after: must be positive and at most 7 days")
         super().__init__("the handler asks for another attempt")
@@ -40,7 +42,8 @@ class Reject(OutboxError):  # noqa: N818
     """
 
     def __init__(self, reason: str) -> None:
-        if not _CODE.fullmatch(reason):
+        code: object = reason
+        if not isinstance(code, str) or not _CODE.fullmatch(code):
             raise ValueError("reason: must be lower-case words joined by underscores")
         super().__init__(f"the handler rejects the message: {reason}")
         self.reason = reason

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
-from outbox.transports.topology import Arguments, Binding, Queue, Topology, publishing
+from outbox.transports.topology import (
+    NO_DELIVERY_LIMIT,
+    Arguments,
+    Binding,
+    Queue,
+    Topology,
+    publishing,
+)
 
 _QUORUM: Arguments = {"x-queue-type": "quorum"}
 
@@ -15,9 +22,6 @@ _SAFE_DEAD_LETTERING: Arguments = {
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
-
-_NO_LIMIT = 2**31 - 1
-"""For the dead queue: without this limit RabbitMQ 4 drops a message after 20 redeliveries."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class ConsumerQueues:
         bindings: Topic patterns, such as `health.processing.#`.
         delays: The delays of the retry queues, one queue for each.
         message_ttl: The broker dead-letters a message after this time in the work queue.
-        delivery_limit: The broker dead-letters a message after this number of redeliveries.
+        delivery_limit: The broker dead-letters a message after this number of redeliveries; None
+            if the consumer counts them.
         single_active: Only one subscription of the work queue gets messages; others stand by.
 
     """
@@ -39,7 +44,7 @@ class ConsumerQueues:
     bindings: Sequence[str]
     delays: Sequence[timedelta]
     message_ttl: timedelta | None = None
-    delivery_limit: int = 20
+    delivery_limit: int | None = None
     single_active: bool = False
 
     @property
@@ -47,11 +52,25 @@ class ConsumerQueues:
         """Name of the dead queue, to which the broker dead-letters messages by itself."""
         return f"{self.name}.dead"
 
+    @property
+    def retry_prefix(self) -> str:
+        """What the names of all retry queues begin with, those of former delays too."""
+        return f"{self.name}.retry."
+
+    @property
+    def release(self) -> str:
+        """
+        Name of the queue to which the dead queue dead-letters; no process declares it.
+
+        The dead queue holds its expired messages until a queue of this name exists.
+        """
+        return f"{self.dead}.release"
+
     def retry(self, delay: timedelta) -> str:
         """Name of the queue in which a message waits for *delay*."""
         milliseconds = delay // timedelta(milliseconds=1)
         unit = f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
-        return f"{self.name}.retry.{unit}"
+        return f"{self.retry_prefix}{unit}"
 
     @cached_property
     def retry_queues(self) -> dict[timedelta, str]:
@@ -64,7 +83,7 @@ class ConsumerQueues:
         return Topology(
             exchanges=base.exchanges,
             queues=[
-                Queue(self.dead, {**_QUORUM, "x-delivery-limit": _NO_LIMIT}),
+                self._dead_queue(),
                 *(self._retry_queue(delay) for delay in self.retry_queues),
                 self.work_queue(dlx_exchange),
             ],
@@ -81,13 +100,31 @@ class ConsumerQueues:
             **_SAFE_DEAD_LETTERING,
             "x-dead-letter-exchange": dlx_exchange,
             "x-dead-letter-routing-key": self.name,
-            "x-delivery-limit": self.delivery_limit,
+            "x-delivery-limit": self.delivery_limit or NO_DELIVERY_LIMIT,
         }
         if self.single_active:
             arguments["x-single-active-consumer"] = True
         if self.message_ttl is not None:
             arguments["x-message-ttl"] = self.message_ttl // timedelta(milliseconds=1)
         return Queue(self.name, arguments)
+
+    def _dead_queue(self) -> Queue:
+        """
+        The dead queue, which drops no message.
+
+        A length limit of a policy makes it refuse messages, which the work queue then keeps. If a
+        TTL of a policy expires a message, the queue holds it, since no queue takes it.
+        """
+        return Queue(
+            self.dead,
+            {
+                **_QUORUM,
+                **_SAFE_DEAD_LETTERING,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.release,
+                "x-delivery-limit": NO_DELIVERY_LIMIT,
+            },
+        )
 
     def _retry_queue(self, delay: timedelta) -> Queue:
         return Queue(

@@ -2,6 +2,7 @@
 Replaying dead letters of a consumer: copies go to its own queue, and to no other consumer.
 """
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,12 +17,18 @@ from consumer.message_copies import replay_copy
 from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages, key_of
+from consumer.storage.tables import processed_messages
 from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 
 PUBLISHING = timedelta(seconds=10)
 """Time for the broker to confirm a batch; the rows (SQLite: the file) are locked meanwhile."""
+
+_TEXTS = (
+    *("queue", "message_id", "type", "exchange", "routing_key", "correlation_id"),
+    *("content_type", "content_encoding"),
+)
 
 NO_IDENTITY = "no_identity"
 
@@ -57,9 +64,10 @@ class QueueDestination:
         if key_of(dead_letter) is None:
             return NO_IDENTITY
         try:
+            _check_texts(dead_letter)
             message = stored_message.from_columns(dead_letter)
-        except (ValueError, AttributeError):
-            # Another program has written the row: its priority or its headers are invalid.
+        except (ValueError, TypeError, AttributeError):
+            # Another program has written the row: its texts, priority or headers are invalid.
             return Outcome.MALFORMED.value
         return replay_copy(message, queue=dead_letter["queue"] or self._queue, run=run)
 
@@ -79,7 +87,17 @@ def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLe
         database=lambda: assembly.database(consumer, settings),
         destination=to_queue,
         duplicates=CompletedMessages(consumer.name),
+        replay_rights={processed_messages: ("SELECT",)},
+        reprocess_rights={processed_messages: ("SELECT", "UPDATE", "DELETE")},
     )
+
+
+def _check_texts(dead_letter: Any) -> None:
+    """Raise TypeError or ValueError if the row has a blob or text that no message can have."""
+    for name in _TEXTS:
+        if dead_letter[name] is not None:
+            str.encode(dead_letter[name])
+    json.dumps(dead_letter["headers"], ensure_ascii=False).encode()
 
 
 def _problem(outcome: Outcome) -> str | None:

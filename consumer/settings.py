@@ -3,15 +3,22 @@ Settings of consumers, in addition to the shared ones.
 """
 
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from outbox.backoff import RetrySchedule
 from outbox.settings import EntityName, Items, SharedSettings
 
-DelaySeconds = Annotated[float, Field(gt=0, le=86_400)]
 
+def _number_of_seconds(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be numbers of seconds, as in 30,300,900") from None
+
+
+DelaySeconds = Annotated[float, BeforeValidator(_number_of_seconds), Field(gt=0, le=86_400)]
 
 SPARE_CONNECTIONS = 5
 """For parked messages, the dead queue, the purge, durations, and leases."""
@@ -37,7 +44,8 @@ class ConsumerSettings(SharedSettings):
         ge=1,
         le=65_535,
         description="Messages that the broker delivers ahead; at least MQ_CONCURRENCY and the "
-        "largest batch. Unset: 64, or three times the larger of the two.",
+        "largest batch. Unset: three times the larger of the two, and at least 64, or 128 if "
+        "messages may share transactions.",
     )
     max_retries: int = Field(
         default=3,
@@ -67,8 +75,16 @@ class ConsumerSettings(SharedSettings):
         default=20,
         ge=1,
         le=1_000,
-        description="Redeliveries after which the broker dead-letters a message, such as one that "
-        "ends each process that takes it.",
+        description="Processes that may end while they handle a message, before it is "
+        "dead-lettered; at least 3 count. With MQ_DELIVERY_METHOD=callback the broker also counts "
+        "each redelivery.",
+    )
+    unsupported_wait_seconds: float = Field(
+        default=900.0,
+        ge=0,
+        le=86_400,
+        description="How long a message without a handler, or of a newer wire format, is retried "
+        "before it is dead-lettered: during a deployment another process may handle it. 0: not.",
     )
     deduplication_retention_hours: float = Field(
         default=720.0,
@@ -112,6 +128,15 @@ class ConsumerSettings(SharedSettings):
         return self
 
     @property
+    def is_counted_by_broker(self) -> bool:
+        """
+        Whether the broker counts deliveries: some messages end the connection before we can.
+
+        Otherwise the consumer counts those that it has begun, and the work queue has no limit.
+        """
+        return self.delivery_method == "callback" and self.brokers[0].scheme != "sqlite"
+
+    @property
     def delays(self) -> list[timedelta]:
         """`retry_delays` as timedeltas."""
         return [timedelta(seconds=seconds) for seconds in self.retry_delays]
@@ -126,6 +151,11 @@ class ConsumerSettings(SharedSettings):
         """`message_ttl_seconds` as a timedelta."""
         seconds = self.message_ttl_seconds
         return None if seconds is None else timedelta(seconds=seconds)
+
+    @property
+    def unsupported_wait(self) -> timedelta:
+        """`unsupported_wait_seconds` as a timedelta."""
+        return timedelta(seconds=self.unsupported_wait_seconds)
 
     @property
     def retention(self) -> timedelta:

@@ -14,10 +14,16 @@ from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dedup_statistics import Statistics, oldest_row, statistics
 from consumer.storage.parked import ParkedMessages
-from outbox.database import migrate, privileges
+from outbox.database import migrate, privileges, row_access
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.transports.base import Transport
+from outbox.transports.connect import management
+from outbox.transports.management import Management
+from outbox.transports.topology import Queue, Topology
+
+USUAL_DELAYS = [timedelta(seconds=seconds) for seconds in (30, 300, 900)]
+"""The default of MQ_RETRY_DELAYS: retry queues that may exist though others are configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,17 @@ class TypeStatus:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue; *messages* and *consumers* are None if it does not exist."""
+    """
+    A queue; *messages* and *consumers* are None if it does not exist.
+
+    *held* is the number of messages that it holds because no other queue takes them; None if the
+    management API is not configured.
+    """
 
     queue: str
     messages: int | None
     consumers: int | None
+    held: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,13 @@ async def read_status(
     engine: AsyncEngine,
     broker: Transport,
     *,
+    asked: Management | None = None,
     queues: ConsumerQueues,
     retention: timedelta,
     horizon: timedelta,
 ) -> Status:
     """
-    The status of the consumer *name*, which has *queues*.
+    The status of the consumer *name*, which has *queues*; *asked* is the management API.
 
     Raises DatabaseUnavailable and BrokerUnavailable.
     """
@@ -103,10 +116,7 @@ async def read_status(
         processed=sum(found.by_status.values()),
         by_status=found.by_status,
         last_24_hours=_by_type(found),
-        queues=[
-            await _state(broker, queue)
-            for queue in (queues.name, *queues.retry_queues.values(), queues.dead)
-        ],
+        queues=await _states(broker, asked, queues),
         dead_letters=reason_counts,
         parked=parked if parked.messages or queues.single_active else None,
         dedup=DedupStatus(oldest, retention, horizon),
@@ -121,11 +131,29 @@ def _by_type(statistics: Statistics) -> dict[str, TypeStatus]:
     }
 
 
-async def _state(broker: Transport, queue: str) -> QueueState:
+async def _states(
+    broker: Transport, asked: Management | None, queues: ConsumerQueues
+) -> list[QueueState]:
+    """The state of each queue, and of the retry queues of delays no longer configured."""
+    retry_queues = [*queues.retry_queues.values()]
+    usual = [queues.retry(delay) for delay in USUAL_DELAYS]
+    former = usual if asked is None else await asked.queues(queues.retry_prefix)
+    names = [queues.name, *retry_queues, queues.dead]
+    held: dict[str, int] | None = None
+    if asked is not None:
+        topology = Topology(queues=[Queue(name) for name in {*names, *former}])
+        held = await asked.held(topology)
+    states = [await _state(broker, name, held) for name in names]
+    others = [await _state(broker, name, held) for name in former if name not in names]
+    return [*states, *(state for state in others if state.messages is not None)]
+
+
+async def _state(broker: Transport, queue: str, held: dict[str, int] | None) -> QueueState:
     depth = await broker.depth(queue)
+    number = None if held is None else held.get(queue, 0)
     if depth is None:
-        return QueueState(queue, None, None)
-    return QueueState(queue, depth.messages, depth.consumers)
+        return QueueState(queue, None, None, number)
+    return QueueState(queue, depth.messages, depth.consumers, number)
 
 
 async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
@@ -136,11 +164,14 @@ async def status(consumer: Consumer, settings: ConsumerSettings) -> Status:
     """
     async with database(consumer, settings) as engine:
         await migrate.verify(engine)
-        await privileges.verify(engine, checks.rights_of_status(consumer))
+        rights = checks.rights_of_status(consumer)
+        await privileges.verify(engine, rights)
+        await row_access.verify(engine, rights)
         return await read_status(
             consumer.name,
             engine,
             broker(consumer, settings),
+            asked=management(settings),
             queues=queues(consumer, settings),
             retention=settings.retention,
             horizon=checks.horizon(consumer, settings),

@@ -24,6 +24,8 @@ def show(console: Console, status: Status) -> None:
         ],
     )
     commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
+    if held := [(each.queue, each.held) for each in status.queues if each.held]:
+        commands.show_lines("held, since no other queue takes them", ("queue", "messages"), held)
     dead_letter_view.reason_counts(console, status.dead_letters)
     if status.parked is not None:
         commands.show(

@@ -6,31 +6,52 @@ types, reason codes, configured delays.
 """
 
 import collections
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
+from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
+from outbox.runtime.topology_report import TopologyReport
+from outbox.transports.base import Outcome
 
 OTHER = "other"
 BY_HANDLER = "rejected_by_handler"
 """The label of all reasons that handlers choose, because their number has no bound."""
+COPIES = "copies"
+"""The word in /readyz while a queue takes no copies."""
 
 
 class Telemetry:
-    """Logs and counts events; an event type that is not *known* gets the label `other`."""
+    """
+    Logs and counts events; an event type that is not *known* gets the label `other`.
+
+    *health* is not ready while a queue takes no copies.
+    """
 
     def __init__(
-        self, registry: CollectorRegistry, *, source: str, queue: str, known: Collection[str]
+        self,
+        registry: CollectorRegistry,
+        *,
+        source: str,
+        queue: str,
+        known: Collection[str],
+        health: Health | None = None,
     ) -> None:
         self._log = logs.get("consumer")
+        self._registry = registry
         self._source = source
         self._queue = queue
         self._known = frozenset(known)
+        self._has_unsupported = False
+        self._health = health or Health()
+        self._untaken: collections.Counter[str] = collections.Counter()
         self._processed = Counter(
             "mq_messages_processed",
             "Deliveries, by the way they were settled.",
@@ -88,6 +109,12 @@ class Telemetry:
             ["source", "reason"],
             registry=registry,
         )
+        self._not_taken = Counter(
+            "mq_copies_not_taken",
+            "Publishes of copies, for a retry or a requeue, that the broker did not take.",
+            ["outcome"],
+            registry=registry,
+        )
         self.availability = Availability(self._log, registry)
 
     def handled(self, event_type: str, durations: Iterable[timedelta]) -> None:
@@ -132,25 +159,70 @@ class Telemetry:
                 self._duplicates.labels(label).inc(count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
+    def unsupported(self, event_type: str | None) -> None:
+        """A message waits for a version of the program that can handle it; logged once."""
+        if not self._has_unsupported:
+            self._has_unsupported = True
+            self._log.warning("message_unsupported", type=self._label(event_type))
+
     def requeued(self, event_type: str | None) -> None:
         """A message that the broker had dead-lettered was requeued into the work queue."""
         self._requeues.labels(self._label(event_type)).inc()
+
+    @contextmanager
+    def copy(self, queue: str) -> Iterator[Callable[[Outcome], None]]:
+        """
+        A copy is published to *queue* until it takes it; gives a function that counts a failure.
+
+        The message of such a copy keeps its slot in the process, so a few of them stop all others.
+        """
+        is_untaken = False
+
+        def not_taken(outcome: Outcome) -> None:
+            nonlocal is_untaken
+            self._not_taken.labels(outcome.value).inc()
+            if not is_untaken:
+                is_untaken = True
+                self._untaken[queue] += 1
+                self._health.down(COPIES)
+                if self._untaken[queue] == 1:
+                    self._log.warning("copy_not_taken", queue=queue, reason=outcome.value)
+
+        try:
+            yield not_taken
+        finally:
+            self._untaken[queue] -= is_untaken
+            if is_untaken and not self._untaken.total():
+                self._health.up(COPIES)
 
     def _dead_lettered(self, label: str, verdict: DeadLetter) -> None:
         code = verdict.code if verdict.code in CODES else BY_HANDLER
         self._failures.labels(label, code).inc()
         self._dead.labels(self._source, code).inc()
         self._log.error(
-            "message_dead_lettered", type=label, reason=verdict.code, attempt=verdict.attempt
+            "message_dead_lettered",
+            type=label,
+            reason=verdict.code,
+            detail=verdict.detail,
+            attempt=verdict.attempt,
         )
 
     def started(self, **facts: str | int) -> None:
         """The consumer has started."""
         self._log.info("consumer_started", **facts)
 
-    def purged(self, rows: int) -> None:
-        """Old rows of the dedup store were deleted."""
-        self._log.info("dedup_purged", rows=rows)
+    def purged(self, result: int | DatabaseUnavailable) -> None:
+        """Old rows of the dedup store were deleted; *result* is their number, or the error."""
+        if isinstance(result, DatabaseUnavailable):
+            self.availability.background("purge", result)
+            return
+        self.availability.background("purge", None)
+        if result:
+            self._log.info("dedup_purged", rows=result)
+
+    def topology_report(self, health: Health) -> TopologyReport:
+        """The report of the topology monitor; it is made once."""
+        return TopologyReport(self._registry, health)
 
     def _label(self, event_type: str | None) -> str:
         return event_type if event_type is not None and event_type in self._known else OTHER
@@ -164,8 +236,8 @@ def _status(verdict: Verdict) -> str:
             return "filtered"
         case Parked():
             return "parked"
-        case TryAgain(failed=failed):
-            return "retry" if failed else "early"
+        case TryAgain(failed=failed, unsupported_since=since):
+            return "retry" if failed else "early" if since is None else "unsupported"
         case DeadLetter():
             return "failed"
         case Wait():

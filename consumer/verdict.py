@@ -10,8 +10,8 @@ The verdict on a delivery after an attempt: pure decisions.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from consumer.outcomes import Reject, Retry
@@ -21,6 +21,7 @@ RETRIES_EXHAUSTED = "retries_exhausted"
 NO_HANDLER = "no_handler"
 TOO_OLD = "too_old_to_dedupe"
 LEASE_EXPIRED = "lease_expired"
+DELIVERY_LIMIT = "delivery_limit"
 
 CODES = frozenset(
     {
@@ -35,7 +36,7 @@ CODES = frozenset(
         "decompress_limit",
         "rejected",
         "expired",
-        "delivery_limit",
+        DELIVERY_LIMIT,
         "maxlen",
         "dead_lettered",
     }
@@ -65,12 +66,14 @@ class TryAgain:
     """
     The message has failed *attempt* times: retry it after *delay*.
 
-    *failed* is False if the handler was not called, because the message came too early.
+    *failed* is False if the handler was not called, because the message came too early, or because
+    *unsupported_since* then no process has had a handler for it.
     """
 
     attempt: int
     delay: timedelta
     failed: bool = True
+    unsupported_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,15 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Move the message to `dead_letters`; *code* is the reason."""
+    """
+    Move the message to `dead_letters`; *code* is the reason.
+
+    *detail* names the part that could not be read, such as a field of the model.
+    """
 
     attempt: int
     code: str
+    detail: str = field(default="", compare=False)
 
 
 Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | DeadLetter
@@ -94,6 +102,7 @@ DONE = Done()
 DUPLICATE = Done(duplicate=True)
 FILTERED = Filtered()
 PARKED = Parked()
+WAIT = Wait(timedelta(0))
 
 
 def has_failed(verdicts: Iterable[Verdict]) -> bool | None:

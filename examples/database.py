@@ -15,4 +15,6 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 def connect() -> AsyncEngine:
     """Return an engine with the asyncio driver of Postgres or SQLite."""
     url = make_url(os.environ.get("MQ_DATABASE_URL", "sqlite:///outbox.db"))
-    return create_async_engine(url.set(drivername=_DRIVERS[url.get_backend_name()]))
+    url = url.set(drivername=_DRIVERS[url.get_backend_name()])
+    # Otherwise errors of SQLAlchemy quote rows and bodies, which are health data.
+    return create_async_engine(url, hide_parameters=True)

@@ -9,6 +9,7 @@ A producer imports only the files of the first block; in reading order:
 
     event, health_data, record         an event, the health-upload event, recording them
     tables, payload, validation        the tables, bodies as bytes, what an event may hold
+    autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises
 
     settings, url_checks, backoff      shared by relay and consumer
@@ -19,6 +20,7 @@ Each package names its own files. `outbox` never imports `relay` or `consumer`; 
 own files and packages is a contract in pyproject.toml.
 """
 
+from outbox.autogenerate import include_object
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority
 from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
@@ -35,6 +37,7 @@ __all__ = [
     "Priority",
     "add",
     "allow_headers",
+    "include_object",
     "insert",
     "metadata",
 ]

@@ -22,7 +22,7 @@ class RetryPolicy(Protocol):
 @dataclass(frozen=True, slots=True)
 class Exponential:
     """
-    Doubling delays with a cap and "equal jitter": half the delay is fixed, half is random.
+    Delays that grow by *factor*, with a cap and "equal jitter": half is fixed, half is random.
 
     The term is from Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
@@ -30,13 +30,14 @@ class Exponential:
     first: timedelta = timedelta(seconds=1)
     cap: timedelta = timedelta(minutes=5)
     max_attempts: int | None = None
+    factor: int = 2
 
     def delay(self, attempt: int, *, jitter: float = 1.0) -> timedelta | None:
         if self.max_attempts is not None and attempt >= self.max_attempts:
             return None
         # 2**40 times any delay exceeds every cap; the bound keeps the numbers small.
-        doublings: int = 2 ** min(attempt - 1, 40)
-        full = min(self.first * doublings, self.cap)
+        growth: int = min(self.factor ** min(attempt - 1, 40), 2**40)
+        full = min(self.first * growth, self.cap)
         return full / 2 + full / 2 * jitter
 
 

@@ -19,6 +19,8 @@ Messages name fields, settings and codes, never values, so they may be logged.
 `transports`, `storage` and `database` translate the errors of drivers where they are raised.
 """
 
+from collections.abc import Sequence
+
 
 class OutboxError(Exception):
     """The base of all exceptions in this file; it is never raised itself."""
@@ -56,10 +58,10 @@ class UnreadableMessage(OutboxError):  # noqa: N818
 
 class TransactionEndedByHandler(OutboxError):  # noqa: N818
     """
-    A handler ended the transaction that it was given, and with it the record of the message.
+    A handler ended the transaction that it was given, or tried to.
 
-    Raised after the handler returns. The attempt fails like any other, and no process ends because
-    of it.
+    Raised where it commits, and after the handler returns if it has rolled back. The attempt fails
+    like any other, and no process ends because of it.
     """
 
 
@@ -104,17 +106,31 @@ class Unavailable(OutboxError):  # noqa: N818
     """
     The database or the broker cannot be reached, or refuses the work for now.
 
-    At start and in commands the process ends with exit code 3. Later, relay and consumer wait and
-    retry with backoff.
+    At start and in commands the process ends with exit code 3, or with 2 if *refused*: the server
+    answered, and refuses the login for a reason that stays until a person acts. Later, relay and
+    consumer wait and retry with backoff, and `/readyz` names what they wait for.
     """
+
+    waits_for: Sequence[str] = ("servers",)
+
+    def __init__(
+        self, problem: str, *, refused: bool = False, waits_for: Sequence[str] = ()
+    ) -> None:
+        super().__init__(problem)
+        self.refused = refused
+        if waits_for:
+            self.waits_for = waits_for
 
 
 class DatabaseUnavailable(Unavailable):
     """
-    The database cannot be reached, has no room, or refuses the work for now.
+    The database cannot be reached, has no room, or refuses a statement of the process.
 
-    Raised by any access to the database, in place of the driver's error; exit code 3 at start.
+    Raised by any access to the database, in place of any error of the driver, with its meaning in
+    plain words and its code; exit code 3 at start.
     """
+
+    waits_for = ("database",)
 
 
 class SessionLost(DatabaseUnavailable):
@@ -131,3 +147,5 @@ class BrokerUnavailable(Unavailable):
 
     Raised by any access to the broker, in place of the client's error; exit code 3 at start.
     """
+
+    waits_for = ("broker",)

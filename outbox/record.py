@@ -5,21 +5,19 @@ These functions never flush, commit or open a transaction: the events commit or 
 with the caller's other writes.
 """
 
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.orm import registry
 
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent
+from outbox.session import WRITTEN_COLUMNS, OutboxRow, check
 from outbox.tables import outbox
-from outbox.wire.codec import to_row
+from outbox.wire.row_codec import to_row
 
 Recordable: TypeAlias = Event | SupportsEvent
 
-_WRITTEN_COLUMNS = tuple(to_row(Event("example", None)))
-
-MAX_INSERT = 32_766 // len(_WRITTEN_COLUMNS)
+MAX_INSERT = 32_766 // len(WRITTEN_COLUMNS)
 """Most events in one `insert`: drivers of SQLite and Postgres bind about 32,766 parameters."""
 
 
@@ -29,37 +27,22 @@ class SupportsAdd(Protocol):
     def add(self, instance: object, /) -> None: ...
 
 
-class _Row:
-    """One outbox row, as an object that a session can add."""
-
-    def __init__(self, **values: Any) -> None:
-        for name, value in values.items():
-            setattr(self, name, value)
-
-
-# For producers the primary key is the event's id, which is known before the INSERT. The flush then
-# needs no RETURNING, and the producer's database user needs no privilege but INSERT.
-_written = sa.Table(
-    outbox.name,
-    sa.MetaData(),
-    *(
-        sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
-        for name in _WRITTEN_COLUMNS
-    ),
-)
-registry().map_imperatively(_Row, _written, eager_defaults=False)
-
-
 def add(session: SupportsAdd, /, *events: Recordable) -> None:
     """
     Record *events* in the transaction of *session*, in this order.
 
     *session* is a `Session` or an `AsyncSession`, and the call is never awaited: the session
-    writes the rows when it flushes, at the latest when it commits.
-    Raises InvalidEvent if an argument is not an event and has no method `to_event`.
+    writes the rows when it flushes, at the latest when it commits. They go to its engine; of a
+    session with `binds` to its only engine, or to that of `outbox.metadata.tables["outbox"]`.
+    Raises InvalidEvent if *session* is no session, if an argument is not an event and has no
+    method `to_event` that returns one, if the transaction has ended or failed, as in a listener of
+    `after_commit`, or if the session has several engines and none for the outbox.
     """
+    if not callable(getattr(session, "add", None)):
+        raise InvalidEvent("session", "must be a Session or an AsyncSession")
+    check(session)
     for event in events:
-        session.add(_Row(**to_row(_event(event))))
+        session.add(OutboxRow(**to_row(_event(event))))
 
 
 def insert(*events: Recordable) -> sa.Insert:
@@ -80,4 +63,8 @@ def _event(recordable: Recordable) -> Event:
         convert = recordable.to_event
     except AttributeError:
         raise InvalidEvent("events", "must be Events or have a method to_event") from None
-    return convert()
+    method: object = convert
+    event = method() if callable(method) and not isinstance(recordable, type) else None
+    if not isinstance(event, Event):
+        raise InvalidEvent("events", "must have a method to_event that returns an Event")
+    return event

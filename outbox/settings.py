@@ -6,16 +6,27 @@ import json
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
+from outbox import setting_names
 from outbox.errors import ConfigurationError
-from outbox.url_checks import check_broker, check_database
+from outbox.setting_names import PREFIX
+from outbox.setting_words import EMPTY, NOT_A_URL, line
+from outbox.url_checks import (
+    broker_url,
+    check_broker,
+    check_database,
+    check_management,
+    check_parameters,
+    management_url,
+)
 
 DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
 DEFAULT_BROKER_URL = "sqlite:///broker.db"
@@ -31,7 +42,7 @@ def _items(value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()]
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("must be a JSON list, or items separated by commas") from None
 
 
@@ -51,7 +62,12 @@ class SharedSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MQ_", env_file=".env", extra="ignore", hide_input_in_errors=True, frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8-sig",
+        extra="ignore",
+        hide_input_in_errors=True,
+        frozen=True,
     )
 
     database_url: SecretStr = Field(
@@ -63,6 +79,12 @@ class SharedSettings(BaseSettings):
         default=SecretStr(DEFAULT_BROKER_URL),
         description="The broker; several URLs of one cluster, separated by commas, are a failover "
         "list.",
+    )
+    management_url: SecretStr | None = Field(
+        default=None,
+        description="RabbitMQ's management API, as in `https://user:password@host:15671`; only "
+        "read. Unset: policies and delivery limits are not checked, and missing bindings are not "
+        "noticed.",
     )
     allow_insecure: bool = Field(
         default=False,
@@ -145,6 +167,8 @@ class SharedSettings(BaseSettings):
         check_database(self.database, allow_insecure=self.allow_insecure)
         for url in self.brokers:
             check_broker(url, allow_insecure=self.allow_insecure)
+        if self.management is not None:
+            check_management(self.management, allow_insecure=self.allow_insecure)
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self
@@ -152,28 +176,41 @@ class SharedSettings(BaseSettings):
     @property
     def database(self) -> URL:
         """MQ_DATABASE_URL, parsed."""
+        text = self.database_url.get_secret_value().strip()
+        if not text:
+            raise ValueError(f"MQ_DATABASE_URL: {EMPTY}")
         try:
-            url = make_url(self.database_url.get_secret_value())
+            url = make_url(text)
         except (ArgumentError, ValueError):
             # A ValueError quotes the text in the place of the port, which is often a password.
-            raise ValueError("MQ_DATABASE_URL: is not a URL") from None
+            raise ValueError(f"MQ_DATABASE_URL: {NOT_A_URL}") from None
+        # make_url drops a text behind ? that has no =, and would open another file.
+        check_parameters(url, text)
         # SQLAlchemy does not know this scheme of libpq.
         return url.set(drivername="postgresql") if url.drivername == "postgres" else url
 
     @property
     def brokers(self) -> list[BrokerUrl]:
         """The URLs in MQ_BROKER_URL, parsed."""
+        parts = [part.strip() for part in self.broker_url.get_secret_value().split(",")]
+        parts = [part for part in parts if part]
+        if not parts:
+            raise ValueError(f"MQ_BROKER_URL: {EMPTY}")
+        if any("://" not in part for part in parts[1:]):
+            raise ValueError(
+                "MQ_BROKER_URL: each URL of the list must begin with its scheme; write a comma "
+                "in a user or password as %2C"
+            )
         try:
-            urls = [
-                BrokerUrl(part.strip())
-                for part in self.broker_url.get_secret_value().split(",")
-                if part.strip()
-            ]
+            return [broker_url(part) for part in parts]
         except ValueError:
-            raise ValueError("MQ_BROKER_URL: is not a URL") from None
-        if not urls:
-            raise ValueError("MQ_BROKER_URL: is empty")
-        return urls
+            raise ValueError(f"MQ_BROKER_URL: {NOT_A_URL}") from None
+
+    @property
+    def management(self) -> BrokerUrl | None:
+        """MQ_MANAGEMENT_URL, parsed; None if it is not set."""
+        url = self.management_url
+        return None if url is None else management_url(url.get_secret_value())
 
     @property
     def drain(self) -> timedelta:
@@ -188,21 +225,31 @@ def load(kind: type[Settings], **overrides: Any) -> Settings:
     """
     Read settings of this *kind* from the environment.
 
-    Raises ConfigurationError with a line for each bad setting, which names the variable and never
-    its value.
+    Raises ConfigurationError with a line for each bad setting and each variable with the prefix
+    MQ_ that is no setting. A line names the variable and never its value.
     """
+    names = checked_names(kind)
+    problems = dict(names.problems)
+    loaded = None
     try:
-        return kind(**overrides)
+        loaded = kind(**overrides)
     except ValidationError as error:
-        lines = {problem["loc"][:1]: _line(problem) for problem in error.errors()}
-        raise ConfigurationError("\n".join(lines.values())) from None
+        for problem in error.errors():
+            name = f"{PREFIX}{problem['loc'][0]}".upper() if problem["loc"] else ""
+            problems.setdefault(name, line(name, problem))
+    except (SettingsError, UnicodeDecodeError, OSError):
+        if not problems:
+            raise
+    if loaded is None or problems:
+        raise ConfigurationError("\n".join(problems.values()))
+    return loaded
 
 
-def _line(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"]:
-        return message
-    return f"MQ_{str(error['loc'][0]).upper()}: {message}"
+def checked_names(kind: type[SharedSettings]) -> setting_names.Findings:
+    """Find the variables with the prefix MQ_ that are no settings."""
+    file = kind.model_config.get("env_file")
+    known = {f"{PREFIX}{name}".upper() for name in kind.model_fields}
+    return setting_names.check(known, env_file=Path(file) if isinstance(file, str) else None)
 
 
 def console_wanted(log_format: str) -> bool:

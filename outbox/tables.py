@@ -4,7 +4,9 @@ The tables of the outbox, defined once for producers, relay, consumers and migra
 Times come from the clock of the database, so that the clocks of other machines do not matter.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,7 +41,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
         # Postgres drivers already return aware datetimes, and the relay reads many of them.
-        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+        if dialect.name == "postgresql":
+            return None
+        parsed = super().result_processor(dialect, coltype)
+        return None if parsed is None else partial(_time_or_epoch, parsed)
+
+
+def _time_or_epoch(parsed: Callable[[Any], datetime | None], value: Any) -> datetime | None:
+    """Return the time that SQLite stores as *value*, or 1970 if it is no time."""
+    try:
+        return parsed(value)
+    except (TypeError, ValueError, OverflowError):
+        return datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class database_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function it is
@@ -79,6 +92,12 @@ def _later_on_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({seconds}) || ' seconds')"
 
 
+MAX_ATTEMPTS = 1_000_000
+"""Attempts are counted up to this number; the table refuses more."""
+
+MAX_HEADERS_BYTES = 65_536
+"""Largest headers of a row, as JSON text."""
+
 # SQLite assigns row ids only to columns of the type INTEGER.
 Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
@@ -86,7 +105,7 @@ Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 outbox = sa.Table(
     "outbox",
     metadata,
-    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("id", Identity, sa.Identity(always=True), primary_key=True),
     sa.Column("event_id", sa.Uuid(), nullable=False, unique=True),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("exchange", sa.Text),
@@ -105,7 +124,8 @@ outbox = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("last_error", sa.Text),
     sa.CheckConstraint("priority IN ('low', 'normal', 'high')", name="priority"),
-    sa.CheckConstraint("attempts >= 0", name="attempts"),
+    sa.CheckConstraint("id > 0", name="id"),
+    sa.CheckConstraint(f"attempts BETWEEN 0 AND {MAX_ATTEMPTS}", name="attempts"),
     sqlite_autoincrement=True,
 )
 """
@@ -113,7 +133,8 @@ Events that the broker has not yet confirmed, in claim order.
 
 A row is ready when `not_before` is null. The relay clears that column when its time has come, so
 the predicates of the indexes below are constant, and waiting rows cost a claim no time.
-`last_error` holds a reason code, never a driver's text.
+`last_error` holds a reason code, never a driver's text. The migrations add constraints, and on
+SQLite triggers, for the size of each column.
 """
 
 
@@ -213,10 +234,29 @@ right even if the run is interrupted. `selection` holds the filters, never a key
 """
 
 ordering_secret = sa.Table(
-    "ordering_secret", metadata, sa.Column("secret", sa.LargeBinary, nullable=False)
+    "ordering_secret",
+    metadata,
+    sa.Column("secret", sa.LargeBinary, nullable=False),
+    sa.Column(
+        "id", sa.SmallInteger, primary_key=True, autoincrement=False, server_default=sa.text("1")
+    ),
+    sa.CheckConstraint("id = 1", name="one_row"),
 )
 """
 One row with a random secret, made by the migration and read by all relays of the database.
 
 Relays hash ordering keys with it; consumers see only the hash, the lane.
+"""
+
+outbox_targets = sa.Table(
+    "outbox_targets",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False, server_default=database_now()),
+)
+"""
+The exchange that the relays of this schema publish to, and the queue of each of its consumers.
+
+`source` is `relay` or the name of a consumer. The first process of a source adds its row.
 """

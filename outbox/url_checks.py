@@ -2,8 +2,14 @@
 The server URLs that settings refuse: unknown schemes, and insecure connections beyond loopback.
 """
 
+import os
+import re
+
 from sqlalchemy.engine import URL
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
+
+from outbox.postgres_server import PostgresServer, server_of
+from outbox.setting_words import EMPTY, NOT_A_URL
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 _DATABASE_PARAMETERS = {
@@ -15,6 +21,27 @@ _DATABASE_PARAMETERS = {
     "target_session_attrs",
     "prepared_statement_cache_size",
 }
+_NOT_IN_HOSTS = set("@?# \t")
+_BROKER_PARAMETERS = {
+    "auth",
+    "cafile",
+    "capath",
+    "certfile",
+    "heartbeat",
+    "keyfile",
+    "name",
+    "no_verify_ssl",
+    "timeout",
+}
+_MANAGEMENT_PARAMETERS = {"cafile"}
+_FILES_OF_TLS = ("cafile", "capath", "certfile", "keyfile")
+_VERIFYING_MODES = {"require", "verify-ca", "verify-full"}
+"""Modes in which a file with authorities is read; `require` verifies only with such a file."""
+
+
+_NO_PARAMETERS = (
+    "a SQLite URL has no parameters: write ? and # in the name of a file as %3F and %23"
+)
 
 
 def check_database(url: URL, *, allow_insecure: bool) -> None:
@@ -26,26 +53,31 @@ def check_database(url: URL, *, allow_insecure: bool) -> None:
         return
     if scheme != "postgresql":
         raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
-    unknown = set(url.query) - _DATABASE_PARAMETERS
-    if unknown:
-        raise ValueError(f"MQ_DATABASE_URL: unknown parameter {min(unknown)}")
-    hosts = [url.host, *_as_list(url.query.get("host", ()))]
-    local = all(host is None or _is_local(host) for host in hosts)
-    if not local and not allow_insecure and url.query.get("sslmode") != "verify-full":
+    server = _checked_server(url)
+    local = all(host.startswith("/") or host in _LOOPBACK for host, _ in server.addresses)
+    if not local and not allow_insecure and server.sslmode != "verify-full":
         raise ValueError(
-            "MQ_DATABASE_URL: beyond loopback add ?sslmode=verify-full, "
+            f"MQ_DATABASE_URL: beyond loopback{_source_of_host(url)} add ?sslmode=verify-full, "
             "or set MQ_ALLOW_INSECURE=true"
         )
+    if "sslrootcert" in url.query and server.sslmode not in _VERIFYING_MODES:
+        raise ValueError(
+            "MQ_DATABASE_URL: sslrootcert needs sslmode=verify-full; with this mode no certificate"
+            " is verified"
+        )
+
+
+def check_parameters(url: URL, text: str) -> None:
+    """Raise ValueError if *text*, the MQ_DATABASE_URL, has parameters for SQLite."""
+    if url.drivername.startswith("sqlite") and "?" in text:
+        raise ValueError(f"MQ_DATABASE_URL: {_NO_PARAMETERS}")
 
 
 def check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
     """Raise ValueError if the process must not connect to the broker at *url*."""
+    _check_broker_parts(url)
     if url.scheme == "sqlite":
-        if len(url.path) <= 1:
-            raise ValueError("MQ_BROKER_URL: SQLite needs a file, as in sqlite:///broker.db")
         return
-    if url.scheme not in {"amqp", "amqps"}:
-        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp or sqlite")
     if allow_insecure or url.host in _LOOPBACK:
         return
     if url.scheme == "amqp":
@@ -56,10 +88,97 @@ def check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
         raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")
 
 
-def _as_list(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def broker_url(text: str) -> BrokerUrl:
+    """
+    Return *text* as a URL.
+
+    Raises ValueError also if a user or password has a character that ends it too early.
+    """
+    after_authority = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[1:]
+    if any("@" in part for part in after_authority):
+        raise ValueError
+    return BrokerUrl(text)
 
 
-def _is_local(host: str) -> bool:
-    # "host:port" as in SQLAlchemy's multihost form; a path is a Unix socket.
-    return host.startswith("/") or host.rsplit(":", 1)[0] in _LOOPBACK or host in _LOOPBACK
+def management_url(text: str) -> BrokerUrl:
+    """Return *text* as a URL, or raise ValueError."""
+    if not text.strip():
+        raise ValueError(f"MQ_MANAGEMENT_URL: {EMPTY}")
+    try:
+        return broker_url(text.strip())
+    except ValueError:
+        raise ValueError(f"MQ_MANAGEMENT_URL: {NOT_A_URL}") from None
+
+
+def check_management(url: BrokerUrl, *, allow_insecure: bool) -> None:
+    """Raise ValueError if the process must not ask RabbitMQ's management API at *url*."""
+    if url.scheme not in {"http", "https"} or url.host is None:
+        raise ValueError("MQ_MANAGEMENT_URL: must be a URL as in https://user:password@host:15671")
+    if set(url.query) - _MANAGEMENT_PARAMETERS:
+        raise ValueError("MQ_MANAGEMENT_URL: has a parameter that is not cafile")
+    _check_tls_parameters("MQ_MANAGEMENT_URL", url, scheme="https")
+    if allow_insecure or url.host in _LOOPBACK:
+        return
+    if url.scheme == "http":
+        raise ValueError(
+            "MQ_MANAGEMENT_URL: beyond loopback use https, or set MQ_ALLOW_INSECURE=true"
+        )
+    if url.user in {None, "guest"}:
+        raise ValueError("MQ_MANAGEMENT_URL: guest credentials need MQ_ALLOW_INSECURE=true")
+
+
+def _checked_server(url: URL) -> PostgresServer:
+    """The server of *url*; raises ValueError if a part of the URL cannot work."""
+    unknown = set(url.query) - _DATABASE_PARAMETERS
+    if unknown:
+        known = ", ".join(sorted(_DATABASE_PARAMETERS))
+        raise ValueError(f"MQ_DATABASE_URL: has a parameter that is none of {known}")
+    cache_size = str(url.query.get("prepared_statement_cache_size", "0"))
+    if not cache_size.isdecimal():
+        raise ValueError("MQ_DATABASE_URL: prepared_statement_cache_size must be a whole number")
+    if "://" in (url.database or "") or "," in (url.host or ""):
+        raise ValueError(
+            "MQ_DATABASE_URL: must be one URL: several hosts are ?host=a:5432&host=b:5432"
+        )
+    server = server_of(url, os.environ)
+    if any(set(host) & _NOT_IN_HOSTS for host, _ in server.addresses):
+        # The rest of a password, if its @ is not written as %40.
+        raise ValueError(f"MQ_DATABASE_URL: {NOT_A_URL}")
+    return server
+
+
+def _source_of_host(url: URL) -> str:
+    return "" if url.host or "host" in url.query else " (the host is that of PGHOST)"
+
+
+def _check_broker_parts(url: BrokerUrl) -> None:
+    if url.scheme == "sqlite":
+        if url.path in {"", "/", "/:memory:"}:
+            raise ValueError("MQ_BROKER_URL: SQLite needs a file, as in sqlite:///broker.db")
+        if url.query or url.fragment:
+            # Otherwise a#1.db and a#2.db would be one file, and their services share one broker.
+            raise ValueError(f"MQ_BROKER_URL: {_NO_PARAMETERS}")
+        return
+    if url.scheme not in {"amqp", "amqps"}:
+        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp or sqlite")
+    if url.host is None:
+        raise ValueError("MQ_BROKER_URL: has no host")
+    if set(url.query) - _BROKER_PARAMETERS:
+        known = ", ".join(sorted(_BROKER_PARAMETERS))
+        raise ValueError(f"MQ_BROKER_URL: has a parameter that is none of {known}")
+    _check_tls_parameters("MQ_BROKER_URL", url, scheme="amqps")
+
+
+def _check_tls_parameters(setting: str, url: BrokerUrl, *, scheme: str) -> None:
+    """Raise ValueError if a parameter of *url* for TLS would be ignored."""
+    for name in (*_FILES_OF_TLS, "no_verify_ssl"):
+        if name not in url.query:
+            continue
+        if url.scheme != scheme:
+            raise ValueError(f"{setting}: {name} needs {scheme}")
+        if not url.query[name]:
+            raise ValueError(f"{setting}: {name} is empty: give it a value, or remove it")
+    if "keyfile" in url.query and "certfile" not in url.query:
+        raise ValueError(
+            f"{setting}: has keyfile without certfile: name the certificate of the key too"
+        )

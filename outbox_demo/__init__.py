@@ -5,7 +5,7 @@
 
 In the end the demo compares the committed events with the applied effects, row by row.
 
-    __main__, demo, display       command line; the course of a run; output on the terminal
+    cli, demo, display            command line; the course of a run; output on the terminal
     sources, ndjson, events_file  sources of events; events as JSON lines; the checked input
     run, plan, tables             names of a run; its inputs; its two tables
     producer, history, etl        the producing application and its own record; the consumer

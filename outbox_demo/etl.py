@@ -19,7 +19,7 @@ from outbox_demo.run import Run
 from outbox_demo.tables import Tables
 
 
-def record(event_type: str, message_id: UUID, key: str, payload: Any) -> dict[str, Any]:
+def record(event_type: str, message_id: UUID | str, key: str, payload: Any) -> dict[str, Any]:
     """The row for an event: the producer and the consumer each insert one."""
     row: dict[str, Any] = {"message_id": message_id, "idempotency_key": key}
     if isinstance(payload, HealthDataMessage):

@@ -7,6 +7,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     waves                     the order in which the rows of a batch are published
     row, ordering_key_hash    a claimed row; the lane of an ordering key
     poll_interval, wakeup     when the next claim begins
+    batch_size                how many rows it takes, smaller on a slow network
     maintenance               promotes due rows and measures the backlog
     telemetry                 all metric names and log events; with batch_histogram
     storage/                  every SQL statement

@@ -1,5 +1,5 @@
 """`python -m relay` is the command `relay`."""
 
-from relay.cli import main
+import outbox_relay
 
-main()
+outbox_relay.relay()

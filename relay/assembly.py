@@ -12,30 +12,42 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.backoff import Exponential
-from outbox.database import migrate, privileges
+from outbox.database import row_access
+from outbox.database.location import Location
+from outbox.database.verification import Expectation
+from outbox.dead_letters.source import allow_configured_headers
+from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
-from outbox.tables import dead_letters, outbox
+from outbox.runtime.schema_monitor import SchemaMonitor
+from outbox.tables import dead_letters, ordering_secret, outbox
 from outbox.transports import topology
-from outbox.transports.base import ConnectionCounter, Transport
-from outbox.transports.connect import transport
+from outbox.transports.base import ConnectionCounter, Publisher, Transport, raise_together
+from outbox.transports.connect import management, transport
 from outbox.transports.topology import Topology
-from outbox.validation import allow_headers
+from relay.batch_size import BatchSize
 from relay.maintenance import Maintenance
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import PollInterval
-from relay.relay import Limits, Relay
+from relay.relay import Relay
+from relay.required_queues import GatedPublisher, RequiredQueues
 from relay.settings import RelaySettings
 from relay.storage import ordering_secret as secret
 from relay.storage.base import OutboxStore
-from relay.storage.postgres import PostgresStore
+from relay.storage.gated import GatedStore
+from relay.storage.postgres import PostgresStore, sees_all_sessions
 from relay.storage.postgres_notify import PostgresWakeup
+from relay.storage.settlement import SOURCE
 from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
 from relay.wakeup import Polling, WakeSignal, Wakeup
 
 ROLE = "relay"
 USUAL_METRICS_PORT = 8001
-RIGHTS = {outbox: ["SELECT", "UPDATE", "DELETE"], dead_letters: ["SELECT", "INSERT"]}
+RIGHTS = {
+    outbox: ["SELECT", "UPDATE", "DELETE"],
+    dead_letters: ["SELECT", "INSERT"],
+    ordering_secret: ["SELECT"],
+}
 
 
 def declared(settings: RelaySettings) -> Topology:
@@ -55,29 +67,83 @@ def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine
     return process.database(settings, role=ROLE)
 
 
-async def verified(engine: AsyncEngine) -> bytes:
+def expectation(settings: RelaySettings) -> Expectation:
+    """The database that the relay needs."""
+    return Expectation(
+        rights=RIGHTS,
+        source=SOURCE,
+        target=settings.main_exchange,
+        refusal="MQ_MAIN_EXCHANGE: the events of this schema go to the exchange {recorded}, and"
+        " two services need a schema each; to publish them to another exchange from now on, run"
+        " `relay topology --adopt`",
+    )
+
+
+async def verified(engine: AsyncEngine, settings: RelaySettings) -> tuple[Location, bytes]:
     """
-    Check the schema and the rights in the database of *engine*; returns its ordering secret.
+    Check the tables in the database of *engine*; returns where they are and the ordering secret.
 
-    Raises SchemaMismatch and DatabaseUnavailable.
+    The first relay records its exchange. Raises SchemaMismatch and DatabaseUnavailable.
     """
-    await migrate.verify(engine)
-    await privileges.verify(engine, RIGHTS)
-    return await secret.read(engine)
+    found = await expectation(settings).verify(engine, register=True)
+    return found, await secret.read(engine)
 
 
-def store(engine: AsyncEngine, settings: RelaySettings) -> OutboxStore:
-    """The outbox in the database of *engine*."""
+async def warnings(engine: AsyncEngine) -> list[str]:
+    """What an operator may want to change in the database of *engine*, though the relay works."""
+    found = await row_access.warnings(engine)
+    if engine.dialect.name == "postgresql" and not await sees_all_sessions(engine):
+        found.append(
+            "mq_oldest_snapshot_age_seconds: sees only transactions of the relay's own role, and"
+            " prepared ones: GRANT pg_read_all_stats to the role"
+        )
+    return found
+
+
+def store(
+    engine: AsyncEngine,
+    settings: RelaySettings,
+    *,
+    on_standby: Callable[[bool], None] = lambda _: None,
+) -> OutboxStore:
+    """The outbox in the database of *engine*; see `SqliteStore` for *on_standby*."""
     if engine.dialect.name == "sqlite":
-        return SqliteStore(engine)
+        return SqliteStore(engine, on_standby=on_standby)
     return PostgresStore(
         engine, publish_timeout=settings.publish_timeout, pooled=settings.is_pooled
     )
 
 
-def wakeup(engine: AsyncEngine, settings: RelaySettings, wake_signal: WakeSignal) -> Wakeup:
-    """The source of notifications for *wake_signal*, or polling."""
-    return PostgresWakeup(engine, notify=wake_signal.notify) if settings.is_woken else Polling()
+def required_queues(settings: RelaySettings, broker: Transport) -> RequiredQueues | None:
+    """
+    The queues that have to be bound before the relay publishes; None if there are none.
+
+    Raises ConfigurationError.
+    """
+    if not settings.required_queues:
+        return None
+    return RequiredQueues(
+        settings.required_queues,
+        exchange=settings.main_exchange,
+        transport=broker,
+        management=management(settings),
+    )
+
+
+async def check_required_queues(settings: RelaySettings) -> None:
+    """
+    Check that the required queues exist, and that those without a pattern are bound.
+
+    Raises TopologyMismatch, ConfigurationError and BrokerUnavailable.
+    """
+    needed = required_queues(settings, broker(settings))
+    missing = {} if needed is None else await needed.missing(binds=False)
+    raise_together([TopologyMismatch(f"MQ_REQUIRED_QUEUES: {each}") for each in missing.values()])
+
+
+def wakeup(engine: AsyncEngine, settings: RelaySettings, *, notify: Callable[[], None]) -> Wakeup:
+    """Calls *notify* for inserted rows, or leaves it to polling."""
+    return PostgresWakeup(engine, notify=notify) if settings.is_woken else Polling()
 
 
 async def serve(
@@ -92,37 +158,50 @@ async def serve(
     Raises ConfigurationError and Unavailable only at start; later it waits for servers that are
     unavailable.
     """
-    allow_headers(*settings.allowed_headers)
+    allow_configured_headers(settings)
     registry = CollectorRegistry()
-    health = probes.Health("servers")
+    health = probes.Health("broker", "database")
     events = telemetry(registry, exchange=settings.main_exchange)
     wake_signal = WakeSignal()
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
         database(settings) as engine,
     ):
-        key_hasher = OrderingKeyHasher(await verified(engine))
+        found, ordering_key_secret = await verified(engine, settings)
+        key_hasher = OrderingKeyHasher(ordering_key_secret)
         broker_transport = broker(settings, connections=events.availability.connections)
         await process.prepare(broker_transport, declared(settings), settings)
-        outbox_store = store(engine, settings)
-        async with broker_transport.publisher() as publisher, asyncio.TaskGroup() as group:
+        monitor = SchemaMonitor(expectation(settings), found, engine, health, events.availability)
+        outbox_store = GatedStore(store(engine, settings, on_standby=events.standby), monitor.gate)
+        needed = required_queues(settings, broker_transport)
+        async with broker_transport.publisher() as own, asyncio.TaskGroup() as group:
+            publisher: Publisher = own
+            background = [group.create_task(monitor.run(stop))]
+            if needed is not None:
+                gated = GatedPublisher(own, needed, events)
+                background.append(group.create_task(gated.run(stop)))
+                publisher = gated
             maintenance = Maintenance(
                 store=outbox_store, wake_signal=wake_signal, telemetry=events
             )
-            maintaining = group.create_task(maintenance.run(stop))
+            background.append(group.create_task(maintenance.run(stop)))
+
+            def inserted() -> None:
+                wake_signal.notify()
+                maintenance.inserted()
+
             relay = Relay(
                 store=outbox_store,
                 publisher=publisher,
-                wakeup=wakeup(engine, settings, wake_signal),
+                wakeup=wakeup(engine, settings, notify=inserted),
                 wake_signal=wake_signal,
                 exchange=settings.main_exchange,
                 key_hasher=key_hasher,
-                limits=Limits(
-                    rows=settings.batch_size,
-                    bytes=settings.batch_bytes,
-                    publish_timeout=settings.publish_timeout,
+                batch_size=BatchSize(
+                    settings.batch_size, settings.batch_bytes, timeout=settings.publish_timeout
                 ),
                 policy=settings.retry_policy,
+                refused_policy=settings.refused_policy,
                 poll_interval=PollInterval(
                     timedelta(seconds=settings.poll_min_seconds),
                     timedelta(seconds=settings.poll_max_seconds),
@@ -137,5 +216,6 @@ async def serve(
             )
             events.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)
-            # Maintenance may stop at any point: the next relay does the rest.
-            maintaining.cancel()
+            # They may stop at any point: the next relay does the rest.
+            for task in background:
+                task.cancel()

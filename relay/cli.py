@@ -4,27 +4,32 @@ The command `relay`.
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from alembic.util import CommandError
 
+from outbox.cli import adoption, dead_letter_view
 from outbox.cli import console as commands
-from outbox.cli import dead_letter_view
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
-from outbox.database import migrate, privileges
+from outbox.cli.output import run_command
+from outbox.cli.problems import Problems
+from outbox.database import migrate, privileges, row_access
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.source import DeadLetterSource, reading
+from outbox.database.location import Location
+from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers, reading
 from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import service
-from outbox.settings import SharedSettings
+from outbox.runtime import probes, service
 from outbox.tables import dead_letters, outbox
 from relay import assembly, replay
 from relay.settings import RelaySettings
+from relay.storage import ordering_secret
 from relay.storage.base import Backlog
-from relay.storage.sql_store import SOURCE
+from relay.storage.settlement import SOURCE
+
+RIGHTS_OF_STATUS = {outbox: ["SELECT"], dead_letters: ["SELECT"]}
 
 app = typer.Typer(
     name="relay",
@@ -39,13 +44,13 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command `relay`."""
-    app()
+    run_command(app)
 
 
 @app.command()
 def run() -> None:
     """Publish until SIGTERM or SIGINT; a second signal ends the relay at once."""
-    settings = commands.settings(RelaySettings, process="relay")
+    settings = commands.settings(RelaySettings, process="relay", warnings="log")
     code = service.run(lambda stop: assembly.serve(settings, stop), drain=settings.drain)
     raise SystemExit(code)
 
@@ -53,25 +58,49 @@ def run() -> None:
 @app.command("migrate")
 def migrate_command(
     revision: Annotated[str, typer.Argument(help="Revision to migrate up to.")] = "head",
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="Postgres: the schema of the tables; the first one of search_path by default."
+        ),
+    ] = None,
 ) -> None:
     """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
-    settings = commands.settings(SharedSettings, process="relay")
+    settings = commands.settings(
+        RelaySettings, process="relay", warnings="stderr", servers=["database_url"]
+    )
     try:
         with driver_errors_translated():
-            migrate.upgrade(settings.database_url.get_secret_value(), revision)
-    except CommandError:
-        commands.fail(ConfigurationError("REVISION: there is no such revision"))
+            url = settings.database_url.get_secret_value()
+            location = migrate.upgrade(url, revision, schema=schema)
     except (ConfigurationError, Unavailable) as error:
         commands.fail(error)
-    console.print(f"schema is at revision {revision}")
+    console.print(str(location))
 
 
 @app.command()
-def topology() -> None:
+def topology(
+    *,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Publish the events of this schema to this exchange now."),
+    ] = False,
+    because: adoption.Because = None,
+) -> None:
     """Declare the exchanges that the relay publishes to. Consumers declare their own queues."""
-    settings = commands.settings(RelaySettings, process="relay")
+    settings = commands.settings(
+        RelaySettings, process="relay", warnings="stderr", servers=["broker_url"]
+    )
     declared = assembly.declared(settings)
-    commands.once(lambda: assembly.broker(settings).declare(declared))
+
+    async def declare() -> None:
+        adoption.check_reason(adopt=adopt, because=because)
+        await assembly.broker(settings).declare(declared)
+        if adopt:
+            async with assembly.database(settings) as engine:
+                await adoption.adopt(engine, assembly.expectation(settings), because=because or "")
+
+    commands.once(declare)
     for exchange in declared.exchanges:
         console.print(f"exchange {exchange.name} ({exchange.kind})")
 
@@ -79,16 +108,33 @@ def topology() -> None:
 @app.command()
 def check() -> None:
     """Check settings, schema and topology without changing anything."""
-    settings = commands.settings(RelaySettings, process="relay")
+    settings = commands.settings(RelaySettings, process="relay", warnings="stderr")
 
-    async def checks() -> list[str]:
-        async with assembly.database(settings) as engine:
-            await assembly.verified(engine)
-        return await assembly.broker(settings).verify(assembly.declared(settings))
+    async def checks() -> tuple[Location, list[str], list[str]]:
+        problems = Problems()
+        problems.step(lambda: allow_configured_headers(settings))
+        problems.step(lambda: probes.check_host(settings))
+        database = await problems.async_step(_check_database(settings))
+        verifying = assembly.broker(settings).verify(assembly.declared(settings))
+        uncompared = await problems.async_step(verifying)
+        await problems.async_step(assembly.check_required_queues(settings))
+        location, warnings = problems.unless_found(database)
+        return location, warnings, problems.unless_found(uncompared)
 
-    commands.warn_of_uncompared(commands.once(checks))
+    location, warnings, not_compared = commands.once(checks)
+    commands.warn(warnings)
+    commands.warn_of_uncompared(not_compared)
+    commands.warn_of_certificates()
     commands.warn_of_sqlite(settings)
+    console.print(str(location))
     console.print("settings, schema and topology are good")
+
+
+async def _check_database(settings: RelaySettings) -> tuple[Location, list[str]]:
+    async with assembly.database(settings) as engine:
+        location = await assembly.expectation(settings).verify(engine)
+        await ordering_secret.read(engine)
+        return location, await assembly.warnings(engine)
 
 
 @app.command()
@@ -99,7 +145,8 @@ def status(*, as_json: commands.AsJson = False) -> None:
     async def read() -> tuple[Backlog, list[ReasonCount]]:
         async with assembly.database(settings) as engine:
             await migrate.verify(engine)
-            await privileges.verify(engine, {outbox: ["SELECT"], dead_letters: ["SELECT"]})
+            await privileges.verify(engine, RIGHTS_OF_STATUS)
+            await row_access.verify(engine, RIGHTS_OF_STATUS)
             backlog = await assembly.store(engine, settings).backlog()
             async with reading(engine) as connection:
                 return backlog, await DeadLetters(SOURCE).reason_counts(connection)
@@ -115,6 +162,7 @@ def status(*, as_json: commands.AsJson = False) -> None:
     if backlog.dead_tuples is not None:
         rows["rows to vacuum"] = backlog.dead_tuples
         rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
+        rows["transactions since then"] = backlog.oldest_snapshot_transactions
     commands.show("outbox", rows)
     dead_letter_view.reason_counts(console, reason_counts)
 
@@ -133,9 +181,13 @@ app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
 def demo(context: typer.Context) -> None:
     """Run relay and consumers, kill some, compare the effects; see `relay demo --help`."""
     # A separate program: the relay does not import the consumer, which the demo needs too. It
-    # replaces this process, so that signals reach it.
+    # replaces this process, so that signals reach it. Python would search the working directory
+    # first, whose modules may have the names of ours.
+    found = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(filter(None, found))
     command = [sys.executable, "-m", "outbox_demo", *context.args]
-    os.execv(sys.executable, command)  # noqa: S606 - our own module
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own module
 
 
 if __name__ == "__main__":

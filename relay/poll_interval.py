@@ -28,18 +28,23 @@ class PollInterval:
     shortest: timedelta
     longest: timedelta
 
-    def after(self, claimed: ClaimResult, *, woken: bool, previous: timedelta) -> timedelta:
+    def after(
+        self, claimed: ClaimResult, *, woken: bool, notified: bool, previous: timedelta
+    ) -> timedelta:
         """
         The pause after a claim with the result *claimed*; the *previous* pause was that long.
 
-        *woken* means that the database notifies the relay of new rows during the pause.
+        *woken* means that the database notifies the relay of new rows during the pause, and
+        *notified* that it did so during the claim.
         """
         if claimed.more:
             return timedelta(0) if claimed.rows else self.shortest
         if claimed.rows:
-            # Only a claim without rows ends in a long pause: the database does not notify of rows
-            # that another claim held, or that did not fit into the batch.
-            return timedelta(0) if woken else self.shortest
+            # A row that was notified during the claim may be of a key that the claim held. Without
+            # such a row the claim has left none.
+            if not woken:
+                return self.shortest
+            return timedelta(0) if notified else self.longest
         if woken:
             return self.longest
         return min(max(previous * 2, self.shortest), self.longest)

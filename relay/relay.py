@@ -12,7 +12,6 @@ is unavailable the relay claims no rows, holds no transaction open, and counts n
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from outbox.backoff import Exponential, RetryPolicy
@@ -20,32 +19,16 @@ from outbox.errors import BrokerUnavailable, Unavailable, UnreadableMessage
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
-from outbox.wire import codec
+from outbox.wire import codec, row_codec
+from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
 from relay.row import Row
 from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
 from relay.verdict import decide
-from relay.wakeup import WakeSignal, Wakeup
+from relay.wakeup import Looks, WakeSignal, Wakeup
 from relay.waves import waves
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    Limits of one batch.
-
-    Args:
-        rows: Most rows.
-        bytes: Most bytes of their bodies.
-        publish_timeout: How long the broker may take to confirm it.
-
-    """
-
-    rows: int
-    bytes: int
-    publish_timeout: timedelta
 
 
 class Relay:
@@ -69,8 +52,9 @@ class Relay:
         wake_signal: WakeSignal,
         exchange: str,
         key_hasher: OrderingKeyHasher,
-        limits: Limits,
+        batch_size: BatchSize,
         policy: RetryPolicy,
+        refused_policy: RetryPolicy | None = None,
         poll_interval: PollInterval,
         reconnect: Exponential,
         telemetry: Telemetry,
@@ -83,8 +67,9 @@ class Relay:
         self._wake_signal = wake_signal
         self._exchange = exchange
         self._key_hasher = key_hasher
-        self._limits = limits
+        self._size = batch_size
         self._policy = policy
+        self._refused_policy = refused_policy
         self._poll_interval = poll_interval
         self._reconnect = reconnect
         self._telemetry = telemetry
@@ -92,6 +77,7 @@ class Relay:
         self._jitter = jitter
         self._load = LoadMeter()
         self._reachable = asyncio.Event()
+        self._looks = Looks(wakeup, clock=self._clock)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until *stop* is set; finishes the batches in flight first."""
@@ -107,27 +93,57 @@ class Relay:
 
     async def _primary_loop(self, stop: asyncio.Event) -> None:
         """Claim, pause, and claim again; on errors wait for the servers and reconnect."""
-        wait, failures = timedelta(0), 0
+        wait, failures, notified = timedelta(0), 0, True
         while not stop.is_set():
+            before = self._wake_signal.total
             try:
-                claimed = await self.run_once()
-                if not claimed.rows and not claimed.more and await self._wakeup.arm():
-                    claimed = await self.run_once()
+                claimed = await self._claim(notified=notified)
             except Unavailable as error:
                 failures += 1
+                notified = True
                 wait = self._reconnect.delay(failures, jitter=self._jitter()) or timedelta(0)
                 self._reachable.clear()
-                self._health.down("servers")
+                self._health.waits_for(*error.waits_for)
                 self._telemetry.availability.down(error, pause=wait)
                 await pause(stop, wait)
             else:
-                wait = self._poll_interval.after(claimed, woken=self._wakeup.armed, previous=wait)
+                wait, notified = self._next(claimed, before=before, previous=wait)
                 failures = 0
                 self._reachable.set()
-                self._health.up("servers")
+                self._health.waits_for()
                 self._telemetry.availability.up()
                 if wait:
-                    await self._wake_signal.wait(wait)
+                    notified = await self._wake_signal.wait(wait)
+
+    def _next(
+        self, claimed: ClaimResult, *, before: int, previous: timedelta
+    ) -> tuple[timedelta, bool]:
+        """
+        The pause after a claim, and whether the next claim needs no look before it.
+
+        *before* is the number of notifications when the claim began.
+        """
+        wait = self._poll_interval.after(
+            claimed,
+            woken=self._wakeup.armed,
+            notified=self._wake_signal.total > before,
+            previous=previous,
+        )
+        if wait and self._wakeup.armed and (claimed.rows or claimed.more):
+            # A row whose transaction commits late is below the hints of claims, so they miss it.
+            due_in = self._looks.due_in()
+            return due_in if claimed.rows else max(due_in, wait), False
+        return wait, not wait
+
+    async def _claim(self, *, notified: bool) -> ClaimResult:
+        """Run once, and arm the notifications if no row was ready."""
+        if not notified and await self._looks.find_nothing():
+            await self._publisher.ready()
+            return ClaimResult(0, more=False)
+        claimed = await self.run_once()
+        if not claimed.rows and not claimed.more and await self._wakeup.arm():
+            claimed = await self.run_once()
+        return claimed
 
     async def _secondary_loop(self, stop: asyncio.Event) -> None:
         """Claim when woken, until no row is ready; the primary loop handles lost servers."""
@@ -142,12 +158,15 @@ class Relay:
 
     async def _run_until_empty(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
+            before = self._wake_signal.total
             claimed = await self.run_once()
-            if claimed.rows:
-                continue
-            if not claimed.more:
+            if not claimed.rows and not claimed.more:
                 return
-            await self._wake_signal.wait(self._poll_interval.shortest)
+            wait, notified = self._next(claimed, before=before, previous=timedelta(0))
+            if wait:
+                notified = await self._wake_signal.wait(wait)
+            if not notified and await self._looks.find_nothing():
+                return
 
     async def run_once(self) -> ClaimResult:
         """
@@ -158,7 +177,7 @@ class Relay:
         others, and DatabaseUnavailable.
         """
         await self._publisher.ready()
-        async with self._store.claim(limit=self._limits.rows, size=self._limits.bytes) as claim:
+        async with self._store.claim(limit=self._size.rows, size=self._size.bytes) as claim:
             claimed = ClaimResult(len(claim.rows), claim.more)
             if not claimed.rows:
                 return claimed
@@ -166,11 +185,17 @@ class Relay:
                 self._wake_signal.notify()
             outcomes = await self._publish(claim.rows)
             verdicts = [
-                decide(row, outcomes[row.id], self._policy, jitter=self._jitter())
+                decide(
+                    row,
+                    outcomes[row.id],
+                    self._policy,
+                    refused=self._refused_policy,
+                    jitter=self._jitter(),
+                )
                 for row in claim.rows
                 if row.id in outcomes
             ]
-            await claim.settle(verdicts)
+            verdicts = list(await claim.settle(verdicts))
         self._telemetry.settled(verdicts)
         if Outcome.UNKNOWN in outcomes.values():
             raise BrokerUnavailable("no answer to a publish")
@@ -192,37 +217,53 @@ class Relay:
         Returns outcomes by row id; a row without an outcome was not published.
         """
         began = self._clock()
-        deadline = began + self._limits.publish_timeout.total_seconds()
         outcomes: dict[int, Outcome] = {}
+        size = 0
         failed: set[str] = set()
         for wave in waves(rows):
+            if Outcome.UNKNOWN in outcomes.values():
+                break
             sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave
-            within = timedelta(seconds=max(deadline - self._clock(), 0))
-            outcomes |= await self._publish_wave(sendable, within)
-            failed |= {
-                row.ordering_key
-                for row in sendable
-                if row.ordering_key is not None and outcomes[row.id] is not Outcome.ACKED
-            }
-        self._telemetry.published(rows, outcomes, took=timedelta(seconds=self._clock() - began))
+            wave_outcomes, wave_size = await self._publish_wave(sendable)
+            outcomes |= wave_outcomes
+            size += wave_size
+            if any(outcome is not Outcome.ACKED for outcome in wave_outcomes.values()):
+                failed |= {
+                    row.ordering_key
+                    for row in sendable
+                    if row.ordering_key is not None and outcomes[row.id] is not Outcome.ACKED
+                }
+        took = timedelta(seconds=self._clock() - began)
+        self._telemetry.published(rows, outcomes, took=took)
+        self._size.published(
+            rows=len(rows), size=size, took=took, unknown=Outcome.UNKNOWN in outcomes.values()
+        )
         return outcomes
 
-    async def _publish_wave(self, rows: Sequence[Row], within: timedelta) -> dict[int, Outcome]:
+    async def _publish_wave(self, rows: Sequence[Row]) -> tuple[dict[int, Outcome], int]:
+        """Publish *rows* at the same time; returns outcomes by row id, and the bytes of bodies."""
         outcomes: dict[int, Outcome] = {}
+        size = 0
         messages: dict[int, codec.WireMessage] = {}
         for row in rows:
             try:
                 messages[row.id] = self._to_message(row)
-            except UnreadableMessage:
+            except UnreadableMessage as error:
                 outcomes[row.id] = Outcome.MALFORMED
+                self._telemetry.unreadable(row, error)
         if messages:
+            began = self._clock()
+            size = sum(len(message.body) for message in messages.values())
+            within = self._size.deadline(size)
             confirms = await self._publisher.publish(list(messages.values()), within=within)
             outcomes |= zip(messages, confirms, strict=True)
-        return outcomes
+            if Outcome.UNKNOWN not in confirms:
+                self._size.measured(size, took=timedelta(seconds=self._clock() - began))
+        return outcomes, size
 
     def _to_message(self, row: Row) -> codec.WireMessage:
         """Raises UnreadableMessage if *row* is no valid event."""
-        envelope = codec.from_row(row.values)
+        envelope = row_codec.from_row(row.values)
         return codec.to_wire(
             envelope,
             exchange=self._exchange,

@@ -14,10 +14,10 @@ from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
 from outbox.errors import UnreadableMessage
 from outbox.tables import outbox
-from outbox.wire import codec
+from outbox.wire import row_codec
 from relay import assembly
 from relay.settings import RelaySettings
-from relay.storage.sql_store import ENVELOPE_COLUMNS, SOURCE
+from relay.storage.settlement import ENVELOPE_COLUMNS, SOURCE
 
 ALREADY_IN_OUTBOX = "already in the outbox"
 
@@ -56,10 +56,12 @@ def _event(letter: Any) -> dict[str, Any]:
     """Raises UnreadableMessage if the relay would only dead-letter the event again."""
     try:
         identity = UUID(letter["message_id"] or "")
-    except ValueError:
+    except (ValueError, TypeError):  # SQLite stores blobs in columns of text too
         raise UnreadableMessage("malformed", "message_id") from None
     event = {"event_id": identity, **{name: letter[name] for name in ENVELOPE_COLUMNS}}
-    codec.from_row(event)
+    if isinstance(event["headers"], str):  # in a row this would be the text of an object
+        raise UnreadableMessage("malformed", "headers")
+    row_codec.from_row(event)
     return event
 
 
@@ -86,5 +88,8 @@ def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
     """The source that the commands on the relay's dead letters work on."""
     allow_configured_headers(settings)
     return DeadLetterSource(
-        name=SOURCE, database=lambda: assembly.database(settings), destination=_to_outbox
+        name=SOURCE,
+        database=lambda: assembly.database(settings),
+        destination=_to_outbox,
+        replay_rights={outbox: ("SELECT", "INSERT")},
     )

@@ -2,13 +2,16 @@
 Settings of the relay, in addition to the shared ones.
 """
 
+from dataclasses import replace
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from outbox.backoff import Exponential
-from outbox.settings import SharedSettings
+from outbox.settings import Items, SharedSettings
+
+RequiredQueue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}(=[^\s=,]{1,200})?$")]
 
 MIN_CONNECTIONS = 5
 """Two claims, the LISTEN session of an idle relay, promoting due rows, and the backlog."""
@@ -45,7 +48,11 @@ class RelaySettings(SharedSettings):
         default=1.0, gt=0, le=3600, description="Longest pause between polls of an empty outbox."
     )
     publish_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=600, description="Deadline for the broker to confirm a batch."
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Deadline for the broker to confirm a batch that it has received; longer on a "
+        "slow network.",
     )
     publish_max_attempts: int | None = Field(
         default=None,
@@ -57,13 +64,20 @@ class RelaySettings(SharedSettings):
         default=1.0,
         gt=0,
         le=3600,
-        description="Pause after the first publish that was returned or refused; it doubles.",
+        description="Pause after the first publish that was returned or refused; it doubles, "
+        "and after a refusal it grows fourfold.",
     )
     publish_retry_max_seconds: float = Field(
         default=300.0,
         gt=0,
         le=86_400,
         description="Longest pause between two publishes of such an event.",
+    )
+
+    required_queues: Items[RequiredQueue] = Field(
+        default=(),
+        description="Queues that have to be bound to MQ_MAIN_EXCHANGE before the relay publishes, "
+        "each as `queue=pattern`, or as `queue` with MQ_MANAGEMENT_URL or the embedded broker.",
     )
 
     @model_validator(mode="after")
@@ -101,9 +115,19 @@ class RelaySettings(SharedSettings):
 
     @property
     def retry_policy(self) -> Exponential:
-        """When the relay publishes unroutable and refused events again."""
+        """When the relay publishes unroutable events again: no queue has a copy of them."""
         return Exponential(
             first=timedelta(seconds=self.publish_retry_first_seconds),
             cap=timedelta(seconds=self.publish_retry_max_seconds),
             max_attempts=self.publish_max_attempts,
         )
+
+    @property
+    def refused_policy(self) -> Exponential:
+        """
+        When the relay publishes refused events again.
+
+        The broker refuses an event if one of its queues does. The other queues have it, and get
+        another copy with each attempt, so the pauses grow faster.
+        """
+        return replace(self.retry_policy, factor=4)

@@ -12,15 +12,18 @@ from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
 from relay.batch_histogram import BatchHistogram
 from relay.row import Row
 from relay.storage.base import Backlog
-from relay.verdict import DeadLetter, Delete, Leave, Retry, Verdict
+from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+_SUCCESS = "success"
 
 
 class Telemetry:
@@ -54,6 +57,11 @@ class Telemetry:
             ["source", "reason"],
             registry=registry,
         )
+        self._unsettled = Counter(
+            "mq_outbox_rows_unsettled",
+            "Rows that the database refused to delete or to change; each waits for a day.",
+            registry=registry,
+        )
         self._backlog = Gauge(
             "mq_outbox_backlog",
             "Rows in the outbox; exact up to 10,000, then Postgres's estimate.",
@@ -64,6 +72,12 @@ class Telemetry:
             "Age of the oldest row that could be published now.",
             registry=registry,
         )
+        self._oldest = Gauge(
+            "mq_outbox_oldest_age_seconds",
+            "Age of the oldest row that could be published now, or that waits because a publish "
+            "failed.",
+            registry=registry,
+        )
         self._dead_tuples = Gauge(
             "mq_outbox_dead_tuples",
             "Postgres: deleted rows that vacuum has not removed.",
@@ -71,7 +85,19 @@ class Telemetry:
         )
         self._snapshot = Gauge(
             "mq_oldest_snapshot_age_seconds",
-            "Postgres: age of the oldest open snapshot, which keeps vacuum from removing rows.",
+            "Postgres: age of the oldest open or prepared transaction, which keeps vacuum from "
+            "removing rows.",
+            registry=registry,
+        )
+        self._snapshot_transactions = Gauge(
+            "mq_oldest_snapshot_transactions",
+            "Postgres: transactions begun since the oldest one whose rows vacuum has to keep, for "
+            "a transaction or a replication slot.",
+            registry=registry,
+        )
+        self._queues_missing = Gauge(
+            "mq_required_queues_missing",
+            "Queues of MQ_REQUIRED_QUEUES that are not bound; above 0 the relay does not publish.",
             registry=registry,
         )
         self.availability = Availability(self._log, registry)
@@ -82,28 +108,25 @@ class Telemetry:
         """A batch was published; *outcomes* are by row id, and may not have all *rows*."""
         now = datetime.now(UTC)
         self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
-        self._latency.observe(
-            max((now - row.created_at).total_seconds(), 0)
-            for row in rows
-            if outcomes.get(row.id) is Outcome.ACKED
-        )
+        acked = [row for row in rows if outcomes.get(row.id) is Outcome.ACKED]
+        self._latency.observe((now - row.created_at).total_seconds() for row in acked)
+
+    def unreadable(self, row: Row, error: UnreadableMessage) -> None:
+        """*row* is no event."""
+        self._log.error("row_unreadable", row=row.id, reason=error.code, detail=error.detail)
 
     def settled(self, verdicts: Sequence[Verdict]) -> None:
         """A batch was settled."""
-        statuses: Tally[str] = Tally()
-        for verdict in verdicts:
+        others = [verdict for verdict in verdicts if not isinstance(verdict, Delete)]
+        statuses = Tally({_SUCCESS: len(verdicts) - len(others)})
+        statuses.update(map(_status, others))
+        for verdict in others:
             match verdict:
-                case Delete():
-                    statuses["success"] += 1
-                case Retry(code=code):
-                    statuses[code] += 1
-                case DeadLetter(code=code):
-                    statuses[code] += 1
-                    self._dead.labels("relay", code).inc()
-                case Leave():
-                    statuses["unknown"] += 1
-                case _:
-                    assert_never(verdict)
+                case DeadLetter():
+                    self._dead_lettered(verdict)
+                case Quarantine():
+                    self._unsettled.inc()
+                    self._log.error("row_unsettled", row=verdict.row.id)
         for status, count in statuses.items():
             self._published.labels(self._exchange, status).inc(count)
         failed = {status: count for status, count in statuses.items() if status != "success"}
@@ -112,15 +135,55 @@ class Telemetry:
         else:
             self._log.debug("batch_published", sent=statuses["success"])
 
+    def _dead_lettered(self, verdict: DeadLetter) -> None:
+        self._dead.labels("relay", verdict.code).inc()
+        self._log.error(
+            "event_dead_lettered",
+            row=verdict.row.id,
+            message_id=str(verdict.row.values.get("event_id")),
+            reason=verdict.code,
+        )
+
     def sampled(self, backlog: Backlog) -> None:
         """The backlog was measured."""
         self._backlog.set(backlog.rows)
         self._age.set(backlog.oldest_ready_age.total_seconds())
+        self._oldest.set(backlog.oldest_age.total_seconds())
         if backlog.dead_tuples is not None:
             self._dead_tuples.set(backlog.dead_tuples)
         if backlog.oldest_snapshot_age is not None:
             self._snapshot.set(backlog.oldest_snapshot_age.total_seconds())
+        if backlog.oldest_snapshot_transactions is not None:
+            self._snapshot_transactions.set(backlog.oldest_snapshot_transactions)
+
+    def queues_missing(self, count: int) -> None:
+        """The required queues were checked."""
+        self._queues_missing.set(count)
+
+    def standby(self, stands_by: bool) -> None:
+        """Another relay works on the SQLite file, or this one has taken over from it."""
+        if stands_by:
+            self._log.info(
+                "relay_stands_by", reason="another relay holds the lock of the SQLite file"
+            )
+        else:
+            self._log.info("relay_took_over")
 
     def started(self, **facts: str | int) -> None:
         """The relay has started to work."""
         self._log.info("relay_started", **facts)
+
+
+def _status(verdict: Verdict) -> str:
+    """The status of a publish in metrics."""
+    match verdict:
+        case Delete():
+            return _SUCCESS
+        case Retry(code=code) | DeadLetter(code=code):
+            return code
+        case Leave():
+            return "unknown"
+        case Quarantine():
+            return "unsettled"
+        case _:
+            assert_never(verdict)

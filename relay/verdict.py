@@ -16,14 +16,15 @@ from outbox.transports.base import Outcome
 from relay.row import Row
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen for the reason that Envelope is not.
+@dataclass(slots=True)
 class Delete:
     """The broker has confirmed the message: delete the row."""
 
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Retry:
     """Publish the row again no earlier than after *delay*; *code* is the reason."""
 
@@ -32,7 +33,7 @@ class Retry:
     code: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeadLetter:
     """Move the row to `dead_letters`; *code* is the reason."""
 
@@ -40,27 +41,47 @@ class DeadLetter:
     code: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leave:
     """The outcome is unknown: the row does not change, and no attempt is counted."""
 
     row: Row
 
 
-Verdict: TypeAlias = Delete | Retry | DeadLetter | Leave
+@dataclass(slots=True)
+class Quarantine:
+    """
+    The database has refused each change of the row but this one: it waits for a day.
+
+    No decision makes it; the storage does, for a row whose verdict cannot be applied.
+    """
+
+    row: Row
 
 
-def decide(row: Row, outcome: Outcome, policy: RetryPolicy, *, jitter: float = 1.0) -> Verdict:
+Verdict: TypeAlias = Delete | Retry | DeadLetter | Leave | Quarantine
+
+
+def decide(
+    row: Row,
+    outcome: Outcome,
+    policy: RetryPolicy,
+    *,
+    refused: RetryPolicy | None = None,
+    jitter: float = 1.0,
+) -> Verdict:
     """
     The verdict on *row* after *outcome*.
 
-    *jitter* in [0, 1) is passed to the policy.
+    *policy* is for unroutable events, *refused* for refused ones if it differs. *jitter* in [0, 1)
+    is passed to the policy.
     """
     match outcome:
         case Outcome.ACKED:
             return Delete(row)
         case Outcome.RETURNED | Outcome.NACKED:
-            delay = policy.delay(row.attempts + 1, jitter=jitter)
+            chosen = refused if refused and outcome is Outcome.NACKED else policy
+            delay = chosen.delay(row.attempts + 1, jitter=jitter)
             if delay is None:
                 return DeadLetter(row, outcome.value)
             return Retry(row, delay, outcome.value)

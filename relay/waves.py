@@ -29,7 +29,9 @@ def waves(rows: Sequence[Row]) -> list[list[Row]]:
     delay all other rows, so waves that are small compared with the first are left out: another
     claim takes their rows.
     """
-    result: list[list[Row]] = [[]] if rows else []
+    if all(row.ordering_key is None for row in rows):
+        return [list(rows)] if rows else []
+    result: list[list[Row]] = [[]]
     seen: dict[str, int] = defaultdict(int)
     for row in rows:
         wave = 0

@@ -27,6 +27,7 @@ from yarl import URL
 from outbox.database.engine import create_engine
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
+from tests.support.servers.isolation import memory_or_disk
 
 FLEET = pytest.StashKey[Fleet]()
 EXIT_WITHOUT_SERVER = 3
@@ -34,7 +35,10 @@ S = TypeVar("S")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FLEET] = Fleet()
+    parent = memory_or_disk()
+    config.stash[FLEET] = Fleet(parent)
+    # Where `tmp_path` is, with the files of SQLite.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(parent))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

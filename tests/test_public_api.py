@@ -21,6 +21,7 @@ def test_the_public_names_are_these():
         "Priority",
         "add",
         "allow_headers",
+        "include_object",
         "insert",
         "metadata",
     ]

@@ -1,31 +1,31 @@
 """
-Handles the deliveries of one subscription.
+Handles the deliveries of one subscription after another.
 
     subscription ──▶ delivery queue ──batch─▶ executor ──verdicts──▶ settlement
                            ▲                                             │
                            └───────────── Wait: handle later ────────────┘
 
 - Handlers run in tasks of their own, at most *concurrency* at a time.
-- The first deliveries arrive one at a time, until one arrives that is no redelivery: a poison
-  message that ends each process that takes it uses up its own delivery limit, and not that of its
-  neighbours.
+- A batch that has redeliveries is counted, see `strikes`: a message that ends its process again
+  and again is held back, then handled alone, and given up in the end.
+- When a subscription is lost, its handlers go on beside the next subscription. The broker delivers
+  their messages again: each redelivery waits for its handler here, and is settled by its verdict.
 - A delivery that waits too long for its handler, because a circuit breaker is open, is replaced by
   a copy before the broker's consumer timeout closes the channel.
 """
 
 import asyncio
-from datetime import timedelta
-from functools import partial
+from collections.abc import Sequence
 
 from consumer.database_retry import LONGEST, DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
+from consumer.dispatch.session import Session
 from consumer.dispatch.settlement import Settlement
-from consumer.execution.delivery_batch import DeliveryBatch
-from consumer.execution.executor import Executor
-from consumer.verdict import Verdict, Wait, has_failed, is_failure
+from consumer.dispatch.strikes import Strikes
+from consumer.execution.delivery_batch import BatchExecutor, DeliveryBatch, QueuedDelivery
+from consumer.verdict import WAIT, Verdict, has_failed, is_failure
 from outbox.errors import BrokerUnavailable, DatabaseUnavailable
 from outbox.runtime.service import pause
-from outbox.runtime.shield import shielded
 from outbox.transports.base import Subscription
 
 _TAKE_LIMIT = 1_000
@@ -33,118 +33,142 @@ _TAKE_LIMIT = 1_000
 
 class Dispatcher:
     """
-    Handles the deliveries of *subscription*, until it ends.
+    Handles deliveries of *delivery_queue*, up to *concurrency* batches at a time.
 
     Args:
-        delivery_queue: Empty at the start and at the end; it keeps the state of circuit breakers
-            and rate limits between subscriptions.
-        concurrency: The number of batches that are handled at a time.
-        prefetch: How many deliveries the broker sends ahead, once one is no redelivery.
-        is_prefetch_raised: Whether the subscription has this prefetch from the start.
+        prefetch: How many deliveries the broker sends ahead.
+        starts_slowly: Whether a subscription starts with a prefetch of 1, until one of its
+            deliveries is no redelivery. It is for a broker that counts deliveries itself: so a
+            message that ends each connection uses up no delivery of its neighbours.
 
     """
 
     def __init__(
         self,
-        subscription: Subscription,
         *,
         delivery_queue: DeliveryQueue,
-        executor: Executor,
+        executor: BatchExecutor,
+        strikes: Strikes,
         settlement: Settlement,
         database_retry: DatabaseRetry,
         concurrency: int,
         prefetch: int,
-        is_prefetch_raised: bool,
+        starts_slowly: bool,
     ) -> None:
-        self._subscription = subscription
         self._delivery_queue = delivery_queue
         self._executor = executor
+        self._strikes = strikes
         self._settlement = settlement
         self._database_retry = database_retry
         self._free_slots = concurrency
         self._prefetch = prefetch
-        self._is_prefetch_raised = is_prefetch_raised
-        # Some deliveries cannot be settled: the broker must send no more.
-        self._unsubscribe = asyncio.Event()
-        # No further batch is started, and retries against servers end.
-        self._closing = asyncio.Event()
+        self._starts_slowly = starts_slowly
+        self._session: Session | None = None
+        self._group: asyncio.TaskGroup | None = None
         # Calls `_start_batches` when time alone makes a handler ready.
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """
-        Return once *stop* is set and everything in flight is done, or the subscription is lost.
+    @property
+    def was_idle(self) -> bool:
+        """Whether the last subscription ended because it got no delivery for a while."""
+        return self._session is not None and self._session.was_idle
 
-        Also returns once the database has been unavailable for `database_retry.LONGEST`.
-        """
-        async with asyncio.TaskGroup() as group:
-            background = [
-                group.create_task(self._unsubscribe_when(stop)),
-                group.create_task(self._unsubscribe_when(self._unsubscribe)),
-                group.create_task(self._renew_stale()),
-            ]
-            try:
-                await self._receive(group)
-            finally:
-                self._closing.set()
-                self._cancel_timer()
-                for task in background:
-                    task.cancel()
-            await self._release()
-        # Units in flight may have put deliveries back meanwhile.
-        await self._release()
+    @property
+    def first_prefetch(self) -> int:
+        """The prefetch with which to subscribe."""
+        return 1 if self._starts_slowly else self._prefetch
 
-    async def _receive(self, group: asyncio.TaskGroup) -> None:
+    async def run(
+        self, subscription: Subscription, stop: asyncio.Event, group: asyncio.TaskGroup
+    ) -> BrokerUnavailable | None:
+        """
+        Handle the deliveries of *subscription*, in tasks of *group*.
+
+        Returns the error once the subscription is lost; handlers in flight go on. Returns None
+        once all is done after *stop* is set, the database was unavailable for `LONGEST`, or the
+        subscription `was_idle`.
+        """
+        session = self._session = Session(subscription, is_prefetch_raised=not self._starts_slowly)
+        self._group = group
+        background = [
+            group.create_task(session.unsubscribe_when(stop)),
+            group.create_task(session.unsubscribe_when(session.unsubscribe)),
+            group.create_task(self._renew_stale(session)),
+            group.create_task(session.end_when_idle(lambda: self._delivery_queue.is_empty)),
+        ]
         try:
-            while deliveries := await self._subscription.take(_TAKE_LIMIT):
-                self._delivery_queue.put(deliveries, self._now())
-                self._start_batches(group)
-                if not self._is_prefetch_raised and not all(
-                    each.redelivered for each in deliveries
-                ):
-                    await self._raise_prefetch()
-        except BrokerUnavailable:
+            await self._receive(session, stop)
+        finally:
+            session.closing.set()
+            self._cancel_timer()
+            for task in background:
+                task.cancel()
+        if session.lost is None:
+            await self._release(session)
+            await session.batches_end()
+        # Batches in flight may have put deliveries back meanwhile.
+        await self._release(session)
+        return session.lost
+
+    async def _receive(self, session: Session, stop: asyncio.Event) -> None:
+        try:
+            while deliveries := await session.subscription.take(_TAKE_LIMIT):
+                session.deliveries += len(deliveries)
+                fresh = [each for each in deliveries if not each.redelivered]
+                if len(fresh) == len(deliveries):
+                    self._delivery_queue.put(deliveries, self._now())
+                else:
+                    strikes = await self._strikes.of(deliveries, stop)
+                    self._delivery_queue.put(deliveries, self._now(), strikes=strikes)
+                self._start_batches()
+                if not session.is_prefetch_raised and fresh:
+                    await session.raise_prefetch(self._prefetch)
+        except BrokerUnavailable as error:
             # The broker redelivers all that was not acked; committed messages are duplicates then.
-            return
+            session.lost = error
 
-    async def _raise_prefetch(self) -> None:
-        self._is_prefetch_raised = True
-        if self._prefetch > 1:
-            await self._subscription.raise_prefetch(self._prefetch)
-
-    def _start_batches(self, group: asyncio.TaskGroup) -> None:
+    def _start_batches(self) -> None:
         """Start batches up to the concurrency, and again when time allows more."""
         self._cancel_timer()
-        while self._free_slots and not self._closing.is_set():
-            batch = self._delivery_queue.take(self._now())
+        session, group = self._session, self._group
+        if session is None or group is None:
+            return
+        while self._free_slots and not session.closing.is_set():
+            now = self._now()
+            batch = self._delivery_queue.take(now)
             if batch is None:
-                at = self._delivery_queue.take_at()
+                at = self._delivery_queue.take_at(now)
                 if at is not None:
-                    loop = asyncio.get_running_loop()
-                    self._timer = loop.call_at(at, self._start_batches, group)
+                    self._timer = asyncio.get_running_loop().call_at(at, self._start_batches)
                 return
             self._free_slots -= 1
-            group.create_task(self._handle(batch, group))
+            task = group.create_task(self._handle(batch, session))
+            session.batches.add(task)
+            task.add_done_callback(session.batches.discard)
 
-    async def _handle(self, batch: DeliveryBatch, group: asyncio.TaskGroup) -> None:
+    async def _handle(self, batch: DeliveryBatch, session: Session) -> None:
         try:
-            verdicts = await self._verdicts(batch)
-            if verdicts is None:
-                self._unsubscribe.set()
+            verdicts = await self._verdicts(batch, session)
+            if session.lost is not None:
+                await self._hand_over(batch, verdicts)
+            elif verdicts is None:
+                session.unsubscribe.set()
             else:
-                await self._settle(batch, verdicts)
+                await self._settle(session, batch.queued, verdicts)
         except BrokerUnavailable:
             # `_receive` gets the same error and ends.
             pass
         except BaseException:
             # A handler may have cancelled this task, and a task group ignores cancelled tasks.
-            self._closing.set()
-            self._unsubscribe.set()
+            session.closing.set()
+            session.unsubscribe.set()
             raise
-        self._free_slots += 1
-        self._start_batches(group)
+        finally:
+            self._free_slots += 1
+            self._delivery_queue.left(batch, opens_lanes=session.lost is not None)
+        self._start_batches()
 
-    async def _verdicts(self, batch: DeliveryBatch) -> list[Verdict] | None:
+    async def _verdicts(self, batch: DeliveryBatch, session: Session) -> list[Verdict] | None:
         """
         Verdicts on the deliveries of *batch*, or None after a long outage of the database.
 
@@ -153,63 +177,74 @@ class Dispatcher:
         verdicts: list[Verdict] | None = None
         began = self._now()
         try:
-            verdicts = await self._executor.execute(batch)
+            verdicts = await self._execute(batch)
             if self._database_retry.is_unavailable:
                 self._database_retry.succeeded()
         except DatabaseUnavailable as error:
-            execute = partial(self._executor.execute, batch)
             verdicts = await self._database_retry.repeat(
-                error, execute, self._closing, began=began
+                error, lambda: self._execute(batch), session.closing, began=began
             )
         finally:
             failed = has_failed(verdicts or []) if batch.has_breaker else None
             self._delivery_queue.ended(batch, self._now(), failed=failed)
         if verdicts is None or not self._delivery_queue.is_breaker_open(batch.handler):
             return verdicts
-        return [Wait(timedelta(0)) if is_failure(verdict) else verdict for verdict in verdicts]
+        return [WAIT if is_failure(verdict) else verdict for verdict in verdicts]
 
-    async def _settle(self, batch: DeliveryBatch, verdicts: list[Verdict]) -> None:
-        waits = await self._settlement.settle(
-            self._subscription, batch.deliveries, verdicts, self._closing
-        )
-        if waits is None:
-            self._unsubscribe.set()
+    async def _execute(self, batch: DeliveryBatch) -> list[Verdict]:
+        if any(delivery.redelivered for delivery in batch.deliveries):
+            return await self._strikes.execute(batch, limit=self._delivery_queue.limit)
+        return await self._executor.execute(batch)
+
+    async def _settle(
+        self, session: Session, batch: Sequence[QueuedDelivery], verdicts: list[Verdict]
+    ) -> None:
+        for step in self._settlement.steps(batch, verdicts):
+            waits = await self._settlement.settle(session.subscription, step, session.closing)
+            if session.lost is not None:
+                return
+            if waits is None:
+                session.unsubscribe.set()
+                continue
+            if not session.is_prefetch_raised and any(wait is not None for wait in waits):
+                await session.raise_prefetch(self._prefetch)
+            for (queued, _), wait in zip(step, waits, strict=True):
+                if wait is None:
+                    self._delivery_queue.settled(queued)
+                else:
+                    self._delivery_queue.put_back(queued, self._now() + wait.total_seconds())
+            if len(step) < len(batch):
+                self._start_batches()
+
+    async def _hand_over(self, batch: DeliveryBatch, verdicts: list[Verdict] | None) -> None:
+        """Settle the redeliveries of *batch*, which has lost its subscription, in its place."""
+        session = self._session
+        if verdicts is None or session is None or session.closing.is_set():
             return
-        if not self._is_prefetch_raised and any(wait is not None for wait in waits):
-            await self._raise_prefetch()
-        for queued, wait in zip(batch.queued, waits, strict=True):
-            if wait is None:
-                self._delivery_queue.settled(queued)
-            else:
-                self._delivery_queue.put_back(queued, self._now() + wait.total_seconds())
+        for queued, verdict in zip(batch.queued, verdicts, strict=True):
+            redelivery = self._delivery_queue.take_redelivery(queued)
+            if redelivery is not None:
+                await self._settle(session, [redelivery], [verdict])
 
-    async def _renew_stale(self) -> None:
-        while not self._closing.is_set():
-            await pause(self._closing, LONGEST / 10)
+    async def _renew_stale(self, session: Session) -> None:
+        while not session.closing.is_set():
+            await pause(session.closing, LONGEST / 10)
             stale = self._delivery_queue.take_stale(self._now() - LONGEST.total_seconds())
             try:
-                left = await self._settlement.retries.renew(self._subscription, stale)
+                left = await self._settlement.retries.renew(session.subscription, stale)
             except BrokerUnavailable:
                 return
             self._delivery_queue.put(left, self._now())
 
-    async def _unsubscribe_when(self, event: asyncio.Event) -> None:
-        await event.wait()
-        try:
-            # Otherwise the broker would go on sending deliveries that are not handled here.
-            await shielded(self._subscription.stop())
-        except BrokerUnavailable:
-            return
-
-    async def _release(self) -> None:
+    async def _release(self, session: Session) -> None:
         left = self._delivery_queue.clear()
-        if self._delivery_queue.has_lanes:
+        if self._delivery_queue.has_lanes or session.lost is not None:
             # A delivery that is requeued alone may change places with those that are still in the
             # queue or in flight. When the subscription ends, all are requeued in their order.
             return
         try:
             for delivery in left:
-                await self._subscription.release(delivery)
+                await session.subscription.release(delivery)
         except BrokerUnavailable:
             return
 

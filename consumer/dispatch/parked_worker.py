@@ -1,7 +1,7 @@
 """
 The loop of an ordered consumer over its parked messages, lane by lane.
 
-Each attempt is a transaction of `consumer.execution.parked`.
+Each attempt is a transaction of `consumer.execution.parked`, after one that commits its strike.
 """
 
 import asyncio
@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.parked_strikes import ParkedStrikes, Suspect
+from consumer.dispatch.turns import Turns
 from consumer.execution.executor import TRIALS
-from consumer.execution.parked import ParkedContext, ParkedSteps
+from consumer.execution.parked import ParkedSteps
 from consumer.execution.transaction import transact
 from consumer.storage.parked import ParkedMessage
 from consumer.verdict import Verdict
@@ -25,12 +27,13 @@ POLL_EVERY = timedelta(seconds=1)
 @dataclass(frozen=True, slots=True)
 class ParkedWorker:
     """
-    Attempts parked messages when they are due.
+    Attempts parked messages when they are due, with *strikes* and in *turns* of the process.
 
     *lanes_at_once* is the number of lanes that are attempted side by side.
     """
 
-    context: ParkedContext
+    strikes: ParkedStrikes
+    turns: Turns
     lanes_at_once: int
     database_retry: DatabaseRetry
     _losses: Counter[int] = field(default_factory=Counter, init=False)
@@ -40,6 +43,7 @@ class ParkedWorker:
         async with asyncio.TaskGroup() as group:
             for _ in range(self.lanes_at_once):
                 group.create_task(self._poll(stop))
+        await self.strikes.stopped()
 
     async def _poll(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -53,38 +57,46 @@ class ParkedWorker:
 
         Raises DatabaseUnavailable.
         """
-        steps = ParkedSteps(self.context)
+        try:
+            async with self.turns.beside_others(), self.strikes.begin() as steps:
+                return await self._attempt(steps)
+        except Suspect as suspect:
+            message = suspect.message
+        async with self.turns.alone(), self.strikes.begin(message) as steps:
+            await self._attempt(steps)
+        return True
+
+    async def _attempt(self, steps: ParkedSteps | None) -> bool:
+        if steps is None:
+            return False
         outcome: Verdict | BaseException | None
         try:
-            outcome = await transact(self.context.executor.units, steps)
+            outcome = await transact(self.strikes.context.executor.units, steps)
         except SessionLost as lost:
-            if steps.message is None or not self._is_lost_too_often(steps.message):
+            if not self._is_lost_too_often(steps.message):
                 raise
             outcome = lost
-        if steps.message is None:
-            return False
         if isinstance(outcome, BaseException):
             steps = steps.after(outcome)
             outcome = await self._settle(steps)
-        self._settled(steps, outcome)
+        await self._settled(steps, outcome)
         return True
 
     async def _settle(self, steps: ParkedSteps) -> Verdict | None:
-        outcome = await transact(self.context.executor.units, steps)
+        outcome = await transact(self.strikes.context.executor.units, steps)
         if isinstance(outcome, BaseException):
             raise_translated(outcome)
         return outcome
 
-    def _settled(self, steps: ParkedSteps, verdict: Verdict | None) -> None:
+    async def _settled(self, steps: ParkedSteps, verdict: Verdict | None) -> None:
         message, attempted = steps.message, steps.attempted
-        if message is None:
-            return
         self._losses.pop(message.id, None)
+        await self.strikes.settled(message, verdict)
         if verdict is None:
             return
         if attempted is not None and attempted.handler is not None:
-            self.context.executor.record_success(attempted.handler, attempted.durations)
-        self.context.executor.telemetry.settled([(message.message.type, verdict)])
+            self.strikes.context.executor.record_success(attempted.handler, attempted.durations)
+        self.strikes.context.executor.telemetry.settled([(message.message.type, verdict)])
 
     def _is_lost_too_often(self, message: ParkedMessage) -> bool:
         """

@@ -11,12 +11,13 @@ of the queue.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from consumer.database_retry import DatabaseRetry
-from consumer.message_copies import retry_copy
+from consumer.message_copies import renewed_copy, retry_copy, waiting_since
 from consumer.queues import ConsumerQueues
+from consumer.telemetry import Telemetry
 from consumer.verdict import DeadLetter, TryAgain, retry_queue_delay
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Subscription
@@ -29,6 +30,7 @@ class RetryPublisher:
 
     queues: ConsumerQueues
     database_retry: DatabaseRetry
+    telemetry: Telemetry
 
     async def retry(
         self,
@@ -46,22 +48,25 @@ class RetryPublisher:
         """
         delay = retry_queue_delay(verdict.delay, sorted(self.queues.retry_queues))
         copy = retry_copy(
-            delivery.message,
+            waiting_since(delivery.message, verdict.unsupported_since),
             queue=self.queues.retry_queues[delay],
             attempt=verdict.attempt,
             not_before=datetime.now(UTC) + verdict.delay if verdict.delay > delay else None,
+            failed=verdict.failed,
         )
         failures = 0
-        while True:
-            outcome = await subscription.replace(delivery, copy)
-            if outcome is Outcome.ACKED:
-                return TryAgain(verdict.attempt, delay, failed=verdict.failed)
-            if outcome is Outcome.REJECTED:
-                return DeadLetter(verdict.attempt, outcome.value)
-            if stop.is_set():
-                return None
-            failures += 1
-            await pause(stop, self.database_retry.pause_after(failures))
+        with self.telemetry.copy(copy.routing_key) as not_taken:
+            while True:
+                outcome = await subscription.replace(delivery, copy)
+                if outcome is Outcome.ACKED:
+                    return replace(verdict, delay=delay)
+                if outcome is Outcome.REJECTED:
+                    return DeadLetter(verdict.attempt, outcome.value)
+                if stop.is_set():
+                    return None
+                not_taken(outcome)
+                failures += 1
+                await pause(stop, self.database_retry.pause_after(failures))
 
     async def renew(
         self, subscription: Subscription, deliveries: Sequence[Delivery]
@@ -77,6 +82,6 @@ class RetryPublisher:
             for delivery in deliveries
             if Outcome.ACKED
             is not await subscription.replace(
-                delivery, retry_copy(delivery.message, queue=self.queues.name)
+                delivery, renewed_copy(delivery.message, queue=self.queues.name)
             )
         ]

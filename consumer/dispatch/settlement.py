@@ -12,16 +12,20 @@ Settling deliveries as their verdicts say: in the database, and then with the br
 
 The ack comes last. A delivery that is not acked, because the process stops or a server is
 unreachable, is delivered again.
+
+A batch is settled in steps: a retry queue that is full may take no copy for hours, and a database
+may be unavailable, so no delivery waits until another one is settled.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.retry_publisher import RetryPublisher
+from consumer.execution.delivery_batch import QueuedDelivery
 from consumer.execution.ordering import Lanes
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
@@ -29,6 +33,9 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import DUPLICATE, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.transports.base import Subscription
 from outbox.transports.delivery import Delivery
+
+Step: TypeAlias = Sequence[tuple[QueuedDelivery, Verdict]]
+"""Deliveries that are settled together, with their verdicts."""
 
 
 class Settlement:
@@ -47,21 +54,41 @@ class Settlement:
         database_retry: DatabaseRetry,
         telemetry: Telemetry,
     ) -> None:
-        self.retries = RetryPublisher(queues, database_retry)
+        self.retries = RetryPublisher(queues, database_retry, telemetry)
         self._dead_letter_writer = dead_letter_writer
         self._lanes = lanes
         self._database_retry = database_retry
         self._telemetry = telemetry
 
+    def steps(
+        self, batch: Sequence[QueuedDelivery], verdicts: Iterable[Verdict]
+    ) -> Sequence[Step]:
+        """
+        The steps in which to settle *batch*.
+
+        Deliveries that need no server are the first; those that need one follow, each for itself:
+        first the database, then a retry queue.
+        """
+        at_once: list[tuple[QueuedDelivery, Verdict]] = []
+        written: list[Step] = []
+        copied: list[Step] = []
+        for queued, verdict in zip(batch, verdicts, strict=True):
+            match verdict:
+                case Done() | Filtered() | Parked() | Wait():
+                    at_once.append((queued, verdict))
+                case TryAgain() if self._lane_of(queued.delivery) is None:
+                    copied.append([(queued, verdict)])
+                case TryAgain() | DeadLetter():
+                    written.append([(queued, verdict)])
+                case _:
+                    assert_never(verdict)
+        return [at_once, *written, *copied] if at_once else [*written, *copied]
+
     async def settle(
-        self,
-        subscription: Subscription,
-        deliveries: Sequence[Delivery],
-        verdicts: Sequence[Verdict],
-        stop: asyncio.Event,
+        self, subscription: Subscription, step: Step, stop: asyncio.Event
     ) -> list[timedelta | None] | None:
         """
-        Carry out *verdicts* on *deliveries*.
+        Carry out the verdicts of *step*.
 
         Returns for each delivery None, or the time after which to handle it again. Returns None
         for all if some could not be settled, and the broker has to deliver them again.
@@ -71,11 +98,15 @@ class Settlement:
         waits: list[timedelta | None] = []
         acks: list[Delivery] = []
         settled: list[tuple[str | None, Verdict]] = []
-        for delivery, verdict in zip(deliveries, verdicts, strict=True):
-            waits.append(verdict.delay if isinstance(verdict, Wait) else None)
+        for queued, verdict in step:
+            delivery = queued.delivery
+            if isinstance(verdict, Wait):
+                waits.append(verdict.delay)
+                continue
+            waits.append(None)
             done = await self._apply(subscription, delivery, verdict, stop)
             if done is None:
-                all_settled = all_settled and isinstance(verdict, Wait)
+                all_settled = False
                 continue
             settled.append((delivery.message.type, done))
             if not isinstance(done, TryAgain):
@@ -85,15 +116,16 @@ class Settlement:
         self._telemetry.settled(settled)
         return waits if all_settled else None
 
+    def _lane_of(self, delivery: Delivery) -> str | None:
+        return self._lanes.lane_of(delivery) if self._lanes else None
+
     async def _apply(
         self, subscription: Subscription, delivery: Delivery, verdict: Verdict, stop: asyncio.Event
     ) -> Verdict | None:
         """The verdict as it was carried out; None if it was not."""
         match verdict:
-            case Done() | Filtered() | Parked():
+            case Done() | Filtered() | Parked() | Wait():
                 return verdict
-            case Wait():
-                return None
             case DeadLetter():
                 return await self._dead_letter(delivery, verdict, stop)
             case TryAgain() if self._lanes is not None and (lane := self._lanes.lane_of(delivery)):

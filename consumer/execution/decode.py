@@ -2,7 +2,6 @@
 Decodes a delivery to an attempt, or to a verdict if its handler must not be called: pure.
 """
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,11 +12,13 @@ from consumer.handler import Handler
 from consumer.message import Message
 from consumer.outcomes import LONGEST_WAIT
 from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, DeadLetter, TryAgain, Verdict, Wait
-from outbox.errors import InvalidEvent, UnreadableMessage
-from outbox.payload import JSON_CONTENT_TYPE
+from outbox import json_text, media_type, model_json
+from outbox.errors import UnreadableMessage
 from outbox.transports.delivery import Delivery
 from outbox.wire import codec
 from outbox.wire.envelope import Envelope
+
+_UNSUPPORTED_DELAY = timedelta(seconds=5)
 
 _HELD_FOR = timedelta(seconds=5)
 """A message that comes less than this too early waits in the process."""
@@ -40,12 +41,18 @@ class Attempt:
 
 
 def decode_delivery(
-    delivery: Delivery, handler: Handler | None, *, now: datetime, oldest: datetime
+    delivery: Delivery,
+    handler: Handler | None,
+    *,
+    now: datetime,
+    oldest: datetime,
+    unsupported_wait: timedelta = timedelta(0),
 ) -> Attempt | Verdict:
     """
     The attempt for which to call *handler*, or a verdict on *delivery* without a call.
 
-    A message that was recorded before *oldest* may have been completed and purged.
+    A message that was recorded before *oldest* may have been completed and purged. One that only a
+    later version of the program can handle waits for it for *unsupported_wait*.
     """
     number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
@@ -53,7 +60,9 @@ def decode_delivery(
     try:
         attempt = _read(delivery, handler, number, oldest=oldest)
     except UnreadableMessage as error:
-        return DeadLetter(number, error.code)
+        return _unsupported(delivery, error.code, now, unsupported_wait) or DeadLetter(
+            number, error.code, error.detail
+        )
     if handler is not None and handler.filter is not None and not handler.filter(attempt.message):
         return FILTERED
     return attempt
@@ -104,6 +113,24 @@ def _read(
     return Attempt(delivery, envelope, message, number)
 
 
+def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) -> TryAgain | None:
+    """
+    The verdict on a message that a later version of the program may handle.
+
+    A deployment replaces processes one by one, so that old ones get messages of new types.
+    """
+    headers = delivery.headers
+    if code != NO_HANDLER and not headers.is_newer:
+        return None
+    # No clock of ours writes a time in the future.
+    since = min(headers.unsupported_since or now, now)
+    left = since + wait - now
+    if left <= timedelta(0):
+        return None
+    delay = min(_UNSUPPORTED_DELAY, left)
+    return TryAgain(headers.failed_attempts, delay, failed=False, unsupported_since=since)
+
+
 def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
     """The verdict on a copy that came too early, because no retry queue has a longer delay."""
     not_before = delivery.headers.not_before
@@ -117,21 +144,20 @@ def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
 
 
 def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
-    is_json = envelope.content_type.partition(";")[0] == JSON_CONTENT_TYPE
-    if not is_json and model is None:
-        return envelope.body
-    if not is_json:
-        raise UnreadableMessage("malformed", "content_type")
-    value = _json(envelope.body)
     if model is None:
-        return value
+        is_json = media_type.is_json(envelope.content_type)
+        return _json(envelope.body) if is_json else envelope.body
+    if not media_type.may_be_json(envelope.content_type):
+        raise UnreadableMessage("malformed", "content_type")
+    # Pydantic reads the text itself, as it is strict about JSON in another way than about values.
+    # It accepts keys that are there twice, and infinite numbers.
+    _json(envelope.body)
     try:
-        return model.model_validate(value)
+        return model_json.read(model, envelope.body)
     except ValidationError as error:
-        fields = {".".join(map(str, part["loc"])) for part in error.errors(include_input=False)}
-        raise UnreadableMessage("schema_unsupported", ", ".join(sorted(fields))) from None
-    except InvalidEvent as error:
-        raise UnreadableMessage("schema_unsupported", error.field) from None
+        raise UnreadableMessage(
+            "schema_unsupported", model_json.declared_fields(model, error)
+        ) from None
     except Exception as error:  # noqa: BLE001
         # The user's validator may raise anything, and its text may quote the body.
         raise UnreadableMessage("schema_unsupported", type(error).__name__) from None
@@ -139,19 +165,7 @@ def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        return json_text.read(body)
+    except ValueError:
         # UnicodeDecodeError and JSONDecodeError are ValueErrors, and both hold the body.
         raise UnreadableMessage("malformed", "body") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without repeated keys, which two programs may read in two ways."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("duplicate key")
-    return result
-
-
-def _refuse_constant(_constant: str) -> Any:
-    raise ValueError("NaN and infinity are not JSON")

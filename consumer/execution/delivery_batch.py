@@ -4,10 +4,11 @@ Deliveries that are handled together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from consumer.handler import Handler
+from consumer.verdict import Verdict
 from outbox.transports.delivery import Delivery
 
 
@@ -16,13 +17,15 @@ class QueuedDelivery(NamedTuple):
     A delivery that waits for its handler.
 
     The smallest is handled first: *rank* orders by priority, *number* by arrival. *since* is the
-    time of its arrival, in seconds of the event loop's clock.
+    time of its arrival, in seconds of the event loop's clock. *strikes* is the number of processes
+    that ended after they had begun its message as a redelivery.
     """
 
     rank: int
     number: int
     since: float
     delivery: Delivery
+    strikes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,10 @@ class DeliveryBatch:
     deliveries: Sequence[Delivery]
     has_breaker: bool = False
     owner: UUID = field(default_factory=uuid4)
+
+
+class BatchExecutor(Protocol):
+    """The executor, as the dispatcher calls it."""
+
+    async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
+        """A verdict on each delivery of *batch*. Raises DatabaseUnavailable."""

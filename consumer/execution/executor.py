@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from math import inf
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import verdict
+from consumer.batch_sizes import LONGEST_CALLS, BatchSizes
 from consumer.execution.decode import Attempt, decode_delivery, is_too_old
 from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.execution.leased import Leased, after_lost_lease
@@ -23,7 +25,6 @@ from consumer.execution.transaction import (
     Committed,
     HandlerSteps,
     is_cancelled_from_outside,
-    may_pass,
     transact,
 )
 from consumer.execution.unit_of_work import UnitOfWorkFactory
@@ -32,10 +33,15 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
 from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
-from consumer.verdict import Verdict
+from consumer.verdict import WAIT, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import driver_errors_translated, with_deadline
+from outbox.database.errors import (
+    driver_errors_translated,
+    is_contention,
+    may_pass,
+    with_deadline,
+)
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.transports.delivery import Delivery
@@ -44,6 +50,9 @@ ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
 """The number of trials of a transaction that others delay, before it is a failed attempt."""
+
+BEHIND_A_COPY = timedelta(seconds=5)
+"""How long a message waits before it is tried again, while a copy of it is handled elsewhere."""
 
 _CONTENTION = Exponential(first=timedelta(milliseconds=20), cap=timedelta(milliseconds=500))
 
@@ -57,7 +66,9 @@ class Executor:
         lanes: Those of an ordered consumer.
         policy: The retry policy of handlers without one of their own.
         retention: How long the dedup store keeps completed messages.
+        unsupported_wait: How long a message waits for a version of the program that can handle it.
         jitter: Returns a number in [0, 1).
+        batch_sizes: Of the handlers whose registration gives none.
 
     """
 
@@ -68,8 +79,10 @@ class Executor:
     lanes: Lanes | None
     policy: RetryPolicy
     retention: timedelta
+    unsupported_wait: timedelta
     telemetry: Telemetry
     jitter: Callable[[], float]
+    batch_sizes: BatchSizes = field(default_factory=lambda: BatchSizes({}))
     _durations: dict[str, timedelta] = field(default_factory=dict, init=False)
 
     async def ready(self) -> bool:
@@ -112,9 +125,18 @@ class Executor:
     ) -> Attempt | Verdict:
         """Like `decode_delivery`; if the filter raises, the attempt has failed."""
         try:
-            return decode_delivery(delivery, handler, now=now, oldest=oldest)
+            decoded = decode_delivery(
+                delivery,
+                handler,
+                now=now,
+                oldest=oldest,
+                unsupported_wait=self.unsupported_wait,
+            )
         except BaseException as error:  # noqa: BLE001 - the user's filter
             return self.after_failure(handler, delivery.headers.failed_attempts + 1, error)
+        if isinstance(decoded, TryAgain) and decoded.unsupported_since is not None:
+            self.telemetry.unsupported(delivery.message.type)
+        return decoded
 
     async def _was_replayed(self, delivery: Delivery) -> bool:
         run = delivery.headers.replay
@@ -122,20 +144,42 @@ class Executor:
             return False
         with driver_errors_translated():
             async with self.sessions() as session:
-                return await audit.is_known(session, run)
+                return await audit.is_known(session, run, within=self.retention)
 
     async def _handle(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
         """Verdicts on *attempts*; if their common transaction fails, each is tried alone."""
+        began = _now()
         outcome = await self._transact(handler, attempts)
         if isinstance(outcome, Committed):
             self.record_success(handler, outcome.durations)
+            self.batch_sizes.called(handler, outcome.durations, _now())
             return list(outcome.verdicts)
+        took = timedelta(seconds=_now() - began)
+        self.batch_sizes.failed(handler, took, _now())
         if len(attempts) == 1:
             return [self.after_failure(handler, attempts[0].number, outcome)]
         self.telemetry.batch_failed(handler.event_type, outcome, size=len(attempts))
-        return [
-            verdict for attempt in attempts for verdict in await self._handle(handler, [attempt])
-        ]
+        return await self._handle_each(handler, attempts, after=took)
+
+    async def _handle_each(
+        self, handler: Handler, attempts: Sequence[Attempt], *, after: timedelta
+    ) -> list[Verdict]:
+        """
+        Verdicts on *attempts*, each in a transaction of its own, *after* they shared one.
+
+        With a batch size of `BatchSizes`, those for which no time is left are handled like others
+        that wait: none keeps its neighbours waiting for longer than a batch may call handlers.
+        """
+        if handler.batch_size is not None:
+            latest = inf
+        elif after > LONGEST_CALLS:
+            return [WAIT] * len(attempts)
+        else:
+            latest = _now() + LONGEST_CALLS.total_seconds()
+        verdicts = await self._handle(handler, attempts[:1])
+        for attempt in attempts[1:]:
+            verdicts += [WAIT] if _now() > latest else await self._handle(handler, [attempt])
+        return verdicts
 
     async def _transact(
         self, handler: Handler, attempts: Sequence[Attempt]
@@ -147,9 +191,17 @@ class Executor:
             outcome = await transact(self.units, steps)
             if isinstance(outcome, Committed) or not may_pass(outcome):
                 return outcome
+            if handler.batch_size is None and len(attempts) > 1:
+                # Each alone locks fewer rows: two batches could wait for each other again.
+                return outcome
             # Before the trial counts: an unavailable database is not the handler's failure.
             await self.pause_after(trial)
             if trial == TRIALS:
+                is_alone = self.lanes is None and len(attempts) == 1
+                if is_alone and not steps.was_called and is_contention(outcome):
+                    # Another process still handles a copy of the message, and has its record
+                    # locked. The broker has delivered it again because that takes so long.
+                    return Committed([Wait(BEHIND_A_COPY)], {})
                 return outcome
             trial += 1
 
@@ -185,7 +237,7 @@ class Executor:
     def record_success(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
         """Record the *durations* of calls of *handler*, whose effects are committed, by key."""
         self.telemetry.handled(handler.event_type, durations.values())
-        if handler.batch_size == 1:
+        if handler.batch_size in (None, 1):
             # The messages of a batch share one duration, which is not worth a second write of
             # each row.
             self._durations.update(islice(durations.items(), SAMPLE - len(self._durations)))
@@ -202,3 +254,7 @@ class Executor:
         self.telemetry.handler_failed(event_type, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
         return verdict.after_failure(error, number, policy, jitter=self.jitter())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -9,6 +9,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.execution.decode import Attempt
+from consumer.message_copies import waiting_since
 from consumer.storage.parked import ParkedMessages
 from consumer.verdict import PARKED, Parked, TryAgain
 from outbox.database.errors import driver_errors_translated
@@ -36,12 +37,18 @@ class Lanes:
         """
         Park those of *attempts* whose lanes have parked messages, and return the others.
 
+        A copy of a completed message is not parked: its dedup row might be purged before its turn.
+
         Each lane has at most one of *attempts*.
         """
         free: list[Attempt] = []
         for attempt in attempts:
             lane, message = attempt.envelope.lane, attempt.delivery.message
-            if lane is None or not await self.parked.is_parked(session, lane):
+            if (
+                lane is None
+                or not await self.parked.is_parked(session, lane)
+                or await self.parked.is_completed(session, attempt.key)
+            ):
                 free.append(attempt)
             else:
                 failed = attempt.number - 1
@@ -57,8 +64,9 @@ class Lanes:
         attempts = max(verdict.attempt, delivery.headers.failed_attempts)
         with driver_errors_translated():
             async with self.sessions() as session:
+                message = waiting_since(delivery.message, verdict.unsupported_since)
                 await self.parked.park(
-                    session, delivery.message, lane=lane, attempts=attempts, wait=verdict.delay
+                    session, message, lane=lane, attempts=attempts, wait=verdict.delay
                 )
                 await shielded(session.commit())
         return PARKED

@@ -2,10 +2,10 @@
 The transaction of a parked message: the head of its lane is handled, or postponed.
 
     BEGIN
-    guard     lock the head of a lane that is due; no other process attempts this lane
+    guard     lock the head of a lane; no other process attempts this lane
     record    SAVEPOINT, insert the dedup row
     call      the handler; if it fails, roll back to the savepoint, so that the lane stays locked
-    settle    remove the row, postpone it, or remove it and write a dead letter
+    settle    remove the row, postpone it, or remove it and write a dead letter; delete its strikes
     COMMIT    once the row is removed, the next one of the lane is due
 
 If the handler ends the transaction, or leaves to the COMMIT a statement that fails there, the lock
@@ -23,20 +23,24 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from consumer.execution.decode import Attempt
 from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
-from consumer.execution.transaction import (
-    call,
-    may_pass,
-    raise_if_unavailable,
-    raise_unless_failure,
-)
+from consumer.execution.transaction import call, raise_unless_failure
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
-from consumer.message_copies import retry_copy
+from consumer.message_copies import retry_copy, waiting_since
+from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
-from outbox.database.errors import driver_errors_translated, raise_translated
-from outbox.errors import DatabaseUnavailable, SessionLost, TransactionEndedByHandler
+from outbox.database.errors import (
+    NO_PRIVILEGE,
+    driver_errors_translated,
+    is_contention,
+    is_unavailable,
+    may_pass,
+    raise_translated,
+    sqlstate,
+)
+from outbox.errors import DatabaseUnavailable, SessionLost
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
@@ -58,6 +62,7 @@ class ParkedContext:
     queue: str
     executor: Executor
     parked: ParkedMessages
+    begun: BegunDeliveries
     dead_letter_writer: DeadLetterWriter
 
     def handler_of(self, message: ParkedMessage) -> Handler | None:
@@ -76,16 +81,13 @@ class ParkedContext:
 
 class ParkedSteps:
     """
-    One attempt at the next parked message that is due.
-
-    With *message* and *attempted*, it only settles that message.
+    One attempt at *message*, the head of a lane. With *attempted*, it only settles the message.
     """
 
     def __init__(
         self,
         context: ParkedContext,
-        *,
-        message: ParkedMessage | None = None,
+        message: ParkedMessage,
         attempted: ParkedResult | None = None,
     ) -> None:
         self._context = context
@@ -97,13 +99,11 @@ class ParkedSteps:
         self._settled: Verdict | None = None
 
     async def guard(self, work: UnitOfWork) -> bool:
-        if self.message is not None:
+        if self.attempted is not None:
             return True
         with driver_errors_translated():
-            found = await self._context.parked.next_due(work.session, limit=1)
-        if not found:
-            return False
-        self.message = found[0]
+            if not await self._context.parked.lock(work.session, self.message):
+                return False
         self._handler = self._context.handler_of(self.message)
         # Its age was checked when it was delivered.
         delivery = Delivery(self._context.as_delivered(self.message), 0, redelivered=True)
@@ -150,9 +150,7 @@ class ParkedSteps:
         if handler is None or savepoint is None:
             raise AssertionError("an attempt has a handler and a savepoint")
         try:
-            durations = await call(handler, [attempt], work.session)
-            if not work.is_open:
-                raise TransactionEndedByHandler  # noqa: TRY301
+            durations = await call(handler, [attempt], work)
             await savepoint.commit()
         except BaseException as error:  # noqa: BLE001 - the user's code
             raise_unless_failure(error)
@@ -165,9 +163,12 @@ class ParkedSteps:
 
     async def settle(self, work: UnitOfWork) -> bool:
         """Returns False if another process has attempted the message meanwhile."""
-        if self.message is None or self.attempted is None:
+        if self.attempted is None:
             raise AssertionError("a message that is settled was attempted")
-        self._settled = await self._write(work.session, self.message, self.attempted.verdict)
+        with session_loss_raised(work):
+            self._settled = await self._write(work.session, self.message, self.attempted.verdict)
+            if self._settled is not None:
+                await self._context.begun.forget_parked(work.session, self.message.id)
         return self._settled is not None
 
     async def _write(
@@ -175,8 +176,12 @@ class ParkedSteps:
     ) -> Verdict | None:
         parked = self._context.parked
         match verdict:
-            case TryAgain(attempt=attempts, delay=delay):
-                changed = await parked.postpone(session, message, attempts=attempts, wait=delay)
+            case TryAgain(attempt=attempts, delay=delay, unsupported_since=since):
+                headers = dict(waiting_since(message.message, since).headers)
+                changes = {"headers": headers} if since is not None else {}
+                changed = await parked.postpone(
+                    session, message, attempts=attempts, wait=delay, **changes
+                )
                 return verdict if changed else None
             case Wait(delay=delay):
                 attempts = message.attempts
@@ -198,24 +203,23 @@ class ParkedSteps:
     def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         raise_unless_failure(error)
         raise_if_lost(work)
-        raise_if_unavailable(error)
+        # A missing privilege too: the COMMIT checks the constraints of tables with other owners.
+        refused = is_contention(error) or is_unavailable(error) or sqlstate(error) == NO_PRIVILEGE
+        if isinstance(error, DBAPIError) and refused:
+            raise_translated(error)
 
     def result(self) -> Verdict | None:
-        """None if no message was due, or if another process has attempted it meanwhile."""
+        """None if another process attempts the message, or has attempted it meanwhile."""
         return self._settled
 
     def after(self, error: BaseException) -> "ParkedSteps":
         """The settlement of the message once its transaction has failed with *error*."""
-        if self.message is None:
-            raise AssertionError("only a message that was found can be settled")
         attempted = self.attempted
         if attempted is None or attempted.handler is not None:
             attempted = self._failed(error)
-        return ParkedSteps(self._context, message=self.message, attempted=attempted)
+        return ParkedSteps(self._context, self.message, attempted)
 
     def _failed(self, error: BaseException) -> ParkedResult:
-        if self.message is None:
-            raise AssertionError("an attempt has a message")
         return self._context.failed(self.message, error)
 
 

@@ -24,26 +24,33 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import DBAPIError
 
+from consumer.batch_sizes import LONGEST_CALLS
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
-from consumer.verdict import DONE, DUPLICATE, PARKED, Verdict
+from consumer.verdict import DONE, DUPLICATE, PARKED, WAIT, Verdict
 from outbox.database.errors import (
     TRANSLATED,
-    is_contention,
-    is_unavailable,
+    cause_of,
+    has_lost_statement,
+    is_of_server,
+    problem_of,
     raise_translated,
 )
+from outbox.database.sqlstates import Cause
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 
 Result_co = TypeVar("Result_co", covariant=True)
+
+_OF_MESSAGE = {Cause.CONTENTION, Cause.VALUE}
+"""Errors of the record of a message that are an attempt: to be repeated, or failed."""
 
 
 class Steps(Protocol[Result_co]):
@@ -72,8 +79,8 @@ async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_
     """
     Run *steps* in one transaction.
 
-    Returns the error for which nothing was committed, if it may be the handler's, or if other
-    transactions delayed this one (see `may_pass`). Raises DatabaseUnavailable.
+    Returns the error for which nothing was committed, if it may be the handler's or the message's,
+    or if other transactions delayed this one (see `may_pass`). Raises DatabaseUnavailable.
     """
     try:
         async with units.begin() as work:
@@ -82,13 +89,11 @@ async def transact(units: UnitOfWorkFactory, steps: Steps[Result_co]) -> Result_
                     return steps.result()
                 await steps.record(work)
             except DBAPIError as error:
-                if is_contention(error):
+                if cause_of(error) in _OF_MESSAGE:
                     return error
                 raise
             try:
                 await steps.call(work)
-                if not work.is_open:
-                    raise TransactionEndedByHandler  # noqa: TRY301
                 if await steps.settle(work):
                     await work.commit()
             except BaseException as error:  # noqa: BLE001 - the user's code
@@ -112,6 +117,7 @@ class HandlerSteps:
     The transaction of *handler* for one attempt, or several: all are committed, or none.
 
     With *lanes*, those of an ordered consumer, an attempt behind others of its lane is parked.
+    `was_called` is true once the messages are recorded.
     """
 
     def __init__(
@@ -126,7 +132,9 @@ class HandlerSteps:
         self._attempts = self._free = attempts
         self._dedup = dedup
         self._lanes = lanes
+        self.was_called = False
         self._fresh: list[Attempt] = []
+        self._uncalled: list[Attempt] = []
         self._durations: dict[str, timedelta] = {}
 
     async def guard(self, work: UnitOfWork) -> bool:
@@ -143,20 +151,25 @@ class HandlerSteps:
         self._fresh = [each for each in self._free if each.key in keys and first[each.key] is each]
 
     async def call(self, work: UnitOfWork) -> None:
+        self.was_called = True
         if self._fresh:
-            self._durations = await call(self._handler, self._fresh, work.session)
+            self._durations = await call(self._handler, self._fresh, work)
 
     async def settle(self, work: UnitOfWork) -> bool:
-        del work
+        if not self._handler.takes_list and len(self._durations) < len(self._fresh):
+            self._uncalled = [each for each in self._fresh if each.key not in self._durations]
+            await self._dedup.forget(work.session, [each.key for each in self._uncalled])
         return bool(self._fresh) or len(self._free) < len(self._attempts)
 
     def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
-        del work
         raise_unless_failure(error)
+        if has_lost_statement(error):
+            work.discard()
 
     def result(self) -> Committed:
         verdicts: dict[int, Verdict] = {id(each): DUPLICATE for each in self._free}
         verdicts |= {id(each): DONE for each in self._fresh}
+        verdicts |= {id(each): WAIT for each in self._uncalled}
         return Committed(
             [verdicts.get(id(each), PARKED) for each in self._attempts], self._durations
         )
@@ -164,34 +177,16 @@ class HandlerSteps:
 
 def raise_unless_failure(error: BaseException) -> None:
     """
-    Raise an *error* that is not the handler's failure: the task's own cancellation, and a
-    database that is unavailable.
+    Raise an *error* that is not the handler's failure: the task's own cancellation, and
+    DatabaseUnavailable for the consumer's database that has no room or is damaged.
 
     A handler may also be cancelled by its own code, or ask the process to exit; both are failures
     like any other.
     """
+    if is_of_server(error):
+        raise DatabaseUnavailable(problem_of(error)) from None
     if isinstance(error, (DatabaseUnavailable, GeneratorExit)) or is_cancelled_from_outside(error):
         raise error
-
-
-def raise_if_unavailable(error: BaseException) -> None:
-    """Raise DatabaseUnavailable if a server had no room, no time or no right for a request."""
-    if not isinstance(error, DBAPIError):
-        return
-    try:
-        raise_translated(error)
-    except DBAPIError:
-        return
-
-
-def may_pass(error: BaseException) -> bool:
-    """
-    Whether the same transaction may succeed now without any repair.
-
-    Other transactions delayed it, or a database was unavailable: the consumer's, or one that the
-    handler uses as well.
-    """
-    return is_contention(error) or (isinstance(error, SQLAlchemyError) and is_unavailable(error))
 
 
 def is_cancelled_from_outside(error: BaseException) -> bool:
@@ -201,23 +196,39 @@ def is_cancelled_from_outside(error: BaseException) -> bool:
 
 
 async def call(
-    handler: Handler, attempts: Sequence[Attempt], session: AsyncSession
+    handler: Handler, attempts: Sequence[Attempt], work: UnitOfWork
 ) -> dict[str, timedelta]:
-    """Call *handler* for *attempts*; returns how long each call took, by idempotency key."""
-    clock = asyncio.get_running_loop().time
+    """
+    Call *handler* for *attempts*; returns how long each call took, by idempotency key.
+
+    If it may choose the size of its batches, it calls for no further attempt after
+    `LONGEST_CALLS`: a handler that has become slow holds its transaction open no longer.
+    """
     if handler.takes_list:
-        began = clock()
-        async with within(handler.timeout):
-            await handler.function([attempt.message for attempt in attempts], session)
-        took = timedelta(seconds=clock() - began)
-        return {attempt.key: took for attempt in attempts}
-    durations = {}
+        messages = [attempt.message for attempt in attempts]
+        return dict.fromkeys(
+            [attempt.key for attempt in attempts], await _call(handler, messages, work)
+        )
+    durations: dict[str, timedelta] = {}
+    clock = asyncio.get_running_loop().time
+    latest = clock() + LONGEST_CALLS.total_seconds() if handler.batch_size is None else inf
     for attempt in attempts:
-        began = clock()
-        async with within(handler.timeout):
-            await handler.function(attempt.message, session)
-        durations[attempt.key] = timedelta(seconds=clock() - began)
+        if durations and clock() > latest:
+            break
+        durations[attempt.key] = await _call(handler, attempt.message, work)
     return durations
+
+
+async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    async with within(handler.timeout):
+        await handler.function(argument, work.session)
+    took = timedelta(seconds=clock() - began)
+    if not work.is_open:
+        # At once: a further handler would write into another transaction, or into none.
+        raise TransactionEndedByHandler
+    return took
 
 
 def within(timeout: timedelta | None) -> AbstractAsyncContextManager[object]:

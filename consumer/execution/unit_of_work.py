@@ -7,9 +7,8 @@ The transaction of a handler's session, which the consumer begins and ends.
 BEGIN, the dedup record and COMMIT are executed for each message. Through the layers above the
 driver they took a sixth of a consumer's time, measured. So on Postgres:
 
-- SQLAlchemy sees a connection in autocommit that belongs to the consumer: a session that commits
-  or rolls back ends no transaction, and returns no connection to the pool. The consumer detects
-  that it did so.
+- SQLAlchemy sees a connection in autocommit that belongs to the consumer: a session that rolls
+  back ends no transaction, and returns no connection to the pool. The consumer detects it.
 - A connection returns to the pool without a transaction, or it is closed.
 """
 
@@ -23,36 +22,43 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
-    AsyncSession,
     AsyncSessionTransaction,
 )
-from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 
+from consumer.execution.session_guard import HandlerSession, refuse_statements
 from consumer.storage.dedup import Dedup, Entries
-from outbox.database.errors import is_unavailable, reason_of
+from outbox.database.errors import is_unavailable, problem_of
 from outbox.database.postgres_connection import DRIVER_ERRORS, is_unusable
 from outbox.errors import DatabaseUnavailable
+from outbox.runtime.schema_monitor import Gate
 from outbox.runtime.shield import shielded
 
 Answer = TypeVar("Answer")
 
 
 class UnitOfWorkFactory:
-    """Begins units of work in the database behind *engine*."""
+    """Begins units of work in the database behind *engine*, unless *gate* is closed."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, gate: Gate | None = None) -> None:
         is_postgres = engine.dialect.name == "postgresql"
         self._kind = DriverUnitOfWork if is_postgres else SessionUnitOfWork
         options = {"isolation_level": "AUTOCOMMIT"} if is_postgres else {}
         self._engine = engine.execution_options(**options)
+        refuse_statements(self._engine)
+        self._gate = gate or Gate()
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator["UnitOfWork"]:
         """
         A transaction, which is rolled back at the end of the block unless it was committed.
 
-        This and the methods of the unit of work raise errors of SQLAlchemy.
+        This and the methods of the unit of work raise errors of SQLAlchemy, and this raises
+        DatabaseUnavailable while the gate is closed.
         """
+        # Without a call: this is done for each message.
+        if self._gate.problem is not None:
+            raise DatabaseUnavailable(self._gate.problem)
         work = self._kind(await self._engine.connect())
         try:
             await work.begin()
@@ -65,7 +71,7 @@ class UnitOfWork(ABC):
     """One transaction on *connection*, which handlers see as `session`."""
 
     def __init__(self, connection: AsyncConnection) -> None:
-        self.session = AsyncSession(connection, expire_on_commit=False)
+        self.session = HandlerSession(connection, expire_on_commit=False)
         self._connection = connection
         self._began: SessionTransaction | None = None
 
@@ -94,6 +100,10 @@ class UnitOfWork(ABC):
     async def end(self) -> None:
         """Roll back unless committed, and return the connection to the pool or close it."""
 
+    @abstractmethod
+    def discard(self) -> None:
+        """Close the connection, whose session has lost what the driver relies on."""
+
     async def savepoint(self) -> AsyncSessionTransaction:
         """A savepoint, created at once: a session would create it with its next statement."""
         savepoint = await self.session.begin_nested()
@@ -112,7 +122,7 @@ class UnitOfWork(ABC):
             await self._commit()
         except DBAPIError as error:
             if is_unavailable(error) and not self.is_lost:
-                raise DatabaseUnavailable(reason_of(error)) from None
+                raise DatabaseUnavailable(problem_of(error)) from None
             raise
 
 
@@ -136,11 +146,13 @@ class SessionUnitOfWork(UnitOfWork):
     def is_lost(self) -> bool:
         return False
 
+    def discard(self) -> None: ...
+
     async def end(self) -> None:
         await shielded(self._end())
 
     async def _commit(self) -> None:
-        await shielded(self.session.commit())
+        await shielded(self.session.run_sync(Session.commit))
 
     async def _end(self) -> None:
         try:
@@ -179,6 +191,9 @@ class DriverUnitOfWork(UnitOfWork):
     def is_lost(self) -> bool:
         return bool(self._driver.is_closed()) or self._connection.invalidated
 
+    def discard(self) -> None:
+        self._driver.terminate()
+
     async def end(self) -> None:
         if not self._has_begun:
             # A BEGIN that was cancelled may still be executed, after the pool has the connection.
@@ -200,7 +215,7 @@ class DriverUnitOfWork(UnitOfWork):
             await self.session.flush()
         await self._request(shielded(self._driver.execute("COMMIT")))
         # This sends no request: it notifies the listeners of the session.
-        session.commit()
+        Session.commit(session)
 
     async def _end(self) -> None:
         try:

@@ -5,6 +5,6 @@ Work beside the deliveries; each file is a loop that `consumer.assembly` starts.
     retention           purges old rows of the dedup store
     topology_monitor    checks that the work queue is still the one that was declared
 
-May import `execution`, `database_retry`, `storage`, `telemetry` and the files below them; never
-`dispatch` or `assembly`, and no broker adapter.
+May import `execution`, `checks`, `database_retry`, `storage`, `telemetry` and the files below
+them; never `dispatch` or `assembly`, and no broker adapter.
 """

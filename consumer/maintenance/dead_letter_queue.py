@@ -7,7 +7,6 @@ Empties the dead queue, to which the broker dead-letters messages by itself.
 
 import asyncio
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,7 +18,7 @@ from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
 from consumer.verdict import DeadLetter
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
 from outbox.transports.base import Outcome, Subscription, Transport
@@ -27,6 +26,7 @@ from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
 _PREFETCH = 50
+_WORK = "dead_queue"
 STABLE_AFTER = timedelta(minutes=1)
 """A subscription that lasted this long was not ended by the first message of the queue."""
 
@@ -86,13 +86,20 @@ class DeadLetterQueueWorker:
         failures = 0
         while not stop.is_set():
             was_stable = False
-            with suppress(BrokerUnavailable):
+            try:
                 async with self._transport.subscribe(
                     self._queues.dead, prefetch=_PREFETCH
                 ) as subscription:
+                    self._telemetry.availability.background(_WORK, None)
                     began = clock()
                     has_processed = await self._drain(subscription, stop)
                     was_stable = has_processed or clock() - began >= self._stable_after
+            except BrokerUnavailable as error:
+                if error.refused:
+                    self._telemetry.availability.background(_WORK, error)
+            except TopologyMismatch:
+                # `TopologyMonitor` reports that the queue is missing, and declares it again.
+                pass
             # The first message of the queue may end each connection: pauses grow.
             failures = 1 if was_stable else failures + 1
             await pause(stop, self._database_retry.pause_after(failures))
@@ -137,14 +144,16 @@ class DeadLetterQueueWorker:
     ) -> Outcome | None:
         """ACKED, REJECTED if no broker will ever take *copy*, or None if *stop* is set."""
         failures = 0
-        while not stop.is_set():
-            outcome = await subscription.replace(delivery, copy)
-            if outcome is Outcome.ACKED:
-                self._telemetry.requeued(delivery.message.type)
-            if outcome in {Outcome.ACKED, Outcome.REJECTED}:
-                return outcome
-            failures += 1
-            await pause(stop, self._database_retry.pause_after(failures))
+        with self._telemetry.copy(copy.routing_key) as not_taken:
+            while not stop.is_set():
+                outcome = await subscription.replace(delivery, copy)
+                if outcome is Outcome.ACKED:
+                    self._telemetry.requeued(delivery.message.type)
+                if outcome in {Outcome.ACKED, Outcome.REJECTED}:
+                    return outcome
+                not_taken(outcome)
+                failures += 1
+                await pause(stop, self._database_retry.pause_after(failures))
         return None
 
     async def _dead_letter(

@@ -1,10 +1,13 @@
 """
 The tables of consumers, and every SQL statement of a consumer.
 
-    tables             `processed_messages` and `parked_messages`
+    tables             `processed_messages`, `begun_deliveries` and `parked_messages`
     dedup              inserts the dedup rows of a transaction
+    inserted           finds rows that a trigger drops or changes as they are inserted
+    begun              counts the redelivered messages that processes have begun
     leases             claims, extends and ends leases
     parked             parks messages, and finds those that are due
+    parked_statements  the statements that find them
     dead_letters       writes to `dead_letters`
     stored_message     a message as columns of a row, and back
     completed          rows of completed messages, for a replay

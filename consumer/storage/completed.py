@@ -4,12 +4,13 @@ Rows of completed messages in the dedup store, as a replay reads and deletes the
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer.storage.tables import COMPLETED, processed_messages
+from outbox.errors import UnreadableMessage
+from outbox.wire.codec import identity_of
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 
@@ -55,10 +56,12 @@ class CompletedMessages:
 
 def key_of(dead_letter: Any) -> str | None:
     """The idempotency key of the message of *dead_letter*; None if the message has no id."""
+    message_id = dead_letter["message_id"]
     try:
-        identity = UUID(dead_letter["message_id"] or "")
-    except ValueError:
+        # SQLite stores blobs in columns of text too.
+        identity = identity_of(message_id if isinstance(message_id, str) else None)
+    except UnreadableMessage:
         return None
     headers = dead_letter["headers"] if isinstance(dead_letter["headers"], dict) else {}
     key = headers.get(IDEMPOTENCY_KEY_HEADER)
-    return key if isinstance(key, str) else str(identity)
+    return key if isinstance(key, str) and key else str(identity)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
+from consumer.storage.inserted import verify_inserted
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import UnreadableMessage
 from outbox.runtime.shield import shielded
@@ -71,7 +72,7 @@ async def write_dead_letter(
     attempts: int,
 ) -> None:
     """Write *message* to `dead_letters` in the transaction of *session*."""
-    await session.execute(
+    result = await session.execute(
         sa.insert(dead_letters).values(
             source=source,
             queue=queue,
@@ -80,6 +81,7 @@ async def write_dead_letter(
             **stored_message.to_columns(message),
         )
     )
+    verify_inserted(result, dead_letters)
 
 
 def _envelope(message: WireMessage) -> Envelope | None:

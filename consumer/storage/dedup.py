@@ -9,9 +9,11 @@ Rows of one statement are inserted in the order of their keys: two transactions 
 wait for each other in one order, and never deadlock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,7 +21,8 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from consumer.storage.tables import COMPLETED, FAILED, processed_messages
+from consumer.storage.inserted import raise_not_inserted
+from consumer.storage.tables import COMPLETED, FAILED, as_uuid, processed_messages
 from consumer.storage.values_table import ValuesTable
 from outbox.tables import database_now
 from outbox.wire.envelope import Envelope
@@ -36,6 +39,12 @@ _COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
 }
 
 
+_COMPLETED_OF_DRIVER = (
+    "SELECT idempotency_key FROM processed_messages"
+    f" WHERE consumer = $1 AND idempotency_key = ANY($2) AND status = '{COMPLETED}'"
+)
+
+
 class Dedup:
     """The rows of one *consumer* in `processed_messages`."""
 
@@ -47,6 +56,7 @@ class Dedup:
         Record that *entries* are completed by the transaction of *session*.
 
         Returns the keys that were not completed before; waits while other transactions hold them.
+        Raises DatabaseUnavailable if a trigger of the database has dropped or changed a row.
         """
         return await self._record(session, entries, status=COMPLETED)
 
@@ -63,7 +73,11 @@ class Dedup:
             **dict(zip(_messages("postgresql").parameter_names, values, strict=True)),
         }
         rows = await driver.fetch(text, *(parameters[name] for name in names))
-        return {key for (key,) in rows}
+        recorded = {key for (key,) in rows}
+        if missing := entries.keys() - recorded:
+            found = await driver.fetch(_COMPLETED_OF_DRIVER, self._consumer, list(missing))
+            _verify_completed(missing, {key for (key,) in found})
+        return recorded
 
     async def record_failed(
         self, session: AsyncSession, envelope: Envelope, *, attempt: int
@@ -75,6 +89,19 @@ class Dedup:
         """
         entries = {envelope.idempotency_key: (envelope, attempt)}
         return bool(await self._record(session, entries, status=FAILED))
+
+    async def forget(self, session: AsyncSession, keys: Sequence[str]) -> None:
+        """
+        Delete the rows of *keys*, which the transaction of *session* has inserted.
+
+        A row that said that the message failed before is deleted too: it is handled again next.
+        """
+        table = processed_messages.c
+        await session.execute(
+            sa.delete(processed_messages).where(
+                table.consumer == self._consumer, table.idempotency_key.in_(keys)
+            )
+        )
 
     async def _record(self, session: AsyncSession, entries: Entries, *, status: str) -> set[str]:
         if not entries:
@@ -89,15 +116,37 @@ class Dedup:
                 _insert(dialect),
                 {"of_consumer": self._consumer, "as_status": status, **parameters},
             )
-            return {key for (key,) in result}
+            recorded = {key for (key,) in result}
+            if missing := entries.keys() - recorded:
+                column = processed_messages.c
+                found = sa.select(column.idempotency_key).where(
+                    column.consumer == self._consumer,
+                    column.idempotency_key.in_(missing),
+                    column.status == COMPLETED,
+                )
+                _verify_completed(missing, set(connection.scalars(found)))
+            return recorded
 
         # One switch of greenlets for the connection and the statement, because each message pays.
         return await session.run_sync(execute)
 
 
+def _verify_completed(missing: AbstractSet[str], completed: AbstractSet[str]) -> None:
+    """Raise DatabaseUnavailable unless all keys *missing* from an upsert are *completed*."""
+    # Otherwise a message that was never handled would pass for a duplicate.
+    if missing - completed:
+        raise_not_inserted(processed_messages)
+
+
 def _rows(entries: Entries) -> list[tuple[Any, ...]]:
     return [
-        (key, envelope.id, envelope.correlation_id, envelope.type, attempt)
+        (
+            key,
+            envelope.id if isinstance(envelope.id, UUID) else as_uuid(envelope.id),
+            envelope.correlation_id,
+            envelope.type,
+            attempt,
+        )
         for key, (envelope, attempt) in sorted(entries.items())
     ]
 

@@ -49,12 +49,13 @@ async def statistics(connection: AsyncConnection, consumer: str) -> Statistics:
         sa.select(table.c.status, sa.func.count()).where(is_own).group_by(table.c.status)
     )
     seconds = sa.func.avg(table.c.processing_duration_seconds)
+    name = sa.cast(table.c.type, sa.Text)  # SQLite stores blobs in this column too
     by_type = (
         await connection.execute(
-            sa.select(table.c.type, sa.func.count(), seconds)
+            sa.select(name, sa.func.count(), seconds)
             .where(is_own, table.c.status == COMPLETED, table.c.processed_at >= ago(DAY))
-            .group_by(table.c.type)
-            .order_by(table.c.type)
+            .group_by(name)
+            .order_by(name)
         )
     ).all()
     return Statistics(

@@ -68,28 +68,40 @@ async def record_durations(
 
     Rows that other transactions have locked are left out, so that no transaction waits.
     """
-    dialect = connection.dialect.name
     rows = [(key, duration.total_seconds()) for key, duration in durations.items()]
-    parameters = {"of_consumer": consumer, **_durations(dialect).parameters(rows)}
-    await connection.execute(_update(dialect), parameters)
+    if connection.dialect.name == "sqlite":
+        # A join would read all rows of the consumer as long as SQLite has no statistics.
+        each = [{"of_consumer": consumer, "key": key, "took": took} for key, took in rows]
+        await connection.execute(_UPDATE_ONE, each)
+        return
+    parameters = {"of_consumer": consumer, **_durations().parameters(rows)}
+    await connection.execute(_update(), parameters)
+
+
+_UPDATE_ONE = (
+    sa.update(processed_messages)
+    .where(
+        processed_messages.c.consumer == sa.bindparam("of_consumer"),
+        processed_messages.c.idempotency_key == sa.bindparam("key"),
+    )
+    .values(processing_duration_seconds=sa.bindparam("took"))
+)
 
 
 @cache
-def _durations(dialect: str) -> ValuesTable:
-    return ValuesTable(dialect, {"idempotency_key": sa.Text(), "seconds": sa.Double()})
+def _durations() -> ValuesTable:
+    return ValuesTable("postgresql", {"idempotency_key": sa.Text(), "seconds": sa.Double()})
 
 
 @cache
-def _update(dialect: str) -> sa.Executable:
-    table, given = processed_messages, _durations(dialect).table.c
+def _update() -> sa.Executable:
+    table, given = processed_messages, _durations().table.c
     is_own = table.c.consumer == sa.bindparam("of_consumer", type_=sa.Text)
     rows = sa.select(table.c.idempotency_key, given.seconds).where(
         is_own, table.c.idempotency_key == given.idempotency_key
     )
-    if dialect == "postgresql":
-        # A transaction that waits for no lock takes part in no deadlock.
-        rows = rows.with_for_update(of=table, skip_locked=True)
-    free = rows.subquery("free")
+    # A transaction that waits for no lock takes part in no deadlock.
+    free = rows.with_for_update(of=table, skip_locked=True).subquery("free")
     return (
         sa.update(table)
         .where(is_own, table.c.idempotency_key == free.c.idempotency_key)

@@ -20,7 +20,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.handler import Lease, OnLeaseExpired
-from consumer.storage.tables import COMPLETED, FAILED, PROCESSING, processed_messages
+from consumer.storage.inserted import raise_not_inserted
+from consumer.storage.tables import COMPLETED, FAILED, PROCESSING, as_uuid, processed_messages
 from outbox.tables import database_now, now_plus
 from outbox.wire.envelope import Envelope
 
@@ -61,7 +62,11 @@ class Leases:
     async def claim(
         self, session: AsyncSession, envelope: Envelope, lease: Lease, *, owner: UUID, attempt: int
     ) -> Claim:
-        """Claim *envelope* for *owner*, unless it is completed or another owner has the lease."""
+        """
+        Claim *envelope* for *owner*, unless it is completed or another owner has the lease.
+
+        Raises DatabaseUnavailable if there is no row after all.
+        """
         upsert = self._upsert(session, envelope, lease, owner=owner, attempt=attempt)
         if (await session.execute(upsert)).first() is not None:
             return Held(owner)
@@ -74,8 +79,8 @@ class Leases:
             )
         ).one_or_none()
         if row is None:
-            # Purged in between: the next claim succeeds.
-            return Busy(timedelta(0))
+            # Or it was purged in between: then the next claim succeeds.
+            raise_not_inserted(processed_messages)
         if row.status == COMPLETED:
             return Completed()
         left: timedelta = row.lease_until - row.now
@@ -138,7 +143,7 @@ class Leases:
         )
         table = processed_messages
         values = {
-            "message_id": envelope.id,
+            "message_id": as_uuid(envelope.id),
             "correlation_id": envelope.correlation_id,
             "type": envelope.type,
             "status": PROCESSING,

@@ -48,11 +48,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from consumer.storage import stored_message
-from consumer.storage.tables import parked_messages
-from outbox.tables import database_now, message_columns, now_plus
+from consumer.storage.inserted import verify_inserted
+from consumer.storage.parked_statements import DUE, DUE_AGAIN, IS_PARKED, attempts_of
+from consumer.storage.tables import COMPLETED, parked_messages, processed_messages
+from outbox.tables import database_now, now_plus
 from outbox.wire.codec import WireMessage
 
-_ROW = parked_messages.alias("row_of_lane")
 _BEFORE_ALL = ""
 """Less than every lane."""
 
@@ -67,76 +68,6 @@ class ParkedMessage:
     lane: str
     attempts: int
     message: WireMessage = field(repr=False)
-
-
-def _first(column: str, *where: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
-    """
-    A *column* of the first row, by lane and id, for which *where* holds: one probe.
-
-    The order forces the planner to probe parked_messages_lane. With few lanes it would estimate
-    that a condition on the lane holds for many rows, and read all rows to find one.
-    """
-    return (
-        sa.select(_ROW.c[column])
-        .where(_ROW.c.consumer == sa.bindparam("consumer"), *where)
-        .order_by(_ROW.c.lane, _ROW.c.id)
-        .limit(1)
-        .correlate_except(_ROW)
-        .scalar_subquery()
-    )
-
-
-def _steps(*, again: bool) -> sa.CTE:
-    """
-    The lanes with rows behind `after`, or *again* those up to `until`.
-
-    Each step goes to the next greater lane, however many rows a lane has.
-    """
-    up_to = [_ROW.c.lane <= sa.bindparam("until")] if again else []
-    start = up_to if again else [_ROW.c.lane > sa.bindparam("after")]
-    step = sa.select(_first("lane", *start).label("lane")).cte("step", recursive=True)
-    following = _first("lane", _ROW.c.lane > step.c.lane, *up_to)
-    return step.union_all(sa.select(following).where(step.c.lane.is_not(None)))
-
-
-def _due(*, again: bool) -> dict[str, sa.Select[Any]]:
-    """
-    First rows of the lanes of `_steps` that are due, at most `limit`; by dialect.
-
-    It costs two probes for each lane. The lanes are never sorted or joined as a whole: the steps
-    end once there are enough rows, and only rows that are returned are locked.
-    """
-    step, head = _steps(again=again), parked_messages.alias("head")
-    limit = sa.bindparam("limit", type_=sa.Integer)
-    is_due = (head.c.id == _first("id", _ROW.c.lane >= step.c.lane)) & (
-        head.c.due_at <= database_now()
-    )
-    # SKIP LOCKED: no waiting for a lane that another transaction attempts. A planner also does not
-    # flatten a sub-select that locks: it is executed for each step, not joined with all steps.
-    locked = (
-        sa.select(*_columns(head))
-        .where(is_due)
-        .with_for_update(skip_locked=True)
-        .lateral("locked")
-    )
-    # On SQLite the transaction has the write lock already. In a join SQLite would compute all
-    # steps before the first row, and might scan the table for a filter.
-    found = sa.select(head.c.id).where(is_due).correlate(step).scalar_subquery()
-    ids = sa.select(found).select_from(step).where(found.is_not(None)).limit(limit)
-    rows = parked_messages
-    return {
-        "postgresql": sa.select(locked).select_from(step.join(locked, sa.true())).limit(limit),
-        "sqlite": sa.select(*_columns(rows)).where(rows.c.id.in_(ids)).order_by(rows.c.lane),
-    }
-
-
-def _columns(of: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    return [of.c[name] for name in ("id", "lane", "attempts", *_MESSAGE_COLUMNS)]
-
-
-_MESSAGE_COLUMNS = [column.name for column in message_columns()]
-_DUE, _DUE_AGAIN = _due(again=False), _due(again=True)
-_IS_PARKED = sa.select(_first("lane", _ROW.c.lane >= sa.bindparam("lane")) == sa.bindparam("lane"))
 
 
 class ParkedMessages:
@@ -162,7 +93,7 @@ class ParkedMessages:
 
         It is due after *wait*, but not before it is the first of its lane.
         """
-        await session.execute(
+        result = await session.execute(
             sa.insert(parked_messages).values(
                 consumer=self._consumer,
                 lane=lane,
@@ -171,11 +102,19 @@ class ParkedMessages:
                 **stored_message.to_columns(message),
             )
         )
+        verify_inserted(result, parked_messages)
 
     async def is_parked(self, session: AsyncSession, lane: str) -> bool:
         """Whether *lane* has rows, so that its next message must wait behind them."""
-        result = await session.execute(_IS_PARKED, {"consumer": self._consumer, "lane": lane})
+        result = await session.execute(IS_PARKED, {"consumer": self._consumer, "lane": lane})
         return bool(result.scalar_one())
+
+    async def is_completed(self, session: AsyncSession, key: str) -> bool:
+        """Whether the message with this idempotency *key* is completed."""
+        table = processed_messages.c
+        is_row = (table.consumer == self._consumer) & (table.idempotency_key == key)
+        found = await session.scalar(sa.select(table.status).where(is_row))
+        return bool(found == COMPLETED)
 
     async def next_due(self, session: AsyncSession, *, limit: int) -> list[ParkedMessage]:
         """
@@ -185,24 +124,41 @@ class ParkedMessages:
         *limit* come first in the next call. A lane that is not due costs two index probes.
         """
         after = self._after
-        found = await self._select(session, _DUE, limit=limit, after=after)
+        found = await self._select(session, DUE, limit=limit, after=after)
         if len(found) < limit and after != _BEFORE_ALL:
-            found += await self._select(session, _DUE_AGAIN, limit=limit - len(found), until=after)
+            found += await self._select(session, DUE_AGAIN, limit=limit - len(found), until=after)
         self._after = found[-1].lane if found and len(found) == limit else _BEFORE_ALL
         return found
 
+    async def lock(self, session: AsyncSession, parked: ParkedMessage) -> bool:
+        """Lock *parked* again; False if another transaction has it, or has changed it."""
+        result = await session.execute(
+            sa.select(parked_messages.c.id)
+            .where(_is_unchanged(parked))
+            .with_for_update(skip_locked=True)
+        )
+        return result.first() is not None
+
     async def postpone(
-        self, session: AsyncSession, parked: ParkedMessage, *, attempts: int, wait: timedelta
+        self,
+        session: AsyncSession,
+        parked: ParkedMessage,
+        *,
+        attempts: int,
+        wait: timedelta,
+        **changes: Any,
     ) -> bool:
         """
         Record that *parked* has failed *attempts* times, and is due again after *wait*.
 
+        *changes* are those of other columns.
         Returns False, and changes no row, if another transaction has attempted it meanwhile.
         """
+        due_at = now_plus(sa.literal(wait.total_seconds()))
         result = await session.execute(
             sa.update(parked_messages)
             .where(_is_unchanged(parked))
-            .values(attempts=attempts, due_at=now_plus(sa.literal(wait.total_seconds())))
+            .values(attempts=attempts, due_at=due_at, **changes)
             .returning(parked_messages.c.id)
         )
         return result.first() is not None
@@ -240,10 +196,10 @@ class ParkedMessages:
             ParkedMessage(
                 row["id"], row["lane"], row["attempts"], stored_message.from_columns(row)
             )
-            for row in rows.mappings()
+            for row in map(stored_message.readable, rows.mappings())
         ]
 
 
 def _is_unchanged(parked: ParkedMessage) -> sa.ColumnElement[bool]:
     """The row of *parked*, unless a further attempt at it was recorded."""
-    return (parked_messages.c.id == parked.id) & (parked_messages.c.attempts == parked.attempts)
+    return (parked_messages.c.id == parked.id) & (attempts_of(parked_messages) == parked.attempts)

@@ -2,6 +2,7 @@
 The statement that deletes old rows of the dedup store.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consumer.storage.tables import PROCESSING, ago, processed_messages
+from consumer.storage.tables import PROCESSING, ago, parked_messages, processed_messages
 from outbox.tables import database_now
 
 PURGE_LIMIT = 1_000
@@ -31,9 +32,12 @@ async def purge(
     *,
     older_than: timedelta,
     since: datetime | None = None,
+    before: datetime | None = None,
 ) -> Purged:
     """
-    Delete at most `PURGE_LIMIT` rows of *consumer* that are *older_than* this, from *since* on.
+    Delete at most `PURGE_LIMIT` rows of *consumer* that are *older_than* this.
+
+    Only rows that were written from *since* on, and before *before*, are read.
 
     Rows that other transactions have locked stay for the next purge, so that no transaction waits
     for another. Rows with a lease that is not over stay as well.
@@ -42,14 +46,30 @@ async def purge(
         connection.dialect.name,
         consumer,
         older_than=older_than,
-        since=sa.true() if since is None else processed_messages.c.processed_at >= since,
+        bounds=[
+            *([] if since is None else [processed_messages.c.processed_at >= since]),
+            *([] if before is None else [processed_messages.c.processed_at < before]),
+        ],
     )
     times = (await connection.execute(statement)).scalars().all()
     return Purged(len(times), max(times, default=None))
 
 
+async def parked_since(connection: AsyncConnection, consumer: str) -> datetime | None:
+    """When the oldest parked message of *consumer* was parked; reads all of its parked rows."""
+    table = parked_messages.c
+    oldest: datetime | None = await connection.scalar(
+        sa.select(sa.func.min(table.parked_at)).where(table.consumer == consumer)
+    )
+    return oldest
+
+
 def _purge(
-    dialect: str, consumer: str, *, older_than: timedelta, since: sa.ColumnElement[bool]
+    dialect: str,
+    consumer: str,
+    *,
+    older_than: timedelta,
+    bounds: Sequence[sa.ColumnElement[bool]],
 ) -> sa.Executable:
     """
     The statement; it deletes the oldest rows first.
@@ -66,7 +86,7 @@ def _purge(
         .where(
             is_own,
             table.c.processed_at < ago(older_than),
-            since,
+            *bounds,
             sa.not_(sa.func.coalesce(leased, sa.false())),
         )
         .order_by(table.c.processed_at)

@@ -13,6 +13,8 @@ from outbox.wire.codec import WireMessage, priority_of, wire_priority
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 _MAX_TEXT = 1_024
+_NO_TEXT = frozenset({"body", "headers"})
+_PRIORITIES = frozenset(Priority)
 _TYPE_PLACEHOLDER = re.compile(r"<\w+>")
 
 
@@ -57,6 +59,35 @@ def from_columns(row: Mapping[str, Any]) -> WireMessage:
             if not (isinstance(value, str) and _TYPE_PLACEHOLDER.fullmatch(value))
         },
     )
+
+
+def readable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    *row* with values that any statement and message can have, whatever a program has stored.
+
+    SQLite stores text that is not UTF-8, and takes none as a parameter: its bytes become escapes.
+    """
+    headers = row["headers"]
+    values = {name: _escaped(value) for name, value in row.items() if name not in _NO_TEXT}
+    return {
+        **row,
+        **values,
+        "priority": values["priority"] if values["priority"] in _PRIORITIES else None,
+        "headers": {_escaped(name): _escaped(value) for name, value in headers.items()}
+        if isinstance(headers, Mapping)
+        else {},
+    }
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.encode(errors="surrogateescape" if _is_escaped(value) else "surrogatepass")
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
+def _is_escaped(text: str) -> bool:
+    """Whether each lone surrogate of *text* stands for a byte that is not UTF-8."""
+    return all(not "\ud800" <= sign <= "\udfff" or "\udc80" <= sign <= "\udcff" for sign in text)
 
 
 def _text(value: Any) -> str | None:

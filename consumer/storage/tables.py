@@ -4,6 +4,7 @@ The tables of consumers, in the database to which their handlers write.
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid5
 
 import sqlalchemy as sa
 
@@ -70,6 +71,32 @@ lane_index = sa.Index(
     parked_messages.c.lane,
     parked_messages.c.id,
 )
+
+begun_deliveries = sa.Table(
+    "begun_deliveries",
+    metadata,
+    sa.Column("consumer", sa.Text, primary_key=True),
+    sa.Column("message", sa.Text, primary_key=True),
+    sa.Column("strikes", sa.Integer, nullable=False),
+    sa.Column("begun_at", UtcDateTime, nullable=False, server_default=database_now()),
+)
+"""
+Redelivered or parked messages that a process has begun and not settled. `message` is a digest of
+the idempotency key, or the id of a parked message; `strikes` counts the processes that have begun
+it.
+"""
+
+
+_OTHER_IDS = UUID("6f1c7a52-1d0e-5b1c-9a64-3c1c3f0e7d21")
+
+
+def as_uuid(message_id: UUID | str) -> UUID:
+    """
+    The value of the column `message_id`: a UUID, made from an id that is none.
+
+    The id itself is the idempotency key of such a message, unless a header names another.
+    """
+    return message_id if isinstance(message_id, UUID) else uuid5(_OTHER_IDS, message_id)
 
 
 def ago(age: timedelta) -> sa.ScalarSelect[Any]:

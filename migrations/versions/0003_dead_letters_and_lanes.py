@@ -1,7 +1,5 @@
 """The audit log, parked messages of ordered consumers, and storage settings of the dedup table."""
 
-import secrets
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -14,7 +12,12 @@ depends_on = None
 IDENTITY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 TIME = sa.DateTime(timezone=True)
-SALT_BYTES = 32
+
+# 32 bytes that the database makes, so that the statements can be printed and run by hand.
+NEW_SALT = {
+    "postgresql": "uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())",
+    "sqlite": "randomblob(32)",
+}
 
 # Rows are inserted continuously and deleted by age. With default settings Postgres would vacuum a
 # table of millions of rows only after millions of changes, and then for a long time.
@@ -57,8 +60,9 @@ def now() -> sa.TextClause:
 def upgrade() -> None:
     create_audit_log()
     create_parked_messages()
-    salt = op.create_table("ordering_salt", sa.Column("salt", sa.LargeBinary, nullable=False))
-    op.bulk_insert(salt, [{"salt": secrets.token_bytes(SALT_BYTES)}])
+    op.create_table("ordering_salt", sa.Column("salt", sa.LargeBinary, nullable=False))
+    salt = NEW_SALT[op.get_context().dialect.name]
+    op.execute(f"INSERT INTO ordering_salt (salt) VALUES ({salt})")
     if on_postgres():
         op.execute(DEDUP_STORAGE)
 

@@ -27,5 +27,5 @@ def limit_lock_wait() -> None:
 
     A migration that waits blocks every later statement. It can be run again after a timeout.
     """
-    if op.get_bind().dialect.name == "postgresql":
+    if op.get_context().dialect.name == "postgresql":
         op.execute("SET LOCAL lock_timeout = '5s'")

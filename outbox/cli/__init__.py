@@ -2,12 +2,14 @@
 The parts of the command line that `relay` and `consumer` share.
 
     console                  settings, exit codes, tables and JSON
+    problems                 all problems that a `check` finds
     interruptible            run a command so that SIGINT and SIGTERM end it cleanly
     dead_letters             the commands `dead list`, `show`, `export`, `replay` and `drop`
     dead_letter_options      their options and filters
     dead_letter_operations   one run of `replay` or `drop`, with a progress bar and a summary
     dead_letter_view         how dead letters look on a terminal
     dead_letter_export       dead letters as lines of JSON
+    adoption                 `topology --adopt`: another exchange or queue for a source
 
 May import every other package of `outbox`; none of them imports this one.
 Only here, in `*/cli.py` and in `consumer/status_view.py` may `typer` and `rich` be imported.

@@ -4,28 +4,52 @@ Settings, errors and output of the command lines of both processes.
 
 import asyncio
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import Field, fields, is_dataclass
-from datetime import timedelta
-from typing import Annotated, NoReturn, TypeVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.exc import DBAPIError
 
-from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import logs
+from outbox.cli.tables import print_table, short
+from outbox.database.errors import NO_PRIVILEGE, problem_of, sqlstate
+from outbox.errors import ConfigurationError, DatabaseUnavailable, Unavailable
+from outbox.runtime import captured, logs
 from outbox.runtime.service import ExitCode
-from outbox.settings import Settings, SharedSettings, load
+from outbox.setting_names import PREFIX
+from outbox.settings import (
+    DEFAULT_BROKER_URL,
+    DEFAULT_DATABASE_URL,
+    Settings,
+    SharedSettings,
+    checked_names,
+    load,
+)
+from outbox.tls_files import expiry_warnings
 
 Result = TypeVar("Result")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")]
 
-console = Console()
+Warnings: TypeAlias = Literal["log", "stderr"]
+
+console = Console(soft_wrap=True)
+"""Lines may be longer than a terminal is wide, so that names in them can be copied."""
+
+_DEFAULTS = {
+    "database_url": (DEFAULT_DATABASE_URL, ("DATABASE_URL", "POSTGRES_URL", "PGHOST")),
+    "broker_url": (DEFAULT_BROKER_URL, ("BROKER_URL", "RABBITMQ_URL", "AMQP_URL")),
+}
+"""Default servers of settings, and names under which other programs look for them."""
+SERVERS = tuple(_DEFAULTS)
 
 SAFE_SQLITE = (3, 51, 3)
 """Versions from 3.7.0 up to this may corrupt a WAL file that two connections write to."""
@@ -36,14 +60,43 @@ EXIT_CODES = (
 )
 
 
-def settings(kind: type[Settings], *, process: str) -> Settings:
-    """Load settings and configure the logs; invalid settings end the process with exit code 2."""
+def settings(
+    kind: type[Settings],
+    *,
+    process: str,
+    warnings: Warnings | None = None,
+    servers: Sequence[str] = SERVERS,
+) -> Settings:
+    """
+    Load settings and configure the logs; invalid settings end the process with exit code 2.
+
+    *warnings* says where to write about ignored variables, and defaults of the *servers*.
+    """
     try:
         loaded = load(kind)
     except ConfigurationError as error:
         fail(error)
     logs.configure(loaded, process=process)
+    captured.capture(loaded.log_level, reports_failures=warnings == "log")
+    for problem in setting_warnings(loaded, servers) if warnings else ():
+        if warnings == "log":
+            logs.get("settings").warning("setting_warning", problem=problem)
+        else:
+            print(f"warning: {problem}", file=sys.stderr)  # noqa: T201
     return loaded
+
+
+def setting_warnings(settings: SharedSettings, servers: Sequence[str] = SERVERS) -> list[str]:
+    """Return a line for each variable that is ignored, and each of *servers* that is a default."""
+    lines = list(checked_names(type(settings)).warnings)
+    for field in servers:
+        if field not in settings.model_fields_set:
+            default, others = _DEFAULTS[field]
+            file = Path(default.removeprefix("sqlite:///")).absolute()
+            line = f"{PREFIX}{field.upper()}: is not set, so the file {file} is used"
+            found = [name for name in others if os.environ.get(name)]
+            lines.append(f"{line}; {found[0]} is not read" if found else line)
+    return lines
 
 
 def once(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -56,13 +109,24 @@ def once(work: Callable[[], Awaitable[Result]]) -> Result:
         return asyncio.run(awaited())
     except (ConfigurationError, Unavailable) as error:
         fail(error)
+    except DBAPIError as error:
+        fail(_translated(error))
+
+
+def _translated(error: DBAPIError) -> ConfigurationError | Unavailable:
+    """Return the error that stands for *error*, whose text may quote a row."""
+    if sqlstate(error) == NO_PRIVILEGE:
+        return ConfigurationError(
+            "the database user lacks a privilege: see Rights on Postgres in docs/how-to/run.md"
+        )
+    return DatabaseUnavailable(problem_of(error))
 
 
 def fail(error: ConfigurationError | Unavailable) -> NoReturn:
     """Print the problems, one line each, and end the process with exit code 2 or 3."""
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
-    unreachable = isinstance(error, Unavailable)
+    unreachable = isinstance(error, Unavailable) and not error.refused
     raise SystemExit(ExitCode.UNREACHABLE if unreachable else ExitCode.BAD_CONFIGURATION)
 
 
@@ -76,6 +140,17 @@ def warn_of_sqlite(settings: SharedSettings) -> None:
             f"file that several processes write to; it is fixed in {version}",
             file=sys.stderr,
         )
+
+
+def warn(problems: Sequence[str]) -> None:
+    """Print *problems* that keep no process from working."""
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)  # noqa: T201
+
+
+def warn_of_certificates() -> None:
+    """Warn of certificates that servers have presented to this process, and that end soon."""
+    warn(expiry_warnings(datetime.now(UTC)))
 
 
 def warn_of_uncompared(entities: Sequence[str]) -> None:
@@ -94,8 +169,8 @@ def show(title: str, rows: dict[str, object]) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():
-        table.add_row(Text(name), Text(shown(value)))
-    console.print(table)
+        table.add_row(Text(short(name)), Text(shown(value)))
+    print_table(console, table)
 
 
 def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
@@ -105,7 +180,7 @@ def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[obje
         table.add_column(column, justify="left" if column == columns[0] else "right")
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
-    console.print(table)
+    print_table(console, table)
 
 
 def shown(value: object) -> str:
@@ -118,7 +193,7 @@ def shown(value: object) -> str:
         case int():
             return f"{value:,}"
         case _:
-            return str(value)
+            return short(str(value))
 
 
 def print_json(value: object) -> None:
@@ -129,6 +204,8 @@ def print_json(value: object) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytes):  # SQLite stores blobs in columns of text too
+        return value.decode(errors="backslashreplace")
     if is_dataclass(value):
         return {_key(field): getattr(value, field.name) for field in fields(value)}
     raise TypeError(type(value).__name__)

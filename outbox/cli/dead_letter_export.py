@@ -24,7 +24,7 @@ OUTPUT = "-"
 
 
 class ExportFailed(Exception):  # noqa: N818 - it names what happened
-    """The lines cannot be written: the disk is full, or the reader closed the pipe."""
+    """The lines cannot be written to the file, because the disk is full."""
 
 
 async def export(
@@ -33,21 +33,22 @@ async def export(
     file: str,
     *,
     audit: Audit | None,
+    bodies: bool,
     console: Console,
     stop: asyncio.Event,
 ) -> bool:
     """
-    Write the dead letters that *selection* matches to *file*; bodies only if *audit* is given.
+    Write the dead letters that *selection* matches to *file*, and their bodies if *bodies*.
 
-    Returns whether all were written. Raises ConfigurationError if the file exists already or
-    cannot be created, and ExportFailed.
+    Bodies, and a selection by key, need *audit*. Returns whether all were written. Raises
+    ConfigurationError if the file exists already or cannot be created, and ExportFailed.
     """
     written = 0
-    async with source.opened(selection) as opened:
+    async with source.opened(selection, audit) as opened:
         with _new(file) as output, view.bar(console) as bar:
             task = bar.add_task("exported", total=opened.count)
-            async for page in pages(opened, audit=audit):
-                _write(output, page, bodies=audit is not None)
+            async for page in pages(opened, audit=audit if bodies else None):
+                _write(output, page, bodies=bodies)
                 written += len(page)
                 bar.advance(task, len(page))
                 if stop.is_set():

@@ -13,7 +13,7 @@ from outbox.cli import dead_letter_view as view
 from outbox.dead_letters import repair
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run, Summary
-from outbox.dead_letters.source import DeadLetterSource, OpenedSource, reading
+from outbox.dead_letters.source import CHANGING, DeadLetterSource, OpenedSource, reading
 from outbox.dead_letters.store import Span
 
 
@@ -37,7 +37,10 @@ async def replay(
     source: DeadLetterSource, request: ReplayRequest, console: Console, stop: asyncio.Event
 ) -> Summary:
     """Send dead letters to where they came from; print a summary even after an error."""
-    async with source.opened(request.audit.selection) as opened:
+    rights = {**CHANGING, **source.replay_rights}
+    if request.reprocess:
+        rights |= source.reprocess_rights
+    async with source.opened(request.audit.selection, request.audit, rights=rights) as opened:
         await check_body(opened, request.body)
         async with (
             source.destination() as destination,
@@ -57,7 +60,7 @@ async def drop(
 ) -> Summary:
     """Delete dead letters; print a summary even after an error."""
     async with (
-        source.opened(request.audit.selection) as opened,
+        source.opened(request.audit.selection, request.audit, rights=CHANGING) as opened,
         _run(opened, request, console, stop, verb="dropped") as run,
     ):
         await run.drop()

@@ -32,7 +32,8 @@ BecauseOfChange = Annotated[
     typer.Option(
         "--because",
         metavar="TEXT",
-        help="Why you do this; stored in the table audit_log. Required, except with --dry-run.",
+        help="Why you do this; stored in the table audit_log. Required, except with --dry-run and "
+        "without --key.",
     ),
 ]
 By = Annotated[
@@ -79,7 +80,9 @@ def _filters(
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="With this idempotency key or ordering key."),
+        typer.Option(
+            metavar="KEY", help="With this idempotency key or ordering key; needs --because."
+        ),
     ] = None,
     limit: Annotated[
         str | None, typer.Option(metavar="N", help="At most N, the oldest first.")

@@ -2,7 +2,7 @@
 Dead letters on a terminal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,13 +11,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from outbox.cli.tables import print_table, short
 from outbox.dead_letters.redaction import printable
 from outbox.dead_letters.replay import Summary
 from outbox.dead_letters.store import ReasonCount, TypeCount
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
-_WIDE = 200
-"""Width for a file or a pipe, in which lines must not be folded."""
 
 
 def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> None:
@@ -26,7 +25,7 @@ def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetim
     for row in rows:
         table.add_row(
             *map(
-                _text,
+                _short,
                 (
                     row["id"],
                     row["type"],
@@ -38,36 +37,46 @@ def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetim
                 ),
             )
         )
-    _print(console, table)
+    print_table(console, table)
 
 
 def letter(console: Console, shown: Mapping[str, Any]) -> None:
-    """Print a line for each field of one dead letter."""
-    table = Table(show_header=False)
+    """Print a line for each field of one dead letter; long ones are whole below the table."""
+    table, whole = Table(show_header=False), []
+    for name, value in _fields(shown):
+        text = "" if value is None else str(value)
+        table.add_row(_short(name), _short(text))
+        if short(text).endswith("…"):
+            whole.append(f"{printable(name)}: {printable(text)}")
+    print_table(console, table)
+    for line in whole:
+        # Rich would take minutes for a long line.
+        print(line, file=console.file)
+
+
+def _fields(shown: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in shown.items():
         if isinstance(value, Mapping):
-            for inner, header in value.items():
-                table.add_row(_text(f"{name}.{inner}"), _text(header))
+            yield from ((f"{name}.{inner}", header) for inner, header in value.items())
         else:
-            table.add_row(name, _text(value))
-    _print(console, table)
+            yield name, value
 
 
 def type_counts(console: Console, counts: Sequence[TypeCount]) -> None:
     """Print a line for each type and reason."""
     table = Table("type", "reason", "dead letters")
     for count in counts:
-        table.add_row(_text(count.type), _text(count.reason), str(count.letters))
-    _print(console, table)
+        table.add_row(_short(count.type), _short(count.reason), str(count.letters))
+    print_table(console, table)
 
 
 def reason_counts(console: Console, counts: Sequence[ReasonCount]) -> None:
     """Print a line for each reason."""
     table = Table("reason", "number", "oldest", title="dead letters", title_justify="left")
     for count in counts:
-        table.add_row(_text(count.reason), f"{count.letters:,}", age(count.oldest))
+        table.add_row(_short(count.reason), f"{count.letters:,}", age(count.oldest))
     if counts:
-        _print(console, table)
+        print_table(console, table)
     else:
         console.print("no dead letters")
 
@@ -103,9 +112,5 @@ def age(duration: timedelta) -> str:
     return f"{seconds}s"
 
 
-def _text(value: object) -> Text:
-    return Text("" if value is None else printable(str(value)))
-
-
-def _print(console: Console, table: Table) -> None:
-    console.print(table, width=None if console.is_terminal else max(console.width, _WIDE))
+def _short(value: object) -> Text:
+    return Text("" if value is None else short(str(value)))

@@ -2,7 +2,6 @@
 The commands `dead list`, `show`, `export`, `replay` and `drop` of both processes.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +43,7 @@ EXIT_CODES = (
 )
 
 _FOR_BODIES = "is needed to see bodies: give the reason, which is stored"
+_FOR_KEYS = "is needed with --key: give the reason, which is stored"
 _FOR_CHANGES = "is needed: give the reason, which is stored"
 
 OpenSource = Callable[[str], DeadLetterSource]
@@ -81,10 +81,13 @@ class DeadCommands:
             "drop": self.drop,
         }
 
-    def list_letters(self, *, target: Target = "", selected: Selection) -> None:
+    def list_letters(
+        self, *, target: Target = "", because: Because = None, by: By = None, selected: Selection
+    ) -> None:
         """List dead letters, the oldest first, without bodies and keys."""
         source = self._open(target)
-        rows, now, count = run_query(lambda: queries.listed(source, selected))
+        audit = _audit_of_search(source, selected, because, by)
+        rows, now, count = run_query(lambda: queries.listed(source, selected, audit))
         view.letters(console, rows, now=now)
         more = "" if len(rows) == count else "; --limit shows more"
         console.print(f"{len(rows):,} of {count:,}{more}")
@@ -120,15 +123,18 @@ class DeadCommands:
     ) -> None:
         """Write dead letters to a new file as lines of JSON; bodies only with --bodies."""
         source = self._open(target)
-        audit = _audit(source, selected, because, by, needed=_FOR_BODIES) if bodies else None
+        if bodies:
+            audit: Audit | None = _audit(source, selected, because, by, needed=_FOR_BODIES)
+        else:
+            audit = _audit_of_search(source, selected, because, by)
         to_stderr = Console(stderr=True)
-        work = partial(export, source, selected, file, audit=audit, console=to_stderr)
+        work = partial(
+            export, source, selected, file, audit=audit, bodies=bodies, console=to_stderr
+        )
         try:
             is_whole = run_interruptible(lambda stop: work(stop=stop))
         except ExportFailed as error:
             print(f"error: FILE: cannot be written ({error})", file=sys.stderr)  # noqa: T201
-            # A closed pipe would raise again at the end of the process.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             is_whole = False
         _end(is_clean=is_whole)
 
@@ -151,7 +157,8 @@ class DeadCommands:
         confirm_all(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
-            return self._count(source, selected, reprocess=completed)
+            audit_of_search = _audit_of_search(source, selected, because, by)
+            return self._count(source, selected, audit_of_search, reprocess=completed)
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
         request = ReplayRequest(audit=audit, reprocess=completed, body=new_body)
         summary = run_interruptible(lambda stop: operations.replay(source, request, console, stop))
@@ -173,7 +180,7 @@ class DeadCommands:
         source = self._open(target)
         confirm_all(selected, everything=everything)
         if dry_run:
-            return self._count(source, selected)
+            return self._count(source, selected, _audit_of_search(source, selected, because, by))
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
         summary = run_interruptible(
             lambda stop: operations.drop(source, ReplayRequest(audit=audit), console, stop)
@@ -181,13 +188,27 @@ class DeadCommands:
         return _end(is_clean=summary.is_clean)
 
     def _count(
-        self, source: DeadLetterSource, selected: Selection, *, reprocess: bool | None = None
+        self,
+        source: DeadLetterSource,
+        selected: Selection,
+        audit: Audit | None,
+        *,
+        reprocess: bool | None = None,
     ) -> None:
-        counts, duplicates = run_query(lambda: queries.counted(source, selected))
+        counts, duplicates = run_query(lambda: queries.counted(source, selected, audit))
         view.type_counts(console, counts)
         console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
         if reprocess is not None:
             view.duplicates(console, duplicates, reprocess=reprocess)
+
+
+def _audit_of_search(
+    source: DeadLetterSource, selected: Selection, because: str | None, by: str | None
+) -> Audit | None:
+    """Return the audit of a search by key, whose result concerns a person; None for others."""
+    if selected.key is None:
+        return None
+    return _audit(source, selected, because, by, needed=_FOR_KEYS)
 
 
 def _audit(

@@ -4,20 +4,13 @@ Running a command so that a signal ends it cleanly.
 
 import asyncio
 import signal
-import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError
-
-from outbox.cli.console import fail, once
-from outbox.database.errors import reason_of, sqlstate
-from outbox.errors import ConfigurationError
+from outbox.cli.console import once
 from outbox.runtime.service import ExitCode
 
 Result = TypeVar("Result")
-
-_NO_PRIVILEGE = "42501"
 
 
 def run_interruptible(work: Callable[[asyncio.Event], Awaitable[Result]]) -> Result:
@@ -41,7 +34,7 @@ def _run_interruptible(
 
     async def awaited() -> Result:
         stop = asyncio.Event()
-        task = asyncio.current_task()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         signals = 0
 
         def on_signal() -> None:
@@ -49,23 +42,20 @@ def _run_interruptible(
             signals += 1
             stop.set()
             if signals > signals_before_cancel and task is not None:
+                # A driver that is cancelled while it connects leaves the failure of the connection
+                # in a future that is not awaited, and asyncio would print it.
+                loop.set_exception_handler(_ignore)
                 task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal)
         return await work(stop)
 
     try:
         return once(awaited)
     except asyncio.CancelledError:
         raise SystemExit(ExitCode.CRASHED) from None
-    except DBAPIError as error:
-        # Its text may quote a row.
-        if sqlstate(error) == _NO_PRIVILEGE:
-            fail(
-                ConfigurationError(
-                    "the database user lacks a privilege: see Dead letters in docs/how-to/run.md"
-                )
-            )
-        print(f"error: the database refused the statement: {reason_of(error)}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(ExitCode.CRASHED) from None
+
+
+def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
+    """Ignore an error that no task awaits."""

@@ -4,9 +4,10 @@ The database engine of a process, made from `MQ_DATABASE_URL`.
 Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED. SQLite: `sqlite_engine`.
 """
 
+import os
 import socket
-import ssl
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,8 +15,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from outbox.database.postgres_connection import PostgresConnection, is_unusable
-from outbox.database.sqlite_engine import sqlite_engine
+from outbox.database.errors import mark_as_own
+from outbox.database.postgres_connect import connect, explicit_arguments
+from outbox.database.postgres_connection import WARNINGS, PostgresConnection, is_unusable
+from outbox.database.sqlite_engine import json_value, sqlite_engine
+from outbox.postgres_server import server_of
 
 CONNECT_SECONDS = 10
 
@@ -30,32 +34,49 @@ KEEPALIVE = {
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read; on SQLite they then wait for no writer."""
 
+NOT_DURABLE = {"sqlite_durable": False}
+"""Execution options for transactions that a loss of power may undo, on SQLite only."""
+
 
 def create_engine(
-    url: URL, *, pool_size: int, application_name: str, lock_timeout: timedelta | None = None
+    url: URL,
+    *,
+    pool_size: int,
+    application_name: str,
+    lock_timeout: timedelta | None = None,
+    create: bool = True,
 ) -> AsyncEngine:
     """
     Return an engine for *url*, with the asyncio driver of Postgres or SQLite.
 
     `pg_stat_activity` shows *application_name*. Statements on Postgres wait for a lock no longer
-    than *lock_timeout*; behind a pooler the setting of the server applies.
+    than *lock_timeout*; behind a pooler the setting of the server applies. A SQLite file that is
+    missing is created, or without *create* refused with SchemaMismatch.
     """
     if url.drivername.split("+")[0] == "sqlite":
-        return sqlite_engine(url, pool_size=pool_size)
-    return _postgres(url, pool_size, application_name, lock_timeout)
+        engine = sqlite_engine(url, pool_size=pool_size, create=create)
+    else:
+        engine = _postgres(url, pool_size, application_name, lock_timeout)
+    sa.event.listen(engine.sync_engine, "handle_error", mark_as_own)
+    return engine
 
 
 def _postgres(
     url: URL, pool_size: int, application_name: str, lock_timeout: timedelta | None
 ) -> AsyncEngine:
-    query = dict(url.query)
+    server = server_of(url, os.environ)
+    pooled = "pgbouncer" in url.query
     arguments: dict[str, Any] = {
+        "async_creator_fn": partial(connect, server, pooled=pooled),
         "timeout": CONNECT_SECONDS,
         "connection_class": PostgresConnection,
         "server_settings": {"application_name": application_name},
-        **_encryption(query),
+        **explicit_arguments(server),
     }
-    if query.pop("pgbouncer", None) is not None:
+    query = {}
+    if (cache_size := url.query.get("prepared_statement_cache_size")) is not None:
+        query["prepared_statement_cache_size"] = cache_size
+    if pooled:
         # A pooler in transaction mode may give each transaction another server connection.
         arguments["statement_cache_size"] = 0
         query["prepared_statement_cache_size"] = "0"
@@ -63,7 +84,7 @@ def _postgres(
         milliseconds = lock_timeout // timedelta(milliseconds=1)
         arguments["server_settings"]["lock_timeout"] = str(milliseconds)
     engine = create_async_engine(
-        url.set(drivername="postgresql+asyncpg", query=query),
+        sa.URL.create("postgresql+asyncpg", database=server.database, query=query),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
@@ -71,10 +92,11 @@ def _postgres(
         isolation_level="READ COMMITTED",
         connect_args=arguments,
         hide_parameters=True,
+        json_deserializer=json_value,
     )
 
     sa.event.listen(engine.sync_engine, "connect", _keep_alive)
-    sa.event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
+    sa.event.listen(engine.sync_engine, "handle_error", _correct_error)
     return engine
 
 
@@ -90,20 +112,11 @@ def _keep_alive(connection: Any, _record: Any) -> None:
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _invalidate_connection(context: sa.ExceptionContext) -> DBAPIError | None:
+def _correct_error(context: sa.ExceptionContext) -> DBAPIError | None:
     error = context.original_exception
+    if isinstance(error, WARNINGS):
+        return DBAPIError(None, None, error, hide_parameters=True)
     if not is_unusable(error):
         return None
     context.is_disconnect = True
     return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=True)
-
-
-def _encryption(query: dict[str, Any]) -> dict[str, Any]:
-    """Move the TLS parameters of libpq from *query* to an argument for the driver."""
-    mode = query.pop("sslmode", None)
-    root = query.pop("sslrootcert", None)
-    if mode is None:
-        return {}
-    if mode != "verify-full":
-        return {"ssl": mode}
-    return {"ssl": ssl.create_default_context(cafile=str(root) if root else None)}

@@ -1,53 +1,55 @@
 """
-Which errors of database drivers mean unavailable, contention or misconfiguration.
+Which errors of database drivers a process waits out, and which are the failure of a handler.
+
+A running process repeats its own statements until they succeed, whatever the database answers: an
+operator may repair the server, the schema or a privilege meanwhile.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import NoReturn
 
+from sqlalchemy import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from outbox.database.sqlite_errors import is_lock_or_disk_error
-from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.database import sqlite_errors, sqlstates
+from outbox.database.sqlstates import Cause
+from outbox.errors import DatabaseUnavailable
+from outbox.network_errors import kind_of
 
-# The server shuts down, starts up, has no room, ended the session, or is a standby.
-_UNAVAILABLE_STATES = ("08", "53", "57P0", "25P03", "25006")
-
-# Serialization failure, deadlock, lock not available, statement timeout.
-_CONTENTION_STATES = ("40001", "40P01", "55P03", "57014")
-
-# A prepared statement is missing or exists already: a pooler changed the server session.
-_POOLER_STATES = ("26000", "42P05")
-
-# User or password are wrong, or a privilege is missing.
-_REFUSAL_STATES = ("28", "42501")
-
+NO_PRIVILEGE = "42501"
 
 TRANSLATED = (DBAPIError, PoolTimeoutError, OSError, TimeoutError)
 """The classes of error that `raise_translated` takes."""
 
+_OWN = "_of_the_service"
+
+_STALE_CACHE_ERRORS = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
+"""
+Errors of asyncpg, or of SQLAlchemy in their place: another session has changed a table since a
+statement was prepared. The driver empties its cache, but the transaction is lost.
+"""
+
 
 def raise_translated(error: BaseException, *, refusals: bool = True) -> NoReturn:
     """
-    Raise the error that stands for *error* of a driver.
+    Raise the error that stands for *error* of a driver, for a statement that is no handler's.
 
-    Raises DatabaseUnavailable if the server is unreachable or busy. With *refusals* also if it
-    refuses the login or the privilege, because an operator may restore either while the process
-    waits. Raises ConfigurationError behind a pooler that MQ_DATABASE_URL does not mention, and
-    every other error as it is. The cause is dropped, because drivers quote rows in their messages.
+    Raises DatabaseUnavailable for each error of a driver; without *refusals*, for a missing
+    privilege the *error* as it is. The cause is dropped, because drivers quote rows in their
+    messages.
     """
-    if is_transient(error) or (refusals and _is_refusal(error)):
-        raise DatabaseUnavailable(reason_of(error)) from None
-    if (sqlstate(error) or "").startswith(_POOLER_STATES):
-        raise ConfigurationError(
-            "MQ_DATABASE_URL: prepared statements are lost between transactions, as behind a"
-            " connection pooler: add ?pgbouncer=1"
-        ) from None
+    if isinstance(error, TRANSLATED) and (refusals or sqlstate(error) != NO_PRIVILEGE):
+        raise DatabaseUnavailable(problem_of(error), refused=_is_setting(error)) from None
     raise error
+
+
+def _is_setting(error: BaseException) -> bool:
+    """Return whether a start would fail again until a person changes a setting or the login."""
+    return cause_of(error) is Cause.POOLER or (sqlstate(error) or "").startswith(("28", "3D"))
 
 
 @contextmanager
@@ -71,31 +73,71 @@ async def with_deadline(within: timedelta) -> AsyncIterator[None]:
             yield
 
 
-def is_transient(error: BaseException) -> bool:
-    """Return whether the same work may succeed later: the server was unavailable or busy."""
-    return is_unavailable(error) or is_contention(error)
+def cause_of(error: BaseException) -> Cause | None:
+    """Return the cause of *error*, or None if it is no error of a database."""
+    if not isinstance(error, DBAPIError):
+        lost = isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
+        return Cause.SESSION if lost else None
+    if _has_stale_cache(error):
+        return Cause.CONTENTION
+    if (state := sqlstate(error)) is not None:
+        return sqlstates.cause(state)
+    if (code := sqlite_errors.code_of(error.orig)) is not None:
+        return sqlite_errors.cause(code)
+    if _is_of_argument(error.orig):
+        return Cause.VALUE
+    lost = error.connection_invalidated or isinstance(error, InterfaceError)
+    return Cause.SESSION if lost or _is_connection_loss(error.orig) else Cause.STATEMENT
 
 
 def is_contention(error: BaseException) -> bool:
-    """Return whether other transactions blocked this one, so that it may be retried at once."""
-    state = sqlstate(error)
-    return state is not None and state.startswith(_CONTENTION_STATES)
+    """
+    Return whether the same transaction may be retried at once.
 
-
-def _is_refusal(error: BaseException) -> bool:
-    state = sqlstate(error)
-    return state is not None and state.startswith(_REFUSAL_STATES)
+    Other transactions blocked it, or the schema changed under a statement.
+    """
+    return cause_of(error) is Cause.CONTENTION
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Return whether *error* comes from a database that cannot be reached, or has no room."""
-    if not isinstance(error, DBAPIError):
-        return isinstance(error, (PoolTimeoutError, OSError, TimeoutError))
-    state = sqlstate(error)
-    if state is not None:
-        return state.startswith(_UNAVAILABLE_STATES)
-    lost = error.connection_invalidated or isinstance(error, InterfaceError)
-    return lost or is_lock_or_disk_error(error.orig) or _is_connection_loss(error.orig)
+    return cause_of(error) in {Cause.SESSION, Cause.SERVER}
+
+
+def may_pass(error: BaseException) -> bool:
+    """
+    Return whether the same statement may succeed now without any repair.
+
+    Other transactions delayed it, or a database was unavailable: that of the process, or one that
+    a handler uses as well.
+    """
+    return cause_of(error) not in {None, Cause.VALUE, Cause.STATEMENT}
+
+
+def has_lost_statement(error: BaseException) -> bool:
+    """Return whether the session has not the prepared statements that the driver believes in."""
+    return cause_of(error) is Cause.POOLER
+
+
+def is_of_server(error: BaseException) -> bool:
+    """Return whether the server of the process refused a handler's statement, whatever it is."""
+    return cause_of(error) is Cause.SERVER and hasattr(getattr(error, "orig", None), _OWN)
+
+
+def mark_as_own(context: ExceptionContext) -> None:
+    """Mark the error of *context* as one of the engine of the process, for `is_of_server`."""
+    with suppress(TypeError):  # see `postgres_connection.WARNINGS`
+        setattr(context.original_exception, _OWN, True)
+
+
+def _has_stale_cache(error: DBAPIError) -> bool:
+    causes = (error.orig, getattr(error.orig, "__cause__", None))
+    return any(type(cause).__name__ in _STALE_CACHE_ERRORS for cause in causes)
+
+
+def _is_of_argument(error: BaseException | None) -> bool:
+    """Return whether the driver could not encode an argument; the server never received it."""
+    return isinstance(getattr(error, "__cause__", None), ValueError)
 
 
 def _is_connection_loss(error: BaseException | None) -> bool:
@@ -119,3 +161,18 @@ def reason_of(error: BaseException) -> str:
     state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
     name = type(cause).__name__
     return f"{name} {state}" if state else name
+
+
+def problem_of(error: BaseException) -> str:
+    """Return the meaning of a database *error* in plain words, with its class and its code."""
+    reason = reason_of(error)
+    if (state := sqlstate(error)) is not None:
+        return f"{sqlstates.meaning(state)} ({reason})"
+    if (code := sqlite_errors.code_of(getattr(error, "orig", None))) is not None:
+        return f"{sqlite_errors.meaning(code)} ({reason})"
+    if isinstance(error, PoolTimeoutError):
+        return f"no connection of MQ_DATABASE_POOL_SIZE became free in time ({reason})"
+    kind = kind_of(getattr(error, "orig", None) or error)
+    if kind is None and cause_of(error) is Cause.SESSION:
+        kind = "the connection was lost"
+    return f"the database: {kind} ({reason})" if kind else reason

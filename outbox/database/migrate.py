@@ -1,98 +1,138 @@
 """
 Upgrading the schema, and checking that it is the one that this version needs.
+
+Alembic is imported by the functions that migrate: it would take an eighth of the memory of a
+process that only checks.
 """
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
+from outbox.database import location, row_access
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import driver_errors_translated, is_transient, sqlstate
+from outbox.database.errors import NO_PRIVILEGE, driver_errors_translated, reason_of, sqlstate
+from outbox.database.location import VERSION_TABLE, Location
 from outbox.database.sqlite_errors import primary_code
-from outbox.errors import ConfigurationError, SchemaMismatch
+from outbox.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 
-VERSION_TABLE = "outbox_relay_version"
+if TYPE_CHECKING:
+    from alembic.config import Config
 
-_NO_PRIVILEGE = "42501"
+VERSION = sa.Table(VERSION_TABLE, sa.MetaData())
+
+_NO_LOCK = "55P03"
+_EXISTS_ALREADY = {"42P07", "42723", "42710"}
 _NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def upgrade(database_url: str, revision: str = "head", *, schema: str | None = None) -> Location:
     """
-    Migrate the database up to *revision*; must not be called inside a running event loop.
+    Migrate the database up to *revision*; returns where the tables are.
 
-    Raises ConfigurationError if the database does not exist, or refuses the login or a privilege.
+    They are in *schema*, or in the first one of the role's `search_path`. Must not be called
+    inside a running event loop.
+
+    Raises SchemaMismatch if the schema belongs to a newer version or to another program,
+    ConfigurationError if there is no such revision or the role may not create tables, and
+    DatabaseUnavailable.
     """
+    from alembic import command  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = _config(database_url)
+    config.attributes["schema"] = schema
     try:
-        with _login_errors_translated():
-            command.upgrade(_config(database_url), revision)
+        with _files_checked():
+            command.upgrade(config, revision)
     except DBAPIError as error:
-        if sqlstate(error) != _NO_PRIVILEGE:
-            raise
-        raise ConfigurationError(
+        raise _refusal(error) from None
+    except CommandError:
+        raise ConfigurationError("REVISION: there is no such revision") from None
+    migrated: Location = config.attributes["location"]
+    return migrated
+
+
+def _refusal(error: DBAPIError) -> BaseException:
+    """The error to raise for one of the driver; itself if it is none for an operator."""
+    state = sqlstate(error)
+    if state in _EXISTS_ALREADY:
+        return SchemaMismatch(
+            "another program has created an index, a function or a trigger of the same name"
+            f" ({state}): use a schema of its own for the outbox"
+        )
+    if state == NO_PRIVILEGE:
+        return ConfigurationError(
             "the role may not create tables: GRANT CREATE ON the schema to it, or run this as the "
             "owner of the existing tables"
-        ) from None
+        )
+    if state == _NO_LOCK or primary_code(error.orig) == sqlite3.SQLITE_BUSY:
+        return DatabaseUnavailable(
+            "another session holds a lock on the tables, so the migration was rolled back and "
+            f"changed nothing: run it again when that session has ended ({reason_of(error)})"
+        )
+    return error
 
 
 def downgrade(database_url: str, revision: str) -> None:
     """Migrate the database down to *revision*; `base` drops the tables with all their rows."""
+    from alembic import command  # noqa: PLC0415
+
     command.downgrade(_config(database_url), revision)
 
 
 def head() -> str:
     """Return the revision that this version needs."""
-    return str(_revisions().get_current_head())
+    return max(known_revisions())
 
 
-def _revisions() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config(None))
+def known_revisions() -> set[str]:
+    """Return all revisions that this version knows; each is the number before a file's name."""
+    files = (_migrations() / "versions").glob("[0-9]*_*.py")
+    return {file.name.partition("_")[0] for file in files}
 
 
-async def verify(engine: AsyncEngine) -> None:
+async def verify(engine: AsyncEngine) -> Location:
     """
-    Check that the schema is at `head`.
+    Check that the schema is at `head`, and that all tables are in one schema; returns which.
 
     Raises SchemaMismatch, whose text names the command to run, and DatabaseUnavailable.
     """
     expected = head()
-    found = await _revision(engine)
-    if found is None:
-        raise SchemaMismatch("the tables are missing: run `relay migrate`")
-    if found != expected:
-        known = {script.revision for script in _revisions().walk_revisions()}
-        remedy = "run `relay migrate`" if found in known else "it belongs to a newer version"
-        raise SchemaMismatch(f"the schema is at revision {found} instead of {expected}: {remedy}")
-
-
-async def _revision(engine: AsyncEngine) -> str | None:
-    with driver_errors_translated(), _login_errors_translated():
+    with driver_errors_translated(), _files_checked():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
-            if not await connection.run_sync(lambda c: sa.inspect(c).has_table(VERSION_TABLE)):
-                return None
-            try:
-                row = await connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-            except DBAPIError as error:
-                if is_transient(error):
-                    raise
-                raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
-            found = row.scalar_one_or_none()
-            return None if found is None else str(found)
+            found = await connection.run_sync(_find)
+            if found.revision is None:
+                hidden = await row_access.problems(connection, {VERSION: ["SELECT"]})
+                raise SchemaMismatch(*(hidden or ["the tables are missing: run `relay migrate`"]))
+            if found.revision != expected:
+                is_known = found.revision in known_revisions()
+                remedy = "run `relay migrate`" if is_known else "it belongs to a newer version"
+                raise SchemaMismatch(f"{found} instead of {expected}: {remedy}")
+            await connection.run_sync(location.verify_one_schema, found.schema)
+    return found
+
+
+def _find(connection: sa.Connection) -> Location:
+    try:
+        return location.find(connection)
+    except DBAPIError as error:
+        if sqlstate(error) != NO_PRIVILEGE:
+            raise
+        raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
 
 
 @contextmanager
-def _login_errors_translated() -> Iterator[None]:
-    """Raise ConfigurationError for a refused login and for a file that is not a database."""
+def _files_checked() -> Iterator[None]:
+    """Raise ConfigurationError for a file that is not a database."""
     try:
         yield
     except DBAPIError as error:
@@ -100,19 +140,15 @@ def _login_errors_translated() -> Iterator[None]:
             raise ConfigurationError(
                 "MQ_DATABASE_URL: the file is not a SQLite database, or is damaged"
             ) from None
-        state = sqlstate(error) or ""
-        if not state.startswith(("28", "3D")):
-            raise
-        raise ConfigurationError(
-            f"MQ_DATABASE_URL: the server refuses user, password or database ({state})"
-        ) from None
+        raise
 
 
-def _config(database_url: str | None) -> Config:
+def _config(database_url: str) -> "Config":
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
-    if database_url is not None:
-        config.attributes["database_url"] = database_url
+    config.attributes["database_url"] = database_url
     return config
 
 

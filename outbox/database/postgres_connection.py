@@ -9,9 +9,24 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+WARNINGS = asyncpg.PostgresWarning
+"""
+An error whose SQLSTATE has the class 01 or 02, as a trigger may choose it. Neither asyncpg nor
+SQLAlchemy takes it for an error of the database, and no attribute of it can be set.
+"""
 
-_READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    WARNINGS,
+)
+
+_LASTING_STATES = {
+    asyncpg.ReadOnlySQLTransactionError.sqlstate,
+    asyncpg.InvalidSQLStatementNameError.sqlstate,
+    asyncpg.DuplicatePreparedStatementError.sqlstate,
+}
 
 
 def is_unusable(error: BaseException) -> bool:
@@ -22,9 +37,11 @@ def is_unusable(error: BaseException) -> bool:
       that SQLAlchemy does not recognise as a disconnect.
     - The session is read-only, as after a failover. It stays so; a new one may be writable, or
       reach another server.
+    - The session has other prepared statements than asyncpg believes: a pooler replaced it, or a
+      statement deallocated them.
     """
-    read_only = getattr(error, "sqlstate", None) == _READ_ONLY
-    return read_only or isinstance(error, asyncpg.InternalClientError)
+    is_lasting = getattr(error, "sqlstate", None) in _LASTING_STATES
+    return is_lasting or isinstance(error, asyncpg.InternalClientError)
 
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]

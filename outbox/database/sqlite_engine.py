@@ -5,24 +5,50 @@ It uses WAL and synchronous FULL. Transactions begin IMMEDIATE, so that two writ
 other instead of failing when they upgrade from a read lock to the write lock.
 """
 
+import json
 import os
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolResetState
 
-BUSY_SECONDS = 30
-"""Seconds that a SQLite writer waits for another one."""
+from outbox.database import sqlite_connection
+from outbox.database.sqlite_connection import BUSY_SECONDS
+from outbox.database.sqlite_file import real_file
+from outbox.errors import SchemaMismatch
+
+_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
-def sqlite_engine(url: URL, *, pool_size: int) -> AsyncEngine:
+def json_value(text: str) -> Any:
+    """Return *text* decoded from JSON, or as it is if it cannot be decoded."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngine:
     """
-    Return an engine for the file of *url*.
+    Return an engine for the file of *url*, and create the file if it is missing and *create*.
 
-    Transactions begin IMMEDIATE unless the execution option `sqlite_begin` says otherwise.
+    Transactions begin IMMEDIATE unless the execution option `sqlite_begin` says otherwise. Their
+    commits wait for the disk unless `sqlite_durable` is false.
+    Raises ConfigurationError if the file may also be opened by a name in another place, and
+    SchemaMismatch if it does not exist and is not created.
     """
+    if url.database and url.database != ":memory:":
+        url = url.set(database=str(real_file(url.database, setting="MQ_DATABASE_URL")))
+    if not create and url.database and not Path(url.database).exists():
+        raise SchemaMismatch(
+            f"the tables are missing, because there is no file {Path(url.database).absolute()}: "
+            "run `relay migrate`"
+        )
     if url.database:
         # The file contains health data. SQLite gives -wal and -shm the same permissions.
         with suppress(OSError):
@@ -32,23 +58,40 @@ def sqlite_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=BUSY_SECONDS,
-        connect_args={"timeout": BUSY_SECONDS},
+        connect_args={
+            "timeout": BUSY_SECONDS,
+            "check_same_thread": False,
+            "async_creator_fn": sqlite_connection.connect,
+        },
         hide_parameters=True,
+        json_deserializer=json_value,
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         # Otherwise the driver begins transactions itself, and only before the first write.
         connection.isolation_level = None
+        # Other programs may store text that is not UTF-8. One such row must not hide the others.
+        connection.driver_connection.text_factory = _TEXT
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
+    @sa.event.listens_for(engine.sync_engine, "reset")
+    def _reset(connection: Any, _record: Any, state: PoolResetState) -> None:
+        # SQLite keeps a transaction open whose COMMIT it refuses, for a deferred constraint.
+        # SQLAlchemy takes it for ended, and the next user of the connection could not begin.
+        if state.asyncio_safe and connection.driver_connection.in_transaction:
+            connection.rollback()
+
     @sa.event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+        options = connection.get_execution_options()
+        driver: Any = connection.connection.driver_connection
+        driver.is_durable = options.get("sqlite_durable", True)
+        mode = options.get("sqlite_begin", "IMMEDIATE")
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine

@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from outbox.dead_letters.selection import Selection
-from outbox.tables import audit_log
+from outbox.tables import audit_log, now_plus
 
 
 class Action(StrEnum):
@@ -26,8 +27,12 @@ class Action(StrEnum):
     RERUN = "rerun"
     """The record that a message is completed was deleted, so that it is processed again."""
     DROP = "drop"
+    FIND_BY_KEY = "find_by_key"
+    """Recorded before a command answers whether a key has dead letters, and how many."""
     SHOW_BODY = "show_body"
     EXPORT_BODIES = "export_bodies"
+    ADOPT = "adopt"
+    """Another exchange or queue was recorded in `outbox_targets`; no message was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +60,15 @@ class Audit:
         )
 
 
-async def is_known(session: AsyncSession, run: UUID) -> bool:
-    """Return whether *run* is in the audit log; the run of a forged header is not."""
-    found = await session.execute(sa.select(audit_log.c.id).where(audit_log.c.run == run).limit(1))
-    return found.first() is not None
+async def is_known(session: AsyncSession, run: UUID, *, within: timedelta) -> bool:
+    """
+    Return whether *run* is in the audit log and began *within* this time.
+
+    The run of a forged header is not there. A copy of an older run may have been handled so long
+    ago that its dedup row is purged.
+    """
+    began = sa.select(sa.func.min(audit_log.c.at)).where(audit_log.c.run == run).scalar_subquery()
+    return bool(await session.scalar(sa.select(began > now_plus(-within.total_seconds()))))
 
 
 def user_and_host() -> str:

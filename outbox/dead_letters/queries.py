@@ -14,7 +14,7 @@ from outbox.database.errors import driver_errors_translated
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.source import DeadLetterSource, OpenedSource, reading
+from outbox.dead_letters.source import READING, DeadLetterSource, OpenedSource, reading
 from outbox.dead_letters.store import Span, TypeCount
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
@@ -24,10 +24,14 @@ LIST_LIMIT = 100
 
 
 async def listed(
-    source: DeadLetterSource, selection: Selection
+    source: DeadLetterSource, selection: Selection, audit: Audit | None
 ) -> tuple[Sequence[Any], datetime, int]:
-    """Return dead letters without bodies, the time of the database, and the number of matches."""
-    async with source.opened(selection) as opened:
+    """
+    Return dead letters without bodies, the time of the database, and the number of matches.
+
+    A selection by key needs *audit*.
+    """
+    async with source.opened(selection, audit) as opened:
         limited = replace(
             opened, selection=replace(selection, limit=selection.limit or LIST_LIMIT)
         )
@@ -47,10 +51,17 @@ async def one(source: DeadLetterSource, selection: Selection, audit: Audit | Non
     raise ConfigurationError("--id: the dead letter was replayed or dropped meanwhile")
 
 
-async def counted(source: DeadLetterSource, selection: Selection) -> tuple[list[TypeCount], int]:
-    """Count the matches by type and reason, and those that consumers would drop as duplicates."""
+async def counted(
+    source: DeadLetterSource, selection: Selection, audit: Audit | None
+) -> tuple[list[TypeCount], int]:
+    """
+    Count the matches by type and reason, and those that consumers would drop as duplicates.
+
+    A selection by key needs *audit*.
+    """
     duplicates = 0
-    async with source.opened(selection) as opened:
+    rights = READING if source.duplicates is None else {**READING, **source.replay_rights}
+    async with source.opened(selection, audit, rights=rights) as opened:
         if source.duplicates is not None:
             async for page in pages(opened):
                 async with reading(opened.engine) as connection:

@@ -42,7 +42,7 @@ def metadata(letter: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys(letter: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the keys, which may identify a person, as the body may."""
-    return {name: letter[name] for name in ("idempotency_key", "ordering_key")}
+    return {name: _json_value(letter[name]) for name in ("idempotency_key", "ordering_key")}
 
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
@@ -95,4 +95,7 @@ def _headers(headers: Any) -> dict[str, Any]:
 
 
 def _json_value(value: Any) -> Any:
+    # SQLite stores blobs in columns of text too.
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
     return value.isoformat() if isinstance(value, datetime) else value

@@ -4,10 +4,10 @@ A new body for a dead letter: read from a file, and checked before any row is ch
 
 from pathlib import Path
 
-from outbox.dead_letters.redaction import json_text
+from outbox import json_text, media_type
 from outbox.dead_letters.selection import Selection
 from outbox.errors import ConfigurationError
-from outbox.payload import JSON_CONTENT_TYPE, MAX_BODY_BYTES
+from outbox.payload import MAX_BODY_BYTES
 
 
 def read(file: Path, selection: Selection) -> bytes:
@@ -29,9 +29,13 @@ def read(file: Path, selection: Selection) -> bytes:
 
 
 def check(body: bytes, content_type: str | None) -> None:
-    """Raise ConfigurationError if *content_type* is JSON and *body* is not."""
-    is_json = (content_type or "").partition(";")[0] == JSON_CONTENT_TYPE
-    if is_json and json_text(body) is None:
-        raise ConfigurationError(
-            "--body: is not JSON in UTF-8, unlike the dead letter's content type"
-        )
+    """Raise ConfigurationError if *content_type* is JSON and consumers could not read *body*."""
+    kind = content_type or media_type.UNKNOWN
+    if media_type.may_be_json(kind) and media_type.UNKNOWN not in kind.lower():
+        try:
+            json_text.read(body)
+        except ValueError:
+            raise ConfigurationError(
+                "--body: is not JSON in UTF-8 that consumers read, unlike the dead letter's"
+                " content type"
+            ) from None

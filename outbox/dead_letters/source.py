@@ -4,19 +4,27 @@ What the relay or a consumer provides to the commands on its dead letters.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbox.database import migrate
+from outbox.database import migrate, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
+from outbox.database.privileges import Rights
+from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, TypeCount
 from outbox.errors import ConfigurationError, InvalidEvent
+from outbox.runtime.shield import commit
 from outbox.settings import SharedSettings
+from outbox.tables import audit_log, dead_letters
 from outbox.validation import allow_headers
+
+READING: Rights = {dead_letters: ("SELECT",)}
+CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}
+"""The rights of commands that lock dead letters, and delete them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,8 @@ class DeadLetterSource:
         database: Opens the database that contains them.
         destination: Opens the target of a replay.
         duplicates: Finds those that would be dropped as duplicates; None for the relay.
+        replay_rights: The rights that a replay needs besides those on the dead letters.
+        reprocess_rights: Those that it needs if consumers process completed messages again.
 
     """
 
@@ -36,18 +46,25 @@ class DeadLetterSource:
     database: Callable[[], AbstractAsyncContextManager[AsyncEngine]]
     destination: Callable[[], AbstractAsyncContextManager[Destination]]
     duplicates: Duplicates | None = None
+    replay_rights: Rights = field(default_factory=dict)
+    reprocess_rights: Rights = field(default_factory=dict)
 
     @asynccontextmanager
-    async def opened(self, selection: Selection) -> AsyncIterator["OpenedSource"]:
+    async def opened(
+        self, selection: Selection, audit: Audit | None = None, *, rights: Rights = READING
+    ) -> AsyncIterator["OpenedSource"]:
         """
         Open the database, and count the dead letters that *selection* matches.
 
-        Raises ConfigurationError if one of its ids is unknown, SchemaMismatch and
+        A selection by key needs *audit*, which records it: the number says whether a person has
+        dead letters. The command needs *rights* on all rows.
+        Raises ConfigurationError without it, or if one of the ids is unknown, SchemaMismatch and
         DatabaseUnavailable.
         """
         store = DeadLetters(self.name)
         async with self.database() as engine:
             await migrate.verify(engine)
+            await row_access.verify(engine, rights)
             async with reading(engine) as connection:
                 snapshot = await store.snapshot(connection)
                 unknown = await store.unknown(connection, selection.ids)
@@ -55,7 +72,10 @@ class DeadLetterSource:
                     ids = " or ".join(map(str, unknown))
                     raise ConfigurationError(f"--id: there is no dead letter {ids} of {self.name}")
                 type_counts = await store.type_counts(connection, selection, snapshot)
-            yield OpenedSource(engine, store, selection, snapshot, type_counts)
+            opened = OpenedSource(engine, store, selection, snapshot, type_counts)
+            if selection.key is not None:
+                await _record_search(opened, audit)
+            yield opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +92,15 @@ class OpenedSource:
     def count(self) -> int:
         """Number of dead letters that match the selection."""
         return sum(each.letters for each in self.type_counts)
+
+
+async def _record_search(opened: OpenedSource, audit: Audit | None) -> None:
+    if audit is None:
+        raise ConfigurationError("--because: is needed with --key")
+    with driver_errors_translated(refusals=False):
+        async with opened.engine.connect() as connection:
+            await audit.record(connection, Action.FIND_BY_KEY, opened.count)
+            await commit(connection)
 
 
 @asynccontextmanager

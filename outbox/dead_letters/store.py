@@ -148,4 +148,6 @@ class DeadLetters:
 
 def _columns_with(*, bodies: bool) -> Page:
     columns: list[Any] = [*_METADATA, _SIZE]
-    return sa.select(*columns, *([dead_letters.c.body] if bodies else []))
+    # SQLite stores text and numbers in this column too.
+    body = sa.cast(dead_letters.c.body, sa.LargeBinary).label("body")
+    return sa.select(*columns, *([body] if bodies else []))

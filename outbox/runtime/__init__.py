@@ -1,11 +1,13 @@
 """
 Running a process: what `relay run` and `consumer run` have in common.
 
-    service   signals, draining and exit codes
-    process   the process's name, database, topology check and availability
-    probes    /livez, /readyz and /metrics
-    logs      structured logs that contain no health data
-    shield    work that a cancellation must not interrupt, such as COMMIT
+    service          signals, draining and exit codes
+    process          the process's name, database, topology check and availability
+    probes           /livez, /readyz and /metrics
+    probe_server     their HTTP server, with bounds for clients that hang
+    logs             structured logs that contain no health data
+    shield           work that a cancellation must not interrupt, such as COMMIT
+    schema_monitor   checks the tables again while the process runs
 
 May import `transports.base`, `database`, `settings` and the files below them; never `cli` or
 `dead_letters`.

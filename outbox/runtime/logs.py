@@ -2,8 +2,8 @@
 Logs that contain no health data.
 
 This project logs names, ids, counts and codes. For an exception it logs the class, the SQLSTATE
-and the place; for a log record of another library only its origin. Drivers quote rows in their
-texts, and AMQP clients quote whole messages.
+and the place, because drivers quote rows in their texts. `captured` has the messages of libraries,
+of the application and of Python.
 """
 
 import logging
@@ -38,9 +38,6 @@ def configure(settings: SharedSettings, *, process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    root = logging.getLogger()
-    root.handlers = [_LibraryRecords()]
-    root.setLevel(max(level, logging.WARNING))
 
 
 def get(component: str) -> Any:
@@ -50,23 +47,10 @@ def get(component: str) -> Any:
 
 def describe(error: BaseException) -> dict[str, str]:
     """Return the loggable parts of *error*: class, SQLSTATE and where it was raised."""
-    return {"error": reason_of(error), "at": _place(error.__traceback__)}
+    return {"error": reason_of(error), "at": place(error.__traceback__)}
 
 
-def _place(trace: TracebackType | None) -> str:
+def place(trace: TracebackType | None) -> str:
+    """Return the functions and lines of *trace*, the innermost first; at most four."""
     frames = traceback.extract_tb(trace)
     return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-
-
-class _LibraryRecords(logging.Handler):
-    """Logs records of other libraries without their text and arguments."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        get(record.name).log(
-            record.levelno,
-            "library_message",
-            function=record.funcName,
-            line=record.lineno,
-            **({"error": type(error).__name__} if error else {}),
-        )

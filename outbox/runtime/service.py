@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import logs
+from outbox.runtime import captured, logs
 
 Service: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 """A coroutine function that works until the event is set, then drains and returns."""
@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
     CRASHED = 1
     """An unexpected error; the log line says where it was raised."""
     BAD_CONFIGURATION = 2
-    """A setting, the schema or the topology is wrong; standard error says which."""
+    """A setting, the schema or the topology is wrong, or a server refuses the login."""
     UNREACHABLE = 3
     """The database or the broker could not be reached at start."""
     DRAIN_DEADLINE = 4
@@ -50,12 +50,18 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
     log = logs.get("service")
     _tune_garbage_collector()
     try:
-        with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        with (
+            captured.python_errors_logged(),
+            asyncio.Runner(loop_factory=_fastest_loop()) as runner,
+        ):
             return runner.run(_run(service, drain))
     except ConfigurationError as error:
         log.error("configuration_refused", problem=str(error))  # noqa: TRY400
         return ExitCode.BAD_CONFIGURATION
     except Unavailable as error:
+        if error.refused:
+            log.error("configuration_refused", problem=str(error))  # noqa: TRY400
+            return ExitCode.BAD_CONFIGURATION
         log.error("server_unreachable", problem=str(error))  # noqa: TRY400
         return ExitCode.UNREACHABLE
     except Exception as error:  # noqa: BLE001 - the outermost loop
@@ -93,6 +99,7 @@ async def _run(service: Service, drain: timedelta) -> ExitCode:
         (abort if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(captured.on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 

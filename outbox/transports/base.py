@@ -25,6 +25,14 @@ def argument_mismatch(kind: str, name: str, argument: str) -> TopologyMismatch:
     return TopologyMismatch(f"{kind} {name} exists with another {argument}", argument=argument)
 
 
+def raise_together(problems: Sequence[TopologyMismatch]) -> None:
+    """Raise one error with a line for each of *problems*; none if there is no problem."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise TopologyMismatch("\n".join(map(str, problems)))
+
+
 class Outcome(StrEnum):
     """The outcome of one publish; its value is the reason code."""
 
@@ -58,7 +66,8 @@ class Publisher(Protocol):
         """
         Publish *messages* persistent, mandatory and confirmed; return one outcome for each.
 
-        It returns after *within* at the latest, and raises no error of the broker.
+        It returns *within* that time, unless the broker is still receiving the messages or
+        confirming them one after another, and raises no error of the broker.
         Several tasks may call it at once. Message ids should be distinct: returned messages are
         matched by id, so a message waits until another one with its id is confirmed.
         """
@@ -156,7 +165,8 @@ class Transport(Protocol):
         """
         Declare *topology*; may be repeated.
 
-        Raises TopologyMismatch if an entity has other arguments; it names one of them.
+        Raises TopologyMismatch with a line for each entity that has other arguments; it names one
+        argument of each.
         """
 
     async def verify(self, topology: Topology) -> list[str]:
@@ -164,7 +174,7 @@ class Transport(Protocol):
         Check that exchanges and queues exist with the declared arguments; declare none.
 
         Returns the entities that exist but whose arguments this user may not compare.
-        Raises TopologyMismatch, which names the first entity and argument that differ.
+        Raises TopologyMismatch with a line for each entity that is missing or differs.
         """
 
     async def depth(self, queue: str) -> QueueDepth | None:

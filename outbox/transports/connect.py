@@ -1,11 +1,12 @@
 """
-Choosing the transport by the scheme of `MQ_BROKER_URL`; only that adapter is imported.
+Choosing the adapters by the scheme of `MQ_BROKER_URL`; only those of that broker are imported.
 """
 
 from pathlib import Path
 
 from outbox.settings import SharedSettings
 from outbox.transports.base import ConnectionCounter, NoCounter, Transport
+from outbox.transports.management import Management
 
 
 def transport(
@@ -34,3 +35,18 @@ def transport(
         publish_method=settings.publish_method,
         delivery_method=settings.delivery_method,
     )
+
+
+def management(settings: SharedSettings) -> Management | None:
+    """Return the way to ask the configured broker questions; None without MQ_MANAGEMENT_URL."""
+    first = settings.brokers[0]
+    if first.scheme == "sqlite":
+        from outbox.transports.sqlite.management import SqliteManagement  # noqa: PLC0415
+
+        return SqliteManagement(Path(first.path[1:]))
+    if (url := settings.management) is None:
+        return None
+
+    from outbox.transports.rabbitmq.management import RabbitMQManagement  # noqa: PLC0415
+
+    return RabbitMQManagement(url, vhost=first.path[1:] or "/")

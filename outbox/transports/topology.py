@@ -22,6 +22,9 @@ from typing import Literal, TypeAlias
 
 Arguments: TypeAlias = dict[str, str | int]
 
+NO_DELIVERY_LIMIT = 2**31 - 1
+"""The argument x-delivery-limit for no limit: without one RabbitMQ 4 has a limit of 20."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -46,6 +49,9 @@ class Binding:
     exchange: str
     queue: str
     pattern: str
+
+    def __str__(self) -> str:
+        return f"queue {self.queue} is not bound to exchange {self.exchange} by {self.pattern}"
 
 
 @dataclass(frozen=True, slots=True)

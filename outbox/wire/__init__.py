@@ -2,7 +2,8 @@
 Events as rows and as messages: conversions between values and bytes, without any I/O.
 
     envelope      `Envelope`: an event in transit
-    codec         event to row, row to envelope, envelope to message and back
+    row_codec     event to row, row to envelope
+    codec         envelope to message and back
     headers       the names of the headers, and `Headers`, which parses them safely
     compression   gzip bodies
 

@@ -12,20 +12,21 @@ from outbox.payload import JSON_CONTENT_TYPE
 from outbox.validation import HeaderValue
 
 
-# No code changes an envelope. `frozen` would make it three times as expensive to make, and each
-# event has one made.
-@dataclass(slots=True, kw_only=True)
+# No code changes an envelope. `frozen` would make it three times as expensive to make, and so
+# would arguments by name only; each event has one made.
+@dataclass(slots=True)
 class Envelope:
     """
     An event on its way, with its body as bytes.
 
+    *id* is a UUID, or the text that another publisher chose for its message.
     *exchange* is None for the configured main exchange.
     *ordering_key* is None on the consumer's side: it never leaves the database. There *lane* says
     which messages belong together, or is None for those that have no key.
     *recorded_at* is when the outbox row was inserted, in whole seconds on the consumer's side.
     """
 
-    id: UUID
+    id: UUID | str
     type: str
     body: bytes = field(repr=False)
     routing_key: str

@@ -4,6 +4,9 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     base               the protocol `OutboxStore`: claim, settle, promote, backlog
     claim_statements   the statements of a claim, for Postgres and SQLite
     claimed_rows       the rows that a scan claims, read from a result
+    settlement         applies verdicts to rows
+    isolation          finds the rows that the database refuses to change
+    session_keeper     keeps the transaction of a claim alive during a slow publish
     low_water_mark     the id above which a scan starts
     unkeyed_scan       claims rows without an ordering key
     keyed_scan         claims rows with one
@@ -12,6 +15,7 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     postgres           holds a claim with row locks
     postgres_notify    LISTEN and NOTIFY, for an idle relay
     sqlite             holds a claim with a lock on a file
+    gated              a store that gives no rows while the schema monitor has found a problem
     ordering_secret    reads the secret with which relays hash ordering keys
 
 May import `outbox` and the pure modules of `relay`: row, verdict, waves. Only `relay.assembly`

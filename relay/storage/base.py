@@ -31,11 +31,16 @@ class Claim:
 
     rows: Sequence[Row]
     more: bool
-    _settle: Callable[[Sequence[Verdict]], Awaitable[None]] = field(repr=False)
+    _settle: Callable[[Sequence[Verdict]], Awaitable[Sequence[Verdict]]] = field(repr=False)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
-        """Apply all *verdicts* in one transaction, or none of them. Call it at most once."""
-        await self._settle(verdicts)
+    async def settle(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """
+        Apply all *verdicts* in one transaction, or none of them. Call it at most once.
+
+        If the database refuses some rows, the others are settled and those are set aside. Returns
+        the verdicts that were applied.
+        """
+        return await self._settle(verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,11 @@ class Backlog:
         rows: The number of rows; an estimate where many rows would take long to count.
         oldest_ready_age: The time since the oldest ready row was inserted.
         dead_tuples: Deleted rows that vacuum has not yet removed; None on SQLite.
-        oldest_snapshot_age: Age of the oldest open snapshot, which keeps them; None on SQLite.
+        oldest_snapshot_age: Age of the oldest open transaction, which keeps them; None on SQLite.
+        oldest_snapshot_transactions: Transactions begun since then, also where only a replication
+            slot keeps the rows; None on SQLite.
+        oldest_age: The time since the oldest row was inserted that is ready, or that waits because
+            a publish failed.
 
     """
 
@@ -55,6 +64,8 @@ class Backlog:
     oldest_ready_age: timedelta
     dead_tuples: int | None = None
     oldest_snapshot_age: timedelta | None = None
+    oldest_snapshot_transactions: int | None = None
+    oldest_age: timedelta = timedelta(0)
 
 
 class OutboxStore(Protocol):
@@ -69,6 +80,13 @@ class OutboxStore(Protocol):
 
         The rows of an ordering key are claimed from its first row on, without gaps, and by one
         claim at a time. Under load a claim may skip a row for up to half a minute.
+        """
+
+    async def due_in(self) -> timedelta | None:
+        """
+        Return the time until the first waiting row is due, by the clock of the database.
+
+        Zero if it is due now, None if no row waits.
         """
 
     async def promote(self) -> int:

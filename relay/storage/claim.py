@@ -52,8 +52,12 @@ class Claimer:
         claimed = await self._scan(connection, hints, limit=limit, size=size)
         if claimed.rows or hints == NO_HINTS:
             return claimed
-        # No ready rows exist, or the hints skipped them.
-        if self.unkeyed.low_water.may_scan_fully and self.keyed.low_water.may_scan_fully:
+        # No ready rows exist, or the hints skipped them. A scan without a hint skipped none, and
+        # its own time is no reason to wait with the other one.
+        if all(
+            above == FROM_THE_BEGINNING or scan.low_water.may_scan_fully
+            for above, scan in ((hints.unkeyed, self.unkeyed), (hints.keyed, self.keyed))
+        ):
             return await self._scan(connection, NO_HINTS, limit=limit, size=size)
         return replace(claimed, more=True)
 
@@ -73,7 +77,7 @@ class Claimer:
         if not has_keyed:
             self.keyed.found_no_keys(above=above.keyed, began=began)
             return unkeyed
-        used = sum(len(row.values["body"]) for row in unkeyed.rows)
+        used = sum(len(row.values["body"] or b"") for row in unkeyed.rows)
         keyed = await self.keyed.scan(
             connection,
             above=above.keyed,

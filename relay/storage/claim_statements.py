@@ -18,31 +18,86 @@ The first rows of all keys count before the second rows, so large rows of one ke
 the other keys.
 """
 
+import operator
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from outbox.tables import outbox
+from outbox.payload import MAX_BODY_BYTES
+from outbox.tables import MAX_HEADERS_BYTES, outbox
+
+MAX_TEXTS_BYTES = 65_536
+"""All texts of a row together; the table allows less for each."""
 
 READY = outbox.c.not_before.is_(None)
 UNKEYED = outbox.c.ordering_key.is_(None)
-SIZE = sa.func.length(outbox.c.body).label("size")
 
-CLAIMED_COLUMNS = (
-    *(column for column in outbox.c if column.name not in {"headers", "last_error"}),
+
+def _size_on_sqlite(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    return sa.func.length(sa.cast(column, sa.LargeBinary))
+
+
+_TEXTS = "type exchange routing_key idempotency_key correlation_id content_type content_encoding"
+SIZED_TEXTS = [outbox.c[name] for name in _TEXTS.split()]
+
+
+def _fits(
+    headers_size: sa.ColumnElement[int], text_size: Callable[[Any], sa.ColumnElement[int]]
+) -> sa.ColumnElement[bool]:
+    """
+    Whether a row is small enough to be read; it reads sizes, and no value.
+
+    The table refuses other rows. Where its constraints are missing, a relay that read a row of any
+    size would not reach the rows behind it.
+    """
+    texts = (sa.func.coalesce(text_size(column), 0) for column in SIZED_TEXTS)
+    return sa.and_(
+        sa.func.length(outbox.c.body) <= MAX_BODY_BYTES,
+        headers_size <= MAX_HEADERS_BYTES,
+        reduce(operator.add, texts) <= MAX_TEXTS_BYTES,
+    )
+
+
+POSTGRES_FITS = _fits(sa.func.pg_column_size(outbox.c.headers), sa.func.octet_length)
+SQLITE_FITS = _fits(_size_on_sqlite(outbox.c.headers), _size_on_sqlite)
+
+
+def _measured(fits: sa.ColumnElement[bool]) -> list[sa.ColumnElement[Any]]:
+    """The columns of a candidate: its id, whether it *fits*, and the bytes that will be read."""
+    size = sa.case((fits, sa.func.length(outbox.c.body)), else_=0)
+    return [outbox.c.id, fits.label("fits"), size.label("size")]
+
+
+def _claimed(fits: sa.ColumnElement[bool]) -> list[sa.ColumnElement[Any]]:
+    """The columns of a claimed row; those that may be large are null unless the row *fits*."""
     # As text: most events have no headers, and to decode none costs as much as to decode some.
-    sa.cast(outbox.c.headers, sa.Text).label("headers"),
-)
+    large: dict[str, sa.ColumnElement[Any]] = {
+        column.name: column for column in (*SIZED_TEXTS, outbox.c.body)
+    }
+    large["headers"] = sa.cast(outbox.c.headers, sa.Text)
+    others = [c for c in outbox.c if c.name not in {"event_id", "last_error", *large}]
+    return [
+        *others,
+        # As stored: SQLite accepts values of any type, and `row_codec` checks them.
+        sa.type_coerce(outbox.c.event_id, sa.types.NULLTYPE).label("event_id"),
+        *(
+            sa.type_coerce(sa.case((fits, column)), sa.types.NULLTYPE).label(name)
+            for name, column in large.items()
+        ),
+    ]
 
 
-# Uses the index outbox_ready, which holds neither rows that wait nor rows with a key.
-UNKEYED_CANDIDATES = (
-    sa.select(outbox.c.id, SIZE, sa.literal(1).label("position"))
-    .where(READY, UNKEYED, outbox.c.id > sa.bindparam("above"))
-    .order_by(outbox.c.id)
-    .limit(sa.bindparam("rows"))
-)
+def _unkeyed_candidates(fits: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Uses the index outbox_ready, which holds neither rows that wait nor rows with a key."""
+    return (
+        sa.select(*_measured(fits), sa.literal(1).label("position"))
+        .where(READY, UNKEYED, outbox.c.id > sa.bindparam("above"))
+        .order_by(outbox.c.id)
+        .limit(sa.bindparam("rows"))
+    )
 
 
 def _position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
@@ -56,7 +111,7 @@ def _position_in_key(rows: sa.FromClause) -> sa.ColumnElement[int]:
 
 def _limited_by_size(candidates: sa.Select[Any]) -> sa.Select[Any]:
     """
-    The rows of *candidates* (id, size, position) in order of insertion, at most `bytes` bytes.
+    The rows of *candidates* (`_measured` and position) in order of insertion, at most `bytes`.
 
     Lower positions count first. The first row is always included, and the last one may exceed the
     limit. The column `candidates` has the number of candidates.
@@ -67,11 +122,12 @@ def _limited_by_size(candidates: sa.Select[Any]) -> sa.Select[Any]:
     sized = sa.select(
         candidate.c.id,
         candidate.c.position,
+        candidate.c.fits,
         before.label("before"),
         sa.func.count().over().label("candidates"),
     ).subquery("sized")
     return (
-        sa.select(*CLAIMED_COLUMNS, sized.c.position, sized.c.candidates)
+        sa.select(*_claimed(sized.c.fits), sized.c.position, sized.c.candidates)
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
         .order_by(outbox.c.id)
@@ -157,20 +213,20 @@ _postgres_head = (
     .render_derived()
 )
 _of_key = (
-    sa.select(outbox.c.id, SIZE, outbox.c.ordering_key)
+    sa.select(*_measured(POSTGRES_FITS), outbox.c.ordering_key)
     .where(outbox.c.ordering_key == _postgres_head.c.key, outbox.c.id >= _postgres_head.c.id)
     .order_by(outbox.c.id)
     .limit(sa.bindparam("rows"))
     .lateral("of_key")
 )
 _POSTGRES_KEYED_CANDIDATES = sa.select(
-    _of_key.c.id, _of_key.c.size, _position_in_key(_of_key)
+    _of_key.c.id, _of_key.c.fits, _of_key.c.size, _position_in_key(_of_key)
 ).select_from(_postgres_head.join(_of_key, sa.true()))
 
 # SKIP LOCKED: the claim does not wait for rows that another claim holds. The index has the order
 # of the claim, so Postgres sorts no rows before it locks them, and LIMIT ends the scan.
 POSTGRES_CLAIM_UNKEYED = _with_keyed_flag(
-    _limited_by_size(UNKEYED_CANDIDATES.with_for_update(skip_locked=True))
+    _limited_by_size(_unkeyed_candidates(POSTGRES_FITS).with_for_update(skip_locked=True))
 )
 POSTGRES_CLAIM_KEYED = _limited_by_size(_POSTGRES_KEYED_CANDIDATES).with_for_update(
     skip_locked=True, of=outbox
@@ -179,7 +235,7 @@ POSTGRES_CLAIM_KEYED = _limited_by_size(_POSTGRES_KEYED_CANDIDATES).with_for_upd
 _sqlite_head_id = sa.func.json_each(sa.bindparam("heads", type_=sa.Text)).table_valued("value")
 _sqlite_head, _first = outbox.alias("head"), outbox.alias("first")
 _SQLITE_KEYED_CANDIDATES = (
-    sa.select(outbox.c.id, SIZE, _position_in_key(outbox))
+    sa.select(*_measured(SQLITE_FITS), _position_in_key(outbox))
     .select_from(
         _sqlite_head_id.join(_sqlite_head, _sqlite_head.c.id == _sqlite_head_id.c.value).join(
             outbox, sa.true()
@@ -197,5 +253,5 @@ _SQLITE_KEYED_CANDIDATES = (
 )
 
 # SQLite has no row locks; the docstring of `sqlite.py` explains why its claim needs none.
-SQLITE_CLAIM_UNKEYED = _with_keyed_flag(_limited_by_size(UNKEYED_CANDIDATES))
+SQLITE_CLAIM_UNKEYED = _with_keyed_flag(_limited_by_size(_unkeyed_candidates(SQLITE_FITS)))
 SQLITE_CLAIM_KEYED = _limited_by_size(_SQLITE_KEYED_CANDIDATES)

@@ -2,9 +2,10 @@
 The rows that a scan claims, read from the result of its statement.
 """
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,42 +33,30 @@ class ClaimedRows:
 
 async def read(
     connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The result of *statement*, one dictionary for each row."""
+) -> Sequence[Mapping[str, Any]]:
+    """The result of *statement*: its columns by name, for each row."""
     result = await connection.execute(statement, parameters)
+    if connection.dialect.name == "postgresql":
+        # The driver's own rows, without an object of SQLAlchemy around each. No column of a claim
+        # needs a conversion that the driver does not make.
+        rows: Sequence[Mapping[str, Any]] = result.cursor.fetchall()
+        return rows
     columns = tuple(result.keys())
-    return [dict(zip(columns, values, strict=True)) for values in result]
+    return [_from_sqlite(dict(zip(columns, values, strict=True))) for values in result]
 
 
-def to_row(values: dict[str, Any]) -> Row:
+def to_row(values: Mapping[str, Any]) -> Row:
     """The *values* of a database row as a claimed row."""
-    values["headers"] = _headers(values["headers"])
+    # By position: with names it takes three times as long.
     return Row(
-        id=values["id"],
-        ordering_key=values["ordering_key"],
-        attempts=values["attempts"],
-        created_at=values["created_at"],
-        values=values,
+        values["id"], values["ordering_key"], values["attempts"], values["created_at"], values
     )
 
 
-def _headers(text: str) -> Any:
-    """
-    *text* decoded from JSON if it is an object of strings and integers; else *text* itself.
-
-    Text that stays text is no valid headers, and the codec refuses it. Its numbers may be too
-    long to decode, and its lists nested too deep to encode again.
-    """
-    if text == "{}":
-        return {}
+def _from_sqlite(values: dict[str, Any]) -> dict[str, Any]:
+    """*values* with the id of the event as a UUID, or None if SQLite stores no id there."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
-        return text
-    return value
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int)
+        values["event_id"] = UUID(values["event_id"])
+    except (TypeError, ValueError, AttributeError):
+        values["event_id"] = None
+    return values

@@ -139,13 +139,22 @@ def key_heads(visited: Iterable[Sequence[Any]], *, limit: int) -> KeyHeads:
     """
     The heads among the *visited* keys, each given as (key, id of its first row, ready); pure.
 
-    A skip scan that visited fewer than *limit* keys has reached the last key.
+    A skip scan that visited fewer than *limit* keys has reached the last key. The next one begins
+    behind a key that is valid text: SQLite stores others, and they cannot be sent back to it.
     """
     keys = list(visited)
-    return KeyHeads(
-        {key: row_id for key, row_id, ready in keys if ready},
-        keys[-1][0] if len(keys) == limit else None,
-    )
+    last = None
+    if len(keys) == limit:
+        last = next((key for key, _, _ in reversed(keys) if _is_valid_text(key)), None)
+    return KeyHeads({key: row_id for key, row_id, ready in keys if ready}, last)
+
+
+def _is_valid_text(key: Any) -> bool:
+    try:
+        str.encode(key)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def ready_prefixes(rows: Sequence[Row]) -> list[Row]:

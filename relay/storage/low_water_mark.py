@@ -15,12 +15,10 @@ a half.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from relay.scan_rest import rest_after
+
 FROM_THE_BEGINNING = 0
 FULL_SCAN_EVERY_SECONDS = 1.0
-FULL_SCAN_SHARE = 20
-"""After a full scan the next one waits for this many times its duration,"""
-LONGEST_WITHOUT_SECONDS = 30.0
-"""but no longer than this."""
 
 
 @dataclass(slots=True)
@@ -68,8 +66,7 @@ class LowWaterMark:
             # This scan may have skipped rows that were released while it ran.
             self._released = self._released and self._released_at > began
             self._ended = self.clock()
-            took = self._ended - began
-            self._rest = min(FULL_SCAN_SHARE * took, LONGEST_WITHOUT_SECONDS)
+            self._rest = rest_after(self._ended - began)
 
     def released(self) -> None:
         """Rows below the hint may be ready again."""

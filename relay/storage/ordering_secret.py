@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import driver_errors_translated, is_transient
+from outbox.database.errors import NO_PRIVILEGE, driver_errors_translated, sqlstate
 from outbox.errors import SchemaMismatch
 from outbox.tables import ordering_secret
 
@@ -34,7 +34,7 @@ async def read(engine: AsyncEngine) -> bytes:
                 # Of two rows, two relays could read different ones.
                 result = await connection.scalars(sa.select(ordering_secret.c.secret).limit(2))
             except DBAPIError as error:
-                if is_transient(error):
+                if sqlstate(error) != NO_PRIVILEGE:
                     raise
                 raise SchemaMismatch("no privilege: GRANT SELECT ON ordering_secret") from None
             secrets = result.all()

@@ -10,6 +10,7 @@ have a gap, and the claim takes no row behind the gap. An advisory lock on the k
 same effect, but hashes of keys may collide; this way works through poolers too.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import driver_errors_translated, with_deadline
@@ -27,6 +28,9 @@ from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED, POSTGRES_CLAIM_UNKEYED
+from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows, savepoints
+from relay.storage.session_keeper import kept_alive
+from relay.storage.settlement import Settlement
 from relay.storage.sql_store import SqlStore, has_changes, leaves_rows_ready
 from relay.verdict import Verdict
 
@@ -46,12 +50,64 @@ _PLANNER = {
 
 _PREPARED = "outbox-relay is prepared"
 
-_VACUUM_STATISTICS = sa.text(
-    "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass),"
-    " (SELECT max(clock_timestamp() - xact_start) FROM pg_stat_activity"
-    "  WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid())"
+# A transaction that has only written has no snapshot while it is idle, and a prepared one has no
+# session. A role without pg_read_all_stats sees the transactions of other roles, but not when they
+# began. A replication slot does not say since when it keeps rows. An idle session has a
+# transaction only while it is notified, which seems to have begun with its last statement
+# (PostgreSQL 15, findings/postgresql-idle-listener-transaction.sh).
+_VACUUM_STATISTICS = sa.text("""
+WITH kept (since, transactions) AS (
+    SELECT xact_start, greatest(age(backend_xmin), age(backend_xid))
+    FROM pg_stat_activity
+    WHERE coalesce(backend_xmin, backend_xid) IS NOT NULL AND pid <> pg_backend_pid()
+        AND state IS DISTINCT FROM 'idle'
+    UNION ALL
+    SELECT prepared, age(transaction) FROM pg_prepared_xacts
+    UNION ALL
+    SELECT NULL, age(xmin) FROM pg_replication_slots WHERE xmin IS NOT NULL
 )
+SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass),
+    max(clock_timestamp() - since), max(transactions)
+FROM kept
+""")
+_SEES_ALL_SESSIONS = sa.text("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
+# A deferred constraint has to raise where it can be told which row it is about.
+_CONSTRAINTS_AT_ONCE = sa.text("SET CONSTRAINTS ALL IMMEDIATE")
 _ESTIMATE = sa.text("SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass")
+
+
+_IDS = ARRAY(sa.BigInteger)
+
+
+def _is_one_of(ids: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+    # One parameter for any number of rows: the statement is prepared once.
+    return outbox.c.id == sa.any_(ids)
+
+
+# Made once: to make it takes as long as to execute it, and each batch needs it.
+_DELETION = sa.delete(outbox).where(_is_one_of(sa.bindparam("ids", type_=_IDS)))
+
+
+class PostgresSettlement(Settlement):
+    """Settles the rows of a claim in Postgres."""
+
+    def has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
+        return _is_one_of(sa.bindparam(None, ids, type_=_IDS))
+
+    async def _delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
+        await self._changed(connection, _DELETION, ids, {"ids": ids})
+
+    def message_id(self) -> sa.ColumnElement[str]:
+        return sa.cast(outbox.c.event_id, sa.Text)
+
+    def size(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        if isinstance(column.type, sa.Text):
+            return sa.func.octet_length(column)
+        return sa.func.pg_column_size(column)
+
+    async def _hold(self, connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
+        rows = sa.select(outbox.c.id).where(self.has_id(ids)).with_for_update(skip_locked=True)
+        return set(await connection.scalars(rows))
 
 
 class PostgresStore(SqlStore):
@@ -59,8 +115,8 @@ class PostgresStore(SqlStore):
     The outbox in Postgres.
 
     Args:
-        publish_timeout: The longest time between claim and settlement. The server ends the
-            transaction of a relay that takes longer, or whose connection is lost unnoticed.
+        publish_timeout: The server ends the transaction of a relay that is lost unnoticed this
+            long and a little. A relay that publishes for longer keeps its transaction alive.
         pooled: Whether each transaction may run in another session of the server.
         clock: Seconds of any origin that never go back.
 
@@ -68,6 +124,7 @@ class PostgresStore(SqlStore):
 
     claim_unkeyed = POSTGRES_CLAIM_UNKEYED
     claim_keyed = POSTGRES_CLAIM_KEYED
+    settlement = PostgresSettlement()
     # One round trip instead of three, several times a second.
     read_only: ClassVar = {"isolation_level": "AUTOCOMMIT"}
 
@@ -81,6 +138,7 @@ class PostgresStore(SqlStore):
     ) -> None:
         super().__init__(engine, timeout=publish_timeout + _MARGIN, clock=clock)
         self._pooled = pooled
+        self._publish_timeout = publish_timeout
         limits = {
             "statement_timeout": _milliseconds(publish_timeout),
             # Shorter than statement_timeout, which would otherwise always end the wait first and
@@ -104,23 +162,53 @@ class PostgresStore(SqlStore):
         try:
             async with with_deadline(self._timeout):
                 await self._prepare(connection)
-                claimed = await self.claimer.select(connection, limit=limit, size=size)
+                claimed = self.without_stuck(
+                    await self.claimer.select(connection, limit=limit, size=size)
+                )
 
-            async def settle(verdicts: Sequence[Verdict]) -> None:
+            async def settle(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
                 nonlocal released
+                await keeper.stop()
+                applied = verdicts
                 if has_changes(verdicts):
-                    async with with_deadline(self._timeout):
-                        await self.settle(connection, verdicts)
                     with driver_errors_translated():
-                        await commit(connection)
-                    released = claimed.released or leaves_rows_ready(claimed.rows, verdicts)
+                        try:
+                            async with asyncio.timeout(self._timeout.total_seconds()):
+                                await self.settlement.apply(connection, verdicts)
+                            await commit(connection)
+                        except (DBAPIError, RowsUnchangedError) as error:
+                            if not is_about_rows(error):
+                                raise
+                            applied = await self._settle_apart(connection, verdicts)
+                    released = claimed.released or leaves_rows_ready(claimed.rows, applied)
+                return applied
 
-            yield Claim(claimed.rows, claimed.more, settle)
+            async with kept_alive(connection, every=self._publish_timeout / 2) as keeper:
+                yield Claim(claimed.rows, claimed.more, settle)
             released = released and (claimed.released or bool(claimed.rows))
         finally:
             if released:
                 self.claimer.released()
             await self._release(connection)
+
+    async def _settle_apart(
+        self, connection: AsyncConnection, verdicts: Sequence[Verdict]
+    ) -> list[Verdict]:
+        """The locks are lost with the transaction: a row that another relay takes is left out."""
+        async with with_deadline(self._timeout):
+            await connection.rollback()
+            await self._prepare(connection)
+            await connection.execute(_CONSTRAINTS_AT_ONCE)
+            applied = await self.settle_apart(savepoints(connection), verdicts)
+        with driver_errors_translated():
+            await commit(connection)
+        return applied
+
+    @asynccontextmanager
+    async def _apart(self) -> AsyncIterator[Scope]:
+        async with self._engine.begin() as connection:
+            await connection.execute(_CONSTRAINTS_AT_ONCE)
+            yield savepoints(connection)
 
     async def _release(self, connection: AsyncConnection) -> None:
         """Roll back changes that were not committed; a lost session has rolled back already."""
@@ -146,10 +234,6 @@ class PostgresStore(SqlStore):
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return super()._due_to_promote().with_for_update(skip_locked=True)
 
-    def _has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
-        # One parameter for any number of rows: the statement is prepared once.
-        return outbox.c.id == sa.any_(sa.bindparam(None, ids, type_=ARRAY(sa.BigInteger)))
-
     async def _count(self, connection: AsyncConnection) -> int:
         some = sa.select(sa.literal(1)).select_from(outbox).limit(COUNTED_ROWS).subquery()
         exact = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
@@ -159,9 +243,20 @@ class PostgresStore(SqlStore):
 
     async def _vacuum_statistics(
         self, connection: AsyncConnection
-    ) -> tuple[int | None, timedelta | None]:
-        dead, age = (await connection.execute(_VACUUM_STATISTICS)).one()
-        return dead, age if age is not None else timedelta(0)
+    ) -> tuple[int | None, timedelta | None, int | None]:
+        dead, age, transactions = (await connection.execute(_VACUUM_STATISTICS)).one()
+        return dead, age if age is not None else timedelta(0), transactions or 0
+
+
+async def sees_all_sessions(engine: AsyncEngine) -> bool:
+    """
+    Return whether the role of *engine* sees since when transactions of other roles are open.
+
+    Raises DatabaseUnavailable.
+    """
+    with driver_errors_translated():
+        async with engine.connect() as connection:
+            return bool(await connection.scalar(_SEES_ALL_SESSIONS))
 
 
 def _milliseconds(duration: timedelta) -> str:

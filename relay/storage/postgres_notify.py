@@ -9,7 +9,8 @@ The lock and LISTEN belong to a session, so they have a session of their own. Be
 gives each transaction another session this cannot work.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,12 @@ TIMEOUT = timedelta(seconds=5)
 _LOCK = "((1870033506::bigint << 32) + 'outbox'::regclass::oid::bigint)"
 _TRY_LOCK = sa.text(f"SELECT pg_try_advisory_lock({_LOCK})")
 _UNLOCK = sa.text(f"SELECT pg_advisory_unlock({_LOCK})")
+# One index each: rows that wait for their time are in neither, however many they are.
+HAS_READY = """
+SELECT EXISTS (SELECT FROM outbox WHERE not_before IS NULL AND ordering_key IS NULL)
+    OR EXISTS (SELECT FROM outbox WHERE not_before IS NULL AND ordering_key IS NOT NULL)
+"""
+BY_INDEX = "SET enable_seqscan = off; SET enable_bitmapscan = off"
 
 
 class PostgresWakeup:
@@ -43,36 +50,54 @@ class PostgresWakeup:
         self._engine = engine
         self._notify = notify
         self._connection: AsyncConnection | None = None
+        self._driver: Any = None
         self._armed = False
+        # Both loops of the relay use the one session.
+        self._turn = asyncio.Lock()
 
     @property
     def armed(self) -> bool:
         return self._armed
 
     async def arm(self) -> bool:
-        if self._armed:
-            return False
-        try:
-            async with with_deadline(TIMEOUT):
-                connection = await self._listening()
-                self._armed = bool(await connection.scalar(_TRY_LOCK))
-        except DatabaseUnavailable:
-            await self.close()
-        return self._armed
+        async with self._turn:
+            if self._armed:
+                return False
+            try:
+                async with with_deadline(TIMEOUT):
+                    connection = await self._listening()
+                    self._armed = bool(await connection.scalar(_TRY_LOCK))
+            except DatabaseUnavailable:
+                await self.close()
+            return self._armed
+
+    async def has_missed(self) -> bool:
+        async with self._turn:
+            if not self._armed:
+                return True
+            try:
+                # On the session that listens, which it keeps from being taken for lost.
+                async with with_deadline(TIMEOUT):
+                    found = await self._call(self._driver.fetchval(HAS_READY))
+            except DatabaseUnavailable:
+                await self.close()
+                return True
+        return bool(found)
 
     async def disarm(self) -> None:
-        if not self._armed or self._connection is None:
-            return
-        self._armed = False
-        try:
-            async with with_deadline(TIMEOUT):
-                await self._connection.execute(_UNLOCK)
-        except DatabaseUnavailable:
-            await self.close()
+        async with self._turn:
+            if not self._armed or self._connection is None:
+                return
+            self._armed = False
+            try:
+                async with with_deadline(TIMEOUT):
+                    await self._connection.execute(_UNLOCK)
+            except DatabaseUnavailable:
+                await self.close()
 
     async def close(self) -> None:
         self._armed = False
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._driver = self._connection, None, None
         if connection is not None:
             # Not returned to the pool: the session listens, and may hold the lock.
             with suppress(SQLAlchemyError, OSError):
@@ -84,14 +109,19 @@ class PostgresWakeup:
         if self._connection is None:
             self._connection = connection = await self._engine.connect()
             await connection.execution_options(isolation_level="AUTOCOMMIT")
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            driver.add_termination_listener(self._on_end)
-            try:
-                await driver.add_listener(CHANNEL, self._on_notification)
-            except DRIVER_ERRORS as error:
-                # A call to the driver itself, so SQLAlchemy does not translate its errors.
-                raise DatabaseUnavailable(type(error).__name__) from None
+            self._driver = (await connection.get_raw_connection()).driver_connection
+            self._driver.add_termination_listener(self._on_end)
+            await self._call(self._driver.execute(BY_INDEX))
+            await self._call(self._driver.add_listener(CHANNEL, self._on_notification))
         return self._connection
+
+    @staticmethod
+    async def _call(answer: Awaitable[Any]) -> Any:
+        """Await a call to the driver itself, whose errors SQLAlchemy does not translate."""
+        try:
+            return await answer
+        except DRIVER_ERRORS as error:
+            raise DatabaseUnavailable(type(error).__name__) from None
 
     def _on_notification(self, *_notification: object) -> None:
         if self._armed:

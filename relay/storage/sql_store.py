@@ -1,55 +1,60 @@
 """
-Both databases: settling a claim, promoting due rows, reading the backlog.
+Both databases: promoting due rows, reading the backlog, rows that cannot be settled.
 
-Every statement is here, in `claim_statements.py`, or in the file of its database, and all of them
-use the one definition of the tables.
+Every statement is here, in `claim_statements.py`, in `settlement.py`, or in the file of its
+database, and all of them use the one definition of the tables.
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import with_deadline
-from outbox.tables import database_now, dead_letters, now_plus, outbox
+from outbox.tables import database_now, outbox
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.claim import Claimer
 from relay.storage.claim_statements import READY
+from relay.storage.claimed_rows import ClaimedRows
+from relay.storage.isolation import Scope, is_about_rows, refused
 from relay.storage.keyed_scan import KeyedScan
+from relay.storage.settlement import Settlement
 from relay.storage.unkeyed_scan import UnkeyedScan
-from relay.verdict import DeadLetter, Delete, Leave, Retry, Verdict
+from relay.verdict import Leave, Verdict
 
 PROMOTE_LIMIT = 1_000
-SOURCE = "relay"
+WAITING_ROWS = 10_000
+"""The most waiting rows that a measurement of the backlog reads."""
+STUCK_SECONDS = 3600.0
+"""How long a row is left alone that the database refuses to change in any way."""
 
-_RETRY = (
-    sa.update(outbox)
-    .where(outbox.c.id == sa.bindparam("row"))
-    .values(
-        attempts=outbox.c.attempts + 1,
-        last_error=sa.bindparam("code"),
-        not_before=now_plus(sa.bindparam("seconds", type_=sa.Double)),
-    )
+# The longest waits may be left out: many events may wait for a time that their producer gave.
+_waiting = (
+    sa.select(outbox.c.created_at, outbox.c.last_error)
+    .where(outbox.c.not_before.is_not(None))
+    .order_by(outbox.c.not_before)
+    .limit(WAITING_ROWS)
+    .subquery()
+)
+_OLDEST_FAILED = sa.select(sa.func.min(_waiting.c.created_at)).where(
+    _waiting.c.last_error.is_not(None)
 )
 
-ENVELOPE_COLUMNS = (
-    "type",
-    "exchange",
-    "routing_key",
-    "ordering_key",
-    "idempotency_key",
-    "correlation_id",
-    "priority",
-    "headers",
-    "content_type",
-    "content_encoding",
-    "body",
-    "occurred_at",
+
+# A condition on the time would have Postgres read all rows that wait.
+_FIRST_DUE = (
+    sa.select(outbox.c.not_before, database_now().label("now"))
+    .where(outbox.c.not_before.is_not(None))
+    .order_by(outbox.c.not_before)
+    .limit(1)
 )
 
 
@@ -65,6 +70,7 @@ class SqlStore(ABC):
 
     claim_unkeyed: ClassVar[sa.Select[Any]]
     claim_keyed: ClassVar[sa.Select[Any]]
+    settlement: ClassVar[Settlement]
     read_only: ClassVar[Mapping[str, Any]]
     """Execution options for statements that need no transaction and no lock."""
 
@@ -77,28 +83,35 @@ class SqlStore(ABC):
     ) -> None:
         self._engine = engine
         self._timeout = timeout
+        self._clock = clock
+        self._stuck: dict[int, float] = {}
         self.claimer = Claimer(
             UnkeyedScan(self.claim_unkeyed, clock=clock),
             KeyedScan(self.claim_keyed, head_parameters=self._head_parameters, clock=clock),
             clock=clock,
         )
 
+    async def due_in(self) -> timedelta | None:
+        first = _FIRST_DUE
+        if stuck := self._stuck and self._stuck_now():
+            first = first.where(outbox.c.id.not_in(stuck))
+        async with with_deadline(self._timeout), self._engine.connect() as connection:
+            await connection.execution_options(**self.read_only)
+            row = (await connection.execute(first)).first()
+        return None if row is None else max(row.not_before - row.now, timedelta(0))
+
     async def promote(self) -> int:
-        due = self._due()
         async with with_deadline(self._timeout):
-            async with self._engine.connect() as connection:
-                await connection.execution_options(**self.read_only)
-                # Usually no row is due, and this check takes no lock.
-                if (await connection.execute(due.limit(1))).first() is None:
-                    return 0
-            async with self._engine.begin() as connection:
-                result = await connection.execute(
-                    sa.update(outbox)
-                    .where(outbox.c.id.in_(self._due_to_promote()))
-                    .values(not_before=None)
-                )
+            try:
+                async with self._engine.begin() as connection:
+                    due_now = outbox.c.id.in_(self._due_to_promote())
+                    promoted = (await connection.execute(_promotion(due_now))).rowcount
+            except DBAPIError as error:
+                if not is_about_rows(error):
+                    raise
+                promoted = await self._promote_apart()
         self.claimer.released()
-        return result.rowcount
+        return promoted
 
     async def backlog(self) -> Backlog:
         oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
@@ -107,31 +120,68 @@ class SqlStore(ABC):
             rows = await self._count(connection)
             now = await connection.scalar(sa.select(database_now()))
             first = await connection.scalar(oldest)
-            age = now - first if now is not None and first is not None else timedelta(0)
-            dead, snapshot = await self._vacuum_statistics(connection)
-        return Backlog(rows, max(age, timedelta(0)), dead, snapshot)
+            failed = await connection.scalar(_OLDEST_FAILED)
+            statistics = await self._vacuum_statistics(connection)
+        ready_age = _age(now, first)
+        oldest_age = max(ready_age, _age(now, failed))
+        return Backlog(rows, ready_age, *statistics, oldest_age=oldest_age)
 
-    async def settle(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
-        """Apply *verdicts* in the open transaction of *connection*."""
-        deleted = [v.row.id for v in verdicts if isinstance(v, Delete | DeadLetter)]
-        dead = [_dead_letter(v) for v in verdicts if isinstance(v, DeadLetter)]
-        retried = [_retry(v) for v in verdicts if isinstance(v, Retry)]
-        if dead:
-            await connection.execute(sa.insert(dead_letters), dead)
-        if deleted:
-            await connection.execute(sa.delete(outbox).where(self._has_id(deleted)))
-        if retried:
-            await connection.execute(_RETRY, retried)
+    async def settle_apart(self, scope: Scope, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """
+        Apply *verdicts*, without those that the database refuses.
+
+        Returns the verdicts that apply now; see `Settlement.apply_apart`.
+        """
+        applied, stuck = await self.settlement.apply_apart(scope, verdicts)
+        self._leave_alone(verdict.row.id for verdict in stuck)
+        return [*applied, *stuck, *(v for v in verdicts if isinstance(v, Leave))]
+
+    def without_stuck(self, claimed: ClaimedRows) -> ClaimedRows:
+        """*claimed* without rows that have been published but could not be settled."""
+        if not self._stuck:
+            return claimed
+        stuck = self._stuck_now()
+        kept = [row for row in claimed.rows if row.id not in stuck]
+        return replace(
+            claimed, rows=kept, released=claimed.released or len(kept) < len(claimed.rows)
+        )
+
+    def _leave_alone(self, ids: Iterable[int]) -> None:
+        until = self._clock() + STUCK_SECONDS
+        self._stuck.update(dict.fromkeys(ids, until))
+
+    def _stuck_now(self) -> Collection[int]:
+        now = self._clock()
+        self._stuck = {id_: until for id_, until in self._stuck.items() if until > now}
+        return self._stuck.keys()
+
+    async def _promote_apart(self) -> int:
+        """Promote due rows; those that the database refuses to change are left alone."""
+        async with self._apart() as scope:
+            async with scope() as connection:
+                ids: list[Any] = list(await connection.scalars(self._due_to_promote()))
+
+            async def promote(connection: AsyncConnection, ids: Sequence[int]) -> None:
+                await connection.execute(_promotion(self.settlement.has_id(ids)))
+
+            stuck = await refused(scope, ids, promote)
+        self._leave_alone(stuck)
+        return len(ids) - len(stuck)
 
     def _due(self) -> sa.Select[tuple[int]]:
-        return (
+        due = (
             sa.select(outbox.c.id)
             .where(outbox.c.not_before.is_not(None), outbox.c.not_before <= database_now())
             .order_by(outbox.c.not_before)
         )
+        return due.where(outbox.c.id.not_in(self._stuck_now())) if self._stuck else due
 
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return self._due().limit(PROMOTE_LIMIT)
+
+    @abstractmethod
+    def _apart(self) -> AbstractAsyncContextManager[Scope]:
+        """A scope whose changes are committed at the end of the block at the latest."""
 
     @abstractmethod
     def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
@@ -141,15 +191,16 @@ class SqlStore(ABC):
         """The number of rows in the outbox."""
         return await connection.scalar(sa.select(sa.func.count()).select_from(outbox)) or 0
 
-    def _has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
-        return outbox.c.id.in_(ids)
-
     async def _vacuum_statistics(
         self, connection: AsyncConnection
-    ) -> tuple[int | None, timedelta | None]:
-        """Dead tuples, and the age of the oldest snapshot; None where they do not exist."""
+    ) -> tuple[int | None, timedelta | None, int | None]:
+        """
+        Dead tuples, and the age of the oldest open transaction, in time and in transactions.
+
+        None where they do not exist.
+        """
         del connection
-        return None, None
+        return None, None, None
 
 
 def has_changes(verdicts: Iterable[Verdict]) -> bool:
@@ -162,21 +213,9 @@ def leaves_rows_ready(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> bool:
     return len(verdicts) < len(rows) or any(isinstance(verdict, Leave) for verdict in verdicts)
 
 
-def _retry(verdict: Retry) -> dict[str, Any]:
-    return {
-        "row": verdict.row.id,
-        "code": verdict.code,
-        "seconds": verdict.delay.total_seconds(),
-    }
+def _age(now: datetime | None, since: datetime | None) -> timedelta:
+    return timedelta(0) if now is None or since is None else max(now - since, timedelta(0))
 
 
-def _dead_letter(verdict: DeadLetter) -> dict[str, Any]:
-    values = verdict.row.values
-    return {
-        "source": SOURCE,
-        "reason": verdict.code,
-        "attempts": verdict.row.attempts + 1,
-        "message_id": str(values["event_id"]),
-        "first_at": verdict.row.created_at,
-        **{name: values[name] for name in ENVELOPE_COLUMNS},
-    }
+def _promotion(rows: sa.ColumnElement[bool]) -> sa.Update:
+    return sa.update(outbox).where(rows).values(not_before=None)

@@ -11,9 +11,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import JsonValue, RootModel
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
+from consumer.storage.completed import key_of
 from consumer.verdict import DeadLetter, Verdict, after_failure
 from outbox import HealthDataMessage
 from outbox.backoff import RetrySchedule
@@ -65,6 +67,15 @@ def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
         b"-Infinity",
         b"[1] [2]",
         b"\xef\xbb\xbf\xef\xbb\xbf{}",
+        b'{"value":1e400}',
+        b'{"value":-1' + b"0" * 400 + b".0}",
+        b'"\\ud800"',
+        '{"note":"ä"}'.encode("latin-1"),
+        '{"number":1}'.encode("utf-16"),
+        b"[" * 201 + b"]" * 201,
+        b'[{"a":' * 100 + b"[1]" + b"}]" * 100,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         bytes(MAX_BODY_BYTES + 1),
     ],
     ids=[
@@ -78,6 +89,15 @@ def opened(message: WireMessage, handler: Handler = ANY) -> Attempt | Verdict:
         "infinity",
         "trailing",
         "marks",
+        "a number without bound",
+        "digits without bound",
+        "half of a pair",
+        "latin-1",
+        "utf-16",
+        "201 arrays",
+        "201 of both",
+        "100,000 arrays",
+        "100,000 objects",
         "too large",
     ],
 )
@@ -88,10 +108,30 @@ def test_a_body_that_is_no_json_is_malformed(body, handler):
 
 @pytest.mark.parametrize(
     "message_id",
-    [None, "", "17", LEAK_MARKER, "0" * 31, "0" * 33, "{" * 255, "\0", f"tenant-b:{UUID(int=1)}"],
+    [None, "", " ", "\0", "msg 456", "msg-456\n", "{" * 256, "msg-\ud800"],
 )
 def test_a_message_without_an_identity_is_never_handled(message_id):
     assert opened(a_message(message_id=message_id)) == DeadLetter(1, "no_identity")
+
+
+@pytest.mark.parametrize(
+    "message_id",
+    ["msg-456", "17", "0" * 31, "0" * 33, "{" * 255, "käse", f"tenant-b:{UUID(int=1)}"],
+)
+def test_an_id_of_another_publisher_is_kept_and_is_the_key_to_deduplicate_by(message_id):
+    attempt = opened(a_message(message_id=message_id, headers={}))
+
+    assert isinstance(attempt, Attempt)
+    assert (attempt.message.id, attempt.key) == (message_id, message_id)
+
+
+def test_a_uuid_is_the_same_in_each_of_its_spellings():
+    known = UUID(int=2**100)
+    for spelling in (str(known).upper(), known.hex, known.urn, f"{{{known}}}"):
+        attempt = opened(a_message(message_id=spelling, headers={}))
+
+        assert isinstance(attempt, Attempt)
+        assert (attempt.message.id, attempt.key) == (known, str(known))
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, -1, "1", "latest", None, [1], {"v": 1}])
@@ -119,7 +159,8 @@ def test_a_body_of_another_schema_is_not_guessed_at(body):
     ("encoding", "body", "code"),
     [
         ("zstd", b"{}", "content_encoding_unknown"),
-        ("GZIP", MEMBER, "content_encoding_unknown"),
+        ("deflate", zlib.compress(b"{}"), "content_encoding_unknown"),
+        ("utf-8; gzip", MEMBER, "content_encoding_unknown"),
         ("gzip, gzip", gzip.compress(MEMBER), "content_encoding_unknown"),
         ("gzip", gzip.compress(MEMBER), "malformed"),
         ("gzip", b"{}", "malformed"),
@@ -133,7 +174,8 @@ def test_a_body_of_another_schema_is_not_guessed_at(body):
     ],
     ids=[
         "unknown",
-        "upper case",
+        "deflate",
+        "no list",
         "twice",
         "twice unsaid",
         "plain",
@@ -230,11 +272,9 @@ def test_a_forged_mark_of_a_replay_has_no_effect(run):
         {"type": LEAK_MARKER + " with space"},
         {"type": "a" * 129},
         {"content_type": LEAK_MARKER},
-        {"correlation_id": LEAK_MARKER + "\n"},
-        {"routing_key": LEAK_MARKER + " x"},
         {"headers": {"x-outbox-idempotency-key": LEAK_MARKER + "\0"}},
-        {"headers": {"x-outbox-occurred-at": "0001-01-01T00:00:00+14:00"}},
-        {"timestamp": datetime.max.replace(tzinfo=UTC), "headers": {}},
+        {"headers": {"x-outbox-idempotency-key": "a" * 256}},
+        {"content_type": "application/json; charset"},
     ],
     ids=str,
 )
@@ -250,3 +290,130 @@ def test_a_property_out_of_bounds_is_malformed_and_not_shown(changes):
 @pytest.mark.parametrize(("priority", "level"), [(255, "high"), (0, "low"), (None, "normal")])
 def test_any_priority_is_one_of_three(priority, level):
     assert codec.from_wire(a_message(priority=priority)).priority == level
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "UTF-8", "utf8", "us-ascii", "ISO-8859-1", "utf-16le", "binary", "8bit", "Identity"],
+)
+def test_a_charset_where_the_encoding_belongs_is_no_encoding(encoding):
+    """Celery, kombu and Spring write it there."""
+    attempt = opened(a_message(content_encoding=encoding))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.message.payload == {"number": 1}
+
+
+@pytest.mark.parametrize("encoding", ["GZIP", "x-gzip", "gzip, identity", "utf-8 ,X-GZip"])
+def test_gzip_is_known_by_all_its_names(encoding):
+    attempt = opened(a_message(content_encoding=encoding, body=MEMBER))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.message.payload == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json ; charset=utf-8",
+        'application/json; charset="utf-8"',
+        "application/json;charset=iso-8859-1",
+    ],
+)
+def test_json_is_json_with_any_parameters_and_in_any_case(content_type):
+    attempt = opened(a_message(content_type=content_type))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.message.payload == {"number": 1}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/json",
+        "application/octet-stream",
+        "application/fhir+json; fhirVersion=4.0",
+        "application/vnd.acme.v2+json",
+        "APPLICATION/FHIR+JSON",
+    ],
+)
+def test_json_by_another_name_is_json_where_a_model_asks_for_it(content_type):
+    upload = opened(replace(UPLOAD, content_type=content_type), UPLOADS)
+    raw = opened(a_message(content_type=content_type))
+
+    assert isinstance(upload, Attempt)
+    assert isinstance(upload.message.payload, HealthDataMessage)
+    assert isinstance(raw, Attempt)
+    assert raw.message.payload == a_message().body
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/avro", "text/plain", 'multipart/related; type="application/json"', "a/b"],
+)
+def test_a_model_is_read_from_no_other_type(content_type):
+    message = replace(UPLOAD, content_type=content_type)
+
+    assert opened(message, UPLOADS) == DeadLetter(1, "malformed")
+
+
+@pytest.mark.parametrize("correlation_id", ["", " ", "request 42", "a\nb", "\0", "x" * 256])
+def test_a_correlation_id_that_no_event_could_have_counts_as_absent(correlation_id):
+    attempt = opened(a_message(correlation_id=correlation_id))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.message.correlation_id is None
+
+
+@pytest.mark.parametrize("key", ["", None, 7, ["a"]])
+def test_an_idempotency_key_that_is_empty_or_no_text_counts_as_absent(key):
+    """Producers of this library leave it empty too, to deduplicate by the id."""
+    message = with_header("x-outbox-idempotency-key", key)
+
+    attempt = opened(message)
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.key == message.message_id
+    assert key_of({"message_id": message.message_id, "headers": message.headers}) == attempt.key
+
+
+@pytest.mark.parametrize("routing_key", ["", "a b", "#"])
+def test_a_message_with_any_routing_key_is_handled(routing_key):
+    """Fanout and headers exchanges ignore the key, and their publishers leave it empty."""
+    attempt = opened(a_message(routing_key=routing_key))
+
+    assert isinstance(attempt, Attempt)
+    assert attempt.message.routing_key == routing_key
+
+
+@pytest.mark.parametrize(
+    ("header", "timestamp"),
+    [
+        ("0001-01-01T00:00:00+14:00", None),
+        ("0001-01-01T00:00:00", datetime.fromtimestamp(0, UTC)),
+        ("9999-12-31T23:59:59-14:00", datetime.max.replace(tzinfo=UTC)),
+        (None, datetime.fromtimestamp(0, UTC)),
+        (7, datetime.fromtimestamp(1, UTC)),
+    ],
+)
+def test_a_time_that_no_event_could_have_counts_as_absent(header, timestamp):
+    headers = {} if header is None else {"x-outbox-occurred-at": header}
+    before = datetime.now(UTC)
+
+    attempt = opened(a_message(headers=headers, timestamp=timestamp))
+
+    assert isinstance(attempt, Attempt)
+    assert before <= attempt.message.occurred_at <= datetime.now(UTC)
+
+
+def test_a_body_is_read_at_the_greatest_depth_with_and_without_a_model():
+    class Anything(RootModel[JsonValue]):
+        pass
+
+    for body in (b"[" * 200 + b"]" * 200, b'[{"]":' * 100 + b"1" + b"}]" * 100):
+        for handler in (ANY, Handler("test.happened", model=Anything)):
+            assert isinstance(opened(a_message(body=body), handler), Attempt)

@@ -2,22 +2,22 @@
 Users of Postgres without the rights that a process needs.
 """
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
-from typing import TypeAlias
+from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer import assembly as of_consumers
+from consumer import checks
 from outbox.database.engine import create_engine
+from outbox.database.verification import Expectation
 from outbox.errors import SchemaMismatch
-from relay import assembly as of_relays
+from relay import assembly
+from relay.settings import RelaySettings
+from relay.storage import ordering_secret
 from tests.support import effects, ordered
-from tests.support.pages import REPOSITORY
+from tests.support.roles import documented_rights
 
 ROLE = "role_of_bad_inputs"
 
@@ -43,42 +43,25 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-Verify: TypeAlias = Callable[[AsyncEngine], Awaitable[object]]
 FOR_HANDLERS = {"GRANT INSERT ON outbox"}
 """Rights that only handlers need that record events."""
 
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
-}
-PROCESSES: dict[str, tuple[str, Verify, set[str]]] = {
-    "relay": ("relay", of_relays.verified, set()),
+} | {"GRANT SELECT ON SEQUENCE parked_messages_id_seq"}
+PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
+    "relay": ("relay", assembly.expectation(RelaySettings()), set()),
     "consumer": (
         "consumer",
-        partial(of_consumers.verified, effects.consumer),
+        checks.expectation(effects.consumer, "queue"),
         FOR_HANDLERS | IN_ORDER,
     ),
     "ordered consumer": (
         "consumer",
-        partial(of_consumers.verified, ordered.consumer),
+        checks.expectation(ordered.consumer, "queue"),
         FOR_HANDLERS,
     ),
 }
-
-
-def documented_rights(process: str) -> set[str]:
-    """The rights on tables that the documentation grants to *process*, one by one."""
-    lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
-    granted = [
-        re.fullmatch(r"grant ([a-z, ]+) on (\w+)", line.partition(f" to {process};")[0])
-        for line in lines
-        if f" to {process};" in line
-    ]
-    return {
-        f"GRANT {right.strip().upper()} ON {found[2]}"
-        for found in granted
-        if found
-        for right in found[1].split(",")
-    }
 
 
 async def execute(engine: AsyncEngine, *statements: str) -> None:
@@ -89,7 +72,13 @@ async def execute(engine: AsyncEngine, *statements: str) -> None:
 
 @pytest.mark.parametrize("name", PROCESSES)
 async def test_a_missing_privilege_is_a_line_with_the_grant_to_run(name, owner, lowly):
-    process, verify, not_needed = PROCESSES[name]
+    process, expected, not_needed = PROCESSES[name]
+
+    async def verify(engine: AsyncEngine) -> None:
+        await expected.verify(engine, register=True)
+        if process == "relay":
+            await ordering_secret.read(engine)
+
     rights = documented_rights(process)
     await execute(owner, *(f"{right} TO {ROLE}" for right in rights))
     await verify(lowly)

@@ -87,12 +87,95 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_BROKER_URL", f"amqp://localhost/,amqp://u:{SECRET}@broker.example/"),
         ("MQ_BROKER_URL", f"amqp://u:{SECRET}@localhost:{SECRET}/"),
         ("MQ_BROKER_URL", SECRET),
+        ("MQ_DATABASE_URL", f"postgresql://u:p@{SECRET}@localhost/x"),
+        ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@a,b/x"),
+        ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@localhost/x,postgresql://b/x"),
+        ("MQ_BROKER_URL", f"amqp://u:1/{SECRET}@localhost/"),
+        ("MQ_BROKER_URL", f"amqp://u:p,{SECRET}@localhost/"),
+        ("MQ_BROKER_URL", f"amqp://localhost/?{SECRET}=1"),
+        ("MQ_BROKER_URL", "amqp:///x"),
+        ("MQ_BROKER_URL", "amqp:/localhost"),
     ],
 )
 def test_an_invalid_or_unsafe_address_is_refused_and_not_shown(monkeypatch, name, url):
     monkeypatch.setenv(name, url)
 
     assert refusal(SharedSettings).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "problem"),
+    [
+        ("MQ_BROKER_URL", "amqps://u:p@b/?keyfile=k.pem", "has keyfile without certfile"),
+        ("MQ_BROKER_URL", "amqps://u:p@b/?keyfile=k.pem&certfile=", "certfile is empty"),
+        ("MQ_BROKER_URL", "amqps://u:p@b/?cafile=", "cafile is empty"),
+        ("MQ_BROKER_URL", "amqp://localhost/?cafile=ca.pem", "cafile needs amqps"),
+        ("MQ_BROKER_URL", "amqp://localhost/?no_verify_ssl=1", "no_verify_ssl needs amqps"),
+        (
+            "MQ_BROKER_URL",
+            "amqps://localhost/,amqp://localhost/?certfile=c",
+            "certfile needs amqps",
+        ),
+        ("MQ_MANAGEMENT_URL", "http://localhost/?cafile=ca.pem", "cafile needs https"),
+        ("MQ_MANAGEMENT_URL", "https://localhost/?cafile=", "cafile is empty"),
+        (
+            "MQ_DATABASE_URL",
+            "postgresql://localhost/x?sslrootcert=ca.pem",
+            "sslrootcert needs sslmode=verify-full",
+        ),
+        (
+            "MQ_DATABASE_URL",
+            "postgresql://localhost/x?sslmode=disable&sslrootcert=system",
+            "sslrootcert needs sslmode=verify-full",
+        ),
+    ],
+)
+def test_a_parameter_of_tls_that_would_be_ignored_is_refused(monkeypatch, name, url, problem):
+    monkeypatch.setenv(name, url)
+
+    assert refusal(SharedSettings).startswith(f"{name}: {problem}")
+
+
+@pytest.mark.parametrize("insecure", ["true", "false"])
+def test_a_password_with_characters_that_end_it_is_never_taken_for_a_host(monkeypatch, insecure):
+    monkeypatch.setenv("MQ_ALLOW_INSECURE", insecure)
+    for name, url in (
+        ("MQ_DATABASE_URL", f"postgresql://u:p@{SECRET}@localhost/x"),
+        ("MQ_BROKER_URL", f"amqp://u:1/{SECRET}@localhost/"),
+    ):
+        with monkeypatch.context() as context:
+            context.setenv(name, url)
+
+            assert refusal(SharedSettings).startswith(f"{name}: is not a URL: write other ")
+
+
+@pytest.mark.parametrize("written", ["30s", "30,5m", "[30, null]", "soon"])
+def test_delays_that_are_no_seconds_are_refused_with_an_example(monkeypatch, written):
+    monkeypatch.setenv("MQ_RETRY_DELAYS", written)
+
+    line = "MQ_RETRY_DELAYS: must be numbers of seconds, as in 30,300,900"
+    assert refusal(ConsumerSettings) == line
+
+
+def test_a_list_that_is_nested_too_deeply_is_refused(monkeypatch):
+    monkeypatch.setenv("MQ_ALLOWED_HEADERS", "[" * 100_000)
+
+    assert refusal(RelaySettings).startswith("MQ_ALLOWED_HEADERS: must be a JSON list")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "is empty"),
+        (f"https://u:p@{SECRET}/x@localhost:15671", "is not a URL"),
+        (f"https://u:{SECRET}@localhost:15671?verify=0", "has a parameter that is not cafile"),
+    ],
+)
+def test_a_management_url_that_cannot_work_is_refused(monkeypatch, url, problem):
+    monkeypatch.setenv("MQ_MANAGEMENT_URL", url)
+    monkeypatch.setenv("MQ_ALLOW_INSECURE", "true")
+
+    assert refusal(ConsumerSettings).startswith(f"MQ_MANAGEMENT_URL: {problem}")
 
 
 def test_a_retention_that_is_shorter_than_the_path_of_a_message_is_refused(monkeypatch):

@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.benchmarks import (
     consumption,
     dedup,
+    embedded,
     end_to_end,
     flatness,
     keys,
@@ -21,6 +22,7 @@ from tests.benchmarks import (
     overhead,
     results,
     throughput,
+    wal,
 )
 from tests.benchmarks.conditions import conditions
 from tests.benchmarks.environment import Environment, provision
@@ -31,6 +33,7 @@ Group: TypeAlias = Callable[[Environment, Plan], Awaitable[list[Result]]]
 
 GROUPS: dict[str, Group] = {
     "throughput": throughput.measure,
+    "larger": throughput.larger,
     "latency": latency.measure,
     "idle": overhead.idle,
     "notify": overhead.notify,
@@ -39,6 +42,9 @@ GROUPS: dict[str, Group] = {
     "backlog": flatness.backlog,
     "consumer": consumption.measure,
     "end_to_end": end_to_end.measure,
+    "under_load": end_to_end.under_load,
+    "embedded": embedded.measure,
+    "wal": wal.measure,
     "dedup": dedup.measure,
 }
 RESULTS = Path(__file__).parent / "results"
@@ -57,26 +63,29 @@ def main(
     scale: Annotated[
         float, typer.Option(min=0.001, max=1, help="What part of the full counts and times.")
     ] = 1.0,
+    peers: Annotated[
+        bool, typer.Option(help="Measure relays of others; PyPI has them, .venv/peers keeps them.")
+    ] = True,
     directory: Annotated[
         Path, typer.Option(help="Where latest.json and latest.md are written.")
     ] = RESULTS,
 ) -> None:
     """
-    Measure relay and consumer beside programs written by hand, on servers of their own.
+    Measure relay and consumer beside others, on servers of their own.
 
     The exit status is 0 even if goals are missed; the table names those.
     """
     chosen = only or list(GROUPS)
     if unknown := set(chosen) - set(GROUPS):
         raise typer.BadParameter(f"there is no group {min(unknown)}", param_hint="--only")
-    asyncio.run(_run(chosen, Plan(rounds, scale, _say), directory))
+    asyncio.run(_run(chosen, Plan(rounds, scale, _say), directory, with_peers=peers))
 
 
-async def _run(chosen: Sequence[str], plan: Plan, directory: Path) -> None:
+async def _run(chosen: Sequence[str], plan: Plan, directory: Path, *, with_peers: bool) -> None:
     began = time.monotonic()
     found: list[Result] = []
-    _say("starting the servers")
-    async with provision() as environment:
+    _say("installing the relays of others, and starting the servers")
+    async with provision(with_peers=with_peers) as environment:
         circumstances = dict(await conditions(environment, plan, chosen))
         for name in chosen:
             _say(f"{name} ({time.monotonic() - began:.0f} s since the start)")

@@ -12,29 +12,34 @@ from importlib.metadata import version
 from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Conditions
-from tests.benchmarks.throughput import GATHER_ROWS, NAIVE_ROWS, RELAY_ROWS
+from tests.benchmarks.throughput import ROWS
 from tests.support.processes import REPOSITORY
 
-_LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy")
+_LIBRARIES = ("aio-pika", "aiormq", "asyncpg", "SQLAlchemy", "uvloop")
+_SETTINGS = ("fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "wal_compression")
 
 
 async def conditions(environment: Environment, plan: Plan, groups: Sequence[str]) -> Conditions:
     """Versions, machine, and extent of the run."""
-    load = os.getloadavg()[0]
+    load = " ".join(f"{average:.2f}" for average in os.getloadavg())
+    show = environment.database.fetchval
+    settings = {name: await show(f"SHOW {name}") for name in _SETTINGS}
     return {
-        "Postgres": str(await environment.database.fetchval("SHOW server_version")),
+        "Postgres": str(await show("SHOW server_version")),
+        "Postgres settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
         "RabbitMQ": environment.broker_version,
         "Python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "cores": str(len(os.sched_getaffinity(0))),
-        "load before": f"{load:.2f}",
+        "load at the start (1, 5, 15 min)": load,
+        **dict(environment.installed.versions()),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "extent": f"{plan.rounds} rounds, scale {plan.scale:g}, {', '.join(groups)}",
         "messages": "1 KB bodies, persistent, mandatory, confirmed, one quorum queue, one node",
-        "rows for throughput": f"naive {plan.rows(NAIVE_ROWS):,}, "
-        f"gather {plan.rows(GATHER_ROWS):,}, "
-        f"relay and bare publisher {plan.rows(RELAY_ROWS):,}",
+        "rows for throughput": ", ".join(
+            f"{name} {plan.rows(rows):,}" for name, rows in ROWS.items()
+        ),
     }
 
 

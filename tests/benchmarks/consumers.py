@@ -1,5 +1,5 @@
 """
-The product's consumers under test: `consumer run tests.benchmarks.consumers:single`.
+The product's consumers under test: `consumer run tests.benchmarks.consumers:default`.
 
 They share a queue, which is filled again for each. Each consumer has its own dedup rows.
 """
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from consumer import Consumer, Message
 from tests.benchmarks import effects
-from tests.benchmarks.effects import EVENT_TYPE
+from tests.benchmarks.effects import EVENT_TYPE, URGENT_TYPE, Effect
 
 QUEUE = "benchmark.consumer"
 BATCH_SIZE, ON_BATCH_SIZE = 100, 500
@@ -29,13 +29,13 @@ def _consumer(name: str) -> Consumer:
     return Consumer(name, bindings=[EVENT_TYPE], queue=QUEUE)
 
 
-single = _consumer("single")
+default = _consumer("default")
 
 
-@single.on(EVENT_TYPE)
+@default.on(EVENT_TYPE)
 async def handle(message: Message[Any], session: AsyncSession) -> None:
-    """One message, one transaction."""
-    await effects.add(session, message.id, message.payload)
+    """A handler as a user writes it, with default settings."""
+    session.add(Effect(message_id=message.id, number=message.payload["number"]))
 
 
 batch = _consumer("batch")
@@ -44,7 +44,7 @@ batch = _consumer("batch")
 @batch.on(EVENT_TYPE, batch_size=BATCH_SIZE)
 async def handle_in_batch(message: Message[Any], session: AsyncSession) -> None:
     """The same, in a transaction that it shares with others."""
-    await effects.add(session, message.id, message.payload)
+    session.add(Effect(message_id=message.id, number=message.payload["number"]))
 
 
 on_batch = _consumer("on_batch")
@@ -64,14 +64,31 @@ async def record(message: Message[Any], session: AsyncSession) -> None:
     """
     Handle one message; write its id and the monotonic clock to a file after the commit.
     """
-    session.sync_session.info[COMMITS] = message.id
+    session.sync_session.info.setdefault(COMMITS, []).append(message.id)
     await effects.add(session, message.id, message.payload)
+
+
+under_load = Consumer("under_load", bindings=[EVENT_TYPE, URGENT_TYPE], queue=QUEUE)
+
+
+@under_load.on(EVENT_TYPE)
+async def handle_flow(message: Message[Any], session: AsyncSession) -> None:
+    """One of the many events beside the urgent ones."""
+    session.add(Effect(message_id=message.id, number=message.payload["number"]))
+
+
+@under_load.on(URGENT_TYPE)
+async def record_urgent(message: Message[Any], session: AsyncSession) -> None:
+    """An urgent event; the time of its commit is written down."""
+    session.sync_session.info.setdefault(COMMITS, []).append(message.id)
+    session.add(Effect(message_id=message.id, number=message.payload["number"]))
 
 
 @sa.event.listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
-    if COMMITS in session.info:
-        _lines().write(f"{session.info.pop(COMMITS)} {time.monotonic()}\n")
+    # Several messages may share the commit.
+    for identity in session.info.pop(COMMITS, ()):
+        _lines().write(f"{identity} {time.monotonic()}\n")
 
 
 @cache

@@ -1,5 +1,5 @@
 """
-The consumer against a handwritten one, each from a queue that was filled before it starts.
+The consumer against two written by hand, each from a queue that was filled before it starts.
 """
 
 import time
@@ -15,18 +15,26 @@ from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.programs import Program
 from tests.benchmarks.progress import watch_effects
-from tests.benchmarks.results import Result, at_least, median, median_ratio
-from tests.benchmarks.throughput import Turn
+from tests.benchmarks.results import Result, at_least, of_rounds, ratios
+from tests.benchmarks.throughput import Turn, WrongCountError
+from tests.support.eventually import eventually
 
-ON_UVLOOP = "handwritten, uvloop"
+HANDWRITTEN, HANDWRITTEN_BATCH = "handwritten", "handwritten_batch"
+ON_ASYNCPG = "handwritten_batch, asyncpg"
 MESSAGES = {
-    "handwritten": 8_000,
-    ON_UVLOOP: 8_000,
-    "single": 12_000,
+    HANDWRITTEN: 12_000,
+    "default": 24_000,
+    HANDWRITTEN_BATCH: 40_000,
+    ON_ASYNCPG: 80_000,
     "batch": 40_000,
-    "on_batch": 60_000,
+    "on_batch": 100_000,
 }
-GOALS = {"single": 1.2, "batch": 4, "on_batch": 12}
+FIGURES = (
+    ("consumer_default_vs_handwritten", "default", HANDWRITTEN, 3),
+    ("consumer_batch_vs_handwritten_batch", "batch", HANDWRITTEN_BATCH, 1.3),
+    ("consumer_on_batch_vs_handwritten_batch", "on_batch", HANDWRITTEN_BATCH, 4),
+)
+"""Each with the product's consumer, the one by hand, and the goal."""
 LONGEST_SECONDS = 30.0
 _THOUSAND = 1_000
 
@@ -48,26 +56,19 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
 def figures(turns: Mapping[str, Sequence[Turn]]) -> list[Result]:
     """The figures of the *turns* of each contender."""
     rates = {name: [turn.rate for turn in some] for name, some in turns.items()}
+    cpu = {name: [turn.cpu for turn in some] for name, some in turns.items()}
     return [
         *(
-            Result(
-                f"consumer_{name}_vs_handwritten",
-                median_ratio(rates[name], rates["handwritten"]),
-                "×",
-                at_least(bound),
-            )
-            for name, bound in GOALS.items()
+            of_rounds(name, ratios(rates[ours], rates[by_hand]), "×", at_least(bound))
+            for name, ours, by_hand, bound in FIGURES
         ),
         *(
-            Result(f"consumer {name}: times {ON_UVLOOP}", median_ratio(rates[name], other), "×")
-            for name in GOALS
-            if (other := rates.get(ON_UVLOOP)) is not None
+            of_rounds(f"consumer {name}: times {ON_ASYNCPG}", ratios(rates[name], other), "×")
+            for name in ("batch", "on_batch")
+            if (other := rates.get(ON_ASYNCPG)) is not None
         ),
-        *(Result(f"consumer {n}: rate", median(some), "messages/s") for n, some in rates.items()),
-        *(
-            Result(f"consumer {n}: CPU per 1,000", median(turn.cpu for turn in some), "s")
-            for n, some in turns.items()
-        ),
+        *(of_rounds(f"consumer {name}: rate", some, "messages/s") for name, some in rates.items()),
+        *(of_rounds(f"consumer {name}: CPU per 1,000", some, "s") for name, some in cpu.items()),
     ]
 
 
@@ -76,7 +77,7 @@ async def consuming(environment: Environment) -> AsyncIterator[None]:
     """Create the tables of the effects and the product's queue; both are empty at the end."""
     await environment.database.execute(effects.CREATE)
     async with environment.program(
-        "consumer", "topology", "tests.benchmarks.consumers:single", ready=QUEUE
+        "consumer", "topology", "tests.benchmarks.consumers:under_load", ready=QUEUE
     ):
         pass
     try:
@@ -87,10 +88,22 @@ async def consuming(environment: Environment) -> AsyncIterator[None]:
 
 
 async def _turn(environment: Environment, name: str, messages: int) -> Turn:
+    await fill(environment, messages)
+    return await drain(environment, name, messages, within=LONGEST_SECONDS)
+
+
+async def fill(environment: Environment, messages: int) -> None:
+    """Nothing but *messages* messages is in the queue, and nothing was done yet."""
+    # Once the consumer before has gone, the broker has back what that one had not acked.
+    await eventually(lambda: environment.is_unread(QUEUE), message="the queue has a consumer")
     await environment.purge(QUEUE)
     await effects.forget(environment.database)
     async with prepared_messages.publisher(environment.broker_url, name="benchmark") as to:
         await prepared_messages.publish_all(to, _batches(messages))
+
+
+async def drain(environment: Environment, name: str, messages: int, *, within: float) -> Turn:
+    """Start the consumer *name*, and measure how it handles what is in the queue."""
     used: dict[Sample, float] = {}
     began = time.monotonic()
     async with _program(environment, name) as program:
@@ -103,9 +116,11 @@ async def _turn(environment: Environment, name: str, messages: int) -> Turn:
             program,
             messages=messages,
             began=began,
-            within=LONGEST_SECONDS,
+            within=within,
             observe=observe,
         )
+    if curve.gone > messages:
+        raise WrongCountError(f"{messages} messages had {curve.gone} effects")
     return evaluate(curve, used, messages)
 
 
@@ -124,9 +139,11 @@ def evaluate(curve: DrainCurve, used: Mapping[Sample, float], messages: int) -> 
 
 
 def _program(environment: Environment, name: str) -> Program:
-    if name.startswith("handwritten"):
-        loop = ["uvloop"] if name == ON_UVLOOP else []
-        return environment.program("tests.benchmarks.handwritten", QUEUE, *loop, ready="ready")
+    if name == ON_ASYNCPG:
+        module = f"tests.benchmarks.{HANDWRITTEN_BATCH}"
+        return environment.program(module, QUEUE, "asyncpg", ready="ready")
+    if name in {HANDWRITTEN, HANDWRITTEN_BATCH}:
+        return environment.program(f"tests.benchmarks.{name}", QUEUE, ready="ready")
     return environment.consumer(name)
 
 

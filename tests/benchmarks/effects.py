@@ -1,5 +1,5 @@
 """
-The effect of handling a message: one row, written by the same statements for all contenders.
+The effect of handling a message: one row of the same table for all contenders.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
 EVENT_TYPE = "bench.happened"
+URGENT_TYPE = "bench.urgent"
 
 _metadata = sa.MetaData()
 
@@ -21,6 +23,19 @@ effects = sa.Table(
     sa.Column("message_id", sa.Uuid, nullable=False),
     sa.Column("number", sa.Text, nullable=False),
 )
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the application."""
+
+
+class Effect(Base):
+    """The effect as an application has it."""
+
+    __table__ = effects
+    message_id: Mapped[UUID]
+    number: Mapped[str]
+
 
 handled = sa.Table(
     "benchmark_handled",
@@ -50,12 +65,12 @@ _ADD_MANY = sa.insert(effects).from_select(
 )
 
 
-async def add(session: AsyncSession, message_id: UUID, payload: Any) -> None:
+async def add(session: AsyncSession, message_id: UUID | str, payload: Any) -> None:
     """One row."""
     await session.execute(_ADD, {"message_id": message_id, "number": payload["number"]})
 
 
-async def add_many(session: AsyncSession, some: Sequence[tuple[UUID, Any]]) -> None:
+async def add_many(session: AsyncSession, some: Sequence[tuple[UUID | str, Any]]) -> None:
     """A row for each of *some*, in one statement."""
     values = {
         "ids": [identity for identity, _ in some],

@@ -2,7 +2,7 @@
 The environment of the benchmarks: their own database and virtual host.
 
 The servers are those of the tests: private ones that end with the run, or those that
-MQ_TEST_DATABASE_URL and MQ_TEST_BROKER_URL name.
+OUTBOX_TEST_DATABASE_URL and OUTBOX_TEST_BROKER_URL name.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Binding, Queue, Topology, publishing
 from tests.benchmarks import outbox_rows
 from tests.benchmarks.contenders import EXCHANGE
+from tests.benchmarks.peer_programs import Installed, Peer, install
 from tests.benchmarks.programs import Program
 from tests.support.environment import provision as provision_servers
 from tests.support.processes import REPOSITORY
@@ -32,6 +33,17 @@ from tests.support.servers.isolation import private_directory
 
 QUEUE = "benchmark"
 PURGE_EVERY_SECONDS = 2.0
+
+
+class Purged:
+    """How many messages were taken out of the queue since `forget`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def forget(self) -> None:
+        """Begin at zero."""
+        self.count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,8 @@ class Environment:
     Args:
         database: A connection that fills and empties the table.
         observer: A connection that reads the table meanwhile.
+        installed: The relays of others.
+        purged: The messages that were in the queue so far.
 
     """
 
@@ -52,6 +66,8 @@ class Environment:
     observer: Any
     channel: AbstractChannel
     broker_version: str
+    installed: Installed
+    purged: Purged = field(default_factory=Purged)
 
     def program(self, module: str, *arguments: str, ready: str, **variables: str) -> Program:
         """
@@ -59,17 +75,59 @@ class Environment:
 
         *variables* are added to its environment.
         """
+        command = [sys.executable, "-m", module, *arguments]
+        return self._program(module, command, ready=ready, variables=variables)
+
+    def peer(self, peer: Peer, *arguments: str, ready: str = "ready") -> Program:
+        """The relay of others, by the interpreter of its own environment."""
+        module = f"tests.benchmarks.peers.{peer.module}"
+        command = [str(self.installed.pythons[peer.name]), "-m", module, *arguments]
+        variables = {"EXCHANGE": EXCHANGE}
+        return self._program(
+            peer.module, command, ready=ready, variables=variables, is_foreign=True
+        )
+
+    def full_job(self, *arguments: str, **variables: str) -> Program:
+        """The program in C; there has to be one."""
+        broker = URL(self.broker_url)
+        addresses = {
+            "DATABASE": self.database_url.replace("+asyncpg", ""),
+            "BROKER_HOST": broker.host or "",
+            "BROKER_PORT": str(broker.port),
+            "BROKER_USER": broker.user or "",
+            "BROKER_PASSWORD": broker.password or "",
+            "BROKER_VHOST": broker.path.removeprefix("/"),
+            "EXCHANGE": EXCHANGE,
+        }
+        return self._program(
+            "full_job",
+            [str(self.installed.full_job), *arguments],
+            ready="ready",
+            variables={**addresses, **variables},
+            is_foreign=True,
+        )
+
+    def _program(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        ready: str,
+        variables: Mapping[str, str],
+        is_foreign: bool = False,
+    ) -> Program:
         return Program(
-            [sys.executable, "-m", module, *arguments],
-            log=self.directory / f"{module}.{secrets.token_hex(4)}.log",
+            command,
+            log=self.directory / f"{name}.{secrets.token_hex(4)}.log",
             environment={**self._environment(), **variables},
             directory=self.directory,
             ready=ready,
+            is_foreign=is_foreign,
         )
 
-    def relay(self) -> Program:
-        """The product's relay, with its default settings."""
-        return self.program("relay", "run", ready="relay_started")
+    def relay(self, **variables: str) -> Program:
+        """The product's relay, with its default settings but for *variables*."""
+        return self.program("relay", "run", ready="relay_started", **variables)
 
     def contender(self, name: str, *arguments: str) -> Program:
         """One of `contenders.py`."""
@@ -94,14 +152,21 @@ class Environment:
         """Empty a queue; returns how many messages were in it."""
         queue = await self.channel.get_queue(name, ensure=False)
         answer = await queue.purge()
-        return answer.message_count or 0
+        count = answer.message_count or 0
+        if name == QUEUE:
+            self.purged.count += count
+        return count
+
+    async def is_unread(self, name: str) -> bool:
+        """Whether the queue has no consumer."""
+        queue = await self.channel.declare_queue(name, passive=True)
+        return queue.declaration_result.consumer_count == 0
 
     def _environment(self) -> dict[str, str]:
         # Nothing that a developer has set for the product comes in between, nor a file `.env`:
         # programs run in a directory of the benchmark's own.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MQ_")}
         return {
-            **inherited,
+            **inherited(),
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONUNBUFFERED": "1",
             "MQ_DATABASE_URL": self.database_url,
@@ -112,15 +177,27 @@ class Environment:
         }
 
 
+def inherited() -> dict[str, str]:
+    """The environment of this process without any setting of the product."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("MQ_")}
+
+
 @asynccontextmanager
-async def provision() -> AsyncIterator[Environment]:
-    """A migrated database, a bound quorum queue, and a purge of it every two seconds."""
+async def provision(*, with_peers: bool) -> AsyncIterator[Environment]:
+    """
+    A migrated database, a bound quorum queue, and a purge of it every two seconds.
+
+    Args:
+        with_peers: Whether relays of others are installed, from a registry if need be.
+
+    """
     directory = private_directory()
+    installed = await asyncio.to_thread(install, with_peers=with_peers)
     try:
         async with provision_servers() as servers:
             await _declare(servers.broker_url)
             async with _connected(
-                servers.database_url, servers.broker_url, directory
+                servers.database_url, servers.broker_url, directory, installed
             ) as environment:
                 await outbox_rows.stock_up(environment.database)
                 purging = asyncio.ensure_future(_keep_empty(environment))
@@ -148,7 +225,7 @@ async def _declare(broker_url: str) -> None:
 
 @asynccontextmanager
 async def _connected(
-    database_url: str, broker_url: str, directory: Path
+    database_url: str, broker_url: str, directory: Path, installed: Installed
 ) -> AsyncIterator[Environment]:
     dsn = database_url.replace("+asyncpg", "")
     database, observer = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
@@ -160,7 +237,7 @@ async def _connected(
         properties = broker.transport.connection.server_properties if broker.transport else {}
         version = str(properties.get("version", "unknown"))
         yield Environment(
-            database_url, broker_url, directory, database, observer, channel, version
+            database_url, broker_url, directory, database, observer, channel, version, installed
         )
     finally:
         await broker.close()

@@ -10,7 +10,7 @@ from tests.benchmarks.environment import Environment
 from tests.benchmarks.outbox_rows import Rows
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.progress import watch
-from tests.benchmarks.results import Result, at_least, median, median_ratio
+from tests.benchmarks.results import Result, at_least, of_rounds, ratios
 
 FREE_ROWS, OTHER_ROWS = 40_000, 100_000
 LONGEST_SECONDS = 20.0
@@ -34,11 +34,11 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
     await outbox_rows.empty(environment.database)
     return [
         *(
-            Result(f"{name}_vs_none", median_ratio(rates[name], rates["none"]), "×", at_least(0.8))
+            of_rounds(f"{name}_vs_none", ratios(rates[name], rates["none"]), "×", at_least(0.8))
             for name in others
             if name != "none"
         ),
-        *(Result(f"{name}: rate", median(some), "rows/s") for name, some in rates.items()),
+        *(of_rounds(f"{name}: rate", some, "rows/s") for name, some in rates.items()),
     ]
 
 

@@ -1,20 +1,24 @@
 """
-From commit to confirm, against the floor: the least that this can take on the same machine.
+From commit to confirm, against a relay by hand, and beside the least that this can take.
 """
 
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import outbox_rows
+from tests.benchmarks.contenders import CREATE_OWN_TABLE
 from tests.benchmarks.environment import Environment
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.producers import PER_SECOND
-from tests.benchmarks.results import Result, at_most, median, percentile, ratio
+from tests.benchmarks.results import Result, at_most, of_rounds, percentile, ratios
 from tests.support.eventually import eventually
 
-SECONDS, WARM_UP_SECONDS, GRACE_SECONDS = 10.0, 2.0, 10.0
+SECONDS, WARM_UP_SECONDS, GRACE_SECONDS = 15.0, 2.0, 10.0
+FLOOR, BY_HAND, RELAY = "floor", "relay by hand", "relay"
+CONTENDERS = (FLOOR, BY_HAND, RELAY)
 _MILLISECONDS = 1_000
 
 
@@ -29,33 +33,33 @@ class Delays:
 async def measure(environment: Environment, plan: Plan) -> list[Result]:
     """The figures of this group."""
     await outbox_rows.empty(environment.database)
-    floors: list[Delays] = []
-    relays: list[Delays] = []
+    await environment.database.execute(CREATE_OWN_TABLE)
+    delays: dict[str, list[Delays]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
-        for name, into in (("floor", floors), ("relay", relays)):
-            delays = await _delays(environment, plan, name)
+        for name in CONTENDERS:
+            found = await _delays(environment, plan, name)
             plan.say(
-                f"  {name} {number}/{plan.rounds}: {delays.p50:.1f} ms, p99 {delays.p99:.1f} ms"
+                f"  {name} {number}/{plan.rounds}: {found.p50:.1f} ms, p99 {found.p99:.1f} ms"
             )
-            into.append(delays)
-    return figures(floors, relays)
+            delays[name].append(found)
+    return figures(delays)
 
 
-def figures(floors: Sequence[Delays], relays: Sequence[Delays]) -> list[Result]:
-    """Both percentiles of the relay over the median of the floor of the same round."""
-    pairs = list(zip(relays, floors, strict=True))
-    p50 = median(ratio(relay.p50, floor.p50) for relay, floor in pairs)
-    p99 = median(ratio(relay.p99, floor.p50) for relay, floor in pairs)
+def figures(delays: Mapping[str, Sequence[Delays]]) -> list[Result]:
+    """Both percentiles of the relay over those of the one by hand of the same round."""
+    p50 = {name: [each.p50 for each in some] for name, some in delays.items()}
+    p99 = {name: [each.p99 for each in some] for name, some in delays.items()}
     return [
-        Result("latency_p50_vs_floor", p50, "×", at_most(2)),
-        Result("latency_p99_vs_floor", p99, "×", at_most(6)),
+        of_rounds(
+            "latency_vs_handwritten, p50", ratios(p50[RELAY], p50[BY_HAND]), "×", at_most(1.1)
+        ),
+        of_rounds(
+            "latency_vs_handwritten, p99", ratios(p99[RELAY], p99[BY_HAND]), "×", at_most(1.2)
+        ),
         *(
-            Result(f"{name}: commit to confirm, {which}", median(values), "ms")
-            for name, some in (("relay", relays), ("floor", floors))
-            for which, values in (
-                ("p50", [delays.p50 for delays in some]),
-                ("p99", [delays.p99 for delays in some]),
-            )
+            of_rounds(f"{name}: commit to confirm, {which}", values[name], "ms")
+            for name in delays
+            for which, values in (("p50", p50), ("p99", p99))
         ),
     ]
 
@@ -67,14 +71,17 @@ async def _delays(environment: Environment, plan: Plan, name: str) -> Delays:
     )
     warm_up = plan.seconds(WARM_UP_SECONDS)
     seconds = str(plan.seconds(SECONDS) + warm_up)
-    if name == "floor":
+    if name == FLOOR:
         program = environment.program("tests.benchmarks.floor", str(confirmed), ready="ready")
         source = ["notifications", str(committed), seconds]
+    elif name == BY_HAND:
+        program = environment.contender("notified", str(confirmed))
+        source = ["rows", str(committed), seconds, str(PER_SECOND)]
     else:
         program = environment.program(
             "tests.benchmarks.recording_relay", str(confirmed), ready="relay_started"
         )
-        source = ["events", str(committed), seconds, outbox_rows.EVENT_TYPE]
+        source = ["events", str(committed), seconds, outbox_rows.EVENT_TYPE, str(PER_SECOND)]
     async with (
         program,
         environment.program("tests.benchmarks.producers", *source, ready="ready") as producer,

@@ -1,9 +1,9 @@
 """
 The rows that benchmarks put into the outbox.
 
-Bodies are random JSON of 1,024 bytes, from a stock of a thousand, so that neither compression nor
-the random generator matters. All other columns are as a producer writes them, including event ids
-that grow with time.
+Bodies are random JSON, mostly of 1,024 bytes, from a stock that is made beforehand, so that
+neither compression nor the random generator matters. All other columns are as a producer writes
+them, including event ids that grow with time.
 """
 
 import base64
@@ -15,9 +15,13 @@ from typing import Any, Literal
 
 BODY_BYTES = 1_024
 STOCK = 1_000
+LARGER = {10 * BODY_BYTES: 100, 100 * BODY_BYTES: 20}
+"""How many bodies there are of other sizes."""
 EVENT_TYPE = "benchmark.row"
 
-_CREATE_STOCK = "CREATE TABLE benchmark_bodies (n int PRIMARY KEY, body bytea NOT NULL)"
+_CREATE_STOCK = """
+CREATE TABLE benchmark_bodies (size int, n int, body bytea NOT NULL, PRIMARY KEY (size, n))
+"""
 
 # UUIDv7: 48 bits of time, which go on by one a row, then the version and chance.
 _INSERT = """
@@ -36,7 +40,7 @@ SELECT made.event_id, $2, $2, $3, made.event_id::text, stock.body,
       FROM generate_series(1, $1::int) AS n,
            (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS milliseconds) AS began
   ) AS made
-  JOIN benchmark_bodies AS stock ON stock.n = made.n % 1000
+  JOIN benchmark_bodies AS stock ON stock.size = $5 AND stock.n = made.n % $6
 """
 _FIRST = "SELECT min(id) FROM outbox WHERE ordering_key IS NULL AND not_before IS NULL"
 
@@ -49,18 +53,20 @@ class Rows:
     Args:
         ordering_key: The key that all of them have, or None.
         waiting: Those that may not be published before tomorrow.
+        body_bytes: `BODY_BYTES`, or one of `LARGER`.
 
     """
 
     count: int
     ordering_key: str | None = None
     waiting: Literal["none", "first", "all"] = "none"
+    body_bytes: int = BODY_BYTES
 
 
-def body(jitter: random.Random, *, number: int = 0) -> bytes:
-    """A JSON body of `BODY_BYTES`."""
+def body(jitter: random.Random, *, number: int = 0, size: int = BODY_BYTES) -> bytes:
+    """A JSON body of *size* bytes."""
     frame = len(json.dumps({"number": f"{number:06}", "data": ""}))
-    data = base64.b64encode(jitter.randbytes(BODY_BYTES)).decode()[: BODY_BYTES - frame]
+    data = base64.b64encode(jitter.randbytes(size)).decode()[: size - frame]
     return json.dumps({"number": f"{number:06}", "data": data}).encode()
 
 
@@ -70,7 +76,11 @@ async def stock_up(connection: Any) -> None:
     await connection.execute(_CREATE_STOCK)
     await connection.copy_records_to_table(
         "benchmark_bodies",
-        records=[(number, body(jitter, number=number)) for number in range(STOCK)],
+        records=[
+            (size, number, body(jitter, number=number, size=size))
+            for size, count in {BODY_BYTES: STOCK, **LARGER}.items()
+            for number in range(count)
+        ],
     )
     await connection.execute("ANALYZE benchmark_bodies")
 
@@ -92,8 +102,10 @@ async def fill(connection: Any, rows: Sequence[Rows]) -> int:
             first = 1 if some.waiting == "first" else 0
             for count, waiting in ((first, True), (some.count - first, some.waiting == "all")):
                 if count:
+                    stock = LARGER.get(some.body_bytes, STOCK)
                     await connection.execute(
-                        _INSERT, count, EVENT_TYPE, some.ordering_key, waiting
+                        *(_INSERT, count, EVENT_TYPE, some.ordering_key, waiting),
+                        *(some.body_bytes, stock),
                     )
         first_id = await first_ready(connection)
     if first_id is None:

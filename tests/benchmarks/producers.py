@@ -1,11 +1,12 @@
 """
 Applications that commit events.
 
-    python -m tests.benchmarks.producers events FILE SECONDS TYPE     100 transactions a second
-    python -m tests.benchmarks.producers notifications FILE SECONDS   the same for the floor
-    python -m tests.benchmarks.producers load COUNT SECONDS           COUNT at once
+    python -m tests.benchmarks.producers events FILE SECONDS TYPE RATE   RATE a second
+    python -m tests.benchmarks.producers notifications FILE SECONDS      for the floor
+    python -m tests.benchmarks.producers rows FILE SECONDS RATE          for the relay by hand
+    python -m tests.benchmarks.producers load COUNT SECONDS              COUNT at once
 
-The first two write the id of each event, and the monotonic clock when its commit had returned.
+The first three write the id of each event, and the monotonic clock when its commit had returned.
 The last prints how many transactions were committed in how many seconds.
 """
 
@@ -25,9 +26,11 @@ from sqlalchemy.engine import make_url
 from uuid_utils.compat import uuid7
 
 import outbox
-from outbox import Event
+from outbox import Event, Priority
 from outbox.database.engine import create_engine
 from tests.benchmarks import outbox_rows
+from tests.benchmarks.contenders import OWN_TABLE
+from tests.benchmarks.effects import URGENT_TYPE
 
 PER_SECOND = 100
 FLOOR_CHANNEL = "benchmark_floor"
@@ -37,14 +40,19 @@ _INSERT = """
 INSERT INTO outbox (event_id, type, routing_key, idempotency_key, body)
 VALUES ($1, $2, $2, $3, $4)
 """
+_INSERT_BY_HAND = f"""
+INSERT INTO {OWN_TABLE} (event_id, type, routing_key, content_type, body)
+VALUES ($1, $2, $2, 'application/json', $3)
+"""
 _Commit: TypeAlias = Callable[[], Awaitable[UUID]]
 
 _jitter = random.Random(4)
 _payloads = [json.loads(outbox_rows.body(_jitter, number=number)) for number in range(100)]
 
 
-async def events(file: Path, seconds: float, event_type: str) -> None:
+async def events(file: Path, seconds: float, event_type: str, per_second: int) -> None:
     """Single events through `outbox.insert`, each in a transaction of its own."""
+    priority = Priority.HIGH if event_type == URGENT_TYPE else Priority.NORMAL
     engine = create_engine(
         make_url(os.environ["MQ_DATABASE_URL"]), pool_size=2, application_name="producer"
     )
@@ -52,12 +60,12 @@ async def events(file: Path, seconds: float, event_type: str) -> None:
     async with engine.connect() as connection:
 
         async def commit() -> UUID:
-            event = Event(event_type, _jitter.choice(_payloads))
+            event = Event(event_type, _jitter.choice(_payloads), priority=priority)
             await connection.execute(outbox.insert(event))
             await connection.commit()
             return event.id
 
-        await _evenly(commit, file, seconds)
+        await _evenly(commit, file, seconds, per_second)
     await engine.dispose()
 
 
@@ -75,12 +83,32 @@ async def notifications(file: Path, seconds: float) -> None:
     await database.close()
 
 
-async def _evenly(commit: _Commit, file: Path, seconds: float) -> None:
-    """Commit `PER_SECOND` times a second; one that is late does not delay those after it."""
+async def rows(file: Path, seconds: float, per_second: int) -> None:
+    """Rows of an outbox by hand, each in a transaction of its own that also notifies."""
+    database = await _connect()
+    bodies = [json.dumps(payload).encode() for payload in _payloads]
+
+    async def commit() -> UUID:
+        identity: UUID = uuid7()
+        async with database.transaction():
+            await database.execute(
+                _INSERT_BY_HAND, identity, outbox_rows.EVENT_TYPE, _jitter.choice(bodies)
+            )
+            await database.execute("SELECT pg_notify($1, '')", OWN_TABLE)
+        return identity
+
+    await _evenly(commit, file, seconds, per_second)
+    await database.close()
+
+
+async def _evenly(
+    commit: _Commit, file: Path, seconds: float, per_second: int = PER_SECOND
+) -> None:
+    """Commit *per_second* times a second; one that is late does not delay those after it."""
     began = time.monotonic()
     with file.open("a", buffering=1) as lines:
-        for number in range(int(seconds * PER_SECOND)):
-            await asyncio.sleep(max(began + number / PER_SECOND - time.monotonic(), 0))
+        for number in range(int(seconds * per_second)):
+            await asyncio.sleep(max(began + number / per_second - time.monotonic(), 0))
             identity = await commit()
             lines.write(f"{identity} {time.monotonic()}\n")
 
@@ -116,8 +144,10 @@ def main() -> None:
     """Entry point."""
     print("ready", flush=True)
     match sys.argv[1:]:
-        case ["events", file, seconds, event_type]:
-            asyncio.run(events(Path(file), float(seconds), event_type))
+        case ["events", file, seconds, event_type, per_second]:
+            asyncio.run(events(Path(file), float(seconds), event_type, int(per_second)))
+        case ["rows", file, seconds, per_second]:
+            asyncio.run(rows(Path(file), float(seconds), int(per_second)))
         case ["notifications", file, seconds]:
             asyncio.run(notifications(Path(file), float(seconds)))
         case ["load", count, seconds]:

@@ -5,11 +5,14 @@ Linux only: usage is read from /proc, at no cost for the measured program.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support import processes
 from tests.support.processes import ChildProcess
 
 START_SECONDS = 60.0
@@ -25,7 +28,8 @@ class Program:
     A child process that announces when it is ready, and ends with the block.
 
     Args:
-        ready: The text of the line that announces it.
+        ready: The text of the line that announces it; empty if nothing does.
+        is_foreign: Whether it runs with another interpreter than this one, or none.
 
     """
 
@@ -37,13 +41,21 @@ class Program:
         environment: Mapping[str, str],
         directory: Path,
         ready: str,
+        is_foreign: bool = False,
     ) -> None:
-        self._child = ChildProcess(command, log=log, env=environment, inherit=False, cwd=directory)
+        start = processes.ChildProcess if is_foreign else ChildProcess
+        self._child = start(command, log=log, env=environment, inherit=False, cwd=directory)
         self._ready = ready
+        self.announces_itself = bool(ready)
+        """Whether the block begins with its line, not before."""
+        self.started_at = 0.0
+        """When it was started, by the monotonic clock."""
 
     async def __aenter__(self) -> Self:
+        self.started_at = time.monotonic()
         self._child.start()
-        await self.said(self._ready, within=START_SECONDS)
+        if self.announces_itself:
+            await self.said(self._ready, within=START_SECONDS)
         return self
 
     async def __aexit__(
@@ -83,6 +95,15 @@ class Program:
 
     def _stat(self) -> list[str]:
         return Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+
+
+@asynccontextmanager
+async def together(programs: Sequence[Program]) -> AsyncIterator[None]:
+    """All of *programs* run during the block."""
+    async with AsyncExitStack() as stack:
+        for program in programs:
+            await stack.enter_async_context(program)
+        yield
 
 
 class ProgramFailedError(Exception):

@@ -22,7 +22,7 @@ from tests.benchmarks.programs import Program
 
 LOOK_EVERY_SECONDS = 0.02
 
-_FIRST_LEFT = """
+FIRST_LEFT = """
 SELECT id FROM outbox
  WHERE id >= $1 AND ordering_key IS NULL AND not_before IS NULL
  ORDER BY id LIMIT 1
@@ -45,9 +45,12 @@ async def watch(
     until: int | None = None,
     within: float,
     observe: Callable[[Sample], None] = _nothing,
+    lowest_left: str = FIRST_LEFT,
 ) -> DrainCurve:
     """
     How *rows* rows of the outbox from id *first* on went, until *until* of them are gone, or all.
+
+    *lowest_left* is the statement for another table than the product's.
 
     After *within* seconds it ends with what there is, so that a slow contender costs no more time
     than a fast one. *observe* gets each sample.
@@ -56,12 +59,29 @@ async def watch(
 
     async def gone() -> int:
         nonlocal lowest
-        lowest = await environment.observer.fetchval(_FIRST_LEFT, lowest)
+        lowest = await environment.observer.fetchval(lowest_left, lowest)
         return rows if lowest is None else lowest - first
 
     return await _curve(
         program, gone, began=began, until=until or rows, within=within, observe=observe
     )
+
+
+async def watch_left(
+    environment: Environment,
+    program: Program,
+    left: str,
+    *,
+    rows: int,
+    began: float,
+    within: float,
+) -> DrainCurve:
+    """The same by counting what is *left*, for a table whose ids say nothing."""
+
+    async def gone() -> int:
+        return rows - int(await environment.observer.fetchval(left))
+
+    return await _curve(program, gone, began=began, until=rows, within=within, observe=_nothing)
 
 
 async def watch_effects(

@@ -41,6 +41,7 @@ class Result:
     Args:
         value: None if it does not apply, for the reason that *note* gives.
         goal: None for absolute values, which stand beside the ratios to explain them.
+        rounds: The value of each round; the *value* is their median.
 
     """
 
@@ -49,6 +50,7 @@ class Result:
     unit: str
     goal: Goal | None = None
     note: str = ""
+    rounds: Sequence[float] = ()
 
     @property
     def met(self) -> bool | None:
@@ -69,6 +71,13 @@ class Result:
         """The value as people read it."""
         return "–" if self.value is None else f"{significant(self.value)} {self.unit}".strip()
 
+    @property
+    def spread(self) -> str:
+        """The least and the greatest value of a round."""
+        if len(self.rounds) <= 1:
+            return ""
+        return f"{significant(min(self.rounds))}–{significant(max(self.rounds))}"
+
 
 Conditions = Mapping[str, str]
 """Under what circumstances figures were taken: versions, cores, counts."""
@@ -84,19 +93,27 @@ def at_most(bound: float) -> Goal:
     return Goal("at most", bound)
 
 
+def of_rounds(
+    name: str, values: Iterable[float], unit: str, goal: Goal | None = None, note: str = ""
+) -> Result:
+    """The figure whose value in each round is one of *values*."""
+    rounds = list(values)
+    return Result(name, median(rounds), unit, goal, note, rounds)
+
+
 def median(values: Iterable[float]) -> float:
     """The median of *values*, which a single disturbed run does not move."""
     return statistics.median(values)
 
 
-def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
     """
-    The median of the ratios of all rounds.
+    The ratio of each round.
 
     The two values of a round are measured right after each other: a slow machine slows
     both.
     """
-    return median(ratio(a, b) for a, b in zip(over, under, strict=True))
+    return [ratio(a, b) for a, b in zip(over, under, strict=True)]
 
 
 def ratio(over: float, under: float) -> float:
@@ -139,6 +156,7 @@ def _plain(result: Result) -> dict[str, Any]:
         "goal": None if result.goal is None else str(result.goal),
         "met": result.met,
         "note": result.note,
+        "rounds": [_number(value) for value in result.rounds],
     }
 
 
@@ -149,14 +167,18 @@ def _number(value: float | None) -> float | None:
 
 def as_markdown(results: Sequence[Result], conditions: Conditions) -> str:
     """*results* as Markdown, with the conditions below."""
-    lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
+    lines = ["| figure | value | goal | met | min–max | |", "|---|---:|---:|---|---:|---|"]
     lines += [
-        f"| {f'`{r.name}`' if r.goal else r.name} | {r.shown} | {r.goal or ''} | {r.verdict} "
-        f"| {r.note} |"
+        f"| {f'`{r.name}`' if r.goal else r.name} | {r.shown} | {r.goal or ''} "
+        f"| {_marked(r)} | {r.spread} | {r.note} |"
         for r in results
     ]
     lines += ["", *(f"- {name}: {value}" for name, value in conditions.items())]
     return "\n".join(lines) + "\n"
+
+
+def _marked(result: Result) -> str:
+    return f"**{result.verdict}**" if result.met is False else result.verdict
 
 
 def as_table(results: Sequence[Result]) -> Table:
@@ -166,11 +188,13 @@ def as_table(results: Sequence[Result]) -> Table:
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("goal", justify="right", no_wrap=True)
     table.add_column("met")
+    table.add_column("min–max", justify="right", no_wrap=True)
     table.add_column("note", style="dim")
     for result in results:
         colour = {True: "green", False: "bold red", None: ""}[result.met]
         verdict = f"[{colour}]{result.verdict}[/]" if colour else result.verdict
-        table.add_row(result.name, result.shown, str(result.goal or ""), verdict, result.note)
+        goal = str(result.goal or "")
+        table.add_row(result.name, result.shown, goal, verdict, result.spread, result.note)
     return table
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
+from outbox.dead_letters.audit import is_known
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, TypeCount
-from outbox.tables import dead_letters, outbox
-from outbox.wire import codec
+from outbox.tables import audit_log, dead_letters, now_plus, outbox
+from outbox.wire import codec, row_codec
 from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import LEAK_MARKER, an_event
 from tests.support.dead_letters import (
@@ -279,6 +280,23 @@ async def test_dropped_dead_letters_are_deleted_and_counted_in_the_audit(engine)
     assert await audited(engine) == [("drop", 100), ("drop", 50)]
 
 
+async def test_a_run_vouches_for_its_copies_while_dedup_rows_are_as_old(engine):
+    """Later, a copy that was handled once could be handled again."""
+    known = {"at": now_plus(-7_200), "run": uuid4(), "actor": "a", "action": "replay_started"}
+    row = known | {"source": "etl", "because": "a test", "messages": 0}
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(audit_log).values(row))
+        # A run goes on, and its first copies are as old as its beginning.
+        await connection.execute(sa.insert(audit_log).values(row | {"at": now_plus(0)}))
+
+    async with async_sessionmaker(engine)() as session:
+        answers = [
+            await is_known(session, run, within=timedelta(hours=hours))
+            for run, hours in ((known["run"], 3), (known["run"], 1), (uuid4(), 3))
+        ]
+    assert answers == [True, False, False]
+
+
 async def test_the_audit_cannot_be_rewritten(engine):
     await write_dead_letter(engine, a_dead_letter())
     await (await a_run(engine)).drop()
@@ -386,7 +404,7 @@ async def test_a_dead_letter_of_the_relay_goes_back_to_the_outbox_unchanged(engi
     assert (event["attempts"], event["last_error"], event["not_before"]) == (0, None, None)
     for name in set(letter) - {"source", "reason", "attempts", "message_id"}:
         assert event[name] == letter[name], name
-    assert codec.from_row(event).ordering_key == letter["ordering_key"]
+    assert row_codec.from_row(event).ordering_key == letter["ordering_key"]
     assert await remaining(engine) == []
 
 
@@ -395,7 +413,7 @@ async def test_an_event_that_is_already_in_the_outbox_is_skipped_and_reported(en
     await write_dead_letter(engine, letter, twin, twin)
     waiting = an_event(id=UUID(letter["message_id"]))
     async with engine.begin() as connection:
-        await connection.execute(sa.insert(outbox).values(codec.to_row(waiting)))
+        await connection.execute(sa.insert(outbox).values(row_codec.to_row(waiting)))
     run = await a_run(engine, source="relay")
 
     await run.replay(ToOutbox())
@@ -421,6 +439,7 @@ async def test_dead_letters_that_are_no_valid_events_are_skipped_and_reported(en
         {"content_type": None},
         {"occurred_at": None},
         {"headers": ["no object"]},
+        {"headers": "{}"},
         {"headers": {"not-allowed": "x"}},
     ]
     letters = (a_dead_letter_of_the_relay(**changes) for changes in odd)

@@ -4,6 +4,7 @@ The dedup store, in both databases.
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -16,12 +17,12 @@ from consumer.maintenance.retention import Retention
 from consumer.storage import dedup_statistics
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import DurationWriter, record_durations
-from consumer.storage.leases import Leases
+from consumer.storage.leases import Held, Leases
 from consumer.storage.purge import PURGE_LIMIT, purge
-from consumer.storage.tables import processed_messages
+from consumer.storage.tables import as_uuid, parked_messages, processed_messages
 from outbox.errors import ConfigurationError
 from outbox.tables import now_plus
-from outbox.wire import codec
+from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
@@ -30,7 +31,7 @@ Sessions = async_sessionmaker[AsyncSession]
 
 
 def an_envelope(**changes) -> Envelope:
-    return codec.from_row({**codec.to_row(an_event(**changes)), **EMPTY})
+    return row_codec.from_row({**row_codec.to_row(an_event(**changes)), **EMPTY})
 
 
 A_LEASE = Lease(timedelta(hours=1), OnLeaseExpired.RETRY)
@@ -88,6 +89,22 @@ async def test_consumers_share_no_rows(sessions):
 async def test_two_events_with_one_idempotency_key_are_one(sessions):
     assert await complete(sessions, Dedup("etl"), an_envelope(idempotency_key="same"))
     assert not await complete(sessions, Dedup("etl"), an_envelope(idempotency_key="same"))
+
+
+async def test_a_message_of_another_publisher_is_known_by_its_text(sessions):
+    """Its id is no UUID, and the column holds one that is made from it."""
+    foreign = replace(an_envelope(), id="msg-456", idempotency_key="msg-456")
+    dedup, leases = Dedup("etl"), Leases("mail")
+
+    assert await complete(sessions, dedup, foreign)
+    assert not await complete(sessions, dedup, foreign)
+    async with sessions.begin() as session:
+        claim = await leases.claim(session, foreign, A_LEASE, owner=uuid4(), attempt=1)
+    assert isinstance(claim, Held)
+    async with sessions() as session:
+        ids = (await session.scalars(sa.select(processed_messages.c.message_id))).all()
+    assert set(ids) == {as_uuid("msg-456")}
+    assert set(ids) != {as_uuid("msg-457")}
 
 
 async def test_a_dead_lettered_message_may_still_be_completed(sessions):
@@ -226,6 +243,32 @@ async def test_retention_purges_all_old_rows_without_a_pause_and_leaves_the_rest
     await running
 
     assert await only_young_rows()
+
+
+async def test_rows_younger_than_the_oldest_parked_message_outlive_the_retention(engine, sessions):
+    """The parked message may be the second copy of one that was completed before its turn."""
+    older, younger, dedup = an_envelope(), an_envelope(), Dedup("etl")
+    async with sessions.begin() as session:
+        await first_time(session, dedup, older, younger)
+        parked = sa.insert(parked_messages).values(
+            consumer="etl",
+            lane="a",
+            attempts=0,
+            body=b"",
+            due_at=now_plus(sa.literal(0.0)),
+            parked_at=now_plus(sa.literal(-40 * 86_400.0)),
+        )
+        await session.execute(parked)
+    await age(sessions, 41, older)
+    await age(sessions, 39, younger)
+    retention = Retention(engine, "etl", older_than=MONTH, horizon=MONTH, ordered=True)
+
+    assert await purge_all(retention) == [1]
+    assert await keys_of(sessions) == {younger.idempotency_key}
+
+    async with sessions.begin() as session:
+        await session.execute(sa.delete(parked_messages))
+    assert await purge_all(retention) == [1]
 
 
 def test_a_purge_below_the_horizon_is_refused(engine):

@@ -17,7 +17,7 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
 from consumer.storage.tables import processed_messages
 from outbox.tables import database_now, now_plus
-from outbox.wire import codec
+from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
@@ -36,8 +36,8 @@ class Clerk:
     """The leases of a consumer on one message; each call is one transaction."""
 
     def __init__(self, sessions: Sessions, *, consumer: str = "mail") -> None:
-        row = {"exchange": None, "content_encoding": None, **codec.to_row(an_event())}
-        self.envelope: Envelope = codec.from_row(row)
+        row = {"exchange": None, "content_encoding": None, **row_codec.to_row(an_event())}
+        self.envelope: Envelope = row_codec.from_row(row)
         self.sessions = sessions
         self.leases = Leases(consumer)
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.storage.tables import parked_messages
 from outbox.database.engine import create_engine
+from outbox.tables import MAX_ATTEMPTS
 from outbox.wire.codec import WireMessage
 from tests.support.builders import AN_INSTANT, LEAK_MARKER
 from tests.support.eventually import eventually
@@ -429,3 +430,103 @@ async def somebody_waits(engine: AsyncEngine) -> bool:
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
         )
         return await connection.scalar(waiting) == 1
+
+
+TEXTS = (
+    "lane",
+    "message_id",
+    "type",
+    "exchange",
+    "routing_key",
+    "idempotency_key",
+    "correlation_id",
+    "priority",
+    "headers",
+    "content_type",
+    "content_encoding",
+)
+
+
+@pytest.mark.parametrize("value", ["CAST(x'ff41' AS TEXT)", "x'ff41'"])
+@pytest.mark.parametrize("column", TEXTS)
+async def test_a_parked_row_of_sqlite_that_is_not_utf_8_stops_no_lane(sqlite_url, column, value):
+    """SQLite takes no such text as a parameter, so a message that kept it could not be settled."""
+    engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
+    sessions, parking = async_sessionmaker(engine), ParkedMessages("etl")
+    await park(sessions, parking, "a1", "b1")
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            f"UPDATE parked_messages SET {column} = {value} WHERE lane = 'a'"
+        )
+
+    finished = [await finish(sessions, parking, limit=1) for _ in range(2)]
+    finished += [await finish(sessions, parking)]
+    await engine.dispose()
+
+    found = [name for names_found in finished for name in names_found]
+    unreadable = "\\xffA" if column == "message_id" else "a1"
+    assert sorted(found, key=str) == sorted([unreadable, "b1"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("attempts", "'x'"),
+        ("attempts", "1.5"),
+        ("attempts", "x'31'"),
+        ("attempts", "-5"),
+        ("attempts", "9223372036854775807"),
+        ("due_at", "'x'"),
+        ("due_at", "'now'"),
+        ("due_at", "x'32'"),
+        ("due_at", "7"),
+        ("parked_at", "'x'"),
+        ("occurred_at", "'x'"),
+        ("body", "'text'"),
+        ("body", "7"),
+        ("headers", "7"),
+        ("priority", "7"),
+    ],
+)
+async def test_a_parked_row_of_sqlite_of_any_type_is_postponed_and_removed_like_others(
+    sqlite_url, column, value
+):
+    engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
+    sessions, parking = async_sessionmaker(engine), ParkedMessages("etl")
+    await park(sessions, parking, "a1", "b1")
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            f"UPDATE parked_messages SET {column} = {value} WHERE lane = 'a'"
+        )
+    async with sessions.begin() as session:
+        first, _ = await parking.next_due(session, limit=2)
+        assert await parking.lock(session, first)
+        assert await parking.postpone(
+            session, first, attempts=first.attempts + 1, wait=timedelta(0)
+        )
+        if first.attempts < MAX_ATTEMPTS:
+            assert not await parking.remove(session, first)  # another process has attempted it
+
+    assert 0 <= first.attempts <= MAX_ATTEMPTS
+    assert isinstance(first.message.body, bytes)
+    assert sorted(await finish(sessions, parking)) == ["a1", "b1"]
+    await engine.dispose()
+
+
+async def test_a_parked_message_that_is_not_utf_8_keeps_its_bytes_apart(sqlite_url):
+    """Two such keys stay two keys, and headers without such text stay as they are."""
+    engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
+    sessions, parking = async_sessionmaker(engine), ParkedMessages("etl")
+    await park(sessions, parking, "a1", "b1")
+    async with engine.begin() as connection:
+        for lane, key in (("a", "ff41"), ("b", "fe41")):
+            await connection.exec_driver_sql(
+                f"UPDATE parked_messages SET idempotency_key = CAST(x'{key}' AS TEXT),"
+                f" headers = CAST('{{\"s\": \"' || CAST(x'{key}' AS TEXT) || '\"}}' AS TEXT)"
+                f" WHERE lane = '{lane}'"
+            )
+    async with sessions() as session:
+        found = await parking.next_due(session, limit=10)
+    await engine.dispose()
+
+    assert {parked.message.headers["s"] for parked in found} == {"\\xffA", "\\xfeA"}

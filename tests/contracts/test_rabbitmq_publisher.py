@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import aio_pika
@@ -624,6 +625,7 @@ async def test_batches_are_gathered_if_the_client_library_is_another(url, monkey
         ("on_return_raises", False),
         ("_on_confirm_frame", None),
         ("_confirm_delivery", lambda *_: None),
+        ("_on_return_frame", AsyncMock()),
     ],
 )
 async def test_a_client_library_without_the_internals_that_batches_need_is_incompatible(

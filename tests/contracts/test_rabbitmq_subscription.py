@@ -279,6 +279,19 @@ async def test_a_queue_that_is_deleted_ends_the_subscription(transport, channel)
             await receive(subscription, 1)
 
 
+async def test_a_queue_that_the_user_may_not_read_is_named(
+    url, method, rabbitmq_server, rabbitmq_vhost
+):
+    lent = rabbitmq_server.http.lent_user(rabbitmq_vhost, configure=".*", read="^$")
+    async with lent as (user, password):
+        transport = a_transport(str(URL(url).with_user(user).with_password(password)), method)
+        with pytest.raises(BrokerUnavailable, match=f"queue {WORK}: .* may not read it") as raised:
+            async with transport.subscribe(WORK, prefetch=1):
+                raise AssertionError
+
+    assert raised.value.refused
+
+
 async def test_a_channel_that_the_broker_closes_ends_the_subscription(url, transport):
     """An unknown tag makes the broker close the channel with 406, as a delivery timeout does."""
     await publish(url, a_message())

@@ -3,7 +3,9 @@ Which arguments of RabbitMQ's queues a user can compare.
 """
 
 from datetime import timedelta
+from typing import Any
 
+import aio_pika
 import pytest
 import structlog
 from yarl import URL
@@ -13,6 +15,7 @@ from outbox.errors import TopologyMismatch
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.transports.topology import Queue, Topology
 
 WORK = ConsumerQueues("work", bindings=["#"], delays=[timedelta(seconds=1)])
@@ -39,6 +42,29 @@ async def test_a_user_without_configure_permission_verifies_existence_only(
         await transport(rabbitmq_reader_url).verify(Topology(queues=[Queue("nothing")]))
 
 
+async def test_a_check_opens_one_channel_and_one_more_after_each_refusal(
+    rabbitmq_url, monkeypatch
+):
+    await transport(rabbitmq_url).declare(WANTED)
+    opened = 0
+    real = aio_pika.Connection.channel
+
+    def channel(connection: aio_pika.Connection, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return real(connection, **options)
+
+    monkeypatch.setattr(aio_pika.Connection, "channel", channel)
+
+    await transport(rabbitmq_url).verify(WANTED)
+    assert opened == 1
+
+    missing = Topology(queues=[Queue("nothing"), Queue("nowhere"), *WANTED.queues])
+    with pytest.raises(TopologyMismatch, match=r"^queue nothing .*\nqueue nowhere "):
+        await transport(rabbitmq_url).verify(missing)
+    assert opened == 1 + 3
+
+
 async def test_a_process_that_cannot_compare_warns_and_continues(
     rabbitmq_url, rabbitmq_reader_url
 ):
@@ -54,10 +80,41 @@ async def test_a_process_that_cannot_compare_warns_and_continues(
 
 
 async def test_a_queue_of_another_type_is_named_with_that(rabbitmq_url):
-    await transport(rabbitmq_url).declare(Topology(queues=[Queue("work.dead")]))
+    await transport(rabbitmq_url).declare(Topology(queues=[Queue("q")]))
 
-    with pytest.raises(TopologyMismatch, match=r"^queue work.dead .* another x-queue-type$"):
-        await transport(rabbitmq_url).declare(WANTED)
+    with pytest.raises(TopologyMismatch, match=r"^queue q exists with another x-queue-type$"):
+        await transport(rabbitmq_url).declare(
+            Topology(queues=[Queue("q", {"x-queue-type": "quorum"})])
+        )
+
+
+async def test_all_entities_that_differ_are_named_at_once(rabbitmq_url):
+    """Also the queues that an older version declared, and a missing one."""
+    older = Queue("work.dead", {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1})
+    other = Queue("work", {"x-queue-type": "quorum", "x-delivery-limit": 7})
+    await transport(rabbitmq_url).declare(Topology(queues=[older, other]))
+
+    for act in (transport(rabbitmq_url).verify, transport(rabbitmq_url).declare):
+        with pytest.raises(TopologyMismatch) as mismatch:
+            await act(WANTED)
+
+        lines = str(mismatch.value).splitlines()
+        assert any(line.startswith("queue work.dead exists with another x-") for line in lines)
+        assert any(line.startswith("queue work exists with another x-") for line in lines)
+        is_listed = "queue work.retry.1s does not exist" in lines
+        assert is_listed == (act.__name__ == "verify")
+
+
+async def test_an_embedded_broker_gives_queues_of_an_older_version_the_new_arguments(tmp_path):
+    broker = SqliteTransport(tmp_path / "broker.db")
+    older = Queue("work.dead", {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1})
+    await broker.declare(Topology(queues=[older]))
+    with pytest.raises(TopologyMismatch, match=r"^queue work\.dead exists with another"):
+        await broker.verify(Topology(queues=[WANTED.queues[0]]))
+
+    await broker.declare(WANTED)
+
+    assert await broker.verify(WANTED) == []
 
 
 async def test_an_argument_that_the_broker_refuses_is_named(rabbitmq_url):

@@ -159,13 +159,26 @@ async def test_a_dead_letter_without_a_queue_goes_to_the_consumers_queue(engine,
     assert len(await received(transport, 1)) == 1
 
 
+async def test_a_dead_letter_of_another_publisher_is_replayed_under_its_id(engine, transport):
+    headers = {"source": "s"}
+    await write_dead_letter(engine, a_dead_letter(message_id="msg-456", headers=headers))
+
+    async with transport.publisher() as publisher:
+        await (await a_run(engine)).replay(
+            QueueDestination(publisher, queue=QUEUE), duplicates=CompletedMessages("effects")
+        )
+
+    (delivery,) = await received(transport, 1)
+    assert codec.from_wire(delivery.message).idempotency_key == "msg-456"
+
+
 async def test_a_dead_letter_that_the_broker_refuses_stays(engine, transport):
     gone, *_ = await write_dead_letter(
         engine,
         a_dead_letter(),
         a_dead_letter(queue="missing"),
         a_dead_letter(message_id=None),
-        a_dead_letter(message_id="17"),
+        a_dead_letter(message_id="1 7"),
         a_dead_letter(priority="urgent"),
         a_dead_letter(headers=["no object"]),
     )

@@ -24,7 +24,7 @@ from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
 from outbox.database.postgres_connection import PostgresConnection
-from outbox.errors import DatabaseUnavailable
+from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 from outbox.tables import dead_letters
 from outbox.transports.delivery import Delivery
 from outbox.wire.envelope import Envelope
@@ -72,6 +72,17 @@ async def test_the_record_and_the_effects_are_committed_together(engine, units):
     assert await rows(engine) == (1, 1)
 
 
+async def test_a_handler_reads_a_result_as_a_stream(units):
+    """asyncpg before 0.32 sees no transaction here, and refuses the cursor."""
+    numbers = sa.union_all(*[sa.select(sa.literal(number).label("number")) for number in range(9)])
+
+    async with units.begin() as work:
+        found = [row.number async for row in await work.session.stream(numbers)]
+        await work.commit()
+
+    assert found == list(range(9))
+
+
 async def rows_seen_by_others(engine: AsyncEngine) -> tuple[int, int]:
     # SQLite allows one writing transaction at a time.
     return (0, 0) if engine.dialect.name == "sqlite" else await rows(engine)
@@ -100,7 +111,7 @@ async def test_an_error_in_the_block_is_raised_and_everything_is_undone(engine, 
     assert await rows(engine) == (0, 0)
 
 
-@pytest.mark.parametrize("misdeed", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("misdeed", ["rollback", "close"])
 async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other(
     engine, units, misdeed
 ):
@@ -115,10 +126,75 @@ async def test_a_session_that_ends_its_transaction_is_noticed_and_harms_no_other
             await record(other, an_envelope())
             await other.commit()
 
-    records, effects = await rows(engine)
-    # On SQLite a session that commits has committed; on Postgres it ends nothing.
-    kept = engine.dialect.name == "sqlite" and misdeed == "commit"
-    assert (records, effects) == ((2, 1) if kept else (1, 0))
+    assert await rows(engine) == (1, 0)
+
+
+async def commit(session: AsyncSession) -> None:
+    await session.commit()
+
+
+async def commit_below(session: AsyncSession) -> None:
+    await session.run_sync(lambda session: session.commit())
+
+
+@pytest.mark.parametrize("end", [commit, commit_below])
+async def test_a_session_refuses_to_commit_its_transaction_which_goes_on(engine, units, end):
+    """The records of other messages of the transaction would be committed as well."""
+    await refuses(engine, units, end)
+
+
+@pytest.mark.parametrize("by_driver", [False, True])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COMMIT",
+        "\n commit and chain",
+        "END TRANSACTION",
+        "abort",
+        "ROLLBACK",
+        "rollback work",
+        "PREPARE TRANSACTION 'x'",
+    ],
+)
+async def test_a_session_refuses_to_end_its_transaction_by_sql(
+    engine, units, statement, by_driver
+):
+    async def execute(session: AsyncSession) -> None:
+        if by_driver:
+            await (await session.connection()).exec_driver_sql(statement)
+        else:
+            await session.execute(sa.text(statement))
+
+    await refuses(engine, units, execute)
+
+
+async def refuses(engine: AsyncEngine, units: UnitOfWorkFactory, end: Any) -> None:
+    async with units.begin() as work:
+        await record(work, an_envelope())
+        with pytest.raises(TransactionEndedByHandler):
+            await end(work.session)
+        assert work.is_open
+        await write(work)
+        assert await rows_seen_by_others(engine) == (0, 0)
+        await work.commit()
+
+    assert await rows(engine) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "statement", ["ROLLBACK TO here", "ROLLBACK WORK TO SAVEPOINT here", "RELEASE here"]
+)
+async def test_a_session_ends_savepoints_by_sql(engine, units, statement):
+    if engine.dialect.name == "sqlite" and "WORK" in statement:
+        return  # it has no such word
+    async with units.begin() as work:
+        await record(work, an_envelope())
+        await work.session.execute(sa.text("SAVEPOINT here"))
+        await write(work)
+        await work.session.execute(sa.text(statement))
+        await work.commit()
+
+    assert await rows(engine) == (1, 1 if statement.startswith("RELEASE") else 0)
 
 
 async def test_a_failed_statement_that_was_swallowed_makes_the_commit_fail(engine, units):

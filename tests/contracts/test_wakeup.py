@@ -4,6 +4,7 @@ Which transactions notify an idle relay, and which do not.
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -13,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.database.engine import create_engine
-from relay.storage.postgres_notify import PostgresWakeup
+from relay.storage.postgres_notify import BY_INDEX, HAS_READY, PostgresWakeup
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
+from tests.support.query_plans import rows_read
 
 SESSIONS = sa.text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
@@ -163,6 +165,50 @@ async def test_a_lost_session_wakes_the_relay_and_can_be_armed_again(
     await eventually(wakeup.arm)
     await record(engine)
     await eventually(lambda: rings.count == 2)
+
+
+@pytest.mark.parametrize("ordering_key", [None, "k"])
+async def test_an_armed_relay_has_missed_a_row_that_is_ready(engine, wakeup, ordering_key):
+    await wakeup.arm()
+    assert not await wakeup.has_missed()
+
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event(ordering_key=ordering_key)))
+
+    await eventually(wakeup.has_missed)
+
+
+async def test_a_row_that_waits_for_its_time_is_not_missed(engine, wakeup):
+    await wakeup.arm()
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event(not_before=tomorrow)))
+
+    assert not await wakeup.has_missed()
+
+
+async def test_a_look_reads_by_index_however_many_rows_wait(engine, wakeup):
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO outbox (event_id, type, routing_key, idempotency_key, body, not_before)"
+            " SELECT gen_random_uuid(), 't', 't', n::text, '{}',"
+            " clock_timestamp() + '1 day'::interval FROM generate_series(1, 1000) n"
+        )
+        for setting in BY_INDEX.split(";"):
+            await connection.exec_driver_sql(setting.replace("SET", "SET LOCAL"))
+        assert await rows_read(connection, (HAS_READY, ())) == 0
+
+
+async def test_a_look_on_a_lost_session_has_the_relay_claim(
+    engine, wakeup, postgres_url, postgres_server
+):
+    await wakeup.arm()
+    await postgres_server.disconnect_clients(postgres_url.rsplit("/", 1)[1])
+
+    await eventually(wakeup.has_missed)
+    assert not wakeup.armed
+    await engine.dispose()
 
 
 async def test_an_unavailable_database_leaves_the_wake_signal_unarmed(

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
 from outbox.database.engine import create_engine
+from outbox.errors import DatabaseUnavailable
 from outbox.tables import outbox as table
 from tests.support.breakpoints import BreakpointProxy
 from tests.support.builders import an_event
@@ -32,7 +33,7 @@ async def record(engine: AsyncEngine, event: outbox.Event) -> str:
             await connection.execute(outbox.insert(event))
     except DBAPIError as error:
         return "there" if "event_id" in str(error.orig) else "unknown"
-    except OSError:
+    except (OSError, DatabaseUnavailable):
         return "unknown"
     return "recorded"
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 import outbox
+from outbox.errors import DatabaseUnavailable
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -44,7 +45,7 @@ class Producer:
             except DBAPIError as error:
                 # The ids are unique: this says that an earlier commit did arrive.
                 return "event_id" in str(error.orig)
-            except (OSError, TimeoutError):
+            except (OSError, DatabaseUnavailable):
                 return False
             return True
 

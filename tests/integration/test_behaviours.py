@@ -3,6 +3,7 @@ Messages whose handlers ask for something, fail, hang or die.
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from consumer.storage.tables import processed_messages
 from outbox.wire.codec import WireMessage
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 from tests.support.behaviours import BATCH_SIZE, ERRORS, LEASE, RATE
+from tests.support.builders import LEAK_MARKER
 from tests.support.consumer_deployment import ConsumerDeployment, a_message, once
 from tests.support.effects import effects
 from tests.support.eventually import eventually
@@ -286,3 +288,51 @@ async def test_a_leased_handler_whose_process_dies_is_called_again_or_never(urls
 def key_of(message: WireMessage) -> str:
     key: str = message.headers[IDEMPOTENCY_KEY_HEADER]
     return key
+
+
+async def test_each_line_that_a_handler_causes_on_standard_error_is_a_line_of_the_log(
+    postgres_url, embedded_broker_url, tmp_path
+):
+    async with ConsumerDeployment((postgres_url, embedded_broker_url), tmp_path) as deployment:
+        consumer = await deployment.consumer()
+        await deployment.publish(a_message("test.tells", marker=LEAK_MARKER))
+        await deployment.applies(1)
+        assert await consumer.terminate() == 0
+
+        lines = [json.loads(line) for line in consumer.output.splitlines()]
+    told = [(line["component"], line["event"]) for line in lines]
+    assert ("myapp.handlers", "took an hour") in told
+    assert ("python", "python_warning") in told
+    assert ("stderr", "a printed line") in told
+    assert told.count(("python", "uncaught_error")) == 2
+    assert {line["error"] for line in lines if "error" in line} == {"KeyError"}
+    assert LEAK_MARKER not in deployment.logs()
+
+
+@pytest.mark.parametrize("payload", [{}, {"deallocates": True}])
+async def test_a_statement_older_than_the_schema_costs_no_attempt(
+    postgres_url, rabbitmq_url, tmp_path, payload
+):
+    """Another session adds a column; a handler deallocates the statements of its session once."""
+    async with ConsumerDeployment(
+        (postgres_url, rabbitmq_url), tmp_path, MQ_MAX_RETRIES="0"
+    ) as deployment:
+        consumer = await deployment.consumer()
+        before, after = (
+            [a_message("test.reads.all.columns") for _ in range(30)] for _ in range(2)
+        )
+        await deployment.publish_all(before)
+        await deployment.applies(len(before))
+        async with deployment.engine.begin() as connection:
+            await connection.execute(sa.text("ALTER TABLE effects ADD COLUMN more text"))
+        odd = [a_message("test.reads.all.columns", **payload)] if payload else []
+
+        await deployment.publish_all([*after, *odd])
+        await deployment.applies(len(before) + len(after))
+
+        await deployment.has_nothing_waiting()
+        dead = {row["message_id"] for row in await deployment.dead()}
+        assert dead <= {message.message_id for message in odd}
+        attempts = await deployment.attempts()
+        assert attempts - once(*odd) == once(*before, *after)
+        assert await consumer.terminate() == 0

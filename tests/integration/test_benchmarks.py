@@ -13,7 +13,7 @@ from tests.support.servers import PostgresServer, RabbitmqServer
 from tests.support.servers.fleet import BROKER_VARIABLE, DATABASE_VARIABLE, MANAGEMENT_VARIABLE
 
 # Small counts and one round: the tests check that it runs, not its figures.
-QUICK = ("--scale", "0.001", "--rounds", "1")
+QUICK = ("--scale", "0.001", "--rounds", "1", "--no-peers")
 OF_THE_RELAY = ("--only", "throughput", "--only", "latency")
 OF_THE_CONSUMER = ("--only", "consumer", "--only", "end_to_end", "--only", "dedup")
 
@@ -47,24 +47,28 @@ def written(directory: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]
 
 
 def test_the_benchmark_writes_its_results(run, tmp_path: Path):
-    assert re.search(r"\d of 6 goals met", run(*QUICK, *OF_THE_RELAY))
+    assert re.search(r"\d of [56] goals met", run(*QUICK, *OF_THE_RELAY))
 
     found, conditions = written(tmp_path)
-    assert all(result["value"] > 0 for result in found.values())
-    assert found["relay_vs_naive"]["goal"] == "≥ 20"
-    assert found["latency_p99_vs_floor"]["met"] in {True, False}
+    assert all(result["value"] is None or result["value"] >= 0 for result in found.values())
+    assert found["relay_vs_best_peer"]["value"] is None
+    assert found["relay_vs_gather"]["value"] > 0
+    assert found["latency_vs_handwritten, p99"]["met"] in {True, False}
     assert {"Postgres", "RabbitMQ", "cores", "commit"} <= conditions.keys()
     assert "| `relay_vs_gather` |" in (tmp_path / "results" / "latest.md").read_text()
 
 
 def test_the_consumer_its_path_and_its_dedup_store_are_measured(run, tmp_path: Path):
-    assert re.search(r"\d of 7 goals met", run(*QUICK, *OF_THE_CONSUMER))
+    assert re.search(r"\d of 8 goals met", run(*QUICK, *OF_THE_CONSUMER))
 
     found, _ = written(tmp_path)
-    # A purge may have no lock to wait for, and no deadlock.
-    assert all(result["value"] > 0 for name, result in found.items() if "_purge_" not in name)
+    # A purge may have no lock to wait for, and few messages take less time than is measured.
+    may_be_none = ("_purge_", "CPU")
+    for name, result in found.items():
+        least = 0 if any(each in name for each in may_be_none) else 1e-9
+        assert result["value"] >= least, name
     assert found["dedup_purge_deadlocks"]["value"] == 0
-    assert found["consumer_on_batch_vs_handwritten"]["goal"] == "≥ 12"
+    assert found["consumer_on_batch_vs_handwritten_batch"]["goal"] == "≥ 4"
     assert found["end_to_end_p50_vs_floor"]["met"] in {True, False}
     assert found["dedup_10m_vs_empty"]["met"] in {True, False}
 

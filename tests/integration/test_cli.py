@@ -3,7 +3,6 @@ The command lines: their output and their exit codes.
 """
 
 import asyncio
-import importlib
 import socket
 import sqlite3
 import sys
@@ -15,6 +14,7 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
+import outbox_relay
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from tests.support.commands import CommandLine
@@ -38,10 +38,14 @@ def migrated(sqlite_url, tmp_path) -> None:
 
 def test_commands_set_up_an_empty_directory_with_files_of_their_owner(run, tmp_path):
     before = run("relay", "check")
-    assert (before.code, before.err.strip()) == (
-        2,
-        "error: the tables are missing: run `relay migrate`",
-    )
+    assert before.code == 2
+    no_file = f"the tables are missing, because there is no file {tmp_path / 'outbox.db'}"
+    assert before.err.splitlines()[2:] == [
+        f"error: {no_file}: run `relay migrate`",
+        "error: exchange health_data_exchange does not exist",
+        "error: exchange health_data_dlx does not exist",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
     assert run("relay", "migrate").code == 0
     assert run("relay", "check").code == 2
@@ -56,12 +60,15 @@ def test_commands_set_up_an_empty_directory_with_files_of_their_owner(run, tmp_p
     assert files == {"outbox.db": 0o600, "broker.db": 0o600}
 
 
+NOT_DECLARED = {"MQ_DECLARE_TOPOLOGY": "false"}
+
+
 @pytest.mark.parametrize(
     ("verb", "setting", "argument"),
     [
         ("check", {"MQ_MESSAGE_TTL_SECONDS": "3600"}, "x-message-ttl"),
-        ("run", {"MQ_DELIVERY_LIMIT": "7"}, "x-delivery-limit"),
-        ("run", {"MQ_DELIVERY_LIMIT": "7", "MQ_DECLARE_TOPOLOGY": "false"}, "x-delivery-limit"),
+        ("run", {"MQ_DELIVERY_METHOD": "callback"}, "x-delivery-limit"),
+        ("run", {"MQ_MESSAGE_TTL_SECONDS": "3600", **NOT_DECLARED}, "x-message-ttl"),
     ],
 )
 @pytest.mark.usefixtures("migrated")
@@ -92,7 +99,7 @@ def test_a_check_finds_settings_that_contradict_each_other(run):
     done = run("consumer", "check", TARGET, MQ_DEDUPLICATION_RETENTION_HOURS="24")
 
     assert done.code == 2
-    [line] = done.err.splitlines()
+    line = next(line for line in done.err.splitlines() if line.startswith("error: "))
     assert line.startswith("error: MQ_DEDUPLICATION_RETENTION_HOURS: must be at least ")
 
 
@@ -141,9 +148,9 @@ def test_a_relay_without_a_secret_for_ordering_keys_does_not_start(run, tmp_path
 def test_an_unknown_revision_is_a_line_and_status_2(run):
     done = run("relay", "migrate", "9999")
 
-    assert (done.code, done.err.splitlines()) == (
+    assert (done.code, done.err.splitlines()[-1]) == (
         2,
-        ["error: REVISION: there is no such revision"],
+        "error: REVISION: there is no such revision",
     )
 
 
@@ -201,7 +208,7 @@ def test_a_database_that_refuses_the_password_is_a_line_and_status_2(run, postgr
         done = run(*verb, MQ_DATABASE_URL=url, MQ_METRICS_PORT="0")
 
         assert done.code == 2
-        assert "the server refuses user, password or database (28P01)" in done.err
+        assert "the server refuses the password, or the user does not exist (28P01)" in done.err
         assert SECRET not in done.err
 
 
@@ -252,13 +259,15 @@ def test_a_right_that_a_command_lacks_is_a_line_and_status_2(run, without_rights
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_broker_that_is_unreachable_or_refuses_the_password_is_status_3(run, rabbitmq_url):
+def test_a_broker_that_refuses_the_password_is_status_2_and_an_unreachable_one_3(
+    run, rabbitmq_url
+):
     url = URL(rabbitmq_url).with_password(SECRET)
 
-    for broker in (url, url.with_port(free_ports(1)[0])):
+    for broker, code in ((url, 2), (url.with_port(free_ports(1)[0]), 3)):
         done = run("relay", "run", MQ_BROKER_URL=str(broker))
 
-        assert done.code == 3
+        assert done.code == code
         assert SECRET not in done.out + done.err
 
 
@@ -269,6 +278,8 @@ def test_a_broker_that_is_unreachable_or_refuses_the_password_is_status_3(run, r
         ("no.such.module:etl", "there is no module no"),
         ("outbox:metadata", "outbox:metadata is not a Consumer"),
         ("outbox:nothing", "outbox:nothing is not a Consumer"),
+        ("../etl:etl", "the module must be words joined by dots"),
+        (":etl", "the module must be words joined by dots"),
     ],
 )
 def test_a_consumer_that_cannot_be_loaded_is_a_line_and_status_2(run, target, problem):
@@ -277,6 +288,15 @@ def test_a_consumer_that_cannot_be_loaded_is_a_line_and_status_2(run, target, pr
     assert done.code == 2
     assert problem in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_module_that_ends_the_process_is_no_consumer_that_works(run, tmp_path):
+    (tmp_path / "ending.py").write_text("raise SystemExit(0)")
+
+    done = run("consumer", "check", "ending:etl")
+
+    assert done.code == 2
+    assert "error: MODULE:NAME: ending ends the process when it is imported" in done.err
 
 
 @pytest.mark.usefixtures("migrated")
@@ -300,7 +320,6 @@ def test_help_names_the_verbs_and_the_exit_codes(run, name):
 @pytest.mark.parametrize("name", ["relay", "consumer"])
 def test_the_console_script_is_installed_and_runs_the_command(name):
     (script,) = metadata.entry_points(group="console_scripts", name=name)
-    module = importlib.import_module(f"{name}.cli")
 
     assert Path(sys.executable).with_name(name).exists()
-    assert script.load() is module.main
+    assert script.load() is getattr(outbox_relay, name)

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage.tables import processed_messages
+from outbox.cli.output import PIPE_CLOSED
 from outbox.database.engine import create_engine
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.source import reading
@@ -38,7 +41,7 @@ from tests.support.dead_letters import (
 )
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.processes import REPOSITORY, ChildProcess
+from tests.support.processes import REPOSITORY, ChildProcess, PreparedProcess
 from tests.support.servers.ports import free_ports
 
 TARGET = "tests.support.effects:consumer"
@@ -276,9 +279,47 @@ async def test_an_export_to_a_closed_pipe_ends_without_a_traceback(shell, engine
     finally:
         os.close(writer)
 
-    assert code == 1
-    assert "Traceback" not in problem
-    assert "FILE: cannot be written" in problem
+    assert (code, problem) == (PIPE_CLOSED, "")
+
+
+OUTPUTS = [
+    ("relay", "status"),
+    ("relay", "status", "--json"),
+    ("relay", "check"),
+    ("relay", "topology"),
+    ("relay", "migrate"),
+    ("relay", "dead", "list"),
+    ("relay", "--help"),
+    ("consumer", "status", TARGET),
+    ("consumer", "purge", TARGET),
+    ("consumer", "dead", "list", TARGET),
+    ("consumer", "dead", "show", TARGET, "1", "--body", *BECAUSE),
+    ("consumer", "dead", "export", TARGET, "-"),
+    ("consumer", "dead", "drop", TARGET, "--all", *BECAUSE),
+    ("outbox_demo", "--help"),
+]
+
+
+async def test_output_that_cannot_be_written_is_a_line(shell, engine):
+    await write_dead_letters(engine, 1)
+    await shell.run("relay", "topology")
+    await shell.run("consumer", "topology", TARGET)
+
+    line = "error: standard output: cannot be written: No space left on device\n"
+    for command in OUTPUTS:
+        ended = await asyncio.to_thread(shell, *command, device=Path("/dev/full"))
+        assert ended.code == 1, command
+        assert ended.err.endswith(line), command
+        assert "Traceback" not in ended.err
+
+
+async def test_output_to_a_closed_pipe_ends_a_command_like_the_signal_of_the_pipe(shell):
+    reader, closed = os.pipe()
+    os.close(reader)
+    try:
+        assert await shell.writing_to(closed, "relay", "status") == (PIPE_CLOSED, "")
+    finally:
+        os.close(closed)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +362,165 @@ async def test_the_key_is_neither_printed_nor_stored(shell, engine):
     code, *said = await shell.consumer("drop", "--key", key, "--limit", "5", *BECAUSE)
 
     assert (code, said[0].strip()) == (0, "dropped 1 of 1")
-    (row,) = await audit_rows(engine)
-    assert row["selection"] == {"key": True, "limit": 5}
-    assert LEAK_MARKER not in "".join(said) + str(row)
+    search, row = await audit_rows(engine)
+    assert search["action"] == "find_by_key"
+    assert search["selection"] == row["selection"] == {"key": True, "limit": 5}
+    assert LEAK_MARKER not in "".join(said) + str(search) + str(row)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list",),
+        ("export", "-"),
+        ("export", "-", "--bodies"),
+        ("replay", "--dry-run"),
+        ("drop", "--dry-run"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("exists", [True, False])
+async def test_whether_a_person_has_dead_letters_is_told_for_a_reason_that_is_stored(
+    shell, engine, command, exists
+):
+    key = f"user-{LEAK_MARKER}"
+    await write_dead_letter(engine, a_dead_letter(idempotency_key=key if exists else "other"))
+
+    refused = await shell.consumer(*command, "--key", key)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("error: --because: is needed ")
+    assert await audited(engine) == []
+
+    told = await shell.consumer(*command, "--key", key, *BECAUSE)
+    assert told.code == 0
+    assert (await audited(engine))[0] == ("find_by_key", int(exists))
+    assert (await audit_rows(engine))[0]["because"] == BECAUSE[1]
+    assert len(await remaining(engine)) == 1
+
+
+WHOLE = {
+    "type": "health.data.uploaded.by.a.device.with.a.name.of.more.than.eighty.characters.in.all",
+    "reason": "retries_exhausted",
+    "message_id": "01a22620-30f5-736c-bcca-3ae3fe8d3e2f",
+}
+
+
+def read_all(terminal: int) -> str:
+    """All that was written to the other end of *terminal*, which is closed."""
+    parts = []
+    with suppress(OSError):
+        while part := os.read(terminal, 65_536):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+async def test_ids_and_codes_are_whole_in_a_pipe_and_on_a_narrow_terminal(shell, engine):
+    (id_,) = await write_dead_letter(engine, a_dead_letter(**WHOLE))
+    primary, secondary = pty.openpty()
+    termios.tcsetwinsize(secondary, (24, 40))
+
+    piped = [
+        await shell.consumer(*command)
+        for command in (("list",), ("show", str(id_)), ("drop", "--all", "--dry-run"))
+    ]
+    code, _ = await shell.writing_to(secondary, *CONSUMER, "list", TARGET)
+    os.close(secondary)
+    on_terminal = read_all(primary)
+    os.close(primary)
+
+    assert [code, *(command.code for command in piped)] == [0] * 4
+    for out in (on_terminal, *(command.out for command in piped)):
+        assert WHOLE["type"] in out
+        assert WHOLE["reason"] in out
+        assert "…" not in out
+    for out in (on_terminal, piped[0].out, piped[1].out):
+        assert WHOLE["message_id"] in out
+
+
+async def test_a_text_that_is_longer_than_any_type_or_id_is_shortened_in_lists_alone(
+    shell, engine
+):
+    long = {"type": "t" * 10_000, "reason": "r" * 10_000, "message_id": "m\n" * 5_000}
+    await write_dead_letter(
+        engine, a_dead_letter(**long), a_dead_letter_of_the_relay(**long), a_dead_letter(**WHOLE)
+    )
+
+    for command in (
+        ("consumer", "dead", "list", TARGET),
+        ("consumer", "dead", "drop", TARGET, "--all", "--dry-run"),
+        ("consumer", "status", TARGET),
+        ("relay", "dead", "list"),
+        ("relay", "status"),
+    ):
+        ended = await shell.run(*command)
+        assert ended.code == 0, ended.err
+        assert max(map(len, ended.out.splitlines())) < 1_000
+        assert "r" * 254 + "…" in ended.out
+        assert "m\n" not in ended.out.removesuffix("\n")
+    for dead in (("consumer", "dead", "export", TARGET, "-"), ("relay", "dead", "export", "-")):
+        ended = await shell.run(*dead)
+        assert long.items() <= json.loads(ended.out.splitlines()[0]).items()
+    ended = await shell.consumer("show", "1")
+    assert long["type"] in ended.out
+
+
+ODD_TEXTS = ["CAST(x'ff41' AS TEXT)", "x'ff41'", "'a' || char(0) || 'b'", "''"]
+TEXT_COLUMNS = (
+    *("queue", "reason", "ordering_key", "message_id", "type", "exchange", "routing_key"),
+    *("idempotency_key", "correlation_id", "priority", "content_type", "content_encoding"),
+)
+OF_ANY_TYPE = [
+    *((column, value) for column in TEXT_COLUMNS for value in ODD_TEXTS),
+    *(("attempts", value) for value in ("'x'", "1.5", "x'31'", "-5", "9223372036854775807")),
+    *(("headers", value) for value in ("7", "x'ff'", "'{'", "'[]'", "'null'", "1.5")),
+    *(("body", value) for value in ("'text'", "7", "1.5", "''", "CAST(x'ff41' AS TEXT)")),
+    *((time, value) for time in ("occurred_at", "first_at", "last_at") for value in ("'x'", "7")),
+    *((time, "x'32'") for time in ("occurred_at", "first_at", "last_at")),
+]
+
+
+async def test_dead_letters_of_sqlite_of_any_type_hide_and_stop_no_others(shell, engine):
+    await shell.run("consumer", "topology", TARGET)
+    for make in (a_dead_letter, a_dead_letter_of_the_relay):
+        await write_dead_letter(engine, *(make() for _ in (*OF_ANY_TYPE, "a good one")))
+    async with engine.begin() as connection:
+        for number, (column, value) in enumerate(OF_ANY_TYPE, 1):
+            for id_ in (number, len(OF_ANY_TYPE) + 1 + number):
+                await connection.exec_driver_sql(
+                    f"UPDATE dead_letters SET {column} = {value} WHERE id = {id_}"
+                )
+        await connection.exec_driver_sql(
+            "INSERT INTO processed_messages (consumer, idempotency_key, message_id, type, status)"
+            " VALUES ('effects', x'ff', 'x', x'ff41', 'completed')"
+        )
+
+    for command in (
+        ("consumer", "dead", "list", TARGET),
+        ("consumer", "dead", "export", TARGET, "-", "--bodies", *BECAUSE),
+        ("consumer", "dead", "drop", TARGET, "--all", "--dry-run"),
+        ("consumer", "status", TARGET),
+        ("consumer", "status", TARGET, "--json"),
+        ("consumer", "dead", "replay", TARGET, "--all", "--completed", *BECAUSE),
+        ("relay", "dead", "list"),
+        ("relay", "dead", "export", "-", "--bodies", *BECAUSE),
+        ("relay", "status"),
+        ("relay", "status", "--json"),
+        ("relay", "dead", "replay", "--all", *BECAUSE),
+    ):
+        ended = await shell.run(*command)
+        assert "Traceback" not in ended.err, command
+        assert "error" not in ended.err, command
+        assert ended.code == ("replay" in command), command
+    left = {letter["id"] for letter in await remaining(engine)}
+
+    size = len(OF_ANY_TYPE) + 1
+    assert not {size, 2 * size} & left  # the good ones
+    columns = dict(enumerate((column for column, _ in OF_ANY_TYPE), 1))
+    of_consumer = {columns[id_] for id_ in left if id_ < size}
+    of_relay = {columns[id_ - size] for id_ in left if id_ > size}
+    unused = {"reason", "attempts", "first_at", "last_at"}
+    assert not of_consumer & {*unused, "ordering_key", "idempotency_key"}
+    assert not of_relay & {*unused, "queue"}
 
 
 @pytest.mark.parametrize("verb", ["list", "export", "replay"])
@@ -381,7 +578,7 @@ async def started_replay(shell: Shell, engine: AsyncEngine, tmp_path: Path) -> C
     """A replay of many dead letters that has sent some of them."""
     assert (await shell.run("consumer", "topology", TARGET))[0] == 0
     await write_dead_letters(engine, MANY)
-    child = ChildProcess(
+    child = PreparedProcess(
         [sys.executable, "-m", *CONSUMER, "replay", TARGET, "--all", *BECAUSE],
         log=tmp_path / "replay.log",
         env={"PYTHONPATH": str(REPOSITORY)},
@@ -423,7 +620,7 @@ async def test_an_interrupted_replay_finishes_its_batch_and_says_how_many_it_sen
 async def test_a_command_that_only_reads_ends_at_the_first_signal(shell, engine, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
-        child = ChildProcess(
+        child = PreparedProcess(
             [sys.executable, "-m", *RELAY, "list"],
             log=tmp_path / "list.log",
             env={"PYTHONPATH": str(REPOSITORY), "MQ_DATABASE_URL": url},
@@ -431,7 +628,7 @@ async def test_a_command_that_only_reads_ends_at_the_first_signal(shell, engine,
         )
         async with child:
             with (await asyncio.to_thread(silent.accept))[0]:
-                code = await child.terminate(by=signal.SIGINT, within=5)
+                code = await child.terminate(by=signal.SIGINT, within=20)
 
     assert (code, child.output) == (1, "")
 
@@ -497,7 +694,7 @@ async def test_a_role_needs_no_more_rights_than_the_documentation_grants(
 
     assert (refused, problem.strip()) == (
         2,
-        "error: the database user lacks a privilege: see Dead letters in docs/how-to/run.md",
+        "error: the database user lacks a privilege: see Rights on Postgres in docs/how-to/run.md",
     )
     assert [code for code, *_ in allowed] == [0, 0, 0]
 

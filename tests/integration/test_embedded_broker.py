@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import sys
 import textwrap
+import threading
 import time
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import replace
@@ -349,7 +350,7 @@ async def test_a_missing_directory_makes_the_broker_unavailable(tmp_path):
     broker = SqliteTransport(tmp_path / "nowhere" / "broker.db")
 
     async with broker.publisher() as publisher:
-        with pytest.raises(BrokerUnavailable):
+        with pytest.raises(BrokerUnavailable, match="MQ_BROKER_URL: the folder"):
             await publisher.ready()
         assert await publisher.publish([a_message()], within=SOON) == [Outcome.UNKNOWN]
 
@@ -385,10 +386,16 @@ async def test_operations_that_wait_at_the_same_time_share_a_transaction(path):
         return 0
 
     connection = SqliteConnection(path, prepare=sqlite_schema.prepare, clock=clock)
-    answers = await asyncio.gather(
+    all_wait = threading.Event()
+    first = asyncio.create_task(connection.write(lambda _db, _now: all_wait.wait(10)))
+    await eventually(lambda: transactions)
+    others = asyncio.gather(
         *(connection.write(lambda _db, _now, number=number: number) for number in range(20))
     )
-    await connection.close()
+    # After the first steps of the others, which are due before it.
+    asyncio.get_running_loop().call_soon(all_wait.set)
 
-    assert answers == list(range(20))
+    assert await first
+    assert await others == list(range(20))
+    await connection.close()
     assert len(transactions) == 2

@@ -4,6 +4,7 @@ Lost connections to Postgres of which the driver has read the server's last mess
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import outbox
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from outbox.database.engine import create_engine
 from outbox.database.errors import driver_errors_translated, is_unavailable
 from outbox.errors import DatabaseUnavailable
+from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_notify import PostgresWakeup
+from relay.verdict import Delete
+from tests.support.builders import an_event
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -116,3 +121,23 @@ async def test_a_wake_signal_whose_server_has_ended_the_session_is_unavailable(e
         await wakeup._listening()
 
     await wakeup.close()
+
+
+async def test_a_session_that_ends_while_its_batch_is_published_is_an_unavailable_database(
+    engine, server
+):
+    """The statement that keeps the session alive fails first, and the settlement after it."""
+    errors: list[sa.engine.ExceptionContext] = []
+    sa.event.listen(engine.sync_engine, "handle_error", errors.append)
+    store = PostgresStore(engine, publish_timeout=timedelta(seconds=0.5))
+    async with server.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
+    async with store.claim(limit=1, size=1_000) as claim:
+        await end_backends(server)
+        await eventually(lambda: errors)
+
+        with pytest.raises(DatabaseUnavailable):
+            await claim.settle([Delete(row) for row in claim.rows])
+
+    async with store.claim(limit=1, size=1_000) as claim:
+        assert len(claim.rows) == 1

@@ -17,7 +17,7 @@ from tests.support.eventually import eventually
 
 @pytest.fixture
 async def deployment(urls, tmp_path):
-    async with Deployment(*urls, tmp_path) as deployment:
+    async with Deployment(*urls, tmp_path, MQ_UNSUPPORTED_WAIT_SECONDS="0") as deployment:
         yield deployment
 
 

@@ -144,7 +144,7 @@ async def test_a_row_inserted_with_sql_arrives_and_another_language_can_read_it(
     async with Deployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
         async with deployment.engine.begin() as connection:
             event_id = await connection.scalar(
-                sa.text("""select outbox_add('health.data.uploaded', '{"bucket": "b"}')""")
+                sa.text("""select outbox_add('health.file.stored', '{"bucket": "b"}')""")
             )
         await deployment.relay()
         await eventually(deployment.is_drained)
@@ -153,7 +153,7 @@ async def test_a_row_inserted_with_sql_arrives_and_another_language_can_read_it(
     assert message.body == b'{"bucket": "b"}'
     assert message.content_type == "application/json"
     assert message.delivery_mode == 2
-    assert (message.message_id, message.type) == (str(event_id), "health.data.uploaded")
+    assert (message.message_id, message.type) == (str(event_id), "health.file.stored")
     assert message.headers["x-outbox-idempotency-key"] == str(event_id)
     assert message.user_id is None
 
@@ -178,6 +178,25 @@ async def test_a_delayed_event_is_published_no_earlier_than_asked(
             )
 
     assert [m.type for m in await messages_in(rabbitmq_url)] == ["test.now", "test.later"]
+
+
+async def test_a_second_relay_of_a_sqlite_file_stands_by_ready_and_says_when_it_takes_over(
+    sqlite_url, embedded_broker_url, tmp_path
+):
+    async with Deployment(sqlite_url, embedded_broker_url, tmp_path) as deployment:
+        first, second = await deployment.relay(), await deployment.relay()
+        await eventually(lambda: "relay_stands_by" in first.output + second.output)
+        if "relay_stands_by" in first.output:
+            first, second = second, first
+        line = json.loads(await second.wait_for_line("relay_stands_by"))
+        port = json.loads(await second.wait_for_line("probes_listening"))["port"]
+        await eventually(lambda: get(port, "/readyz"))
+        assert await first.terminate() == 0
+        await second.wait_for_line("relay_took_over")
+
+    assert line["reason"] == "another relay holds the lock of the SQLite file"
+    assert "relay_stands_by" not in first.output
+    assert second.output.count("relay_stands_by") == 1
 
 
 async def test_relays_run_side_by_side_on_one_host_and_answer_probes(

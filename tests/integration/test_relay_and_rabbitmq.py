@@ -4,7 +4,7 @@ The relay process when the broker or its queues and exchanges change.
 
 import asyncio
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import aio_pika
 
@@ -69,6 +69,29 @@ async def test_an_event_that_a_full_queue_refuses_waits_until_the_queue_has_room
     order = list(dict.fromkeys(json.loads(message.body) for message in received))
     assert order == list(range(20))
     assert len(await messages_in(rabbitmq_url)) == 20
+
+
+async def test_a_queue_beside_one_that_refuses_gets_few_copies(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    """The delays are a tenth of the usual ones: 6 s here are a minute there."""
+    await a_queue(rabbitmq_url, "small.#")
+    await a_small_queue(rabbitmq_url)
+    settings = {"MQ_PUBLISH_RETRY_FIRST_SECONDS": "0.1", "MQ_PUBLISH_RETRY_MAX_SECONDS": "30"}
+    async with Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment:
+        await deployment.relay()
+
+        async def tried_three_times() -> int:
+            rows = await deployment.rows(table)
+            if not rows:
+                await commit(deployment, an_event(type="small.n"))
+            return sum(row["attempts"] for row in rows if row["attempts"] >= 3)
+
+        tries = await eventually(tried_three_times, within=20)
+        (row,) = await deployment.rows(table)
+
+    copies = Counter(message.message_id for message in await messages_in(rabbitmq_url))
+    assert 3 <= copies[str(row["event_id"])] <= tries + 1 <= 5
 
 
 async def test_a_queue_and_an_exchange_may_be_deleted_and_declared_again_while_a_relay_runs(

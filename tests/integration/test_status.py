@@ -17,11 +17,14 @@ from consumer.storage.durations import record_durations
 from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
 from outbox.tables import now_plus
-from outbox.wire import codec
+from outbox.transports.base import Outcome
+from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
-from tests.support.builders import LEAK_MARKER, an_event
+from tests.support.builders import LEAK_MARKER, an_event, on_the_wire
 from tests.support.commands import CommandLine
+from tests.support.consumer_deployment import broker
 from tests.support.dead_letters import a_dead_letter, a_dead_letter_of_the_relay, write_dead_letter
+from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
 
 TARGET = "tests.support.effects:consumer"
@@ -32,7 +35,7 @@ HOUR = timedelta(hours=1)
 def run(tmp_path, database_url):
     """Run a command on the test's database and a broker's file; return what it printed."""
 
-    command_line = CommandLine(tmp_path, COLUMNS="120", MQ_DATABASE_URL=database_url)
+    command_line = CommandLine(tmp_path, COLUMNS="20", MQ_DATABASE_URL=database_url)
 
     def run(*command: str) -> str:
         ended = command_line(*command)
@@ -46,8 +49,12 @@ def run(tmp_path, database_url):
 async def complete(
     engine: AsyncEngine, event_type: str, *, took: float, hours_ago: float = 0
 ) -> Envelope:
-    row = {**codec.to_row(an_event(type=event_type)), "exchange": None, "content_encoding": None}
-    envelope, dedup = codec.from_row(row), Dedup("effects")
+    row = {
+        **row_codec.to_row(an_event(type=event_type)),
+        "exchange": None,
+        "content_encoding": None,
+    }
+    envelope, dedup = row_codec.from_row(row), Dedup("effects")
     async with async_sessionmaker(engine).begin() as session:
         key = envelope.idempotency_key
         await dedup.record_completed(session, {key: (envelope, 1)})
@@ -117,7 +124,8 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     queue = "health_data_processing.effects"
     names = [queue, *(f"{queue}.retry.{delay}" for delay in ("30s", "300s", "900s"))]
     assert status["queues"] == [
-        {"queue": name, "messages": 0, "consumers": 0} for name in (*names, f"{queue}.dead")
+        {"queue": name, "messages": 0, "consumers": 0, "held": 0}
+        for name in (*names, f"{queue}.dead")
     ]
     malformed, no_handler = status["dead_letters"]
     assert (malformed["reason"], malformed["letters"]) == ("malformed", 1)
@@ -158,3 +166,57 @@ async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     assert 0 <= pile["oldest_seconds"] < 60
     assert status["outbox"]["rows"] == 0
     assert status["outbox"]["oldest_ready_age_seconds"] == 0
+
+
+@pytest.mark.parametrize("broker_fixture", ["embedded_broker_url", "rabbitmq_url"])
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_messages_wait_visibly_in_the_retry_queue_of_a_former_delay(
+    request, tmp_path, sqlite_url, broker_fixture, is_asked
+):
+    """Without the management API those of the default delays are found."""
+    url = request.getfixturevalue(broker_fixture)
+    asked = {}
+    if is_asked and broker_fixture == "rabbitmq_url":
+        server = request.getfixturevalue("rabbitmq_server")
+        asked = {"MQ_MANAGEMENT_URL": server.management_url}
+    run = CommandLine(tmp_path, MQ_DATABASE_URL=sqlite_url, MQ_BROKER_URL=url, **asked)
+    assert run("consumer", "topology", TARGET, MQ_RETRY_DELAYS="300").code == 0
+    assert run("consumer", "topology", TARGET, MQ_RETRY_DELAYS="60").code == 0
+
+    ended = run("consumer", "status", TARGET, "--json", MQ_RETRY_DELAYS="60")
+
+    queue = "health_data_processing.effects"
+    names = [state["queue"] for state in json.loads(ended.out)["queues"]]
+    assert names == [queue, f"{queue}.retry.60s", f"{queue}.dead", f"{queue}.retry.300s"]
+
+
+async def test_the_status_shows_what_is_held_while_the_dead_queue_is_missing(
+    tmp_path, sqlite_url, rabbitmq_server, rabbitmq_vhost
+):
+    url, queue = rabbitmq_server.url(rabbitmq_vhost), "health_data_processing.effects"
+    run = CommandLine(
+        tmp_path,
+        MQ_DATABASE_URL=sqlite_url,
+        MQ_BROKER_URL=url,
+        MQ_MANAGEMENT_URL=rabbitmq_server.management_url,
+        MQ_MESSAGE_TTL_SECONDS="0.1",
+        MQ_RETRY_DELAYS="0.05",
+    )
+    assert (await run.run("consumer", "topology", TARGET)).code == 0
+    await rabbitmq_server.http.request("DELETE", "queues", rabbitmq_vhost, f"{queue}.dead")
+    message = on_the_wire(an_event(), exchange="health_data_exchange")
+    async with broker(url).publisher() as publisher:
+        assert await publisher.publish([message], within=timedelta(seconds=5)) == [Outcome.ACKED]
+
+    async def is_held() -> bool:
+        ended = await run.run("consumer", "status", TARGET, "--json")
+        states = {each["queue"]: each for each in json.loads(ended.out)["queues"]}
+        assert states[f"{queue}.dead"]["messages"] is None
+        return bool(states[queue]["held"] == 1)
+
+    await eventually(is_held, within=20)
+    shown = await run.run("consumer", "status", TARGET)
+    assert "held, since no other queue takes them" in shown.out
+    checked = await run.run("consumer", "check", TARGET)
+    assert checked.code == 2
+    assert f"queue {queue}.dead does not exist" in checked.err

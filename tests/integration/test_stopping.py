@@ -24,5 +24,10 @@ async def test_a_consumer_that_stops_does_not_wait_for_a_check_of_a_silent_broke
         _env_file=None, database_url=sqlite_url, broker_url=embedded_broker_url, metrics_port=0
     )
 
+    consumer = Consumer("etl", bindings=["#"])
+
+    @consumer.on("test.tick")
+    async def handle(_message: object, _session: object) -> None: ...
+
     async with asyncio.timeout(20):
-        await serve(Consumer("etl", bindings=["#"]), settings, stop)
+        await serve(consumer, settings, stop)

@@ -21,9 +21,10 @@ from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from outbox.wire.codec import WireMessage
+from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import PollInterval
-from relay.relay import Limits, Relay
+from relay.relay import Relay
 from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_notify import PostgresWakeup
 from relay.telemetry import Telemetry
@@ -74,7 +75,12 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def at_work(
-    engine: AsyncEngine, broker: SlowBroker, *, rows: int = 500, size: int = 1_000_000
+    engine: AsyncEngine,
+    broker: SlowBroker,
+    *,
+    rows: int = 500,
+    size: int = 1_000_000,
+    longest: timedelta = LONGEST,
 ) -> AsyncIterator[PostgresWakeup]:
     """Run a relay until the block ends; it is idle when the block begins."""
     wake_signal, stop = WakeSignal(), asyncio.Event()
@@ -86,9 +92,9 @@ async def at_work(
         wake_signal=wake_signal,
         exchange="x",
         key_hasher=OrderingKeyHasher(b"secret"),
-        limits=Limits(rows=rows, bytes=size, publish_timeout=timedelta(seconds=10)),
+        batch_size=BatchSize(rows, size, timeout=timedelta(seconds=10)),
         policy=Exponential(),
-        poll_interval=PollInterval(timedelta(milliseconds=20), LONGEST),
+        poll_interval=PollInterval(min(timedelta(milliseconds=20), longest), longest),
         reconnect=Exponential(first=timedelta(milliseconds=50), cap=timedelta(seconds=1)),
         telemetry=Telemetry(CollectorRegistry(), exchange="x"),
         health=Health("servers"),
@@ -148,6 +154,19 @@ async def test_a_burst_that_ends_listening_leaves_no_loop_asleep(engine):
         await add(engine, an_event())
         await sends(broker, 101)
         await eventually(lambda: wakeup.armed)
+
+
+async def test_events_of_transactions_that_commit_late_follow_among_others(engine):
+    """Their ids are below those of events that were claimed before."""
+    broker, rounds = SlowBroker(), 10
+    async with at_work(engine, broker):
+        for number in range(1, rounds + 1):
+            async with engine.connect() as late:
+                await late.execute(outbox.insert(an_event(type="late")))
+                await add(engine, an_event(type="before"))
+                await sends(broker, 3 * number - 2)
+                await asyncio.gather(late.commit(), add(engine, an_event(type="beside")))
+            await sends(broker, 3 * number)
 
 
 async def test_waves_that_were_skipped_follow(engine):

@@ -48,7 +48,7 @@ class Pair:
         address = make_url(url)
         hosts = [f"127.0.0.1:{make_url(s.admin_url).port}" for s in (self.primary, self.standby)]
         query = {"host": hosts, "target_session_attrs": "read-write"}
-        found = address.set(host=None, port=None, query=query)
+        found = address._replace(host=None, port=None).set(query=query)
         return found.render_as_string(hide_password=False)
 
     def close(self) -> None:

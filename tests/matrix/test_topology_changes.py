@@ -17,6 +17,8 @@ pytestmark = pytest.mark.fault
 EXCHANGE = "health_data_exchange"
 PATTERN = "test.#"
 TTL = {"MQ_MESSAGE_TTL_SECONDS": "2"}
+PASSIVE = {"MQ_DECLARE_TOPOLOGY": "false"}
+"""Otherwise a running consumer declares again what is missing, within 15 seconds."""
 
 
 async def remove(url: str, gone: str) -> None:
@@ -63,7 +65,8 @@ async def test_unroutable_events_wait_in_the_outbox_until_the_route_is_back(
     postgres_url, rabbitmq_url, tmp_path, gone
 ):
     """F10: exchange or binding removed."""
-    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **PASSIVE) as deployment:
+        await restore(deployment)
         await deployment.start_processes()
         async with deployment.survives(f"{gone} removed", progress_seconds=20):
             await remove(rabbitmq_url, gone)
@@ -98,7 +101,8 @@ async def test_a_message_whose_retry_queue_is_missing_stays_in_the_work_queue(
     postgres_url, rabbitmq_url, rabbitmq_vhost, rabbitmq_server, tmp_path
 ):
     """F13: retry queue missing. Its messages would be lost, so it is empty."""
-    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path) as deployment:
+    async with CheckedDeployment(postgres_url, rabbitmq_url, tmp_path, **PASSIVE) as deployment:
+        await restore(deployment)
         _, consumer = await deployment.start_processes()
         with deployment.record_fault("retry queue removed"):
             await remove(rabbitmq_url, f"{QUEUE}.retry.200ms")

@@ -7,15 +7,17 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 import outbox
 from consumer.storage.tables import processed_messages
 from outbox.database import migrate
 from outbox.database.engine import create_engine
-from outbox.errors import SchemaMismatch
+from outbox.errors import DatabaseUnavailable, SchemaMismatch
 from outbox.tables import audit_log, ordering_secret
 from tests.support.builders import an_upload
+from tests.support.pages import REPOSITORY
 
 assert processed_messages.metadata is outbox.metadata
 
@@ -45,8 +47,10 @@ async def test_the_schema_goes_up_down_and_up_again(empty_url):
         "dead_letters",
         "processed_messages",
         "parked_messages",
+        "begun_deliveries",
         "audit_log",
         "ordering_secret",
+        "outbox_targets",
         "outbox_relay_version",
     }
 
@@ -77,15 +81,50 @@ async def test_a_migrated_database_is_accepted(engine):
     await migrate.verify(engine)
 
 
-@pytest.mark.parametrize("misdeed", ["UPDATE audit_log SET actor = 'me'", "DELETE FROM audit_log"])
-async def test_the_audit_log_is_append_only(engine, misdeed):
-    entry = {"run": uuid4(), "actor": "a", "action": "drop", "source": "etl", "because": "b"}
-    async with engine.begin() as connection:
-        await connection.execute(sa.insert(audit_log).values(messages=1, **entry))
+ENTRY = {"run": "1" * 32, "actor": "me", "action": "drop", "source": "etl", "because": "b"}
+COLUMNS = f"{', '.join(ENTRY)}, messages"
+VALUES = f"{', '.join(map(repr, ENTRY.values()))}, 1"
+INSERT_AGAIN = f"INSERT INTO audit_log (id, {COLUMNS}) VALUES (1, {VALUES}) ON CONFLICT (id) DO"
+OF_BOTH = [
+    "UPDATE audit_log SET actor = 'me'",
+    "DELETE FROM audit_log",
+    f"{INSERT_AGAIN} UPDATE SET actor = 'me'",
+]
+OF_SQLITE = [
+    f"INSERT OR REPLACE INTO audit_log (id, {COLUMNS}) VALUES (1, {VALUES})",
+    f"REPLACE INTO audit_log (id, {COLUMNS}) VALUES (1, {VALUES})",
+    f"INSERT OR REPLACE INTO audit_log (id, {COLUMNS}) VALUES (-1, {VALUES})",
+    f"INSERT OR REPLACE INTO audit_log (id, {COLUMNS}) VALUES (0, {VALUES})",
+    "UPDATE OR REPLACE audit_log SET id = 1 WHERE id = 2",
+    "UPDATE OR IGNORE audit_log SET actor = 'me'",
+]
+OF_POSTGRES = [
+    "TRUNCATE audit_log",
+    "TRUNCATE audit_log RESTART IDENTITY CASCADE",
+    "SET LOCAL session_replication_role = replica; DELETE FROM audit_log",
+    "SET LOCAL session_replication_role = replica; UPDATE audit_log SET actor = 'me'",
+    "WITH gone AS (DELETE FROM audit_log RETURNING id) SELECT count(*) FROM gone",
+]
 
-    with pytest.raises(sa.exc.DBAPIError, match="only added"):
-        async with engine.begin() as connection:
-            await connection.execute(sa.text(misdeed))
+
+async def test_the_audit_log_is_append_only(engine):
+    is_sqlite = engine.dialect.name == "sqlite"
+    async with engine.begin() as connection:
+        for _ in range(2):
+            entry = {**ENTRY, "run": UUID(ENTRY["run"]), "actor": "you", "messages": 1}
+            await connection.execute(sa.insert(audit_log).values(entry))
+
+    for misdeed in OF_BOTH + (OF_SQLITE if is_sqlite else OF_POSTGRES):
+        first, _, second = misdeed.rpartition("; ")
+        async with engine.connect() as connection:
+            if first:
+                await connection.exec_driver_sql(first)
+            with pytest.raises(sa.exc.DBAPIError, match=r"only added|are positive"):
+                await connection.exec_driver_sql(second)
+
+    async with engine.connect() as connection:
+        rows = (await connection.execute(sa.select(audit_log.c.id, audit_log.c.actor))).all()
+        assert rows == [(1, "you"), (2, "you")]
 
 
 async def test_each_database_has_a_secret_of_its_own(engine):
@@ -115,7 +154,7 @@ async def test_the_sql_function_records_an_event_with_defaults(postgres_url):
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     async with engine.begin() as connection:
         event_id = await connection.scalar(
-            sa.text("""select outbox_add('health.data.uploaded', '{"bucket": "b"}')""")
+            sa.text("""select outbox_add('health.file.stored', '{"bucket": "b"}')""")
         )
         row = (await connection.execute(sa.select(outbox.tables.outbox))).one()
     await engine.dispose()
@@ -123,7 +162,7 @@ async def test_the_sql_function_records_an_event_with_defaults(postgres_url):
     assert isinstance(event_id, UUID)
     assert event_id.version == 7
     assert row.event_id == event_id
-    assert (row.type, row.routing_key) == ("health.data.uploaded", "health.data.uploaded")
+    assert (row.type, row.routing_key) == ("health.file.stored", "health.file.stored")
     assert (row.idempotency_key, row.body) == (str(event_id), b'{"bucket": "b"}')
 
 
@@ -167,7 +206,18 @@ REFUSED_CALLS = [
     ("outbox_add('a', '{}', idempotency_key => 'a b')", "idempotency_key"),
     ("outbox_add('a', '{}', headers => '[]')", "headers"),
     ("outbox_add('a', '{}', not_before => 'infinity')", "not_before"),
-    ("""outbox_add('health.data.uploaded', '{"record_type": "a b"}')""", "routing_key"),
+    ("outbox_add('a', '{}', headers => '{\"x-death\": 1}')", "headers"),
+    ("outbox_add('a', '{}', headers => '{\"source\": 1.5}')", "headers.source"),
+    ("outbox_add('health.data.uploaded', '{\"bucket\": \"b\"}')", "record_type"),
+    ("outbox_add('health.data.uploaded', '{\"record_type\": \"a b\"}')", "record_type"),
+    ("outbox_add('health.data.uploaded', '{\"record_type\": 7}')", "record_type"),
+    ("outbox_add('health.data.uploaded', '[]', 'a.b')", "payload"),
+    ("outbox_add('health.data.uploaded', to_jsonb('{\"record_type\": \"A\"}'::text))", "payload"),
+    (
+        """outbox_add('health.data.uploaded',
+            '{"record_type": "A", "processing_priority": "urgent"}', priority => 'low')""",
+        "processing_priority",
+    ),
 ]
 
 
@@ -266,7 +316,7 @@ async def test_a_migration_that_gets_no_lock_fails_instead_of_blocking_all(empty
     async with engine.connect() as connection:
         await connection.execute(sa.select(outbox.tables.outbox))
 
-        with pytest.raises(sa.exc.DBAPIError, match="lock timeout"):
+        with pytest.raises(DatabaseUnavailable, match="another session holds a lock"):
             await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
     await engine.dispose()
 
@@ -287,3 +337,68 @@ MIGRATE = (sys.executable, "-m", "relay", "migrate")
 
 def at(url: str) -> dict[str, str]:
     return {**os.environ, "MQ_DATABASE_URL": url}
+
+
+UNBOUNDED = {
+    "attempts": "2147483647",
+    "body": "CAST(repeat('x', 2000000) AS bytea)",
+    "headers": """'{"source": 1e70000}'""",
+    "routing_key": "repeat('k', 70000)",
+    "correlation_id": "repeat('ü', 200)",
+    "id": "-7",
+    "type": "'last.one'",
+}
+UNBOUNDED_ON_SQLITE = {
+    "attempts": "2147483647",
+    "body": "zeroblob(2000000)",
+    "headers": "json_object('source', hex(zeroblob(40000)))",
+    "routing_key": "hex(zeroblob(35000))",
+    "correlation_id": "hex(zeroblob(200))",
+    "created_at": "'2025-01-01 00:00:00.5' || char(0) || 'x'",
+    "id": "-7",
+    "type": "'last.one'",
+}
+
+
+async def test_rows_without_bounds_are_set_aside_by_the_migration(empty_url):
+    await asyncio.to_thread(migrate.upgrade, empty_url, "0006")
+    is_sqlite = "sqlite" in empty_url
+    for column, value in (UNBOUNDED_ON_SQLITE if is_sqlite else UNBOUNDED).items():
+        row = {"event_id": f"'{uuid4().hex}'", "type": f"'{column}'", "routing_key": "'a'"}
+        row |= {"idempotency_key": "'a'", "body": "x'7b7d'" if is_sqlite else "'{}'"}
+        row[column] = value
+        await execute(
+            empty_url, f"INSERT INTO outbox ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+        )
+
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+
+    engine = create_engine(make_url(empty_url), pool_size=1, application_name="test")
+    async with engine.connect() as connection:
+        rows = (await connection.execute(sa.select(outbox.tables.outbox))).mappings().all()
+        dead = (await connection.execute(sa.select(outbox.tables.dead_letters))).mappings().all()
+    await engine.dispose()
+    assert {row["type"]: row["attempts"] for row in rows} == {
+        "attempts": 1_000_000,
+        "id": 0,
+        "last.one": 0,
+    }
+    assert min(row["id"] for row in rows) > 0
+    found = {row["type"]: row for row in dead}
+    assert found.keys() == {"body", "headers", "routing_key", "correlation_id"} | (
+        {"created_at"} if is_sqlite else set()
+    )
+    assert {(row["source"], row["reason"]) for row in dead} == {("relay", "malformed")}
+    assert {str(UUID(row["message_id"])) == row["message_id"] for row in dead} == {True}
+    assert len(found["body"]["body"]) == 2_000_000
+    assert found["routing_key"]["routing_key"] is None
+    assert len(found["correlation_id"]["correlation_id"]) == (400 if is_sqlite else 200)
+    await asyncio.to_thread(migrate.downgrade, empty_url, "0006")
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+
+
+def test_the_numbers_of_the_files_are_the_revisions_that_alembic_finds():
+    scripts = ScriptDirectory(str(REPOSITORY / "migrations"))
+
+    assert migrate.head() == scripts.get_current_head()
+    assert migrate.known_revisions() == {each.revision for each in scripts.walk_revisions()}

@@ -16,7 +16,9 @@ _EXPANDED = {
     "logs.describe(error)": ("error", "at"),
     "failed": ("one field for each status but `success`",),
     "facts": (),  # the keywords of each call of `started`
-    "{'error': type(error).__name__} if error else {}": ("error",),
+    "described": ("error", "at"),
+    "text": ("text",),
+    "{} if is_of_library else {'text': str(message)}": ("text",),
 }
 
 MEANINGS = {
@@ -29,26 +31,66 @@ MEANINGS = {
     "batch_publishing_unavailable": "The installed aiormq lacks `missing`, so messages are "
     "published the slower way; see "
     "[How the relay publishes](../explanation/publishing.md#when-the-client-library-changes).",
+    "background_work_failed": "Periodic work beside the main loop failed, and is tried again: the "
+    "relay's `promote` or `sample`, the consumer's `purge` or `dead_queue`, or `verify`, a check "
+    "of the database; once for each reason.",
     "configuration_refused": "The process exits with 2; `problem` says what cannot work.",
     "consumer_started": "The consumer handles messages.",
+    "copy_not_taken": "The broker does not take the copy of a message, for a retry or a requeue: "
+    "`queue` is full, or the user may not write to the default exchange (`refused`), the queue "
+    "is missing (`unroutable`), or no confirm came (`unknown`). The consumer repeats it, and is "
+    "not ready; see [A process is not ready](../how-to/troubleshoot.md#a-process-is-not-ready).",
     "crashed": "The process exits with 1.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",
+    "event_dead_lettered": "A row of the outbox moved to `dead_letters`; `row` was its id there.",
     "frame_deliveries_unavailable": "The installed aiormq lacks `missing`, so deliveries are read "
     "the slower way; see [Tuning](../how-to/tune.md#receiving-from-rabbitmq).",
     "handler_failed": "An attempt failed.",
     "lease_lost": "A lease ended while its handler worked; the handler was cancelled.",
-    "library_message": "Another library logged something; the line says where, not what.",
-    "message_dead_lettered": "A row was written to `dead_letters`.",
+    "library_message": "A driver or client logged something; the line says where, and has its "
+    "text without values. Other loggers keep their texts.",
+    "message_dead_lettered": (
+        "A row was written to `dead_letters`. `detail` names what could not be read: a property of"
+        " the message, `body`, or fields that the model declares; `*` stands for a key of the"
+        " body. It never holds a value."
+    ),
+    "metrics_failed": "A collector of the application raised while `/metrics` was read.",
+    "message_unsupported": "A message has no handler, or a newer wire format, and waits for a "
+    "process that can handle it. A process logs only the first one that it meets, of any type. "
+    "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
     "messages_settled": "How many deliveries of a type ended with a status.",
+    "policies_not_checked": "No policy of the broker was checked at start, and why; see "
+    "[Running](../how-to/run.md#policies).",
     "probes_listening": "The address of `/metrics`, `/livez` and `/readyz`.",
+    "python_warning": "Python warned of code; with the text if the code is not a driver's.",
     "reconnecting": "A server is still unreachable; the next attempt comes after the pause.",
     "relay_started": "The relay publishes.",
+    "relay_stands_by": "Another relay works on the SQLite file, and this one publishes nothing; "
+    "see [Running](../how-to/run.md#several-processes-on-one-host).",
+    "relay_took_over": "The other relay of `relay_stands_by` has ended; this one publishes.",
+    "row_unreadable": "The outbox row with the id `row` is no event, and moves to `dead_letters`. "
+    "`detail` names the column, and never its value.",
+    "schema_accepted": "The problem of `schema_refused` is solved; the process works again.",
+    "schema_refused": "The tables are not as the process needs them, as `problem` says; it waits "
+    "and is not ready; see [Troubleshooting](../how-to/troubleshoot.md#schema-refused).",
+    "row_unsettled": "The database refused to delete the row with this id; see "
+    "[Troubleshooting](../how-to/troubleshoot.md#a-row-is-unsettled).",
     "server_available": "All servers can be reached again.",
+    "server_still_unavailable": "A server has been unavailable for some `seconds`; every five "
+    "minutes.",
     "server_unavailable": "A server became unreachable, and why; once for each reason.",
     "server_unreachable": "The process exits with 3; `problem` says which server it lacks.",
+    "setting_warning": "A variable is ignored, or a server is a default; `problem` says which.",
     "signal_received": "A signal came; `draining` is true for the first one.",
+    "uncaught_error": "An error ended a thread, or was raised in a callback or destructor.",
     "stopped": "The process exits with 0.",
+    "topology_declared": "The bindings were declared again, although none may have been missing.",
+    "topology_problem": "A queue, exchange, binding or policy is not as it has to be; once for "
+    "each problem. Level `error`: the process is not ready until it is solved. See "
+    "[Running](../how-to/run.md#queues-that-change).",
+    "topology_problem_solved": "A problem that was logged before is gone.",
+    "topology_repaired": "A missing queue, exchange or binding was declared again.",
 }
 
 

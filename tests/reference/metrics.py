@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.telemetry import Telemetry as ConsumerTelemetry
+from outbox.runtime.probes import Health
 from relay.telemetry import Telemetry as RelayTelemetry
 from tests.reference import markdown
 from tests.reference.markdown import code, codes
@@ -22,7 +23,7 @@ def relay() -> str:
 def consumer() -> str:
     """Metrics of a consumer."""
     registry = CollectorRegistry()
-    ConsumerTelemetry(registry, source="", queue="", known=())
+    ConsumerTelemetry(registry, source="", queue="", known=()).topology_report(Health())
     return _table(registry)
 
 

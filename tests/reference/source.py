@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PRODUCT = ("outbox", "relay", "consumer", "outbox_demo")
+PRODUCT = ("outbox", "relay", "consumer", "outbox_demo", "outbox_relay")
 
 
 def link(path: str | Path, text: str = "") -> str:

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import outbox
 from outbox import Event
 from outbox.database.engine import create_engine
+from outbox.errors import DatabaseUnavailable
 from tests.reliability.consumers import FAILS_ALWAYS, FAILS_ONCE, HAPPENED
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN, Produced, Record
 from tests.reliability.leak_marker import LEAK_MARKER
@@ -146,7 +147,7 @@ class _Transaction:
 
     async def make(self, connect: Callable[[], AsyncConnection]) -> None:
         """Execute the transaction, and report its outcome as far as it is known."""
-        with suppress(SQLAlchemyError, OSError, TimeoutError):
+        with suppress(SQLAlchemyError, OSError, DatabaseUnavailable):
             async with asyncio.timeout(TIMEOUT_SECONDS), connect() as connection:
                 await self._write(connection)
         for offset, event in enumerate(self.draft.events):

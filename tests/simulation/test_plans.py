@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.reliability.simulation.plan import RETENTION_HOURS, Plan
+from tests.reliability.simulation.plan import RETENTION_HOURS, UNSUPPORTED_WAIT, Plan
 
 RETENTION = timedelta(hours=RETENTION_HOURS)
 SOON = timedelta(minutes=1)
@@ -20,6 +20,8 @@ SOON = timedelta(minutes=1)
         (Plan(delivery_limit=2), 2, SOON, {"delivery_limit"}),
         (Plan(expires=True), 0, SOON, {"expired"}),
         (Plan(dead_letters=True), 0, SOON, {"unroutable", "refused"}),
+        (Plan(rolling=True), 0, SOON, set()),
+        (Plan(rolling=True), 0, UNSUPPORTED_WAIT, {"no_handler"}),
         (Plan(), 0, RETENTION, {"too_old_to_dedupe"}),
     ],
 )

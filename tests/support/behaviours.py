@@ -7,8 +7,11 @@ a server that a handler depends on is unavailable.
 """
 
 import asyncio
+import logging
 import os
+import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -110,6 +113,19 @@ async def depend(message: Message[Any], session: AsyncSession) -> None:
         raise ConnectionError
 
 
+@consumer.on("test.tells")
+async def tell(message: Message[Any], session: AsyncSession) -> None:
+    """Write on standard error in each way that Python has."""
+    logging.getLogger("myapp.handlers").warning("took %s", "an hour", extra={"rows": 2})
+    warnings.warn("a warning of the application", UserWarning, stacklevel=1)
+    print("a printed line", file=sys.stderr)  # noqa: T201
+    thread = threading.Thread(target=message.payload.pop, args=("nothing",))
+    thread.start()
+    thread.join()
+    asyncio.get_running_loop().call_soon(message.payload.pop, "nothing")
+    await apply(message, session)
+
+
 def is_unavailable() -> bool:
     return Path(os.environ["OUTAGE"]).exists()
 
@@ -130,6 +146,15 @@ async def lose_connection(message: Message[Any], session: AsyncSession) -> None:
             await connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
         await engine.dispose()
         raise RuntimeError
+
+
+@consumer.on("test.reads.all.columns")
+async def read_all_columns(message: Message[Any], session: AsyncSession) -> None:
+    await session.execute(sa.text("SELECT * FROM effects LIMIT 1"))
+    await apply(message, session)
+    if "deallocates" in message.payload:
+        await session.execute(sa.text("DEALLOCATE ALL"))
+        await session.execute(sa.text("SELECT * FROM effects LIMIT 1"))
 
 
 @consumer.on("test.kills")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from outbox import Event, HealthDataMessage
-from outbox.wire import codec
+from outbox.wire import codec, row_codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
 
@@ -38,13 +38,13 @@ def an_upload(**changes: Any) -> HealthDataMessage:
 def on_the_wire(event: Event, *, exchange: str, **columns: Any) -> WireMessage:
     """*event* as a relay publishes it; *columns* replace columns of its outbox row."""
     row = {
-        **codec.to_row(event),
+        **row_codec.to_row(event),
         "exchange": None,
         "content_encoding": None,
         "created_at": datetime.now(UTC),
         **columns,
     }
-    return codec.to_wire(codec.from_row(row), exchange=exchange)
+    return codec.to_wire(row_codec.from_row(row), exchange=exchange)
 
 
 def an_envelope(**changes: Any) -> Envelope:

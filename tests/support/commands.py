@@ -35,18 +35,18 @@ class CommandLine:
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.directory = directory
-        self.settings = {"PATH": "", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", **settings}
+        self.settings = {"PATH": "", "PYTHONPATH": str(REPOSITORY), **settings}
         self.printed = ""
 
-    def __call__(self, *command: str, **settings: str) -> Ended:
-        """Run `python -m *command*`, with further *settings*."""
+    def __call__(self, *command: str, device: Path | None = None, **settings: str) -> Ended:
+        """Run `python -m *command*`, with further *settings*; it prints to *device* if given."""
         module, *arguments = command
         with tempfile.TemporaryDirectory() as name:
             out, err = Path(name, "out"), Path(name, "err")
             child = fork_server().start(
                 module,
                 arguments,
-                stdout=out,
+                stdout=device or out,
                 stderr=err,
                 env={**self.settings, **settings},
                 cwd=self.directory,
@@ -57,7 +57,8 @@ class CommandLine:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 raise
-            ended = Ended(code, out.read_text(), err.read_text())
+            printed = "" if device is not None else out.read_text()
+            ended = Ended(code, printed, err.read_text())
         self.printed += ended.out + ended.err
         return ended
 

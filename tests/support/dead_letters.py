@@ -17,7 +17,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters
 from outbox.tables import audit_log, database_now, dead_letters, now_plus
-from outbox.wire import codec
+from outbox.wire import codec, row_codec
 from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_event
 
 SOURCE = "effects"
@@ -27,8 +27,8 @@ QUEUE = "health_data_processing.effects"
 def a_dead_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
     """The columns of a dead letter of the consumer `effects`."""
     event = an_event(occurred_at=AN_INSTANT, payload={"note": LEAK_MARKER})
-    row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
-    message = codec.to_wire(codec.from_row(row), exchange="health_data_exchange")
+    row = {**row_codec.to_row(event), "exchange": None, "content_encoding": None}
+    message = codec.to_wire(row_codec.from_row(row), exchange="health_data_exchange")
     return {
         "source": SOURCE,
         "queue": QUEUE,
@@ -43,7 +43,7 @@ def a_dead_letter(*, age_seconds: float = 0, **changes: Any) -> dict[str, Any]:
 
 def a_dead_letter_of_the_relay(**changes: Any) -> dict[str, Any]:
     event = an_event(occurred_at=AN_INSTANT, payload={"note": LEAK_MARKER})
-    row = {**codec.to_row(event), "exchange": None, "content_encoding": None}
+    row = {**row_codec.to_row(event), "exchange": None, "content_encoding": None}
     del row["not_before"]
     return {
         "source": "relay",

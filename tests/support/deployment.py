@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from outbox.database.errors import is_unavailable
+from outbox.errors import DatabaseUnavailable
 from outbox.tables import dead_letters, outbox
 from tests.support import effects
-from tests.support.commands import CommandLine
+from tests.support.commands import CommandLine, Ended
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess, PreparedProcess
 
@@ -78,8 +79,11 @@ class Deployment:
 
     async def command(self, module: str, *arguments: str) -> int:
         """The exit status of a command with the settings of the processes."""
-        command_line = CommandLine(self.directory, **self._env)
-        return (await command_line.run(module, *arguments)).code
+        return (await self.run(module, *arguments)).code
+
+    async def run(self, module: str, *arguments: str) -> Ended:
+        """Run a command with the settings of the processes."""
+        return await CommandLine(self.directory, **self._env).run(module, *arguments)
 
     async def _start(self, module: str, *arguments: str, announces: str) -> ChildProcess:
         self._started += 1
@@ -105,6 +109,8 @@ class Deployment:
             try:
                 async with self.engine.connect() as connection:
                     found[:] = (await connection.execute(sa.select(table))).mappings()
+            except DatabaseUnavailable:
+                return False
             except (DBAPIError, OSError) as error:
                 if is_unavailable(error):
                     return False

@@ -25,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.support import intervals
+
 MODULES = (
     "asyncpg",
     "sqlalchemy.dialects.postgresql.asyncpg",
@@ -154,6 +156,7 @@ def run(command: list[str], stdout: str, stderr: str, env: dict[str, str], cwd: 
     code: Any = 1
     try:
         become(stdout, stderr, env, cwd)
+        intervals.shorten()
         sys.argv = command
         sys.path[:1] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)

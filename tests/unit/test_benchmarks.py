@@ -8,11 +8,14 @@ from rich.console import Console
 from tests.benchmarks import (
     consumption,
     dedup,
+    embedded,
     end_to_end,
     flatness,
     latency,
     outbox_rows,
+    peer_programs,
     throughput,
+    wal,
 )
 from tests.benchmarks.dedup import Purge
 from tests.benchmarks.drain_curve import DrainCurve, Sample
@@ -26,9 +29,10 @@ from tests.benchmarks.results import (
     at_least,
     at_most,
     headline,
-    median_ratio,
+    of_rounds,
     percentile,
     ratio,
+    ratios,
     significant,
 )
 from tests.benchmarks.throughput import Turn
@@ -68,7 +72,14 @@ def test_a_result_without_a_goal_or_a_value_is_neither_met_nor_missed():
 
 def test_ratios_are_taken_round_by_round():
     """In the last round the machine was slow for both contenders, which changes no ratio."""
-    assert median_ratio([20, 21, 2], [10, 10, 1]) == 2
+    assert ratios([20, 21, 2], [10, 10, 1]) == [2, 2.1, 2]
+
+
+def test_a_figure_is_the_median_of_its_rounds_and_shows_their_spread():
+    figure = of_rounds("speed", [3, 1, 8], "×", at_least(3))
+
+    assert (figure.value, figure.met, figure.spread) == (3, True, "1.00–8.00")
+    assert of_rounds("speed", [3], "×").spread == ""
 
 
 def test_a_contender_that_did_nothing_is_no_error():
@@ -101,6 +112,7 @@ def test_the_json_holds_every_figure_and_the_conditions():
         "goal": "≥ 3",
         "met": True,
         "note": "",
+        "rounds": [],
     }
     assert [result["met"] for result in document["results"]] == [True, False, None, None]
     assert document["conditions"] == CONDITIONS
@@ -115,10 +127,10 @@ def test_an_infinite_ratio_is_still_json():
 def test_the_markdown_is_one_table_with_the_conditions_under_it():
     lines = as_markdown(FOUND, CONDITIONS).splitlines()
 
-    assert lines[2] == "| `speed` | 3.14 × | ≥ 3 | yes |  |"
-    assert lines[3] == "| `waste` | 2.00 % | ≤ 1 | NO | too much |"
-    assert lines[5] == "| relay: rate | 12,346 rows/s |  |  |  |"
-    assert {line.count("|") for line in lines[:6]} == {6}
+    assert lines[2] == "| `speed` | 3.14 × | ≥ 3 | yes |  |  |"
+    assert lines[3] == "| `waste` | 2.00 % | ≤ 1 | **NO** |  | too much |"
+    assert lines[5] == "| relay: rate | 12,346 rows/s |  |  |  |  |"
+    assert {line.count("|") for line in lines[:6]} == {7}
     assert lines[-2:] == ["- cores: 2", "- commit: abc"]
 
 
@@ -184,22 +196,65 @@ def test_memory_is_counted_from_the_settled_state_on():
     assert memory.result(100, after=500).value is None
 
 
-def test_the_contenders_are_compared_within_each_round():
-    turns = {
-        "naive": [Turn(500, 0.6), Turn(250, 0.6)],
+def relays(**others: list[Turn]) -> dict[str, list[Turn]]:
+    """Two rounds; in the second one the machine was half as fast for all."""
+    return {
+        "relay": [Turn(12_000, 0.02), Turn(6_000, 0.02)],
+        "two relays": [Turn(18_000, 0.03), Turn(9_000, 0.03)],
         "gather": [Turn(3_000, 0.4), Turn(1_500, 0.4)],
-        "relay": [Turn(12_000, 0.1), Turn(6_000, 0.1)],
-        "publisher": [Turn(15_000, 0.05), Turn(7_500, 0.05)],
+        "own publisher": [Turn(15_000, 0.05), Turn(7_500, 0.05)],
+        **others,
     }
 
-    found = {result.name: result for result in throughput.figures(turns)}
 
-    assert found["relay_vs_naive"].value == pytest.approx(24)
+def test_relays_are_compared_within_each_round():
+    peers = {"txoutbox": [Turn(2_000, 0.3), Turn(1_000, 0.3)], "C": [Turn(16_000, 0.01)] * 2}
+
+    found = {result.name: result for result in throughput.figures(relays(**peers))}
+
+    assert found["relay_vs_best_peer"].value == pytest.approx(6)
     assert found["relay_vs_gather"].value == pytest.approx(4)
-    assert found["relay_cpu_vs_gather"].value == pytest.approx(0.25)
-    assert found["relay_vs_publish_limit"].value == pytest.approx(0.8)
-    assert all(result.met for result in found.values() if result.goal)
+    assert found["relay_vs_c"].value == pytest.approx((0.75 + 0.375) / 2)
+    assert found["relay_cpu"].value == pytest.approx(0.02)
+    assert found["relay_two_vs_one"].value == pytest.approx(1.5)
     assert found["relay: rate"].value == 9_000
+
+
+def test_the_best_peer_is_that_of_the_round():
+    peers = {
+        "txoutbox": [Turn(2_000, 0.3), Turn(500, 0.3)],
+        "faststream-outbox": [Turn(1_000, 0.3), Turn(1_000, 0.3)],
+    }
+
+    found = {result.name: result for result in throughput.figures(relays(**peers))}
+
+    assert found["relay_vs_best_peer"].rounds == [6, 6]
+
+
+def test_a_figure_without_its_contender_says_why():
+    missing = {"C": "there is no C compiler", "omni-box": "it needs Python 3.12"}
+    peers = {"txoutbox": [Turn(2_000, 0.3), Turn(1_000, 0.3)]}
+
+    found = {result.name: result for result in throughput.figures(relays(**peers), missing)}
+    [larger, *_] = throughput.figures_of_size("10kb", {"10kb relay": [Turn(1, 1)]}, missing)
+
+    assert (found["relay_vs_c"].value, found["relay_vs_c"].note) == (None, missing["C"])
+    assert found["relay_vs_best_peer"].note == "without omni-box: it needs Python 3.12"
+    assert (larger.verdict, larger.note) == ("not applicable", missing["C"])
+
+
+def test_without_a_compiler_the_program_in_c_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(peer_programs.Unavailable, match="no C compiler"):
+        peer_programs.build_full_job(tmp_path)
+
+
+def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(peer_programs, "CACHE", tmp_path)
+
+    with pytest.raises(peer_programs.Unavailable, match="false failed"):
+        peer_programs.environment("nothing", "1", "false", ["-r", "requirements.txt"])
 
 
 def test_delays_leave_out_the_warm_up():
@@ -217,29 +272,66 @@ def test_a_missing_confirm_is_an_error():
         latency.evaluate({"a": 1.0}, {}, skip=0)
 
 
-def test_both_percentiles_are_compared_with_the_median_of_the_floor():
-    floor, relay = latency.Delays(2, 20), latency.Delays(3, 10)
+def test_percentiles_are_compared_with_those_of_the_relay_by_hand():
+    delays = {
+        "floor": [latency.Delays(1, 2)],
+        "relay by hand": [latency.Delays(2, 20)],
+        "relay": [latency.Delays(3, 10)],
+    }
 
-    p50, p99, *_ = latency.figures([floor], [relay])
+    p50, p99, *_ = latency.figures(delays)
 
-    assert (p50.value, p99.value) == (1.5, 5)
+    assert (p50.value, p99.value) == (1.5, 0.5)
 
 
-def test_consumers_are_compared_with_the_handwritten_one_within_each_round():
+def test_urgent_events_are_compared_with_those_on_an_idle_machine():
+    alone, beside = latency.Delays(2, 10), latency.Delays(4, 40)
+
+    figure, *_ = end_to_end.figures_under_load([alone], [beside])
+
+    assert (figure.value, figure.met) == (4, False)
+
+
+def test_consumers_are_compared_with_those_by_hand_within_each_round():
     turns = {
-        "handwritten": [Turn(1_000, 1.0), Turn(500, 1.0)],
-        "single": [Turn(1_500, 0.7), Turn(750, 0.7)],
-        "batch": [Turn(5_000, 0.2), Turn(2_500, 0.2)],
+        "handwritten": [Turn(500, 1.0), Turn(250, 1.0)],
+        "default": [Turn(1_500, 0.7), Turn(750, 0.7)],
+        "handwritten_batch": [Turn(3_500, 0.3), Turn(1_750, 0.3)],
+        "batch": [Turn(7_000, 0.2), Turn(3_500, 0.2)],
         "on_batch": [Turn(14_000, 0.05), Turn(7_000, 0.05)],
     }
 
     found = {result.name: result for result in consumption.figures(turns)}
 
-    assert found["consumer_single_vs_handwritten"].value == pytest.approx(1.5)
-    assert found["consumer_batch_vs_handwritten"].value == pytest.approx(5)
-    assert found["consumer_on_batch_vs_handwritten"].value == pytest.approx(14)
-    assert found["consumer single: rate"].value == 1_125
-    assert found["consumer single: CPU per 1,000"].value == pytest.approx(0.7)
+    assert found["consumer_default_vs_handwritten"].value == pytest.approx(3)
+    assert found["consumer_batch_vs_handwritten_batch"].value == pytest.approx(2)
+    assert found["consumer_on_batch_vs_handwritten_batch"].value == pytest.approx(4)
+    assert found["consumer default: rate"].value == 1_125
+    assert found["consumer default: CPU per 1,000"].value == pytest.approx(0.7)
+
+
+def test_the_embedded_default_is_compared_with_the_earlier_build_in_the_same_run():
+    rates = {"before, 1": [100.0], "before, 2": [50.0], "today, 1": [1_500.0], "today, 2": [600.0]}
+
+    one, two, *_ = embedded.figures(rates)
+
+    assert [(figure.value, figure.met) for figure in (one, two)] == [(15, True), (12, False)]
+
+
+def test_without_the_earlier_build_the_embedded_default_has_no_figure():
+    one, *_ = embedded.figures({"today, 1": [1.0], "today, 2": [1.0]}, "no such commit")
+
+    assert (one.value, one.note) == (None, "no such commit")
+
+
+def test_bytes_of_wal_are_compared_part_by_part():
+    found = {
+        f"{part}, {name}": [size]
+        for name, sizes in (("product", (110, 100, 300)), ("by hand", (100, 100, 200)))
+        for part, size in zip(wal.PARTS, sizes, strict=True)
+    }
+
+    assert [figure.value for figure in wal.figures(found)[:3]] == pytest.approx([1.1, 1, 1.5])
 
 
 def test_neither_the_rate_nor_the_cpu_of_a_consumer_counts_its_start():
@@ -268,7 +360,7 @@ def test_the_delay_to_the_effect_is_compared_with_the_floor_of_the_same_round():
     assert [result.value for result in others] == [3, 30, 2, 20]
 
 
-def test_only_keys_that_are_event_ids_have_a_goal():
+def test_keys_of_both_kinds_are_compared():
     turns = {
         dedup.FULL: [dedup.Turn(900, 480), dedup.Turn(450, 520)],
         dedup.EMPTY: [dedup.Turn(1_000, 400), dedup.Turn(500, 400)],
@@ -279,7 +371,8 @@ def test_only_keys_that_are_event_ids_have_a_goal():
 
     assert (by_ids.value, by_ids.met) == (pytest.approx(0.9), True)
     assert full.note == "500 B of WAL a row"
-    assert (by_digests.value, by_digests.met) == (by_ids.value, None)
+    assert by_digests.name == "dedup_10m_vs_empty_sha256"
+    assert (by_digests.value, by_digests.met) == (by_ids.value, True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from consumer import Consumer, RetrySchedule
+from consumer import Consumer, RateLimit, RetrySchedule
 from consumer.checks import check, horizon, prefetch
 from consumer.settings import ConsumerSettings
 from outbox.errors import ConfigurationError
@@ -14,9 +14,12 @@ from outbox.errors import ConfigurationError
 HOUR = timedelta(hours=1)
 
 
+async def handle(*_) -> None: ...
+
+
 def a_consumer(**options) -> Consumer:
     consumer = Consumer("etl", bindings=["#"])
-    consumer.on("a", **options)(None)  # type: ignore[type-var]
+    consumer.on("a", **options)(handle)
     return consumer
 
 
@@ -67,7 +70,9 @@ def test_a_contradiction_is_one_line_that_names_the_setting(options, values, set
 
 
 def test_the_prefetch_is_enough_for_handlers_and_batches():
-    assert prefetch(a_consumer(), settings()) == 64
+    assert prefetch(a_consumer(), settings()) == 128
+    assert prefetch(a_consumer(batch_size=1), settings()) == 64
+    assert prefetch(a_consumer(rate_limit=RateLimit(9)), settings()) == 64
     assert prefetch(a_consumer(), settings(concurrency=50, database_pool_size=55)) == 150
     assert prefetch(a_consumer(batch_size=500), settings()) == 1500
     assert prefetch(a_consumer(), settings(prefetch=9)) == 9

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from consumer.database_retry import DatabaseRetry
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome, Subscription
 from outbox.transports.delivery import Delivery
@@ -143,3 +144,47 @@ async def test_a_subscription_that_lived_long_is_opened_again_soon_though_it_was
         await a_collector(broker, waits, stable_after=timedelta(0)).run(stop)
 
     assert waits.failures == [1, 1, 1]
+
+
+class RefusesSubscriptions(LosesConnections):
+    """A broker that answers the first subscriptions with *errors*."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__(after=[1])
+        self._errors = list(errors)
+
+    @asynccontextmanager
+    async def subscribe(self, queue: str, **options: int) -> AsyncIterator[Subscription]:
+        if self._errors:
+            raise self._errors.pop(0)
+        async with super().subscribe(queue, **options) as subscription:
+            yield subscription
+
+
+async def test_a_dead_queue_that_is_missing_for_a_while_ends_no_process():
+    """The topology monitor reports it, and declares it again."""
+    gone = TopologyMismatch("queue q.dead does not exist")
+    broker: Any = RefusesSubscriptions(gone, gone)
+    broker.write = Broker().write
+    stop = asyncio.Event()
+    waits = Waits(stop, last=3)
+
+    async with asyncio.timeout(10):
+        await a_collector(broker, waits).run(stop)
+
+    assert waits.failures == [1, 2, 1]
+
+
+async def test_a_dead_queue_that_may_not_be_read_is_logged_once():
+    refused = BrokerUnavailable("queue q.dead: the broker's user may not read it", refused=True)
+    lost = BrokerUnavailable("the connection was lost")
+    broker: Any = RefusesSubscriptions(refused, refused, lost)
+    broker.write = Broker().write
+    stop = asyncio.Event()
+
+    with capture_logs() as lines:
+        async with asyncio.timeout(10):
+            await a_collector(broker, Waits(stop, last=4)).run(stop)
+
+    logged = [line for line in lines if line["event"] == "background_work_failed"]
+    assert [(line["work"], line["problem"]) for line in logged] == [("dead_queue", str(refused))]

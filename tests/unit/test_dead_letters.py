@@ -175,6 +175,17 @@ def test_a_repaired_body_must_match_its_content_type():
         repair.check(b'{"a": NaN}', "application/json")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a": 1e400}', b'{"a": 1, "a": 2}', b"[" * 201 + b"]" * 201, b'"\\ud800"', b'"\xff"'],
+)
+@pytest.mark.parametrize("content_type", ["Application/FHIR+JSON; fhirVersion=4.0", "text/json"])
+def test_a_repaired_body_must_be_json_that_consumers_read(body, content_type):
+    repair.check(b"[" * 200 + b"]" * 200, content_type)
+    with pytest.raises(ConfigurationError, match="--body: is not JSON"):
+        repair.check(body, content_type)
+
+
 def test_a_repair_needs_one_dead_letter_and_a_readable_file(tmp_path):
     (tmp_path / "good").write_bytes(b"1" * MAX_BODY_BYTES)
     (tmp_path / "big").write_bytes(b"1" * (MAX_BODY_BYTES + 1))

@@ -4,6 +4,7 @@ The pure decisions of both processes: retry times, publish order and verdicts.
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,17 @@ from hypothesis import strategies as st
 
 from outbox.backoff import Exponential, RetrySchedule
 from outbox.transports.base import Outcome
+from relay.batch_size import BatchSize
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
 from relay.row import Row
+from relay.settings import RelaySettings
 from relay.storage.keyed_scan import KeyHeads, key_heads, ready_prefixes
 from relay.storage.low_water_mark import LowWaterMark
 from relay.verdict import DeadLetter, Delete, Leave, Retry, decide
 from relay.waves import rows_of_a_key, waves
 
 SECOND = timedelta(seconds=1)
+NOTIFIED = "armed, and notified during the claim"
 
 
 def a_row(
@@ -130,7 +134,8 @@ def test_a_claim_takes_the_rows_of_a_key_before_its_first_obstacle(drawn):
         (10, True, True, 5, 0),
         (0, True, True, 5, 1),
         (3, False, False, 5, 1),
-        (3, False, True, 5, 0),
+        (3, False, True, 5, 5),
+        (3, False, NOTIFIED, 5, 0),
         (0, False, True, 0, 5),
         (0, False, False, 0, 1),
         (0, False, False, 2, 4),
@@ -141,11 +146,69 @@ def test_the_relay_polls_at_once_after_a_full_batch_and_less_often_while_the_out
     rows, more, woken, previous, pause
 ):
     poll_interval = PollInterval(SECOND, 5 * SECOND)
+    notified = woken is NOTIFIED
 
-    assert (
-        poll_interval.after(ClaimResult(rows, more), woken=woken, previous=previous * SECOND)
-        == pause * SECOND
+    found = poll_interval.after(
+        ClaimResult(rows, more), woken=bool(woken), notified=notified, previous=previous * SECOND
     )
+
+    assert found == pause * SECOND
+
+
+def a_batch_size() -> BatchSize:
+    return BatchSize(most_rows=500, most_bytes=4_000, timeout=10 * SECOND)
+
+
+def test_batches_without_an_answer_halve_down_to_a_row_of_each_kind_and_grow_again():
+    size = a_batch_size()
+    found = []
+    for _ in range(9):
+        size.published(rows=100, size=3_000, took=SECOND, unknown=True)
+        found.append((size.rows, size.bytes))
+    assert found[:3] == [(50, 1_500), (25, 750), (12, 375)]
+    assert found[-1] == (2, 5)
+
+    for _ in range(10):
+        size.published(rows=2, size=5, took=SECOND, unknown=False)
+    assert (size.rows, size.bytes) == (500, 4_000)
+
+
+def test_batches_that_take_more_than_half_of_their_deadline_become_smaller():
+    size = a_batch_size()
+
+    size.published(rows=500, size=4_000, took=6 * SECOND, unknown=False)
+
+    assert (size.rows, size.bytes) == (250, 2_000)
+
+
+def test_the_deadline_of_a_publish_follows_the_rate_of_the_last_one():
+    size = a_batch_size()
+    assert size.deadline(1_000_000) == (10 + 20) * SECOND
+
+    size.measured(100, took=9 * SECOND)
+    assert size.deadline(1_000_000) == (10 + 20) * SECOND
+    size.measured(100_000, took=SECOND)
+    assert size.deadline(1_000_000) == (30 + 20) * SECOND
+
+    size.published(rows=1, size=100, took=SECOND, unknown=True)
+    assert size.deadline(1_000_000) == (40 + 20) * SECOND
+    for _ in range(9):
+        size.published(rows=1, size=100, took=SECOND, unknown=True)
+    assert size.deadline(1_000_000) == (80 + 20) * SECOND
+    size.published(rows=1, size=100, took=SECOND, unknown=False)
+    assert size.deadline(0) == 10 * SECOND
+
+
+@pytest.mark.parametrize("timeout", [1, 10])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_no_deadline_passes_while_a_slow_network_delivers_large_events(timeout, rows):
+    """Neither at first nor after a fast publish: 1 MB for each row, at 60 kB/s."""
+    size = BatchSize(most_rows=500, most_bytes=4_000_000, timeout=timeout * SECOND)
+    takes = rows * 1_000_000 / 60_000 * SECOND
+
+    assert size.deadline(rows * 1_000_000) > takes
+    size.measured(1_000_000, took=SECOND / 100)
+    assert size.deadline(rows * 1_000_000) > takes
 
 
 def test_the_load_is_high_when_many_rows_come_in_a_short_time():
@@ -284,6 +347,23 @@ def test_a_skip_scan_that_was_cut_short_continues_after_its_last_key():
 )
 def test_each_outcome_has_its_verdict(outcome, expected):
     assert decide(a_row(), outcome, Exponential(first=SECOND)) == expected
+
+
+def test_copies_of_an_event_that_one_queue_refuses_are_few(clean_environment):
+    policy = RelaySettings().refused_policy
+    row, seconds, publishes = a_row(), 0.0, []
+    while seconds < 86_400:
+        publishes.append(seconds)
+        verdict = decide(row, Outcome.NACKED, Exponential(), refused=policy, jitter=0)
+        assert isinstance(verdict, Retry)
+        row, seconds = a_row(attempts=row.attempts + 1), seconds + verdict.delay.total_seconds()
+
+    assert len([at for at in publishes if at < 60]) == 5
+    later = [at for at in publishes if at > 60]
+    assert all(b - a >= 150 for a, b in pairwise(later))
+    assert decide(a_row(), Outcome.RETURNED, Exponential(first=SECOND), refused=policy) == Retry(
+        a_row(), SECOND, "unroutable"
+    )
 
 
 def test_a_row_is_dead_lettered_when_the_policy_says_so():

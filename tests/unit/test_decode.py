@@ -5,6 +5,7 @@ Decoding a delivery: to an attempt, or to the reason why it is dead-lettered.
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -122,3 +123,52 @@ def test_an_unreasonable_not_before_is_ignored(year):
     )
 
     assert isinstance(opened(copy), Attempt)
+
+
+QUARTER = timedelta(minutes=15)
+
+
+def waiting(message: WireMessage, *, since: datetime | None = None) -> Attempt | Verdict:
+    delivery = Delivery(message_copies.waiting_since(message, since), 1, redelivered=False)
+    return decode_delivery(
+        delivery, None, now=NOON, oldest=NOON - RETENTION, unsupported_wait=QUARTER
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"headers": {"x-outbox-version": 2}}])
+def test_a_message_that_a_later_version_may_handle_waits_for_it_and_then_is_given_up(changes):
+    message = a_message(**changes)
+    code = "schema_unsupported" if changes else "no_handler"
+    nearly = NOON - QUARTER + timedelta(seconds=3)
+
+    for since, delay in ((None, 5), (NOON + QUARTER, 5), (NOON - QUARTER / 2, 5), (nearly, 3)):
+        began = min(since or NOON, NOON)
+        assert waiting(message, since=since) == TryAgain(
+            0, timedelta(seconds=delay), failed=False, unsupported_since=began
+        )
+    assert waiting(message, since=NOON - QUARTER) == DeadLetter(1, code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"message_id": None}, "no_identity"),
+        ({"headers": {"x-outbox-version": 0}}, "schema_unsupported"),
+        ({"headers": {"x-outbox-version": "2"}}, "schema_unsupported"),
+        ({"body": b"{}", "content_encoding": "zstd"}, "content_encoding_unknown"),
+    ],
+)
+def test_a_message_that_no_version_can_handle_does_not_wait(changes, code):
+    assert waiting(a_message(**changes)) == DeadLetter(1, code)
+
+
+def test_a_message_that_has_a_handler_again_has_waited_for_no_time():
+    """Otherwise an old process that gets it later would give it up at once."""
+    waited = message_copies.waiting_since(a_message(), NOON)
+
+    kept = message_copies.retry_copy(waited, queue="q", attempt=0)
+    failed = message_copies.retry_copy(waited, queue="q", attempt=1, failed=True)
+    replayed = message_copies.replay_copy(waited, queue="q", run=UUID(int=1))
+
+    headers = [Delivery(each, 1, redelivered=False).headers for each in (kept, failed, replayed)]
+    assert [each.unsupported_since for each in headers] == [NOON, None, None]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import CircuitBreaker, RateLimit
+from consumer.batch_sizes import LEAST_MESSAGES, LONGEST_CALLS, BatchSizes
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.handler import Handler
@@ -119,6 +120,59 @@ def test_beside_a_batch_only_a_full_one_is_handled():
     assert taken(delivery_queue) == []
 
 
+def an_open_delivery_queue() -> DeliveryQueue:
+    """A queue whose handler has short calls, and no batch size."""
+    handlers = {"a": Handler("a", batch_size=None)}
+    sizes = BatchSizes(handlers)
+    for count in (1, LEAST_MESSAGES):
+        sizes.called(handlers["a"], dict.fromkeys(map(str, range(count)), timedelta(0)), NOON)
+    return DeliveryQueue(handlers, sizes=sizes)
+
+
+def test_few_messages_in_flight_keep_no_other_one_waiting():
+    """As if each had a transaction of its own: without load none waits for another one's end."""
+    delivery_queue = an_open_delivery_queue()
+    arrived = [a_delivery() for _ in range(LEAST_MESSAGES + 1)]
+    started = []
+    for each in arrived:
+        delivery_queue.put([each], NOON)
+        started += taken(delivery_queue)
+
+    assert started == [[each] for each in arrived[:-1]]
+
+
+def test_beside_many_messages_only_a_full_batch_is_handled_until_their_calls_take_long():
+    delivery_queue = an_open_delivery_queue()
+    delivery_queue.put([a_delivery() for _ in range(2 * LEAST_MESSAGES)], NOON)
+    assert [len(each) for each in taken(delivery_queue)] == [2 * LEAST_MESSAGES]
+
+    delivery_queue.put([a_delivery()], NOON)
+    assert taken(delivery_queue) == []
+    late = NOON + LONGEST_CALLS.total_seconds()
+    assert delivery_queue.take_at(NOON) == late
+    assert len(taken(delivery_queue, late)) == 1
+
+    delivery_queue.put([a_delivery() for _ in range(2 * LEAST_MESSAGES)], late)
+    assert [len(each) for each in taken(delivery_queue, late)] == [2 * LEAST_MESSAGES]
+
+
+def test_a_redelivery_shares_no_transaction_because_it_may_end_the_process():
+    delivery_queue = an_open_delivery_queue()
+    first, again, third, last = (a_delivery() for _ in range(4))
+    again.redelivered = True
+    delivery_queue.put([first, again, third, last], NOON)
+
+    assert taken(delivery_queue) == [[first], [again], [third, last]]
+
+
+def test_redeliveries_are_in_a_batch_of_a_given_size():
+    delivery_queue, deliveries = a_delivery_queue(batch_size=3), [a_delivery() for _ in range(3)]
+    deliveries[1].redelivered = True
+    delivery_queue.put(deliveries, NOON)
+
+    assert taken(delivery_queue) == [deliveries]
+
+
 def test_beside_a_batch_a_rate_allows_a_full_one_or_none():
     delivery_queue = a_delivery_queue(batch_size=3, rate_limit=RateLimit(4))
     delivery_queue.put([a_delivery()], NOON)
@@ -128,10 +182,10 @@ def test_beside_a_batch_a_rate_allows_a_full_one_or_none():
 
     assert [len(unit.deliveries) for unit in (first, second)] == [1, 3]
     assert delivery_queue.take(NOON) is None
-    assert delivery_queue.take_at() == NOON + 0.75
+    assert delivery_queue.take_at(NOON) == NOON + 0.75
     delivery_queue.ended(first, NOON, failed=False)
     delivery_queue.ended(second, NOON, failed=False)
-    assert delivery_queue.take_at() == NOON + 0.25
+    assert delivery_queue.take_at(NOON) == NOON + 0.25
 
 
 def test_a_batch_larger_than_its_rate_is_handled_alone():
@@ -140,7 +194,7 @@ def test_a_batch_larger_than_its_rate_is_handled_alone():
 
     assert len(take(delivery_queue).deliveries) == 2
     assert delivery_queue.take(NOON + 9) is None
-    assert delivery_queue.take_at() is None
+    assert delivery_queue.take_at(NOON) is None
 
 
 def test_a_handler_at_its_rate_limit_delays_no_other_handler():
@@ -149,7 +203,7 @@ def test_a_handler_at_its_rate_limit_delays_no_other_handler():
     delivery_queue.put([first, second, other], NOON)
 
     assert taken(delivery_queue) == [[first], [other]]
-    assert delivery_queue.take_at() == NOON + 1
+    assert delivery_queue.take_at(NOON) == NOON + 1
     assert taken(delivery_queue, NOON + 1) == [[second]]
 
 
@@ -162,7 +216,7 @@ def test_a_handler_with_an_open_breaker_gets_no_message_and_then_one():
 
     assert delivery_queue.is_breaker_open(unit.handler)
     assert delivery_queue.take(NOON) is None
-    assert delivery_queue.take_at() == NOON + PAUSE
+    assert delivery_queue.take_at(NOON) == NOON + PAUSE
     probe = take(delivery_queue, NOON + PAUSE)
     assert len(probe.deliveries) == 1
     assert delivery_queue.take(NOON + PAUSE) is None
@@ -182,7 +236,7 @@ def test_no_next_time_is_named_while_only_a_finished_attempt_can_help():
     take(batching)
     batching.put([a_delivery()], NOON)
 
-    assert (probing.take_at(), batching.take_at()) == (None, None)
+    assert (probing.take_at(NOON), batching.take_at(NOON)) == (None, None)
 
 
 def test_a_breaker_probe_that_was_not_handled_makes_room_for_another():
@@ -228,7 +282,7 @@ def test_a_message_that_is_put_back_keeps_its_lane_and_comes_at_its_time():
     delivery_queue.put_back(take(delivery_queue).queued[0], NOON + 5)
 
     assert delivery_queue.take(NOON + 4) is None
-    assert delivery_queue.take_at() == NOON + 5
+    assert delivery_queue.take_at(NOON) == NOON + 5
     assert taken(delivery_queue, NOON + 5) == [[first]]
 
 
@@ -353,7 +407,7 @@ def test_taking_messages_at_each_named_time_handles_everything(steps, batch_size
             unit = in_flight.pop()
             handled += len(unit.deliveries)
             delivery_queue.ended(unit, now, failed=number % 3 == 0)
-        elif (at := delivery_queue.take_at()) is not None:
+        elif (at := delivery_queue.take_at(now)) is not None:
             now = max(at, now)
 
     assert handled == count

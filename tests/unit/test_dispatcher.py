@@ -4,22 +4,27 @@ The dispatcher, with failing handlers and unavailable servers.
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from consumer import CircuitBreaker, RateLimit
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch import dispatcher as dispatcher_module
+from consumer.dispatch import session as session_module
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.settlement import Settlement
+from consumer.dispatch.strikes import Strikes
 from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.handler import Handler
 from consumer.queues import ConsumerQueues
+from consumer.storage.begun import identity_of
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
@@ -90,6 +95,37 @@ class FakeSubscription:
         self.said.append(("release", delivery.tag))
 
 
+class UnlimitedSubscription(FakeSubscription):
+    """Delivers all at once, so that they are handled in batches."""
+
+    async def take(self, limit: int) -> list[Delivery]:
+        return await self.buffer.take(limit)
+
+
+class FakeBegunDeliveries:
+    """Counts in memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failures = 0
+
+    async def strikes(self, messages: Sequence[str]) -> dict[str, int]:
+        return {each: self.counts[each] for each in messages if self.counts[each]}
+
+    async def begin(self, messages: Sequence[str]) -> None:
+        self.counts.update(messages)
+
+    async def take_back(self, messages: Sequence[str]) -> None:
+        self.counts.subtract(messages)
+
+    async def forget(self, messages: Sequence[str]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseUnavailable("unreachable")
+        for each in messages:
+            del self.counts[each]
+
+
 class DispatcherFixture:
     """A dispatcher with its collaborators; *make* stands in for the executor."""
 
@@ -102,6 +138,7 @@ class DispatcherFixture:
         ordered: bool = False,
         delivery_queue: DeliveryQueue | None = None,
         concurrency: int = 1,
+        starts_slowly: bool = True,
         **options: Any,
     ) -> None:
         it: Any = self
@@ -110,7 +147,10 @@ class DispatcherFixture:
         self.execute = make
         self.dead_letters: list[str] = []
         self.database_failures = 0
-        telemetry = Telemetry(CollectorRegistry(), source="test", queue="q", known=())
+        self.health = Health()
+        telemetry = Telemetry(
+            CollectorRegistry(), source="test", queue="q", known=(), health=self.health
+        )
         database_retry = database_retry or DatabaseRetry(
             reconnect=Exponential(first=MILLISECOND, cap=MILLISECOND),
             telemetry=telemetry,
@@ -127,15 +167,17 @@ class DispatcherFixture:
         self.delivery_queue = delivery_queue or DeliveryQueue(
             {"a": Handler("a", **options)}, lane_of=lane_of if ordered else None
         )
+        self.begun = FakeBegunDeliveries()
+        begun: Any = self.begun
         self.dispatcher = Dispatcher(
-            it.subscription,
             delivery_queue=self.delivery_queue,
             executor=it,
+            strikes=Strikes(begun, it, database_retry),
             settlement=self.settlement,
             database_retry=database_retry,
             concurrency=concurrency,
             prefetch=10,
-            is_prefetch_raised=False,
+            starts_slowly=starts_slowly,
         )
 
     async def write(self, _message: WireMessage, *, reason: str, **_: Any) -> bool:
@@ -145,8 +187,9 @@ class DispatcherFixture:
         return True
 
     async def works(self) -> list[Any]:
-        async with asyncio.timeout(10):
-            await self.dispatcher.run(self.stop)
+        subscription: Any = self.subscription
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            await self.dispatcher.run(subscription, self.stop, group)
         return self.subscription.said
 
 
@@ -364,6 +407,28 @@ async def test_only_the_publish_of_a_retry_copy_is_repeated_until_it_is_confirme
     assert calls == [1]
 
 
+async def test_a_queue_that_takes_no_copy_is_logged_once_and_the_process_is_not_ready_meanwhile():
+    """For instance because the user may not write to the default exchange."""
+    fixture, _ = a_fixture_whose_handler_fails(Outcome.NACKED, Outcome.NACKED, Outcome.ACKED)
+    missing = []
+    replace = fixture.subscription.replace
+
+    async def watching_replace(delivery: Delivery, copy: WireMessage) -> Outcome:
+        missing.append(fixture.health.missing)
+        return await replace(delivery, copy)
+
+    fixture.subscription.replace = watching_replace  # type: ignore[method-assign]
+
+    with capture_logs() as logs:
+        await fixture.works()
+
+    assert missing == [[], ["copies"], ["copies"]]
+    assert fixture.health.missing == []
+    assert [(each["queue"], each["reason"]) for each in logs if "queue" in each] == [
+        ("q.retry.1s", "refused")
+    ]
+
+
 async def test_a_copy_that_can_never_be_published_is_dead_lettered_once_the_database_is_back():
     fixture, calls = a_fixture_whose_handler_fails(Outcome.REJECTED)
     fixture.database_failures = 2
@@ -439,6 +504,68 @@ async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatc
     assert looks < 50
 
 
+async def test_the_neighbours_of_a_message_do_not_wait_until_the_retry_queue_takes_its_copy():
+    """Those that are done are acked, those that wait are handled, and lanes go on."""
+    verdicts = {1: TryAgain(1, SECOND), 2: DONE, 3: Wait(timedelta(0)), 4: DeadLetter(1, "x")}
+    is_free = asyncio.Event()
+
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
+        tags = [each.tag for each in unit.deliveries]
+        if tags != [1, 2, 3, 4]:
+            handled.append(tags)
+            if {3, 5} <= {tag for tags in handled for tag in tags}:
+                is_free.set()
+            return [DONE for _ in tags]
+        return [verdicts[tag] for tag in tags]
+
+    handled: list[list[int]] = []
+    lanes = {2: "x", 3: "y", 5: "x"}
+    deliveries = [a_delivery(tag, lane=lanes.get(tag)) for tag in (1, 2, 3, 4, 5)]
+    fixture = DispatcherFixture(
+        UnlimitedSubscription(*deliveries),
+        make,
+        batch_size=4,
+        concurrency=2,
+        ordered=True,
+        starts_slowly=False,
+    )
+    replace = fixture.subscription.replace
+
+    async def full_queue(delivery: Delivery, copy: WireMessage) -> Outcome:
+        await is_free.wait()
+        fixture.stop.set()
+        return await replace(delivery, copy)
+
+    fixture.subscription.replace = full_queue  # type: ignore[method-assign]
+
+    said = await fixture.works()
+
+    assert said[-1] == ("replace", 1, "acked")
+    assert sorted(said[:-1]) == [("ack", tag) for tag in (2, 3, 4, 5)]
+
+
+async def test_no_ack_waits_until_the_database_takes_the_dead_letter_of_a_neighbour():
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        return [DeadLetter(1, "x"), DONE]
+
+    class DatabaseUntilTheAck(UnavailableDatabase):
+        async def run(self, work: Any, stop: asyncio.Event) -> Any:
+            if work.func.__name__ == "write":
+                await fixture.stop.wait()
+            return await super().run(work, stop)
+
+    fixture = DispatcherFixture(
+        UnlimitedSubscription(a_delivery(1), a_delivery(2)),
+        make,
+        database_retry=DatabaseUntilTheAck(),
+        batch_size=2,
+        starts_slowly=False,
+    )
+    fixture.subscription.ack = _setting(fixture.stop, fixture.subscription.ack)  # type: ignore[method-assign]
+
+    assert await fixture.works() == [("ack", 2)]
+
+
 @pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.UNKNOWN, Outcome.RETURNED])
 async def test_replacing_stale_messages_returns_those_that_were_not_replaced(outcome):
     subscription: Any = FakeSubscription(outcomes=[Outcome.ACKED, outcome])
@@ -446,3 +573,179 @@ async def test_replacing_stale_messages_returns_those_that_were_not_replaced(out
     first, second = a_delivery(1), a_delivery(2)
 
     assert await fixture.settlement.retries.renew(subscription, [first, second]) == [second]
+
+
+def a_redelivery(tag: int, name: str = "killer") -> Delivery:
+    message = WireMessage(exchange="", routing_key="q", body=b"", type="a", message_id=name)
+    return Delivery(message, tag, redelivered=True)
+
+
+async def test_a_redelivery_counts_while_its_handler_works_and_no_longer():
+    counts = []
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        counts.append(fixture.begun.counts.total())
+        fixture.stop.set()
+        return [TryAgain(1, SECOND)]
+
+    fixture = DispatcherFixture(FakeSubscription(a_redelivery(1)), make)
+
+    await fixture.works()
+
+    assert counts == [1]
+    assert fixture.begun.counts.total() == 0
+
+
+async def test_a_message_is_acked_once_its_count_is_deleted_and_is_not_handled_again():
+    calls: list[int] = []
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        calls.append(fixture.begun.counts.total())
+        return [DONE]
+
+    fixture = DispatcherFixture(FakeSubscription(a_redelivery(1)), make)
+    fixture.begun.failures = 2
+
+    async def ack(*_deliveries: Delivery) -> None:
+        assert fixture.begun.counts.total() == 0
+        fixture.stop.set()
+
+    fixture.subscription.ack = ack  # type: ignore[method-assign]
+    await fixture.works()
+
+    assert (calls, fixture.begun.failures) == ([1], 0)
+
+
+async def test_a_handler_that_a_stop_interrupts_counts_not():
+    begun = asyncio.Event()
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    fixture = DispatcherFixture(FakeSubscription(a_redelivery(1)), make)
+    work = asyncio.ensure_future(fixture.works())
+    await begun.wait()
+
+    work.cancel()
+    await asyncio.wait({work})
+
+    assert fixture.begun.counts.total() == 0
+
+
+async def test_a_redelivery_that_waits_for_a_lease_keeps_the_strikes_of_ended_processes():
+    counts: list[int] = []
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        counts.append(fixture.begun.counts.total())
+        if len(counts) == 2:
+            fixture.stop.set()
+        return [Wait(timedelta(0))]
+
+    fixture = DispatcherFixture(FakeSubscription(a_redelivery(1)), make)
+    fixture.begun.counts[identity_of(a_redelivery(1))] = 1
+
+    await fixture.works()
+
+    assert len(counts) > 1
+    assert set(counts) == {2}
+    assert fixture.begun.counts.total() == 1
+
+
+async def test_a_batch_forgets_the_strikes_of_those_that_it_settles_and_takes_others_back():
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        fixture.stop.set()
+        return [DONE, Wait(SECOND), DONE]
+
+    settled, waiting = (a_redelivery(tag, name) for tag, name in ((1, "settled"), (2, "waiting")))
+    fixture = DispatcherFixture(
+        UnlimitedSubscription(settled, waiting, a_delivery(3)),
+        make,
+        batch_size=3,
+        starts_slowly=False,
+    )
+    for each in (settled, waiting):
+        fixture.begun.counts[identity_of(each) or ""] = 1
+
+    await fixture.works()
+
+    assert fixture.begun.counts == {identity_of(waiting): 1}
+
+
+async def test_a_message_that_has_ended_too_many_processes_is_given_up_without_a_call():
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        raise AssertionError
+
+    fixture = DispatcherFixture(FakeSubscription(a_redelivery(1)), make)
+    [message] = [identity_of(a_redelivery(1))]
+    fixture.begun.counts[message] = 20
+    fixture.subscription.ack = _setting(fixture.stop, fixture.subscription.ack)  # type: ignore[method-assign]
+
+    assert await fixture.works() == [("ack", 1)]
+    assert fixture.dead_letters == ["delivery_limit"]
+
+
+async def test_a_subscription_without_deliveries_is_replaced_after_a_while(monkeypatch):
+    """RabbitMQ 3.10 gives it none of a queue that was deleted and declared again at once."""
+    monkeypatch.setattr(session_module, "IDLE", 20 * MILLISECOND)
+    handled = asyncio.Event()
+
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        await asyncio.sleep(0.1)  # longer than IDLE: a handler works, so it is not idle
+        handled.set()
+        return [DONE]
+
+    fixture = DispatcherFixture(FakeSubscription(a_delivery(1)), make)
+
+    await fixture.works()
+
+    assert handled.is_set()
+    assert fixture.dispatcher.was_idle
+    assert not fixture.stop.is_set()
+    assert fixture.subscription.stopped.is_set()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    ("verdict", "said"), [(DONE, ("ack", 7)), (TryAgain(1, SECOND), ("replace", 7, "acked"))]
+)
+async def test_a_redelivery_waits_for_its_handler_from_before_the_loss_and_gets_its_verdict(
+    ordered, verdict, said
+):
+    """Another message is handled meanwhile."""
+    started, finish = asyncio.Event(), asyncio.Event()
+    calls: list[int] = []
+
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
+        tag = unit.deliveries[0].tag
+        calls.append(tag)
+        if tag == 1:
+            started.set()
+            await finish.wait()
+            return [verdict]
+        finish.set()
+        return [DONE]
+
+    first = FakeSubscription(a_redelivery(1))
+    fixture = DispatcherFixture(first, make, concurrency=2, starts_slowly=False, ordered=ordered)
+    # The lane of the fixture is no header of the wire format: without one, messages are lanes.
+    other = a_delivery(8)
+    second = FakeSubscription(a_redelivery(7), other)
+    second._make_room(9)
+
+    dispatcher: Any = fixture.dispatcher
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(dispatcher.run(first, fixture.stop, group))
+        await started.wait()
+        first.buffer.fail("the connection was lost")
+        first._make_room(1)
+        assert str(await running) == "the connection was lost"
+        running = group.create_task(dispatcher.run(second, fixture.stop, group))
+        while not any(each[1] == 7 for each in second.said):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        fixture.stop.set()
+
+    assert calls == [1, 8]
+    assert sorted(second.said) == sorted([("ack", 8), said])
+    assert first.said == []

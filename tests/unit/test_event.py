@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -106,3 +108,41 @@ def test_further_headers_must_be_allowed_first():
 
 def test_type_and_payload_may_be_given_by_position():
     assert Event("a", 1).body == b"1"
+
+
+FORKING = """
+import os
+from outbox import Event
+
+new_id = Event.__dataclass_fields__["id"].default_factory
+
+def ids():
+    return b"".join(new_id().bytes for _ in range(10))
+
+ids()
+start, begin = os.pipe()
+readers = []
+for _ in range(8):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(begin)
+        os.read(start, 1)  # until the parent closes its end: all children begin together
+        os.write(writer, ids())
+        os._exit(0)
+    os.close(writer)
+    readers.append(reader)
+os.close(begin)
+found = b"".join(open(reader, "rb").read() for reader in readers)
+ids = [found[at : at + 16] for at in range(0, len(found), 16)]
+assert len(ids) == 80
+# The first half is the time, which may differ by chance.
+print(len(ids) - len({each[8:] for each in ids}))
+"""
+
+
+def test_forked_processes_give_no_id_twice():
+    """As workers of a web server do; uuid-utils before 0.14 copies the state of its generator."""
+    command = [sys.executable, "-c", FORKING]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    assert done.stdout == "0\n"

@@ -4,17 +4,20 @@ When the executor repeats a lost transaction, and when the attempt counts as fai
 
 from dataclasses import fields
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 from consumer.execution import executor as attempt
-from consumer.execution.executor import TRIALS, Executor
+from consumer.execution.decode import Attempt
+from consumer.execution.executor import BEHIND_A_COPY, TRIALS, Executor
+from consumer.execution.transaction import Committed, HandlerSteps
 from consumer.handler import Handler
 from consumer.storage.durations import SAMPLE
 from consumer.telemetry import Telemetry
+from consumer.verdict import Wait
 from outbox.errors import DatabaseUnavailable
 
 LOST = DBAPIError(None, None, Exception(), connection_invalidated=True)
@@ -61,6 +64,36 @@ async def test_an_attempt_that_keeps_losing_its_session_fails_if_the_database_an
 async def test_an_unavailable_database_counts_as_no_failure_of_a_message(monkeypatch, answers):
     with pytest.raises(DatabaseUnavailable):
         await carried_out(Database(answers=answers), monkeypatch)
+
+
+class Sqlstate(Exception):  # noqa: N818
+    """An error of a driver."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize("was_called", [False, True])
+async def test_a_message_whose_copy_is_handled_elsewhere_waits_and_has_not_failed(
+    monkeypatch, was_called
+):
+    """Its record is locked while the other handler works; other locks are the handler's own."""
+    error = DBAPIError(None, None, Sqlstate("55P03"))
+
+    async def transact(_units: Any, steps: HandlerSteps) -> DBAPIError:
+        steps.was_called = was_called
+        return error
+
+    monkeypatch.setattr(attempt, "transact", transact)
+    monkeypatch.setattr(Executor, "ready", Database(answers=TRIALS).ready)
+    outcome = await an_executor()._transact(Handler("a"), [cast("Attempt", None)])
+
+    if was_called:
+        assert outcome is error
+    else:
+        assert isinstance(outcome, Committed)
+        assert list(outcome.verdicts) == [Wait(BEHIND_A_COPY)]
 
 
 def test_an_executor_keeps_a_sample_of_durations_until_it_is_taken():

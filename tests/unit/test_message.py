@@ -6,7 +6,7 @@ from consumer import Consumer
 from consumer.execution.decode import read_message
 from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
-from outbox.wire import codec
+from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import LEAK_MARKER, an_event, an_upload
 
@@ -14,7 +14,7 @@ SQL_ONLY = {"exchange": None, "content_encoding": None}
 
 
 def an_envelope(body: bytes = b"{}", content_type: str = "application/json") -> Envelope:
-    envelope = codec.from_row({**codec.to_row(an_event()), **SQL_ONLY})
+    envelope = row_codec.from_row({**row_codec.to_row(an_event()), **SQL_ONLY})
     return replace(envelope, body=body, content_type=content_type)
 
 

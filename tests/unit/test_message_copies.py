@@ -11,16 +11,20 @@ import pytest
 from consumer.message_copies import (
     dead_letter_reason,
     original_message,
+    renewed_copy,
     replay_copy,
     requeue_copy,
     retry_copy,
 )
+from consumer.storage import stored_message
+from outbox.event import Priority
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.headers import (
     ATTEMPT_HEADER,
     EXCHANGE_HEADER,
     NOT_BEFORE_HEADER,
+    PRIORITY_HEADER,
     ROUTING_KEY_HEADER,
     Headers,
     parse,
@@ -56,6 +60,45 @@ def test_a_retried_copy_stays_in_its_lane_and_as_old_as_it_was():
 
     assert codec.from_wire(copied).lane == LANE
     assert codec.from_wire(copied).recorded_at == datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("priority", [0, 9, 200])
+def test_all_copies_in_a_retry_queue_have_one_priority_and_remember_their_own(priority):
+    first = retry_copy(a_message(priority=priority), queue="q.retry.1s", attempt=1)
+    second = retry_copy(first, queue="q.retry.5s", attempt=2)
+
+    for copy in (first, second):
+        assert (copy.priority, headers_of(copy).priority) == (4, priority)
+        assert codec.from_wire(copy).priority is not Priority.NORMAL
+    for copy in (
+        renewed_copy(second, queue="q"),
+        requeue_copy(second, queue="q", requeues=1),
+        replay_copy(second, queue="q", run=UUID(int=7)),
+    ):
+        assert (copy.priority, headers_of(copy).priority) == (priority, None)
+
+
+@pytest.mark.parametrize("priority", [None, 4])
+def test_a_copy_of_normal_priority_needs_no_header_for_it(priority):
+    copy = retry_copy(a_message(priority=priority), queue="q", attempt=1)
+
+    assert copy.priority == priority
+    assert PRIORITY_HEADER not in copy.headers
+
+
+@pytest.mark.parametrize("value", [-1, 256, True, "9", None])
+def test_a_remembered_priority_that_makes_no_sense_counts_as_absent(value):
+    copy = a_message(priority=9, headers={PRIORITY_HEADER: value})
+
+    assert codec.from_wire(copy).priority is Priority.HIGH
+
+
+def test_a_dead_letter_of_a_waiting_copy_keeps_the_priority():
+    columns = stored_message.to_columns(retry_copy(a_message(priority=9), queue="q", attempt=1))
+
+    assert columns["priority"] == "high"
+    stored = stored_message.from_columns(columns)
+    assert replay_copy(stored, queue="q", run=UUID(int=7)).priority == 9
 
 
 def test_a_retried_copy_carries_no_header_of_the_broker():

@@ -2,11 +2,14 @@
 Which errors of the client library mean a lost connection to RabbitMQ.
 """
 
+import asyncio
 from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
+from pamqp.commands import Basic
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
@@ -17,6 +20,7 @@ from outbox.transports.rabbitmq.connection import (
     connect,
     connection_errors,
 )
+from outbox.transports.rabbitmq.subscription import reason_of_end
 
 
 @pytest.mark.parametrize(
@@ -50,3 +54,16 @@ async def test_time_that_a_node_does_not_use_is_left_to_those_after_it(monkeypat
 
     assert len(timeouts) == nodes
     assert (timeouts[0], timeouts[-1]) == pytest.approx((first, CONNECT_SECONDS), abs=0.5)
+
+
+async def test_a_channel_that_the_broker_closes_for_its_consumer_timeout_says_so():
+    closing = asyncio.get_running_loop().create_future()
+    closing.set_exception(
+        aiormq.exceptions.ChannelPreconditionFailed(
+            "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out."
+        )
+    )
+
+    assert "consumer_timeout" in reason_of_end(closing)
+    assert "consumer_timeout" in reason_of_end(Basic.Cancel("tag"))
+    assert reason_of_end(object()) == "the connection was lost"

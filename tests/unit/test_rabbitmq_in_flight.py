@@ -1,11 +1,16 @@
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
 
 from outbox.transports.rabbitmq.connection import heartbeat_to_request
 from outbox.transports.rabbitmq.in_flight import MAX_BYTES, MAX_MESSAGES, InFlight, windows
+from outbox.transports.rabbitmq.publish_batch import publish_batch
+from outbox.transports.rabbitmq.unconfirmed import take_over
 from outbox.wire.codec import WireMessage
 from tests.support.eventually import eventually
 
@@ -97,6 +102,64 @@ async def test_a_cancelled_batch_leaves_no_waiter_behind():
         await asyncio.gather(given_up, return_exceptions=True)
 
         await _pass(in_flight, {"b"})
+
+
+class Channel:
+    """A channel of aiormq that sends nothing, with tags of an earlier batch in flight."""
+
+    def __init__(self, *, earlier: int) -> None:
+        self.number = 1
+        self.lock = asyncio.Lock()
+        take_over(self)
+        self.confirmations.update(dict.fromkeys(range(1, earlier + 1)))
+        self.delivery_tag = earlier
+        self.write_queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.connection = self
+        self.connection_tune = SimpleNamespace(frame_max=4096)
+
+    async def ready(self) -> None:
+        """The broker does not block the connection."""
+
+    def create_future(self) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
+
+    def _confirm_delivery(self, tag: int, _frame: Any) -> None:
+        del self.confirmations[tag]
+
+    async def confirm_all(self, *tags: int, every: float) -> None:
+        """Confirm tag after tag."""
+        for tag in tags:
+            await asyncio.sleep(every)
+            await self._on_confirm_frame(Basic.Ack(tag))
+
+
+async def test_a_deadline_moves_on_while_the_broker_confirms_what_was_sent_before():
+    channel = Channel(earlier=4)
+    deadline = asyncio.get_running_loop().time() + 0.5
+    publishing = asyncio.create_task(
+        publish_batch(channel, [a_message("own")], in_flight=InFlight(), deadline=deadline)
+    )
+    await eventually(lambda: channel.delivery_tag == 5)
+
+    await channel.confirm_all(1, 2, 3, 4, 5, every=0.3)
+
+    assert [type(confirm) for confirm in await publishing] == [Basic.Ack]
+
+
+async def test_a_deadline_passes_while_the_broker_confirms_only_what_was_sent_later():
+    channel = Channel(earlier=0)
+    deadline = asyncio.get_running_loop().time() + 0.5
+    publishing = asyncio.create_task(
+        publish_batch(channel, [a_message("own")], in_flight=InFlight(), deadline=deadline)
+    )
+    await eventually(lambda: channel.delivery_tag == 1)
+    channel.confirmations.update(dict.fromkeys(range(2, 9)))
+
+    confirming = asyncio.create_task(channel.confirm_all(*range(2, 9), every=0.2))
+    (confirm,) = await publishing
+    confirming.cancel()
+
+    assert isinstance(confirm, TimeoutError)
 
 
 async def _pass(in_flight: InFlight, ids: set[str]) -> None:

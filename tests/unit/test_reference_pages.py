@@ -2,21 +2,26 @@
 
 import inspect
 import re
+from datetime import timedelta
 
 import pytest
 
 import consumer
 import outbox
 from consumer import outcomes
+from consumer.queues import ConsumerQueues
 from consumer.verdict import CODES
 from outbox import errors
 from outbox.errors import OutboxError
 from outbox.transports.base import Outcome
+from relay.storage.settlement import UNSETTLED
 from tests.reference import log_events, markdown, metrics, settings
 from tests.reference.pages import COMMAND, FOLDER, SECTIONS, rendered, sections_in, stale
 from tests.reference.signatures import signature
 
 PAGES = {page.name: page.read_text() for page in sorted(FOLDER.glob("*.md"))}
+DLX = "health_data_dlx"
+QUEUES = ConsumerQueues("<queue>", bindings=["#"], delays=[timedelta(seconds=30)])
 DEAD_LETTERED_BY_RELAY = {Outcome.RETURNED, Outcome.NACKED, Outcome.REJECTED, Outcome.MALFORMED}
 
 
@@ -74,12 +79,15 @@ def test_log_events_have_the_fields_of_their_calls():
     assert events["handler_failed"].fields == ("type", "attempt", "error", "at")
     assert events["consumer_started"].fields == ("consumer", "queue", "database")
     assert events["consumer_started"].level == "info"
-    assert events["library_message"].fields == ("function", "line", "error")
+    assert events["library_message"].fields == ("text", "function", "line", "error", "at")
 
 
 def test_the_page_has_every_reason_code_and_no_other():
     assert reasons_under("Written by a consumer") == CODES
-    assert reasons_under("Written by the relay") == {one.value for one in DEAD_LETTERED_BY_RELAY}
+    assert reasons_under("Written by the relay") == {
+        *(one.value for one in DEAD_LETTERED_BY_RELAY),
+        UNSETTLED,
+    }
 
 
 @pytest.mark.parametrize("module", [errors, outcomes])
@@ -127,7 +135,7 @@ def test_signatures_are_those_of_the_source():
     )
     assert signature("Retry", consumer.Retry) == "Retry(*, after: timedelta | None = None)"
     assert signature("Consumer.on", consumer.Consumer.on) == (
-        "Consumer.on(event_type: str, /, *, batch_size: int = 1, **options)"
+        "Consumer.on(event_type: str, /, *, batch_size: int | None = None, **options)"
         " -> Callable[[Function], Function]"
     )
     assert signature("OutboxError", OutboxError) == "OutboxError"
@@ -137,3 +145,13 @@ def test_cells_of_tables_stay_cells():
     assert markdown.table(["a", "b"], [["x | y", "two\nlines"]]) == (
         "| a | b |\n|---|---|\n| x \\| y | two lines |"
     )
+
+
+@pytest.mark.parametrize("queue", QUEUES.topology(main_exchange="-", dlx_exchange=DLX).queues)
+def test_the_wire_format_has_the_arguments_of_each_queue(queue):
+    """People who declare the queues themselves copy them."""
+    [row] = re.findall(rf"^\| `{re.escape(queue.name)}`.*", PAGES["wire-format.md"], re.MULTILINE)
+
+    for name, value in queue.arguments.items():
+        told = f"`{name}: {value}`" if value else f"`{name}:` (empty)"
+        assert name == "x-queue-type" or told in row

@@ -4,11 +4,21 @@ Registrations with a consumer, and errors that name the wrong argument.
 
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from consumer import CircuitBreaker, Consumer, OnLeaseExpired, RateLimit, RetrySchedule
+import outbox
+from consumer import (
+    CircuitBreaker,
+    Consumer,
+    OnLeaseExpired,
+    RateLimit,
+    Reject,
+    Retry,
+    RetrySchedule,
+)
 from consumer.handler import Handler, Lease
 from outbox.errors import ConfigurationError
 
@@ -66,7 +76,14 @@ def test_a_leased_handler_has_a_lease():
         ({"name": "no spaces"}, "consumer name"),
         ({"name": ""}, "consumer name"),
         ({"bindings": []}, "consumer etl: bindings"),
+        ({"name": "relay"}, "consumer name"),
         ({"bindings": "health.#"}, "consumer etl: bindings"),
+        ({"bindings": [1]}, "consumer etl: bindings"),
+        ({"bindings": ["a" * 256]}, "consumer etl: bindings"),
+        ({"bindings": ["\ud800"]}, "consumer etl: bindings"),
+        ({"bindings": 5}, "consumer etl: bindings"),
+        ({"queue": "my queue"}, "consumer etl: queue"),
+        ({"queue": 1}, "consumer etl: queue"),
     ],
 )
 def test_a_consumer_that_cannot_work_is_refused(changes, named):
@@ -170,3 +187,22 @@ def test_an_ordered_consumer_takes_no_leases_and_no_breakers():
         ):
             refused()
     assert set(consumer.handlers) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: RateLimit(float("nan")), "rate_limit: messages"),
+        (lambda: RateLimit(1, per=1), "rate_limit: per"),
+        (lambda: CircuitBreaker("many"), "circuit_breaker: failures"),
+        (lambda: CircuitBreaker(1, pause=1), "circuit_breaker: pause"),
+        (lambda: Retry(after=5), "after"),
+        (lambda: Reject(5), "reason"),
+        (lambda: outbox.allow_headers(5), "headers"),
+        (lambda: outbox.add(None), "session"),
+        (lambda: outbox.insert(SimpleNamespace(to_event=lambda: "no event")), "events"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(make, argument):
+    with pytest.raises((ConfigurationError, ValueError), match=f"^{argument}: "):
+        make()

@@ -69,9 +69,9 @@ def test_the_header_of_a_run_does_not_show_passwords():
 
 
 async def test_no_alarm_is_raised_on_an_external_server():
-    given = GivenInstance("MQ_TEST_BROKER_URL")
+    given = GivenInstance("OUTBOX_TEST_BROKER_URL")
     server = RabbitmqServer("amqp://localhost", "http://localhost:15672", given)
 
-    with pytest.raises(NotOursError, match=r"rabbitmqctl .* MQ_TEST_BROKER_URL"):
+    with pytest.raises(NotOursError, match=r"rabbitmqctl .* OUTBOX_TEST_BROKER_URL"):
         async with server.memory_alarm():
             pytest.fail("raised an alarm")

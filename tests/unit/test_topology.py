@@ -120,8 +120,19 @@ def test_the_work_queue_dead_letters_to_the_dead_queue():
 
 
 def test_the_dead_queue_drops_no_message():
-    """RabbitMQ 4 would, by default, after 20 deliveries."""
-    assert TOPOLOGY.queues[0].arguments["x-delivery-limit"] == 2**31 - 1
+    """
+    RabbitMQ 4 would, by default, after 20 deliveries; with the length limit of a policy the queue
+    refuses messages, and with its TTL it holds them, since no queue has the name `release`.
+    """
+    assert TOPOLOGY.queues[0].arguments == {
+        "x-queue-type": "quorum",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "steps.dead.release",
+        "x-delivery-limit": 2**31 - 1,
+    }
+    assert "steps.dead.release" not in {queue.name for queue in TOPOLOGY.queues}
 
 
 def test_a_retry_queue_leads_straight_back_to_the_work_queue():

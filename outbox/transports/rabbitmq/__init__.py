@@ -5,6 +5,7 @@ RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pa
     publisher                           publish, and find the message that closed a channel
     confirm_channel                     one channel with publisher confirms, and its replacement
     publish_batch, publish_gather       the two ways to publish several messages
+    unconfirmed                         the confirms that a batch waits for
     confirms, in_flight                 what a confirm means; how much may be unconfirmed
     frame_encoder                       a message as the bytes of its frames
     subscription                        deliveries from one queue

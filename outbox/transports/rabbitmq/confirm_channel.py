@@ -20,7 +20,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.errors import BrokerUnavailable
-from outbox.transports.rabbitmq.confirms import Confirm, is_final, is_refused
+from outbox.transports.rabbitmq.confirms import Confirm, is_final, is_refused, of_each_kind
 from outbox.transports.rabbitmq.connection import close, connection_errors, start_closing
 from outbox.transports.rabbitmq.in_flight import InFlight, is_blocked
 from outbox.transports.rabbitmq.publish_batch import incompatibility, publish_batch
@@ -170,8 +170,9 @@ class ConfirmChannel:
         except asyncio.CancelledError:
             self._abandoned = True
             raise
-        self._abandoned = self._abandoned or not all(map(is_final, confirms))
-        if any(map(is_refused, confirms)):
+        kinds = of_each_kind(confirms)
+        self._abandoned = self._abandoned or not all(map(is_final, kinds))
+        if any(map(is_refused, kinds)):
             self._refused = True
             self._refused_early = self._refused_early or not self._is_old
         return confirms

@@ -3,7 +3,7 @@ The confirms that a publish can get from RabbitMQ, and what each one means.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
 import aiormq
@@ -34,6 +34,15 @@ _FINAL = (
 )
 
 
+def of_each_kind(confirms: Sequence[Confirm]) -> Collection[Confirm]:
+    """
+    Return one of *confirms* of each kind: what the functions below return depends on the kind.
+
+    Nearly all confirms of a batch are of one kind.
+    """
+    return {type(confirm): confirm for confirm in confirms}.values()
+
+
 def is_final(confirm: Confirm) -> bool:
     """Return whether *confirm* is about this message alone, and final."""
     return isinstance(confirm, _FINAL)
@@ -62,7 +71,13 @@ def nothing_sent(confirms: Sequence[Confirm]) -> bool:
     return bool(found) and all(isinstance(confirm, closed) for confirm in found)
 
 
-def outcome_of(confirm: Confirm) -> Outcome:
+def outcomes_of(confirms: Sequence[Confirm]) -> list[Outcome]:
+    """Return the outcome for each of *confirms*."""
+    outcomes = {type(confirm): _outcome_of(confirm) for confirm in of_each_kind(confirms)}
+    return [outcomes[type(confirm)] for confirm in confirms]
+
+
+def _outcome_of(confirm: Confirm) -> Outcome:
     """Return the outcome for *confirm*; a message that closed the channel was published alone."""
     errors = aiormq.exceptions
     match confirm:

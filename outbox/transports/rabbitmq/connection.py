@@ -4,16 +4,20 @@ Connecting to RabbitMQ, and recognising the errors of a lost connection.
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import aio_pika
 import aiormq
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, ConfigurationError
+from outbox.network_errors import kind_of
+from outbox.tls_files import context_with, load_certificate, remember_expiry
 from outbox.transports.base import ConnectionCounter
+from outbox.transports.rabbitmq.connect_errors import address, reason_of_failure
 
 CONNECT_SECONDS = 10.0
 """For all addresses together, because a publish has no more time; each gets a share."""
@@ -58,13 +62,13 @@ async def connect(
     until it is closed or lost.
     Raises BrokerUnavailable if no address confirms.
     """
-    problem = BrokerUnavailable("no address")
+    problems: list[BrokerUnavailable] = []
     now = asyncio.get_running_loop().time
     deadline = now() + CONNECT_SECONDS
     for tried, url in enumerate(urls):
         share = (deadline - now()) / (len(urls) - tried)
         try:
-            with connection_errors("cannot connect to the broker"):
+            with connection_errors(f"to {address(url)}", partial(reason_of_failure, url=url)):
                 connection = await aio_pika.connect(
                     url,
                     timeout=max(share, LEAST_CONNECT_SECONDS),
@@ -73,11 +77,14 @@ async def connect(
                     connection_class=kind,
                 )
         except BrokerUnavailable as error:
-            problem = error
+            problems.append(error)
         else:
             _count(connection, connections)
             return connection
-    raise problem
+    raise BrokerUnavailable(
+        f"MQ_BROKER_URL: cannot connect {'; '.join(map(str, problems))}",
+        refused=all(problem.refused for problem in problems),
+    )
 
 
 def _count(connection: AbstractConnection, connections: ConnectionCounter) -> None:
@@ -110,18 +117,27 @@ async def _close(connection: AbstractConnection) -> None:
         await connection.close()
 
 
+def _class_of(error: BaseException) -> tuple[str, bool]:
+    return kind_of(error) or type(error).__name__, False
+
+
 @contextmanager
-def connection_errors(problem: str = "the connection was lost") -> Iterator[None]:
+def connection_errors(
+    problem: str = "the connection was lost",
+    reason_of: Callable[[BaseException], tuple[str, bool]] = _class_of,
+) -> Iterator[None]:
     """
     Turn errors of the connection into BrokerUnavailable, whose text begins with *problem*.
 
-    The texts of the errors are dropped, because they may quote the URL with its password. If this
-    task was not cancelled, a CancelledError comes from aiormq, which raises it for a silent peer.
+    *reason_of* returns the rest of the text, and whether the broker refused the login. The texts
+    of the errors are dropped, because they may quote the URL with its password. If this task was
+    not cancelled, a CancelledError comes from aiormq, which raises it for a silent peer.
     """
     try:
         yield
     except CONNECTION_ERRORS as error:
-        raise BrokerUnavailable(f"{problem}: {type(error).__name__}") from None
+        reason, refused = reason_of(error)
+        raise BrokerUnavailable(f"{problem}: {reason}", refused=refused) from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -138,13 +154,26 @@ def _tls_context(url: URL) -> ssl.SSLContext | None:
     """
     Return a context that verifies the broker at *url*, with the files that its query names.
 
-    None for plaintext and for `no_verify_ssl`, which the settings refuse without
-    MQ_ALLOW_INSECURE.
+    None for plaintext. `no_verify_ssl`, which the settings refuse without MQ_ALLOW_INSECURE,
+    switches the verification off.
+    Raises BrokerUnavailable if a file cannot be used: while a process runs, an operator may be
+    replacing it.
     """
     query = url.query
-    if url.scheme != "amqps" or query.get("no_verify_ssl", "0") != "0":
+    if url.scheme != "amqps":
         return None
-    context = ssl.create_default_context(cafile=query.get("cafile"), capath=query.get("capath"))
-    if certificate := query.get("certfile"):
-        context.load_cert_chain(certificate, query.get("keyfile"))
+    try:
+        context = context_with(
+            "capath" if "capath" in query and "cafile" not in query else "cafile",
+            query.get("cafile"),
+            query.get("capath"),
+        )
+        if certificate := query.get("certfile"):
+            load_certificate("certfile, keyfile", context, certificate, query.get("keyfile"))
+    except ConfigurationError as error:
+        raise BrokerUnavailable(f"to {address(url)}: {error}", refused=True) from None
+    if query.get("no_verify_ssl", "0") != "0":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    remember_expiry("MQ_BROKER_URL", context)
     return context

@@ -7,6 +7,7 @@ therefore end as a delivery; illegal ones as a delivery with a `decode_error`.
 
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,14 @@ from typing import Any
 from pamqp.commands import Basic
 
 from outbox.transports.delivery import Delivery
-from outbox.transports.rabbitmq.table_decoder import DECODE_ERRORS, moment, read_table
+from outbox.transports.rabbitmq.table_decoder import (
+    DECODE_ERRORS,
+    NUMBERS,
+    SECONDS_MAX,
+    TEXT,
+    moment,
+    read_table,
+)
 from outbox.wire.codec import WireMessage
 
 MALFORMED = "malformed"
@@ -62,6 +70,19 @@ def _read_properties(data: bytes, flags: int, message: WireMessage) -> bool:
     at, fine = _CONTENT.size, True
     try:
         for name, read in _plan(flags):
+            if read is None:
+                # A short text. Most properties are, so no function is called for one.
+                start = at + 1
+                at = start + data[at]
+                if at > len(data):
+                    return False
+                if name is None:
+                    continue
+                try:
+                    setattr(message, name, data[start:at].decode())
+                except UnicodeDecodeError:
+                    fine = False
+                continue
             value, at, legal = read(data, at)
             fine = fine and legal
             if name is not None and value is not _UNREADABLE:
@@ -69,18 +90,6 @@ def _read_properties(data: bytes, flags: int, message: WireMessage) -> bool:
     except DECODE_ERRORS:
         return False
     return fine and at == len(data)
-
-
-def _short(data: bytes, at: int) -> tuple[Any, int, bool]:
-    raw, stop = _short_bytes(data, at)
-    try:
-        return raw.decode(), stop, True
-    except UnicodeDecodeError:
-        return _UNREADABLE, stop, False
-
-
-def _skipped(data: bytes, at: int) -> tuple[Any, int, bool]:
-    return _UNREADABLE, _short_bytes(data, at)[1], True
 
 
 def _short_bytes(data: bytes, at: int) -> tuple[bytes, int]:
@@ -99,13 +108,38 @@ def _table(data: bytes, at: int) -> tuple[Any, int, bool]:
     start = at + 4
     stop = start + _LONG.unpack_from(data, at)[0]
     whole = stop <= len(data)
+    if whole and (plain := _plain_table(data, start, stop)) is not None:
+        return MappingProxyType(plain), stop, True
     table, fine = read_table(data, start, stop if whole else len(data))
     # The properties after a cut table cannot be found; the entries that were read are kept.
     return MappingProxyType(table), stop, fine and whole
 
 
+def _plain_table(data: bytes, at: int, end: int) -> dict[str, Any] | None:
+    """`read_table` for legal tables of texts and numbers, inline; None for others."""
+    table: dict[str, Any] = {}
+    try:
+        while at < end:
+            start = at + 1
+            at = start + data[at]
+            name = data[start:at].decode()
+            if data[at] == TEXT:
+                start = at + 5
+                at = start + _LONG.unpack_from(data, at + 1)[0]
+                table[name] = data[start:at].decode()
+            else:
+                number = NUMBERS[data[at]]
+                table[name] = number.unpack_from(data, at + 1)[0]
+                at += 1 + number.size
+    except DECODE_ERRORS:
+        return None
+    return table if at == end else None
+
+
 def _timestamp(data: bytes, at: int) -> tuple[Any, int, bool]:
     number = _LONG_LONG.unpack_from(data, at)[0]
+    if number <= SECONDS_MAX:
+        return datetime.fromtimestamp(number, UTC), at + _LONG_LONG.size, True
     try:
         return moment(number), at + _LONG_LONG.size, True
     except DECODE_ERRORS:
@@ -113,26 +147,27 @@ def _timestamp(data: bytes, at: int) -> tuple[Any, int, bool]:
 
 
 _Reader = Callable[[bytes, int], tuple[Any, int, bool]]
-_PROPERTIES: tuple[tuple[str, str | None, _Reader], ...] = (
-    ("content_type", "content_type", _short),
-    ("content_encoding", "content_encoding", _short),
+_PROPERTIES: tuple[tuple[str, str | None, _Reader | None], ...] = (
+    ("content_type", "content_type", None),
+    ("content_encoding", "content_encoding", None),
     ("headers", "headers", _table),
     ("delivery_mode", None, _octet),
     ("priority", "priority", _octet),
-    ("correlation_id", "correlation_id", _short),
-    ("reply_to", None, _skipped),
-    ("expiration", None, _skipped),
-    ("message_id", "message_id", _short),
+    ("correlation_id", "correlation_id", None),
+    ("reply_to", None, None),
+    ("expiration", None, None),
+    ("message_id", "message_id", None),
     ("timestamp", "timestamp", _timestamp),
-    ("message_type", "type", _short),
-    ("user_id", None, _skipped),
-    ("app_id", None, _skipped),
-    ("cluster_id", None, _skipped),
+    ("message_type", "type", None),
+    ("user_id", None, None),
+    ("app_id", None, None),
+    ("cluster_id", None, None),
 )
+"""In their order: the names of AMQP and of a `WireMessage`, and the reader unless it is a text."""
 
 
 @lru_cache(maxsize=256)
-def _plan(flags: int) -> list[tuple[str | None, _Reader]]:
+def _plan(flags: int) -> list[tuple[str | None, _Reader | None]]:
     """Return the properties that *flags* announce, in their order."""
     known = Basic.Properties.flags
     return [(name, read) for theirs, name, read in _PROPERTIES if flags & known[theirs]]

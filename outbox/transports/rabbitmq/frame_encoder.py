@@ -2,9 +2,9 @@
 A message as the bytes of its AMQP frames: Basic.Publish, content header, content bodies.
 
 pamqp produces the same bytes at several times the cost, because it looks up the type of each field
-for each message. Here the layout of this project's messages is fixed. pamqp encodes the rare
-parts: the method frame of a route that is not cached, and header values other than text, integers
-and booleans.
+for each message. Here the layout of this project's messages is fixed, and what many messages have
+in common is encoded once. pamqp encodes the rare parts: the method frame of a route that is not
+cached, and header values other than text, integers and booleans.
 
 A value that cannot be encoded raises the same error as in pamqp: TypeError, ValueError or
 struct.error.
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pamqp.frame
 from pamqp import encode
@@ -27,16 +27,18 @@ FRAME_OVERHEAD = 8
 
 _HEADER, _BODY = 2, 3
 _END = b"\xce"
-_FRAME = struct.Struct(">BHI")
-_CONTENT = struct.Struct(">HxxQH")
+_BODY_FRAME = struct.Struct(">BHI")
+_HEADER_FRAME = struct.Struct(">BHIHxxQH")
+"""Kind, channel and size of the frame; class, size of the body, flags of the properties."""
+_HEADER_FIXED = 14
+"""Bytes in the payload of a content header before the properties."""
 _LONG = struct.Struct(">I")
-_LONG_TEXT = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">Q")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_OF_A_DAY = 86_400
 _BASIC = Basic.frame_id
 _PERSISTENT = b"\x02"
-_SHORT_MAX = 255
+_OCTETS = [bytes([number]) for number in range(256)]
 _NAME_MAX = 128
 _INTEGERS = (
     (-(2**7), 2**7, struct.Struct(">cb"), b"b"),
@@ -58,79 +60,106 @@ _TYPE = _FLAGS["message_type"]
 _ALWAYS = _FLAGS["headers"] | _FLAGS["delivery_mode"] | _FLAGS["app_id"]
 
 
-def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> bytes:
+def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list[bytes]:
     """
-    Return the frames that publish *message*, mandatory and persistent, on *channel*.
+    Return the frames that publish *message*, mandatory and persistent, on *channel*, in pieces.
 
     *body_max* is the number of body bytes in one frame: the connection's frame size minus
-    FRAME_OVERHEAD.
+    FRAME_OVERHEAD. The caller joins the pieces of a whole batch, so that a body is copied once.
     """
     body = message.body
+    if type(body) is not bytes:
+        body = bytes(memoryview(body))
     size = len(body)
-    flags, properties = _properties(message)
-    properties_size = 14 + sum(map(len, properties))
-    parts = [
+    common = _common(
+        message.content_type, message.content_encoding, message.priority, message.type
+    )
+    flags, table, own = common.flags, _table(message.headers), b""
+    if message.correlation_id:
+        flags |= _CORRELATION_ID
+        own = _short(message.correlation_id)
+    if message.message_id:
+        flags |= _MESSAGE_ID
+        own += _short(message.message_id)
+    if message.timestamp is not None:
+        flags |= _TIMESTAMP
+        own += _timestamp(message.timestamp)
+    properties_size = common.size + len(table) + len(own)
+    pieces = [
         _method_frame(channel, message.exchange, message.routing_key),
-        _FRAME.pack(_HEADER, channel, properties_size),
-        _CONTENT.pack(_BASIC, size, flags),
-        *properties,
-        _END,
+        _HEADER_FRAME.pack(_HEADER, channel, _HEADER_FIXED + properties_size, _BASIC, size, flags),
+        common.first,
+        table,
+        common.middle,
+        own,
+        common.last,
     ]
     if size <= body_max:
         if size:
-            parts += (_FRAME.pack(_BODY, channel, size), body, _END)
+            pieces += (_BODY_FRAME.pack(_BODY, channel, size), body, _END)
     else:
         for start in range(0, size, body_max):
             piece = body[start : start + body_max]
-            parts += (_FRAME.pack(_BODY, channel, len(piece)), piece, _END)
-    return b"".join(parts)
+            pieces += (_BODY_FRAME.pack(_BODY, channel, len(piece)), piece, _END)
+    return pieces
 
 
-def _properties(message: WireMessage) -> tuple[int, list[bytes]]:
-    """Return the flags of the properties that are set, and these properties in their order."""
-    flags = _ALWAYS
-    parts: list[bytes] = []
-    if message.content_type:
+class _Common(NamedTuple):
+    """
+    Properties that many messages share, between those that each message has of its own.
+
+    Args:
+        flags: Those of the shared properties.
+        size: Their bytes.
+        first: The properties before the headers.
+        middle: Those between the headers and the correlation id.
+        last: Those after the timestamp, and the end of the frame.
+
+    """
+
+    flags: int
+    size: int
+    first: bytes
+    middle: bytes
+    last: bytes
+
+
+# Types, priorities and encodings are few; with many of them the call is not cached, and slower.
+@lru_cache(maxsize=1024)
+def _common(
+    content_type: str | None, content_encoding: str | None, priority: int | None, kind: str | None
+) -> _Common:
+    flags, first, middle, last = _ALWAYS, b"", _PERSISTENT, _APP_ID
+    if content_type:
         flags |= _CONTENT_TYPE
-        parts.append(_common(message.content_type))
-    if message.content_encoding:
+        first = _short(content_type)
+    if content_encoding:
         flags |= _CONTENT_ENCODING
-        parts.append(_common(message.content_encoding))
-    parts += (_table(message.headers), _PERSISTENT)
-    if message.priority is not None:
+        first += _short(content_encoding)
+    if priority is not None:
         flags |= _PRIORITY
-        parts.append(_octet(message.priority))
-    if message.correlation_id:
-        flags |= _CORRELATION_ID
-        parts.append(_short(message.correlation_id))
-    if message.message_id:
-        flags |= _MESSAGE_ID
-        parts.append(_short(message.message_id))
-    if message.timestamp is not None:
-        flags |= _TIMESTAMP
-        parts.append(_timestamp(message.timestamp))
-    if message.type:
+        middle += encode.octet(priority)
+    if kind:
         flags |= _TYPE
-        parts.append(_common(message.type))
-    parts.append(_APP_ID)
-    return flags, parts
+        last = _short(kind) + last
+    return _Common(flags, len(first) + len(middle) + len(last), first, middle, last + _END)
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:
-    parts: list[bytes] = []
+    pieces: list[bytes] = []
     for name, label in _labels(tuple(headers)):
         value = headers[name]
         kind = type(value)
         if kind is str:
             data = value.encode()
-            parts += (label, _LONG_TEXT.pack(b"S", len(data)), data)
+            pieces += (label, b"S", _LONG.pack(len(data)), data)
         elif kind is int:
-            parts += (label, _integer(value))
+            pieces += (label, _integer(value))
         elif kind is bool:
-            parts += (label, b"t\x01" if value else b"t\x00")
+            pieces += (label, b"t\x01" if value else b"t\x00")
         else:
-            parts += (label, encode.encode_table_value(value))
-    table = b"".join(parts)
+            pieces += (label, encode.encode_table_value(value))
+    table = b"".join(pieces)
     return _LONG.pack(len(table)) + table
 
 
@@ -141,7 +170,7 @@ def _timestamp(moment: datetime) -> bytes:
     return _LONG_LONG.pack(since.days * _SECONDS_OF_A_DAY + since.seconds)
 
 
-# Mostly the version of the wire format.
+# Mostly the version of the wire format, and the second in which many rows were inserted.
 @lru_cache(maxsize=256)
 def _integer(value: int) -> bytes:
     for low, high, layout, kind in _INTEGERS:
@@ -152,15 +181,12 @@ def _integer(value: int) -> bytes:
 
 def _short(text: str) -> bytes:
     data = str.encode(text)
-    if len(data) > _SHORT_MAX:
-        raise TypeError("text of more than 255 bytes")
-    return len(data).to_bytes(1, "big") + data
+    try:
+        return _OCTETS[len(data)] + data
+    except IndexError:
+        raise TypeError("text of more than 255 bytes") from None
 
 
-_octet = lru_cache(maxsize=256)(encode.octet)
-
-# Types and sets of headers are few; with many of them the calls are not cached, and slower.
-_common = lru_cache(maxsize=1024)(_short)
 _APP_ID = _short(APP_ID)
 
 

@@ -9,10 +9,11 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from outbox.transports.rabbitmq.send_progress import unsent_bytes
 from outbox.wire.codec import WireMessage
 
 MAX_MESSAGES = 1_000
@@ -87,12 +88,30 @@ async def is_blocked(connection: Any) -> bool:
 
 
 async def wait_for_confirms(
-    waiting: Collection["asyncio.Future[Any]"], *, connection: Any, deadline: float
+    waiting: Collection["asyncio.Future[Any]"],
+    *,
+    connection: Any,
+    deadline: float,
+    missing: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Return when all of *waiting* are done, *deadline* passes or the broker blocks publishes."""
+    """
+    Return when all of *waiting* are done, *deadline* passes or the broker blocks publishes.
+
+    While the broker still receives or confirms messages, the deadline moves on: the time that is
+    left at first begins again, and as much as has passed. Buffers on the way may hold as much as
+    was seen to leave. *missing* returns how many confirms are missing, those of messages that were
+    sent before included: on a slow network these arrive first.
+    """
     loop = asyncio.get_running_loop()
     pending = set(waiting)
+    began = loop.time()
+    patience = deadline - began
+    before = (unsent_bytes(connection), missing(), len(pending))
     while pending and (left := deadline - loop.time()) > 0:
         _, pending = await asyncio.wait(pending, timeout=min(left, BLOCK_CHECK_SECONDS))
-        if pending and await is_blocked(connection):
+        if not pending or await is_blocked(connection):
             return
+        now = (unsent_bytes(connection), missing(), len(pending))
+        if now != before:
+            passed = loop.time() - began
+            before, deadline = now, max(deadline, began + patience + 2 * passed)

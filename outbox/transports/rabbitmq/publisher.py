@@ -15,7 +15,8 @@ from outbox.transports.rabbitmq.confirms import (
     closed_channel,
     is_final,
     nothing_sent,
-    outcome_of,
+    of_each_kind,
+    outcomes_of,
 )
 from outbox.transports.rabbitmq.in_flight import windows
 from outbox.wire.codec import WireMessage
@@ -44,12 +45,16 @@ class RabbitMQPublisher:
     async def publish(
         self, messages: Sequence[WireMessage], *, within: timedelta
     ) -> list[Outcome]:
-        deadline = asyncio.get_running_loop().time() + within.total_seconds()
+        now = asyncio.get_running_loop().time
+        deadline = now() + within.total_seconds()
         confirms: list[Confirm] = []
         for window in windows(messages):
             part = messages[window.start : window.stop]
             confirms += await self._publish_window(part, deadline)
-        return [outcome_of(confirm) for confirm in confirms]
+            if all(map(is_final, of_each_kind(confirms))):
+                # A slow broker may have needed all the time for this window alone.
+                deadline = now() + within.total_seconds()
+        return outcomes_of(confirms)
 
     async def close(self) -> None:
         """Close the connection; safe to call at any time."""
@@ -59,7 +64,7 @@ class RabbitMQPublisher:
         self, messages: Sequence[WireMessage], deadline: float
     ) -> list[Confirm]:
         confirms = await self._publish_together(messages, deadline)
-        if any(map(closed_channel, confirms)):
+        if any(map(closed_channel, of_each_kind(confirms))):
             # One message closed the channel, and perhaps the connection, so the others have no
             # confirm. Published one by one, each message gets its own outcome.
             left = [position for position, confirm in enumerate(confirms) if not is_final(confirm)]

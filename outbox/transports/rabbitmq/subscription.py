@@ -24,6 +24,7 @@ import aiormq
 import structlog
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
 
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome
@@ -76,7 +77,8 @@ class RabbitMQSubscription:
         """
         Start receiving.
 
-        Raises TopologyMismatch if the queue does not exist.
+        Raises TopologyMismatch if the queue does not exist, and BrokerUnavailable, which is
+        `refused` if the user may not read it.
         """
         with connection_errors("cannot consume"):
             channel = await self._connection.channel(publisher_confirms=False)
@@ -89,6 +91,10 @@ class RabbitMQSubscription:
                 await self._consume(prefetch)
             except aiormq.exceptions.ChannelNotFoundEntity:
                 raise TopologyMismatch(f"queue {self._queue} does not exist") from None
+            except aiormq.exceptions.ChannelAccessRefused:
+                raise BrokerUnavailable(
+                    f"queue {self._queue}: the broker's user may not read it", refused=True
+                ) from None
 
     async def take(self, limit: int) -> list[Delivery]:
         if not self._buffer and 2 * self._acks.waiting >= self._prefetch:
@@ -141,7 +147,9 @@ class RabbitMQSubscription:
         return outcome
 
     async def release(self, delivery: Delivery) -> None:
-        await self._acks.release([delivery.tag])
+        # RabbitMQ before 4.3 counts a message twice if it is requeued during a cancel.
+        async with self._turn:
+            await self._acks.release([delivery.tag])
 
     def _choose_method(self) -> None:
         if self.method == "frames" and (
@@ -183,9 +191,30 @@ class RabbitMQSubscription:
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
         self._buffer.put([_to_delivery(delivered)])
 
-    def _on_end(self, _cause: Any) -> None:
+    def _on_end(self, cause: Any) -> None:
         # The broker delivers the buffered messages again; they cannot be acked any more.
-        self._buffer.fail("the connection was lost")
+        self._buffer.fail(reason_of_end(cause))
+
+
+def reason_of_end(cause: Any) -> str:
+    """
+    Why a subscription has ended; quotes no text of errors.
+
+    *cause* is the future `closing` of its channel, or the frame by which the broker cancels it.
+    """
+    if isinstance(cause, Basic.Cancel):
+        # RabbitMQ 4.3 cancels where earlier versions close the channel for a consumer_timeout.
+        return (
+            "the broker cancelled the subscription: the queue was deleted or has another leader,"
+            " or a message was unsettled for its consumer_timeout"
+        )
+    closed = isinstance(cause, asyncio.Future) and cause.done() and not cause.cancelled()
+    error = cause.exception() if closed else None
+    if isinstance(error, aiormq.exceptions.ChannelPreconditionFailed) and "timed out" in str(
+        error
+    ):
+        return "the broker closed the channel: a message was unsettled for its consumer_timeout"
+    return "the connection was lost"
 
 
 def _to_delivery(delivered: DeliveredMessage) -> Delivery:

@@ -18,12 +18,14 @@ DECODE_ERRORS = (LookupError, ValueError, ArithmeticError, OSError, struct.error
 """Errors for bytes that are not a legal value."""
 
 _LONG = struct.Struct(">I")
-_DECIMAL = struct.Struct(">BI")
+_DECIMAL = struct.Struct(">Bi")
 _LONG_LONG = struct.Struct(">Q")
-_SECONDS_MAX = 0xFFFF_FFFF
-_TEXT = ord("S")
+SECONDS_MAX = 0xFFFF_FFFF
+"""The last timestamp that is in seconds."""
+TEXT = ord("S")
+"""The type of a text: its size as a long, and its bytes."""
 
-_NUMBERS = {
+NUMBERS = {
     ord(kind): struct.Struct(layout)
     for kind, layout in {
         "t": ">?",
@@ -39,6 +41,7 @@ _NUMBERS = {
         "d": ">d",
     }.items()
 }
+"""The types of numbers, and their layouts."""
 
 
 def read_table(data: bytes, at: int, end: int) -> tuple[dict[str, Any], bool]:
@@ -57,7 +60,7 @@ def moment(number: int) -> datetime:
 
     Raises one of DECODE_ERRORS if `datetime` cannot hold it.
     """
-    return datetime.fromtimestamp(number / 1000 if number > _SECONDS_MAX else number, UTC)
+    return datetime.fromtimestamp(number / 1000 if number > SECONDS_MAX else number, UTC)
 
 
 def _entries(data: bytes, at: int, end: int, depth: int, table: dict[str, Any]) -> None:
@@ -74,10 +77,10 @@ def _value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int]:
     """Return the value at *at*, and the position of the next one."""
     kind = data[at]
     at += 1
-    if kind == _TEXT:
+    if kind == TEXT:
         raw, at = _sized(data, at, end)
         return _text(raw), at
-    if (number := _NUMBERS.get(kind)) is not None:
+    if (number := NUMBERS.get(kind)) is not None:
         return number.unpack_from(data, at)[0], at + number.size
     return _OTHER_TYPES[kind](data, at, end, depth)
 

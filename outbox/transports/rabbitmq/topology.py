@@ -3,24 +3,26 @@ Declaring exchanges and queues in RabbitMQ, and comparing existing ones.
 
 The protocol can compare only by a declaration. For an entity that exists it changes nothing, and
 the broker refuses it if an argument differs (406, whose text names the argument). RabbitMQ
-compares every argument of the declaration, but no setting of policies. The user needs the
+compares every argument of the declaration, but RabbitMQ 3 not x-delivery-limit, and none compares
+settings of policies. The user needs the
 permission to configure the entity, even if it exists.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import aiormq
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from outbox.errors import TopologyMismatch
-from outbox.transports.base import argument_mismatch
+from outbox.transports.base import argument_mismatch, raise_together
 from outbox.transports.rabbitmq.connection import connection_errors
 from outbox.transports.topology import Exchange, Queue, Topology
 
 Entity: TypeAlias = Exchange | Queue
+Result = TypeVar("Result")
 
 _DIFFERS = re.compile(r"inequivalent arg '([\w-]+)'")
 _REFUSED = re.compile(r"invalid arg '([\w-]+)'")
@@ -35,65 +37,97 @@ def entities(topology: Topology) -> list[Entity]:
     return [*topology.exchanges, *topology.queues]
 
 
+async def for_each(
+    topology: Topology, act: Callable[[Entity], Awaitable[Result]]
+) -> list[tuple[Entity, Result]]:
+    """
+    Call *act* for each entity of *topology*, and return its results.
+
+    Raises one TopologyMismatch with all problems, after the last entity.
+    """
+    results: list[tuple[Entity, Result]] = []
+    problems: list[TopologyMismatch] = []
+    for entity in entities(topology):
+        try:
+            results.append((entity, await act(entity)))
+        except TopologyMismatch as problem:
+            problems.append(problem)
+    raise_together(problems)
+    return results
+
+
 def describe(entity: Entity) -> str:
     """Return the kind and name of *entity*, for error messages."""
     return f"{'exchange' if isinstance(entity, Exchange) else 'queue'} {entity.name}"
 
 
-async def declare(
-    connection: AbstractConnection, entity: Entity, *, passive: bool = False
-) -> None:
+class DeclarationChannel:
+    """
+    Opens a channel of *connection* for declarations.
+
+    They share it, since a process declares dozens of entities every few seconds. A refused
+    declaration closes the channel, so that the next one opens another.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._channel: AbstractChannel | None = None
+
+    @asynccontextmanager
+    async def of(self, subject: str) -> AsyncIterator[Any]:
+        """
+        Yield the channel for one declaration of *subject*.
+
+        Raises TopologyMismatch and BrokerUnavailable.
+        """
+        errors = aiormq.exceptions
+        channel, self._channel = self._channel, None
+        with connection_errors(subject):
+            try:
+                if channel is None:
+                    channel = await self._connection.channel(publisher_confirms=False)
+                yield await channel.get_underlay_channel()
+            except errors.ChannelNotFoundEntity:
+                raise TopologyMismatch(f"{subject} does not exist") from None
+            except errors.ChannelAccessRefused:
+                raise NoPermission(f"{subject}: the broker's user has no permission") from None
+            except errors.ChannelClosed as error:
+                raise _mismatch(subject, str(error)) from None
+        self._channel = channel
+
+
+async def declare(channel: DeclarationChannel, entity: Entity, *, passive: bool = False) -> None:
     """
     Declare *entity*; with *passive* only check that an entity of its name exists.
 
     Raises TopologyMismatch if it has other arguments, or does not exist.
     """
-    async with channel_for(connection, describe(entity)) as channel:
+    async with channel.of(describe(entity)) as opened:
         match entity:
             case Exchange(name, kind):
-                await channel.exchange_declare(
+                await opened.exchange_declare(
                     name, exchange_type=kind, durable=True, passive=passive
                 )
             case Queue(name, arguments):
-                await channel.queue_declare(
+                await opened.queue_declare(
                     name, durable=True, arguments=dict(arguments), passive=passive
                 )
 
 
-async def compare(connection: AbstractConnection, entity: Entity) -> bool:
+async def compare(channel: DeclarationChannel, entity: Entity) -> bool:
     """
     Check that *entity* exists with these arguments, without creating it.
 
-    Returns False if the user has no permission to compare the arguments.
+    Returns False if the user has no permission to compare the arguments. From RabbitMQ 4.3 on a
+    user without any permission on the entity does not even learn whether it exists.
     Raises TopologyMismatch.
     """
-    await declare(connection, entity, passive=True)
     try:
-        await declare(connection, entity)
+        await declare(channel, entity, passive=True)
+        await declare(channel, entity)
     except NoPermission:
         return False
     return True
-
-
-@asynccontextmanager
-async def channel_for(connection: AbstractConnection, subject: str) -> AsyncIterator[Any]:
-    """
-    Open a channel for one declaration of *subject*: a refused declaration closes the channel.
-
-    Raises TopologyMismatch and BrokerUnavailable.
-    """
-    errors = aiormq.exceptions
-    with connection_errors(subject):
-        try:
-            channel = await connection.channel(publisher_confirms=False)
-            yield await channel.get_underlay_channel()
-            await channel.close()
-        except errors.ChannelNotFoundEntity:
-            raise TopologyMismatch(f"{subject} does not exist") from None
-        except errors.ChannelAccessRefused:
-            raise NoPermission(f"{subject}: the broker's user has no permission") from None
-        except errors.ChannelClosed as error:
-            raise _mismatch(subject, str(error)) from None
 
 
 def _mismatch(subject: str, text: str) -> TopologyMismatch:

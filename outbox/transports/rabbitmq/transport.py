@@ -19,19 +19,32 @@ Rules that the library and the protocol require:
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aio_pika import Connection
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
-from outbox.errors import TopologyMismatch
-from outbox.transports.base import ConnectionCounter, NoCounter, QueueDepth
+from outbox.errors import BrokerUnavailable, TopologyMismatch
+from outbox.transports.base import (
+    ConnectionCounter,
+    NoCounter,
+    QueueDepth,
+)
 from outbox.transports.rabbitmq.confirm_channel import MethodName
 from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_request
 from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
+from outbox.transports.rabbitmq.send_progress import MeteredConnection
 from outbox.transports.rabbitmq.subscription import DeliveryMethodName, RabbitMQSubscription
-from outbox.transports.rabbitmq.topology import channel_for, compare, declare, describe, entities
+from outbox.transports.rabbitmq.topology import (
+    DeclarationChannel,
+    NoPermission,
+    compare,
+    declare,
+    describe,
+    for_each,
+)
 from outbox.transports.topology import Topology
 
 
@@ -67,7 +80,8 @@ class RabbitMQTransport:
 
     @asynccontextmanager
     async def publisher(self) -> AsyncIterator["RabbitMQPublisher"]:
-        publisher = RabbitMQPublisher(self._connect, method=self._publish_method)
+        connect = partial(self._connect, MeteredConnection)
+        publisher = RabbitMQPublisher(connect, method=self._publish_method)
         try:
             yield publisher
         finally:
@@ -96,31 +110,31 @@ class RabbitMQTransport:
     async def declare(self, topology: Topology) -> None:
         connection = await self._connect()
         try:
-            for entity in entities(topology):
-                await declare(connection, entity)
+            channel = DeclarationChannel(connection)
+            await for_each(topology, partial(declare, channel))
             for binding in topology.bindings:
-                async with channel_for(connection, f"binding of queue {binding.queue}") as channel:
-                    await channel.queue_bind(binding.queue, binding.exchange, binding.pattern)
+                async with channel.of(f"binding of queue {binding.queue}") as opened:
+                    await opened.queue_bind(binding.queue, binding.exchange, binding.pattern)
         finally:
             await close(connection)
 
     async def verify(self, topology: Topology) -> list[str]:
         connection = await self._connect()
         try:
-            return [
-                describe(entity)
-                for entity in entities(topology)
-                if not await compare(connection, entity)
-            ]
+            compared = await for_each(topology, partial(compare, DeclarationChannel(connection)))
+            return [describe(entity) for entity, is_compared in compared if not is_compared]
         finally:
             await close(connection)
 
     async def depth(self, queue: str) -> QueueDepth | None:
         connection = await self._connect()
         try:
-            async with channel_for(connection, f"queue {queue}") as channel:
+            async with DeclarationChannel(connection).of(f"queue {queue}") as channel:
                 found = await channel.queue_declare(queue, passive=True)
                 return QueueDepth(found.message_count or 0, found.consumer_count or 0)
+        except NoPermission as error:
+            # From RabbitMQ 4.3 on, for a user without any permission on the queue.
+            raise BrokerUnavailable(str(error), refused=True) from None
         except TopologyMismatch:
             return None
         finally:

@@ -4,6 +4,7 @@ A broker in one SQLite file, for processes of one host.
     transport      its promises and limits; publishing
     subscription   deliveries of one queue
     messages       every statement on messages and their leases
+    message_rows   messages as rows, and back
     consumers      leases of consumers, and which of them is active
     schema         the tables, and what is declared in them
     connection     one connection with its own thread, and the lock between writers

@@ -9,6 +9,10 @@ A connection to the SQLite file of the broker, with its own thread.
 - All writers and checkpoints of a file take turns, by a `FileLock`. SQLite before 3.51.3 may
   corrupt a WAL file when one connection commits while another one checkpoints
   (sqlite.org/wal.html#walresetbug), so they never do both at once.
+- Only a durable transaction waits for the disk (synchronous FULL instead of NORMAL). A loss of
+  power may undo transactions that are not durable, the last ones first and never one in between:
+  they stand in the WAL in their order, and a durable one syncs all before it. The end of a process
+  undoes none.
 """
 
 import asyncio
@@ -22,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from outbox.database.sqlite_errors import is_lock_or_disk_error, primary_code
+from outbox.database import sqlite_errors
 from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import BrokerUnavailable, SchemaMismatch
 from outbox.transports.base import ConnectionCounter, NoCounter
@@ -43,6 +47,7 @@ _LONGEST_PAUSE_SECONDS = 0.002
 class _Task:
     operation: Operation[Any]
     wait: float
+    is_durable: bool
     running: asyncio.Future[None] | None = None
     result: Any = None
 
@@ -80,15 +85,21 @@ class SqliteConnection:
         self._waiting: list[_Task] = []
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        # Whether commits of the open connection are durable; `prepare` makes them so.
+        self._is_durable = True
+        self._was_opened = False
         self._lock = FileLock(path.with_name(path.name + "-lock"))
 
-    async def write(self, operation: Operation[T], *, wait: float = BUSY_SECONDS) -> T:
+    async def write(
+        self, operation: Operation[T], *, wait: float = BUSY_SECONDS, durable: bool = True
+    ) -> T:
         """
         Run *operation* in a write transaction, and return its result after the commit.
 
+        A loss of power may undo it if it is not *durable*.
         Raises BrokerUnavailable if other writers hold the lock for longer than *wait* seconds.
         """
-        task = _Task(operation, wait)
+        task = _Task(operation, wait, durable)
         self._waiting.append(task)
         async with self._turn:
             if task.running is None:
@@ -118,8 +129,9 @@ class SqliteConnection:
 
     def _commit(self, batch: list[_Task]) -> None:
         deadline = time.monotonic() + max(task.wait for task in batch)
-        with _driver_errors_translated(), self._locked(deadline):
+        with self._driver_errors_translated(), self._locked(deadline):
             connection = self._open()
+            self._wait_for_disk(connection, any(task.is_durable for task in batch))
             left = max(deadline - time.monotonic(), 0)
             connection.execute(f"PRAGMA busy_timeout = {int(left * 1000)}")
             try:
@@ -133,8 +145,14 @@ class SqliteConnection:
         for task, result in zip(batch, results, strict=True):
             task.result = result
 
+    def _wait_for_disk(self, connection: sqlite3.Connection, is_durable: bool) -> None:
+        """Make the commits of *connection* durable or not; it is in no transaction."""
+        if is_durable != self._is_durable:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+            self._is_durable = is_durable
+
     def _query(self, operation: Operation[T]) -> T:
-        with _driver_errors_translated():
+        with self._driver_errors_translated():
             if self._connection is None:
                 with self._locked(time.monotonic() + BUSY_SECONDS):
                     self._open()
@@ -154,6 +172,8 @@ class SqliteConnection:
                 connection.close()
                 raise
             self._connection = connection
+            self._is_durable = True
+            self._was_opened = True
             self._connections.inc()
         elif self._path.stat().st_ino != self._inode:
             self._close()
@@ -184,17 +204,28 @@ class SqliteConnection:
         finally:
             self._lock.release()
 
+    @contextmanager
+    def _driver_errors_translated(self) -> Iterator[None]:
+        """
+        Turn errors of the file into BrokerUnavailable, whose text contains codes and no values.
 
-@contextmanager
-def _driver_errors_translated() -> Iterator[None]:
-    """Turn lock and disk errors into BrokerUnavailable; its text contains codes, no values."""
-    try:
-        yield
-    except OSError as error:
-        raise BrokerUnavailable(f"the broker's file: {type(error).__name__}") from error
-    except sqlite3.DatabaseError as error:
-        if primary_code(error) == sqlite3.SQLITE_NOTADB:
-            raise SchemaMismatch("the broker's file is not a SQLite database") from error
-        if not is_lock_or_disk_error(error):
-            raise
-        raise BrokerUnavailable(f"the broker's file: {error.sqlite_errorname}") from error
+        Raises SchemaMismatch for a file that was no database when it was first opened.
+        """
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BrokerUnavailable("MQ_BROKER_URL: the folder does not exist") from error
+        except OSError as error:
+            raise BrokerUnavailable(f"the broker's file: {type(error).__name__}") from error
+        except sqlite3.Error as error:
+            is_other_file = sqlite_errors.primary_code(error) == sqlite3.SQLITE_NOTADB
+            if is_other_file and not self._was_opened:
+                raise SchemaMismatch("the broker's file is not a SQLite database") from error
+            raise BrokerUnavailable(f"the broker's file: {_problem_of(error)}") from error
+
+
+def _problem_of(error: sqlite3.Error) -> str:
+    code = sqlite_errors.code_of(error)
+    if code is None:
+        return type(error).__name__
+    return f"{sqlite_errors.meaning(code)} ({error.sqlite_errorname})"

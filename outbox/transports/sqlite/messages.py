@@ -6,35 +6,40 @@ write of a consumer filters by owner: a consumer that lost its lease changes no 
 Each queue has its own copy of a message. A row is dead-lettered at `expires_at`. Retries return
 that way: they wait in a queue whose time to live is the delay.
 
-Functions take a connection and the time in milliseconds; the caller owns the transaction.
+Functions take a connection and the time in milliseconds; the caller owns the transaction. It need
+not be durable for `claim` and `ack`, see `connection`: if a loss of power undoes one of them, no
+process is left that holds the message. It is delivered again, and dedup drops it if it was acked,
+because its effects were durable before the ack. `publish` is durable, because the publisher then
+forgets the message, and so are `replace` and `sweep`, because others keep a dead letter that they
+read from the dead queue.
 A message that cannot be dead-lettered, because no queue takes it, stays.
 """
 
-import dataclasses
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite.consumers import extend, is_active
+from outbox.transports.sqlite.message_rows import dead_letter_copy, to_delivery, to_row
 from outbox.transports.sqlite.schema import changed, one, route
 from outbox.wire.codec import WireMessage
 
 _PUT = """
-INSERT INTO messages (queue, rank, expires_at, exchange, routing_key, properties, body)
-SELECT name, :rank, :now + json_extract(arguments, '$."x-message-ttl"'),
-       :exchange, :routing_key, :properties, :body
-FROM queues WHERE name = :queue
+INSERT INTO messages (queue, expires_at, rank, exchange, routing_key, properties, body)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
-_WORK = """
-SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = :queue) AS ready,
-       EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
-    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now) AS overdue
+_TTL = """SELECT json_extract(arguments, '$."x-message-ttl"') FROM queues WHERE name = ?"""
+
+_IS_READY = "SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue = ?)"
+
+_IS_OVERDUE = """
+SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now)
 """
 
 # The order is that of the index messages_ready, so that only the claimed rows are read. The write
@@ -67,18 +72,21 @@ WHERE seq = ?
 
 _SWEEP_LIMIT = 500
 _RETRY_SWEEP_MS = 60_000
-_NORMAL = 4
-_MAX_SHORT_STRING = 255
-_MAX_PRIORITY = 255
-_LAST_ROUTING_KEYS = "x-last-death-routing-keys"
-_PLAIN_PROPERTIES = (
-    "message_id",
-    "type",
-    "correlation_id",
-    "content_type",
-    "content_encoding",
-    "priority",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """
+    The result of a claim.
+
+    Args:
+        deliveries: The messages, in the order of their delivery.
+        overdue: Whether a sweep would change a row.
+
+    """
+
+    deliveries: list[Delivery]
+    overdue: bool
 
 
 def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
@@ -91,40 +99,38 @@ def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
 
 def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]) -> list[Outcome]:
     """Store each message in every queue that its exchange and routing key lead to."""
-    routes: dict[tuple[str, str], list[str]] = {}
+    routes: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
+    rows: list[tuple[Any, ...]] = []
     outcomes = []
     for message in messages:
         try:
-            row = _row(message)
+            row = to_row(message)
         except (TypeError, ValueError):
             outcomes.append(Outcome.REJECTED)
             continue
         target = (message.exchange, message.routing_key)
         if target not in routes:
-            routes[target] = route(db, *target)
-        for queue in routes[target]:
-            db.execute(_PUT, {**row, "queue": queue, "now": now})
+            routes[target] = [(queue, one(db, _TTL, queue)) for queue in route(db, *target)]
+        for queue, ttl in routes[target]:
+            rows.append((queue, None if ttl is None else now + ttl, *row))
         outcomes.append(Outcome.ACKED if routes[target] else Outcome.RETURNED)
+    db.executemany(_PUT, rows)
     return outcomes
 
 
 def has_work(db: sqlite3.Connection, now: int, *, owner: int, queue: str) -> bool:
-    """Return whether a claim of *owner* would change a row; reads few index entries."""
-    found = db.execute(_WORK, {"queue": queue, "now": now}).fetchone()
-    return bool(found["overdue"] or (found["ready"] and is_active(db, owner=owner, queue=queue)))
+    """Return whether a claim of *owner* or a sweep would change a row; reads few index entries."""
+    is_ready = one(db, _IS_READY, queue) and is_active(db, owner=owner, queue=queue)
+    return bool(is_ready or is_overdue(db, now))
 
 
-def claim(
-    db: sqlite3.Connection, now: int, *, owner: int, queue: str, limit: int, lease: int
-) -> list[Delivery] | None:
-    """
-    Lease up to *limit* messages to *owner*; None if it lost its own lease.
+def is_overdue(db: sqlite3.Connection, now: int) -> bool:
+    """Return whether a sweep would change a row; reads few index entries."""
+    return bool(db.execute(_IS_OVERDUE, {"now": now}).fetchone()[0])
 
-    A consumer that is not the single active one gets none.
-    Also removes consumers whose lease expired, and dead-letters expired messages.
-    """
-    if not extend(db, now, owner=owner, lease=lease):
-        return None
+
+def sweep(db: sqlite3.Connection, now: int) -> None:
+    """Remove consumers whose lease expired, and dead-letter expired messages."""
     for (late,) in db.execute("SELECT id FROM consumers WHERE lease_until < ?", (now,)).fetchall():
         leave(db, now, owner=late)
     expired = db.execute(
@@ -134,11 +140,25 @@ def claim(
     ).fetchall()
     for (seq,) in expired:
         _dead_letter(db, now, seq=seq, reason="expired")
+
+
+def claim(
+    db: sqlite3.Connection, now: int, *, owner: int, queue: str, limit: int, lease: int
+) -> Claimed | None:
+    """
+    Lease up to *limit* messages to *owner*; None if it lost its own lease.
+
+    A consumer that is not the single active one gets none.
+    """
+    if not extend(db, now, owner=owner, lease=lease):
+        return None
+    overdue = is_overdue(db, now)
     if not is_active(db, owner=owner, queue=queue):
-        return []
+        return Claimed([], overdue)
     rows = db.execute(_CLAIM, {"owner": owner, "queue": queue, "limit": limit, "now": now})
     # RETURNING promises no order.
-    return [_delivery(row) for row in sorted(rows, key=lambda row: (-row["rank"], row["seq"]))]
+    ordered = sorted(rows, key=lambda row: (-row["rank"], row["seq"]))
+    return Claimed([to_delivery(row) for row in ordered], overdue)
 
 
 def ack(db: sqlite3.Connection, _now: int, *, owner: int, seqs: Collection[int]) -> Outcome | None:
@@ -195,61 +215,9 @@ def _dead_letter(db: sqlite3.Connection, now: int, *, seq: int, reason: str) -> 
     row = db.execute(_WITH_ARGUMENTS, (seq,)).fetchone()
     arguments = json.loads(row["arguments"])
     if "x-dead-letter-exchange" in arguments:
-        copy = _dead_letter_copy(_delivery(row).message, row["queue"], arguments, reason)
+        copy = dead_letter_copy(to_delivery(row).message, row["queue"], arguments, reason)
         if publish(db, now, messages=[copy]) != [Outcome.ACKED]:
             later = "UPDATE messages SET expires_at = ? WHERE seq = ? AND expires_at IS NOT NULL"
             db.execute(later, (now + _RETRY_SWEEP_MS, seq))
             return
     db.execute("DELETE FROM messages WHERE seq = ?", (seq,))
-
-
-def _dead_letter_copy(
-    message: WireMessage, queue: str, arguments: Mapping[str, Any], reason: str
-) -> WireMessage:
-    # The headers of RabbitMQ, which writes the routing keys into x-death.
-    death = {"queue": queue, "reason": reason, "exchange": message.exchange}
-    first = {f"x-first-death-{name}": value for name, value in death.items()}
-    last = {f"x-last-death-{name}": value for name, value in death.items()}
-    return dataclasses.replace(
-        message,
-        exchange=arguments["x-dead-letter-exchange"],
-        routing_key=arguments.get("x-dead-letter-routing-key", message.routing_key),
-        headers={**first, **message.headers, **last, _LAST_ROUTING_KEYS: [message.routing_key]},
-    )
-
-
-def _row(message: WireMessage) -> dict[str, Any]:
-    """Return *message* as a row; raise TypeError or ValueError if AMQP could not carry it."""
-    for text in (message.exchange, message.routing_key):
-        if len(text.encode()) > _MAX_SHORT_STRING:
-            raise ValueError("longer than a short string")
-    rank = _NORMAL if message.priority is None else message.priority
-    if not 0 <= rank <= _MAX_PRIORITY:
-        raise ValueError("not an octet")
-    properties = {name: getattr(message, name) for name in _PLAIN_PROPERTIES}
-    stamp = message.timestamp
-    properties["timestamp"] = None if stamp is None else int(stamp.timestamp())
-    properties["headers"] = dict(message.headers)
-    return {
-        "rank": rank,
-        "exchange": message.exchange,
-        "routing_key": message.routing_key,
-        "properties": json.dumps(properties),
-        "body": message.body,
-    }
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    values = json.loads(row["properties"])
-    if (stamp := values["timestamp"]) is not None:
-        values["timestamp"] = datetime.fromtimestamp(stamp, UTC)
-    if row["failures"]:
-        values["headers"]["x-delivery-count"] = row["failures"]
-    values["headers"] = MappingProxyType(values["headers"])
-    return Delivery(
-        WireMessage(
-            exchange=row["exchange"], routing_key=row["routing_key"], body=row["body"], **values
-        ),
-        tag=row["seq"],
-        redelivered=bool(row["redelivered"]),
-    )

@@ -12,11 +12,27 @@ import sqlite3
 from typing import Any
 
 from outbox.errors import SchemaMismatch, TopologyMismatch
-from outbox.transports.base import argument_mismatch
-from outbox.transports.topology import Topology, matches
+from outbox.transports.base import argument_mismatch, raise_together
+from outbox.transports.topology import (
+    NO_DELIVERY_LIMIT,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    matches,
+)
 
 APPLICATION_ID = 0x6F75_7462
 VERSION = 1
+
+_DEAD_LETTERING = frozenset(
+    {
+        "x-overflow",
+        "x-dead-letter-strategy",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+    }
+)
 
 _SCHEMA = """
 CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
@@ -75,6 +91,7 @@ def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
     for queue in topology.queues:
         arguments = json.dumps(queue.arguments, sort_keys=True)
         db.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (queue.name, arguments))
+        _upgrade(db, queue, arguments)
     verify(db, now, topology=topology)
     for binding in topology.bindings:
         require(db, "exchange", binding.exchange)
@@ -85,20 +102,68 @@ def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
         )
 
 
+def _upgrade(db: sqlite3.Connection, queue: Queue, arguments: str) -> None:
+    """
+    Give a queue that an older version declared the *arguments* of this version.
+
+    Those are dead-lettering where the queue had none, and no delivery limit. No message is lost by
+    either; a RabbitMQ queue would have to be deleted for it.
+    """
+    found = json.loads(one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name))
+    differing = {name for name, _ in found.items() ^ queue.arguments.items()}
+    added = {name for name in differing - {"x-delivery-limit"} if name not in found}
+    is_limit_removed = queue.arguments.get("x-delivery-limit", 0) == NO_DELIVERY_LIMIT
+    changed_limit = {"x-delivery-limit"} if is_limit_removed else set()
+    if differing and differing <= (added & _DEAD_LETTERING) | changed_limit:
+        db.execute("UPDATE queues SET arguments = ? WHERE name = ?", (arguments, queue.name))
+
+
 def verify(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
-    """Raise TopologyMismatch for the first exchange or queue that differs from its declaration."""
-    for exchange in topology.exchanges:
-        require(db, "exchange", exchange.name)
-        if one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange.name) != exchange.kind:
-            raise argument_mismatch("exchange", exchange.name, "type")
-    for queue in topology.queues:
-        require(db, "queue", queue.name)
-        found = one(db, "SELECT arguments FROM queues WHERE name = ?", queue.name)
-        differences = json.loads(found).items() ^ queue.arguments.items()
-        if differences:
-            raise argument_mismatch(
-                "queue", queue.name, min(argument for argument, _ in differences)
-            )
+    """Raise TopologyMismatch, with a line for each exchange or queue that is not as declared."""
+    problems = []
+    entities: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+    for entity in entities:
+        try:
+            _compare(db, entity)
+        except TopologyMismatch as problem:
+            problems.append(problem)
+    raise_together(problems)
+
+
+def _compare(db: sqlite3.Connection, entity: Exchange | Queue) -> None:
+    kind = "exchange" if isinstance(entity, Exchange) else "queue"
+    require(db, kind, entity.name)
+    if isinstance(entity, Exchange):
+        found = one(db, "SELECT kind FROM exchanges WHERE name = ?", entity.name)
+        if found != entity.kind:
+            raise argument_mismatch(kind, entity.name, "type")
+        return
+    found = one(db, "SELECT arguments FROM queues WHERE name = ?", entity.name)
+    differences = json.loads(found).items() ^ entity.arguments.items()
+    if differences:
+        raise argument_mismatch(kind, entity.name, min(argument for argument, _ in differences))
+
+
+def missing(topology: Topology) -> list[TopologyMismatch]:
+    """Return an error for each entity of *topology*, for a file that does not exist."""
+    return [
+        TopologyMismatch(f"{kind} {entity.name} does not exist")
+        for kind, entities in (("exchange", topology.exchanges), ("queue", topology.queues))
+        for entity in entities
+    ]
+
+
+def bindings(db: sqlite3.Connection, _now: int) -> set[Binding]:
+    """Return all bindings."""
+    return {Binding(*row) for row in db.execute("SELECT exchange, queue, pattern FROM bindings")}
+
+
+def queues(db: sqlite3.Connection, _now: int, *, prefix: str) -> list[str]:
+    """Return the names of the queues that begin with *prefix*, sorted."""
+    found = db.execute(
+        "SELECT name FROM queues WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name", (prefix,)
+    )
+    return [name for (name,) in found]
 
 
 def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:

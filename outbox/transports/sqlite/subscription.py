@@ -26,10 +26,14 @@ _LEASE_LOST = "the lease was lost"
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Length of a lease, and the interval of polling."""
+    """Length of a lease, and the longest interval of polling."""
 
     lease: timedelta
     poll: timedelta
+
+    def pause(self, previous: timedelta) -> timedelta:
+        """The pause once the queue is empty; the *previous* one is zero after messages."""
+        return self.poll if previous else self.poll / 2
 
     @property
     def lease_milliseconds(self) -> int:
@@ -57,7 +61,8 @@ class SqliteSubscription:
         self._buffer = DeliveryBuffer()
         self._unsettled: set[int] = set()
         self._has_capacity = asyncio.Event()
-        self._has_capacity.set()
+        self._has_range = asyncio.Event()
+        self._capacity_changed()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -82,7 +87,7 @@ class SqliteSubscription:
 
     async def raise_prefetch(self, prefetch: int) -> None:
         self._prefetch = max(self._prefetch, prefetch)
-        self._has_capacity.set()
+        self._capacity_changed()
 
     async def stop(self) -> None:
         if self._buffer.ended:
@@ -107,7 +112,8 @@ class SqliteSubscription:
     async def ack(self, *deliveries: Delivery) -> None:
         seqs = [delivery.tag for delivery in deliveries]
         if seqs:
-            await self._settle(seqs, partial(message_store.ack, owner=self._owner, seqs=seqs))
+            acking = partial(message_store.ack, owner=self._owner, seqs=seqs)
+            await self._settle(seqs, acking, durable=False)
 
     async def replace(self, delivery: Delivery, copy: WireMessage) -> Outcome:
         seq = delivery.tag
@@ -119,9 +125,11 @@ class SqliteSubscription:
         seq = delivery.tag
         await self._settle([seq], partial(message_store.release, owner=self._owner, seq=seq))
 
-    async def _settle(self, seqs: Sequence[int], operation: Operation[Outcome | None]) -> Outcome:
+    async def _settle(
+        self, seqs: Sequence[int], operation: Operation[Outcome | None], *, durable: bool = True
+    ) -> Outcome:
         try:
-            outcome = await self._connection.write(operation)
+            outcome = await self._connection.write(operation, durable=durable)
         except BrokerUnavailable:
             self._fail()
             raise
@@ -138,15 +146,18 @@ class SqliteSubscription:
 
     def _settled(self, seqs: Sequence[int]) -> None:
         self._unsettled.difference_update(seqs)
-        self._has_capacity.set()
+        self._capacity_changed()
 
     async def _fetch(self) -> None:
-        found = False
+        pause, is_empty = timedelta(0), True
         while True:
-            await self._has_capacity.wait()
-            found = (found or await self._has_work()) and await self._claim()
-            if not found:
-                await asyncio.sleep(self._intervals.poll.total_seconds())
+            await self._wait_for_capacity()
+            if is_empty and not await self._has_work():
+                pause = self._intervals.pause(pause)
+            else:
+                is_empty = await self._claim()
+                pause = self._intervals.pause(timedelta(0)) if is_empty else timedelta(0)
+            await asyncio.sleep(pause.total_seconds())
 
     async def _has_work(self) -> bool:
         return await self._connection.read(
@@ -154,22 +165,50 @@ class SqliteSubscription:
         )
 
     async def _claim(self) -> bool:
-        """Lease messages into the buffer, and return whether there were any."""
-        deliveries = await self._connection.write(
+        """
+        Lease messages into the buffer, and return whether the queue has no more of them.
+
+        Then the next ones gather for a while: a consumer that takes each message as it comes
+        begins many small transactions, and keeps producers from the database's file.
+        """
+        limit = self._free()
+        claimed = await self._connection.write(
             partial(
                 message_store.claim,
                 owner=self._owner,
                 queue=self._queue,
-                limit=self._free(),
+                limit=limit,
                 lease=self._intervals.lease_milliseconds,
-            )
+            ),
+            durable=False,
         )
-        if deliveries is None:
+        if claimed is None:
             raise BrokerUnavailable(_LEASE_LOST)
-        self._buffer.put(deliveries)
-        if self._free() <= 0:
-            self._has_capacity.clear()
-        return bool(deliveries)
+        self._buffer.put(claimed.deliveries)
+        self._capacity_changed()
+        if claimed.overdue:
+            await self._connection.write(message_store.sweep)
+        return len(claimed.deliveries) < limit and not claimed.overdue
+
+    async def _wait_for_capacity(self) -> None:
+        """
+        Wait until a range of messages can be claimed.
+
+        For some messages only it waits no longer than *poll*, because the others may be held for
+        any time. To claim one message costs as much as to claim many.
+        """
+        await self._has_capacity.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._intervals.poll.total_seconds()):
+                await self._has_range.wait()
+
+    def _capacity_changed(self) -> None:
+        free = self._free()
+        for event, least in ((self._has_capacity, 1), (self._has_range, self._prefetch // 4)):
+            if free >= max(least, 1):
+                event.set()
+            else:
+                event.clear()
 
     def _free(self) -> int:
         return self._prefetch - len(self._buffer) - len(self._unsettled)
@@ -180,7 +219,8 @@ class SqliteSubscription:
             if not await self._connection.write(
                 partial(
                     consumers.extend, owner=self._owner, lease=self._intervals.lease_milliseconds
-                )
+                ),
+                durable=False,
             ):
                 raise BrokerUnavailable(_LEASE_LOST)
 

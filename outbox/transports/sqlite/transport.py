@@ -4,6 +4,8 @@ A broker in one SQLite file, for processes of one host.
 It keeps those promises of RabbitMQ that this project uses:
 
 - A confirmed message is on disk (WAL, synchronous FULL) in every queue bound to its key.
+  Deliveries and acks reach the disk with the next publish, or at a checkpoint: a loss of power may
+  undo the last of them, and their messages are delivered again.
   A batch is published in one transaction, completely or not at all.
 - A message is leased to its subscription, which extends all its leases together while it runs.
   When a process dies, its messages are delivered again after the lease expires.
@@ -17,7 +19,7 @@ Limits:
 
 - One host, and no network file system: WAL needs shared memory, and `FileLock` needs `flock`.
   The file, its `-wal`, `-shm` and `-lock` belong together.
-- One writer at a time. Subscriptions poll for new messages every *poll*.
+- One writer at a time. Subscriptions poll for new messages, after some time every *poll*.
 - Retries and expired messages move only while a subscription to any queue of the file exists.
 - Leases follow the wall clock: a clock that jumps ahead by more than a lease causes redeliveries.
 - A handler that blocks the event loop for longer than a lease loses it.
@@ -32,8 +34,15 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from outbox.database.sqlite_file import real_file
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import ConnectionCounter, NoCounter, Outcome, QueueDepth
+from outbox.transports.base import (
+    ConnectionCounter,
+    NoCounter,
+    Outcome,
+    QueueDepth,
+    raise_together,
+)
 from outbox.transports.sqlite import messages as message_store
 from outbox.transports.sqlite import schema
 from outbox.transports.sqlite.connection import SqliteConnection
@@ -51,8 +60,10 @@ class SqliteTransport:
 
     Args:
         lease: How long after the end of a process its messages are delivered again.
-        poll: Interval at which a subscription without messages polls for new ones.
+        poll: Longest interval at which a subscription without messages polls for new ones.
         connections: Counts how many times this transport has the file open.
+
+    Raises ConfigurationError if the file may also be opened by a name in another place.
 
     """
 
@@ -64,7 +75,7 @@ class SqliteTransport:
         poll: timedelta = POLL,
         connections: ConnectionCounter | None = None,
     ) -> None:
-        self._path = path
+        self._path = real_file(path, setting="MQ_BROKER_URL")
         self._connections = connections or NoCounter()
         self._intervals = Intervals(lease, poll)
 
@@ -92,11 +103,15 @@ class SqliteTransport:
             await connection.write(partial(schema.declare, topology=topology))
 
     async def verify(self, topology: Topology) -> list[str]:
+        if not self._path.exists():
+            raise_together(schema.missing(topology))
         async with self._connection() as connection:
             await connection.read(partial(schema.verify, topology=topology))
         return []
 
     async def depth(self, queue: str) -> QueueDepth | None:
+        if not self._path.exists():
+            return None
         async with self._connection() as connection:
             return await connection.read(partial(message_store.depth, queue=queue))
 

@@ -5,7 +5,10 @@ A simulated broker in memory, with RabbitMQ's semantics and its faults.
 - A confirm may get lost, whether the broker took the message or not. A message may be returned or
   refused although its route exists; some of several queues may have taken it.
 - The broker may block publishers: it confirms nothing, and reads their messages later.
-- Dead-lettering moves messages between queues, and never loses one.
+- Dead-lettering moves messages between queues, and loses none. A queue that was declared without
+  this strategy, or that drops messages when it is full, loses a message that no queue takes.
+- Operators remove bindings and limit queues. A witness records which queue would have got the
+  messages that no longer reach it.
 """
 
 import asyncio
@@ -23,7 +26,7 @@ from outbox.transports.topology import Binding, Topology, matches
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker_connection import BrokerConnection
 from tests.reliability.simulation.process import Process
-from tests.reliability.simulation.queue import Held, SimulatedQueue
+from tests.reliability.simulation.queue import Held, Policy, SimulatedQueue
 
 _LONGEST_NAME = 255
 _LARGEST_PRIORITY = 255
@@ -51,6 +54,7 @@ class Broker:
     Args:
         delay: Draws the seconds that a message travels.
         on_publish: Called with each published message that the broker accepts.
+        has_priorities: Whether messages of a high priority go first, as with RabbitMQ 4.
 
     """
 
@@ -59,6 +63,7 @@ class Broker:
         *,
         delay: Callable[[], float],
         on_publish: Callable[[WireMessage], None] = lambda _: None,
+        has_priorities: bool = False,
     ) -> None:
         self.queues: dict[str, SimulatedQueue] = {}
         self.archive: dict[str, list[WireMessage]] = {}
@@ -69,7 +74,10 @@ class Broker:
         self._delay = delay
         self._on_publish = on_publish
         self._exchanges: dict[str, str] = {}
+        self._has_priorities = has_priorities
         self._bindings: dict[Binding, None] = {}
+        self.removed_bindings: dict[Binding, None] = {}
+        self.missed: list[tuple[str, WireMessage]] = []
         self._connections: list[BrokerConnection] = []
         self._unread: list[
             tuple[BrokerConnection, Sequence[WireMessage], asyncio.Future[list[Outcome]]]
@@ -134,8 +142,9 @@ class Broker:
         return await answer
 
     def repeat(self, queue: str, message: WireMessage) -> None:
-        """Put one more copy of *message* into *queue*."""
-        self.queues[queue].put(message)
+        """Put one more copy of *message* into *queue*, unless it is full and refuses messages."""
+        if not self.queues[queue].refuses:
+            self.queues[queue].put(message)
 
     def declare(self, topology: Topology) -> None:
         """Raises TopologyMismatch for the first entity that exists with other arguments."""
@@ -144,7 +153,10 @@ class Broker:
         for queue in topology.queues:
             if queue.name not in self.queues:
                 self.queues[queue.name] = SimulatedQueue(
-                    queue.name, dict(queue.arguments), dead_letter=self._dead_letter
+                    queue.name,
+                    dict(queue.arguments),
+                    dead_letter=self._dead_letter,
+                    has_priorities=self._has_priorities,
                 )
                 self.archive[queue.name] = []
         self.verify(topology)
@@ -152,6 +164,23 @@ class Broker:
             self._require("exchange", binding.exchange, self._exchanges)
             self._require("queue", binding.queue, self.queues)
             self._bindings[binding] = None
+            self.removed_bindings.pop(binding, None)
+
+    def unbind(self, queue: str) -> None:
+        """Remove the bindings of *queue* to the exchange that the relay publishes to."""
+        for binding in list(self._bindings):
+            if binding.queue == queue and self._exchanges[binding.exchange] == "topic":
+                del self._bindings[binding]
+                self.removed_bindings[binding] = None
+
+    def limit(self, queue: str, policy: Policy | None) -> None:
+        """Apply an operator's *policy* to *queue*; None removes it."""
+        self.queues[queue].policy = policy
+
+    def clock_jumped(self) -> None:
+        """Look for expired messages: the wall clock has jumped."""
+        for queue in self.queues.values():
+            queue.dispatch()
 
     def verify(self, topology: Topology) -> None:
         """Raises TopologyMismatch for the first entity that is not as declared."""
@@ -179,8 +208,7 @@ class Broker:
             return Outcome.REJECTED
         broker_fault = self.broker_faults.popleft() if self.broker_faults else None
         self.disturbances += broker_fault is not None
-        queues = self._route(message)
-        outcome = Outcome.ACKED if queues else Outcome.RETURNED
+        queues, outcome = self._without_full(self._route(message))
         match broker_fault:
             case BrokerFault.LOST:
                 queues, outcome = [], Outcome.UNKNOWN
@@ -193,7 +221,19 @@ class Broker:
             case BrokerFault.REFUSED_BY_SOME if queues:
                 queues, outcome = queues[:1], Outcome.NACKED
         self._put(message, queues)
+        if queues:
+            missed = self._matching(message, self.removed_bindings)
+            self.missed += [(name, message) for name in missed if name not in queues]
         return outcome
+
+    def _without_full(self, routed: Sequence[str]) -> tuple[Sequence[str], Outcome]:
+        """The *routed* queues that accept a message, and the answer to its publisher."""
+        queues = [name for name in routed if not self.queues[name].refuses]
+        if len(queues) < len(routed):
+            # The message will be published again, to those queues too that have taken it.
+            self.disturbances += 1
+            return queues, Outcome.NACKED
+        return queues, Outcome.ACKED if queues else Outcome.RETURNED
 
     def _put(self, message: WireMessage, queues: Sequence[str]) -> None:
         carried = _on_the_wire(message)
@@ -206,16 +246,19 @@ class Broker:
     def _route(self, message: WireMessage) -> list[str]:
         if not message.exchange:
             return [message.routing_key] if message.routing_key in self.queues else []
+        return self._matching(message, self._bindings)
+
+    def _matching(self, message: WireMessage, bindings: dict[Binding, None]) -> list[str]:
         fits = matches if self._exchanges.get(message.exchange) == "topic" else operator.eq
         found = {
             binding.queue: None
-            for binding in self._bindings
+            for binding in bindings
             if binding.exchange == message.exchange and fits(binding.pattern, message.routing_key)
         }
         return list(found)
 
     def _dead_letter(self, queue: SimulatedQueue, held: Held, reason: str) -> bool:
-        """At least once: a message without a target queue stays where it is."""
+        """If it is at least once, a message without a target queue stays where it is."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if exchange is None:
             return True
@@ -226,10 +269,10 @@ class Broker:
             routing_key=str(key),
             headers=_with_death(held.message, queue.name, reason),
         )
-        targets = self._route(letter)
+        targets = [name for name in self._route(letter) if not self.queues[name].refuses]
         for name in targets:
             self.queues[name].put(letter)
-        return bool(targets)
+        return bool(targets) or not queue.dead_letters_at_least_once
 
     @staticmethod
     def _require(kind: str, name: str, things: dict[str, Any]) -> None:

@@ -31,10 +31,17 @@ class Database:
         process.check()
         if self.is_unavailable:
             raise lost() from ConnectionRefusedError()
-        connection = Connection(self.path, process, delay=self._delay)
+        connection = Connection(
+            self.path, process, delay=self._delay, on_refusal=self._note_refusal
+        )
         self._open[connection] = None
         process.at_death(connection.stop)
         return connection
+
+    def _note_refusal(self) -> bool:
+        """Other people let a row not be deleted: its batch may be published again."""
+        self.disturbances += 1
+        return True
 
     def leave(self) -> None:
         """Become unavailable; all sessions end."""

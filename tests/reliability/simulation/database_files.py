@@ -12,6 +12,7 @@ from pathlib import Path
 from outbox.database import migrate
 from tests.reliability.simulation.database import Database, Engines
 from tests.reliability.simulation.handlers import metadata, statements_for
+from tests.reliability.simulation.other_people import INTEGERS, KEPT_ROWS
 
 PRODUCERS = "outbox.db"
 CONSUMERS = "consumers.db"
@@ -37,10 +38,17 @@ class DatabaseFiles:
         with closing(sqlite3.connect(self._migrated)) as connection:
             # Lanes are digests with it, and are worked off in their order.
             connection.execute("UPDATE ordering_secret SET secret = ?", (_SECRET,))
-            for statement in statements_for(metadata):
+            for statement in (*statements_for(metadata), *KEPT_ROWS, *INTEGERS):
                 connection.execute(statement)
             connection.commit()
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def forget_targets(self) -> None:
+        """Delete the records of exchanges and queues, so that each source registers again."""
+        for name in (PRODUCERS, CONSUMERS):
+            with closing(sqlite3.connect(self.directory / name)) as connection:
+                connection.execute("DELETE FROM outbox_targets")
+                connection.commit()
 
     def fresh(self, name: str) -> Path:
         """The path of a migrated, empty database."""

@@ -10,6 +10,7 @@ as a server does for a client that is gone.
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,9 +31,23 @@ def lost() -> sqlite3.OperationalError:
 
 
 class Connection:
-    """A connection of *process* to the file at *path*; *delay* is the time of a way there."""
+    """
+    A connection of *process* to the file at *path*.
 
-    def __init__(self, path: Path, process: Process, *, delay: Callable[[], float]) -> None:
+    Args:
+        delay: Draws the seconds of a way there.
+        on_refusal: Called when other people refuse a deletion; see `other_people`.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        process: Process,
+        *,
+        delay: Callable[[], float],
+        on_refusal: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.process = process
         self._delay = delay
         self._raw: sqlite3.Connection | None = sqlite3.connect(
@@ -41,6 +56,7 @@ class Connection:
         # Nothing has to survive the machine.
         self._raw.execute("PRAGMA synchronous = OFF")
         follow_the_loop(self._raw)
+        self._raw.create_function("note_refusal", 0, on_refusal)
         self._steps: set[str] = set()
         # The names that the dialect looks for.
         self._tx = _Inline()
@@ -56,6 +72,15 @@ class Connection:
     @property
     def isolation_level(self) -> str | None:
         return self.raw().isolation_level
+
+    @property
+    def text_factory(self) -> Any:
+        """What makes the value of a text, as the product sets it for rows of other people."""
+        return self.raw().text_factory
+
+    @text_factory.setter
+    def text_factory(self, factory: Any) -> None:
+        self.raw().text_factory = factory
 
     def raw(self) -> sqlite3.Connection:
         """The connection to the file. Raises OperationalError if the simulated one is lost."""
@@ -159,11 +184,12 @@ class Cursor:
         self._rows = []
 
     def _keep(self, cursor: sqlite3.Cursor) -> None:
-        self.description = cursor.description
-        self._rows = cursor.fetchall() if cursor.description else []
-        self.rowcount = cursor.rowcount
-        self.lastrowid = cursor.lastrowid
-        cursor.close()
+        # Closed after an error, too: an open cursor would keep the file open after its connection.
+        with closing(cursor):
+            self.description = cursor.description
+            self._rows = cursor.fetchall() if cursor.description else []
+            self.rowcount = cursor.rowcount
+            self.lastrowid = cursor.lastrowid
 
 
 class _Inline:

@@ -1,12 +1,15 @@
 """
-The handlers of simulated consumers: they succeed, fail once, fail always, or fail until repaired.
+The handlers of simulated consumers: they succeed, fail once, fail always, fail until repaired, or
+end their process.
 
 The table of effects has no unique key: an event that is applied twice has two rows. An external
 service, which deduplicates by idempotency key, keeps the effects of leased handlers.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,13 +20,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.schema import CreateTable
 
 from consumer import Consumer, Message, OnLeaseExpired
-from tests.reliability.simulation.process import current
+from tests.reliability.simulation.process import KilledError, current
 
 PLAIN = "simulated.plain"
 FAILS_ONCE = "simulated.fails.once"
 FAILS_ALWAYS = "simulated.fails.always"
 NEEDS_REPAIR = "simulated.needs.repair"
 KINDS = (PLAIN, FAILS_ONCE, FAILS_ALWAYS, NEEDS_REPAIR)
+NEW = "simulated.new"
+"""Workers of the old version have no handler for it."""
+ENDS_PROCESS = "simulated.ends.process"
+"""Each call ends its process, as a crash of the interpreter does."""
+_ALL = (*KINDS, NEW, ENDS_PROCESS)
 
 LEASE = timedelta(seconds=3)
 
@@ -53,12 +61,27 @@ class Handlers:
         lasting: Draws the seconds that the next call takes.
         is_fixed: Whether events of the type NEEDS_REPAIR succeed.
         letters: The external service: when it first got each idempotency key, and for which event.
+        begun: How often each consumer has begun to handle each event.
+        slowness: Seconds that each call takes longer.
+        end_process: Kills the process of this name, which is started again.
 
     """
 
     lasting: Callable[[], float]
     is_fixed: bool = False
     letters: dict[str, tuple[float, str]] = field(default_factory=dict)
+    begun: Counter[tuple[str, str]] = field(default_factory=Counter)
+    slowness: float = 0.0
+    end_process: Callable[[str], None] = lambda _: None
+
+    @contextmanager
+    def slower_by(self, seconds: float) -> Iterator[None]:
+        """Make each call take so many *seconds* longer during the block."""
+        self.slowness += seconds
+        try:
+            yield
+        finally:
+            self.slowness -= seconds
 
     async def apply(
         self, consumer: str, messages: Sequence[Message[Any]], session: AsyncSession
@@ -66,9 +89,11 @@ class Handlers:
         """
         Record the effects of *messages*, then raise their errors: the effects must be rolled back.
         """
+        self.begun.update((consumer, str(message.id)) for message in messages)
         _pass("handle.sent")
         at = asyncio.get_running_loop().time()
-        await asyncio.sleep(self.lasting())
+        await asyncio.sleep(self.lasting() + self.slowness)
+        self._end(messages)
         for message in messages:
             await session.execute(
                 sa.insert(effects).values(at=at, consumer=consumer, event_id=str(message.id))
@@ -77,18 +102,28 @@ class Handlers:
         for message in messages:
             self._fail(message)
 
-    async def post(self, message: Message[Any]) -> None:
+    async def post(self, consumer: str, message: Message[Any]) -> None:
         """Call the external service."""
+        self.begun[consumer, str(message.id)] += 1
         _pass("handle.sent")
-        await asyncio.sleep(self.lasting())
+        await asyncio.sleep(self.lasting() + self.slowness)
+        self._end([message])
         self._fail(message)
         at = asyncio.get_running_loop().time()
         self.letters.setdefault(message.idempotency_key, (at, str(message.id)))
         _pass("handle.answered")
 
+    def _end(self, messages: Sequence[Message[Any]]) -> None:
+        process = current()
+        if process is not None and any(message.type == ENDS_PROCESS for message in messages):
+            self.end_process(process.name)
+            raise KilledError
+
     def _fail(self, message: Message[Any]) -> None:
         fails = {
             PLAIN: False,
+            NEW: False,
+            ENDS_PROCESS: False,
             FAILS_ONCE: message.attempt == 1,
             FAILS_ALWAYS: True,
             NEEDS_REPAIR: not self.is_fixed,
@@ -97,8 +132,10 @@ class Handlers:
             raise RuntimeError("as its type says")
 
 
-def transactional(name: str, handlers: Handlers, *, ordered: bool, batch_size: int) -> Consumer:
-    """A consumer whose effects are in its database."""
+def transactional(
+    name: str, handlers: Handlers, *, ordered: bool, batch_size: int, is_old: bool = False
+) -> Consumer:
+    """A consumer whose effects are in its database; *is_old* is the version before NEW."""
     consumer = Consumer(name, bindings=["simulated.#"], ordered=ordered)
 
     async def one(message: Message[Any], session: AsyncSession) -> None:
@@ -107,7 +144,9 @@ def transactional(name: str, handlers: Handlers, *, ordered: bool, batch_size: i
     async def many(messages: Sequence[Message[Any]], session: AsyncSession) -> None:
         await handlers.apply(name, messages, session)
 
-    for kind in KINDS:
+    for kind in _ALL:
+        if is_old and kind == NEW:
+            continue
         if kind == PLAIN and batch_size > 1:
             consumer.on_batch(kind, size=batch_size)(many)
         else:
@@ -118,8 +157,12 @@ def transactional(name: str, handlers: Handlers, *, ordered: bool, batch_size: i
 def leased(name: str, handlers: Handlers) -> Consumer:
     """A consumer whose effects are outside of its database."""
     consumer = Consumer(name, bindings=["simulated.#"])
-    for kind in KINDS:
-        consumer.on_leased(kind, lease=LEASE, on_expired=OnLeaseExpired.RETRY)(handlers.post)
+
+    async def post(message: Message[Any]) -> None:
+        await handlers.post(name, message)
+
+    for kind in _ALL:
+        consumer.on_leased(kind, lease=LEASE, on_expired=OnLeaseExpired.RETRY)(post)
     return consumer
 
 

@@ -10,7 +10,8 @@ from uuid import UUID
 import consumer.replay
 import relay.replay
 from consumer import Consumer
-from consumer.assembly import database, retention
+from consumer.assembly import database
+from consumer.maintenance.retention import retention
 from consumer.settings import ConsumerSettings
 from consumer.verdict import RETRIES_EXHAUSTED
 from outbox.dead_letters.audit import Audit
@@ -19,7 +20,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import Unavailable
 from relay.settings import RelaySettings
-from relay.storage.sql_store import SOURCE
+from relay.storage.settlement import SOURCE
 
 REPLAYED_WITHIN = timedelta(hours=1)
 """What is older may have been forgotten; an operator who replays it knows what he does."""

@@ -3,14 +3,16 @@ Reads the outcomes of a simulation: tables, queues, and the external service.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from consumer.assembly import queues
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
+from outbox.wire.codec import WireMessage
 from tests.reliability.checker import Finding
 from tests.reliability.history import Applied, DeadLettered, Leftover, Record, Waiting, of_kind
 from tests.reliability.simulation.broker import Broker
@@ -43,6 +45,26 @@ def leases(consumers: Path, at: float) -> list[Record]:
             "SELECT count(*) FROM processed_messages WHERE status = 'processing'"
         ).fetchone()
     return [Leftover(at, "leases", count)] if count else []
+
+
+def set_aside(producers: Path) -> list[str]:
+    """The events whose rows the relay could not settle, and leaves alone for a day."""
+    with closing(sqlite3.connect(producers)) as connection:
+        found = connection.execute("SELECT event_id FROM outbox WHERE last_error = 'unsettled'")
+        return [str(UUID(id_)) for (id_,) in found]
+
+
+def priorities(broker: Broker, wanted: Mapping[str, int]) -> list[Finding]:
+    """Messages in queues whose AMQP priority is not the one *wanted* for their event."""
+    messages = [message for queue in broker.queues.values() for message in queue.messages]
+    found = {(message.message_id or "", _priority(message)) for message in messages}
+    wrong = sorted({id_ for id_, priority in found if wanted.get(id_, priority) != priority})
+    return [Finding("priority", ", ".join(wrong))] if wrong else []
+
+
+def _priority(message: WireMessage) -> Any:
+    """Copies in retry queues have the same property, and a header remembers theirs."""
+    return message.headers.get("x-outbox-priority", message.priority)
 
 
 def _tables(connection: sqlite3.Connection, at: float) -> Iterator[Record]:
@@ -82,6 +104,18 @@ def dead_lettered_without_cause(
         }
     )
     return [Finding("for_nothing", ", ".join(wrong))] if wrong else []
+
+
+def dead_lettered_unbegun(history: Sequence[Record], handlers: Handlers) -> list[Finding]:
+    """Dead letters for lost deliveries whose handler was never begun: others were to blame."""
+    wrong = sorted(
+        {
+            each.id
+            for each in of_kind(history, DeadLettered)
+            if each.reason == "delivery_limit" and not handlers.begun[each.source, each.id]
+        }
+    )
+    return [Finding("unbegun", ", ".join(wrong))] if wrong else []
 
 
 def effects_of_failures(

@@ -26,6 +26,8 @@ RETRY_SECONDS = (0.5, 2.0)
 RETENTION_HOURS = 2.0
 REPLAY_WINDOW_HOURS = 1.0
 LONGER_THAN_RETRIES_SECONDS = 20.0
+UNSUPPORTED_WAIT = timedelta(minutes=15)
+"""The default of MQ_UNSUPPORTED_WAIT_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Plan:
         expires: Whether messages for the first consumer expire.
         delivery_limit: How many lost deliveries the broker puts up with.
         dead_letters: Whether the relay dead-letters an event after three attempts.
+        priorities: Whether the broker delivers messages of a high priority first.
+        rolling: Whether the first process of each transactional consumer has the old version.
 
     """
 
@@ -55,6 +59,8 @@ class Plan:
     expires: bool = False
     delivery_limit: int = 20
     dead_letters: bool = False
+    priorities: bool = False
+    rolling: bool = False
 
     @property
     def processes(self) -> dict[str, str]:
@@ -85,15 +91,17 @@ class Plan:
             "unroutable": self.dead_letters,
             "refused": self.dead_letters,
             "delivery_limit": disturbances >= self.delivery_limit,
+            "no_handler": self.rolling and lasted >= UNSUPPORTED_WAIT,
             "too_old_to_dedupe": lasted >= timedelta(hours=RETENTION_HOURS),
         }
         return frozenset(reason for reason, is_possible in possible.items() if is_possible)
 
-    def declared(self, handlers: Handlers) -> dict[str, Consumer]:
-        """The consumers, by name, with the behaviour of *handlers*."""
+    def declared(self, handlers: Handlers, *, is_old: bool = False) -> dict[str, Consumer]:
+        """The consumers, by name; those of the version before the rollout if *is_old*."""
+        together = self.handled_together
         made = {
-            ETL: transactional(ETL, handlers, ordered=False, batch_size=self.handled_together),
-            LEDGER: transactional(LEDGER, handlers, ordered=True, batch_size=1),
+            ETL: transactional(ETL, handlers, ordered=False, batch_size=together, is_old=is_old),
+            LEDGER: transactional(LEDGER, handlers, ordered=True, batch_size=1, is_old=is_old),
             MAIL: leased(MAIL, handlers),
         }
         return {name: made[name] for name in self.consumers}
@@ -111,6 +119,8 @@ def drawn(jitter: Random) -> Plan:
         expires=jitter.random() < 0.2,
         delivery_limit=jitter.choice((3, 20)),
         dead_letters=jitter.random() < 0.2,
+        priorities=jitter.random() < 0.3,
+        rolling=jitter.random() < 0.2,
     )
 
 

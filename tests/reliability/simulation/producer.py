@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from outbox import Event, add
+from outbox import Event, Priority, add
 from outbox.runtime import process
 from outbox.settings import SharedSettings
 from tests.reliability.history import COMMITTED, ROLLED_BACK, UNKNOWN
@@ -25,6 +25,7 @@ class Draft:
 
     Args:
         waits: Seconds until it may be published; None means at once.
+        priority: Counts only in queues with priorities.
 
     """
 
@@ -32,6 +33,7 @@ class Draft:
     kind: str
     key: str | None = None
     waits: float | None = None
+    priority: Priority = Priority.NORMAL
 
 
 class Ending(Enum):
@@ -77,4 +79,11 @@ async def record(settings: SharedSettings, drafts: Sequence[Draft], ending: Endi
 
 def _event(draft: Draft) -> Event:
     later = None if draft.waits is None else datetime.now(UTC) + timedelta(seconds=draft.waits)
-    return Event(draft.kind, {}, id=draft.id, ordering_key=draft.key, not_before=later)
+    return Event(
+        draft.kind,
+        {},
+        id=draft.id,
+        ordering_key=draft.key,
+        not_before=later,
+        priority=draft.priority,
+    )

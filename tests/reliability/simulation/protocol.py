@@ -6,9 +6,10 @@ listed here. Then each step is a crash point. A COMMIT is named after the main s
 transaction: `commit_settle` commits the transaction that settles.
 """
 
-_TO_BE_READY = ("look", "declare", "connect")
+_TO_BE_READY = ("look", "register", "commit_register", "declare", "connect")
 _PURGING = ("purge", "commit_purge")
-_CONSUMING = ("subscribe", "widen", "deliver", "begin", "ack", "copy", "record")
+_CONSUMING = ("subscribe", "deliver", "begin", "ack", "copy", "record")
+_COUNTING = ("count", "commit_count")
 _DEAD_LETTERING = ("dead_letter", "commit_dead_letter")
 
 STEPS = {
@@ -28,16 +29,18 @@ STEPS = {
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
         *_DEAD_LETTERING,
+        *_COUNTING,
         *_PURGING,
     ),
     # The same, but a failed message is parked, and so are its successors.
     "ledger": (
         *_TO_BE_READY,
-        *(step for step in _CONSUMING if step != "widen"),
+        *_CONSUMING,
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
         *("park", "commit_park", "look_for_parked", "savepoint", "unpark", "commit_unpark"),
         *_DEAD_LETTERING,
+        *_COUNTING,
         *_PURGING,
     ),
     # A lease, the effects outside, the end of the lease; then the ack.
@@ -46,6 +49,7 @@ STEPS = {
         *_CONSUMING,
         *("lease", "commit_lease", "handle"),
         *_DEAD_LETTERING,
+        *_COUNTING,
         *_PURGING,
     ),
     # A run is written down; letters are sent or recorded again, and removed with a COMMIT.
@@ -56,7 +60,7 @@ STEPS = {
     ),
 }
 
-_ANSWERED_SILENTLY = frozenset({"declare", "connect", "subscribe", "widen"})
+_ANSWERED_SILENTLY = frozenset({"declare", "connect", "subscribe"})
 _UNASKED = frozenset({"deliver"})
 
 

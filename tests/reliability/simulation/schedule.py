@@ -8,11 +8,14 @@ from datetime import timedelta
 from random import Random
 
 import consumer.assembly
+from outbox import Priority
 from tests.reliability.simulation.broker import BrokerFault
 from tests.reliability.simulation.fault_points import FaultAction, PlannedFault
-from tests.reliability.simulation.handlers import FAILS_ONCE, KINDS, PLAIN
+from tests.reliability.simulation.handlers import ENDS_PROCESS, FAILS_ONCE, KINDS, NEW, PLAIN
+from tests.reliability.simulation.other_people import HOSTILE_ROWS
 from tests.reliability.simulation.plan import ETL, MAIL, OPERATOR, RELAY
 from tests.reliability.simulation.producer import Draft, Ending
+from tests.reliability.simulation.queue import DROP_HEAD, REJECT_PUBLISH, Policy
 from tests.reliability.simulation.world import World
 
 _KEYS = (None, None, None, "a", "a", "b")
@@ -24,6 +27,10 @@ _BAD_DAYS = 0.6
 _CALM = 0.1
 """Of so many runs nothing is wrong, and nothing is sent twice."""
 _LATER = 0.1
+_BACKLOG = 8
+_SLOW_SECONDS = 2.0
+_MOST_CRASHES = 5
+_BETWEEN_CRASHES_SECONDS = (0.3, 1.5)
 SKIPS = (
     timedelta(seconds=20),
     timedelta(minutes=5),
@@ -32,6 +39,11 @@ SKIPS = (
     timedelta(hours=4),
 )
 """The retention is two hours, and rows are kept for one more."""
+_SET_BACK_SECONDS = (1, 10, 60)
+_OLD_AND_NEW = 0.3
+_ENDS_PROCESS = 0.03
+_LOW_LIMIT = 3
+"""A message that ends its process reaches a higher limit only after many minutes."""
 
 
 class Schedule:
@@ -57,11 +69,21 @@ class Schedule:
             self.cut_database: 3,
             self.lose_database: 2,
             self.skip: 4,
+            self.set_clock_back: 2,
+            self.insert_hostile_row: 3,
+            self.keep_row: 2,
+            self.crash_loop: 2,
+            self.restart_often: 2,
+            self.unbind: 2,
+            self.limit_queue: 2,
+            self.roll_out: 1,
             self.purge: 3,
             self.mend: 2,
             self.replay: 6,
         }
 
+        if world.plan.expires:
+            self._steps[self.fill_dead_queue] = 3
         if jitter.random() < _CALM:
             calm = (self.produce, self.flow, self.rest, self.start, self.stop, self.purge)
             self._steps = {step: self._steps[step] for step in calm}
@@ -147,6 +169,80 @@ class Schedule:
         """Move the wall clock forward."""
         self._world.skip(self._jitter.choice(SKIPS))
 
+    async def set_clock_back(self) -> None:
+        """Move the wall clock back by at most a minute."""
+        self._world.skip(-timedelta(seconds=self._jitter.choice(_SET_BACK_SECONDS)))
+
+    async def insert_hostile_row(self) -> None:
+        """Make other people insert a hostile row, among good ones."""
+        kind = self._jitter.choice(list(HOSTILE_ROWS))
+        self._world.note(kind)
+        await self._world.insert_hostile_row(kind)
+
+    async def keep_row(self) -> None:
+        """Make other people keep a row that the relay wants to delete, for a while."""
+        draft = self._draft()
+        people = self._world.other_people
+        await people.keep(str(draft.id))
+        await self._world.produce([draft, self._draft()], Ending.COMMIT)
+        await self.rest()
+        await people.release()
+
+    async def crash_loop(self) -> None:
+        """Kill all processes of a role again and again, while messages wait behind slow ones."""
+        await self._again_and_again(self._kill_now)
+
+    async def restart_often(self) -> None:
+        """Stop and start all processes of a role again and again, in the same way."""
+        await self._again_and_again(self._world.supervisor.stop)
+
+    async def _kill_now(self, name: str) -> None:
+        self._world.supervisor.kill(name)
+
+    async def _again_and_again(self, end: Callable[[str], Awaitable[None]]) -> None:
+        world = self._world
+        [role] = self._jitter.sample(list(world.declared), 1)
+        names = [name for name in world.supervisor.names if world.plan.processes[name] == role]
+        drafts = [self._draft() for _ in range(_BACKLOG)]
+        await world.produce(drafts, Ending.COMMIT)
+        with world.handlers.slower_by(_SLOW_SECONDS):
+            for _ in range(min(world.plan.delivery_limit, _MOST_CRASHES) + 1):
+                await asyncio.sleep(self._jitter.uniform(*_BETWEEN_CRASHES_SECONDS))
+                for name in names:
+                    await end(name)
+                    world.supervisor.start(name)
+
+    async def unbind(self) -> None:
+        """Remove the bindings of a consumer's queue."""
+        name = self._jitter.choice(list(self._world.declared))
+        self._world.broker.unbind(self._work_queue(name))
+
+    async def limit_queue(self) -> None:
+        """Limit the length of a queue by a policy, for a while."""
+        broker = self._world.broker
+        dead = [name for name in broker.queues if name.endswith(".dead")]
+        queue = self._jitter.choice([*broker.queues, *dead])
+        overflow = self._jitter.choice((DROP_HEAD, REJECT_PUBLISH))
+        broker.limit(queue, Policy(self._jitter.choice((1, 2, 5)), overflow))
+        self._later(lambda: broker.limit(queue, None))
+
+    async def fill_dead_queue(self) -> None:
+        """Let a backlog expire while no process empties the dead queue, which a policy limits."""
+        world = self._world
+        dead = consumer.assembly.queues(*world.declared[ETL]).dead
+        for name, role in world.plan.processes.items():
+            if role == ETL:
+                world.supervisor.kill(name)
+        world.broker.limit(dead, Policy(1, self._jitter.choice((DROP_HEAD, REJECT_PUBLISH))))
+        self._later(lambda: world.broker.limit(dead, None))
+        await world.produce([self._draft() for _ in range(_BACKLOG)], Ending.COMMIT)
+        await self.rest()
+        world.skip(min(SKIPS))
+
+    async def roll_out(self) -> None:
+        """Replace the workers of the old version."""
+        self._world.finish_rollout()
+
     async def purge(self) -> None:
         await self._world.purge(self._jitter.choice(list(self._world.declared)))
 
@@ -175,11 +271,17 @@ class Schedule:
     def _draft(self) -> Draft:
         key = self._jitter.choice(_KEYS)
         # A replayed event follows its successors, which the order of a key does not allow here.
-        kinds = KINDS if key is None else (PLAIN, FAILS_ONCE)
+        kinds: tuple[str, ...] = KINDS if key is None else (PLAIN, FAILS_ONCE)
         weights = (6, 3, 1, 2)[: len(kinds)]
         [kind] = self._jitter.choices(kinds, weights)
         waits = self._jitter.uniform(0, 2) if self._jitter.random() < _LATER else None
-        return Draft(self._world.an_id(), kind, key, waits)
+        plan = self._world.plan
+        if plan.rolling and self._jitter.random() < _OLD_AND_NEW:
+            kind = NEW
+        if plan.delivery_limit <= _LOW_LIMIT and self._jitter.random() < _ENDS_PROCESS:
+            kind = ENDS_PROCESS
+        priority = self._jitter.choice(list(Priority)) if plan.priorities else Priority.NORMAL
+        return Draft(self._world.an_id(), kind, key, waits, priority)
 
     def _anybody(self) -> str:
         return self._jitter.choice(self._world.supervisor.names)

@@ -19,10 +19,12 @@ _STEPS = (
     (r"DELETE FROM processed_messages\b", "purge"),
     (r"INSERT INTO dead_letters\b", "dead_letter"),
     (r"DELETE FROM dead_letters\b", "replay_delete"),
+    (r"(INSERT INTO|UPDATE|DELETE FROM) begun_deliveries\b", "count"),
     (r"INSERT INTO parked_messages\b", "park"),
     (r"UPDATE parked_messages\b", "park_longer"),
     (r"DELETE FROM parked_messages\b", "unpark"),
     (r"INSERT INTO audit_log\b", "audit"),
+    (r"INSERT INTO outbox_targets\b", "register"),
     (r"INSERT INTO effects\b", "effect"),
     (r"(SELECT|WITH)\b.*\bparked_messages\b", "look_for_parked"),
     (r"(SELECT|WITH)\b.*\bdead_letters\b", "look_for_letters"),
@@ -49,6 +51,8 @@ _WEIGHT = (
     "duration",
     "promote",
     "audit",
+    "count",
+    "register",
 )
 """What a transaction is called after: the first of these that it has done."""
 

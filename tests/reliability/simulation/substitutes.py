@@ -1,8 +1,8 @@
 """
 Substitutes simulated parts for the real ones in the product's composition roots.
 
-Only the engine, the transport, the file lock and the source of randomness are replaced. All other
-parts are the product's own.
+Only the engine, the transport, the management API, the file lock and the source of randomness are
+replaced. All other parts are the product's own.
 """
 
 import fcntl
@@ -59,6 +59,7 @@ def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Ite
             (process, "create_engine", database_files.engines.create),
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
+            (consumer.assembly, "management", lambda _settings: None),
             (sqlite_file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: database_files.head),
         ):

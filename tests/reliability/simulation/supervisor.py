@@ -49,6 +49,7 @@ class Supervisor:
         self._roles = roles
         self._points = points
         self._running: dict[str, Running] = {}
+        self._is_dismissed = False
 
     @property
     def names(self) -> list[str]:
@@ -62,7 +63,7 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Start it, unless it runs."""
-        if self.process(name) is not None:
+        if self._is_dismissed or self.process(name) is not None:
             return
         process = Process(self._roles[name], name, self._points)
         stop = asyncio.Event()
@@ -76,6 +77,11 @@ class Supervisor:
             self.kills += 1
             process.kill()
 
+    def crash(self, name: str) -> None:
+        """Kill it, and start it again, as a process manager does."""
+        self.kill(name)
+        asyncio.get_running_loop().call_later(_RESTART_SECONDS, self.start, name)
+
     async def stop(self, name: str) -> None:
         """Terminate it (SIGTERM): it finishes its work in flight, or is killed at a deadline."""
         if self.process(name) is None:
@@ -87,7 +93,8 @@ class Supervisor:
         running.process.kill()
 
     async def dismiss(self) -> None:
-        """Kill all processes, and wait for their tasks."""
+        """Kill all processes for good, and wait for their tasks."""
+        self._is_dismissed = True
         for name in self._services:
             self.kill(name)
         tasks = {running.task for running in self._running.values()}

@@ -166,7 +166,7 @@ class SimulatedSubscription:
         await self._connection.go("cancel")
         self._receiver.capacity = 0
         left = sorted(set(self._receiver.unsettled) - self._given)
-        self._queue.give_back(self._receiver, left, counted=False)
+        self._queue.give_back(self._receiver, left)
 
     async def ack(self, *deliveries: Delivery) -> None:
         if deliveries:
@@ -184,9 +184,7 @@ class SimulatedSubscription:
     async def release(self, delivery: Delivery) -> None:
         position = delivery.tag
         self._connection.passing("release.sent")
-        self._connection.post(
-            lambda: self._queue.give_back(self._receiver, [position], counted=True), "release"
-        )
+        self._connection.post(lambda: self._queue.give_back(self._receiver, [position]), "release")
 
     def _deliver(self, held: Held) -> None:
         headers = held.message.headers

@@ -51,6 +51,8 @@ class RabbitmqCluster:
         cluster = ClusterMembership(
             mapper=mapper, members=directories, schedulers=1, partitions=partitions
         )
+        # Each node of RabbitMQ 4 waits for all nodes of its list before it forms the cluster.
+        self._forms_early = "rabbitmq_server-3." in str(binaries)
         self.nodes = [
             Node(PrivateRabbitmq(binaries, directory=directory, cluster=cluster))
             for directory in directories
@@ -58,11 +60,13 @@ class RabbitmqCluster:
 
     async def start(self) -> None:
         """Start all nodes, and return when each of them knows the others."""
-        # The first node forms the cluster, and the others join it.
-        await self.nodes[0].start()
-        for node in self.nodes[1:]:
-            node.launch()
-        for node in self.nodes[1:]:
+        if self._forms_early:
+            # The first node forms the cluster, and the others join it.
+            await self.nodes[0].start()
+        for node in self.nodes:
+            if not node.running:
+                node.launch()
+        for node in self.nodes:
             await node.ready()
         await eventually(self._is_whole, within=FORMING_SECONDS, message="no cluster was formed")
 

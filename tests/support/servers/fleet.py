@@ -16,6 +16,7 @@ from tests.support.servers.binaries import postgres_binaries, rabbitmq_binaries
 from tests.support.servers.choice import Product
 from tests.support.servers.containers import ContainerInstance
 from tests.support.servers.instance import GivenInstance
+from tests.support.servers.isolation import DISK
 from tests.support.servers.management import QUICK_FIGURES
 from tests.support.servers.ports import free_port
 from tests.support.servers.postgres import PostgresServer
@@ -24,29 +25,34 @@ from tests.support.servers.private_rabbitmq import PrivateRabbitmq
 from tests.support.servers.rabbitmq import RabbitmqServer
 from tests.support.servers.sources import Sources
 
-DATABASE_VARIABLE = "MQ_TEST_DATABASE_URL"
-BROKER_VARIABLE = "MQ_TEST_BROKER_URL"
-MANAGEMENT_VARIABLE = "MQ_TEST_BROKER_MANAGEMENT_URL"
+DATABASE_VARIABLE = "OUTBOX_TEST_DATABASE_URL"
+BROKER_VARIABLE = "OUTBOX_TEST_BROKER_URL"
+MANAGEMENT_VARIABLE = "OUTBOX_TEST_BROKER_MANAGEMENT_URL"
 USER = "tests"
 
 
 class Fleet:
-    """Postgres and RabbitMQ, each launched when first asked for."""
+    """
+    Postgres and RabbitMQ, each launched when first asked for.
 
-    def __init__(self) -> None:
+    Private servers have their data in *parent*.
+    """
+
+    def __init__(self, parent: Path = DISK) -> None:
+        self._parent = parent
         self._postgres: PostgresServer | None = None
         self._rabbitmq: RabbitmqServer | None = None
 
     def postgres(self) -> PostgresServer:
         """Return the Postgres server, which may not answer yet."""
         if self._postgres is None:
-            self._postgres = POSTGRES.launched()
+            self._postgres = POSTGRES.launched(self._parent)
         return self._postgres
 
     def rabbitmq(self) -> RabbitmqServer:
         """Return the RabbitMQ server, which may not answer yet."""
         if self._rabbitmq is None:
-            self._rabbitmq = RABBITMQ.launched()
+            self._rabbitmq = RABBITMQ.launched(self._parent)
         return self._rabbitmq
 
     def close(self) -> None:
@@ -60,8 +66,8 @@ def _given_postgres(url: str) -> PostgresServer:
     return PostgresServer(url, GivenInstance(DATABASE_VARIABLE))
 
 
-def _private_postgres(binaries: Path) -> PostgresServer:
-    instance = PrivatePostgres(binaries)
+def _private_postgres(binaries: Path, parent: Path) -> PostgresServer:
+    instance = PrivatePostgres(binaries, parent=parent)
     return PostgresServer(instance.url, instance)
 
 
@@ -86,8 +92,8 @@ def _given_rabbitmq(url: str) -> RabbitmqServer:
     return RabbitmqServer(url, management_url, GivenInstance(BROKER_VARIABLE))
 
 
-def _private_rabbitmq(binaries: Path) -> RabbitmqServer:
-    instance = PrivateRabbitmq(binaries)
+def _private_rabbitmq(binaries: Path, parent: Path) -> RabbitmqServer:
+    instance = PrivateRabbitmq(binaries, parent=parent)
     return RabbitmqServer(instance.url, instance.management_url, instance)
 
 

@@ -80,12 +80,14 @@ class Management:
         return [vhost["name"] for vhost in await self.request("GET", "vhosts")]
 
     @asynccontextmanager
-    async def lent_user(self, vhost: str, *, configure: str) -> AsyncIterator[tuple[str, str]]:
-        """Lend name and password of a new user, which may write and read anything in *vhost*."""
+    async def lent_user(
+        self, vhost: str, *, configure: str, read: str = ".*"
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Lend name and password of a new user, which may write anything in *vhost*."""
         name, word = f"test-{secrets.token_hex(8)}", secrets.token_hex(8)
         await self.request("PUT", "users", name, body={"password": word, "tags": ""})
         try:
-            allowed = {"configure": configure, "write": ".*", "read": ".*"}
+            allowed = {"configure": configure, "write": ".*", "read": read}
             await self.request("PUT", "permissions", vhost, name, body=allowed)
             yield name, word
         finally:
@@ -141,6 +143,9 @@ class Management:
             connection.close()
 
         gone = method == "DELETE" and response.status == HTTPStatus.NOT_FOUND
+        if method == "DELETE" and target.startswith("connections/"):
+            # A connection that ends by itself meanwhile is an internal error to RabbitMQ 3.10.
+            gone = gone or response.status == HTTPStatus.INTERNAL_SERVER_ERROR
         if response.status >= HTTPStatus.BAD_REQUEST and not gone:
             raise ManagementError(f"{method} {target}: {response.status} {answer.decode()}")
         return json.loads(answer) if answer and not gone else None

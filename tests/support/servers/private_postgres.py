@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 
 from tests.support.processes import ChildProcess
 from tests.support.servers.isolation import (
+    DISK,
     group_of,
     plain_environment,
     private_directory,
@@ -53,6 +54,7 @@ class PrivatePostgres:
         disk: Where its data is; in a directory of its own by default.
         settings: Settings of the server besides those of all of them.
         creating: Further words for `initdb`.
+        parent: Where its own directory is.
 
     """
 
@@ -65,12 +67,13 @@ class PrivatePostgres:
         disk: Path | None = None,
         settings: Mapping[str, str] | None = None,
         creating: tuple[str, ...] = (),
+        parent: Path = DISK,
     ) -> None:
         self._binaries = binaries
         self._account = unprivileged_account()
         self._password = secrets.token_hex(16)
         self._port = free_port()
-        self._directory = private_directory(owner=self._account)
+        self._directory = private_directory(owner=self._account, parent=parent)
         self._data = (disk or self._directory) / "data"
         self._creating = creating
         all_settings = {**SETTINGS, **(settings or {})}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.support.processes import ChildProcess
 from tests.support.servers.instance import AdministrationError
-from tests.support.servers.isolation import plain_environment, private_directory
+from tests.support.servers.isolation import DISK, plain_environment, private_directory
 from tests.support.servers.management import QUICK_FIGURES
 from tests.support.servers.port_mapper import PortMapper
 from tests.support.servers.ports import free_ports
@@ -80,6 +80,7 @@ class PrivateRabbitmq:
         directory: Its own, empty one.
         cluster: The cluster that it belongs to; by default it is alone, with a port mapper.
         disk: Where its messages are; in its directory by default.
+        parent: Where the directory is, if none is given.
 
     """
 
@@ -92,10 +93,11 @@ class PrivateRabbitmq:
         directory: Path | None = None,
         cluster: ClusterMembership | None = None,
         disk: Path | None = None,
+        parent: Path = DISK,
     ) -> None:
         self._amqp, self._http, self._distribution = free_ports(3)
         self._binaries = binaries
-        self.directory = directory or private_directory()
+        self.directory = directory or private_directory(parent=parent)
         self.cluster = cluster or ClusterMembership(mapper=PortMapper(self.directory))
         self._messages = (disk or self.directory) / "mnesia"
         self._write_files()

@@ -22,6 +22,7 @@ from tests.support.servers.choice import (
     described,
 )
 from tests.support.servers.containers import ContainerError
+from tests.support.servers.isolation import DISK
 from tests.support.servers.packages import PackageError, install, packages_installable
 from tests.support.servers.server import Server
 
@@ -30,23 +31,31 @@ S = TypeVar("S", bound=Server)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources(Generic[S]):
-    """How to start a server of *product* from each source."""
+    """
+    How to start a server of *product* from each source.
+
+    *private* takes the directory of the programs, and the one in which to make a directory.
+    """
 
     product: Product
     given: Callable[[str], S]
     contained: Callable[[str], S]
-    private: Callable[[Path], S]
+    private: Callable[[Path, Path], S]
 
     def __str__(self) -> str:
         return described(self.product, choice_here(self.product))
 
-    def launched(self) -> S:
-        """Return a server that has begun to start; `ServerMissingError` if there is none."""
+    def launched(self, parent: Path = DISK) -> S:
+        """
+        Return a server that has begun to start; `ServerMissingError` if there is none.
+
+        A private one has its data in *parent*.
+        """
         try:
-            server = self._built(choice_here(self.product))
+            server = self._built(choice_here(self.product), parent)
             server.launch()
         except ContainerError:
-            server = self._built(choice_here(self.product, docker=False))
+            server = self._built(choice_here(self.product, docker=False), parent)
             server.launch()
 
         return server
@@ -65,16 +74,16 @@ class Sources(Generic[S]):
             raise ServerMissingError(self.product, "It has to be installed on this machine.")
         return self._installed(self.product.package)
 
-    def _built(self, choice: Choice) -> S:
+    def _built(self, choice: Choice, parent: Path) -> S:
         match choice:
             case Given(url):
                 return self.given(url)
             case Contained(image):
                 return self.contained(image)
             case Private(binaries):
-                return self.private(binaries)
+                return self.private(binaries, parent)
             case Installable(package):
-                return self.private(self._installed(package))
+                return self.private(self._installed(package), parent)
             case Missing():
                 raise ServerMissingError(self.product)
             case _:

@@ -1,0 +1,164 @@
+"""
+Where the tables are: one schema of Postgres, or a SQLite file.
+
+Statements name no schema, so Postgres searches the schemas of `search_path` for each table. It
+creates tables in the first one.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from outbox.errors import ConfigurationError, SchemaMismatch
+
+VERSION_TABLE = "outbox_relay_version"
+
+CREATED_BY = {
+    "outbox": "0001",
+    "dead_letters": "0001",
+    "processed_messages": "0001",
+    "audit_log": "0003",
+    "parked_messages": "0003",
+    "ordering_salt": "0003",
+    "ordering_secret": "0006",
+    "outbox_targets": "0008",
+    "begun_deliveries": "0009",
+}
+"""The tables, by the revision that creates each."""
+
+RENAMED = {"ordering_salt": "0006"}
+"""The tables that a later revision renames."""
+
+_SCHEMA_OF = sa.text(
+    "SELECT namespace.nspname FROM pg_class AS relation"
+    " JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace"
+    " WHERE relation.oid = to_regclass(:name)"
+)
+_SCHEMAS_OF = sa.text(
+    "SELECT wanted.name, namespace.nspname AS schema FROM unnest(:names) AS wanted (name)"
+    " JOIN pg_class AS relation ON relation.oid = to_regclass(wanted.name)"
+    " JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace"
+).bindparams(sa.bindparam("names", type_=ARRAY(sa.Text)))
+_RELATIONS = sa.text(
+    "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The *schema* of the tables, None on SQLite, and its *revision*, None without tables."""
+
+    schema: str | None
+    revision: str | None
+
+    def __str__(self) -> str:
+        schema = "the schema" if self.schema is None else f"schema {self.schema}"
+        return f"{schema} is at revision {self.revision}"
+
+
+ANYWHERE = Location(None, None)
+"""The tables of a process that does not check where they are."""
+
+
+def find(connection: sa.Connection) -> Location:
+    """Return where *connection* finds the table with the revision."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return Location(None, None)
+    schema = schema_of(connection, VERSION_TABLE)
+    revision = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    return Location(schema, revision)
+
+
+def schema_of(connection: sa.Connection, table: str) -> str | None:
+    """Return the schema in which *connection* finds *table*, or None; None on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return None
+    schema: str | None = connection.scalar(_SCHEMA_OF, {"name": table})
+    return schema
+
+
+def verify_one_schema(connection: sa.Connection, expected: str | None) -> None:
+    """Raise SchemaMismatch unless all tables are found in the schema *expected*."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table in CREATED_BY:
+        found = None if table in RENAMED else schema_of(connection, table)
+        if table not in RENAMED and found != expected:
+            place = "missing" if found is None else f"in schema {found}"
+            raise SchemaMismatch(
+                f"{table}: is {place}, and {VERSION_TABLE} in schema {expected}: let search_path"
+                " of the role begin with the schema that has all tables"
+            )
+
+
+async def moved(
+    connection: AsyncConnection, tables: Iterable[sa.Table], expected: str | None
+) -> list[str]:
+    """
+    Return a line for each of *tables* that is no longer found in the schema *expected*.
+
+    Another `search_path`, or a table that was created in an earlier schema of it, hides the rows
+    that wait from a process that runs.
+    """
+    if expected is None:
+        return []
+    found = await connection.execute(_SCHEMAS_OF, {"names": [table.name for table in tables]})
+    return [
+        f"{row.name}: is now found in schema {row.schema}, and was in schema {expected} when the"
+        f" process started: let search_path of the role begin with {expected}, or restart"
+        for row in found
+        if row.schema != expected
+    ]
+
+
+def check_before_migration(connection: sa.Connection, known: Collection[str]) -> None:
+    """
+    Check that a migration of *connection* would work on its own tables only.
+
+    Raises SchemaMismatch if their revision is not *known*, or if another program has created a
+    table of such a name, and ConfigurationError unless one schema is meant.
+    """
+    found = find(connection)
+    place = "the file"
+    if connection.dialect.name == "postgresql":
+        place = f"schema {_first_schema(connection, found)}"
+    if found.revision is not None and found.revision not in known:
+        raise SchemaMismatch(
+            f"{found}, which belongs to a newer version of this program: install that version"
+        )
+    others = sorted(_created_after(found.revision) & _relations(connection))
+    if others:
+        raise SchemaMismatch(
+            f"{place} has {' and '.join(others)} already, which another program created: use a"
+            " schema or a file of its own for the outbox, or rename those tables"
+        )
+
+
+def _first_schema(connection: sa.Connection, found: Location) -> str:
+    first = connection.scalar(sa.text("SELECT current_schema()"))
+    if first is None:
+        raise ConfigurationError(
+            "search_path: the role may use none of its schemas: create one, or GRANT USAGE ON it"
+        )
+    if found.schema is not None and found.schema != first:
+        raise ConfigurationError(
+            f"search_path begins with schema {first}, and the tables are in schema"
+            f" {found.schema}: add --schema {found.schema} to upgrade those, or --schema {first}"
+            " to create further ones"
+        )
+    return str(first)
+
+
+def _relations(connection: sa.Connection) -> set[str]:
+    """The names that are taken where the migration creates tables."""
+    if connection.dialect.name == "postgresql":
+        return set(connection.scalars(_RELATIONS))
+    return {*sa.inspect(connection).get_table_names(), *sa.inspect(connection).get_view_names()}
+
+
+def _created_after(revision: str | None) -> set[str]:
+    """The tables that the revisions after *revision* create or rename to."""
+    return {table for table, by in CREATED_BY.items() if revision is None or by > revision}

@@ -1,0 +1,89 @@
+"""
+Connecting to Postgres: explicit arguments for the driver, and its errors in our own words.
+"""
+
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+
+from outbox.database.postgres_tls import tls_of
+from outbox.errors import ConfigurationError, DatabaseUnavailable
+from outbox.network_errors import kind_of
+from outbox.postgres_server import PostgresServer
+
+_LOGIN = {
+    "28": "the server refuses user or password, or pg_hba.conf has no line for this connection",
+    "28P01": "the server refuses the password, or the user does not exist",
+    "3D000": "the database does not exist",
+    "42501": "the user may not connect to the database: GRANT CONNECT ON DATABASE",
+    "53300": "the server has no connection left for this user or database",
+    "55000": "the database does not accept connections",
+    "57P03": "the server is starting up or shutting down",
+    "57P": "the server is shutting down",
+    "08P01": "the server, or a connection pooler before it, refuses this kind of connection",
+    "25006": "the server is read-only, as a standby is",
+}
+"""Reasons by SQLSTATE, or by its beginning."""
+
+_LASTING = ("28", "3D000", "42501")
+"""A person has to change the settings or the server before a connection can succeed."""
+
+_POOLER = {
+    False: "; behind PgBouncer in transaction mode add ?pgbouncer=1",
+    True: "; the log of the pooler has the reason",
+}
+
+
+def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
+    """
+    Return the arguments by which the driver reads neither variables nor files in their place.
+
+    Raises ConfigurationError if a file with certificates cannot be used.
+    """
+    return {
+        "host": [host for host, _ in server.addresses],
+        "port": [port for _, port in server.addresses],
+        "user": server.user,
+        "password": server.password,
+        "database": server.database,
+        "ssl": tls_of(server),
+        "direct_tls": False,
+        "target_session_attrs": server.target_session_attrs,
+    }
+
+
+async def connect(server: PostgresServer, *, pooled: bool, **arguments: Any) -> Any:
+    """
+    Connect to *server* with the *arguments* of asyncpg.
+
+    Raises DatabaseUnavailable, which names the setting, the server and the reason, and
+    ConfigurationError if the driver refuses its arguments.
+    """
+    try:
+        return await asyncpg.connect(**arguments)
+    except (OSError, asyncpg.PostgresError) as error:
+        state = getattr(error, "sqlstate", None) or ""
+        reason = _reason(error, state, pooled=pooled)
+        raise DatabaseUnavailable(
+            f"MQ_DATABASE_URL: cannot connect to {server.shown}: {reason}",
+            refused=state.startswith(_LASTING),
+        ) from None
+    except asyncpg.exceptions.TargetServerAttributeNotMatched:
+        raise DatabaseUnavailable(
+            f"MQ_DATABASE_URL: cannot connect to {server.shown}: no server is "
+            f"{server.target_session_attrs}"
+        ) from None
+    except asyncpg.InterfaceError:
+        raise ConfigurationError(
+            "MQ_DATABASE_URL: the driver refuses its parameters, or those of the PG variables"
+        ) from None
+
+
+def _reason(error: Exception, state: str, *, pooled: bool) -> str:
+    if state:
+        words = [_LOGIN[key] for key in (state, state[:3], state[:2]) if key in _LOGIN]
+        more = _POOLER[pooled] if state == "08P01" else ""
+        return f"{words[0] if words else 'the server refuses the connection'} ({state}){more}"
+    if "rejected SSL upgrade" in str(error):
+        return "TLS: the server does not offer TLS, or is no Postgres"
+    return kind_of(error) or "the connection was lost"

@@ -1,0 +1,41 @@
+"""
+The TLS argument of asyncpg, as `sslmode` of libpq means it.
+"""
+
+import ssl
+
+from outbox.errors import ConfigurationError
+from outbox.postgres_server import PostgresServer
+from outbox.tls_files import context_with, load_certificate, remember_expiry
+
+
+def tls_of(server: PostgresServer) -> ssl.SSLContext | str | bool:
+    """
+    Return the context, the mode that the driver implements itself, or False for plaintext.
+
+    Raises ConfigurationError if a file with certificates or a key cannot be used, or if there is
+    a key without a certificate.
+    """
+    over_network = any(not host.startswith("/") for host, _ in server.addresses)
+    mode = server.sslmode or ("prefer" if over_network else "disable")
+    if mode == "disable":
+        return False
+    if server.sslkey and not server.sslcert:
+        raise ConfigurationError(
+            "PGSSLKEY: is set, and PGSSLCERT is not: name the certificate of the key too"
+        )
+    verifies = mode not in {"allow", "prefer"}
+    if not verifies and server.sslcert is None:
+        return mode
+    context = context_with(
+        "MQ_DATABASE_URL: sslrootcert", server.sslrootcert if verifies else None
+    )
+    if server.sslcert:
+        load_certificate("PGSSLCERT, PGSSLKEY", context, server.sslcert, server.sslkey)
+    if not verifies:
+        return mode  # the driver makes its own context, with the same certificate
+    context.check_hostname = mode == "verify-full"
+    if mode == "require" and server.sslrootcert is None:
+        context.verify_mode = ssl.CERT_NONE
+    remember_expiry("MQ_DATABASE_URL", context)
+    return context

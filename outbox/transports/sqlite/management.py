@@ -1,0 +1,58 @@
+"""
+Questions to the embedded broker; see `outbox.transports.management`. It has no policies.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from outbox.errors import TopologyMismatch
+from outbox.transports.base import NoCounter
+from outbox.transports.management import PolicyEffect
+from outbox.transports.sqlite import schema
+from outbox.transports.sqlite.connection import SqliteConnection
+from outbox.transports.topology import Binding, Topology
+
+Result = TypeVar("Result")
+
+
+class SqliteManagement:
+    """The embedded broker in the file at *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def policies(self, _topology: Topology) -> list[PolicyEffect]:
+        return []
+
+    async def unlike_limits(self, _topology: Topology) -> list[TopologyMismatch]:
+        return []  # `verify` compares them
+
+    async def missing_bindings(self, topology: Topology) -> list[Binding]:
+        there = await self._bindings()
+        return [binding for binding in topology.bindings if binding not in there]
+
+    async def queues(self, prefix: str) -> list[str]:
+        if not self._path.exists():
+            return []
+        return await self._read(partial(schema.queues, prefix=prefix))
+
+    async def is_bound(self, queue: str, exchange: str) -> bool:
+        there = await self._bindings()
+        return any((each.queue, each.exchange) == (queue, exchange) for each in there)
+
+    async def held(self, _topology: Topology) -> dict[str, int]:
+        return {}
+
+    async def _bindings(self) -> set[Binding]:
+        # A question creates no file.
+        return await self._read(schema.bindings) if self._path.exists() else set()
+
+    async def _read(self, read: Callable[[sqlite3.Connection, int], Result]) -> Result:
+        connection = SqliteConnection(self._path, prepare=schema.prepare, connections=NoCounter())
+        try:
+            return await connection.read(read)
+        finally:
+            await connection.close()

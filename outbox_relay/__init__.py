@@ -1,0 +1,111 @@
+"""
+The console scripts, which check first that no module of the user hides a package of this program.
+
+A file `outbox.py` or a folder `consumer` that Python finds first would end a command with an
+ImportError about a module of ours. Nothing else is likely to have the name of this package.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+PACKAGES = ("outbox", "relay", "consumer")
+
+_OURS = Path(__file__).resolve().parent.parent
+
+
+class HiddenPackage(ImportError):  # noqa: N818
+    """A file or folder of the user hides a package of this program."""
+
+
+def relay() -> None:
+    """Run the command `relay`."""
+    _run("relay", "outbox", "relay")
+
+
+def consumer() -> None:
+    """Run the command `consumer`."""
+    _run("consumer", "outbox", "consumer")
+
+
+def demo() -> None:
+    """Run the command `relay demo`."""
+    _run("outbox_demo", *PACKAGES)  # it starts the two others
+
+
+def _run(command: str, *packages: str) -> None:
+    try:
+        check_packages(*packages)
+        try:
+            importlib.import_module(f"{command}.cli").main()
+        except ImportError:
+            check_packages(*PACKAGES)  # a migration imports the tables of the consumer
+            raise
+    except HiddenPackage as error:
+        _end(error)
+
+
+def explain_import_error(package: str) -> None:
+    """
+    Raise HiddenPackage if a module of the user is why *package* cannot be imported.
+
+    `python -m package` imports it before any code of the command runs: then the process ends.
+    """
+    try:
+        check_packages("outbox")
+    except HiddenPackage as error:
+        if _is_command(package):
+            _end(error)
+        raise
+
+
+def _is_command(package: str) -> bool:
+    # Python sets the first argument to -m until it has found the module.
+    if sys.argv[:1] != ["-m"]:
+        return False
+    return f"-m{package}" in sys.orig_argv or ("-m", package) in pairwise(sys.orig_argv)
+
+
+def _end(error: HiddenPackage) -> NoReturn:
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2) from None
+
+
+def check_packages(*names: str) -> None:
+    """Raise HiddenPackage with a line for each package of *names* that is hidden."""
+    lines = [
+        f"{path} hides the package {name} of outbox-relay: rename it, or take its folder out of "
+        "PYTHONPATH"
+        for name in names
+        for path in _found_instead(name)
+    ]
+    if lines:
+        raise HiddenPackage("\n".join(lines))
+
+
+def _found_instead(name: str) -> Iterator[Path]:
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return
+    # A folder without __init__.py has no origin.
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    for place in map(Path, places):
+        found = place.parent if place.name == "__init__.py" else place
+        if found.resolve() != _OURS / name:
+            yield found
+
+
+def hidden_by_us(module: str, folder: Path) -> Path | None:
+    """Return the file or folder in *folder* that cannot be imported, as *module* is ours."""
+    name = module.partition(".")[0]
+    if name not in PACKAGES:
+        return None
+    for path in (folder / f"{name}.py", folder / name):
+        if path.exists() and path.resolve() != _OURS / name:
+            return path
+    return None
