@@ -109,5 +109,5 @@ async def nothing_missed(_wakeup: PostgresWakeup) -> bool:
 
 
 def kinds(statements: list[Statement]) -> list[str]:
-    """The first word of each statement."""
-    return [text.split()[0] for text, _ in statements]
+    """The first word of each statement, without those that set up a new session of the pool."""
+    return [text.split()[0] for text, _ in statements if "set_config" not in text]
