@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -130,15 +131,27 @@ def serve(directory: Path) -> None:
     """Fork a child for each line of standard input, until its end."""
     for module in MODULES:
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: collect(directory))
-    for line in sys.stdin:
-        # Otherwise a child that ends at once is collected before the client knows its id.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        pid = os.fork()
-        if not pid:
-            run(*json.loads(line))
-        print(pid, flush=True)  # noqa: T201
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    # The kernel wakes select with each ended child: a handler in Python would not run while the
+    # server waits for a line, if the child ended just before that.
+    ended, writes = os.pipe()
+    for end in (ended, writes):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    while True:
+        ready, _, _ = select.select([sys.stdin, ended], [], [])
+        if ended in ready:
+            os.read(ended, 4096)
+            collect(directory)
+        if sys.stdin in ready:
+            # The client writes one line, and waits for the answer.
+            line = sys.stdin.readline()
+            if not line:
+                return
+            pid = os.fork()
+            if not pid:
+                run(*json.loads(line))
+            print(pid, flush=True)  # noqa: T201
 
 
 def collect(directory: Path) -> None:
@@ -173,6 +186,7 @@ def run(command: list[str], stdout: str, stderr: str, env: dict[str, str], cwd: 
 
 
 def become(stdout: str, stderr: str, env: dict[str, str], cwd: str) -> None:
+    signal.set_wakeup_fd(-1)
     os.setsid()
     appending = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     opened = (
@@ -187,7 +201,6 @@ def become(stdout: str, stderr: str, env: dict[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 if __name__ == "__main__":
