@@ -56,6 +56,22 @@ async def test_time_that_a_node_does_not_use_is_left_to_those_after_it(monkeypat
     assert (timeouts[0], timeouts[-1]) == pytest.approx((first, CONNECT_SECONDS), abs=0.5)
 
 
+async def test_a_connection_that_failed_is_closed_so_its_finalizer_starts_no_task():
+    made = []
+
+    class Refused(aio_pika.Connection):
+        async def connect(self, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109
+            made.append(self)
+            raise ConnectionRefusedError
+
+    with pytest.raises(BrokerUnavailable):
+        await connect(
+            [URL("amqp://node/")] * 2, name="test", connections=NoCounter(), kind=Refused
+        )
+
+    assert [connection.is_closed for connection in made] == [True, True]
+
+
 async def test_a_channel_that_the_broker_closes_for_its_consumer_timeout_says_so():
     closing = asyncio.get_running_loop().create_future()
     closing.set_exception(

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -69,12 +70,8 @@ async def connect(
         share = (deadline - now()) / (len(urls) - tried)
         try:
             with connection_errors(f"to {address(url)}", partial(reason_of_failure, url=url)):
-                connection = await aio_pika.connect(
-                    url,
-                    timeout=max(share, LEAST_CONNECT_SECONDS),
-                    client_properties={"connection_name": name},
-                    ssl_context=_tls_context(url),
-                    connection_class=kind,
+                connection = await _open(
+                    url, name=name, within=max(share, LEAST_CONNECT_SECONDS), kind=kind
                 )
         except BrokerUnavailable as error:
             problems.append(error)
@@ -85,6 +82,31 @@ async def connect(
         f"MQ_BROKER_URL: cannot connect {'; '.join(map(str, problems))}",
         refused=all(problem.refused for problem in problems),
     )
+
+
+async def _open(
+    url: URL, *, name: str, within: float, kind: type[aio_pika.Connection]
+) -> AbstractConnection:
+    """Connect to *url* in *within* seconds; raises the errors of the library."""
+    made: list[aio_pika.Connection] = []
+
+    def make(*arguments: Any, **options: Any) -> aio_pika.Connection:
+        made.append(kind(*arguments, **options))
+        return made[-1]
+
+    try:
+        return await aio_pika.connect(
+            url,
+            timeout=within,
+            client_properties={"connection_name": name},
+            ssl_context=_tls_context(url),
+            connection_class=make,
+        )
+    except BaseException:
+        # Else its finalizer starts a task, in a loop that may have ended (aio-pika 10.2.1).
+        for connection in made:
+            await connection.close()
+        raise
 
 
 def _count(connection: AbstractConnection, connections: ConnectionCounter) -> None:
