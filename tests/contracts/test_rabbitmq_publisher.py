@@ -507,6 +507,25 @@ async def test_replacing_a_silent_connection_takes_no_longer_than_the_deadline(u
             assert await publisher.publish([a_message()], within=SHORT) == [Outcome.UNKNOWN]
 
 
+async def test_the_end_of_a_process_does_not_wait_for_a_silent_broker(url):
+    async with Proxy(url) as proxy, a_publisher(proxy.url, "batch") as publisher:
+        connection = publisher._channels._current._connection
+        await proxy.drop_all()
+        closing = rabbitmq_connection.start_closing(connection)
+        await asyncio.wait({closing}, timeout=SHORT.total_seconds())
+        assert not closing.done()
+
+        # As the end of a loop does, with all tasks: also those that start meanwhile.
+        closing.cancel()
+        for _ in range(20):
+            for task in asyncio.all_tasks() - {asyncio.current_task(), closing}:
+                task.cancel()
+            await asyncio.sleep(0)
+
+        await asyncio.wait({closing}, timeout=5)
+        assert closing.done()
+
+
 async def test_a_channel_whose_publish_was_cancelled_is_not_used_again(url, method, caplog):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.drop_all()
