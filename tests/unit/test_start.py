@@ -15,6 +15,9 @@ from tests.support.processes import REPOSITORY
 UNREACHABLE = 3
 FOR_OTHER_COMMANDS = {
     "alembic",
+    "pygments",
+    "rich.console",
+    "rich.pretty",
     "typer",
     "outbox.cli.console",
     "outbox.cli.dead_letters",
