@@ -68,6 +68,23 @@ def test_a_service_imports_nothing_that_only_other_commands_need(command, needle
     assert imported & needless == set()
 
 
+def test_the_collector_rests_during_the_imports_and_never_looks_at_what_they_made(tmp_path):
+    (tmp_path / "imported.py").write_text("import gc\nwas_collecting = gc.isenabled()\n")
+    program = """
+import gc, outbox_relay
+module = outbox_relay._imported("imported")
+print(module.was_collecting, gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == ["False", "True", "True"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "of_relay", "of_consumer"),
     [
