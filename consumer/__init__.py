@@ -15,6 +15,7 @@ For a service:
 For the process `consumer`, in the order in which a delivery meets them:
 
     settings, cli, assembly      environment, command line, and the choice of adapters
+    run, target                  `consumer run`, which imports less; the consumer of a command
     dispatch/                    take deliveries, settle them, publish retries
     execution/                   decode a delivery, call its handler in a transaction
     verdict                      the decision on a delivery after an attempt

@@ -42,7 +42,6 @@ from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
-from outbox.dead_letters.source import allow_configured_headers
 from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.runtime.topology_report import check_policies
@@ -97,7 +96,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     """
     checks.check_handlers(consumer)
     checks.check(consumer, settings)
-    allow_configured_headers(settings)
+    process.allow_configured_headers(settings)
     registry = CollectorRegistry()
     health = probes.Health("broker")
     queue = queues(consumer, settings).name

@@ -3,20 +3,19 @@ The command `consumer`.
 """
 
 import asyncio
-import importlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from consumer import assembly, checks, replay
+from consumer import run as service
 from consumer.consumer import Consumer
 from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
 from consumer.status_view import show
+from consumer.target import start
 from outbox.cli import adoption
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
@@ -27,11 +26,10 @@ from outbox.cli.problems import Problems
 from outbox.database import migrate, row_access
 from outbox.database.location import Location
 from outbox.dead_letters.selection import duration
-from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
-from outbox.errors import ConfigurationError
-from outbox.runtime import probes, service, topology_report
+from outbox.dead_letters.source import DeadLetterSource
+from outbox.runtime import probes, topology_report
+from outbox.runtime.process import allow_configured_headers
 from outbox.transports.connect import management
-from outbox_relay import hidden_by_us
 
 app = typer.Typer(
     name="consumer",
@@ -63,9 +61,7 @@ def main() -> None:
 @app.command()
 def run(target: Target) -> None:
     """Handle events until SIGTERM or SIGINT; a second signal ends it at once."""
-    settings, consumer = _start(target, warnings="log")
-    code = service.run(lambda stop: assembly.serve(consumer, settings, stop), drain=settings.drain)
-    raise SystemExit(code)
+    service.run(target)
 
 
 @app.command()
@@ -79,7 +75,7 @@ def topology(
     because: adoption.Because = None,
 ) -> None:
     """Declare the consumer's queues and bindings."""
-    settings, consumer = _start(target, warnings="stderr", servers=["broker_url"])
+    settings, consumer = start(target, warnings="stderr", servers=["broker_url"])
     declared = assembly.declared(consumer, settings)
 
     async def declare() -> None:
@@ -98,7 +94,7 @@ def topology(
 @app.command()
 def check(target: Target) -> None:
     """Check settings, schema and topology without changing anything."""
-    settings, consumer = _start(target, warnings="stderr")
+    settings, consumer = start(target, warnings="stderr")
 
     async def verify() -> tuple[Location, list[str], list[str]]:
         problems = Problems()
@@ -131,7 +127,7 @@ async def _check_database(consumer: Consumer, settings: ConsumerSettings) -> Loc
 @app.command()
 def status(target: Target, *, as_json: commands.AsJson = False) -> None:
     """Show the messages that the consumer has processed, and those that wait for it."""
-    settings, consumer = _start(target)
+    settings, consumer = start(target)
     found = commands.once(lambda: status_of(consumer, settings))
     if as_json:
         commands.print_json(found)
@@ -150,7 +146,7 @@ def purge(
     ] = None,
 ) -> None:
     """Purge rows of the dedup store that are older than the retention, as `run` does."""
-    settings, consumer = _start(target)
+    settings, consumer = start(target)
 
     async def purge_rows(stop: asyncio.Event) -> int:
         age = duration("--older-than", older_than) or settings.retention
@@ -171,61 +167,8 @@ def purge(
 
 
 def _dead_letters(target: str) -> DeadLetterSource:
-    settings, consumer = _start(target)
+    settings, consumer = start(target)
     return replay.dead_letter_source(consumer, settings)
-
-
-def _start(
-    target: str,
-    *,
-    warnings: commands.Warnings | None = None,
-    servers: Sequence[str] = commands.SERVERS,
-) -> tuple[ConsumerSettings, Consumer]:
-    settings = commands.settings(
-        ConsumerSettings, process="consumer", warnings=warnings, servers=servers
-    )
-    try:
-        return settings, _load(target)
-    except ConfigurationError as error:
-        commands.fail(error)
-
-
-def _load(target: str) -> Consumer:
-    """The consumer that *target* names; modules are also searched in the working directory."""
-    module_name, _, attribute = target.partition(":")
-    if not attribute:
-        raise ConfigurationError("MODULE:NAME: a colon is missing, as in myapp.etl:etl")
-    if not all(module_name.split(".")):
-        raise ConfigurationError(
-            "MODULE:NAME: the module must be words joined by dots, as in myapp.etl:etl"
-        )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except SystemExit:
-        # Else its exit code would be that of this command, such as 0 for a consumer that is good.
-        raise ConfigurationError(
-            f"MODULE:NAME: {module_name} ends the process when it is imported"
-        ) from None
-    except ModuleNotFoundError as error:
-        _check_not_hidden(error.name or module_name)
-        raise ConfigurationError(f"MODULE:NAME: there is no module {error.name}") from None
-    except ImportError as error:
-        _check_not_hidden(error.name or "")
-        raise
-    found = getattr(module, attribute, None)
-    if not isinstance(found, Consumer):
-        _check_not_hidden(module_name)
-        raise ConfigurationError(f"MODULE:NAME: {target} is not a Consumer")
-    return found
-
-
-def _check_not_hidden(module: str) -> None:
-    if path := hidden_by_us(module, Path.cwd()):
-        raise ConfigurationError(
-            f"MODULE:NAME: {path} is hidden by the package of the same name of this program: "
-            "rename it"
-        ) from None
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))

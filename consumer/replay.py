@@ -18,7 +18,8 @@ from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages, key_of
 from consumer.storage.tables import processed_messages
-from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
+from outbox.dead_letters.source import DeadLetterSource
+from outbox.runtime import process
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 
@@ -74,7 +75,7 @@ class QueueDestination:
 
 def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLetterSource:
     """The dead letters of *consumer*, for the commands `consumer dead`."""
-    allow_configured_headers(settings)
+    process.allow_configured_headers(settings)
     queue = assembly.queues(consumer, settings).name
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import consumer.storage.tables  # registers processed_messages
-from outbox.cli import console
+from outbox.cli import start
 from outbox.database import location, migrate
 from outbox.database.engine import create_engine
 from outbox.database.location import VERSION_TABLE
@@ -29,7 +29,7 @@ def database() -> URL:
     try:
         return load(SharedSettings).database
     except ConfigurationError as error:
-        console.fail(error)
+        start.fail(error)
 
 
 def check(connection: sa.Connection) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from consumer.settings import ConsumerSettings
 from outbox import Event
-from outbox.cli import console as commands
+from outbox.cli import start
 from outbox.cli.output import run_command
 from outbox.database import migrate
 from outbox.database.errors import driver_errors_translated
@@ -97,7 +97,7 @@ def command(
         with work_directory(directory, keep=keep) as work:
             passed = _run(source, work, timedelta(seconds=deadline), seed=seed, keep=keep)
     except (ConfigurationError, Unavailable) as error:
-        commands.fail(error)
+        start.fail(error)
     except ChildFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -15,7 +15,6 @@ from outbox.backoff import Exponential
 from outbox.database import row_access
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
-from outbox.dead_letters.source import allow_configured_headers
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
@@ -158,7 +157,7 @@ async def serve(
     Raises ConfigurationError and Unavailable only at start; later it waits for servers that are
     unavailable.
     """
-    allow_configured_headers(settings)
+    process.allow_configured_headers(settings)
     registry = CollectorRegistry()
     health = probes.Health("broker", "database")
     events = telemetry(registry, exchange=settings.main_exchange)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import adoption, dead_letter_view
+from outbox.cli import adoption, dead_letter_view, start
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
@@ -18,12 +18,14 @@ from outbox.cli.problems import Problems
 from outbox.database import migrate, privileges, row_access
 from outbox.database.errors import driver_errors_translated
 from outbox.database.location import Location
-from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers, reading
+from outbox.dead_letters.source import DeadLetterSource, reading
 from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import probes, service
+from outbox.runtime import probes
+from outbox.runtime.process import allow_configured_headers
 from outbox.tables import dead_letters, outbox
 from relay import assembly, replay
+from relay import run as service
 from relay.settings import RelaySettings
 from relay.storage import ordering_secret
 from relay.storage.base import Backlog
@@ -50,9 +52,7 @@ def main() -> None:
 @app.command()
 def run() -> None:
     """Publish until SIGTERM or SIGINT; a second signal ends the relay at once."""
-    settings = commands.settings(RelaySettings, process="relay", warnings="log")
-    code = service.run(lambda stop: assembly.serve(settings, stop), drain=settings.drain)
-    raise SystemExit(code)
+    service.run()
 
 
 @app.command("migrate")
@@ -66,7 +66,7 @@ def migrate_command(
     ] = None,
 ) -> None:
     """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
-    settings = commands.settings(
+    settings = start.settings(
         RelaySettings, process="relay", warnings="stderr", servers=["database_url"]
     )
     try:
@@ -74,7 +74,7 @@ def migrate_command(
             url = settings.database_url.get_secret_value()
             location = migrate.upgrade(url, revision, schema=schema)
     except (ConfigurationError, Unavailable) as error:
-        commands.fail(error)
+        start.fail(error)
     console.print(str(location))
 
 
@@ -88,7 +88,7 @@ def topology(
     because: adoption.Because = None,
 ) -> None:
     """Declare the exchanges that the relay publishes to. Consumers declare their own queues."""
-    settings = commands.settings(
+    settings = start.settings(
         RelaySettings, process="relay", warnings="stderr", servers=["broker_url"]
     )
     declared = assembly.declared(settings)
@@ -108,7 +108,7 @@ def topology(
 @app.command()
 def check() -> None:
     """Check settings, schema and topology without changing anything."""
-    settings = commands.settings(RelaySettings, process="relay", warnings="stderr")
+    settings = start.settings(RelaySettings, process="relay", warnings="stderr")
 
     async def checks() -> tuple[Location, list[str], list[str]]:
         problems = Problems()
@@ -140,7 +140,7 @@ async def _check_database(settings: RelaySettings) -> tuple[Location, list[str]]
 @app.command()
 def status(*, as_json: commands.AsJson = False) -> None:
     """Show the rows in the outbox, and the dead letters of the relay by reason."""
-    settings = commands.settings(RelaySettings, process="relay")
+    settings = start.settings(RelaySettings, process="relay")
 
     async def read() -> tuple[Backlog, list[ReasonCount]]:
         async with assembly.database(settings) as engine:
@@ -168,7 +168,7 @@ def status(*, as_json: commands.AsJson = False) -> None:
 
 
 def _dead_letters(_target: str) -> DeadLetterSource:
-    return replay.dead_letter_source(commands.settings(RelaySettings, process="relay"))
+    return replay.dead_letter_source(start.settings(RelaySettings, process="relay"))
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))

@@ -11,8 +11,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.dead_letters.replay import Destination
-from outbox.dead_letters.source import DeadLetterSource, allow_configured_headers
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
+from outbox.runtime import process
 from outbox.tables import outbox
 from outbox.wire import row_codec
 from relay import assembly
@@ -86,7 +87,7 @@ async def _to_outbox() -> AsyncIterator[Destination]:
 
 def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
     """The source that the commands on the relay's dead letters work on."""
-    allow_configured_headers(settings)
+    process.allow_configured_headers(settings)
     return DeadLetterSource(
         name=SOURCE,
         database=lambda: assembly.database(settings),

@@ -1,7 +1,8 @@
 """
 The parts of the command line that `relay` and `consumer` share.
 
-    console                  settings, exit codes, tables and JSON
+    start                    settings, and the end of a command that cannot start
+    console                  exit codes, tables and JSON
     problems                 all problems that a `check` finds
     interruptible            run a command so that SIGINT and SIGTERM end it cleanly
     dead_letters             the commands `dead list`, `show`, `export`, `replay` and `drop`

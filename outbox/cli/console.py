@@ -1,17 +1,15 @@
 """
-Settings, errors and output of the command lines of both processes.
+Errors and output of the command lines of both processes.
 """
 
 import asyncio
 import json
-import os
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import Field, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,19 +17,12 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
+from outbox.cli.start import fail
 from outbox.cli.tables import print_table, short
 from outbox.database.errors import NO_PRIVILEGE, problem_of, sqlstate
 from outbox.errors import ConfigurationError, DatabaseUnavailable, Unavailable
-from outbox.runtime import captured, logs
-from outbox.runtime.service import ExitCode
-from outbox.setting_names import PREFIX
 from outbox.settings import (
-    DEFAULT_BROKER_URL,
-    DEFAULT_DATABASE_URL,
-    Settings,
     SharedSettings,
-    checked_names,
-    load,
 )
 from outbox.tls_files import expiry_warnings
 
@@ -39,17 +30,8 @@ Result = TypeVar("Result")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON, for programs.")]
 
-Warnings: TypeAlias = Literal["log", "stderr"]
-
 console = Console(soft_wrap=True)
 """Lines may be longer than a terminal is wide, so that names in them can be copied."""
-
-_DEFAULTS = {
-    "database_url": (DEFAULT_DATABASE_URL, ("DATABASE_URL", "POSTGRES_URL", "PGHOST")),
-    "broker_url": (DEFAULT_BROKER_URL, ("BROKER_URL", "RABBITMQ_URL", "AMQP_URL")),
-}
-"""Default servers of settings, and names under which other programs look for them."""
-SERVERS = tuple(_DEFAULTS)
 
 SAFE_SQLITE = (3, 51, 3)
 """Versions from 3.7.0 up to this may corrupt a WAL file that two connections write to."""
@@ -58,45 +40,6 @@ EXIT_CODES = (
     "Exit status: 0 stopped cleanly, 1 crashed, 2 bad configuration, "
     "3 database or broker unreachable at start, 4 drain deadline passed."
 )
-
-
-def settings(
-    kind: type[Settings],
-    *,
-    process: str,
-    warnings: Warnings | None = None,
-    servers: Sequence[str] = SERVERS,
-) -> Settings:
-    """
-    Load settings and configure the logs; invalid settings end the process with exit code 2.
-
-    *warnings* says where to write about ignored variables, and defaults of the *servers*.
-    """
-    try:
-        loaded = load(kind)
-    except ConfigurationError as error:
-        fail(error)
-    logs.configure(loaded, process=process)
-    captured.capture(loaded.log_level, reports_failures=warnings == "log")
-    for problem in setting_warnings(loaded, servers) if warnings else ():
-        if warnings == "log":
-            logs.get("settings").warning("setting_warning", problem=problem)
-        else:
-            print(f"warning: {problem}", file=sys.stderr)  # noqa: T201
-    return loaded
-
-
-def setting_warnings(settings: SharedSettings, servers: Sequence[str] = SERVERS) -> list[str]:
-    """Return a line for each variable that is ignored, and each of *servers* that is a default."""
-    lines = list(checked_names(type(settings)).warnings)
-    for field in servers:
-        if field not in settings.model_fields_set:
-            default, others = _DEFAULTS[field]
-            file = Path(default.removeprefix("sqlite:///")).absolute()
-            line = f"{PREFIX}{field.upper()}: is not set, so the file {file} is used"
-            found = [name for name in others if os.environ.get(name)]
-            lines.append(f"{line}; {found[0]} is not read" if found else line)
-    return lines
 
 
 def once(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -120,14 +63,6 @@ def _translated(error: DBAPIError) -> ConfigurationError | Unavailable:
             "the database user lacks a privilege: see Rights on Postgres in docs/how-to/run.md"
         )
     return DatabaseUnavailable(problem_of(error))
-
-
-def fail(error: ConfigurationError | Unavailable) -> NoReturn:
-    """Print the problems, one line each, and end the process with exit code 2 or 3."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)  # noqa: T201
-    unreachable = isinstance(error, Unavailable) and not error.refused
-    raise SystemExit(ExitCode.UNREACHABLE if unreachable else ExitCode.BAD_CONFIGURATION)
 
 
 def warn_of_sqlite(settings: SharedSettings) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli.console import fail
+from outbox.cli.start import fail
 from outbox.dead_letters.selection import Selection, selection
 from outbox.errors import ConfigurationError
 

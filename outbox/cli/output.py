@@ -14,6 +14,8 @@ from outbox.runtime.service import ExitCode
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """The exit code that shells show for a program whose reader has closed the pipe."""
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code that shells show for a program that Ctrl-C has ended."""
 
 
 class OutputFailed(Exception):  # noqa: N818 - it names what happened
@@ -55,7 +57,8 @@ def run_command(command: Callable[[], object]) -> None:
     Run *command*; if its output cannot be written, end the process.
 
     A closed pipe is no error of ours: the process says nothing, and exits like one that the signal
-    SIGPIPE has ended. Any other failure is a line, and exit code 1.
+    SIGPIPE has ended. Any other failure is a line, and exit code 1. Ctrl-C ends it without a
+    traceback.
     """
     stream: TextIO | None = sys.stdout
     if stream is None:  # the process was started without one
@@ -69,6 +72,8 @@ def run_command(command: Callable[[], object]) -> None:
             sys.stdout.flush()
     except OutputFailed as error:
         _end(stream, error.reason)
+    except KeyboardInterrupt:  # before the command handles signals
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _end(stream: TextIO, reason: OSError) -> NoReturn:

@@ -16,11 +16,9 @@ from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, TypeCount
-from outbox.errors import ConfigurationError, InvalidEvent
+from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
-from outbox.settings import SharedSettings
 from outbox.tables import audit_log, dead_letters
-from outbox.validation import allow_headers
 
 READING: Rights = {dead_letters: ("SELECT",)}
 CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}
@@ -110,11 +108,3 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             yield connection
-
-
-def allow_configured_headers(settings: SharedSettings) -> None:
-    """Allow the headers in MQ_ALLOWED_HEADERS; raise ConfigurationError if a name is invalid."""
-    try:
-        allow_headers(*settings.allowed_headers)
-    except InvalidEvent as error:
-        raise ConfigurationError(f"MQ_ALLOWED_HEADERS: {error.problem}") from None

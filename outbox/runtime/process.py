@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
-from outbox.errors import Unavailable
+from outbox.errors import ConfigurationError, InvalidEvent, Unavailable
 from outbox.runtime import logs
 from outbox.settings import SharedSettings
 from outbox.transports.base import Transport
 from outbox.transports.topology import Topology
+from outbox.validation import allow_headers
 
 REPEAT_SECONDS = 300.0
 """Seconds between the log lines about a server that stays unavailable."""
@@ -62,6 +63,14 @@ async def prepare(broker: Transport, topology: Topology, settings: SharedSetting
         return
     for entity in await broker.verify(topology):
         logs.get("topology").warning("arguments_not_compared", of=entity)
+
+
+def allow_configured_headers(settings: SharedSettings) -> None:
+    """Allow the headers in MQ_ALLOWED_HEADERS; raise ConfigurationError if a name is invalid."""
+    try:
+        allow_headers(*settings.allowed_headers)
+    except InvalidEvent as error:
+        raise ConfigurationError(f"MQ_ALLOWED_HEADERS: {error.problem}") from None
 
 
 class Availability:

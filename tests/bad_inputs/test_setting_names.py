@@ -12,7 +12,7 @@ import pytest
 
 from consumer.settings import ConsumerSettings
 from outbox import setting_names
-from outbox.cli.console import setting_warnings
+from outbox.cli.start import setting_warnings
 from outbox.errors import ConfigurationError
 from outbox.settings import SharedSettings, load
 from relay.settings import RelaySettings

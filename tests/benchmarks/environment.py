@@ -178,8 +178,17 @@ class Environment:
 
 
 def inherited() -> dict[str, str]:
-    """The environment of this process without any setting of the product."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("MQ_")}
+    """
+    The environment of this process without any setting of the product.
+
+    Programs keep their bytecode, as an installed package does: else each start would compile all
+    modules of the product again, which takes longer than to import them.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MQ_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from outbox.cli import console as commands
+from outbox.cli import start
 from outbox.runtime import service
 from outbox.transports.base import Outcome
 from relay import assembly
@@ -41,7 +41,7 @@ class RecordingTelemetry(Telemetry):
 
 def main(file: Path) -> None:
     """Run as `relay run` does."""
-    settings = commands.settings(RelaySettings, process="relay")
+    settings = start.settings(RelaySettings, process="relay")
 
     def telemetry(*arguments: Any, **named: Any) -> Telemetry:
         return RecordingTelemetry(*arguments, file=file, **named)

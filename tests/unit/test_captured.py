@@ -219,3 +219,17 @@ def test_printed_lines_of_several_threads_are_lines_of_the_log(lines):
         [f"a {number}" for number in range(5)] * 4 + ["two", "lines"]
     )
     assert {line["component"] for line in found} == {"stderr"}
+
+
+def test_a_traceback_that_the_application_logs_on_a_console_shows_no_values(lines, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    logs.configure(SharedSettings(log_format="console", log_level="info"), process="test")
+    name_of_a_patient = LEAK_MARKER
+
+    try:
+        int(name_of_a_patient[:1])
+    except ValueError:
+        structlog.get_logger().exception("failed")
+
+    assert "ValueError" in stream.getvalue()
+    assert LEAK_MARKER not in stream.getvalue()
