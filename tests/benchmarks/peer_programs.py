@@ -205,8 +205,8 @@ def environment(name: str, made_of: str, base: str, *installations: Sequence[str
 
     Args:
         base: The interpreter that it is made with.
-        installations: The arguments of `pip install` for each, which has to have hashes
-            or to be a folder.
+        installations: The arguments of `pip install` for each: a file whose requirements have
+            hashes, or a folder, which is installed with what it needs if a file constrains it.
 
     Raises Unavailable if something cannot be installed.
     """
@@ -217,10 +217,11 @@ def environment(name: str, made_of: str, base: str, *installations: Sequence[str
         shutil.rmtree(directory, ignore_errors=True)
         _run(base, "-m", "venv", str(directory))
         for arguments in installations:
-            options = ["--no-build-isolation"] if Path(arguments[-1]).is_dir() else []
-            options += [] if options else ["--require-hashes"]
+            is_folder = Path(arguments[-1]).is_dir()
+            options = ["--no-build-isolation" if is_folder else "--require-hashes"]
+            options += [] if "--constraint" in arguments else ["--no-deps"]
             pip = (str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
-            _run(*pip, "--no-deps", *options, *arguments)
+            _run(*pip, *options, *arguments)
         stamp.write_text(made_of)
     return python
 
