@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolResetState
+from sqlalchemy.sql.compiler import InsertmanyvaluesSentinelOpts
 
 from outbox.database import sqlite_connection
 from outbox.database.sqlite_connection import BUSY_SECONDS
@@ -65,6 +66,12 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
         },
         hide_parameters=True,
         json_deserializer=json_value,
+    )
+
+    # One INSERT for many objects of a session whose ids the database assigns, as on Postgres. Else
+    # SQLAlchemy sends one for each. SQLite assigns rising ids, and only one connection writes.
+    engine.dialect.insertmanyvalues_implicit_sentinel = (
+        InsertmanyvaluesSentinelOpts.ANY_AUTOINCREMENT
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
