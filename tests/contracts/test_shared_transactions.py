@@ -86,7 +86,8 @@ async def are_applied(engine: AsyncEngine, batch: DeliveryBatch, positions: list
 
 
 async def test_a_message_that_fails_takes_back_its_own_effects_alone(engine, monkeypatch):
-    monkeypatch.setattr(executor_module, "LONGEST_CALLS", timedelta(hours=1))
+    for module in (executor_module, transaction):
+        monkeypatch.setattr(module, "LONGEST_CALLS", timedelta(hours=1))
     calls = []
 
     async def handle(message: Message[Any], session: AsyncSession) -> None:
