@@ -88,9 +88,9 @@ def check(event: Checkable) -> None:
     Raises InvalidEvent, which names the field and never its value.
     """
     try:
-        _check_kind(event.type, event.routing_key, event.content_type)
+        check_kind(event.type, event.routing_key, event.content_type)
     except TypeError:  # a value that cannot be a key of the cache
-        _check_kind.__wrapped__(event.type, event.routing_key, event.content_type)
+        check_kind.__wrapped__(event.type, event.routing_key, event.content_type)
     _check_time("occurred_at", event.occurred_at)
     check_key("idempotency_key", event.idempotency_key)
     if event.ordering_key is not None:
@@ -105,7 +105,7 @@ def check(event: Checkable) -> None:
 
 # Kinds of events are few, and a relay checks the kind of each event.
 @lru_cache(maxsize=1024)
-def _check_kind(type_: str, routing_key: str, content_type: str) -> None:
+def check_kind(type_: str, routing_key: str, content_type: str) -> None:
     """Check the fields that many events share."""
     check_type(type_)
     check_key("routing_key", routing_key)

@@ -19,7 +19,7 @@ from outbox.errors import BrokerUnavailable, Unavailable, UnreadableMessage
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
-from outbox.wire import codec, row_codec
+from outbox.wire import codec, row_message
 from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
@@ -263,11 +263,8 @@ class Relay:
 
     def _to_message(self, row: Row) -> codec.WireMessage:
         """Raises UnreadableMessage if *row* is no valid event."""
-        envelope = row_codec.from_row(row.values)
-        return codec.to_wire(
-            envelope,
-            exchange=self._exchange,
-            lane=self._key_hasher.lane(envelope.ordering_key),
+        return row_message.to_message(
+            row.values, exchange=self._exchange, lane_of=self._key_hasher.lane
         )
 
     @staticmethod

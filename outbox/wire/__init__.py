@@ -4,6 +4,7 @@ Events as rows and as messages: conversions between values and bytes, without an
     envelope      `Envelope`: an event in transit
     row_codec     event to row, row to envelope
     codec         envelope to message and back
+    row_message   row to message, as the relay makes them
     headers       the names of the headers, and `Headers`, which parses them safely
     compression   gzip bodies
 

@@ -66,7 +66,7 @@ _MAX_COUNT = 1_000_000
 _MAX_PRIORITY = 255
 _END_OF_TIME = 253_370_764_800
 """The year 9999, in seconds since 1970: the latest that every time zone can express."""
-_SECONDS_OF_A_DAY = 86_400
+SECONDS_OF_A_DAY = 86_400
 
 
 # A tuple is as immutable as a frozen dataclass, at a third of the cost; each delivery makes one.
@@ -135,13 +135,13 @@ def parse(headers: Mapping[str, Any]) -> Headers:
 def iso_text(moment: datetime) -> str:
     """*moment* in ISO 8601, in UTC and with microseconds."""
     since = moment - EPOCH
-    whole = _iso_second(since.days * _SECONDS_OF_A_DAY + since.seconds)
+    whole = iso_second(since.days * SECONDS_OF_A_DAY + since.seconds)
     return f"{whole}.{since.microseconds:06d}+00:00"
 
 
 # Many events occur in one second, and `isoformat` costs four times as much as the rest.
 @lru_cache(maxsize=4096)
-def _iso_second(seconds: int) -> str:
+def iso_second(seconds: int) -> str:
     """The second that begins *seconds* after 1970, without its time zone."""
     return (EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
@@ -149,7 +149,7 @@ def _iso_second(seconds: int) -> str:
 def epoch_seconds(moment: datetime) -> int:
     """Whole seconds from 1970 to *moment*; `timestamp` takes half as long again."""
     since = moment - EPOCH
-    return since.days * _SECONDS_OF_A_DAY + since.seconds
+    return since.days * SECONDS_OF_A_DAY + since.seconds
 
 
 def in_utc_unless_zoned(moment: datetime) -> datetime:
