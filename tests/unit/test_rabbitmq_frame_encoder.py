@@ -4,6 +4,7 @@ The frame encoder writes the same bytes as pamqp.
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import pamqp.frame
 import pytest
@@ -13,10 +14,19 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from outbox.transports.rabbitmq import frame_layout
 from outbox.transports.rabbitmq.confirms import ENCODING_ERRORS
 from outbox.transports.rabbitmq.frame_encoder import publish_frames
+from outbox.transports.rabbitmq.frame_layout import message_frames
 from outbox.transports.rabbitmq.publish_gather import properties
 from outbox.wire.codec import WireMessage
+from outbox.wire.headers import (
+    EPOCH,
+    IDEMPOTENCY_KEY_HEADER,
+    OCCURRED_AT_HEADER,
+    RECORDED_AT_HEADER,
+    VERSION_HEADER,
+)
 
 BODY_MAX = 64
 
@@ -57,6 +67,25 @@ messages = st.builds(
 )
 
 
+COMMON_HEADERS = {
+    VERSION_HEADER: 1,
+    IDEMPOTENCY_KEY_HEADER: "i",
+    OCCURRED_AT_HEADER: "2026-01-02T03:04:05.678901+00:00",
+    RECORDED_AT_HEADER: 1_767_323_045,
+}
+
+
+def test_a_message_of_the_relay_fits_a_layout(monkeypatch):
+    message = a_message(
+        type="t", message_id=str(UUID(int=1)), timestamp=EPOCH, headers=COMMON_HEADERS
+    )
+    monkeypatch.delattr(frame_layout, "publish_frames")
+
+    ours = b"".join(message_frames(message, channel=1, body_max=BODY_MAX))
+
+    assert ours == by_pamqp(message, 1)
+
+
 def a_message(**changes: object) -> WireMessage:
     values = {"exchange": "events", "routing_key": "health.uploaded", "body": b"{}"}
     return WireMessage(**{**values, **changes})
@@ -83,6 +112,40 @@ def by_pamqp(message: WireMessage, channel: int) -> bytes:
 @example(a_message(headers={"flag": True, "one": 1, "none": None, "dec": Decimal("1.5")}), 1)
 def test_the_frames_are_those_of_pamqp(message, channel):
     ours = b"".join(publish_frames(message, channel=channel, body_max=BODY_MAX))
+
+    assert ours == by_pamqp(message, channel)
+
+
+# As the relay makes most of its messages, and nearly so.
+common_messages = st.builds(
+    a_message,
+    body=st.binary(max_size=BODY_MAX + 1),
+    message_id=st.uuids().map(str) | st.sampled_from([None, "i", "ü" * 36, "ü" * 18]),
+    type=st.just("health.uploaded") | optional_text,
+    correlation_id=st.none() | st.just("") | short_text,
+    timestamp=st.none() | timestamps,
+    content_type=st.just("application/json") | optional_text,
+    content_encoding=optional_text,
+    priority=st.none() | st.integers(0, 255),
+    headers=st.builds(
+        lambda *values: dict(
+            zip(
+                (VERSION_HEADER, IDEMPOTENCY_KEY_HEADER, OCCURRED_AT_HEADER, RECORDED_AT_HEADER),
+                values,
+                strict=True,
+            )
+        ),
+        st.just(1) | st.just(True) | plain_values,
+        short_text | plain_values,
+        st.just("2026-01-02T03:04:05.678901+00:00") | st.just("ü" * 32) | plain_values,
+        st.just(1_767_323_045) | integers | plain_values,
+    ),
+)
+
+
+@given(common_messages | messages, st.integers(1, 65_535))
+def test_the_frames_that_a_layout_gives_are_those_of_pamqp(message, channel):
+    ours = b"".join(message_frames(message, channel=channel, body_max=BODY_MAX))
 
     assert ours == by_pamqp(message, channel)
 
@@ -116,6 +179,17 @@ def test_the_frames_are_those_of_pamqp(message, channel):
         {"headers": {"decimal": Decimal("NaN")}},
         {"body": "text"},
         {"body": None},
+        *(
+            {"headers": COMMON_HEADERS, "message_id": str(UUID(int=1)), "timestamp": EPOCH, **one}
+            for one in (
+                {"routing_key": "k" * 256},
+                {"exchange": "no spaces?"},
+                {"type": "t" * 256},
+                {"priority": 256},
+                {"timestamp": datetime(1900, 1, 1, tzinfo=UTC)},
+                {"headers": {**COMMON_HEADERS, IDEMPOTENCY_KEY_HEADER: "\ud800"}},
+            )
+        ),
     ],
 )
 def test_properties_that_pamqp_cannot_write_are_refused_in_the_same_way(changes):
@@ -125,6 +199,8 @@ def test_properties_that_pamqp_cannot_write_are_refused_in_the_same_way(changes)
         by_pamqp(message, 1)
     with pytest.raises(ENCODING_ERRORS):
         publish_frames(message, channel=1, body_max=BODY_MAX)
+    with pytest.raises(ENCODING_ERRORS):
+        message_frames(message, channel=1, body_max=BODY_MAX)
 
 
 def test_a_reserved_property_with_empty_text_counts_as_absent():

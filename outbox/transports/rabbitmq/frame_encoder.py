@@ -12,7 +12,7 @@ struct.error.
 
 import struct
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,24 +21,23 @@ from pamqp import encode
 from pamqp.commands import Basic
 
 from outbox.wire.codec import APP_ID, WireMessage
+from outbox.wire.headers import EPOCH, SECONDS_OF_A_DAY
 
 FRAME_OVERHEAD = 8
 """Size of a frame without its payload, in bytes."""
 
-_HEADER, _BODY = 2, 3
-_END = b"\xce"
-_BODY_FRAME = struct.Struct(">BHI")
-_HEADER_FRAME = struct.Struct(">BHIHxxQH")
+HEADER, BODY = 2, 3
+END = b"\xce"
+BODY_FRAME = struct.Struct(">BHI")
+HEADER_FRAME = struct.Struct(">BHIHxxQH")
 """Kind, channel and size of the frame; class, size of the body, flags of the properties."""
-_HEADER_FIXED = 14
+HEADER_FIXED = 14
 """Bytes in the payload of a content header before the properties."""
-_LONG = struct.Struct(">I")
-_LONG_LONG = struct.Struct(">Q")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS_OF_A_DAY = 86_400
-_BASIC = Basic.frame_id
+LONG = struct.Struct(">I")
+LONG_LONG = struct.Struct(">Q")
+BASIC = Basic.frame_id
 _PERSISTENT = b"\x02"
-_OCTETS = [bytes([number]) for number in range(256)]
+OCTETS = [bytes([number]) for number in range(256)]
 _NAME_MAX = 128
 _INTEGERS = (
     (-(2**7), 2**7, struct.Struct(">cb"), b"b"),
@@ -54,8 +53,8 @@ _CONTENT_TYPE = _FLAGS["content_type"]
 _CONTENT_ENCODING = _FLAGS["content_encoding"]
 _PRIORITY = _FLAGS["priority"]
 _CORRELATION_ID = _FLAGS["correlation_id"]
-_MESSAGE_ID = _FLAGS["message_id"]
-_TIMESTAMP = _FLAGS["timestamp"]
+MESSAGE_ID = _FLAGS["message_id"]
+TIMESTAMP = _FLAGS["timestamp"]
 _TYPE = _FLAGS["message_type"]
 _ALWAYS = _FLAGS["headers"] | _FLAGS["delivery_mode"] | _FLAGS["app_id"]
 
@@ -71,7 +70,7 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
     if type(body) is not bytes:
         body = bytes(memoryview(body))
     size = len(body)
-    common = _common(
+    common = common_properties(
         message.content_type, message.content_encoding, message.priority, message.type
     )
     flags, table, own = common.flags, _table(message.headers), b""
@@ -79,15 +78,15 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
         flags |= _CORRELATION_ID
         own = _short(message.correlation_id)
     if message.message_id:
-        flags |= _MESSAGE_ID
+        flags |= MESSAGE_ID
         own += _short(message.message_id)
     if message.timestamp is not None:
-        flags |= _TIMESTAMP
+        flags |= TIMESTAMP
         own += _timestamp(message.timestamp)
     properties_size = common.size + len(table) + len(own)
     pieces = [
-        _method_frame(channel, message.exchange, message.routing_key),
-        _HEADER_FRAME.pack(_HEADER, channel, _HEADER_FIXED + properties_size, _BASIC, size, flags),
+        method_frame(channel, message.exchange, message.routing_key),
+        HEADER_FRAME.pack(HEADER, channel, HEADER_FIXED + properties_size, BASIC, size, flags),
         common.first,
         table,
         common.middle,
@@ -96,15 +95,15 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
     ]
     if size <= body_max:
         if size:
-            pieces += (_BODY_FRAME.pack(_BODY, channel, size), body, _END)
+            pieces += (BODY_FRAME.pack(BODY, channel, size), body, END)
     else:
         for start in range(0, size, body_max):
             piece = body[start : start + body_max]
-            pieces += (_BODY_FRAME.pack(_BODY, channel, len(piece)), piece, _END)
+            pieces += (BODY_FRAME.pack(BODY, channel, len(piece)), piece, END)
     return pieces
 
 
-class _Common(NamedTuple):
+class CommonProperties(NamedTuple):
     """
     Properties that many messages share, between those that each message has of its own.
 
@@ -126,9 +125,9 @@ class _Common(NamedTuple):
 
 # Types, priorities and encodings are few; with many of them the call is not cached, and slower.
 @lru_cache(maxsize=1024)
-def _common(
+def common_properties(
     content_type: str | None, content_encoding: str | None, priority: int | None, kind: str | None
-) -> _Common:
+) -> CommonProperties:
     flags, first, middle, last = _ALWAYS, b"", _PERSISTENT, _APP_ID
     if content_type:
         flags |= _CONTENT_TYPE
@@ -142,7 +141,7 @@ def _common(
     if kind:
         flags |= _TYPE
         last = _short(kind) + last
-    return _Common(flags, len(first) + len(middle) + len(last), first, middle, last + _END)
+    return CommonProperties(flags, len(first) + len(middle) + len(last), first, middle, last + END)
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:
@@ -152,27 +151,27 @@ def _table(headers: Mapping[str, Any]) -> bytes:
         kind = type(value)
         if kind is str:
             data = value.encode()
-            pieces += (label, b"S", _LONG.pack(len(data)), data)
+            pieces += (label, b"S", LONG.pack(len(data)), data)
         elif kind is int:
-            pieces += (label, _integer(value))
+            pieces += (label, integer(value))
         elif kind is bool:
             pieces += (label, b"t\x01" if value else b"t\x00")
         else:
             pieces += (label, encode.encode_table_value(value))
     table = b"".join(pieces)
-    return _LONG.pack(len(table)) + table
+    return LONG.pack(len(table)) + table
 
 
 def _timestamp(moment: datetime) -> bytes:
     if type(moment) is not datetime or moment.tzinfo is None:
         return encode.timestamp(moment)
-    since = moment - _EPOCH
-    return _LONG_LONG.pack(since.days * _SECONDS_OF_A_DAY + since.seconds)
+    since = moment - EPOCH
+    return LONG_LONG.pack(since.days * SECONDS_OF_A_DAY + since.seconds)
 
 
 # Mostly the version of the wire format, and the second in which many rows were inserted.
 @lru_cache(maxsize=256)
-def _integer(value: int) -> bytes:
+def integer(value: int) -> bytes:
     for low, high, layout, kind in _INTEGERS:
         if low <= value < high:
             return layout.pack(kind, value)
@@ -182,7 +181,7 @@ def _integer(value: int) -> bytes:
 def _short(text: str) -> bytes:
     data = str.encode(text)
     try:
-        return _OCTETS[len(data)] + data
+        return OCTETS[len(data)] + data
     except IndexError:
         raise TypeError("text of more than 255 bytes") from None
 
@@ -193,17 +192,17 @@ _APP_ID = _short(APP_ID)
 @lru_cache(maxsize=256)
 def _labels(names: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """Return header *names* in the order in which they are written, each with its bytes."""
-    return [(name, _name(name)) for name in sorted(names)]
+    return [(name, header_name(name)) for name in sorted(names)]
 
 
 @lru_cache(maxsize=1024)
-def _name(name: str) -> bytes:
+def header_name(name: str) -> bytes:
     """Encode the name of a header, cut at 128 bytes as pamqp does."""
     data = str.encode(name)
     return _short(data[:_NAME_MAX].decode(errors="ignore"))
 
 
 @lru_cache(maxsize=1024)
-def _method_frame(channel: int, exchange: str, routing_key: str) -> bytes:
+def method_frame(channel: int, exchange: str, routing_key: str) -> bytes:
     publish = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
     return pamqp.frame.marshal(publish, channel)

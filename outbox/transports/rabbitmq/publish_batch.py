@@ -30,7 +30,8 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from outbox.transports.rabbitmq.confirms import ENCODING_ERRORS, Confirm
-from outbox.transports.rabbitmq.frame_encoder import FRAME_OVERHEAD, publish_frames
+from outbox.transports.rabbitmq.frame_encoder import FRAME_OVERHEAD
+from outbox.transports.rabbitmq.frame_layout import message_frames
 from outbox.transports.rabbitmq.in_flight import InFlight, wait_for_confirms
 from outbox.transports.rabbitmq.publish_gather import identify
 from outbox.transports.rabbitmq.unconfirmed import Batch, take_over
@@ -51,7 +52,7 @@ async def publish_batch(
     for position, given in enumerate(messages):
         message = given if given.message_id else identify(given)
         try:
-            pieces += publish_frames(message, channel=number, body_max=body_max)
+            pieces += message_frames(message, channel=number, body_max=body_max)
             ids.append(str(message.message_id))
         except ENCODING_ERRORS as error:
             refused[position] = error
