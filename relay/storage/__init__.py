@@ -2,7 +2,8 @@
 The outbox table as the relay uses it: every SQL statement of the relay is in this folder.
 
     base               the protocol `OutboxStore`: claim, settle, promote, backlog
-    claim_statements   the statements of a claim, for Postgres and SQLite
+    claim_statements   the statements of a claim, for Postgres and SQLite, but for
+    postgres_unkeyed_claim   the one for rows without a key in Postgres
     claimed_rows       the rows that a scan claims, read from a result
     settlement         applies verdicts to rows
     isolation          finds the rows that the database refuses to change

@@ -1,9 +1,11 @@
 """
 The statements of a claim: they read ready rows, and no more of the table than the claim takes.
 
-    POSTGRES_CLAIM_UNKEYED, SQLITE_CLAIM_UNKEYED   ready rows without an ordering key
-    SKIP_SCAN, SKIP_SCAN_AFTER                     keys that have ready rows, and their first rows
-    POSTGRES_CLAIM_KEYED, SQLITE_CLAIM_KEYED       the first rows of those keys
+    SQLITE_CLAIM_UNKEYED                       ready rows without an ordering key
+    SKIP_SCAN, SKIP_SCAN_AFTER                 keys that have ready rows, and their first rows
+    POSTGRES_CLAIM_KEYED, SQLITE_CLAIM_KEYED   the first rows of those keys
+
+Postgres has a cheaper statement for rows without a key, in `postgres_unkeyed_claim.py`.
 
 Rows without a key are read in order of insertion, from an index that holds no other rows.
 
@@ -61,6 +63,7 @@ def _fits(
     )
 
 
+_SPECIAL = frozenset({"event_id", "last_error"})
 POSTGRES_FITS = _fits(sa.func.pg_column_size(outbox.c.headers), sa.func.octet_length)
 SQLITE_FITS = _fits(_size_on_sqlite(outbox.c.headers), _size_on_sqlite)
 
@@ -71,18 +74,20 @@ def _measured(fits: sa.ColumnElement[bool]) -> list[sa.ColumnElement[Any]]:
     return [outbox.c.id, fits.label("fits"), size.label("size")]
 
 
-def _claimed(fits: sa.ColumnElement[bool]) -> list[sa.ColumnElement[Any]]:
-    """The columns of a claimed row; those that may be large are null unless the row *fits*."""
+def claimed_columns(
+    fits: sa.ColumnElement[bool], rows: sa.FromClause = outbox
+) -> list[sa.ColumnElement[Any]]:
+    """The columns of one of *rows*; those that may be large are null unless the row *fits*."""
     # As text: most events have no headers, and to decode none costs as much as to decode some.
     large: dict[str, sa.ColumnElement[Any]] = {
-        column.name: column for column in (*SIZED_TEXTS, outbox.c.body)
+        column.name: rows.c[column.name] for column in (*SIZED_TEXTS, outbox.c.body)
     }
-    large["headers"] = sa.cast(outbox.c.headers, sa.Text)
-    others = [c for c in outbox.c if c.name not in {"event_id", "last_error", *large}]
+    large["headers"] = sa.cast(rows.c.headers, sa.Text)
+    others = [rows.c[c.name] for c in outbox.c if c.name not in {*_SPECIAL, *large}]
     return [
         *others,
         # As stored: SQLite accepts values of any type, and `row_codec` checks them.
-        sa.type_coerce(outbox.c.event_id, sa.types.NULLTYPE).label("event_id"),
+        sa.type_coerce(rows.c.event_id, sa.types.NULLTYPE).label("event_id"),
         *(
             sa.type_coerce(sa.case((fits, column)), sa.types.NULLTYPE).label(name)
             for name, column in large.items()
@@ -114,7 +119,7 @@ def _limited_by_size(candidates: sa.Select[Any]) -> sa.Select[Any]:
     The rows of *candidates* (`_measured` and position) in order of insertion, at most `bytes`.
 
     Lower positions count first. The first row is always included, and the last one may exceed the
-    limit. The column `candidates` has the number of candidates.
+    limit. The column `has_next` is true if a candidate follows, `candidates` is their number.
     """
     candidate = candidates.cte("candidate")
     order = (candidate.c.position, candidate.c.id)
@@ -124,17 +129,20 @@ def _limited_by_size(candidates: sa.Select[Any]) -> sa.Select[Any]:
         candidate.c.position,
         candidate.c.fits,
         before.label("before"),
+        sa.func.lead(candidate.c.id).over(order_by=order).is_not(None).label("has_next"),
         sa.func.count().over().label("candidates"),
     ).subquery("sized")
     return (
-        sa.select(*_claimed(sized.c.fits), sized.c.position, sized.c.candidates)
+        sa.select(
+            *claimed_columns(sized.c.fits), sized.c.position, sized.c.has_next, sized.c.candidates
+        )
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
         .order_by(outbox.c.id)
     )
 
 
-def _with_keyed_flag(rows: sa.Select[Any]) -> sa.Select[Any]:
+def with_keyed_flag(rows: sa.Select[Any]) -> sa.Select[Any]:
     """
     *rows*, with the column `has_keyed`: whether a ready row with a key exists above the hint.
 
@@ -149,11 +157,7 @@ def _with_keyed_flag(rows: sa.Select[Any]) -> sa.Select[Any]:
     )
     flag = sa.select(has_keyed.label("has_keyed")).subquery("flag")
     claimed = rows.subquery("claimed")
-    return (
-        sa.select(claimed, flag.c.has_keyed)
-        .select_from(flag.outerjoin(claimed, sa.true()))
-        .order_by(claimed.c.id)
-    )
+    return sa.select(claimed, flag.c.has_keyed).select_from(flag.outerjoin(claimed, sa.true()))
 
 
 def _skip_scan(*, after: bool) -> sa.Select[Any]:
@@ -223,11 +227,7 @@ _POSTGRES_KEYED_CANDIDATES = sa.select(
     _of_key.c.id, _of_key.c.fits, _of_key.c.size, _position_in_key(_of_key)
 ).select_from(_postgres_head.join(_of_key, sa.true()))
 
-# SKIP LOCKED: the claim does not wait for rows that another claim holds. The index has the order
-# of the claim, so Postgres sorts no rows before it locks them, and LIMIT ends the scan.
-POSTGRES_CLAIM_UNKEYED = _with_keyed_flag(
-    _limited_by_size(_unkeyed_candidates(POSTGRES_FITS).with_for_update(skip_locked=True))
-)
+# SKIP LOCKED: the claim does not wait for rows that another claim holds.
 POSTGRES_CLAIM_KEYED = _limited_by_size(_POSTGRES_KEYED_CANDIDATES).with_for_update(
     skip_locked=True, of=outbox
 )
@@ -253,5 +253,5 @@ _SQLITE_KEYED_CANDIDATES = (
 )
 
 # SQLite has no row locks; the docstring of `sqlite.py` explains why its claim needs none.
-SQLITE_CLAIM_UNKEYED = _with_keyed_flag(_limited_by_size(_unkeyed_candidates(SQLITE_FITS)))
+SQLITE_CLAIM_UNKEYED = with_keyed_flag(_limited_by_size(_unkeyed_candidates(SQLITE_FITS)))
 SQLITE_CLAIM_KEYED = _limited_by_size(_SQLITE_KEYED_CANDIDATES)

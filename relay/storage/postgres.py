@@ -27,8 +27,9 @@ from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED, POSTGRES_CLAIM_UNKEYED
+from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows, savepoints
+from relay.storage.postgres_unkeyed_claim import POSTGRES_CLAIM_UNKEYED
 from relay.storage.session_keeper import kept_alive
 from relay.storage.settlement import Settlement
 from relay.storage.sql_store import SqlStore, has_changes, leaves_rows_ready

@@ -3,6 +3,7 @@ The scan of rows without an ordering key.
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.storage.claimed_rows import ClaimedRows, read, to_row
 from relay.storage.low_water_mark import LowWaterMark
 
+_ID = attrgetter("id")
+
 
 class UnkeyedScan:
     """
     Claims ready rows without an ordering key, in order of insertion.
 
     Args:
-        statement: A `CLAIM_UNKEYED` statement of `claim_statements.py`.
+        statement: `POSTGRES_CLAIM_UNKEYED` or `SQLITE_CLAIM_UNKEYED`.
         clock: Seconds of any origin that never go back.
 
     """
@@ -43,9 +46,10 @@ class UnkeyedScan:
             {"above": above, "keyed_above": keyed_above, "rows": limit, "bytes": size},
         )
         rows = [to_row(values) for values in result if values["id"] is not None]
-        candidates = result[0]["candidates"] or 0
-        is_cut_short = candidates > len(rows)
-        more = is_cut_short or candidates == limit
+        # Nearly always they are in order already: to sort them costs less here than in a database.
+        rows.sort(key=_ID)
+        is_cut_short = bool(rows) and bool(rows[-1].values["has_next"])
+        more = is_cut_short or len(rows) == limit
         last = rows[-1].id if rows else None
         if last is not None and more:
             self.low_water.stopped_at(last, above=above, began=began)

@@ -87,6 +87,15 @@ async def test_a_hundred_thousand_rows_that_wait_cost_a_claim_nothing(engine, ot
     assert looked_at <= 1.2 * before[1] + 4 * 50
 
 
+async def test_a_claim_reads_each_row_without_a_key_once(engine):
+    await fill(engine, 2 * LIMIT)
+
+    rows, looked_at = await rows_and_cost(engine)
+
+    assert rows == LIMIT
+    assert looked_at < 1.2 * LIMIT
+
+
 async def test_a_claim_on_a_hot_key_of_a_hundred_thousand_rows_reads_only_its_rows(engine):
     await fill(engine, 2 * LIMIT)
     await fill(engine, MANY, key="'hot'")
@@ -172,9 +181,9 @@ async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:
 
 async def test_a_batch_takes_two_statements_and_two_more_if_it_has_keys(engine):
     await fill(engine, 10)
-    assert await statements_of_a_batch(engine) == ["WITH", "DELETE"]
+    assert await statements_of_a_batch(engine) == ["SELECT", "DELETE"]
 
     await fill(engine, 10, key="'key-' || n")
     assert await statements_of_a_batch(engine) == [
-        *("WITH", "WITH", "WITH", "DELETE"),
+        *("SELECT", "WITH", "WITH", "DELETE"),
     ]

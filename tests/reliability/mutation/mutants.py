@@ -170,9 +170,9 @@ MUTANTS = (
     Mutant(
         "shares_rows_between_relays",
         "a claim does not lock its rows",
-        "relay/storage/claim_statements.py",
-        "_unkeyed_candidates(POSTGRES_FITS).with_for_update(skip_locked=True)",
-        "_unkeyed_candidates(POSTGRES_FITS)",
+        "relay/storage/postgres_unkeyed_claim.py",
+        "        .with_for_update(skip_locked=True)\n",
+        "",
         Suite(("tests/contracts/test_outbox_store.py",)),
     ),
     Mutant(
