@@ -87,7 +87,7 @@ class Telemetry:
         )
         self._batches = Counter(
             "mq_batches_failed",
-            "Batches that were rolled back; each of their messages is then tried alone.",
+            "Batches that were rolled back; their messages are then tried alone, or in smaller ones.",
             ["type"],
             registry=registry,
         )
@@ -132,7 +132,7 @@ class Telemetry:
         self._log.warning("handler_failed", type=label, attempt=attempt, **logs.describe(error))
 
     def batch_failed(self, event_type: str, error: BaseException, *, size: int) -> None:
-        """A batch was rolled back for *error*; each of its messages is tried alone."""
+        """A batch was rolled back for *error*; its messages are tried alone or in smaller ones."""
         self._batches.labels(self._label(event_type)).inc()
         self._log.warning(
             "batch_failed", type=self._label(event_type), size=size, **logs.describe(error)

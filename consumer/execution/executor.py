@@ -147,7 +147,7 @@ class Executor:
                 return await audit.is_known(session, run, within=self.retention)
 
     async def _handle(self, handler: Handler, attempts: Sequence[Attempt]) -> list[Verdict]:
-        """Verdicts on *attempts*; if their common transaction fails, each is tried alone."""
+        """Verdicts on *attempts*; if their common transaction fails, `_handle_each` follows."""
         began = _now()
         outcome = await self._transact(handler, attempts)
         if isinstance(outcome, Committed):

@@ -19,13 +19,14 @@ _ENDS_TRANSACTION = re.compile(
     r"\s*(COMMIT|END|ABORT|ROLLBACK(?!(\s+(WORK|TRANSACTION))?\s+TO\b)|PREPARE\s+TRANSACTION)\b",
     re.IGNORECASE,
 )
+REFUSAL = "the library ends the transaction of a handler: do not commit, roll back or close"
 
 
 class GuardedSession(Session):
     """A session that its unit of work commits by `Session.commit`, and nothing else does."""
 
     def commit(self) -> NoReturn:
-        raise TransactionEndedByHandler
+        raise TransactionEndedByHandler(REFUSAL)
 
 
 class HandlerSession(AsyncSession):
@@ -41,4 +42,4 @@ def refuse_statements(engine: AsyncEngine) -> None:
 
 def _refuse(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
     if _ENDS_TRANSACTION.match(statement):
-        raise TransactionEndedByHandler
+        raise TransactionEndedByHandler(REFUSAL)

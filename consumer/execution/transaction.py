@@ -32,6 +32,7 @@ from sqlalchemy.exc import DBAPIError
 from consumer.batch_sizes import LONGEST_CALLS
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
+from consumer.execution.session_guard import REFUSAL
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
@@ -227,7 +228,7 @@ async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
     took = timedelta(seconds=clock() - began)
     if not work.is_open:
         # At once: a further handler would write into another transaction, or into none.
-        raise TransactionEndedByHandler
+        raise TransactionEndedByHandler(REFUSAL)
     return took
 
 

@@ -24,7 +24,7 @@ _EXPANDED = {
 MEANINGS = {
     "arguments_not_compared": "`of` exists, but the broker's user may not compare its arguments; "
     "see [Running](../how-to/run.md#queues-that-exist).",
-    "batch_failed": "A batch was rolled back; each of its messages is tried alone.",
+    "batch_failed": "A batch was rolled back; its messages are tried alone, or in smaller ones.",
     "batch_partly_failed": "How many events of a batch were sent, and how many were not, by "
     "status.",
     "batch_published": "All events of a batch were sent.",

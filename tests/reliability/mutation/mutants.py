@@ -212,7 +212,7 @@ MUTANTS = (
         "lets_a_handler_commit_its_neighbours",
         "a handler that commits completes the messages after its own, which were not handled",
         "consumer/execution/session_guard.py",
-        "        raise TransactionEndedByHandler\n\n\nclass",
+        "        raise TransactionEndedByHandler(REFUSAL)\n\n\nclass",
         "        super().commit()  # type: ignore[misc]\n\n\nclass",
         Suite(("tests/contracts/test_unit_of_work.py",)),
     ),
