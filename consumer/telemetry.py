@@ -87,7 +87,7 @@ class Telemetry:
         )
         self._batches = Counter(
             "mq_batches_failed",
-            "Batches that were rolled back; their messages are then tried alone, or in smaller ones.",
+            "Rolled back batches; their messages are then tried alone, or in smaller ones.",
             ["type"],
             registry=registry,
         )
