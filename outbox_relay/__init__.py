@@ -17,6 +17,8 @@ from typing import NoReturn
 
 PACKAGES = ("outbox", "relay", "consumer")
 
+_INTERRUPTED = 130
+"""Exit code of a shell for a program that Ctrl-C ended."""
 _OURS = Path(__file__).resolve().parent.parent
 
 
@@ -61,6 +63,8 @@ def _run(module: str, *packages: str) -> None:
             raise
     except HiddenPackage as error:
         _end(error)
+    except KeyboardInterrupt:  # before the process handles signals, as while it imports
+        raise SystemExit(_INTERRUPTED) from None
 
 
 def _imported(module: str) -> ModuleType:

@@ -107,6 +107,17 @@ def test_only_a_plain_run_passes_the_command_line_by(
     assert outbox_relay._module("consumer", arguments=1) == f"consumer.{of_consumer}"
 
 
+def test_an_interrupt_during_the_imports_ends_a_command_quietly(monkeypatch, capsys):
+    def interrupted(_module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outbox_relay, "_imported", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        outbox_relay.relay()
+    assert ended.value.code == INTERRUPTED
+    assert capsys.readouterr().err == ""
+
+
 def test_an_interrupt_before_the_signals_are_handled_ends_a_command_quietly(capsys):
     def interrupted() -> None:
         raise KeyboardInterrupt
