@@ -101,7 +101,7 @@ async def test_an_event_takes_one_claim_and_one_settlement_and_then_a_look(
             looks = Calls(monkeypatch, "has_missed")
             await looks.more(20)
 
-        assert kinds(statements) == ["INSERT", "WITH", "DELETE"]
+        assert kinds(statements) == ["INSERT", "SELECT", "DELETE"]
 
 
 async def nothing_missed(_wakeup: PostgresWakeup) -> bool:
