@@ -52,6 +52,7 @@ async def test_a_new_type_waits_for_the_new_version_and_keys_keep_their_order(
             return done + parked == len(events()) if is_ordered else done == all_known
 
         await eventually(old_has_done_its_part, within=30)
+        await old.wait_for_line("message_unsupported")
         assert await versions.dead() == []
         assert await old.terminate() == 0
         assert old.output.count("message_unsupported") == 1
