@@ -60,7 +60,7 @@ class Telemetry:
         )
         self._seconds = Histogram(
             "mq_processing_duration_seconds",
-            "Duration of the calls of handlers that succeeded.",
+            "Duration of the calls of handlers that succeeded; of a list, for each message.",
             ["queue", "type"],
             registry=registry,
         )
