@@ -95,6 +95,10 @@ class Connection:
     async def create_function(self, *arguments: Any, **options: Any) -> None:
         self.raw().create_function(*arguments, **options)
 
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.raw().in_transaction)
+
     async def commit(self) -> None:
         if self.raw().in_transaction:
             await self.ask(commit_of(self._steps), lambda raw: raw.execute("COMMIT"))
