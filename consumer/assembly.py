@@ -27,7 +27,7 @@ from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
 from consumer.execution.parked import ParkedContext
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
 from consumer.maintenance.retention import Retention, retention
 from consumer.maintenance.topology_monitor import TopologyMonitor

@@ -27,7 +27,7 @@ from consumer.execution.transaction import (
     is_cancelled_from_outside,
     transact,
 )
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE

@@ -21,8 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.execution.decode import Attempt
 from consumer.execution.transaction import is_cancelled_from_outside, transact, within
-from consumer.execution.unit_of_work import UnitOfWork
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait

@@ -3,16 +3,16 @@ The session of a handler, which ends no transaction and loses no change of anoth
 
 Messages that share a transaction would lose their effects, though they are recorded as completed.
 
-- Only the unit of work commits. A statement, or a call of the connection, that would end the
-  transaction raises TransactionEndedByHandler.
+- Only the unit of work commits. A statement that would end the transaction raises
+  TransactionEndedByHandler; `unit_of_work` does so for commits below the session.
 - Changes of objects wait in the session for the next flush. A call for one message that takes
   those of another one back makes their transaction fail; then each is attempted alone.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
@@ -29,8 +29,6 @@ _ENDS_TRANSACTION = re.compile(
 )
 _BLANK = re.compile(r"(\s|;|--[^\n]*(\n|$))*")
 _COMMENT_MARK = re.compile(r"/\*|\*/")
-_COMMITS = "outbox-relay commits"
-_ROLLED_BACK = "outbox-relay has rolled back"
 
 
 class LostChangesError(Exception):
@@ -40,10 +38,8 @@ class LostChangesError(Exception):
 class GuardedSession(Session):
     """A session that its unit of work commits by `Session.commit`, and nothing else does."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._unwritten: dict[int, object] = {}
-        self._has_lost = False
+    _unwritten: Mapping[int, object] = MappingProxyType({})
+    _has_lost = False
 
     def commit(self) -> NoReturn:
         raise TransactionEndedByHandler(REFUSAL)
@@ -72,14 +68,6 @@ class GuardedSession(Session):
         super().expire_all()
         self._find_lost()
 
-    def expunge(self, instance: object) -> None:
-        super().expunge(instance)
-        self._find_lost()
-
-    def expunge_all(self) -> None:
-        super().expunge_all()
-        self._find_lost()
-
     def _find_lost(self) -> None:
         if self._unwritten and self._unwritten.keys() - self._changed().keys():
             self._has_lost = True
@@ -96,42 +84,9 @@ class HandlerSession(AsyncSession):
     sync_session: GuardedSession
 
 
-def refuse_ends(engine: AsyncEngine) -> None:
-    """Refuse all statements and commits of connections of *engine* that end a transaction."""
+def refuse_statements(engine: AsyncEngine) -> None:
+    """Refuse all statements of connections of *engine* that end a transaction."""
     sa.event.listen(engine.sync_engine, "before_cursor_execute", _refuse_statement)
-    sa.event.listen(engine.sync_engine, "commit", _refuse_commit)
-    sa.event.listen(engine.sync_engine, "rollback", _note_rollback)
-
-
-def begins(connection: sa.Connection) -> None:
-    """A unit of work begins on *connection*."""
-    connection.info.pop(_ROLLED_BACK, None)
-
-
-def has_rolled_back(connection: sa.Connection) -> bool:
-    """Whether session or connection have rolled back since the unit of work began."""
-    return _ROLLED_BACK in connection.info
-
-
-@contextmanager
-def commits(connection: sa.Connection) -> Iterator[None]:
-    """Let *connection* commit in this block, for the unit of work."""
-    info = connection.info
-    info[_COMMITS] = True
-    try:
-        yield
-    finally:
-        del info[_COMMITS]
-
-
-def _note_rollback(connection: sa.Connection) -> None:
-    if not connection.invalidated:  # it has no transaction any more, nor anything to note that in
-        connection.info[_ROLLED_BACK] = True
-
-
-def _refuse_commit(connection: sa.Connection) -> None:
-    if _COMMITS not in connection.info:
-        raise TransactionEndedByHandler(REFUSAL)
 
 
 def _refuse_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -33,8 +33,7 @@ from consumer.batch_sizes import LONGEST_CALLS
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
 from consumer.execution.session_guard import REFUSAL
-from consumer.execution.unit_of_work import UnitOfWork
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, WAIT, Verdict

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.storage.dedup import Dedup
 from outbox.database import migrate, sqlite_connection
 from outbox.database.engine import create_engine

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import write_dead_letter

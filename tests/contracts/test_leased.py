@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.leased import Leased, after_lost_lease
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.message import Message
 from consumer.storage.leases import Held, Leases

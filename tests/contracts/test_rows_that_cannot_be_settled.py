@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.storage.dead_letters import write_dead_letter
 from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable

@@ -20,7 +20,7 @@ from consumer.execution import executor as executor_module
 from consumer.execution import transaction
 from consumer.execution.delivery_batch import DeliveryBatch, QueuedDelivery
 from consumer.execution.executor import Executor
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.tables import processed_messages

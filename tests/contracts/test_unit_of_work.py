@@ -17,8 +17,7 @@ from consumer import Message
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.executor import BEFORE_ALL
 from consumer.execution.transaction import HandlerSteps, transact
-from consumer.execution.unit_of_work import UnitOfWork
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.storage.dedup import Dedup
 from consumer.storage.tables import processed_messages

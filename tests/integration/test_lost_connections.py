@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from consumer.execution.unit_of_work_factory import UnitOfWorkFactory
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from outbox.database.engine import create_engine
 from outbox.database.errors import driver_errors_translated, is_unavailable
 from outbox.errors import DatabaseUnavailable

@@ -211,7 +211,7 @@ MUTANTS = (
     Mutant(
         "lets_a_handler_commit_its_neighbours",
         "a handler that commits completes the messages after its own, which were not handled",
-        "consumer/execution/session_guard.py",
+        "consumer/execution/unit_of_work.py",
         "    if _COMMITS not in connection.info:\n",
         "    if False:\n",
         Suite(("tests/contracts/test_shared_session.py",)),
