@@ -36,7 +36,7 @@ class LostChangesError(Exception):
 
 
 class GuardedSession(Session):
-    """A session that its unit of work commits by `Session.commit`, and nothing else does."""
+    """A session that its unit of work alone commits, and that notices lost changes."""
 
     _unwritten: Mapping[int, object] = MappingProxyType({})
     _has_lost = False

@@ -48,7 +48,7 @@ def test_a_service_imports_nothing_that_only_other_commands_need(command, needle
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("MQ_")},
             "PYTHONPATH": str(REPOSITORY),
-            "MQ_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+            "MQ_DATABASE_URL": "postgresql://app@127.0.0.1:1/none",
             "MQ_BROKER_URL": "amqp://127.0.0.1:1",
             "MQ_ALLOW_INSECURE": "true",
             "MQ_METRICS_PORT": "0",
