@@ -124,10 +124,16 @@ class ConfirmChannel:
             self._channel is None or self._channel.is_closed or self._channel.connection.is_closed
         )
 
-    async def needs_replacement(self) -> bool:
-        """Return whether the next publish needs another channel."""
+    @property
+    def needs_replacement(self) -> bool:
+        """Whether the next publish needs another channel."""
         unusable = self._abandoned or (self._refused and self._is_idle_and_old)
-        return self.lost or (unusable and not await is_blocked(self._channel.connection))
+        return self.lost or (unusable and not self.is_blocked)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker blocks the connection."""
+        return is_blocked(self._channel.connection)
 
     @property
     def _is_idle_and_old(self) -> bool:
@@ -158,7 +164,7 @@ class ConfirmChannel:
         """Publish *messages*, and return one confirm for each; raises no error of the broker."""
         if self._now() >= deadline:
             return [TimeoutError()] * len(messages)
-        if await is_blocked(self._channel.connection):
+        if self.is_blocked:
             return [BrokerUnavailable("the broker blocks publishers")] * len(messages)
         publish = _METHODS[self.method]
         try:
@@ -191,6 +197,12 @@ class ChannelProvider:
         self._current: ConfirmChannel | None = None
         self._fruitless_replacements = 0
 
+    @property
+    def usable(self) -> ConfirmChannel | None:
+        """The open channel, or None if the next publish needs another one."""
+        current = self._current
+        return None if current is None or current.needs_replacement else current
+
     def another(self) -> "ChannelProvider":
         """Return a provider with its own connection."""
         return ChannelProvider(self._connect, method=self._method)
@@ -201,19 +213,20 @@ class ChannelProvider:
 
         Raises BrokerUnavailable.
         """
-        if self._current is None or await self._current.needs_replacement():
-            if self._current is not None:
-                self._fruitless_replacements = self._current.next_fruitless_replacements
-            await self.close()
-            connection = await self._connect()
-            # Stored before it is open, so that `close` also finds a channel that fails to open.
-            self._current = ConfirmChannel(
-                connection,
-                method=self._method,
-                fruitless_replacements=self._fruitless_replacements,
-            )
-            await self._current.open()
-            self._method = self._current.method
+        if (usable := self.usable) is not None:
+            return usable
+        if self._current is not None:
+            self._fruitless_replacements = self._current.next_fruitless_replacements
+        await self.close()
+        connection = await self._connect()
+        # Stored before it is open, so that `close` also finds a channel that fails to open.
+        self._current = ConfirmChannel(
+            connection,
+            method=self._method,
+            fruitless_replacements=self._fruitless_replacements,
+        )
+        await self._current.open()
+        self._method = self._current.method
         return self._current
 
     def release(self) -> ConfirmChannel | None:

@@ -76,15 +76,16 @@ def windows(messages: Sequence[WireMessage]) -> Iterator[range]:
         yield range(start, len(messages))
 
 
-async def is_blocked(connection: Any) -> bool:
+def is_blocked(connection: Any) -> bool:
     """Return whether the broker blocks aiormq's *connection* because memory or disk is low."""
+    # `ready` returns without a pause unless the connection is blocked: its first step shows that.
+    ready = connection.ready()
     try:
-        # `ready` returns without a pause unless the connection is blocked.
-        async with asyncio.timeout(0):
-            await connection.ready()
-    except TimeoutError:
-        return True
-    return False
+        ready.send(None)
+    except StopIteration:
+        return False
+    ready.close()
+    return True
 
 
 async def wait_for_confirms(
@@ -109,7 +110,7 @@ async def wait_for_confirms(
     before = (unsent_bytes(connection), missing(), len(pending))
     while pending and (left := deadline - loop.time()) > 0:
         _, pending = await asyncio.wait(pending, timeout=min(left, BLOCK_CHECK_SECONDS))
-        if not pending or await is_blocked(connection):
+        if not pending or is_blocked(connection):
             return
         now = (unsent_bytes(connection), missing(), len(pending))
         if now != before:

@@ -37,6 +37,9 @@ class RabbitMQPublisher:
         self._turn = asyncio.Lock()
 
     async def ready(self) -> None:
+        channel = self._channels.usable
+        if channel is not None and not channel.is_blocked:
+            return
         async with self._turn:
             await (await self._channels.channel()).unblocked()
             # A channel that was kept because it was blocked may need replacement now.
@@ -78,11 +81,13 @@ class RabbitMQPublisher:
     ) -> list[Confirm]:
         confirms: list[Confirm] = []
         for _ in range(_ATTEMPTS_TO_SEND):
-            try:
-                async with self._my_turn(deadline):
-                    channel = await self._channels.channel()
-            except (BrokerUnavailable, TimeoutError) as error:
-                return [error] * len(messages)
+            channel = None if self._turn.locked() else self._channels.usable
+            if channel is None:
+                try:
+                    async with self._my_turn(deadline):
+                        channel = await self._channels.channel()
+                except (BrokerUnavailable, TimeoutError) as error:
+                    return [error] * len(messages)
             confirms = await channel.publish(messages, deadline=deadline)
             if not nothing_sent(confirms):
                 break
