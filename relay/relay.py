@@ -90,6 +90,7 @@ class Relay:
                 self._wake_signal.close(waiting=2)
         finally:
             await self._wakeup.close()
+            await self._store.close()
 
     async def _primary_loop(self, stop: asyncio.Event) -> None:
         """Claim, pause, and claim again; on errors wait for the servers and reconnect."""

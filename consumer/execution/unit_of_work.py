@@ -15,9 +15,9 @@ On both, a commit that is not the unit of work's own raises TransactionEndedByHa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -27,12 +27,10 @@ from sqlalchemy.orm import Session, SessionTransaction
 from consumer.execution.session_guard import REFUSAL, HandlerSession, refuse_statements
 from consumer.storage.dedup import Dedup, Entries
 from outbox.database.errors import is_unavailable, problem_of
-from outbox.database.postgres_connection import DRIVER_ERRORS, is_unusable
+from outbox.database.postgres_connection import answer_of
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 from outbox.runtime.schema_monitor import Gate
 from outbox.runtime.shield import shielded
-
-Answer = TypeVar("Answer")
 
 _COMMITS = "outbox-relay commits"
 _ROLLED_BACK = "outbox-relay has rolled back"
@@ -189,12 +187,14 @@ class DriverUnitOfWork(UnitOfWork):
         self._has_begun = False
 
     async def begin(self) -> None:
-        await self._request(self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
+        await answer_of(self._driver, self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
         self._has_begun = True
         self._began = self.session.sync_session.begin()
 
     async def record_completed(self, dedup: Dedup, entries: Entries) -> set[str]:
-        return await self._request(dedup.record_completed_by_driver(self._driver, entries))
+        return await answer_of(
+            self._driver, dedup.record_completed_by_driver(self._driver, entries)
+        )
 
     @property
     def is_open(self) -> bool:
@@ -235,7 +235,7 @@ class DriverUnitOfWork(UnitOfWork):
         session = self.session.sync_session
         if session.new or session.dirty or session.deleted:
             await self.session.flush()
-        await self._request(shielded(self._driver.execute("COMMIT")))
+        await answer_of(self._driver, shielded(self._driver.execute("COMMIT")))
         # This sends no request: it notifies the listeners of the session.
         with _commits(_sync(self.connection)):
             Session.commit(session)
@@ -255,26 +255,11 @@ class DriverUnitOfWork(UnitOfWork):
         driver = self._driver
         try:
             if not driver.is_closed() and driver.is_in_transaction():
-                await self._request(driver.execute("ROLLBACK"))
+                await answer_of(driver, driver.execute("ROLLBACK"))
         finally:
             if driver.is_closed() or driver.is_in_transaction():
                 await self.connection.invalidate()
             await self.connection.close()
-
-    async def _request(self, request: Awaitable[Answer]) -> Answer:
-        """The answer to *request*; raises the error of SQLAlchemy for each error of the driver."""
-        try:
-            return await request
-        except DRIVER_ERRORS as error:
-            if is_unusable(error):
-                self._driver.terminate()
-            raise DBAPIError(
-                None,
-                None,
-                error,
-                hide_parameters=True,
-                connection_invalidated=self._driver.is_closed(),
-            ) from None
 
 
 def _begins(connection: sa.Connection) -> None:

@@ -17,7 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from outbox.database.errors import mark_as_own
 from outbox.database.postgres_connect import connect, explicit_arguments
-from outbox.database.postgres_connection import WARNINGS, PostgresConnection, is_unusable
+from outbox.database.postgres_connection import (
+    WARNINGS,
+    PostgresConnection,
+    database_error,
+    is_unusable,
+)
 from outbox.database.sqlite_engine import json_value, sqlite_engine
 from outbox.postgres_server import server_of
 
@@ -114,9 +119,8 @@ def _keep_alive(connection: Any, _record: Any) -> None:
 
 def _correct_error(context: sa.ExceptionContext) -> DBAPIError | None:
     error = context.original_exception
-    if isinstance(error, WARNINGS):
-        return DBAPIError(None, None, error, hide_parameters=True)
-    if not is_unusable(error):
+    if is_lost := is_unusable(error):
+        context.is_disconnect = True
+    elif not isinstance(error, WARNINGS):
         return None
-    context.is_disconnect = True
-    return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=True)
+    return database_error(error, is_lost=is_lost)

@@ -137,7 +137,7 @@ def _has_stale_cache(error: DBAPIError) -> bool:
 
 def _is_of_argument(error: BaseException | None) -> bool:
     """Return whether the driver could not encode an argument; the server never received it."""
-    return isinstance(getattr(error, "__cause__", None), ValueError)
+    return any(isinstance(each, ValueError) for each in (error, getattr(error, "__cause__", None)))
 
 
 def _is_connection_loss(error: BaseException | None) -> bool:

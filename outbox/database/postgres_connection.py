@@ -5,9 +5,13 @@ It raises an error for a COMMIT that Postgres turned into a ROLLBACK, and `is_un
 connections that must be closed although asyncpg reports them open.
 """
 
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy.exc import DBAPIError
+
+Answer = TypeVar("Answer")
 
 WARNINGS = asyncpg.PostgresWarning
 """
@@ -42,6 +46,25 @@ def is_unusable(error: BaseException) -> bool:
     """
     is_lasting = getattr(error, "sqlstate", None) in _LASTING_STATES
     return is_lasting or isinstance(error, asyncpg.InternalClientError)
+
+
+def database_error(error: BaseException, *, is_lost: bool) -> DBAPIError:
+    """Return the error that SQLAlchemy would raise for *error* of a driver."""
+    return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=is_lost)
+
+
+async def answer_of(driver: Any, request: Awaitable[Answer]) -> Answer:
+    """
+    Return the answer to *request* of the asyncpg connection *driver*, without SQLAlchemy between.
+
+    Raises the errors that SQLAlchemy would; a connection that `is_unusable` afterwards is ended.
+    """
+    try:
+        return await request
+    except DRIVER_ERRORS as error:
+        if is_unusable(error):
+            driver.terminate()
+        raise database_error(error, is_lost=driver.is_closed()) from None
 
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]

@@ -14,6 +14,9 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     claim              a claim: one scan of each kind
     sql_store          settling, promoting and the backlog, for both databases
     postgres           holds a claim with row locks
+    postgres_session   a transaction by statements of the driver itself
+    kept_sessions      the sessions that a relay keeps between claims
+    postgres_settlement   what settling in Postgres needs of its own
     postgres_notify    LISTEN and NOTIFY, for an idle relay
     sqlite             holds a claim with a lock on a file
     gated              a store that gives no rows while the schema monitor has found a problem

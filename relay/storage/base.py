@@ -94,3 +94,6 @@ class OutboxStore(Protocol):
 
     async def backlog(self) -> Backlog:
         """Read the size and age of the backlog without blocking other transactions."""
+
+    async def close(self) -> None:
+        """Return what claims have left in use; no claim may be open."""

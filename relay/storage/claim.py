@@ -8,9 +8,7 @@ are only hints: a claim without them finds the same rows, later or at a higher c
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from relay.storage.claimed_rows import ClaimedRows
+from relay.storage.claimed_rows import ClaimedRows, Read
 from relay.storage.keyed_scan import KeyedScan
 from relay.storage.low_water_mark import FROM_THE_BEGINNING
 from relay.storage.unkeyed_scan import UnkeyedScan
@@ -46,10 +44,10 @@ class Claimer:
         self.unkeyed.low_water.released()
         self.keyed.low_water.released()
 
-    async def select(self, connection: AsyncConnection, *, limit: int, size: int) -> ClaimedRows:
+    async def select(self, read: Read, *, limit: int, size: int) -> ClaimedRows:
         """Claim at most *limit* rows and *size* bytes of bodies; see `OutboxStore.claim`."""
         hints = Hints(self.unkeyed.low_water.next_start(), self.keyed.low_water.next_start())
-        claimed = await self._scan(connection, hints, limit=limit, size=size)
+        claimed = await self._scan(read, hints, limit=limit, size=size)
         if claimed.rows or hints == NO_HINTS:
             return claimed
         # No ready rows exist, or the hints skipped them. A scan without a hint skipped none, and
@@ -58,17 +56,15 @@ class Claimer:
             above == FROM_THE_BEGINNING or scan.low_water.may_scan_fully
             for above, scan in ((hints.unkeyed, self.unkeyed), (hints.keyed, self.keyed))
         ):
-            return await self._scan(connection, NO_HINTS, limit=limit, size=size)
+            return await self._scan(read, NO_HINTS, limit=limit, size=size)
         return replace(claimed, more=True)
 
-    async def _scan(
-        self, connection: AsyncConnection, above: Hints, *, limit: int, size: int
-    ) -> ClaimedRows:
+    async def _scan(self, read: Read, above: Hints, *, limit: int, size: int) -> ClaimedRows:
         began = self._clock()
         # Neither kind starves the other: the next claim has room for twice as many keyed rows.
         reserved = self.keyed.reserved(limit)
         unkeyed, has_keyed = await self.unkeyed.scan(
-            connection,
+            read,
             above=above.unkeyed,
             keyed_above=above.keyed,
             limit=limit - reserved,
@@ -79,7 +75,7 @@ class Claimer:
             return unkeyed
         used = sum(len(row.values["body"] or b"") for row in unkeyed.rows)
         keyed = await self.keyed.scan(
-            connection,
+            read,
             above=above.keyed,
             limit=limit - len(unkeyed.rows),
             size=max(size - used, 1),

@@ -2,15 +2,20 @@
 The rows that a scan claims, read from the result of its statement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.row import Row
+
+Read: TypeAlias = Callable[
+    [sa.Select[Any], Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]
+]
+"""Executes a statement with its parameters; returns the columns of each row by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +36,17 @@ class ClaimedRows:
     released: bool = False
 
 
-async def read(
-    connection: AsyncConnection, statement: sa.Select[Any], parameters: dict[str, Any]
-) -> Sequence[Mapping[str, Any]]:
-    """The result of *statement*: its columns by name, for each row."""
-    result = await connection.execute(statement, parameters)
-    if connection.dialect.name == "postgresql":
-        # The driver's own rows, without an object of SQLAlchemy around each. No column of a claim
-        # needs a conversion that the driver does not make.
-        rows: Sequence[Mapping[str, Any]] = result.cursor.fetchall()
-        return rows
-    columns = tuple(result.keys())
-    return [_from_sqlite(dict(zip(columns, values, strict=True))) for values in result]
+def read_sqlite(connection: AsyncConnection) -> Read:
+    """Reads by *connection* of a SQLite file."""
+
+    async def read(
+        statement: sa.Select[Any], parameters: Mapping[str, Any]
+    ) -> Sequence[Mapping[str, Any]]:
+        result = await connection.execute(statement, parameters)
+        columns = tuple(result.keys())
+        return [_from_sqlite(dict(zip(columns, values, strict=True))) for values in result]
+
+    return read
 
 
 def to_row(values: Mapping[str, Any]) -> Row:
@@ -55,6 +59,8 @@ def to_row(values: Mapping[str, Any]) -> Row:
 
 def _from_sqlite(values: dict[str, Any]) -> dict[str, Any]:
     """*values* with the id of the event as a UUID, or None if SQLite stores no id there."""
+    if "event_id" not in values:
+        return values
     try:
         values["event_id"] = UUID(values["event_id"])
     except (TypeError, ValueError, AttributeError):

@@ -29,3 +29,6 @@ class GatedStore:
 
     async def backlog(self) -> Backlog:
         return await self.store.backlog()
+
+    async def close(self) -> None:
+        await self.store.close()

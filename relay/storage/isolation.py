@@ -97,5 +97,6 @@ def _is_about_names(error: BaseException) -> bool:
 
 def _is_of_function(error: BaseException) -> bool:
     """Whether Postgres raised *error* inside a function: a trigger of another program."""
-    driver_error = getattr(getattr(error, "orig", None), "__cause__", None)
-    return bool(getattr(driver_error, "context", None))
+    orig = getattr(error, "orig", None)
+    # SQLAlchemy puts an error of its own between.
+    return any(getattr(each, "context", None) for each in (orig, getattr(orig, "__cause__", None)))

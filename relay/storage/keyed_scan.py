@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.row import Row
 from relay.storage.claim_statements import SKIP_SCAN, SKIP_SCAN_AFTER
-from relay.storage.claimed_rows import ClaimedRows, read, to_row
+from relay.storage.claimed_rows import ClaimedRows, Read, to_row
 from relay.storage.low_water_mark import LowWaterMark
 from relay.waves import rows_of_a_key
 
@@ -71,7 +70,7 @@ class KeyedScan:
         self._claimed_before = 0
 
     async def scan(
-        self, connection: AsyncConnection, *, above: int, limit: int, size: int, beside: int
+        self, read: Read, *, above: int, limit: int, size: int, beside: int
     ) -> ClaimedRows:
         """
         Claim at most *limit* rows, and at most *size* bytes of bodies.
@@ -81,47 +80,45 @@ class KeyedScan:
         """
         claimed = ClaimedRows([], more=True)
         if limit:
-            claimed = await self._scan(connection, above, limit=limit, size=size, beside=beside)
+            claimed = await self._scan(read, above, limit=limit, size=size, beside=beside)
         self._claimed_before = max(len(claimed.rows), 1)
         return claimed
 
     async def _scan(
-        self, connection: AsyncConnection, above: int, *, limit: int, size: int, beside: int
+        self, read: Read, above: int, *, limit: int, size: int, beside: int
     ) -> ClaimedRows:
         began = self._clock()
         after = self._last_key
-        heads = await self._skip_scan(connection, above, limit, after)
+        heads = await self._skip_scan(read, above, limit, after)
         if after is not None and heads == NO_KEYS:
             after = None
-            heads = await self._skip_scan(connection, above, limit, after)
+            heads = await self._skip_scan(read, above, limit, after)
         self._last_key = heads.last
         # A skip scan that did not go from the first key to the last may have missed keys.
         is_complete = heads.last is None and after is None
         claimed = ClaimedRows([])
         if heads.ids:
-            claimed = await self._claim(connection, heads, limit=limit, size=size, beside=beside)
+            claimed = await self._claim(read, heads, limit=limit, size=size, beside=beside)
         if is_complete and claimed.more:
             self.low_water.stopped_at(above, above=above, began=began)
         elif is_complete:
             self.low_water.exhausted(above=above, last=self._last_claimed, began=began)
         return replace(claimed, more=claimed.more or not is_complete)
 
-    async def _skip_scan(
-        self, connection: AsyncConnection, above: int, limit: int, after: str | None
-    ) -> KeyHeads:
-        visited = await connection.execute(
+    async def _skip_scan(self, read: Read, above: int, limit: int, after: str | None) -> KeyHeads:
+        visited = await read(
             SKIP_SCAN if after is None else SKIP_SCAN_AFTER,
             {"keyed_above": above, "keys": limit, "after": after},
         )
-        return key_heads(visited, limit=limit)
+        keys = [(row["key"], row["id"], row["ready"]) for row in visited]
+        return key_heads(keys, limit=limit)
 
     async def _claim(
-        self, connection: AsyncConnection, heads: KeyHeads, *, limit: int, size: int, beside: int
+        self, read: Read, heads: KeyHeads, *, limit: int, size: int, beside: int
     ) -> ClaimedRows:
         """The rows of the keys of *heads* that no other claim holds."""
         per_key = rows_of_a_key(len(heads.ids), limit=limit, beside=beside)
         result = await read(
-            connection,
             self._statement,
             {**self._head_parameters(heads.ids), "rows": per_key, "bytes": size},
         )

@@ -12,28 +12,27 @@ same effect, but hashes of keys may collide; this way works through poolers too.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from time import monotonic
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import driver_errors_translated, with_deadline
-from outbox.errors import DatabaseUnavailable
-from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows, savepoints
+from relay.storage.kept_sessions import KeptSessions
+from relay.storage.postgres_session import PostgresSession
+from relay.storage.postgres_settlement import DELETION, PostgresSettlement
 from relay.storage.postgres_unkeyed_claim import POSTGRES_CLAIM_UNKEYED
 from relay.storage.session_keeper import kept_alive
-from relay.storage.settlement import Settlement
 from relay.storage.sql_store import SqlStore, has_changes, leaves_rows_ready
-from relay.verdict import Verdict
+from relay.verdict import Delete, Verdict
 
 _MARGIN = timedelta(seconds=5)
 """The server's own timeouts are shorter by this: past them the server does not answer at all."""
@@ -48,8 +47,6 @@ _PLANNER = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-
-_PREPARED = "outbox-relay is prepared"
 
 # A transaction that has only written has no snapshot while it is idle, and a prepared one has no
 # session. A role without pg_read_all_stats sees the transactions of other roles, but not when they
@@ -75,40 +72,6 @@ _SEES_ALL_SESSIONS = sa.text("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
 # A deferred constraint has to raise where it can be told which row it is about.
 _CONSTRAINTS_AT_ONCE = sa.text("SET CONSTRAINTS ALL IMMEDIATE")
 _ESTIMATE = sa.text("SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass")
-
-
-_IDS = ARRAY(sa.BigInteger)
-
-
-def _is_one_of(ids: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
-    # One parameter for any number of rows: the statement is prepared once.
-    return outbox.c.id == sa.any_(ids)
-
-
-# Made once: to make it takes as long as to execute it, and each batch needs it.
-_DELETION = sa.delete(outbox).where(_is_one_of(sa.bindparam("ids", type_=_IDS)))
-
-
-class PostgresSettlement(Settlement):
-    """Settles the rows of a claim in Postgres."""
-
-    def has_id(self, ids: Sequence[int]) -> sa.ColumnElement[bool]:
-        return _is_one_of(sa.bindparam(None, ids, type_=_IDS))
-
-    async def _delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
-        await self._changed(connection, _DELETION, ids, {"ids": ids})
-
-    def message_id(self) -> sa.ColumnElement[str]:
-        return sa.cast(outbox.c.event_id, sa.Text)
-
-    def size(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        if isinstance(column.type, sa.Text):
-            return sa.func.octet_length(column)
-        return sa.func.pg_column_size(column)
-
-    async def _hold(self, connection: AsyncConnection, ids: Sequence[int]) -> set[int]:
-        rows = sa.select(outbox.c.id).where(self.has_id(ids)).with_for_update(skip_locked=True)
-        return set(await connection.scalars(rows))
 
 
 class PostgresStore(SqlStore):
@@ -138,7 +101,6 @@ class PostgresStore(SqlStore):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(engine, timeout=publish_timeout + _MARGIN, clock=clock)
-        self._pooled = pooled
         self._publish_timeout = publish_timeout
         limits = {
             "statement_timeout": _milliseconds(publish_timeout),
@@ -147,24 +109,20 @@ class PostgresStore(SqlStore):
             "lock_timeout": _milliseconds(publish_timeout / 2),
             "idle_in_transaction_session_timeout": _milliseconds(publish_timeout + _MARGIN),
         }
-        self._settings = sa.select(
-            *(
-                sa.func.set_config(name, value, sa.true() if pooled else sa.false())
-                for name, value in {**limits, **_PLANNER}.items()
-            )
+        self._sessions = KeptSessions(
+            engine, settings={**limits, **_PLANNER}, pooled=pooled, timeout=self._timeout
         )
 
     @asynccontextmanager
     async def claim(self, *, limit: int, size: int) -> AsyncIterator[Claim]:
         # Locked rows are ready again at the end, unless a settlement has removed them all.
         released = True
-        async with with_deadline(self._timeout):
-            connection = await self._engine.connect()
+        session = await self._sessions.take()
         try:
             async with with_deadline(self._timeout):
-                await self._prepare(connection)
+                await session.begin()
                 claimed = self.without_stuck(
-                    await self.claimer.select(connection, limit=limit, size=size)
+                    await self.claimer.select(session.read, limit=limit, size=size)
                 )
 
             async def settle(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
@@ -175,34 +133,45 @@ class PostgresStore(SqlStore):
                     with driver_errors_translated():
                         try:
                             async with asyncio.timeout(self._timeout.total_seconds()):
-                                await self.settlement.apply(connection, verdicts)
-                            await commit(connection)
+                                await self._apply(session, verdicts)
+                            await session.commit()
                         except (DBAPIError, RowsUnchangedError) as error:
                             if not is_about_rows(error):
                                 raise
-                            applied = await self._settle_apart(connection, verdicts)
+                            applied = await self._settle_apart(session, verdicts)
                     released = claimed.released or leaves_rows_ready(claimed.rows, applied)
                 return applied
 
-            async with kept_alive(connection, every=self._publish_timeout / 2) as keeper:
+            async with kept_alive(session.connection, every=self._publish_timeout / 2) as keeper:
                 yield Claim(claimed.rows, claimed.more, settle)
             released = released and (claimed.released or bool(claimed.rows))
         finally:
             if released:
                 self.claimer.released()
-            await self._release(connection)
+            await self._sessions.give_back(session)
+
+    async def close(self) -> None:
+        await self._sessions.close()
+
+    async def _apply(self, session: PostgresSession, verdicts: Sequence[Verdict]) -> None:
+        """Apply all *verdicts*: nearly always every event is confirmed, and its row goes."""
+        ids = [verdict.row.id for verdict in verdicts if isinstance(verdict, Delete)]
+        if len(ids) < len(verdicts):
+            await self.settlement.apply(session.connection, verdicts)
+        elif await session.change(DELETION, {"ids": ids}) < len(ids):
+            raise RowsUnchangedError
 
     async def _settle_apart(
-        self, connection: AsyncConnection, verdicts: Sequence[Verdict]
+        self, session: PostgresSession, verdicts: Sequence[Verdict]
     ) -> list[Verdict]:
         """The locks are lost with the transaction: a row that another relay takes is left out."""
         async with with_deadline(self._timeout):
-            await connection.rollback()
-            await self._prepare(connection)
-            await connection.execute(_CONSTRAINTS_AT_ONCE)
-            applied = await self.settle_apart(savepoints(connection), verdicts)
+            await session.rollback()
+            await session.begin()
+            await session.connection.execute(_CONSTRAINTS_AT_ONCE)
+            applied = await self.settle_apart(savepoints(session.connection), verdicts)
         with driver_errors_translated():
-            await commit(connection)
+            await session.commit()
         return applied
 
     @asynccontextmanager
@@ -210,24 +179,6 @@ class PostgresStore(SqlStore):
         async with self._engine.begin() as connection:
             await connection.execute(_CONSTRAINTS_AT_ONCE)
             yield savepoints(connection)
-
-    async def _release(self, connection: AsyncConnection) -> None:
-        """Roll back changes that were not committed; a lost session has rolled back already."""
-        try:
-            async with with_deadline(self._timeout):
-                await connection.close()
-        except (DatabaseUnavailable, SQLAlchemyError, OSError):
-            with suppress(SQLAlchemyError, OSError):
-                await connection.invalidate()
-
-    async def _prepare(self, connection: AsyncConnection) -> None:
-        """Set the session up for claims: once, or for each claim if sessions change."""
-        if self._pooled:
-            await connection.execute(self._settings)
-        elif _PREPARED not in connection.info:
-            await connection.execute(self._settings)
-            await connection.commit()
-            connection.info[_PREPARED] = True
 
     def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"keys": list(heads), "heads": list(heads.values())}

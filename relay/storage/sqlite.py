@@ -32,7 +32,7 @@ from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import SQLITE_CLAIM_KEYED, SQLITE_CLAIM_UNKEYED
-from relay.storage.claimed_rows import ClaimedRows
+from relay.storage.claimed_rows import ClaimedRows, read_sqlite
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows
 from relay.storage.settlement import Settlement
 from relay.storage.sql_store import SqlStore, has_changes
@@ -109,6 +109,9 @@ class SqliteStore(SqlStore):
 
             yield Claim(claimed.rows, claimed.more, settle)
 
+    async def close(self) -> None:
+        self._relay_lock.close()
+
     def _is_active(self) -> bool:
         with driver_errors_translated():
             stands_by = not self._relay_lock.acquire()
@@ -136,8 +139,8 @@ class SqliteStore(SqlStore):
         with driver_errors_translated():
             async with self._engine.connect() as connection:
                 await connection.execution_options(**self.read_only)
-                claimed = await self.claimer.select(connection, limit=limit, size=size)
-                return self.without_stuck(claimed)
+                read = read_sqlite(connection)
+                return self.without_stuck(await self.claimer.select(read, limit=limit, size=size))
 
     def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         return {"heads": json.dumps(list(heads.values()))}

@@ -7,9 +7,8 @@ from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.storage.claimed_rows import ClaimedRows, read, to_row
+from relay.storage.claimed_rows import ClaimedRows, Read, to_row
 from relay.storage.low_water_mark import LowWaterMark
 
 _ID = attrgetter("id")
@@ -31,7 +30,7 @@ class UnkeyedScan:
         self._clock = clock
 
     async def scan(
-        self, connection: AsyncConnection, *, above: int, keyed_above: int, limit: int, size: int
+        self, read: Read, *, above: int, keyed_above: int, limit: int, size: int
     ) -> tuple[ClaimedRows, bool]:
         """
         Claim at most *limit* rows with ids above *above*, and at most *size* bytes of bodies.
@@ -41,7 +40,6 @@ class UnkeyedScan:
         """
         began = self._clock()
         result = await read(
-            connection,
             self._statement,
             {"above": above, "keyed_above": keyed_above, "rows": limit, "bytes": size},
         )

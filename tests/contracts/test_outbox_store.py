@@ -1,5 +1,5 @@
 """
-The contract of all outbox stores. Add a new store to the fixture `store`.
+The contract of all outbox stores. Add a new kind to the fixture `new_store`.
 """
 
 import asyncio
@@ -7,7 +7,6 @@ import itertools
 import json
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,25 +22,14 @@ from outbox.tables import outbox as table
 from outbox.transports.base import Outcome
 from outbox.wire import row_codec
 from relay.storage.base import OutboxStore
-from relay.storage.postgres import PostgresStore
 from relay.storage.sqlite import SqliteStore
 from relay.verdict import DeadLetter, Delete, Leave, Retry, decide
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
+from tests.support.relay_stores import postgres_store
 
 AT_ONCE = timedelta(milliseconds=1)
 LATER = timedelta(hours=1)
-
-
-def new_store(engine: AsyncEngine, **options: Any) -> OutboxStore:
-    if engine.dialect.name == "sqlite":
-        return SqliteStore(engine, **options)
-    return PostgresStore(engine, publish_timeout=timedelta(seconds=10), **options)
-
-
-@pytest.fixture
-def store(engine: AsyncEngine) -> OutboxStore:
-    return new_store(engine)
 
 
 async def record(engine: AsyncEngine, *events: outbox.Event) -> None:
@@ -328,11 +316,11 @@ async def test_a_row_that_was_committed_late_is_found_though_later_ones_are_gone
 
 
 async def test_a_row_that_was_committed_late_is_found_by_frequent_claims_of_a_slow_database(
-    engine,
+    engine, new_store
 ):
     """A scan takes some milliseconds here, and after a full one the next has to wait."""
     clock = (reading * 0.002 for reading in itertools.count())
-    store = new_store(engine, clock=lambda: next(clock))
+    store = new_store(clock=lambda: next(clock))
     await commit_late(engine, store)
 
     for _ in range(20):
@@ -424,8 +412,11 @@ async def test_a_claim_that_finds_only_keys_held_by_others_reports_more_rows(pos
     await record(
         engine, *(an_event(type=f"k.{i}", ordering_key=f"k{i}", **body) for i in range(9))
     )
-    first, second = new_store(engine), new_store(engine)
-    async with first.claim(limit=100, size=2_000) as claim:
+    async with (
+        postgres_store(engine) as first,
+        postgres_store(engine) as second,
+        first.claim(limit=100, size=2_000) as claim,
+    ):
         assert claim.rows
         async with second.claim(limit=100, size=2_000) as other:
             assert (other.rows, other.more) == ([], True)
@@ -479,10 +470,10 @@ async def test_the_backlog_is_counted_with_the_age_of_its_oldest_row(engine, sto
     assert timedelta(0) <= backlog.oldest_ready_age < timedelta(minutes=1)
 
 
-async def test_a_second_relay_never_holds_a_row_of_the_first(engine, store):
+async def test_a_second_relay_never_holds_a_row_of_the_first(engine, store, new_store):
     await record(engine, *(an_event(type=f"n.{i}") for i in range(6)))
     await record(engine, *(an_event(type=f"k.{i}", ordering_key="k") for i in range(3)))
-    second = new_store(engine)
+    second = new_store()
 
     async with AsyncExitStack() as stack:
         first_claim = await stack.enter_async_context(store.claim(limit=8, size=SIZE))
@@ -500,11 +491,15 @@ async def test_a_late_commit_of_a_key_puts_no_row_into_two_claims(postgres_url):
     async with engine.connect() as late:
         await late.execute(outbox.insert(an_event(type="k.1", ordering_key="k")))
         await record(engine, an_event(type="k.2", ordering_key="k"))
-        async with new_store(engine).claim(limit=10, size=SIZE) as claim:
+        async with (
+            postgres_store(engine) as first,
+            postgres_store(engine) as second,
+            first.claim(limit=10, size=SIZE) as claim,
+        ):
             assert [row.values["type"] for row in claim.rows] == ["k.2"]
             await late.commit()
 
-            assert await claimed_types(new_store(engine)) == ["k.1"]
+            assert await claimed_types(second) == ["k.1"]
     await engine.dispose()
 
 
@@ -559,7 +554,7 @@ UNBOUNDED = {
 async def test_a_row_that_others_have_deleted_meanwhile_is_no_error(sqlite_url):
     """A claim in a SQLite file holds no lock."""
     engine = create_engine(make_url(sqlite_url), pool_size=5, application_name="test")
-    store = new_store(engine)
+    store = SqliteStore(engine)
     await record(engine, an_event(type="a"))
     async with store.claim(limit=100, size=SIZE) as claim:
         async with engine.begin() as connection:

@@ -19,17 +19,14 @@ from outbox.tables import dead_letters
 from outbox.tables import outbox as table
 from outbox.wire.codec import WireMessage
 from relay.storage.base import OutboxStore
+from relay.storage.sqlite import SqliteStore
 from relay.verdict import DeadLetter, Delete, Quarantine, Retry
-from tests.contracts.test_outbox_store import AT_ONCE, LATER, SIZE, claimed_types, new_store
+from tests.contracts.test_outbox_store import AT_ONCE, LATER, SIZE, claimed_types
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
+from tests.support.relay_stores import postgres_store
 
 HELD, FREE = "held.back", "let.go"
-
-
-@pytest.fixture
-def store(engine: AsyncEngine) -> OutboxStore:
-    return new_store(engine)
 
 
 async def execute(engine: AsyncEngine, *statements: str) -> None:
@@ -185,7 +182,7 @@ async def test_a_trigger_that_ends_the_whole_transaction_on_sqlite_keeps_its_row
     )
     await a_batch_with_one_held_row(engine)
 
-    assert await settle(new_store(engine), Delete) == {(FREE, Delete), (HELD, Quarantine)}
+    assert await settle(SqliteStore(engine), Delete) == {(FREE, Delete), (HELD, Quarantine)}
 
     await engine.dispose()
 
@@ -204,7 +201,8 @@ async def test_a_name_that_a_trigger_lacks_for_one_row_keeps_that_row_alone(post
     await a_trigger_that_lacks_a_function(engine, of_type=HELD)
     await a_batch_with_one_held_row(engine)
 
-    assert await settle(new_store(engine), Delete) == {(FREE, Delete), (HELD, Quarantine)}
+    async with postgres_store(engine) as store:
+        assert await settle(store, Delete) == {(FREE, Delete), (HELD, Quarantine)}
 
     await engine.dispose()
 
@@ -236,7 +234,8 @@ async def test_an_error_whose_state_is_that_of_a_warning_is_an_error(postgres_ur
     await refuse(engine, "INSERT", "dead_letters", state=state)
     await a_batch_with_one_held_row(engine)
 
-    assert await settle(new_store(engine), Delete) == {(FREE, Delete), (HELD, Quarantine)}
+    async with postgres_store(engine) as store:
+        assert await settle(store, Delete) == {(FREE, Delete), (HELD, Quarantine)}
 
     async with UnitOfWorkFactory(engine).begin() as work:
         with pytest.raises(DBAPIError):

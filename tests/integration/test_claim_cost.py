@@ -4,7 +4,6 @@ The cost of a claim, counted and not timed: statements, and rows that Postgres r
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from relay.row import Row
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.query_plans import Statement, recorded, rows_read
+from tests.support.relay_stores import postgres_store
 
 LIMIT, MANY = 200, 100_000
 
@@ -28,10 +28,6 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
         await connection.execute(sa.text("ALTER TABLE outbox SET (autovacuum_enabled = false)"))
     yield engine
     await engine.dispose()
-
-
-def a_store(engine: AsyncEngine) -> PostgresStore:
-    return PostgresStore(engine, publish_timeout=timedelta(seconds=10))
 
 
 async def fill(engine: AsyncEngine, count: int, *, key: str = "NULL", later: str = "false"):
@@ -61,7 +57,8 @@ async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
 
 
 async def rows_and_cost(engine: AsyncEngine) -> tuple[int, int]:
-    rows, statements = await claim(engine, a_store(engine))
+    async with postgres_store(engine) as store:
+        rows, statements = await claim(engine, store)
     return len(rows), await cost(engine, statements)
 
 
@@ -101,12 +98,12 @@ async def test_a_claim_on_a_hot_key_of_a_hundred_thousand_rows_reads_only_its_ro
     await fill(engine, MANY, key="'hot'")
     await fill(engine, 50, key="'key-' || n")
 
-    store = a_store(engine)
     claimed: Counter[str | None] = Counter()
-    for _ in range(10):  # keys have their turn, and their share grows with what is found
-        rows, statements = await claim(engine, store)
-        claimed.update(row.ordering_key for row in rows)
-        assert await cost(engine, statements) < 5 * LIMIT
+    async with postgres_store(engine) as store:
+        for _ in range(10):  # keys have their turn, and their share grows with what is found
+            rows, statements = await claim(engine, store)
+            claimed.update(row.ordering_key for row in rows)
+            assert await cost(engine, statements) < 5 * LIMIT
 
     assert claimed.keys() == {None, "hot", *(f"key-{n}" for n in range(1, 51))}
 
@@ -126,9 +123,8 @@ async def test_a_claim_does_not_walk_over_rows_that_are_gone_while_an_old_snapsh
     engine, key
 ):
     """Only its full scans do, and the clock stands still between them."""
-    store = PostgresStore(engine, publish_timeout=timedelta(seconds=10), clock=lambda: 0)
     await fill(engine, 10, key=key)
-    async with engine.connect() as old:
+    async with postgres_store(engine, clock=lambda: 0) as store, engine.connect() as old:
         await old.execution_options(isolation_level="REPEATABLE READ")
         await old.execute(sa.text("SELECT count(*) FROM outbox"))
         await settle_all(store)
@@ -169,13 +165,13 @@ async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) 
 
 
 async def statements_of_a_batch(engine: AsyncEngine) -> list[str]:
-    store = a_store(engine)
-    async with store.claim(limit=LIMIT, size=1_000_000):
-        pass  # prepares the session
-    with recorded(engine) as statements:
-        async with store.claim(limit=LIMIT, size=1_000_000) as claim:
-            assert claim.rows
-            await claim.settle([Delete(row) for row in claim.rows])
+    async with postgres_store(engine) as store:
+        async with store.claim(limit=LIMIT, size=1_000_000):
+            pass  # prepares the session
+        with recorded(engine) as statements:
+            async with store.claim(limit=LIMIT, size=1_000_000) as claim:
+                assert claim.rows
+                await claim.settle([Delete(row) for row in claim.rows])
     return [text.split()[0] for text, _ in statements]
 
 

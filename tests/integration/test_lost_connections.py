@@ -18,12 +18,12 @@ from consumer.execution.unit_of_work import UnitOfWorkFactory
 from outbox.database.engine import create_engine
 from outbox.database.errors import driver_errors_translated, is_unavailable
 from outbox.errors import DatabaseUnavailable
-from relay.storage.postgres import PostgresStore
 from relay.storage.postgres_notify import PostgresWakeup
 from relay.verdict import Delete
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
+from tests.support.relay_stores import postgres_store
 
 NAME = "loses"
 BACKENDS = sa.text(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{NAME}'")
@@ -129,15 +129,15 @@ async def test_a_session_that_ends_while_its_batch_is_published_is_an_unavailabl
     """The statement that keeps the session alive fails first, and the settlement after it."""
     errors: list[sa.engine.ExceptionContext] = []
     sa.event.listen(engine.sync_engine, "handle_error", errors.append)
-    store = PostgresStore(engine, publish_timeout=timedelta(seconds=0.5))
     async with server.begin() as connection:
         await connection.execute(outbox.insert(an_event()))
-    async with store.claim(limit=1, size=1_000) as claim:
-        await end_backends(server)
-        await eventually(lambda: errors)
+    async with postgres_store(engine, publish_timeout=timedelta(seconds=0.5)) as store:
+        async with store.claim(limit=1, size=1_000) as claim:
+            await end_backends(server)
+            await eventually(lambda: errors)
 
-        with pytest.raises(DatabaseUnavailable):
-            await claim.settle([Delete(row) for row in claim.rows])
+            with pytest.raises(DatabaseUnavailable):
+                await claim.settle([Delete(row) for row in claim.rows])
 
-    async with store.claim(limit=1, size=1_000) as claim:
-        assert len(claim.rows) == 1
+        async with store.claim(limit=1, size=1_000) as claim:
+            assert len(claim.rows) == 1

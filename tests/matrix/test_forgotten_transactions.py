@@ -4,17 +4,16 @@ Row F17: forgotten transactions, which keep vacuum from removing the rows that r
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
 import outbox
-from relay.storage.postgres import PostgresStore
 from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
 from tests.support.builders import an_event
 from tests.support.checked_deployment import CheckedDeployment
+from tests.support.relay_stores import postgres_store
 
 pytestmark = [pytest.mark.fault, pytest.mark.selection]
 
@@ -47,17 +46,11 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
         await connection.close()
 
 
-def a_store(deployment: CheckedDeployment) -> PostgresStore:
-    """A store whose clock stands still, so that each claim continues behind the last one."""
-    publish_timeout = timedelta(seconds=10)
-    return PostgresStore(deployment.engine, publish_timeout=publish_timeout, clock=lambda: 0)
-
-
 async def pages(deployment: CheckedDeployment) -> int:
-    """How many pages a claim of a few rows touches."""
-    store = a_store(deployment)
-    await settle_all(store)
-    return await pages_of_a_claim(deployment.engine, store, "NULL")
+    """How many pages a claim of a few rows touches that continues behind earlier ones."""
+    async with postgres_store(deployment.engine, clock=lambda: 0) as store:
+        await settle_all(store)
+        return await pages_of_a_claim(deployment.engine, store, "NULL")
 
 
 async def connect(url: str) -> asyncpg.Connection:

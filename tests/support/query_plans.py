@@ -6,24 +6,41 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from outbox.database.postgres_connection import PostgresConnection
 
 Statement = tuple[str, Any]
 
 
 @contextmanager
 def recorded(engine: AsyncEngine) -> Iterator[list[Statement]]:
-    """Record the statements that *engine* sends, with their parameters."""
+    """Record the statements that *engine* sends, or its driver, with their parameters."""
     statements: list[Statement] = []
+    fetch, execute = PostgresConnection.fetch, PostgresConnection.execute
 
     def record(_connection, _cursor, statement, parameters, _context, _many) -> None:
         statements.append((statement, parameters))
 
+    async def recording_fetch(connection: Any, text: str, *values: Any, **options: Any) -> Any:
+        statements.append((text, values))
+        return await fetch(connection, text, *values, **options)
+
+    async def recording_execute(connection: Any, text: str, *values: Any, **options: Any) -> str:
+        if values:  # without any, it begins or ends a transaction
+            statements.append((text, values))
+        return await execute(connection, text, *values, **options)
+
     sa.event.listen(engine.sync_engine, "before_cursor_execute", record)
     try:
-        yield statements
+        with (
+            patch.object(PostgresConnection, "fetch", recording_fetch),
+            patch.object(PostgresConnection, "execute", recording_execute),
+        ):
+            yield statements
     finally:
         sa.event.remove(engine.sync_engine, "before_cursor_execute", record)
 
