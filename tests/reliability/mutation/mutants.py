@@ -176,6 +176,22 @@ MUTANTS = (
         Suite(("tests/contracts/test_outbox_store.py",)),
     ),
     Mutant(
+        "claims_without_a_transaction",
+        "the locks of a claim end with its statement, so another relay claims the same rows",
+        "relay/storage/postgres_session.py",
+        '_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"',
+        '_BEGIN = "SELECT 1"',
+        Suite(("tests/contracts/test_outbox_store.py",)),
+    ),
+    Mutant(
+        "uses_a_session_whose_request_was_cancelled",
+        "a claim begins in a session that may still execute a request of an earlier one",
+        "relay/storage/postgres_session.py",
+        "            self._broken = True\n",
+        "            pass\n",
+        Suite(("tests/integration/test_relay_sessions.py",)),
+    ),
+    Mutant(
         "claims_while_the_broker_is_unreachable",
         "a relay holds a transaction open while it waits for the broker",
         "relay/relay.py",
