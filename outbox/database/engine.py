@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from outbox.database.errors import mark_as_own
@@ -101,6 +101,7 @@ def _postgres(
     )
 
     sa.event.listen(engine.sync_engine, "connect", _keep_alive)
+    sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
     sa.event.listen(engine.sync_engine, "handle_error", _correct_error)
     return engine
 
@@ -115,6 +116,12 @@ def _keep_alive(connection: Any, _record: Any) -> None:
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):  # platforms lack some of them
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Have the pool replace a connection that its server has closed, and all older ones."""
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError
 
 
 def _correct_error(context: sa.ExceptionContext) -> DBAPIError | None:

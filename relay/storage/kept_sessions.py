@@ -71,16 +71,14 @@ class KeptSessions:
 
     async def give_back(self, session: PostgresSession) -> None:
         """Roll back changes that were not committed; a lost session has rolled back already."""
-        kept = False
         try:
             if session.usable:
                 async with with_deadline(self._timeout):
                     await session.rollback()
-                kept = session.usable
         except DatabaseUnavailable:
             pass
         finally:
-            if kept:
+            if session.usable:
                 self._idle.append(session)
             else:
                 await session.close()

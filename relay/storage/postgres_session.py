@@ -94,10 +94,14 @@ class PostgresSession:
         await self._forget_transaction()
 
     async def rollback(self) -> None:
-        """Undo what was not committed."""
-        await self._forget_transaction()
-        if self._driver.is_in_transaction():
-            await self._answer(self._driver.execute("ROLLBACK"))
+        """Undo what was not committed; if that fails, the session is no longer usable."""
+        try:
+            await self._forget_transaction()
+            if self._driver.is_in_transaction():
+                await self._answer(self._driver.execute("ROLLBACK"))
+        except BaseException:
+            self._broken = True
+            raise
 
     async def close(self) -> None:
         """Return the connection to its engine, or end it if the session is not usable."""

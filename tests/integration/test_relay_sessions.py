@@ -4,6 +4,7 @@ The sessions of Postgres that a relay keeps between its claims.
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import outbox
 from outbox.database.engine import create_engine
 from outbox.database.postgres_connection import PostgresConnection
+from outbox.errors import DatabaseUnavailable
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
+from tests.support.breakpoints import BreakpointProxy
 from tests.support.builders import an_event
 from tests.support.eventually import eventually
 from tests.support.relay_stores import postgres_store
+from tests.support.wire_protocols import statement
 
 SESSIONS = sa.text("SELECT pid, state FROM pg_stat_activity WHERE application_name = 'relay'")
 END_SESSIONS = sa.text(
@@ -71,15 +75,16 @@ async def test_claims_one_after_another_use_the_same_session_and_leave_it_idle(s
     await eventually(is_idle)
 
 
-async def test_a_session_that_the_server_ends_between_claims_is_replaced_without_an_error(
+async def test_sessions_that_the_server_ends_between_claims_are_replaced_without_an_error(
     store, server
 ):
-    await take_one(store)
-    [kept] = store._sessions._idle
+    async with store.claim(limit=1, size=1_000):
+        await take_one(store)
+    kept = list(store._sessions._idle)
     async with server.begin() as connection:
         await connection.execute(END_SESSIONS)
         await connection.execute(outbox.insert(an_event()))
-    await eventually(lambda: not kept.usable)
+    await eventually(lambda: all(not each.usable for each in kept))
 
     assert await take_one(store) == 1
 
@@ -109,6 +114,48 @@ async def test_a_session_whose_request_was_cancelled_is_not_used_again(
     assert first not in await sessions(server)
     await store.close()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_session_that_cannot_be_set_up_returns_to_the_pool(store, engine):
+    store._sessions._settings = sa.select(sa.literal(1) / sa.cast(sa.literal(0), sa.Integer))
+
+    with pytest.raises(DatabaseUnavailable) as error:
+        await take_one(store)
+
+    assert engine.pool.checkedout() == 0
+    assert "22012" in str(error.value)
+
+
+async def test_a_claim_that_is_cancelled_twice_leaves_no_transaction_open(server, postgres_url):
+    """The second time it waits for the statement that keeps its session alive."""
+    async with server.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
+    async with BreakpointProxy(postgres_url) as proxy:
+        engine = create_engine(make_url(proxy.url), pool_size=1, application_name="relay")
+        async with postgres_store(engine, publish_timeout=timedelta(seconds=1)) as store:
+            kept_alive = proxy.before(statement("SELECT $1::INTEGER"))
+            claimed = asyncio.Event()
+
+            async def claim_for_long() -> None:
+                async with store.claim(limit=1, size=1_000):
+                    claimed.set()
+                    await asyncio.Event().wait()
+
+            claiming = asyncio.create_task(claim_for_long())
+            await claimed.wait()
+            await kept_alive.wait_until_hit()
+            for _ in range(2):
+                claiming.cancel()
+                await asyncio.wait({claiming}, timeout=0.1)
+            kept_alive.release()
+            await asyncio.wait({claiming})
+
+            async def none_is_open() -> bool:
+                return all(state == "idle" for state in (await sessions(server)).values())
+
+            await eventually(none_is_open)
+            assert await take_one(store) == 1
+        await engine.dispose()
 
 
 async def test_a_closed_store_has_given_its_sessions_back(store, engine):

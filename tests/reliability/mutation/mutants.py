@@ -187,8 +187,8 @@ MUTANTS = (
         "uses_a_session_whose_request_was_cancelled",
         "a claim begins in a session that may still execute a request of an earlier one",
         "relay/storage/postgres_session.py",
-        "            self._broken = True\n",
-        "            pass\n",
+        "may still be on its way.\n            self._broken = True\n",
+        "may still be on its way.\n",
         Suite(("tests/integration/test_relay_sessions.py",)),
     ),
     Mutant(
