@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from outbox.database.errors import mark_as_own
@@ -22,6 +22,7 @@ from outbox.database.postgres_connection import (
     PostgresConnection,
     database_error,
     is_unusable,
+    refuse_closed,
 )
 from outbox.database.sqlite_engine import json_value, sqlite_engine
 from outbox.postgres_server import server_of
@@ -101,7 +102,7 @@ def _postgres(
     )
 
     sa.event.listen(engine.sync_engine, "connect", _keep_alive)
-    sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    sa.event.listen(engine.sync_engine, "checkout", refuse_closed)
     sa.event.listen(engine.sync_engine, "handle_error", _correct_error)
     return engine
 
@@ -116,12 +117,6 @@ def _keep_alive(connection: Any, _record: Any) -> None:
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):  # platforms lack some of them
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
-    """Have the pool replace a connection that its server has closed, and all older ones."""
-    if connection.driver_connection.is_closed():
-        raise InvalidatePoolError
 
 
 def _correct_error(context: sa.ExceptionContext) -> DBAPIError | None:

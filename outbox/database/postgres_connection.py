@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 Answer = TypeVar("Answer")
 
@@ -46,6 +46,12 @@ def is_unusable(error: BaseException) -> bool:
     """
     is_lasting = getattr(error, "sqlstate", None) in _LASTING_STATES
     return is_lasting or isinstance(error, asyncpg.InternalClientError)
+
+
+def refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Have the pool replace a connection that its server has closed, and all older ones."""
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError
 
 
 def database_error(error: BaseException, *, is_lost: bool) -> DBAPIError:
