@@ -39,7 +39,8 @@ class _Added(NamedTuple):
     """A new object, and the number of the call that added it."""
 
     call: int
-    # SQLAlchemy forgets an object without any attribute set when nothing else holds it.
+    # Held: SQLAlchemy 2.1.9 does not report each object that it loses; see
+    # findings/sqlalchemy-expunged-new-objects.sh.
     instance: object
 
 
