@@ -526,6 +526,15 @@ async def test_the_end_of_a_process_does_not_wait_for_a_silent_broker(url):
         assert closing.done()
 
 
+async def test_a_connection_is_closed_without_its_finalizer(url):
+    """That one starts a task, whether or not a loop runs when the connection is collected."""
+    for _ in range(20):
+        async with a_publisher(url, "batch") as publisher:
+            connection = publisher._channels._current._connection
+
+        assert connection.is_closed
+
+
 async def test_a_channel_whose_publish_was_cancelled_is_not_used_again(url, method, caplog):
     async with Proxy(url) as proxy, a_publisher(proxy.url, method) as publisher:
         await proxy.drop_all()

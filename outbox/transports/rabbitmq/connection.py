@@ -139,10 +139,11 @@ async def _close(connection: AbstractConnection) -> None:
     with suppress(BrokerUnavailable), connection_errors():
         # aio-pika's own close, once cancelled, still waits for a silent peer (aio-pika 10.2.1,
         # findings/aio-pika-cancelled-close.sh), so only call it when it has nothing to wait for.
+        # Without it a finalizer would try to close the connection, perhaps after the loop.
         if (transport := connection.transport) is not None:
             await transport.connection.close(aiormq.exceptions.ConnectionClosed)
-        if transport is None or transport.close_callback.finished.is_set():
-            await connection.close()
+            await transport.close_callback.finished.wait()
+        await connection.close()
 
 
 def _class_of(error: BaseException) -> tuple[str, bool]:
