@@ -15,7 +15,7 @@ from relay.row import Row
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.query_plans import Statement, recorded, rows_read
-from tests.support.relay_stores import postgres_store
+from tests.support.relay_stores import claiming, postgres_store
 
 LIMIT, MANY = 200, 100_000
 
@@ -50,16 +50,16 @@ async def claim(
     return claim.rows, statements
 
 
-async def cost(engine: AsyncEngine, statements: list[Statement]) -> int:
+async def cost(store: PostgresStore, statements: list[Statement]) -> int:
     """The rows that *statements* of a claim read, in a session that is prepared for claims."""
-    async with engine.connect() as connection:
+    async with claiming(store) as connection:
         return sum([await rows_read(connection, statement) for statement in statements])
 
 
 async def rows_and_cost(engine: AsyncEngine) -> tuple[int, int]:
     async with postgres_store(engine) as store:
         rows, statements = await claim(engine, store)
-    return len(rows), await cost(engine, statements)
+        return len(rows), await cost(store, statements)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_a_claim_on_a_hot_key_of_a_hundred_thousand_rows_reads_only_its_ro
         for _ in range(10):  # keys have their turn, and their share grows with what is found
             rows, statements = await claim(engine, store)
             claimed.update(row.ordering_key for row in rows)
-            assert await cost(engine, statements) < 5 * LIMIT
+            assert await cost(store, statements) < 5 * LIMIT
 
     assert claimed.keys() == {None, "hot", *(f"key-{n}" for n in range(1, 51))}
 
@@ -151,7 +151,7 @@ async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) 
         async with store.claim(limit=LIMIT, size=1_000_000) as claim:
             assert len(claim.rows) == 10
     touched = 0
-    async with engine.connect() as connection:
+    async with claiming(store) as connection:
         for text, parameters in statements:
             result = await connection.exec_driver_sql(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters

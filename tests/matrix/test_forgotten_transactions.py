@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import outbox
-from tests.integration.test_claim_cost import pages_of_a_claim, settle_all
+from tests.integration.test_claim_cost import fill, pages_of_a_claim, settle_all
 from tests.support.builders import an_event
 from tests.support.checked_deployment import CheckedDeployment
 from tests.support.relay_stores import postgres_store
@@ -49,6 +49,7 @@ async def forgotten(url: str, events: list[outbox.Event]) -> AsyncIterator[async
 async def pages(deployment: CheckedDeployment) -> int:
     """How many pages a claim of a few rows touches that continues behind earlier ones."""
     async with postgres_store(deployment.engine, clock=lambda: 0) as store:
+        await fill(deployment.engine, 1)
         await settle_all(store)
         return await pages_of_a_claim(deployment.engine, store, "NULL")
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.storage.postgres import PostgresStore
 
@@ -24,3 +24,13 @@ async def postgres_store(
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def claiming(store: PostgresStore) -> AsyncIterator[AsyncConnection]:
+    """A connection with the settings of a claim of *store*, so that statements have its plans."""
+    session = await store._sessions.take()
+    try:
+        yield session.connection
+    finally:
+        await store._sessions.give_back(session)
