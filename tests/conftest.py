@@ -181,6 +181,14 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
+async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    """Connect to the database in Postgres beside the processes, and under another name."""
+    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
 async def rabbitmq_vhost(rabbitmq_server: RabbitmqServer) -> AsyncIterator[str]:
     """Give the name of a virtual host of the test's own, for `rabbitmq_server.http`."""
     async with rabbitmq_server.vhost() as name:

@@ -54,9 +54,10 @@ class GuardedSession(Session):
 
     _has_lost = False
     _call = 0
-    _added: dict[int, "_Added"] | None = None
-    """The objects that the next flush inserts, by identity; None until there is one."""
-    _gone: dict[int, "_Added"] | None = None
+    # Both by identity. A session gets dictionaries of its own with its first new object.
+    _added: dict[int, _Added] = {}  # noqa: RUF012
+    """The objects that the next flush inserts."""
+    _gone: dict[int, _Added] = {}  # noqa: RUF012
     """Those that an earlier call has added, and a later one has taken out of the session."""
     _changed_before: Mapping[int, object] = MappingProxyType({})
 
@@ -102,22 +103,22 @@ class GuardedSession(Session):
         """The objects that the next flush updates or deletes, by identity."""
         return {id(each): each for each in chain(self.dirty, self.deleted)}
 
-    def came(self, instance: object) -> None:
+    def became_pending(self, instance: object) -> None:
         """The next flush inserts *instance*, which a call has added, or has added again."""
-        if self._added is None:
+        if not (self._added or self._gone):
             self._added, self._gone = {}, {}
-        before = self._gone.pop(id(instance), None) if self._gone else None
+        before = self._gone.pop(id(instance), None)
         self._added[id(instance)] = before or _Added(self._call, instance)
 
-    def went(self, instance: object) -> None:
+    def became_transient(self, instance: object) -> None:
         """The next flush does not insert *instance* after all."""
-        added = self._added.pop(id(instance), None) if self._added else None
-        if added is not None and added.call < self._call and self._gone is not None:
+        added = self._added.pop(id(instance), None)
+        if added is not None and added.call < self._call:
             self._gone[id(instance)] = added
 
 
-sa.event.listen(GuardedSession, "transient_to_pending", GuardedSession.came)
-sa.event.listen(GuardedSession, "pending_to_transient", GuardedSession.went)
+sa.event.listen(GuardedSession, "transient_to_pending", GuardedSession.became_pending)
+sa.event.listen(GuardedSession, "pending_to_transient", GuardedSession.became_transient)
 
 
 class HandlerSession(AsyncSession):

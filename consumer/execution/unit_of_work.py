@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from consumer.execution.session_guard import REFUSAL, HandlerSession, refuse_statements
 from consumer.storage.dedup import Dedup, Entries
 from outbox.database.errors import is_unavailable, problem_of
-from outbox.database.postgres_connection import answer_of
+from outbox.database.postgres_connection import BEGIN, answer_of
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
 from outbox.runtime.schema_monitor import Gate
 from outbox.runtime.shield import shielded
@@ -187,7 +187,7 @@ class DriverUnitOfWork(UnitOfWork):
         self._has_begun = False
 
     async def begin(self) -> None:
-        await answer_of(self._driver, self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
+        await answer_of(self._driver, self._driver.execute(BEGIN))
         self._has_begun = True
         self._began = self.session.sync_session.begin()
 

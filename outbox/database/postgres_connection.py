@@ -13,6 +13,9 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 Answer = TypeVar("Answer")
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Begins a transaction of relay or consumer, whatever the server's default is."""
+
 WARNINGS = asyncpg.PostgresWarning
 """
 An error whose SQLSTATE has the class 01 or 02, as a trigger may choose it. Neither asyncpg nor

@@ -96,4 +96,4 @@ class OutboxStore(Protocol):
         """Read the size and age of the backlog without blocking other transactions."""
 
     async def close(self) -> None:
-        """Return what claims have left in use; no claim may be open."""
+        """Release what is kept between claims; no claim may be open."""

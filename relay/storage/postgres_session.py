@@ -17,12 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.database.postgres_connection import answer_of
+from outbox.database.postgres_connection import BEGIN, answer_of
 from outbox.runtime.shield import shielded
 
 Answer = TypeVar("Answer")
-
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 class _Compiled(NamedTuple):
@@ -69,7 +67,7 @@ class PostgresSession:
 
     async def begin(self) -> None:
         """Begin, at READ COMMITTED, with the settings of this transaction."""
-        await self._answer(self._driver.execute(_BEGIN))
+        await self._answer(self._driver.execute(BEGIN))
         if self._settings is not None:
             await self.read(self._settings, {})
 

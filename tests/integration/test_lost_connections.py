@@ -40,13 +40,6 @@ class LastWords(Proxy):
 
 
 @pytest.fixture
-async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
 async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     async with LastWords(postgres_url) as proxy:
         engine = create_engine(make_url(proxy.url), pool_size=1, application_name=NAME)

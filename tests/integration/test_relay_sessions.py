@@ -31,13 +31,6 @@ END_SESSIONS = sa.text(
 
 
 @pytest.fixture
-async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
 async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="relay")
     yield engine

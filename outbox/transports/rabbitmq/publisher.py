@@ -37,6 +37,7 @@ class RabbitMQPublisher:
         self._turn = asyncio.Lock()
 
     async def ready(self) -> None:
+        # Nearly always: without a timer, and without a turn.
         channel = self._channels.usable
         if channel is not None and not channel.is_blocked:
             return
