@@ -3,18 +3,21 @@ The library with which a service declares its event handlers, and the process th
 
     etl = Consumer("etl", bindings=["health.processing.#"])
 
-    @etl.on("health.data.uploaded", model=HealthDataMessage)
+    @etl.on(HealthDataMessage)
     async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None: ...
 
 For a service:
 
-    consumer, handler, message   declare a consumer, its handlers and their options
-    signature                    whether a function can be a handler
-    outcomes                     exceptions by which a handler retries or rejects its message
+    consumer, registrations      declare a consumer and its handlers
+    handler, message, outcomes   options of a handler, what it gets, how it retries or rejects
+    lifespan, middleware, hooks  resources of handlers, functions around them and after them
+    signature, payload_type,     what a function says about its arguments: whether it can be a
+    handled_event, decorators    handler, of which events and payloads; for type checkers too
 
 For the process `consumer`, in the order in which a delivery meets them:
 
     settings, cli, assembly      environment, command line, and the choice of adapters
+    bound, declared, tasks       functions with their resources; the loops of the process
     run, target                  `consumer run`, which imports less; the consumer of a command
     dispatch/                    take deliveries, settle them, publish retries
     execution/                   decode a delivery, call its handler in a transaction
@@ -34,7 +37,9 @@ import outbox_relay
 try:
     from consumer.consumer import Consumer
     from consumer.handler import CircuitBreaker, OnLeaseExpired, RateLimit
+    from consumer.hooks import DeadLettered, Failure
     from consumer.message import Message
+    from consumer.middleware import CallNext, HandlerCall, Middleware
     from consumer.outcomes import Reject, Retry
     from outbox.backoff import RetrySchedule
 except ImportError:
@@ -42,9 +47,14 @@ except ImportError:
     raise
 
 __all__ = [
+    "CallNext",
     "CircuitBreaker",
     "Consumer",
+    "DeadLettered",
+    "Failure",
+    "HandlerCall",
     "Message",
+    "Middleware",
     "OnLeaseExpired",
     "RateLimit",
     "Reject",

@@ -5,7 +5,6 @@ The composition root of a consumer: the only place that names concrete adapters.
 import asyncio
 import random
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks
 from consumer.batch_sizes import BatchSizes
+from consumer.bound import Bound, bind
 from consumer.consumer import Consumer
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
@@ -28,8 +28,9 @@ from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
 from consumer.execution.parked import ParkedContext
 from consumer.execution.unit_of_work import UnitOfWorkFactory
+from consumer.lifespan import entered
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
-from consumer.maintenance.retention import Retention, retention
+from consumer.maintenance.retention import retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.settings import ConsumerSettings
 from consumer.storage.begun import BegunDeliveries
@@ -38,6 +39,7 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.durations import DurationWriter
 from consumer.storage.leases import Leases
 from consumer.storage.parked import ParkedMessages
+from consumer.tasks import Tasks
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
@@ -109,34 +111,19 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     ):
         found = await expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
-        tasks = assemble(
-            consumer, settings, engine, found=found, telemetry=telemetry, health=health
-        )
-        telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(tasks.retention.run(stop))
-            group.create_task(tasks.dead_letter_worker.run(stop))
-            monitoring = [group.create_task(each.run(stop)) for each in tasks.monitors]
-            if tasks.parked_worker is not None:
-                group.create_task(tasks.parked_worker.run(stop))
-            group.create_task(tasks.durations.run(stop))
-            await tasks.worker.run(stop)
-            # They may wait for a server that does not answer, and no delivery needs them any more.
-            for task in monitoring:
-                task.cancel()
-        await tasks.durations.write()
-
-
-@dataclass(frozen=True, slots=True)
-class Tasks:
-    """The parts of a consumer's process that have a loop."""
-
-    worker: Worker
-    dead_letter_worker: DeadLetterQueueWorker
-    monitors: tuple[TopologyMonitor, SchemaMonitor]
-    parked_worker: ParkedWorker | None
-    retention: Retention
-    durations: DurationWriter
+        async with entered(consumer.lifespan) as value:
+            bound = bind(consumer, value)
+            tasks = assemble(
+                consumer,
+                settings,
+                engine,
+                found=found,
+                telemetry=telemetry,
+                health=health,
+                bound=bound,
+            )
+            telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
+            await tasks.run(stop)
 
 
 def assemble(
@@ -147,8 +134,14 @@ def assemble(
     telemetry: Telemetry,
     health: probes.Health,
     found: Location = ANYWHERE,
+    bound: Bound | None = None,
 ) -> Tasks:
-    """Build all parts of *consumer*, whose tables were *found*; returns those with a loop."""
+    """
+    Build all parts of *consumer*, whose tables were *found*; returns those with a loop.
+
+    *bound* are its functions with their resources, if it has any.
+    """
+    handlers = (bound or bind(consumer)).handlers
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -166,7 +159,7 @@ def assemble(
         health=health,
         jitter=random.random,
     )
-    batch_sizes = BatchSizes(consumer.handlers)
+    batch_sizes = BatchSizes(handlers)
     executor = Executor(
         units=units,
         sessions=sessions,
@@ -183,7 +176,7 @@ def assemble(
     begun, turns = BegunDeliveries(consumer.name, sessions), Turns() if lanes else None
     dispatcher = Dispatcher(
         delivery_queue=DeliveryQueue(
-            consumer.handlers,
+            handlers,
             lane_of=lanes.lane_of if lanes else None,
             limit=settings.delivery_limit,
             sizes=batch_sizes,
@@ -236,7 +229,7 @@ def assemble(
     parked_worker = None
     if lanes is not None and turns is not None:
         context = ParkedContext(
-            handlers=consumer.handlers,
+            handlers=handlers,
             queue=consumer_queues.name,
             executor=executor,
             parked=lanes.parked,

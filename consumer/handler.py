@@ -2,15 +2,17 @@
 A handler and the options with which it was registered: values, no I/O.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias, TypedDict
 
-from pydantic import BaseModel
-
+from consumer.declared import Declared, Function
+from consumer.lifespan import Provided
 from consumer.message import Message
+from consumer.middleware import around
+from consumer.payload_type import UNCHECKED, PayloadType
 from outbox.backoff import RetrySchedule
 from outbox.errors import ConfigurationError
 
@@ -90,14 +92,12 @@ class Options(TypedDict, total=False):
     """
     The options of every kind of handler.
 
-    model: the pydantic model of the payload; without one it is a JSON value, or bytes.
     filter: returns whether to handle a message; the others are acked and counted as `filtered`.
     timeout: how long a call may take; after it the attempt has failed.
     rate_limit, circuit_breaker: while they stop the handler, its messages wait; no attempt counts.
     retry: the retry policy, instead of `MQ_RETRY_DELAYS` and `MQ_MAX_RETRIES`.
     """
 
-    model: type[BaseModel] | None
     filter: Filter | None
     timeout: timedelta | None
     rate_limit: RateLimit | None
@@ -118,24 +118,29 @@ class Handler:
         batch_size: The most messages that share a transaction; None if `BatchSizes` decides.
         takes_list: *function* is called with a list of messages.
         lease: *function* is called with the message alone, outside any transaction.
+        resources: The further arguments of *function*, by their names.
+        call: *function* with its resources and the middleware, once they are `bound`.
 
     Raises ConfigurationError with the name of the option that is invalid.
 
     """
 
     event_type: str
-    function: Callable[..., Awaitable[None]] = field(default=_undecorated, repr=False)
+    function: Function = field(default=_undecorated, repr=False)
     batch_size: int | None = 1
     takes_list: bool = False
     lease: Lease | None = None
-    model: type[BaseModel] | None = None
+    payload_type: PayloadType = UNCHECKED
     filter: Filter | None = None
     timeout: timedelta | None = None
     rate_limit: RateLimit | None = None
     circuit_breaker: CircuitBreaker | None = None
     retry: RetrySchedule | None = None
+    resources: Mapping[str, Provided] = field(default_factory=dict, repr=False)
+    call: Function = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "call", self.function)
         if self.batch_size is not None:
             _check_kind("batch_size", self.batch_size, int)
             if not 1 <= self.batch_size <= LONGEST_BATCH:
@@ -143,12 +148,20 @@ class Handler:
         for name, kind in _KINDS.items():
             if (value := getattr(self, name)) is not None:
                 _check_kind(name, value, kind)
-        if self.model is not None and not _is_model(self.model):
-            raise ConfigurationError("model: must be a pydantic model")
         if self.filter is not None and not callable(self.filter):
             raise ConfigurationError("filter: must be a function of the message")
         if self.timeout is not None and self.timeout <= timedelta(0):
             raise ConfigurationError("timeout: must be positive")
+
+    def bound(self, middleware: Sequence[Function], value: object) -> "Handler":
+        """Return the handler as it is called: with *middleware*, and resources from *value*."""
+        handler = replace(self)
+        function = Declared(self.function, self.resources).bound(value)
+        called = around(
+            function, middleware, event_type=self.event_type, takes_list=self.takes_list
+        )
+        object.__setattr__(handler, "call", called)
+        return handler
 
 
 _KINDS: dict[str, type] = {
@@ -163,7 +176,3 @@ def _check_kind(name: str, value: object, kind: type) -> None:
     """Callers without a type checker pass anything."""
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name}: must be of type {kind.__name__}")
-
-
-def _is_model(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-Payload = TypeVar("Payload")
+Payload_co = TypeVar("Payload_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Message(Generic[Payload]):
+class Message(Generic[Payload_co]):
     """
     An event with its payload as the registered model, as a JSON value, or as bytes.
 
@@ -25,7 +25,7 @@ class Message(Generic[Payload]):
 
     id: UUID | str
     type: str
-    payload: Payload = field(repr=False)
+    payload: Payload_co = field(repr=False)
     idempotency_key: str
     routing_key: str
     occurred_at: datetime

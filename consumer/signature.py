@@ -1,33 +1,119 @@
 """
-Checks whether a consumer can call a function as a handler, when it is registered.
+The signature of a handler, read when it is registered: pure.
+
+    on           (message: Message[T], session: AsyncSession, *resources)
+    on_batch     (messages: Sequence[Message[T]], session: AsyncSession, *resources)
+    on_leased    (message: Message[T], *resources)
+
+A parameter behind these that has no default is a resource, which the consumer's lifespan provides.
 """
 
 import inspect
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
 
-from outbox.errors import ConfigurationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from consumer.message import Message
+from outbox.errors import ConfigurationError, InvalidEvent
 
 WITH_SESSION = ("message", "session")
 BATCH = ("messages", "session")
 ALONE = ("message",)
 
+EMPTY = inspect.Parameter.empty
 
-def check_function(function: Any, *, parameters: tuple[str, ...]) -> None:
-    """
-    Raise ConfigurationError unless *function* is a coroutine function of these *parameters*.
 
-    A plain function would take effect before its result is seen to be no coroutine.
+class Unresolved:
+    """An annotation of which a *name* is not defined where the function is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a function, with its annotation as an object."""
+
+    name: str
+    annotation: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
     """
-    name = getattr(function, "__qualname__", type(function).__name__)
+    What a handler says about its arguments.
+
+    Args:
+        payload: The argument of `Message[…]`; `EMPTY` if there is none.
+        resources: The parameters that the lifespan has to provide.
+
+    """
+
+    payload: Any = EMPTY
+    resources: tuple[Parameter, ...] = ()
+
+
+def read(function: Any, *, parameters: tuple[str, ...]) -> Signature:
+    """
+    The signature of *function*, a coroutine function with these first *parameters*.
+
+    Raises ConfigurationError, which names the function and the parameter, if it is none: a plain
+    function would take effect before its result is seen to be no coroutine.
+    """
+    name = name_of(function)
+    _check_coroutine(name, function)
+    found = _parameters(function)
+    if found is None:  # a function of a compiled module may have no signature
+        return Signature()
+    positional = [each for each in found if each.kind in _POSITIONAL]
+    takes_any = any(each.kind is each.VAR_POSITIONAL for each in found)
+    if len(positional) < len(parameters) and not takes_any:
+        raise ConfigurationError(
+            f"{name}: must take {len(parameters)} positional arguments: {', '.join(parameters)}"
+        )
+    payload = EMPTY
+    names = _globals(function)
+    for declared, parameter in zip(parameters, positional, strict=False):
+        if declared == "session":
+            _check_session(name, parameter)
+        elif declared in {"message", "messages"}:
+            payload = _payload(name, parameter, names, is_batch=declared == "messages")
+    others = [*positional[len(parameters) :], *(p for p in found if p.kind is p.KEYWORD_ONLY)]
+    resources = [each for each in others if each.default is EMPTY]
+    if any(each.kind is each.POSITIONAL_ONLY for each in resources):
+        raise ConfigurationError(f"{name}: a resource must not be a positional-only parameter")
+    return Signature(payload, tuple(Parameter(p.name, p.annotation) for p in resources))
+
+
+def _check_coroutine(name: str, function: Any) -> None:
     called = _called(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise ConfigurationError(f"{name}: must not be a generator: remove yield")
     if not inspect.iscoroutinefunction(called):
         raise ConfigurationError(f"{name}: must be declared with async def")
-    if not _takes(function, len(parameters)):
-        raise ConfigurationError(
-            f"{name}: must take {len(parameters)} positional arguments: {', '.join(parameters)}"
-        )
+
+
+@contextmanager
+def naming(place: str, *, separator: str = ": ") -> Iterator[None]:
+    """Let errors of this block begin with *place*."""
+    try:
+        yield
+    except (InvalidEvent, ConfigurationError) as error:
+        raise ConfigurationError(f"{place}{separator}{error}") from None
+
+
+def name_of(function: Any) -> str:
+    """The name of *function* in messages."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_SEQUENCES = (Sequence, Iterable, list)
+_ANY_MESSAGE = (EMPTY, Any, object, Message)
 
 
 def _called(function: Any) -> Any:
@@ -43,11 +129,79 @@ def _called(function: Any) -> Any:
     return inspect.unwrap(type(inner).__call__)
 
 
-def _takes(function: Any, number: int) -> bool:
+def _parameters(function: Any) -> list[inspect.Parameter] | None:
+    """The parameters of *function* with their annotations as objects; None if it has none."""
+    options: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format  # noqa: PLC0415 - Python 3.14 has it
+
+        options["annotation_format"] = Format.FORWARDREF
     try:
-        inspect.signature(function).bind(*range(number))
-    except TypeError:
-        return False
-    except ValueError:  # a function of a compiled module may have no signature
-        return True
-    return True
+        found = inspect.signature(function, **options).parameters
+    except (TypeError, ValueError):
+        return None
+    names = _globals(function)
+    return [
+        each.replace(annotation=annotation_of(each.annotation, names)) for each in found.values()
+    ]
+
+
+def _globals(function: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(_called(function), "__globals__", {})
+    return found
+
+
+def annotation_of(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """*annotation*, evaluated with *names* if it is a text; `Unresolved` if it cannot be."""
+    text = getattr(annotation, "__forward_arg__", annotation)
+    if not isinstance(text, str):
+        return annotation
+    try:
+        # The developer's own code, as Python itself evaluates it.
+        return eval(text, dict(names))  # noqa: S307
+    except NameError as error:
+        return Unresolved(error.name or text)
+    except Exception:  # noqa: BLE001 - any code may stand in an annotation
+        return Unresolved(text)
+
+
+def _check_session(function: str, parameter: inspect.Parameter) -> None:
+    annotation = parameter.annotation
+    if annotation in (EMPTY, Any) or not inspect.isclass(annotation):
+        return
+    try:
+        fits = issubclass(AsyncSession, annotation)
+    except TypeError:  # a protocol with attributes
+        return
+    if not fits:
+        raise ConfigurationError(
+            f"{function}: {parameter.name} must be annotated with AsyncSession, "
+            f"not with {annotation.__name__}"
+        )
+
+
+def _payload(
+    function: str, parameter: inspect.Parameter, names: Mapping[str, Any], *, is_batch: bool
+) -> Any:
+    """The argument of `Message[…]` in the annotation of *parameter*."""
+    annotation = parameter.annotation
+    if is_batch:
+        annotation = annotation_of(_item(annotation), names)
+    if annotation in _ANY_MESSAGE:
+        return EMPTY
+    if isinstance(annotation, Unresolved):
+        return annotation
+    if get_origin(annotation) is Message:
+        (payload,) = get_args(annotation)
+        return annotation_of(payload, names)
+    wanted = "Sequence[Message[…]]" if is_batch else "Message[…]"
+    raise ConfigurationError(f"{function}: {parameter.name} must be annotated with {wanted}")
+
+
+def _item(annotation: Any) -> Any:
+    """The type of the items of a sequence; anything else as it is."""
+    if annotation in _SEQUENCES:
+        return EMPTY
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    is_sequence = inspect.isclass(origin) and issubclass(list, origin)
+    return arguments[0] if is_sequence and arguments else annotation

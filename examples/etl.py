@@ -27,7 +27,7 @@ uploads = sa.Table(
 etl = Consumer("etl", bindings=["health.processing.#"])
 
 
-@etl.on("health.data.uploaded", model=HealthDataMessage)
+@etl.on(HealthDataMessage)
 async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
     """Insert one row, which commits together with the record that the message was processed."""
     upload = message.payload

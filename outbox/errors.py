@@ -5,6 +5,7 @@ Every exception that this project raises on purpose.
     ├── InvalidEvent (ValueError)      an event breaks a rule; raised to the producer
     ├── UnreadableMessage              a row or message cannot be read; it is dead-lettered
     ├── TransactionEndedByHandler      a handler ended its transaction; the attempt fails
+    ├── HandlerNotCalledOnce           middleware did not call its handler once; the attempt fails
     ├── LeaseLost                      a lease expired while its handler ran; the attempt fails
     ├── ConfigurationError             exit code 2
     │   ├── SchemaMismatch             the database schema or a privilege is wrong
@@ -62,6 +63,15 @@ class TransactionEndedByHandler(OutboxError):  # noqa: N818
 
     Raised where it commits, and after the handler returns if it has rolled back. The attempt fails
     like any other, and no process ends because of it.
+    """
+
+
+class HandlerNotCalledOnce(OutboxError):  # noqa: N818
+    """
+    Middleware has not called `call_next`, or has called it twice or too late.
+
+    Raised after the middleware returns, or by the second call. The attempt fails like any other,
+    and no process ends because of it.
     """
 
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self, TypedDict, Unpack
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
 from outbox.payload import encode
-from outbox.validation import HeaderValue, _check_time, check
+from outbox.validation import HeaderValue, _check_time, check, check_type
 
 
 class Priority(StrEnum):
@@ -82,8 +82,51 @@ class Event:
             _check_time("not_before", self.not_before)
         check(self)
 
+    @classmethod
+    def of(cls, model: "SupportsEventType", /, **fields: Unpack["EventFields"]) -> Self:
+        """
+        Return the event of a *model* whose class names its type, with further *fields*.
+
+        Raises InvalidEvent, also if the class of *model* has no `event_type`.
+        """
+        return cls(event_type_of(type(model)), model, **fields)
+
     def __repr__(self) -> str:
         return f"Event(type={self.type!r}, id={self.id!s})"
+
+
+class EventFields(TypedDict, total=False):
+    """The fields of an `Event` besides type and payload."""
+
+    id: UUID
+    routing_key: str
+    ordering_key: str | None
+    idempotency_key: str
+    priority: Priority
+    headers: Mapping[str, HeaderValue]
+    occurred_at: datetime
+    correlation_id: str | None
+    not_before: datetime | None
+    content_type: str
+
+
+class SupportsEventType(Protocol):
+    """A pydantic model whose class names the type of its events."""
+
+    event_type: ClassVar[str]
+
+
+def event_type_of(model: type) -> str:
+    """
+    Return the type of event that the class *model* names.
+
+    Raises InvalidEvent if it names none, or one that no event can have.
+    """
+    event_type = getattr(model, "event_type", None)
+    if not isinstance(event_type, str):
+        raise InvalidEvent("event_type", f"must be a ClassVar[str] of the class {model.__name__}")
+    check_type(event_type)
+    return event_type
 
 
 class SupportsEvent(Protocol):

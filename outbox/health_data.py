@@ -4,7 +4,7 @@ The health-upload event: a file of health records was stored in a bucket.
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import (
@@ -51,6 +51,8 @@ class HealthDataMessage(BaseModel):
     Raises InvalidEvent, which names the field and never its value.
 
     """
+
+    event_type: ClassVar[str] = HEALTH_DATA_UPLOADED
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 

@@ -8,14 +8,17 @@ with the caller's other writes.
 from typing import Protocol, TypeAlias
 
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from outbox.errors import InvalidEvent
-from outbox.event import Event, SupportsEvent
+from outbox.event import Event, SupportsEvent, SupportsEventType, event_type_of
 from outbox.session import WRITTEN_COLUMNS, OutboxRow, check
 from outbox.tables import outbox
 from outbox.wire.row_codec import to_row
 
-Recordable: TypeAlias = Event | SupportsEvent
+Recordable: TypeAlias = Event | SupportsEvent | SupportsEventType
+
+_WANTED = "must be Events, models whose class names an event_type, or have a method to_event"
 
 MAX_INSERT = 32_766 // len(WRITTEN_COLUMNS)
 """Most events in one `insert`: drivers of SQLite and Postgres bind about 32,766 parameters."""
@@ -34,9 +37,10 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
     *session* is a `Session` or an `AsyncSession`, and the call is never awaited: the session
     writes the rows when it flushes, at the latest when it commits. They go to its engine; of a
     session with `binds` to its only engine, or to that of `outbox.metadata.tables["outbox"]`.
-    Raises InvalidEvent if *session* is no session, if an argument is not an event and has no
-    method `to_event` that returns one, if the transaction has ended or failed, as in a listener of
-    `after_commit`, or if the session has several engines and none for the outbox.
+    Raises InvalidEvent if *session* is no session, if an argument is no event, no model whose
+    class names its `event_type`, and has no method `to_event` that returns an event, if the
+    transaction has ended or failed, as in a listener of `after_commit`, or if the session has
+    several engines and none for the outbox.
     """
     if not callable(getattr(session, "add", None)):
         raise InvalidEvent("session", "must be a Session or an AsyncSession")
@@ -59,12 +63,13 @@ def insert(*events: Recordable) -> sa.Insert:
 def _event(recordable: Recordable) -> Event:
     if isinstance(recordable, Event):
         return recordable
-    try:
-        convert = recordable.to_event
-    except AttributeError:
-        raise InvalidEvent("events", "must be Events or have a method to_event") from None
-    method: object = convert
-    event = method() if callable(method) and not isinstance(recordable, type) else None
-    if not isinstance(event, Event):
-        raise InvalidEvent("events", "must have a method to_event that returns an Event")
-    return event
+    if isinstance(recordable, type):
+        raise InvalidEvent("events", _WANTED)
+    if hasattr(recordable, "to_event"):
+        event: object = recordable.to_event() if callable(recordable.to_event) else None
+        if not isinstance(event, Event):
+            raise InvalidEvent("events", "must have a method to_event that returns an Event")
+        return event
+    if isinstance(recordable, BaseModel):
+        return Event(event_type_of(type(recordable)), recordable)
+    raise InvalidEvent("events", _WANTED)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer import Consumer, Message
-from outbox import HEALTH_DATA_UPLOADED, HealthDataMessage
+from outbox import HealthDataMessage
 from outbox_demo.run import Run
 from outbox_demo.tables import Tables
 
@@ -41,7 +41,7 @@ def consumer_of(run: Run) -> Consumer:
     consumer = Consumer(run.consumer, bindings=[f"{run.prefix}#"])
     effects = Tables.of(run).effects
 
-    @consumer.on(HEALTH_DATA_UPLOADED, model=HealthDataMessage)
+    @consumer.on(HealthDataMessage)
     async def load(message: Message[HealthDataMessage], session: AsyncSession) -> None:
         upload = message.payload
         if (upload.message_id, upload.idempotency_key) != (message.id, message.idempotency_key):

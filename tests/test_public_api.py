@@ -26,9 +26,14 @@ def test_the_public_names_are_these():
         "metadata",
     ]
     assert consumer.__all__ == [
+        "CallNext",
         "CircuitBreaker",
         "Consumer",
+        "DeadLettered",
+        "Failure",
+        "HandlerCall",
         "Message",
+        "Middleware",
         "OnLeaseExpired",
         "RateLimit",
         "Reject",

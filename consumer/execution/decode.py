@@ -4,13 +4,14 @@ Decodes a delivery to an attempt, or to a verdict if its handler must not be cal
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import RootModel, ValidationError
 
 from consumer.handler import Handler
 from consumer.message import Message
 from consumer.outcomes import LONGEST_WAIT
+from consumer.payload_type import PayloadType
 from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, DeadLetter, TryAgain, Verdict, Wait
 from outbox import json_text, media_type, model_json
 from outbox.errors import UnreadableMessage
@@ -74,10 +75,10 @@ def is_too_old(decoded: Attempt | Verdict) -> bool:
 
 
 def read_message(
-    envelope: Envelope, model: type[BaseModel] | None, *, attempt: int, redelivered: bool
+    envelope: Envelope, payload_type: PayloadType, *, attempt: int, redelivered: bool
 ) -> Message[Any]:
     """
-    The message in *envelope*, its body read as *model*, or as JSON if that is None.
+    The message in *envelope*, its body read as a payload of this type.
 
     Raises UnreadableMessage with the code `malformed` or `schema_unsupported`; its detail names
     fields and never their values.
@@ -85,7 +86,7 @@ def read_message(
     return Message(
         id=envelope.id,
         type=envelope.type,
-        payload=_payload(envelope, model),
+        payload=_payload(envelope, payload_type),
         idempotency_key=envelope.idempotency_key,
         routing_key=envelope.routing_key,
         occurred_at=envelope.occurred_at,
@@ -106,7 +107,7 @@ def _read(
     if handler is None:
         raise UnreadableMessage(NO_HANDLER)
     message = read_message(
-        envelope, handler.model, attempt=number, redelivered=delivery.redelivered
+        envelope, handler.payload_type, attempt=number, redelivered=delivery.redelivered
     )
     if envelope.recorded_at is not None and envelope.recorded_at < oldest:
         raise UnreadableMessage(TOO_OLD)
@@ -143,7 +144,10 @@ def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
     return TryAgain(delivery.headers.failed_attempts, left, failed=False)
 
 
-def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
+def _payload(envelope: Envelope, payload_type: PayloadType) -> Any:
+    model = payload_type.model
+    if payload_type.is_bytes:
+        return envelope.body
     if model is None:
         is_json = media_type.is_json(envelope.content_type)
         return _json(envelope.body) if is_json else envelope.body
@@ -153,7 +157,7 @@ def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
     # It accepts keys that are there twice, and infinite numbers.
     _json(envelope.body)
     try:
-        return model_json.read(model, envelope.body)
+        read = model_json.read(model, envelope.body)
     except ValidationError as error:
         raise UnreadableMessage(
             "schema_unsupported", model_json.declared_fields(model, error)
@@ -161,6 +165,7 @@ def _payload(envelope: Envelope, model: type[BaseModel] | None) -> Any:
     except Exception as error:  # noqa: BLE001
         # The user's validator may raise anything, and its text may quote the body.
         raise UnreadableMessage("schema_unsupported", type(error).__name__) from None
+    return cast("RootModel[Any]", read).root if payload_type.is_wrapped else read
 
 
 def _json(body: bytes) -> Any:

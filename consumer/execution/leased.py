@@ -152,7 +152,7 @@ class Leased:
         """The handler's error. Raised in this task, a SystemExit would end the process."""
         try:
             async with within(handler.timeout):
-                await handler.function(attempt.message)
+                await handler.call(attempt.message)
         except GeneratorExit:
             raise
         except BaseException as error:

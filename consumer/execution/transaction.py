@@ -226,7 +226,7 @@ async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
     clock = asyncio.get_running_loop().time
     began = clock()
     async with within(handler.timeout):
-        await handler.function(argument, work.session)
+        await handler.call(argument, work.session)
     took = timedelta(seconds=clock() - began)
     if not work.is_open:
         # At once: a further handler would write into another transaction, or into none.

@@ -129,7 +129,7 @@ def test_a_batch_and_a_leased_handler_have_parameters_of_their_own():
     consumer = a_consumer()
     consumer.on_leased("a")(alone)
 
-    with pytest.raises(ConfigurationError, match=r"must take 1 positional arguments: message$"):
+    with pytest.raises(ConfigurationError, match=r"must take 1 positional arguments: message; "):
         consumer.on_leased("b")(with_session)
     with pytest.raises(ConfigurationError, match=r"2 positional arguments: messages, session$"):
         consumer.on_batch("b", size=2)(alone)

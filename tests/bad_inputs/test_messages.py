@@ -15,6 +15,7 @@ from pydantic import JsonValue, RootModel
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
+from consumer.payload_type import PayloadType
 from consumer.storage.completed import key_of
 from consumer.verdict import DeadLetter, Verdict, after_failure
 from outbox import HealthDataMessage
@@ -30,7 +31,7 @@ from tests.support.decompression_bomb import gzip_bomb
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ANY = Handler("test.happened")
-UPLOADS = Handler("health.data.uploaded", model=HealthDataMessage)
+UPLOADS = Handler("health.data.uploaded", payload_type=PayloadType(HealthDataMessage))
 UPLOAD = on_the_wire(an_upload().to_event(), exchange="main", created_at=NOON)
 MEMBER = gzip.compress(b'{"a":1}')
 MIB = 2**20
@@ -415,5 +416,5 @@ def test_a_body_is_read_at_the_greatest_depth_with_and_without_a_model():
         pass
 
     for body in (b"[" * 200 + b"]" * 200, b'[{"]":' * 100 + b"1" + b"}]" * 100):
-        for handler in (ANY, Handler("test.happened", model=Anything)):
+        for handler in (ANY, Handler("test.happened", payload_type=PayloadType(Anything))):
             assert isinstance(opened(a_message(body=body), handler), Attempt)

@@ -63,10 +63,17 @@ def _names(module: ModuleType) -> str:
 def _rows(name: str, value: Any) -> Iterator[list[str]]:
     """The name itself, and the methods of a class that have a docstring."""
     yield _row(name, value)
-    for method, member in vars(value).items() if inspect.isclass(value) else ():
+    for method, member in _members(value) if inspect.isclass(value) else ():
         function = getattr(member, "__func__", member)  # of a class method
         if inspect.isfunction(function) and function.__doc__ and not method.startswith("_"):
             yield _row(f"{name}.{method}", function)
+
+
+def _members(value: type) -> Iterator[tuple[str, Any]]:
+    """The members of a class of ours, and those that it inherits from another class of ours."""
+    for each in value.__mro__:
+        if each.__module__.partition(".")[0] in {"consumer", "outbox"}:
+            yield from vars(each).items()
 
 
 def _row(name: str, value: Any) -> list[str]:

@@ -86,7 +86,7 @@ def not_async(message: Message[object], session: AsyncSession) -> None:
     del message, session
 
 
-@etl.on("has.no.session")  # type: ignore[type-var]
+@etl.on("has.no.session")  # type: ignore[arg-type]
 async def no_session(message: Message[object]) -> None:
     del message
 
@@ -97,32 +97,27 @@ async def returns(message: Message[object], session: AsyncSession) -> int:
     return 1
 
 
-@etl.on_batch("takes.one", size=2)  # type: ignore[type-var]
+@etl.on_batch("takes.one", size=2)  # type: ignore[arg-type]
 async def takes_one(message: Message[object], session: AsyncSession) -> None:
     del message, session
 
 
-@etl.on_batch("has.no.size")  # type: ignore[call-arg]
+@etl.on_batch("has.no.size")  # type: ignore[call-overload, untyped-decorator]
 async def no_size(messages: Sequence[Message[object]], session: AsyncSession) -> None:
     del messages, session
 
 
-@etl.on_leased("has.a.session")  # type: ignore[type-var]
-async def has_session(message: Message[object], session: AsyncSession) -> None:
-    del message, session
-
-
-@etl.on("has.strange.options", timeout=5)  # type: ignore[arg-type]
+@etl.on("has.strange.options", timeout=5)  # type: ignore[call-overload, untyped-decorator]
 async def strange_options(message: Message[object], session: AsyncSession) -> None:
     del message, session
 
 
-@etl.on("has.an.unknown.option", retries=5)  # type: ignore[call-arg]
+@etl.on("has.an.unknown.option", retries=5)  # type: ignore[call-overload, untyped-decorator]
 async def unknown_option(message: Message[object], session: AsyncSession) -> None:
     del message, session
 
 
-@etl.on_leased("has.batches", batch_size=5)  # type: ignore[call-arg]
+@etl.on_leased("has.batches", batch_size=5)  # type: ignore[call-overload, untyped-decorator]
 async def leased_batches(message: Message[object]) -> None:
     del message
 

@@ -12,6 +12,7 @@ import pytest
 from consumer import message_copies
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
+from consumer.payload_type import PayloadType
 from consumer.verdict import FILTERED, DeadLetter, TryAgain, Verdict, Wait
 from outbox import HealthDataMessage
 from outbox.transports.delivery import Delivery
@@ -21,7 +22,7 @@ from tests.support.builders import an_event, an_upload, on_the_wire
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 RETENTION = timedelta(days=30)
 ANY = Handler("test.happened")
-UPLOADS = Handler("health.data.uploaded", model=HealthDataMessage)
+UPLOADS = Handler("health.data.uploaded", payload_type=PayloadType(HealthDataMessage))
 
 
 def a_message(**changes: Any) -> WireMessage:

@@ -4,6 +4,7 @@ import pytest
 
 from consumer import Consumer
 from consumer.execution.decode import read_message
+from consumer.payload_type import UNCHECKED, PayloadType
 from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.wire import row_codec
@@ -19,7 +20,7 @@ def an_envelope(body: bytes = b"{}", content_type: str = "application/json") -> 
 
 
 def payload_of(envelope: Envelope, model=None):
-    return read_message(envelope, model, attempt=1, redelivered=False).payload
+    return read_message(envelope, PayloadType(model), attempt=1, redelivered=False).payload
 
 
 def test_a_payload_is_read_as_the_registered_model():
@@ -46,7 +47,7 @@ def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only()
 
 def test_a_message_does_not_show_its_payload():
     message = read_message(
-        an_envelope(f'"{LEAK_MARKER}"'.encode()), None, attempt=1, redelivered=False
+        an_envelope(f'"{LEAK_MARKER}"'.encode()), UNCHECKED, attempt=1, redelivered=False
     )
 
     assert LEAK_MARKER not in repr(message)

@@ -42,6 +42,7 @@ from typing_extensions import TypedDict
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
+from consumer.payload_type import PayloadType
 from consumer.verdict import DeadLetter, Verdict
 from outbox import Event, HealthDataMessage, InvalidEvent
 from outbox.transports.delivery import Delivery
@@ -55,7 +56,7 @@ def decoded(event: Event, model: type[BaseModel], body: bytes | None = None) -> 
     message = on_the_wire(event, exchange="main")
     message = message if body is None else replace(message, body=body)
     delivery = Delivery(message, 1, redelivered=False)
-    handler = Handler("test.happened", model=model)
+    handler = Handler("test.happened", payload_type=PayloadType(model))
     return decode_delivery(delivery, handler, now=datetime.now(UTC), oldest=LONG_AGO)
 
 

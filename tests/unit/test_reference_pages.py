@@ -135,8 +135,8 @@ def test_signatures_are_those_of_the_source():
     )
     assert signature("Retry", consumer.Retry) == "Retry(*, after: timedelta | None = None)"
     assert signature("Consumer.on", consumer.Consumer.on) == (
-        "Consumer.on(event_type: str, /, *, batch_size: int | None = None, **options)"
-        " -> Callable[[Function], Function]"
+        "Consumer.on(event: str | type | None = None, /, *, batch_size: int | None = None,"
+        " model: type[BaseModel] | None = None, **options) -> Any"
     )
     assert signature("OutboxError", OutboxError) == "OutboxError"
 

@@ -1,0 +1,91 @@
+"""
+The type as which a handler gets payloads, from the annotation of its message.
+
+    Message[Any], Message[object], none    the JSON value, or bytes if the body is no JSON
+    Message[bytes]                         the body, whatever its content type is
+    Message[Model]                         the model of pydantic
+    Message[anything else]                 what pydantic makes of the JSON: a dataclass, a union, …
+"""
+
+import inspect
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, RootModel
+
+from outbox.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadType:
+    """
+    How a body becomes a payload.
+
+    Args:
+        model: The model that validates the JSON; None if no annotation asks for that.
+        is_wrapped: The payload is the value in *model*, which was made around another type.
+        is_bytes: The payload is the body itself.
+
+    """
+
+    model: type[BaseModel] | None = None
+    is_wrapped: bool = False
+    is_bytes: bool = False
+
+
+UNCHECKED = PayloadType()
+BYTES = PayloadType(is_bytes=True)
+
+
+def is_unchecked(annotation: Any) -> bool:
+    """Whether *annotation* accepts every payload."""
+    unchecked = annotation in (Any, object, inspect.Parameter.empty)
+    return unchecked or isinstance(annotation, TypeVar)
+
+
+def payload_type(annotation: Any) -> PayloadType:
+    """
+    The payload type for *annotation*, the argument of `Message[…]`.
+
+    Raises ConfigurationError if pydantic cannot validate such a type.
+    """
+    if is_unchecked(annotation):
+        return UNCHECKED
+    if annotation is bytes:
+        return BYTES
+    if is_model(annotation):
+        return PayloadType(annotation)
+    try:
+        # A class of its own for each annotation: `RootModel[…]` alone would be shared by all
+        # annotations that are equal, as `int | str` and `str | int` are.
+        wrapper = type("Payload", (RootModel[annotation],), {"__module__": __name__})
+    except Exception as error:
+        # Its own text names types and links; the annotation is the developer's.
+        raise ConfigurationError(
+            f"is annotated with Message[{name_of(annotation)}], which pydantic cannot validate "
+            f"({type(error).__name__})"
+        ) from error
+    return PayloadType(wrapper, is_wrapped=True)
+
+
+def accepts(annotation: Any, model: type[BaseModel]) -> bool:
+    """Whether a handler whose payload has this *annotation* can be given instances of *model*."""
+    if is_unchecked(annotation):
+        return True
+    if get_origin(annotation) in {Union, UnionType}:
+        return any(accepts(each, model) for each in get_args(annotation))
+    try:
+        return inspect.isclass(annotation) and issubclass(model, annotation)
+    except TypeError:  # a protocol with attributes, or an alias such as dict[str, int]
+        return annotation is model
+
+
+def is_model(value: object) -> bool:
+    """Whether *value* is a class of pydantic models."""
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def name_of(annotation: Any) -> str:
+    """*annotation* as a developer writes it, for messages."""
+    return annotation.__name__ if inspect.isclass(annotation) else str(annotation)

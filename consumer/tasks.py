@@ -1,0 +1,41 @@
+"""
+The parts of a consumer's process that have a loop, and how they start and end together.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from consumer.dispatch.parked_worker import ParkedWorker
+from consumer.dispatch.worker import Worker
+from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
+from consumer.maintenance.retention import Retention
+from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.storage.durations import DurationWriter
+from outbox.runtime.schema_monitor import SchemaMonitor
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The parts of a consumer's process that have a loop."""
+
+    worker: Worker
+    dead_letter_worker: DeadLetterQueueWorker
+    monitors: tuple[TopologyMonitor, SchemaMonitor]
+    parked_worker: ParkedWorker | None
+    retention: Retention
+    durations: DurationWriter
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all of them until *stop* is set; work in flight is finished first."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.retention.run(stop))
+            group.create_task(self.dead_letter_worker.run(stop))
+            monitoring = [group.create_task(each.run(stop)) for each in self.monitors]
+            if self.parked_worker is not None:
+                group.create_task(self.parked_worker.run(stop))
+            group.create_task(self.durations.run(stop))
+            await self.worker.run(stop)
+            # They may wait for a server that does not answer, and no delivery needs them any more.
+            for task in monitoring:
+                task.cancel()
+        await self.durations.write()

@@ -1,0 +1,228 @@
+"""
+Handlers whose event type, model and annotation are one statement, or agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from consumer import Consumer, Message
+from consumer.execution.decode import read_message
+from consumer.payload_type import BYTES, UNCHECKED, PayloadType
+from outbox import Event, HealthDataMessage
+from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.wire.codec import from_wire
+from tests.support.builders import on_the_wire
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+class Reading(BaseModel):
+    event_type: ClassVar[str] = "reading.taken"
+    value: int
+
+
+class Corrected(Reading):
+    event_type: ClassVar[str] = "reading.corrected"
+
+
+class Move(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ward: str
+
+
+@dataclass
+class Vital:
+    value: int
+
+
+@pytest.fixture
+def etl() -> Consumer:
+    return Consumer("etl", bindings=["#"])
+
+
+async def of_reading(message: Message[Reading], session: AsyncSession) -> None: ...
+
+
+async def of_move(message: Message[Move], session: AsyncSession) -> None: ...
+
+
+async def of_anything(message: Message[Any], session: AsyncSession) -> None: ...
+
+
+async def unannotated(message, session) -> None: ...
+
+
+async def of_decimal(message: Message[Decimal], session: AsyncSession) -> None: ...
+
+
+async def of_undefined(message: Message[Nowhere], session: AsyncSession) -> None: ...  # noqa: F821
+
+
+async def of_list(messages: Sequence[Message[Reading]], session: AsyncSession) -> None: ...
+
+
+async def leased(message: Message[Reading]) -> None: ...
+
+
+@pytest.mark.parametrize("function", [of_reading, of_anything, unannotated, of_undefined])
+def test_a_model_decides_the_type_of_events_and_the_payload(etl, function):
+    etl.on(Reading)(function)
+
+    handler = etl.handlers["reading.taken"]
+    assert (handler.event_type, handler.payload_type) == ("reading.taken", PayloadType(Reading))
+
+
+def test_the_annotation_alone_decides_both(etl):
+    etl.on()(of_reading)
+    etl.on_batch("listed.together", size=2)(of_move_list)
+    etl.on_leased(Corrected)(of_any_leased)
+
+    assert {name: each.payload_type.model for name, each in etl.handlers.items()} == {
+        "reading.taken": Reading,
+        "listed.together": Move,
+        "reading.corrected": Corrected,
+    }
+
+
+async def of_move_list(messages: list[Message[Move]], session: AsyncSession) -> None: ...
+
+
+async def of_any_leased(message: Message[object]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("event", "model", "function", "problem"),
+    [
+        (Reading, None, of_move, "Message[Move], and registered for the model Reading"),
+        ("a.b", Reading, of_move, "Message[Move], and registered for the model Reading"),
+        ("a.b", None, of_reading, "is registered for a.b, and its model Reading is of reading"),
+        ("a.b", HealthDataMessage, of_anything, "model HealthDataMessage is of health.data.up"),
+        (Reading, Move, of_reading, "model: is not Reading, which it is registered for"),
+        (None, None, of_anything, "its type of events is not known"),
+        (None, None, of_move, "event_type: must be a ClassVar[str] of the class Move"),
+        ("a.b", None, of_undefined, "needs Nowhere, which is not defined there"),
+        ("a.b", None, of_decimal, "needs Decimal, which is not defined there"),
+    ],
+)
+def test_a_wrong_pair_is_refused_when_it_is_registered(etl, event, model, function, problem):
+    with pytest.raises(ConfigurationError, match="^consumer etl: .*" + function.__name__) as error:
+        etl.on(event, model=model)(function)
+
+    assert problem in str(error.value)
+    assert etl.handlers == {}
+
+
+@pytest.mark.parametrize("event", [int, Vital, Move, 5, "no spaces", of_reading])
+def test_an_event_that_names_no_type_is_refused_at_once(etl, event):
+    with pytest.raises(ConfigurationError, match=r"^consumer etl: "):
+        etl.on(event)
+
+
+def test_a_derived_model_fits_where_its_base_is_annotated(etl):
+    etl.on(Corrected)(of_reading)
+
+    assert etl.handlers["reading.corrected"].payload_type.model is Corrected
+
+
+@pytest.mark.parametrize("annotation", ["Move", "Session", "dict[str, int]", "Sequence[Message]"])
+def test_a_first_parameter_that_is_no_message_is_refused(etl, annotation):
+    async def handle(message, session): ...
+
+    handle.__annotations__["message"] = annotation
+
+    with pytest.raises(ConfigurationError, match=r"message must be annotated with Message\[…\]$"):
+        etl.on("a.b")(handle)
+
+
+def test_a_session_of_another_kind_is_refused(etl):
+    async def handle(message: Message[Any], session: Session) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="session must be annotated with AsyncSession"):
+        etl.on("a.b")(handle)
+
+
+def test_a_type_that_pydantic_cannot_validate_is_refused(etl):
+    async def handle(message: Message[Session], session: AsyncSession) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"Message\[Session\], which pydantic cannot"):
+        etl.on("a.b")(handle)
+
+
+def test_one_type_of_events_has_one_handler_however_it_is_named(etl):
+    etl.on(Reading)(of_reading)
+
+    for again in (lambda: etl.on("reading.taken"), lambda: etl.on()(of_reading)):
+        with pytest.raises(ConfigurationError, match=r"reading\.taken has a handler already$"):
+            again()
+
+
+def payload(annotation: Any, event: Event) -> Any:
+    async def handle(message, session): ...
+
+    handle.__annotations__["message"] = Message[annotation]
+    etl = Consumer("etl", bindings=["#"])
+    etl.on(event.type)(handle)
+    envelope = from_wire(on_the_wire(event, exchange="main"))
+    read_as = etl.handlers[event.type].payload_type
+    return read_message(envelope, read_as, attempt=1, redelivered=False).payload
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "expected"),
+    [
+        (Any, {"value": 1}, {"value": 1}),
+        (object, [1], [1]),
+        (bytes, {"value": 1}, b'{"value":1}'),
+        (Vital, {"value": 1}, Vital(1)),
+        (dict[str, int], {"value": 1}, {"value": 1}),
+        (Move | Reading, {"value": 1}, Reading(value=1)),
+        (list[Reading], [{"value": 1}], [Reading(value=1)]),
+        (int | None, None, None),
+    ],
+    ids=str,
+)
+def test_a_handler_gets_the_type_that_it_is_annotated_with(annotation, given, expected):
+    found = payload(annotation, Event("a.b", given))
+
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_bytes_are_handed_over_as_they_are():
+    assert payload(bytes, Event("a.b", b"MSH|^~\\&", content_type="x-application/hl7-v2+er7"))
+
+
+@pytest.mark.parametrize("annotation", [dict[str, int], Vital, Move | Reading])
+def test_a_payload_of_another_type_is_dead_lettered_without_its_value(annotation):
+    with pytest.raises(UnreadableMessage) as error:
+        payload(annotation, Event("a.b", {"value": "secret"}))
+
+    assert error.value.code == "schema_unsupported"
+    assert "secret" not in str(error.value)
+
+
+def test_a_handler_without_a_model_reads_as_before(etl):
+    etl.on("a.b")(of_anything)
+    etl.on("a.bytes")(of_bytes)
+
+    assert etl.handlers["a.b"].payload_type == UNCHECKED
+    assert etl.handlers["a.bytes"].payload_type == BYTES
+
+
+async def of_bytes(message: Message[bytes], session: AsyncSession) -> None: ...
+
+
+def test_the_event_of_a_model_has_the_type_that_its_class_names():
+    event = Event.of(Reading(value=1), ordering_key="k")
+
+    assert (event.type, event.payload) == ("reading.taken", Reading(value=1))
+    assert event.ordering_key == "k"
