@@ -26,7 +26,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
     queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
-    telemetry                    all metric names and log events
+    telemetry, log_fields        all metric names and log events; the log fields of messages
     status, status_view, replay  the commands `consumer status` and `consumer dead`
 
 May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
@@ -42,6 +42,7 @@ try:
     from consumer.middleware import CallNext, HandlerCall, Middleware
     from consumer.outcomes import Reject, Retry
     from outbox.backoff import RetrySchedule
+    from outbox.runtime.log_context import add_log_context
 except ImportError:
     outbox_relay.explain_import_error("consumer")
     raise
@@ -60,4 +61,5 @@ __all__ = [
     "Reject",
     "Retry",
     "RetrySchedule",
+    "add_log_context",
 ]

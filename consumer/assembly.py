@@ -44,7 +44,7 @@ from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
-from outbox.runtime import probes, process
+from outbox.runtime import log_context, probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.runtime.topology_report import check_policies
 from outbox.transports.base import ConnectionCounter, Transport
@@ -102,6 +102,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     registry = CollectorRegistry()
     health = probes.Health("broker")
     queue = queues(consumer, settings).name
+    log_context.bind(consumer=consumer.name, queue=queue)
     telemetry = Telemetry(
         registry, source=consumer.name, queue=queue, known=consumer.handlers, health=health
     )

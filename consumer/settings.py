@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from outbox.backoff import RetrySchedule
-from outbox.settings import EntityName, Items, SharedSettings
+from outbox.setting_types import EntityName, Items
+from outbox.settings import SharedSettings
 
 
 def _number_of_seconds(value: Any) -> Any:

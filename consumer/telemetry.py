@@ -13,6 +13,7 @@ from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from consumer.log_fields import ids_of
 from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
@@ -20,6 +21,7 @@ from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
 from outbox.runtime.topology_report import TopologyReport
 from outbox.transports.base import Outcome
+from outbox.wire.codec import WireMessage
 
 OTHER = "other"
 BY_HANDLER = "rejected_by_handler"
@@ -123,13 +125,12 @@ class Telemetry:
         for took in durations:
             seconds.observe(took.total_seconds())
 
-    def handler_failed(
-        self, event_type: str | None, error: BaseException, *, attempt: int
-    ) -> None:
-        """A handler raised *error*, and its transaction was rolled back."""
-        label = self._label(event_type)
+    def handler_failed(self, message: WireMessage, error: BaseException, *, attempt: int) -> None:
+        """A handler raised *error* for *message*, and its transaction was rolled back."""
+        label = self._label(message.type)
         self._retries.labels(label).inc()
-        self._log.warning("handler_failed", type=label, attempt=attempt, **logs.describe(error))
+        ids, described = ids_of(message), logs.describe(error)
+        self._log.warning("handler_failed", type=label, attempt=attempt, **ids, **described)
 
     def batch_failed(self, event_type: str, error: BaseException, *, size: int) -> None:
         """A batch was rolled back for *error*; its messages are tried alone or in smaller ones."""
@@ -138,32 +139,34 @@ class Telemetry:
             "batch_failed", type=self._label(event_type), size=size, **logs.describe(error)
         )
 
-    def lease_lost(self, event_type: str) -> None:
-        """A lease expired while the handler worked, and the handler was cancelled."""
-        self._leases.labels(self._label(event_type)).inc()
-        self._log.error("lease_lost", type=self._label(event_type))
+    def lease_lost(self, message: WireMessage) -> None:
+        """The lease of *message* expired while the handler worked, which was cancelled."""
+        label = self._label(message.type)
+        self._leases.labels(label).inc()
+        self._log.error("lease_lost", type=label, **ids_of(message))
 
-    def settled(self, verdicts: Iterable[tuple[str | None, Verdict]]) -> None:
-        """Deliveries were settled; each is an event type and a verdict."""
+    def settled(self, verdicts: Iterable[tuple[WireMessage, Verdict]]) -> None:
+        """Deliveries were settled; each is a message and a verdict."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        for event_type, verdict in verdicts:
-            label = self._label(event_type)
+        for message, verdict in verdicts:
+            label = self._label(message.type)
             counts[label, _status(verdict)] += 1
             if isinstance(verdict, TryAgain):
                 self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
             elif isinstance(verdict, DeadLetter):
-                self._dead_lettered(label, verdict)
+                self._dead_lettered(label, message, verdict)
         for (label, status), count in counts.items():
             self._processed.labels(self._queue, label, status).inc(count)
             if status == "duplicate":
                 self._duplicates.labels(label).inc(count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
-    def unsupported(self, event_type: str | None) -> None:
+    def unsupported(self, message: WireMessage) -> None:
         """A message waits for a version of the program that can handle it; logged once."""
         if not self._has_unsupported:
             self._has_unsupported = True
-            self._log.warning("message_unsupported", type=self._label(event_type))
+            label = self._label(message.type)
+            self._log.warning("message_unsupported", type=label, **ids_of(message))
 
     def requeued(self, event_type: str | None) -> None:
         """A message that the broker had dead-lettered was requeued into the work queue."""
@@ -195,7 +198,7 @@ class Telemetry:
             if is_untaken and not self._untaken.total():
                 self._health.up(COPIES)
 
-    def _dead_lettered(self, label: str, verdict: DeadLetter) -> None:
+    def _dead_lettered(self, label: str, message: WireMessage, verdict: DeadLetter) -> None:
         code = verdict.code if verdict.code in CODES else BY_HANDLER
         self._failures.labels(label, code).inc()
         self._dead.labels(self._source, code).inc()
@@ -205,6 +208,7 @@ class Telemetry:
             reason=verdict.code,
             detail=verdict.detail,
             attempt=verdict.attempt,
+            **ids_of(message),
         )
 
     def started(self, **facts: str | int) -> None:

@@ -2,15 +2,14 @@
 Settings that both processes share, read from the environment and `.env`; all begin with MQ_.
 """
 
-import json
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
@@ -18,6 +17,7 @@ from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 from outbox import setting_names
 from outbox.errors import ConfigurationError
 from outbox.setting_names import PREFIX
+from outbox.setting_types import EntityName, Items
 from outbox.setting_words import EMPTY, NOT_A_URL, line
 from outbox.url_checks import (
     broker_url,
@@ -25,32 +25,12 @@ from outbox.url_checks import (
     check_database,
     check_management,
     check_parameters,
+    is_local,
     management_url,
 )
 
 DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
 DEFAULT_BROKER_URL = "sqlite:///broker.db"
-
-_ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
-
-
-def _items(value: Any) -> Any:
-    """Return the items of a list that is written as JSON or separated by commas."""
-    if not isinstance(value, str):
-        return value
-    if not value.strip().startswith("["):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("must be a JSON list, or items separated by commas") from None
-
-
-Item = TypeVar("Item")
-Items = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_items)]
-
-
-EntityName = Annotated[str, Field(min_length=1, max_length=200, pattern=_ENTITY_NAME)]
 
 
 class SharedSettings(BaseSettings):
@@ -111,6 +91,16 @@ class SharedSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged."
     )
+    log_tracebacks: bool = Field(
+        default=False,
+        description="Log exceptions with their tracebacks and texts, which may quote health data; "
+        "refused with a database beyond loopback, unless MQ_ALLOW_INSECURE is set.",
+    )
+    redacted_loggers: Items[EntityName] = Field(
+        default=(),
+        description="Further loggers, with their children, whose records are logged without "
+        "values, as in `fhir,myapp.raw`.",
+    )
     enable_metrics: bool = Field(
         default=True, description="Serve /metrics, /livez and /readyz over HTTP."
     )
@@ -169,6 +159,11 @@ class SharedSettings(BaseSettings):
             check_broker(url, allow_insecure=self.allow_insecure)
         if self.management is not None:
             check_management(self.management, allow_insecure=self.allow_insecure)
+        if self.log_tracebacks and not (self.allow_insecure or is_local(self.database)):
+            raise ValueError(
+                "MQ_LOG_TRACEBACKS: needs a database on this host, because tracebacks may quote "
+                "health data: unset it, or set MQ_ALLOW_INSECURE=true"
+            )
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self

@@ -54,8 +54,7 @@ def check_database(url: URL, *, allow_insecure: bool) -> None:
     if scheme != "postgresql":
         raise ValueError("MQ_DATABASE_URL: scheme must be postgresql or sqlite")
     server = _checked_server(url)
-    local = all(host.startswith("/") or host in _LOOPBACK for host, _ in server.addresses)
-    if not local and not allow_insecure and server.sslmode != "verify-full":
+    if not _is_local(server) and not allow_insecure and server.sslmode != "verify-full":
         raise ValueError(
             f"MQ_DATABASE_URL: beyond loopback{_source_of_host(url)} add ?sslmode=verify-full, "
             "or set MQ_ALLOW_INSECURE=true"
@@ -65,6 +64,15 @@ def check_database(url: URL, *, allow_insecure: bool) -> None:
             "MQ_DATABASE_URL: sslrootcert needs sslmode=verify-full; with this mode no certificate"
             " is verified"
         )
+
+
+def is_local(url: URL) -> bool:
+    """Return whether the checked database at *url* is a file, or a server on this host."""
+    return url.drivername.startswith("sqlite") or _is_local(server_of(url, os.environ))
+
+
+def _is_local(server: PostgresServer) -> bool:
+    return all(host.startswith("/") or host in _LOOPBACK for host, _ in server.addresses)
 
 
 def check_parameters(url: URL, text: str) -> None:

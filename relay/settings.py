@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from outbox.backoff import Exponential
-from outbox.settings import Items, SharedSettings
+from outbox.setting_types import Items
+from outbox.settings import SharedSettings
 
 RequiredQueue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}(=[^\s=,]{1,200})?$")]
 

@@ -39,4 +39,5 @@ def test_the_public_names_are_these():
         "Reject",
         "Retry",
         "RetrySchedule",
+        "add_log_context",
     ]

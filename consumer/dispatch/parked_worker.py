@@ -96,7 +96,7 @@ class ParkedWorker:
             return
         if attempted is not None and attempted.handler is not None:
             self.strikes.context.executor.record_success(attempted.handler, attempted.durations)
-        self.strikes.context.executor.telemetry.settled([(message.message.type, verdict)])
+        self.strikes.context.executor.telemetry.settled([(message.message, verdict)])
 
     def _is_lost_too_often(self, message: ParkedMessage) -> bool:
         """

@@ -33,6 +33,7 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import DUPLICATE, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.transports.base import Subscription
 from outbox.transports.delivery import Delivery
+from outbox.wire.codec import WireMessage
 
 Step: TypeAlias = Sequence[tuple[QueuedDelivery, Verdict]]
 """Deliveries that are settled together, with their verdicts."""
@@ -97,7 +98,7 @@ class Settlement:
         all_settled = True
         waits: list[timedelta | None] = []
         acks: list[Delivery] = []
-        settled: list[tuple[str | None, Verdict]] = []
+        settled: list[tuple[WireMessage, Verdict]] = []
         for queued, verdict in step:
             delivery = queued.delivery
             if isinstance(verdict, Wait):
@@ -108,7 +109,7 @@ class Settlement:
             if done is None:
                 all_settled = False
                 continue
-            settled.append((delivery.message.type, done))
+            settled.append((delivery.message, done))
             if not isinstance(done, TryAgain):
                 acks.append(delivery)
         if acks:

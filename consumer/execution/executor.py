@@ -36,12 +36,7 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import WAIT, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.engine import DEFERRED
-from outbox.database.errors import (
-    driver_errors_translated,
-    is_contention,
-    may_pass,
-    with_deadline,
-)
+from outbox.database.errors import driver_errors_translated, is_contention, may_pass, with_deadline
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.transports.delivery import Delivery
@@ -133,9 +128,9 @@ class Executor:
                 unsupported_wait=self.unsupported_wait,
             )
         except BaseException as error:  # noqa: BLE001 - the user's filter
-            return self.after_failure(handler, delivery.headers.failed_attempts + 1, error)
+            return self.after_failure(handler, delivery, error)
         if isinstance(decoded, TryAgain) and decoded.unsupported_since is not None:
-            self.telemetry.unsupported(delivery.message.type)
+            self.telemetry.unsupported(delivery.message)
         return decoded
 
     async def _was_replayed(self, delivery: Delivery) -> bool:
@@ -157,7 +152,7 @@ class Executor:
         took = timedelta(seconds=_now() - began)
         self.batch_sizes.failed(handler, took, _now())
         if len(attempts) == 1:
-            return [self.after_failure(handler, attempts[0].number, outcome)]
+            return [self.after_failure(handler, attempts[0].delivery, outcome)]
         self.telemetry.batch_failed(handler.event_type, outcome, size=len(attempts))
         return await self._handle_each(handler, attempts, after=took)
 
@@ -222,14 +217,14 @@ class Executor:
         try:
             took = await self.leased.call(handler, attempt, claim)
         except LeaseLost:
-            self.telemetry.lease_lost(handler.event_type)
+            self.telemetry.lease_lost(attempt.delivery.message)
             return after_lost_lease(handler, attempt)
         except BaseException as error:
             if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
                 # Its effects are unknown: the lease stays, and `on_expired` decides.
                 raise
             await self.leased.release(attempt, claim)
-            return self.after_failure(handler, attempt.number, error)
+            return self.after_failure(handler, attempt.delivery, error)
         verdict = await self.leased.complete(handler, attempt, claim, took=took)
         self.telemetry.handled(handler.event_type, [took])
         return verdict
@@ -248,10 +243,12 @@ class Executor:
         self._durations.clear()
         return durations
 
-    def after_failure(self, handler: Handler | None, number: int, error: BaseException) -> Verdict:
-        """The verdict on a message whose attempt of this *number* has failed with *error*."""
-        event_type = handler.event_type if handler else None
-        self.telemetry.handler_failed(event_type, error, attempt=number)
+    def after_failure(
+        self, handler: Handler | None, delivery: Delivery, error: BaseException
+    ) -> Verdict:
+        """The verdict on *delivery*, at which an attempt has failed with *error*."""
+        number = delivery.headers.failed_attempts + 1
+        self.telemetry.handler_failed(delivery.message, error, attempt=number)
         policy = (handler.retry if handler else None) or self.policy
         return verdict.after_failure(error, number, policy, jitter=self.jitter())
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Generic, TypeVar, assert_never, cast
 from uuid import UUID
 
@@ -23,10 +24,12 @@ from consumer.execution.decode import Attempt
 from consumer.execution.transaction import is_cancelled_from_outside, transact, within
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
+from consumer.log_fields import fields_of
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait
 from outbox.database.errors import raise_translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
+from outbox.runtime.log_context import HANDLED
 
 Result = TypeVar("Result")
 
@@ -150,6 +153,8 @@ class Leased:
 
     async def _call_handler(self, handler: Handler, attempt: Attempt) -> BaseException | None:
         """The handler's error. Raised in this task, a SystemExit would end the process."""
+        # The task that calls the handler has a context of its own, which ends with it.
+        HANDLED.set(partial(fields_of, attempt.message))
         try:
             async with within(handler.timeout):
                 await handler.call(attempt.message)

@@ -42,7 +42,6 @@ from outbox.database.errors import (
 )
 from outbox.errors import DatabaseUnavailable, SessionLost
 from outbox.transports.delivery import Delivery
-from outbox.wire.codec import WireMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,13 @@ class ParkedContext:
 
     def failed(self, message: ParkedMessage, error: BaseException) -> ParkedResult:
         """The result of an attempt at *message* that failed with *error*."""
-        handler, number = self.handler_of(message), message.attempts + 1
-        return ParkedResult(self.executor.after_failure(handler, number, error))
+        delivery, handler = self.as_delivered(message), self.handler_of(message)
+        return ParkedResult(self.executor.after_failure(handler, delivery, error))
 
-    def as_delivered(self, message: ParkedMessage) -> WireMessage:
+    def as_delivered(self, message: ParkedMessage) -> Delivery:
         """*message* as the retry queue of an unordered consumer would deliver it."""
-        return retry_copy(message.message, queue=self.queue, attempt=message.attempts)
+        copy = retry_copy(message.message, queue=self.queue, attempt=message.attempts)
+        return Delivery(copy, 0, redelivered=True)
 
 
 class ParkedSteps:
@@ -106,7 +106,7 @@ class ParkedSteps:
                 return False
         self._handler = self._context.handler_of(self.message)
         # Its age was checked when it was delivered.
-        delivery = Delivery(self._context.as_delivered(self.message), 0, redelivered=True)
+        delivery = self._context.as_delivered(self.message)
         now = datetime.now(UTC)
         decoded = self._context.executor.decode(delivery, self._handler, now, BEFORE_ALL)
         if isinstance(decoded, Attempt):
@@ -194,7 +194,7 @@ class ParkedSteps:
             return verdict
         written = await self._context.dead_letter_writer.write_in(
             session,
-            self._context.as_delivered(message),
+            self._context.as_delivered(message).message,
             reason=verdict.code,
             attempts=verdict.attempt,
         )

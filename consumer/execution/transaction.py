@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from math import inf
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +36,7 @@ from consumer.execution.ordering import Lanes
 from consumer.execution.session_guard import REFUSAL
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
+from consumer.log_fields import fields_of
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, WAIT, Verdict
 from outbox.database.errors import (
@@ -47,6 +49,7 @@ from outbox.database.errors import (
 )
 from outbox.database.sqlstates import Cause
 from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
+from outbox.runtime.log_context import HANDLED
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -225,8 +228,12 @@ async def call(
 async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
     clock = asyncio.get_running_loop().time
     began = clock()
-    async with within(handler.timeout):
-        await handler.call(argument, work.session)
+    handled = HANDLED.set(partial(fields_of, argument))
+    try:
+        async with within(handler.timeout):
+            await handler.call(argument, work.session)
+    finally:
+        HANDLED.reset(handled)
     took = timedelta(seconds=clock() - began)
     if not work.is_open:
         # At once: a further handler would write into another transaction, or into none.

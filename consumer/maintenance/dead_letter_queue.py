@@ -168,7 +168,7 @@ class DeadLetterQueueWorker:
         )
         written = await self._database_retry.run(write, stop, longest=timedelta.max)
         if written:
-            self._telemetry.settled([(message.type, verdict)])
+            self._telemetry.settled([(message, verdict)])
         return written is not None
 
 

@@ -6,6 +6,10 @@ Running a process: what `relay run` and `consumer run` have in common.
     probes           /livez, /readyz and /metrics
     probe_server     their HTTP server, with bounds for clients that hang
     logs             structured logs that contain no health data
+    captured         messages of libraries, of the application and of Python, as log lines
+    log_context      fields that every line gets: of the process, and of the handled message
+    loggable_ids     ids as they are, or as digests
+    redacted_loggers names of loggers whose records may quote data
     shield           work that a cancellation must not interrupt, such as COMMIT
     schema_monitor   checks the tables again while the process runs
 

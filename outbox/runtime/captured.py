@@ -3,7 +3,7 @@ Messages that reach the log through Python: loggers, warnings, uncaught errors, 
 
 Drivers and clients quote rows and whole messages, so their records are logged without arguments.
 The text of the application is its own, and is logged unchanged. A line about an exception has its
-class, its SQLSTATE and its place, and never its text, for every logger.
+class, its SQLSTATE and its place, for every logger; its text only with MQ_LOG_TRACEBACKS.
 """
 
 import asyncio
@@ -13,31 +13,13 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from outbox.runtime import logs
-
-_LIBRARIES = frozenset(
-    {
-        "aio_pika",
-        "aiormq",
-        "aiosqlite",
-        "alembic",
-        "asyncio",
-        "asyncpg",
-        "concurrent",
-        "pamqp",
-        "prometheus_client",
-        "pydantic",
-        "pydantic_settings",
-        "sqlalchemy",
-        "uvloop",
-        "yarl",
-    }
-)
+from outbox.runtime.redacted_loggers import LIBRARIES, is_redacted, package_of
 
 # They log each attempt to connect as an error. The process itself reports a lost server, and
 # whether it waits for it or ends.
@@ -48,7 +30,7 @@ _PLACEHOLDER = re.compile(r"%(?:\([^)]*\))?[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]")
 _LEVELS = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 
 _OF_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_OF_LINE = frozenset({"event", "level", "timestamp", "process", "component", "error", "at"})
+_OF_LINE = frozenset({"event", "level", "timestamp", "process", "component"})
 
 
 def capture(log_level: str, *, reports_failures: bool = True) -> None:
@@ -61,7 +43,7 @@ def capture(log_level: str, *, reports_failures: bool = True) -> None:
     root = logging.getLogger()
     root.handlers = [_Records()]
     root.setLevel(level)
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     if not reports_failures:
         for name in _RECONNECTING:
@@ -110,9 +92,11 @@ class _Records(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         described = {} if error is None else logs.describe(error)
         level = next((each for each in _LEVELS if each <= record.levelno), logging.DEBUG)
-        if library not in _LIBRARIES:
-            logs.get(record.name).log(level, _text(record), **described, **_extra(record))
+        if not is_redacted(record.name):
+            fields = _extra(record, described)
+            logs.get(record.name).log(level, _text(record), **fields)
             return
+        described.pop("exception", None)
         if library in _RECONNECTING:
             level = min(level, logging.WARNING)
         logs.get(record.name).log(
@@ -127,16 +111,30 @@ class _Records(logging.Handler):
 
 def _text(record: logging.LogRecord) -> str:
     """Return the text of a *record* of the application, or its template if they do not fit."""
+    if isinstance(record.msg, Mapping):
+        return str(record.msg.get("event", ""))
     try:
         return record.getMessage()
     except (TypeError, ValueError, KeyError, AttributeError):
         return str(record.msg)
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the values that the application gave with `extra`."""
-    given = vars(record).keys() - _OF_RECORD - _OF_LINE
-    return {name: vars(record)[name] for name in sorted(given)}
+def _extra(record: logging.LogRecord, described: dict[str, str]) -> dict[str, Any]:
+    """
+    Return the values that the application gave with `extra`, and those *described*.
+
+    A name that a line has for something else gets the prefix `extra_`.
+    """
+    taken = _OF_LINE | described.keys()
+    extra: dict[str, Any] = {}
+    for name in sorted(vars(record).keys() - _OF_RECORD):
+        if not name.startswith("_"):
+            extra[f"extra_{name}" if name in taken else name] = vars(record)[name]
+    if isinstance(record.msg, Mapping):  # a line of a structlog that logs through Python
+        extra |= {name: value for name, value in record.msg.items() if name not in _OF_LINE}
+    if record.stack_info:
+        extra["stack"] = record.stack_info
+    return {**extra, **described}
 
 
 def _template(record: logging.LogRecord) -> str | None:
@@ -162,9 +160,7 @@ def _show_warning(  # noqa: PLR0917 - the signature of Python
     line: str | None = None,
 ) -> None:
     del file, line
-    is_of_library = category.__module__.partition(".")[0] in _LIBRARIES or not (
-        _LIBRARIES.isdisjoint(Path(filename).parts)
-    )
+    is_of_library = is_redacted(category.__module__) or is_redacted(package_of(filename))
     logs.get("python").warning(
         "python_warning",
         category=category.__name__,

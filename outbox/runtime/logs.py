@@ -2,19 +2,21 @@
 Logs that contain no health data.
 
 This project logs names, ids, counts and codes. For an exception it logs the class, the SQLSTATE
-and the place, because drivers quote rows in their texts. `captured` has the messages of libraries,
-of the application and of Python.
+and the place, because drivers quote rows in their texts; a developer can have the traceback, with
+MQ_LOG_TRACEBACKS. `captured` has the messages of libraries, of the application and of Python.
 """
 
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, TypeAlias
 
 from outbox.database.errors import reason_of
+from outbox.runtime import log_context, redacted_loggers
 from outbox.settings import SharedSettings, console_wanted
 
 
@@ -40,40 +42,113 @@ def _as_if_not_installed(package: str) -> Iterator[None]:
 with _as_if_not_installed("rich"):
     import structlog
 
+Line: TypeAlias = MutableMapping[str, Any]
+
+_own: dict[str, Any] = {}
+"""Arguments of `wrap_logger` for the loggers of this project, once they are configured."""
+
+_tracebacks = False
+
+_OURS = ("outbox.", "consumer.", "relay.")
+
 
 def configure(settings: SharedSettings, *, process: str) -> None:
-    """Send all logs to standard error, as JSON lines or as coloured text for people."""
+    """
+    Send all logs to standard error, as JSON lines or as coloured text for people.
+
+    An application that configures structlog itself changes only its own loggers.
+    """
+    global _tracebacks  # noqa: PLW0603 - one log per process
+    _tracebacks = settings.log_tracebacks
+    redacted_loggers.add(settings.redacted_loggers)
+    log_context.bind(process=process)
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if console_wanted(settings.log_format)
         else structlog.processors.JSONRenderer()
     )
-    structlog.configure(
-        processors=[
+    chain: dict[str, Any] = {
+        "processors": [
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _describe_exception,
+            structlog.processors.StackInfoRenderer(),
+            _name_or_redact,
+            log_context.add_log_context,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(process=process)
+        "wrapper_class": structlog.make_filtering_bound_logger(level),
+        "cache_logger_on_first_use": True,
+    }
+    structlog.configure(**chain, logger_factory=partial(_NamedLogger, sys.stderr))
+    _own.update(chain, logger=structlog.PrintLogger(sys.stderr))
 
 
 def get(component: str) -> Any:
     """Return a logger whose lines name *component*."""
-    return structlog.get_logger(component=component)
+    # Before `configure`, as in tests, structlog decides.
+    return structlog.wrap_logger(**(_own or {"logger": None}), component=component)
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Return the loggable parts of *error*: class, SQLSTATE and where it was raised."""
-    return {"error": reason_of(error), "at": place(error.__traceback__)}
+    """
+    Return the loggable parts of *error*: class, SQLSTATE and where it was raised.
+
+    With MQ_LOG_TRACEBACKS also the traceback, with the texts of the error and of its causes.
+    """
+    parts = {"error": reason_of(error), "at": place(error.__traceback__)}
+    if _tracebacks:
+        trace = _from_application(error.__traceback__)
+        lines = traceback.format_exception(type(error), error, trace)
+        parts["exception"] = "".join(lines).rstrip()
+    return parts
 
 
 def place(trace: TracebackType | None) -> str:
     """Return the functions and lines of *trace*, the innermost first; at most four."""
     frames = traceback.extract_tb(trace)
     return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+
+
+def _from_application(trace: TracebackType | None) -> TracebackType | None:
+    """Return *trace* without the frames of this project that precede those of the application."""
+    rest = trace
+    while rest is not None and rest.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        rest = rest.tb_next
+    return rest or trace
+
+
+class _NamedLogger(structlog.PrintLogger):
+    """The logger behind `structlog.get_logger(name)` of an application."""
+
+    def __init__(self, file: TextIO, name: object = None, *_: object) -> None:
+        super().__init__(file)
+        self.name = name if isinstance(name, str) else None
+
+
+def _describe_exception(_logger: object, _method: str, line: Line) -> Line:
+    """Replace the exception of a *line* by its loggable parts."""
+    given = line.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else None
+    if error is None and given:
+        error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+    if error is not None:
+        for name, value in describe(error).items():
+            line.setdefault(name, value)
+    return line
+
+
+def _name_or_redact(logger: object, _method: str, line: Line) -> Line:
+    """Add the name of an application's logger to a *line*; if it is redacted, drop the values."""
+    name = getattr(logger, "name", None)
+    if name is None:
+        return line
+    if redacted_loggers.is_redacted(name):
+        kept = ("level", "timestamp", "error", "at")
+        of_line = {key: line[key] for key in kept if key in line}
+        # Its event is a constant by convention, but nothing checks that.
+        return {"event": "library_message", "component": name, **of_line}
+    line.setdefault("component", name)
+    return line

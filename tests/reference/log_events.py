@@ -14,6 +14,8 @@ from tests.reference.source import REPOSITORY, link, product_files
 _LEVELS = {"debug", "info", "warning", "error", "critical", "log"}
 _EXPANDED = {
     "logs.describe(error)": ("error", "at"),
+    "ids_of(message)": ("message_id", "correlation_id"),
+    "ids": ("message_id", "correlation_id"),
     "failed": ("one field for each status but `success`",),
     "facts": (),  # the keywords of each call of `started`
     "described": ("error", "at"),
@@ -48,8 +50,9 @@ MEANINGS = {
     "the slower way; see [Tuning](../how-to/tune.md#receiving-from-rabbitmq).",
     "handler_failed": "An attempt failed.",
     "lease_lost": "A lease ended while its handler worked; the handler was cancelled.",
-    "library_message": "A driver or client logged something; the line says where, and has its "
-    "text without values. Other loggers keep their texts.",
+    "library_message": "A driver or client, or a logger in `MQ_REDACTED_LOGGERS`, logged "
+    "something; the line says where, and has its text without values. Other loggers keep their "
+    "texts. A line of structlog has no more than its level and the class and place of an error.",
     "message_dead_lettered": (
         "A row was written to `dead_letters`. `detail` names what could not be read: a property of"
         " the message, `body`, or fields that the model declares; `*` stands for a key of the"

@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
+from structlog.typing import Processor
 
 import outbox
 from consumer import (
@@ -21,12 +22,14 @@ from consumer import (
     Reject,
     Retry,
     RetrySchedule,
+    add_log_context,
 )
 from outbox import Event, HealthDataMessage
 
 etl = Consumer("etl", bindings=["health.processing.#"])
 ordered = Consumer("ordered", bindings=["#"], queue="mine", ordered=True)
 minute = timedelta(minutes=1)
+processor: Processor = add_log_context
 
 
 @etl.on("health.data.uploaded", model=HealthDataMessage)

@@ -10,77 +10,37 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import structlog
 from sqlalchemy.exc import SAWarning
 
-from outbox.runtime import captured, logs
+from outbox.runtime import captured, log_context, logs, redacted_loggers
 from outbox.settings import SharedSettings
 from tests.support.builders import LEAK_MARKER
-
-Lines = Callable[[], list[dict[str, Any]]]
-
-
-@pytest.fixture
-def lines(monkeypatch) -> Iterator[Lines]:
-    """Configures the logs as a process does; returns the lines since the last call."""
-    root = logging.getLogger()
-    before = structlog.get_config(), root.handlers, root.level, warnings.showwarning
-    levels = {name: logging.getLogger(name).level for name in captured._LIBRARIES}
-    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
-    logs.configure(SharedSettings(log_format="json", log_level="info"), process="test")
-    captured.capture("info")
-
-    def read() -> list[dict[str, Any]]:
-        text = stream.getvalue()
-        stream.seek(0)
-        stream.truncate()
-        return [json.loads(line) for line in text.splitlines()]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = captured._show_warning
-        yield read
-    structlog.configure(**before[0])
-    structlog.contextvars.clear_contextvars()
-    root.handlers, warnings.showwarning = before[1], before[3]
-    root.setLevel(before[2])
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def test_the_text_and_the_extras_of_the_application_are_unchanged(lines):
     log = logging.getLogger("myapp.handlers")
 
-    log.warning("took %s of %d %%", "a", 2, extra={"patients": 3, "event": "x"})
+    log.warning("took %s of %d %%", "a", 2, extra={"patients": 3, "event": "x", "error": "my own"})
     log.info("100% of it")
     log.log(25, "between two levels")
     log.debug("hidden")
 
     one, two, three = lines()
-    assert (one["component"], one["event"], one["level"]) == (
-        "myapp.handlers",
-        "took a of 2 %",
-        "warning",
-    )
-    assert one["patients"] == 3
+    assert one.pop("timestamp")
+    assert one == {
+        "component": "myapp.handlers",
+        "event": "took a of 2 %",
+        "level": "warning",
+        "process": "test",
+        "patients": 3,
+        "error": "my own",
+        "extra_event": "x",
+    }
     assert (two["event"], two["level"]) == ("100% of it", "info")
     assert (three["event"], three["level"]) == ("between two levels", "info")
-
-
-def test_of_an_exception_that_the_application_logs_the_class_and_the_place_are_shown(lines):
-    try:
-        fail()
-    except ValueError:
-        logging.getLogger("myapp").exception("no result")
-
-    (line,) = lines()
-    assert (line["event"], line["level"], line["error"]) == ("no result", "error", "ValueError")
-    assert line["at"].startswith("fail:")
-    assert LEAK_MARKER not in json.dumps(line)
 
 
 def test_a_record_with_wrong_arguments_is_a_line(lines):
@@ -95,17 +55,36 @@ def test_a_record_with_wrong_arguments_is_a_line(lines):
         ("aiormq.connection", "error when creating transport: …"),
         ("sqlalchemy.pool.impl", "error when creating transport: …"),
         ("asyncpg.pool", "error when creating transport: …"),
+        ("httpx", "error when creating transport: …"),
+        ("celery.app.trace", "error when creating transport: …"),
+        # python-hl7 calls `getLogger(__file__)`
+        ("/srv/lib/python3.11/site-packages/hl7/util.py", "error when creating transport: …"),
+        ("myapp.raw.fhir", "error when creating transport: …"),
     ],
 )
 def test_the_words_of_a_driver_are_shown_without_values(lines, name, text):
+    redacted_loggers.add(["myapp.raw"])
+    logging.getLogger("myapp.rawer").warning("of the application")
     logging.getLogger(name).error("error when creating transport: %r", LEAK_MARKER)
     logging.getLogger(name).error("no place for " + LEAK_MARKER)  # noqa: G003
-    logging.getLogger(name).info("not even this")
+    try:
+        fail()
+    except ValueError:
+        logging.getLogger(name).exception(LEAK_MARKER)
 
-    one, two = lines()
+    own, one, two, three = lines()
+    assert own["event"] == "of the application"
     assert (one["event"], one["component"], one["text"]) == ("library_message", name, text)
     assert two["text"] is None
-    assert LEAK_MARKER not in json.dumps([one, two])
+    assert (three["text"], three["error"]) == (None, "ValueError")
+    assert LEAK_MARKER not in json.dumps([one, two, three])
+
+
+@pytest.mark.parametrize("name", ["asyncpg.pool", "httpx"])
+def test_a_library_logs_nothing_below_a_warning(lines, name):
+    logging.getLogger(name).info("not even this")
+
+    assert lines() == []
 
 
 def test_a_reconnect_of_the_amqp_client_is_a_warning_and_not_an_error(lines):
@@ -126,8 +105,14 @@ def test_a_command_that_cannot_connect_has_no_line_of_the_client(lines):
 def test_warnings_are_lines_with_a_place_and_the_text_of_the_application(lines):
     warnings.warn("the application is deprecated", DeprecationWarning, stacklevel=1)
     warnings.warn(f"row {LEAK_MARKER}", SAWarning, stacklevel=1)
+    in_library = "/srv/lib/python3.11/site-packages/pydicom/valuerep.py"
+    warnings.warn_explicit(f"Invalid value {LEAK_MARKER}", UserWarning, in_library, 5)
+    warnings.warn_explicit("not of celery", UserWarning, "/srv/celery/app.py", 5)
 
-    own, drivers = lines()
+    own, drivers, of_library, of_application = lines()
+    assert of_application["text"] == "not of celery"
+    assert of_library["at"] == "valuerep.py:5"
+    assert LEAK_MARKER not in json.dumps(of_library)
     assert (own["event"], own["category"]) == ("python_warning", "DeprecationWarning")
     assert own["text"] == "the application is deprecated"
     assert own["at"].startswith("test_captured.py:")
@@ -221,9 +206,106 @@ def test_printed_lines_of_several_threads_are_lines_of_the_log(lines):
     assert {line["component"] for line in found} == {"stderr"}
 
 
-def test_a_traceback_that_the_application_logs_on_a_console_shows_no_values(lines, monkeypatch):
+def log_a_failure_by_python() -> None:
+    logging.getLogger("myapp").exception("no result")  # noqa: LOG004 - its caller handles one
+
+
+def log_a_failure_by_structlog() -> None:
+    structlog.get_logger("myapp").error("no result", exc_info=True)
+
+
+def log_a_failure_by_structlog_through_python() -> None:
+    structlog.configure(
+        processors=[structlog.stdlib.add_log_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    structlog.get_logger("myapp").error("no result", exc_info=True)
+
+
+def log_a_failure_for_a_formatter_of_structlog() -> None:
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    structlog.get_logger("myapp").error("no result", exc_info=True)
+
+
+@pytest.mark.parametrize("has_tracebacks", [False, True])
+@pytest.mark.parametrize(
+    "log_a_failure",
+    [
+        log_a_failure_by_python,
+        log_a_failure_by_structlog,
+        log_a_failure_by_structlog_through_python,
+        log_a_failure_for_a_formatter_of_structlog,
+    ],
+)
+def test_an_exception_that_the_application_logs_has_a_traceback_only_if_a_developer_wants_it(
+    lines, monkeypatch, log_a_failure, has_tracebacks
+):
+    monkeypatch.setattr(logs, "_tracebacks", has_tracebacks)
+    try:
+        try:
+            fail()
+        except ValueError as error:
+            raise KeyError("second") from error
+    except KeyError:
+        log_a_failure()
+
+    (line,) = lines()
+    assert (line["component"], line["event"], line["level"]) == ("myapp", "no result", "error")
+    assert line["error"] == "KeyError"
+    assert line["at"].startswith("test_an_exception_that_the_application_logs")
+    if has_tracebacks:
+        first, cause, second = line["exception"].partition("direct cause of the following")
+        assert f"ValueError: {LEAK_MARKER}" in first
+        assert cause
+        assert second.endswith("KeyError: 'second'")
+    else:
+        assert LEAK_MARKER not in json.dumps(line)
+
+
+def test_a_structlog_of_the_application_keeps_its_lines_and_does_not_change_ours(lines):
+    stream, ours = io.StringIO(), logs.get("ours")
+    ours.info("before")
+    structlog.configure(
+        processors=[log_context.add_log_context, structlog.processors.LogfmtRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        wrapper_class=structlog.BoundLogger,
+    )
+
+    structlog.get_logger().info("theirs", patients=3)
+    ours.info("after")
+    logs.get("ours").info("later")
+
+    assert stream.getvalue() == "patients=3 event=theirs process=test\n"
+    assert [line["event"] for line in lines()] == ["before", "after", "later"]
+
+
+def test_a_structlog_logger_has_its_name_in_the_line_and_is_redacted_by_it(lines):
+    structlog.get_logger("myapp").warning("took %s", "a", patients=3)
+    structlog.get_logger().warning("nameless")
+    # As stamina logs the arguments of a call that it repeats.
+    structlog.get_logger("stamina").warning("stamina.retry_scheduled", args=(LEAK_MARKER,))
+
+    named, nameless, redacted = lines()
+    assert (named["component"], named["event"], named["patients"]) == ("myapp", "took a", 3)
+    assert "component" not in nameless
+    assert (redacted["component"], redacted["event"]) == ("stamina", "library_message")
+    assert LEAK_MARKER not in json.dumps(redacted)
+
+
+def test_a_traceback_on_a_console_has_lines_of_its_own_and_no_local_variables(lines, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
-    logs.configure(SharedSettings(log_format="console", log_level="info"), process="test")
+    settings = SharedSettings(_env_file=None, log_format="console", log_tracebacks=True)
+    logs.configure(settings, process="test")
     name_of_a_patient = LEAK_MARKER
 
     try:
@@ -231,5 +313,5 @@ def test_a_traceback_that_the_application_logs_on_a_console_shows_no_values(line
     except ValueError:
         structlog.get_logger().exception("failed")
 
-    assert "ValueError" in stream.getvalue()
+    assert "\nValueError: invalid literal" in stream.getvalue()
     assert LEAK_MARKER not in stream.getvalue()

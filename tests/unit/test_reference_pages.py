@@ -76,7 +76,10 @@ def test_every_log_event_has_a_meaning():
 def test_log_events_have_the_fields_of_their_calls():
     events = {event.name: event for event in log_events.log_events()}
 
-    assert events["handler_failed"].fields == ("type", "attempt", "error", "at")
+    assert events["handler_failed"].fields == (
+        *("type", "attempt", "message_id", "correlation_id"),
+        *("error", "at"),
+    )
     assert events["consumer_started"].fields == ("consumer", "queue", "database")
     assert events["consumer_started"].level == "info"
     assert events["library_message"].fields == ("text", "function", "line", "error", "at")

@@ -49,6 +49,7 @@ def test_retry_delays_are_a_list(monkeypatch, written):
         ("MQ_DATABASE_POOL_SIZE", "2"),
         ("MQ_REQUEUE_REASONS", "bored"),
         ("MQ_LOG_LEVEL", "loud"),
+        ("MQ_REDACTED_LOGGERS", "fhir.*"),
         ("MQ_DATABASE_URL", "nonsense"),
         ("MQ_DATABASE_URL", "mysql://db"),
         ("MQ_DATABASE_URL", "sqlite://"),
@@ -114,6 +115,30 @@ def test_insecure_addresses_are_accepted_if_the_setting_allows_them(monkeypatch)
     monkeypatch.setenv("MQ_ALLOW_INSECURE", "true")
 
     load(SharedSettings)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_allowed"),
+    [
+        ("sqlite:///x.db", True),
+        ("postgresql://u:p@127.0.0.1/x", True),
+        ("postgresql://u:p@[::1]/x", True),
+        ("postgresql:///x?host=/run/postgresql", True),
+        ("postgresql:///x?host=localhost,db.example&sslmode=verify-full", False),
+        ("postgresql://u:p@db.example/x?sslmode=verify-full", False),
+    ],
+)
+def test_tracebacks_are_refused_with_a_database_beyond_loopback(monkeypatch, url, is_allowed):
+    monkeypatch.setenv("MQ_DATABASE_URL", url)
+    monkeypatch.setenv("MQ_LOG_TRACEBACKS", "true")
+
+    if is_allowed:
+        assert load(SharedSettings).log_tracebacks
+    else:
+        with pytest.raises(ConfigurationError, match=r"^MQ_LOG_TRACEBACKS: needs a database on"):
+            load(SharedSettings)
+        monkeypatch.setenv("MQ_ALLOW_INSECURE", "true")
+        assert load(SharedSettings).log_tracebacks
 
 
 def test_settings_do_not_show_passwords(monkeypatch):
