@@ -203,8 +203,8 @@ MUTANTS = (
         "quotes_health_data",
         "a log line of an error has its text in it",
         "outbox/runtime/logs.py",
-        '    return {"error": reason_of(error), "at"',
-        '    return {"error": reason_of(error), "text": str(error), "at"',
+        '    parts = {"error": reason_of(error), "at"',
+        '    parts = {"error": reason_of(error), "text": str(error), "at"',
         Suite(("tests/integration/test_main_job.py", "tests/integration/test_consumer.py")),
     ),
     Mutant(
