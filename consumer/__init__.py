@@ -26,7 +26,8 @@ For the process `consumer`, in the order in which a delivery meets them:
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
     queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
-    telemetry, log_fields        all metric names and log events; the log fields of messages
+    telemetry, hook_report,      all metric names and log events;
+    copy_report, log_fields      the log fields of messages
     status, status_view, replay  the commands `consumer status` and `consumer dead`
 
 May import `outbox`, never `relay`. Only `assembly` names a database or a broker.

@@ -49,7 +49,6 @@ from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.runtime.topology_report import check_policies
 from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import management, transport
-from outbox.transports.topology import Topology
 
 USUAL_METRICS_PORT = 8002
 LANES_AT_ONCE = 2
@@ -61,14 +60,7 @@ def role(consumer: Consumer) -> str:
     return f"consumer {consumer.name}"
 
 
-queues = checks.queues
-
-
-def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
-    """The exchanges, queues and bindings that *consumer* needs in the broker."""
-    return queues(consumer, settings).topology(
-        main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
-    )
+queues, declared = checks.queues, checks.declared
 
 
 def broker(
@@ -142,7 +134,9 @@ def assemble(
 
     *bound* are its functions with their resources, if it has any.
     """
-    handlers = (bound or bind(consumer)).handlers
+    bound = bound or bind(consumer)
+    handlers = bound.handlers
+    hooks = telemetry.call_hooks(bound.on_failure, bound.on_dead_letter)
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -245,7 +239,7 @@ def assemble(
         )
     monitors = (topology_monitor, schema_monitor)
     durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    return Tasks(worker, dead_letter_worker, monitors, parked_worker, purge, durations)
+    return Tasks(worker, dead_letter_worker, monitors, parked_worker, purge, durations, hooks)
 
 
 async def prepare(

@@ -17,6 +17,7 @@ from outbox.database.privileges import Rights
 from outbox.database.verification import Expectation
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters
+from outbox.transports.topology import Topology
 
 MIN_PREFETCH = 64
 UNITS_AHEAD = 3
@@ -38,6 +39,13 @@ def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
         message_ttl=settings.message_ttl,
         delivery_limit=settings.delivery_limit if settings.is_counted_by_broker else None,
         single_active=consumer.ordered,
+    )
+
+
+def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
+    """The exchanges, queues and bindings that *consumer* needs in the broker."""
+    return queues(consumer, settings).topology(
+        main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
     )
 
 

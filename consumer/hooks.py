@@ -7,13 +7,15 @@ message: an error, a timeout or a full queue of calls is logged and counted, and
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
+from consumer.log_fields import fields_of
 from consumer.message import Message
+from outbox.runtime.log_context import HANDLED
 
 Function: TypeAlias = Callable[[Any], Awaitable[None]]
 
@@ -96,24 +98,31 @@ class Hooks:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make calls in this block; those that wait at its end are made before it ends."""
+        """Make calls in this block; those that wait at its end have 10 seconds."""
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(self._work()) for _ in range(AT_ONCE)]
             try:
                 yield
-                await self.join()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LONGEST_CALL.total_seconds()):
+                        await self.join()
             finally:
                 for worker in workers:
                     worker.cancel()
+                while not self._waiting.empty():
+                    hook, _ = self._waiting.get_nowait()
+                    self._ended(hook, asyncio.QueueFull())
 
     async def join(self) -> None:
         """Wait until all calls have ended."""
         await self._waiting.join()
 
-    def _put(self, hook: str, functions: Sequence[Function], argument: object) -> None:
+    def _put(
+        self, hook: str, functions: Sequence[Function], argument: Failure | DeadLettered
+    ) -> None:
         for function in functions:
             try:
-                self._waiting.put_nowait((hook, partial(function, argument)))
+                self._waiting.put_nowait((hook, partial(_call, function, argument)))
             except asyncio.QueueFull as full:
                 self._ended(hook, full)
 
@@ -126,15 +135,22 @@ class Hooks:
                 self._waiting.task_done()
 
 
+async def _call(function: Function, argument: Failure | DeadLettered) -> None:
+    if argument.message is not None:
+        # The task of the call has a context of its own, which ends with it.
+        HANDLED.set(partial(fields_of, argument.message))
+    await function(argument)
+
+
 async def _error_of(function: Callable[[], Awaitable[None]]) -> BaseException | None:
     """The error of a call, whatever the application raises; None if it has succeeded."""
     # In a task of its own: what it cancels is not the worker.
     call = asyncio.ensure_future(_caught(function))
     try:
         await asyncio.wait({call}, timeout=LONGEST_CALL.total_seconds())
-        if call.done():
-            return asyncio.CancelledError() if call.cancelled() else call.result()
-        return TimeoutError()
+        if not call.done():
+            return TimeoutError()
+        return asyncio.CancelledError() if call.cancelled() else call.exception() or call.result()
     finally:
         call.cancel()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.worker import Worker
+from consumer.hooks import Hooks
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
 from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
@@ -24,10 +25,11 @@ class Tasks:
     parked_worker: ParkedWorker | None
     retention: Retention
     durations: DurationWriter
+    hooks: Hooks
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all of them until *stop* is set; work in flight is finished first."""
-        async with asyncio.TaskGroup() as group:
+        async with self.hooks.running(), asyncio.TaskGroup() as group:
             group.create_task(self.retention.run(stop))
             group.create_task(self.dead_letter_worker.run(stop))
             monitoring = [group.create_task(each.run(stop)) for each in self.monitors]

@@ -6,28 +6,29 @@ types, reason codes, configured delays.
 """
 
 import collections
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import assert_never
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from consumer.copy_report import CopyReport
+from consumer.declared import Function
+from consumer.hook_report import HookReport
+from consumer.hooks import DeadLettered, Failure, Hooks
 from consumer.log_fields import ids_of
-from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from consumer.message import Message
+from consumer.verdict import CODES, DeadLetter, TryAgain, Verdict, status_of
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
 from outbox.runtime.topology_report import TopologyReport
-from outbox.transports.base import Outcome
 from outbox.wire.codec import WireMessage
 
 OTHER = "other"
 BY_HANDLER = "rejected_by_handler"
 """The label of all reasons that handlers choose, because their number has no bound."""
-COPIES = "copies"
-"""The word in /readyz while a queue takes no copies."""
 
 
 class Telemetry:
@@ -52,8 +53,6 @@ class Telemetry:
         self._queue = queue
         self._known = frozenset(known)
         self._has_unsupported = False
-        self._health = health or Health()
-        self._untaken: collections.Counter[str] = collections.Counter()
         self._processed = Counter(
             "mq_messages_processed",
             "Deliveries, by the way they were settled.",
@@ -111,13 +110,17 @@ class Telemetry:
             ["source", "reason"],
             registry=registry,
         )
-        self._not_taken = Counter(
-            "mq_copies_not_taken",
-            "Publishes of copies, for a retry or a requeue, that the broker did not take.",
-            ["outcome"],
-            registry=registry,
-        )
         self.availability = Availability(self._log, registry)
+        self.copy = CopyReport(self._log, registry, health or Health()).copy
+        self._hook_report = HookReport(self._log, registry)
+        self.hooks = Hooks()
+
+    def call_hooks(
+        self, on_failure: Sequence[Function], on_dead_letter: Sequence[Function]
+    ) -> Hooks:
+        """The hooks that get the failures and dead letters from now on."""
+        self.hooks = Hooks(on_failure, on_dead_letter, ended=self._hook_report.ended)
+        return self.hooks
 
     def handled(self, event_type: str, durations: Iterable[timedelta]) -> None:
         """Handlers have succeeded, and their effects are committed."""
@@ -125,12 +128,21 @@ class Telemetry:
         for took in durations:
             seconds.observe(took.total_seconds())
 
-    def handler_failed(self, message: WireMessage, error: BaseException, *, attempt: int) -> None:
+    def handler_failed(
+        self,
+        delivered: WireMessage,
+        error: BaseException,
+        *,
+        attempt: int,
+        message: Message[Any] | None,
+    ) -> None:
         """A handler raised *error* for *message*, and its transaction was rolled back."""
-        label = self._label(message.type)
+        label = self._label(delivered.type)
         self._retries.labels(label).inc()
-        ids, described = ids_of(message), logs.describe(error)
+        ids, described = ids_of(delivered), logs.describe(error)
         self._log.warning("handler_failed", type=label, attempt=attempt, **ids, **described)
+        if message is not None:
+            self.hooks.failed(Failure(message, error, self._source, self._queue))
 
     def batch_failed(self, event_type: str, error: BaseException, *, size: int) -> None:
         """A batch was rolled back for *error*; its messages are tried alone or in smaller ones."""
@@ -150,7 +162,7 @@ class Telemetry:
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for message, verdict in verdicts:
             label = self._label(message.type)
-            counts[label, _status(verdict)] += 1
+            counts[label, status_of(verdict)] += 1
             if isinstance(verdict, TryAgain):
                 self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
             elif isinstance(verdict, DeadLetter):
@@ -172,32 +184,6 @@ class Telemetry:
         """A message that the broker had dead-lettered was requeued into the work queue."""
         self._requeues.labels(self._label(event_type)).inc()
 
-    @contextmanager
-    def copy(self, queue: str) -> Iterator[Callable[[Outcome], None]]:
-        """
-        A copy is published to *queue* until it takes it; gives a function that counts a failure.
-
-        The message of such a copy keeps its slot in the process, so a few of them stop all others.
-        """
-        is_untaken = False
-
-        def not_taken(outcome: Outcome) -> None:
-            nonlocal is_untaken
-            self._not_taken.labels(outcome.value).inc()
-            if not is_untaken:
-                is_untaken = True
-                self._untaken[queue] += 1
-                self._health.down(COPIES)
-                if self._untaken[queue] == 1:
-                    self._log.warning("copy_not_taken", queue=queue, reason=outcome.value)
-
-        try:
-            yield not_taken
-        finally:
-            self._untaken[queue] -= is_untaken
-            if is_untaken and not self._untaken.total():
-                self._health.up(COPIES)
-
     def _dead_lettered(self, label: str, message: WireMessage, verdict: DeadLetter) -> None:
         code = verdict.code if verdict.code in CODES else BY_HANDLER
         self._failures.labels(label, code).inc()
@@ -209,6 +195,18 @@ class Telemetry:
             detail=verdict.detail,
             attempt=verdict.attempt,
             **ids_of(message),
+        )
+        self.hooks.dead_lettered(
+            DeadLettered(
+                reason=verdict.code,
+                message=verdict.message,
+                error=verdict.error,
+                message_id=message.message_id,
+                type=message.type,
+                attempts=verdict.attempt,
+                consumer=self._source,
+                queue=self._queue,
+            )
         )
 
     def started(self, **facts: str | int) -> None:
@@ -230,21 +228,3 @@ class Telemetry:
 
     def _label(self, event_type: str | None) -> str:
         return event_type if event_type is not None and event_type in self._known else OTHER
-
-
-def _status(verdict: Verdict) -> str:
-    match verdict:
-        case Done(duplicate=duplicate):
-            return "duplicate" if duplicate else "success"
-        case Filtered():
-            return "filtered"
-        case Parked():
-            return "parked"
-        case TryAgain(failed=failed, unsupported_since=since):
-            return "retry" if failed else "early" if since is None else "unsupported"
-        case DeadLetter():
-            return "failed"
-        case Wait():
-            return "waiting"
-        case _:
-            assert_never(verdict)

@@ -12,8 +12,9 @@ The verdict on a delivery after an attempt: pure decisions.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias, assert_never
 
+from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
 
@@ -88,12 +89,15 @@ class DeadLetter:
     """
     Move the message to `dead_letters`; *code* is the reason.
 
-    *detail* names the part that could not be read, such as a field of the model.
+    *detail* names the part that could not be read, such as a field of the model. *message* is None
+    if it was not read, and *error* if no handler has failed.
     """
 
     attempt: int
     code: str
     detail: str = field(default="", compare=False)
+    message: Message[Any] | None = field(default=None, compare=False, repr=False)
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
 
 Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | DeadLetter
@@ -134,14 +138,19 @@ def is_failure(verdict: Verdict) -> bool:
 
 
 def after_failure(
-    error: BaseException, attempt: int, policy: RetryPolicy, *, jitter: float
+    error: BaseException,
+    attempt: int,
+    policy: RetryPolicy,
+    *,
+    jitter: float,
+    message: Message[Any] | None = None,
 ) -> TryAgain | DeadLetter:
-    """The verdict on a message whose attempt number *attempt* has failed with *error*."""
+    """The verdict on a *message* whose attempt number *attempt* has failed with *error*."""
     if isinstance(error, Reject):
-        return DeadLetter(attempt, error.reason)
+        return DeadLetter(attempt, error.reason, message=message, error=error)
     delay = policy.delay(attempt, jitter=jitter)
     if delay is None:
-        return DeadLetter(attempt, RETRIES_EXHAUSTED)
+        return DeadLetter(attempt, RETRIES_EXHAUSTED, message=message, error=error)
     if isinstance(error, Retry) and error.after is not None:
         delay = error.after
     return TryAgain(attempt, delay)
@@ -154,3 +163,22 @@ def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelt
     It is the shortest that is long enough; else the longest, after which the message waits again.
     """
     return next((each for each in delays if each >= delay), delays[-1])
+
+
+def status_of(verdict: Verdict) -> str:
+    """The word for *verdict* in logs and metrics."""
+    match verdict:
+        case Done(duplicate=duplicate):
+            return "duplicate" if duplicate else "success"
+        case Filtered():
+            return "filtered"
+        case Parked():
+            return "parked"
+        case TryAgain(failed=failed, unsupported_since=since):
+            return "retry" if failed else "early" if since is None else "unsupported"
+        case DeadLetter():
+            return "failed"
+        case Wait():
+            return "waiting"
+        case _:
+            assert_never(verdict)

@@ -41,6 +41,15 @@ class Attempt:
         return self.envelope.idempotency_key
 
 
+class FilterFailed(Exception):  # noqa: N818 - no error of ours
+    """The filter of a handler raised *error* for *message*."""
+
+    def __init__(self, message: Message[Any], error: BaseException) -> None:
+        super().__init__()
+        self.message = message
+        self.error = error
+
+
 def decode_delivery(
     delivery: Delivery,
     handler: Handler | None,
@@ -54,6 +63,7 @@ def decode_delivery(
 
     A message that was recorded before *oldest* may have been completed and purged. One that only a
     later version of the program can handle waits for it for *unsupported_wait*.
+    Raises FilterFailed.
     """
     number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
@@ -64,9 +74,12 @@ def decode_delivery(
         return _unsupported(delivery, error.code, now, unsupported_wait) or DeadLetter(
             number, error.code, error.detail
         )
-    if handler is not None and handler.filter is not None and not handler.filter(attempt.message):
-        return FILTERED
-    return attempt
+    if handler is None or handler.filter is None:
+        return attempt
+    try:
+        return attempt if handler.filter(attempt.message) else FILTERED
+    except BaseException as error:  # noqa: BLE001 - the user's filter
+        raise FilterFailed(attempt.message, error) from None
 
 
 def is_too_old(decoded: Attempt | Verdict) -> bool:

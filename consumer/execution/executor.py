@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from math import inf
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import verdict
 from consumer.batch_sizes import LONGEST_CALLS, BatchSizes
-from consumer.execution.decode import Attempt, decode_delivery, is_too_old
+from consumer.execution.decode import Attempt, FilterFailed, decode_delivery, is_too_old
 from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.execution.leased import Leased, after_lost_lease
 from consumer.execution.ordering import Lanes
@@ -29,6 +30,7 @@ from consumer.execution.transaction import (
 )
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
+from consumer.message import Message
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
 from consumer.storage.leases import Held
@@ -127,8 +129,8 @@ class Executor:
                 oldest=oldest,
                 unsupported_wait=self.unsupported_wait,
             )
-        except BaseException as error:  # noqa: BLE001 - the user's filter
-            return self.after_failure(handler, delivery, error)
+        except FilterFailed as failed:
+            return self.after_failure(handler, delivery, failed.error, failed.message)
         if isinstance(decoded, TryAgain) and decoded.unsupported_since is not None:
             self.telemetry.unsupported(delivery.message)
         return decoded
@@ -152,7 +154,8 @@ class Executor:
         took = timedelta(seconds=_now() - began)
         self.batch_sizes.failed(handler, took, _now())
         if len(attempts) == 1:
-            return [self.after_failure(handler, attempts[0].delivery, outcome)]
+            delivery, message = attempts[0].delivery, attempts[0].message
+            return [self.after_failure(handler, delivery, outcome, message)]
         self.telemetry.batch_failed(handler.event_type, outcome, size=len(attempts))
         return await self._handle_each(handler, attempts, after=took)
 
@@ -224,7 +227,7 @@ class Executor:
                 # Its effects are unknown: the lease stays, and `on_expired` decides.
                 raise
             await self.leased.release(attempt, claim)
-            return self.after_failure(handler, attempt.delivery, error)
+            return self.after_failure(handler, attempt.delivery, error, attempt.message)
         verdict = await self.leased.complete(handler, attempt, claim, took=took)
         self.telemetry.handled(handler.event_type, [took])
         return verdict
@@ -244,13 +247,18 @@ class Executor:
         return durations
 
     def after_failure(
-        self, handler: Handler | None, delivery: Delivery, error: BaseException
+        self,
+        handler: Handler | None,
+        delivery: Delivery,
+        error: BaseException,
+        message: Message[Any] | None,
     ) -> Verdict:
-        """The verdict on *delivery*, at which an attempt has failed with *error*."""
+        """The verdict on *delivery*, at whose *message* an attempt has failed with *error*."""
         number = delivery.headers.failed_attempts + 1
-        self.telemetry.handler_failed(delivery.message, error, attempt=number)
+        self.telemetry.handler_failed(delivery.message, error, attempt=number, message=message)
         policy = (handler.retry if handler else None) or self.policy
-        return verdict.after_failure(error, number, policy, jitter=self.jitter())
+        jitter = self.jitter()
+        return verdict.after_failure(error, number, policy, jitter=jitter, message=message)
 
 
 def _now() -> float:

@@ -97,7 +97,7 @@ class Leased:
             case Busy(remaining):
                 return Wait(min(max(remaining, _SHORTEST_WAIT), _LONGEST_WAIT))
             case Expired():
-                return DeadLetter(attempt.number, LEASE_EXPIRED)
+                return DeadLetter(attempt.number, LEASE_EXPIRED, message=attempt.message)
             case _:
                 assert_never(found)
 
@@ -197,5 +197,5 @@ def lease_of(handler: Handler) -> Lease:
 def after_lost_lease(handler: Handler, attempt: Attempt) -> Verdict:
     """The verdict on a message whose lease was lost while its handler worked."""
     if lease_of(handler).on_expired is OnLeaseExpired.DEAD_LETTER:
-        return DeadLetter(attempt.number, LEASE_EXPIRED)
+        return DeadLetter(attempt.number, LEASE_EXPIRED, message=attempt.message)
     return Wait(_SHORTEST_WAIT)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
@@ -26,6 +27,7 @@ from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
 from consumer.execution.transaction import call, raise_unless_failure
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
+from consumer.message import Message
 from consumer.message_copies import retry_copy, waiting_since
 from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import DeadLetterWriter
@@ -68,10 +70,12 @@ class ParkedContext:
         """The handler for the type of *message*."""
         return self.handlers.get(message.message.type or "")
 
-    def failed(self, message: ParkedMessage, error: BaseException) -> ParkedResult:
-        """The result of an attempt at *message* that failed with *error*."""
+    def failed(
+        self, message: ParkedMessage, error: BaseException, read: Message[Any] | None
+    ) -> ParkedResult:
+        """The result of an attempt at *message* that failed with *error*, once it was *read*."""
         delivery, handler = self.as_delivered(message), self.handler_of(message)
-        return ParkedResult(self.executor.after_failure(handler, delivery, error))
+        return ParkedResult(self.executor.after_failure(handler, delivery, error, read))
 
     def as_delivered(self, message: ParkedMessage) -> Delivery:
         """*message* as the retry queue of an unordered consumer would deliver it."""
@@ -220,7 +224,8 @@ class ParkedSteps:
         return ParkedSteps(self._context, self.message, attempted)
 
     def _failed(self, error: BaseException) -> ParkedResult:
-        return self._context.failed(self.message, error)
+        read = self._attempt.message if self._attempt is not None else None
+        return self._context.failed(self.message, error, read)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from consumer.bound import bind
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 
@@ -84,15 +86,20 @@ async def test_the_page_on_recording_events_records_them(tmp_path):
     }
 
 
-def test_the_handlers_of_the_page_can_be_pasted():
+def test_the_handlers_of_the_page_can_be_pasted(monkeypatch):
     """Handlers below the first example use its imports."""
-    blocks = python_blocks("docs/how-to/write-handlers.md")
+    http = ModuleType("httpx")
+    http.AsyncClient = type("AsyncClient", (), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "httpx", http)
     names: dict[str, Any] = {}
+    for block in python_blocks("docs/how-to/write-handlers.md"):
+        if re.search(r"^@\w+\.on|Consumer\(", block, re.MULTILINE):
+            exec(block, names)  # noqa: S102 - our own page
 
-    for block in (blocks[0], *(one for one in blocks if one.startswith("@etl."))):
-        exec(block, names)  # noqa: S102 - our own page
-
+    assert sorted(names["records"].handlers["report.ready"].resources) == ["http"]
+    assert [len(bind(names["etl"]).on_failure), len(bind(names["north"]).on_dead_letter)] == [1, 0]
     assert sorted(names["etl"].handlers) == [
+        "glucose.reading.taken",
         "health.data.uploaded",
         "measurement.taken",
         "patient.moved",

@@ -1,5 +1,5 @@
 """
-The log of a consumer's process whose handler logs and then fails.
+The log of a consumer's process whose handler logs and then fails, with all that surrounds it.
 """
 
 import json
@@ -18,12 +18,45 @@ from tests.support.processes import REPOSITORY, PreparedProcess
 APPLICATION = f"""
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 
 from consumer import Consumer
 
-ward = Consumer("ward", bindings=["test.#"])
+
+@dataclass
+class Beds:
+    free: int
+
+
+@asynccontextmanager
+async def beds() -> AsyncIterator[Beds]:
+    yield Beds(3)
+    structlog.get_logger("myapp").info("lifespan ended")
+
+
+async def traced(call, call_next):
+    structlog.get_logger("myapp.trace").info("called")
+    await call_next()
+
+
+ward = Consumer("ward", bindings=["test.#"], lifespan=beds, middleware=[traced])
+
+
+@ward.on_failure
+async def report(failure, beds: Beds):
+    name = type(failure.error).__name__
+    structlog.get_logger("myapp.hook").info("failed", raised=name, beds=beds.free)
+    raise RuntimeError("{LEAK_MARKER}")
+
+
+@ward.on_dead_letter
+async def page(dead_letter):
+    cause = type(dead_letter.error.__cause__).__name__
+    structlog.get_logger("myapp.hook").info("given up", reason=dead_letter.reason, cause=cause)
 
 
 def warn():
@@ -33,8 +66,8 @@ def warn():
 
 
 @ward.on("test.happened")
-async def handle(message, session):
-    structlog.get_logger("myapp.ward").info("begun", beds=3)
+async def handle(message, session, beds: Beds):
+    structlog.get_logger("myapp.ward").info("begun", beds=beds.free)
     await asyncio.to_thread(warn)
     try:
         int("{LEAK_MARKER}")
@@ -73,7 +106,15 @@ async def test_lines_of_a_handler_and_about_its_failure_name_the_message_and_sho
     failed = lines["consumer", "handler_failed"]
     about = [begun, *redacted, lines["myapp", "3 beds"], failed]
     about.append(lines["consumer", "message_dead_lettered"])
-    assert begun["beds"] == 3
+    about += [lines["myapp.trace", "called"], lines["myapp.hook", "failed"]]
+    about.append(lines["myapp.hook", "given up"])
+    assert begun["beds"] == lines["myapp.hook", "failed"]["beds"] == 3
+    assert lines["myapp.hook", "failed"]["raised"] == "LookupError"
+    given_up = lines["myapp.hook", "given up"]
+    assert (given_up["reason"], given_up["cause"]) == ("retries_exhausted", "ValueError")
+    hook_failed = lines["consumer", "hook_failed"]
+    assert (hook_failed["hook"], hook_failed["error"]) == ("on_failure", "RuntimeError")
+    assert ("myapp", "lifespan ended") in lines
     for line in about:
         assert (line["consumer"], line["queue"]) == ("ward", "health_data_processing.ward")
         assert (line["type"], line["attempt"]) == ("test.happened", 1)

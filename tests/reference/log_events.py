@@ -49,6 +49,7 @@ MEANINGS = {
     "frame_deliveries_unavailable": "The installed aiormq lacks `missing`, so deliveries are read "
     "the slower way; see [Tuning](../how-to/tune.md#receiving-from-rabbitmq).",
     "handler_failed": "An attempt failed.",
+    "hook_failed": "A hook of the application raised an error, took too long, or was not called.",
     "lease_lost": "A lease ended while its handler worked; the handler was cancelled.",
     "library_message": "A driver or client, or a logger in `MQ_REDACTED_LOGGERS`, logged "
     "something; the line says where, and has its text without values. Other loggers keep their "
