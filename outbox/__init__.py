@@ -8,11 +8,14 @@ The outbox: what a producing service imports.
 A producer imports only the files of the first block; in reading order:
 
     event, health_data, record         an event, the health-upload event, recording them
-    tables, payload, validation        the tables, bodies as bytes, what an event may hold
+    session, written_table             sessions that may record, and the table that they write to
+    tables, consumer_tables            all tables
+    payload, validation                bodies as bytes, what an event may hold
     autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises
 
-    settings, url_checks, backoff      shared by relay and consumer
+    settings, url_checks, backoff, schema_name
+                                       shared by relay and consumer
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
 
@@ -20,16 +23,18 @@ Each package names its own files. `outbox` never imports `relay` or `consumer`; 
 own files and packages is a contract in pyproject.toml.
 """
 
-from outbox.autogenerate import include_object
+from outbox.autogenerate import TABLE_NAMES, include_name, include_object
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority
 from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 from outbox.record import add, insert
 from outbox.tables import metadata
 from outbox.validation import allow_headers
+from outbox.written_table import use_schema
 
 __all__ = [
     "HEALTH_DATA_UPLOADED",
+    "TABLE_NAMES",
     "Event",
     "HealthDataMessage",
     "InvalidEvent",
@@ -37,7 +42,9 @@ __all__ = [
     "Priority",
     "add",
     "allow_headers",
+    "include_name",
     "include_object",
     "insert",
     "metadata",
+    "use_schema",
 ]

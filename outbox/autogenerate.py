@@ -1,25 +1,38 @@
 """
-The hook that excludes the tables of the outbox from Alembic's autogenerate of an application.
+The hooks that exclude the tables of the outbox from Alembic's autogenerate of an application.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from outbox import consumer_tables
 from outbox.tables import metadata
+from outbox.written_table import written
 
-TABLES = frozenset(
-    {
-        "outbox",
-        "dead_letters",
-        "audit_log",
-        "ordering_secret",
-        "outbox_targets",
-        "processed_messages",
-        "parked_messages",
-        "begun_deliveries",
-        "outbox_relay_version",
-    }
-)
-"""All tables that `relay migrate` creates."""
+assert consumer_tables.processed_messages.metadata is metadata  # noqa: S101 - it has all tables
+
+TABLE_NAMES = frozenset({*metadata.tables, "outbox_relay_version"})
+"""
+The names of all tables that `relay migrate` creates.
+
+Each is in `outbox.metadata` as well, except the table with the revision, which Alembic creates.
+"""
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
+    """
+    Return whether autogenerate of an application reads *name* from the database; not our tables.
+
+    Pass it to `context.configure(include_name=outbox.include_name)` in the `env.py` of the
+    application. After `outbox.use_schema` only the tables of that schema are left out; before it,
+    those of every schema. An application that has a table of such a name in another schema, or
+    `outbox.metadata` in its `target_metadata`, takes `include_object`.
+    """
+    if type_ != "table" or name not in TABLE_NAMES:
+        return True
+    # None is the default schema of the connection, whose name is not known here.
+    ours = written().schema
+    return ours is not None and parent_names.get("schema_name") not in (None, ours)
 
 
 def include_object(
@@ -35,7 +48,7 @@ def include_object(
     Pass it to `context.configure(include_object=outbox.include_object)` in the `env.py` of the
     application. A table of the application that has the *name* of one of ours is compared.
     """
-    if type_ != "table" or name not in TABLES:
+    if type_ != "table" or name not in TABLE_NAMES:
         return True
     declared = compare_to if reflected else object
     return declared is not None and declared.metadata is not metadata

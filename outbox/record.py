@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent, SupportsEventType, event_type_of
-from outbox.session import WRITTEN_COLUMNS, OutboxRow, check
-from outbox.tables import outbox
+from outbox.session import check
 from outbox.wire.row_codec import to_row
+from outbox.written_table import WRITTEN_COLUMNS, written
 
 Recordable: TypeAlias = Event | SupportsEvent | SupportsEventType
 
@@ -45,8 +45,9 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
     if not callable(getattr(session, "add", None)):
         raise InvalidEvent("session", "must be a Session or an AsyncSession")
     check(session)
+    row = written().row
     for event in events:
-        session.add(OutboxRow(**to_row(_event(event))))
+        session.add(row(**to_row(_event(event))))
 
 
 def insert(*events: Recordable) -> sa.Insert:
@@ -57,7 +58,7 @@ def insert(*events: Recordable) -> sa.Insert:
     """
     if not 1 <= len(events) <= MAX_INSERT:
         raise InvalidEvent("events", f"must be 1 to {MAX_INSERT} in one insert")
-    return sa.insert(outbox).values([to_row(_event(event)) for event in events])
+    return sa.insert(written().table).values([to_row(_event(event)) for event in events])
 
 
 def _event(recordable: Recordable) -> Event:

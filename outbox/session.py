@@ -1,19 +1,13 @@
 """
-The outbox row of a producer's session, and the rules for sessions that may add one.
+The rules for a producer's session that may add a row of the outbox.
 """
 
-from typing import Any
-
-import sqlalchemy as sa
 from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 
 from outbox.errors import InvalidEvent
-from outbox.event import Event
 from outbox.tables import outbox
-from outbox.wire.row_codec import to_row
-
-WRITTEN_COLUMNS = tuple(to_row(Event("example", None)))
+from outbox.written_table import written
 
 _OPEN = {None, "ACTIVE", "PROVISIONING_CONNECTION"}
 _OPEN_OR_KEPT = _OPEN | {"PREPARED", "COMMITTED"}
@@ -22,35 +16,9 @@ _OPEN_OR_KEPT = _OPEN | {"PREPARED", "COMMITTED"}
 _BIND_IT = "add outbox.metadata.tables['outbox'] and its engine to the binds of the session"
 
 
-class _Base(DeclarativeBase):
-    """Listeners of the application find `__tablename__`, `__table__` and so on, as in its own."""
-
-
-# For producers the primary key is the event's id, which is known before the INSERT. The flush then
-# needs no RETURNING, and the producer's database user needs no privilege but INSERT.
-class OutboxRow(_Base):
-    """One row of the outbox, as an object that a session can add."""
-
-    __tablename__ = outbox.name
-    __table__ = sa.Table(
-        outbox.name,
-        _Base.metadata,
-        *(
-            sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
-            for name in WRITTEN_COLUMNS
-        ),
-    )
-    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy documents it
-
-    @property
-    def id(self) -> Any:
-        """The id of the event."""
-        return self.event_id  # type: ignore[attr-defined]
-
-
 def check(session: object) -> None:
     """
-    Check that *session* writes an `OutboxRow` that is added now; sets its engine if it has one.
+    Check that *session* writes a row of the outbox that is added now; sets its engine if needed.
 
     Raises InvalidEvent if its transaction has ended, has failed or is prepared, or if it is not
     clear which engine writes the outbox.
@@ -77,14 +45,15 @@ def _state(transaction: SessionTransaction | None) -> str | None:
 
 
 def _bind(session: Session) -> None:
+    row = written().row
     try:
-        session.get_bind(OutboxRow.__mapper__)
+        session.get_bind(row.__mapper__)
     except UnboundExecutionError:
         engines = {id(bind): bind for bind in session.binds.values()}
         if (bind := session.binds.get(outbox)) is not None:
-            session.bind_mapper(OutboxRow, bind)
+            session.bind_mapper(row, bind)
         elif len(engines) == 1:
-            session.bind_mapper(OutboxRow, *engines.values())
+            session.bind_mapper(row, *engines.values())
         else:
             found = "several engines" if engines else "no engine"
             raise InvalidEvent(

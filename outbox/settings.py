@@ -6,16 +6,16 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox import setting_names
 from outbox.errors import ConfigurationError
+from outbox.schema_name import check_schema_name
 from outbox.setting_names import PREFIX
 from outbox.setting_types import EntityName, Items
 from outbox.setting_words import EMPTY, NOT_A_URL, line
@@ -24,7 +24,8 @@ from outbox.url_checks import (
     check_broker,
     check_database,
     check_management,
-    check_parameters,
+    check_schema,
+    database_url,
     is_local,
     management_url,
 )
@@ -54,6 +55,11 @@ class SharedSettings(BaseSettings):
         default=SecretStr(DEFAULT_DATABASE_URL),
         description="The relay's database, which has the outbox; or the consumer's database, "
         "which has its effects.",
+    )
+    database_schema: Annotated[str, AfterValidator(check_schema_name)] | None = Field(
+        default=None,
+        description="Postgres: the schema with the tables, which `relay migrate` creates. Unset: "
+        "the one in which `search_path` of the role finds them.",
     )
     broker_url: SecretStr = Field(
         default=SecretStr(DEFAULT_BROKER_URL),
@@ -155,6 +161,7 @@ class SharedSettings(BaseSettings):
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
         check_database(self.database, allow_insecure=self.allow_insecure)
+        check_schema(self.database, self.database_schema)
         for url in self.brokers:
             check_broker(url, allow_insecure=self.allow_insecure)
         if self.management is not None:
@@ -171,18 +178,7 @@ class SharedSettings(BaseSettings):
     @property
     def database(self) -> URL:
         """MQ_DATABASE_URL, parsed."""
-        text = self.database_url.get_secret_value().strip()
-        if not text:
-            raise ValueError(f"MQ_DATABASE_URL: {EMPTY}")
-        try:
-            url = make_url(text)
-        except (ArgumentError, ValueError):
-            # A ValueError quotes the text in the place of the port, which is often a password.
-            raise ValueError(f"MQ_DATABASE_URL: {NOT_A_URL}") from None
-        # make_url drops a text behind ? that has no =, and would open another file.
-        check_parameters(url, text)
-        # SQLAlchemy does not know this scheme of libpq.
-        return url.set(drivername="postgresql") if url.drivername == "postgres" else url
+        return database_url(self.database_url.get_secret_value().strip())
 
     @property
     def brokers(self) -> list[BrokerUrl]:

@@ -5,7 +5,8 @@ The server URLs that settings refuse: unknown schemes, and insecure connections 
 import os
 import re
 
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox.postgres_server import PostgresServer, server_of
@@ -44,6 +45,22 @@ _NO_PARAMETERS = (
 )
 
 
+def database_url(text: str) -> URL:
+    """Return *text*, the MQ_DATABASE_URL, parsed; raises ValueError if it is none."""
+    if not text:
+        raise ValueError(f"MQ_DATABASE_URL: {EMPTY}")
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # A ValueError quotes the text in the place of the port, which is often a password.
+        raise ValueError(f"MQ_DATABASE_URL: {NOT_A_URL}") from None
+    # make_url drops a text behind ? that has no =, and would open another file.
+    if url.drivername.startswith("sqlite") and "?" in text:
+        raise ValueError(f"MQ_DATABASE_URL: {_NO_PARAMETERS}")
+    # SQLAlchemy does not know this scheme of libpq.
+    return url.set(drivername="postgresql") if url.drivername == "postgres" else url
+
+
 def check_database(url: URL, *, allow_insecure: bool) -> None:
     """Raise ValueError if the process must not connect to the database at *url*."""
     scheme = url.drivername.split("+")[0]
@@ -75,10 +92,10 @@ def _is_local(server: PostgresServer) -> bool:
     return all(host.startswith("/") or host in _LOOPBACK for host, _ in server.addresses)
 
 
-def check_parameters(url: URL, text: str) -> None:
-    """Raise ValueError if *text*, the MQ_DATABASE_URL, has parameters for SQLite."""
-    if url.drivername.startswith("sqlite") and "?" in text:
-        raise ValueError(f"MQ_DATABASE_URL: {_NO_PARAMETERS}")
+def check_schema(url: URL, schema: str | None) -> None:
+    """Raise ValueError if the database at *url* has no schemas, and *schema* names one."""
+    if schema is not None and url.get_backend_name() == "sqlite":
+        raise ValueError("MQ_DATABASE_SCHEMA: a SQLite file has no schemas: remove it")
 
 
 def check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:

@@ -114,7 +114,7 @@ def _run(
     os.environ.update(environment(work) | run.environment())
     settings = load(ConsumerSettings)
     with driver_errors_translated():
-        migrate.upgrade(settings.database_url.get_secret_value())
+        migrate.upgrade(settings.database_url.get_secret_value(), schema=settings.database_schema)
     try:
         return asyncio.run(demo.run(Plan(run, expected, settings, work, deadline, seed), console))
     finally:

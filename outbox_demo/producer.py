@@ -91,8 +91,12 @@ class Producer:
 
 async def main(directory: Path, seed: int) -> None:
     """Commit the events of the file in *directory*."""
+    settings = load(SharedSettings)
     engine = create_engine(
-        load(SharedSettings).database, pool_size=2, application_name="outbox-demo producer"
+        settings.database,
+        pool_size=2,
+        application_name="outbox-demo producer",
+        schema=settings.database_schema,
     )
     with (directory / history.FILE_NAME).open("a", encoding="utf-8") as history_file:
         producer = Producer(

@@ -81,7 +81,12 @@ class ProgressReader:
 @asynccontextmanager
 async def progress_reader(settings: SharedSettings, run: Run) -> AsyncIterator[ProgressReader]:
     """A reader for *run* on the database that *settings* name."""
-    engine = create_engine(settings.database, pool_size=2, application_name="outbox-demo counts")
+    engine = create_engine(
+        settings.database,
+        pool_size=2,
+        application_name="outbox-demo counts",
+        schema=settings.database_schema,
+    )
     try:
         yield ProgressReader(engine, run)
     finally:

@@ -86,7 +86,12 @@ class Resources:
     @asynccontextmanager
     async def _database(self) -> AsyncIterator[AsyncConnection]:
         """A transaction on a connection of its own."""
-        engine = create_engine(self.settings.database, pool_size=2, application_name="outbox-demo")
+        engine = create_engine(
+            self.settings.database,
+            pool_size=2,
+            application_name="outbox-demo",
+            schema=self.settings.database_schema,
+        )
         try:
             with driver_errors_translated():
                 async with engine.begin() as connection:

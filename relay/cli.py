@@ -23,6 +23,7 @@ from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import probes
 from outbox.runtime.process import allow_configured_headers
+from outbox.schema_name import check_schema_name
 from outbox.tables import dead_letters, outbox
 from relay import assembly, replay
 from relay import run as service
@@ -61,21 +62,42 @@ def migrate_command(
     schema: Annotated[
         str | None,
         typer.Option(
-            help="Postgres: the schema of the tables; the first one of search_path by default."
+            help="Postgres: the schema of the tables; MQ_DATABASE_SCHEMA, or else the first one"
+            " of search_path by default."
         ),
     ] = None,
+    *,
+    sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql",
+            help="Print the statements, and ask no database; REVISION may be a range: 0005:head.",
+        ),
+    ] = False,
 ) -> None:
     """Create or upgrade the tables in the database of MQ_DATABASE_URL."""
     settings = start.settings(
         RelaySettings, process="relay", warnings="stderr", servers=["database_url"]
     )
+    url = settings.database_url.get_secret_value().strip()
     try:
+        schema = settings.database_schema if schema is None else schema_option(schema)
+        if sql:
+            migrate.print_statements(url, revision, schema=schema)
+            return
         with driver_errors_translated():
-            url = settings.database_url.get_secret_value()
             location = migrate.upgrade(url, revision, schema=schema)
     except (ConfigurationError, Unavailable) as error:
         start.fail(error)
     console.print(str(location))
+
+
+def schema_option(name: str) -> str:
+    """Return the *name* after --schema; raises ConfigurationError if no schema can have it."""
+    try:
+        return check_schema_name(name)
+    except ValueError as error:
+        raise ConfigurationError(f"--schema: {error}") from None
 
 
 @app.command()

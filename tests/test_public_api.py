@@ -14,6 +14,7 @@ def test_the_public_names_exist(package):
 def test_the_public_names_are_these():
     assert outbox.__all__ == [
         "HEALTH_DATA_UPLOADED",
+        "TABLE_NAMES",
         "Event",
         "HealthDataMessage",
         "InvalidEvent",
@@ -21,9 +22,11 @@ def test_the_public_names_are_these():
         "Priority",
         "add",
         "allow_headers",
+        "include_name",
         "include_object",
         "insert",
         "metadata",
+        "use_schema",
     ]
     assert consumer.__all__ == [
         "CallNext",

@@ -1,7 +1,7 @@
 """
-The tables of consumers, and every SQL statement of a consumer.
+Every SQL statement of a consumer.
 
-    tables             `processed_messages`, `begun_deliveries` and `parked_messages`
+    tables             the tables of consumers, and the values in them
     dedup              inserts the dedup rows of a transaction
     inserted           finds rows that a trigger drops or changes as they are inserted
     begun              counts the redelivered messages that processes have begun

@@ -44,36 +44,46 @@ NOT_DURABLE = {"sqlite_durable": False}
 """Execution options for transactions that a loss of power may undo, on SQLite only."""
 
 
+SCHEMA = "outbox_schema"
+"""The execution option of an engine that names the schema of the tables, or None."""
+
+
 def create_engine(
     url: URL,
     *,
     pool_size: int,
     application_name: str,
     lock_timeout: timedelta | None = None,
+    schema: str | None = None,
     create: bool = True,
 ) -> AsyncEngine:
     """
     Return an engine for *url*, with the asyncio driver of Postgres or SQLite.
 
     `pg_stat_activity` shows *application_name*. Statements on Postgres wait for a lock no longer
-    than *lock_timeout*; behind a pooler the setting of the server applies. A SQLite file that is
-    missing is created, or without *create* refused with SchemaMismatch.
+    than *lock_timeout*, and find the tables in *schema* before those of the role's `search_path`;
+    behind a pooler the settings of the server and of the role apply. A SQLite file that is missing
+    is created, or without *create* refused with SchemaMismatch.
     """
     if url.drivername.split("+")[0] == "sqlite":
         engine = sqlite_engine(url, pool_size=pool_size, create=create)
     else:
-        engine = _postgres(url, pool_size, application_name, lock_timeout)
+        engine = _postgres(url, pool_size, application_name, lock_timeout, schema)
     sa.event.listen(engine.sync_engine, "handle_error", mark_as_own)
     return engine
 
 
 def _postgres(
-    url: URL, pool_size: int, application_name: str, lock_timeout: timedelta | None
+    url: URL,
+    pool_size: int,
+    application_name: str,
+    lock_timeout: timedelta | None,
+    schema: str | None,
 ) -> AsyncEngine:
     server = server_of(url, os.environ)
     pooled = "pgbouncer" in url.query
     arguments: dict[str, Any] = {
-        "async_creator_fn": partial(connect, server, pooled=pooled),
+        "async_creator_fn": partial(connect, server, pooled=pooled, schema=schema),
         "timeout": CONNECT_SECONDS,
         "connection_class": PostgresConnection,
         "server_settings": {"application_name": application_name},
@@ -96,6 +106,7 @@ def _postgres(
         pool_timeout=CONNECT_SECONDS,
         pool_pre_ping=False,
         isolation_level="READ COMMITTED",
+        execution_options={SCHEMA: schema},
         connect_args=arguments,
         hide_parameters=True,
         json_deserializer=json_value,

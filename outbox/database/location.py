@@ -2,7 +2,8 @@
 Where the tables are: one schema of Postgres, or a SQLite file.
 
 Statements name no schema, so Postgres searches the schemas of `search_path` for each table. It
-creates tables in the first one.
+creates tables in the first one. The connections of an engine that is made for one schema search it
+first; only tables in that schema are taken for ours.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,7 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.database.engine import SCHEMA
 from outbox.errors import ConfigurationError, SchemaMismatch
+from outbox.schema_name import quoted
 
 VERSION_TABLE = "outbox_relay_version"
 
@@ -42,8 +45,13 @@ _SCHEMAS_OF = sa.text(
     " JOIN pg_class AS relation ON relation.oid = to_regclass(wanted.name)"
     " JOIN pg_namespace AS namespace ON namespace.oid = relation.relnamespace"
 ).bindparams(sa.bindparam("names", type_=ARRAY(sa.Text)))
+_SCHEMA = sa.text(
+    "SELECT to_regnamespace(quote_ident(:name)) IS NOT NULL AS exists,"
+    " has_database_privilege(current_database(), 'CREATE') AS may_create,"
+    " current_schema() AS first, quote_ident(current_user) AS role"
+)
 _RELATIONS = sa.text(
-    "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+    "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace"
 )
 
 
@@ -63,13 +71,20 @@ ANYWHERE = Location(None, None)
 """The tables of a process that does not check where they are."""
 
 
+def intended(connection: sa.Connection) -> str | None:
+    """Return the schema that the engine of *connection* is made for, or None for any."""
+    schema: str | None = connection.get_execution_options().get(SCHEMA)
+    return schema
+
+
 def find(connection: sa.Connection) -> Location:
     """Return where *connection* finds the table with the revision."""
-    if not sa.inspect(connection).has_table(VERSION_TABLE):
-        return Location(None, None)
-    schema = schema_of(connection, VERSION_TABLE)
-    revision = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    return Location(schema, revision)
+    schema = intended(connection)
+    if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
+        return Location(schema, None)
+    version = sa.table(VERSION_TABLE, sa.column("version_num"), schema=schema)
+    revision = connection.scalar(sa.select(version.c.version_num))
+    return Location(schema or schema_of(connection, VERSION_TABLE), revision)
 
 
 def schema_of(connection: sa.Connection, table: str) -> str | None:
@@ -121,13 +136,15 @@ def check_before_migration(connection: sa.Connection, known: Collection[str]) ->
     Raises SchemaMismatch if their revision is not *known*, or if another program has created a
     table of such a name, and ConfigurationError unless one schema is meant.
     """
+    if (schema := intended(connection)) is not None and not _exists(connection, schema):
+        return
     found = find(connection)
     place = "the file"
     if connection.dialect.name == "postgresql":
         place = f"schema {_first_schema(connection, found)}"
     if found.revision is not None and found.revision not in known:
         raise SchemaMismatch(
-            f"{found}, which belongs to a newer version of this program: install that version"
+            f"{found}, which a newer version of this program created: install that version"
         )
     others = sorted(_created_after(found.revision) & _relations(connection))
     if others:
@@ -135,6 +152,29 @@ def check_before_migration(connection: sa.Connection, known: Collection[str]) ->
             f"{place} has {' and '.join(others)} already, which another program created: use a"
             " schema or a file of its own for the outbox, or rename those tables"
         )
+
+
+def _exists(connection: sa.Connection, schema: str) -> bool:
+    """Whether *schema* exists, so that its tables are found; otherwise it may be created."""
+    state = connection.execute(_SCHEMA, {"name": schema}).one()
+    if state.first == schema:
+        return True
+    if state.first is not None:
+        raise ConfigurationError(
+            f"schema {quoted(schema)}: is not the first one of search_path, which a process does"
+            " not change behind a connection pooler: CREATE SCHEMA if it is missing, and ALTER"
+            f" ROLE {state.role} SET search_path = {quoted(schema)}"
+        )
+    if state.exists:
+        raise ConfigurationError(
+            f"no privilege: GRANT USAGE, CREATE ON SCHEMA {quoted(schema)} TO {state.role}"
+        )
+    if not state.may_create:
+        raise ConfigurationError(
+            "the schema does not exist, and the role may not create it: CREATE SCHEMA"
+            f" {quoted(schema)} AUTHORIZATION {state.role}"
+        )
+    return False
 
 
 def _first_schema(connection: sa.Connection, found: Location) -> str:

@@ -22,12 +22,14 @@ from outbox.database.errors import NO_PRIVILEGE, driver_errors_translated, reaso
 from outbox.database.location import VERSION_TABLE, Location
 from outbox.database.sqlite_errors import primary_code
 from outbox.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
+from outbox.schema_name import quoted
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION = sa.Table(VERSION_TABLE, sa.MetaData())
 
+_NO_REVISION = "REVISION: there is no such revision"
 _NO_LOCK = "55P03"
 _EXISTS_ALREADY = {"42P07", "42723", "42710"}
 _NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
@@ -37,8 +39,8 @@ def upgrade(database_url: str, revision: str = "head", *, schema: str | None = N
     """
     Migrate the database up to *revision*; returns where the tables are.
 
-    They are in *schema*, or in the first one of the role's `search_path`. Must not be called
-    inside a running event loop.
+    They are in *schema*, which is created if need be, or in the first one of the role's
+    `search_path`. Must not be called inside a running event loop.
 
     Raises SchemaMismatch if the schema belongs to a newer version or to another program,
     ConfigurationError if there is no such revision or the role may not create tables, and
@@ -47,17 +49,34 @@ def upgrade(database_url: str, revision: str = "head", *, schema: str | None = N
     from alembic import command  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
 
-    config = _config(database_url)
-    config.attributes["schema"] = schema
+    config = _config(database_url, schema)
     try:
         with _files_checked():
             command.upgrade(config, revision)
     except DBAPIError as error:
         raise _refusal(error) from None
     except CommandError:
-        raise ConfigurationError("REVISION: there is no such revision") from None
+        raise ConfigurationError(_NO_REVISION) from None
     migrated: Location = config.attributes["location"]
     return migrated
+
+
+def print_statements(
+    database_url: str, revision: str = "head", *, schema: str | None = None
+) -> None:
+    """
+    Print the SQL of the migrations up to *revision*, or of a range such as `0005:head`.
+
+    No database is asked: the URL only says whether it is Postgres or SQLite. Raises
+    ConfigurationError if there is no such revision.
+    """
+    from alembic import command  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    try:
+        command.upgrade(_config(database_url, schema), revision, sql=True)
+    except CommandError:
+        raise ConfigurationError(_NO_REVISION) from None
 
 
 def _refusal(error: DBAPIError) -> BaseException:
@@ -112,10 +131,14 @@ async def verify(engine: AsyncEngine) -> Location:
             found = await connection.run_sync(_find)
             if found.revision is None:
                 hidden = await row_access.problems(connection, {VERSION: ["SELECT"]})
-                raise SchemaMismatch(*(hidden or ["the tables are missing: run `relay migrate`"]))
+                place = f" in schema {found.schema}" if found.schema else ""
+                missing = f"the tables are missing{place}: run `relay migrate`"
+                raise SchemaMismatch(*(hidden or [missing]))
             if found.revision != expected:
                 is_known = found.revision in known_revisions()
-                remedy = "run `relay migrate`" if is_known else "it belongs to a newer version"
+                remedy = "run `relay migrate`"
+                if not is_known:
+                    remedy = "a newer version of this program created it"
                 raise SchemaMismatch(f"{found} instead of {expected}: {remedy}")
             await connection.run_sync(location.verify_one_schema, found.schema)
     return found
@@ -127,7 +150,10 @@ def _find(connection: sa.Connection) -> Location:
     except DBAPIError as error:
         if sqlstate(error) != NO_PRIVILEGE:
             raise
-        raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}") from None
+        of_schema = ""
+        if (schema := location.intended(connection)) is not None:
+            of_schema = f", and GRANT USAGE ON SCHEMA {quoted(schema)}"
+        raise SchemaMismatch(f"no privilege: GRANT SELECT ON {VERSION_TABLE}{of_schema}") from None
 
 
 @contextmanager
@@ -143,12 +169,13 @@ def _files_checked() -> Iterator[None]:
         raise
 
 
-def _config(database_url: str) -> "Config":
+def _config(database_url: str, schema: str | None = None) -> "Config":
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     config.attributes["database_url"] = database_url
+    config.attributes["schema"] = schema
     return config
 
 

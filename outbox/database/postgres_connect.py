@@ -33,6 +33,13 @@ _POOLER = {
     True: "; the log of the pooler has the reason",
 }
 
+# Not as a parameter of the connection: that would replace the role's search_path, in which a
+# handler finds its own tables, and poolers refuse it.
+_PUT_FIRST = (
+    "SELECT set_config('search_path', concat_ws(', ', quote_ident($1),"
+    " nullif(current_setting('search_path'), '')), false)"
+)
+
 
 def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
     """
@@ -52,15 +59,21 @@ def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
     }
 
 
-async def connect(server: PostgresServer, *, pooled: bool, **arguments: Any) -> Any:
+async def connect(
+    server: PostgresServer, *, pooled: bool, schema: str | None, **arguments: Any
+) -> Any:
     """
-    Connect to *server* with the *arguments* of asyncpg.
+    Connect to *server* with the *arguments* of asyncpg; *schema* is the first to be searched.
+
+    Not behind a pooler, if *pooled*: there the session belongs to other clients as well.
 
     Raises DatabaseUnavailable, which names the setting, the server and the reason, and
     ConfigurationError if the driver refuses its arguments.
     """
     try:
-        return await asyncpg.connect(**arguments)
+        connection = await asyncpg.connect(**arguments)
+        if schema is not None and not pooled:
+            await _search_first(connection, schema, within=arguments["timeout"])
     except (OSError, asyncpg.PostgresError) as error:
         state = getattr(error, "sqlstate", None) or ""
         reason = _reason(error, state, pooled=pooled)
@@ -77,6 +90,15 @@ async def connect(server: PostgresServer, *, pooled: bool, **arguments: Any) -> 
         raise ConfigurationError(
             "MQ_DATABASE_URL: the driver refuses its parameters, or those of the PG variables"
         ) from None
+    return connection
+
+
+async def _search_first(connection: Any, schema: str, *, within: float) -> None:
+    try:
+        await connection.fetchval(_PUT_FIRST, schema, timeout=within)
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def _reason(error: Exception, state: str, *, pooled: bool) -> str:

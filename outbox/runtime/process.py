@@ -44,6 +44,7 @@ async def database(
         pool_size=settings.database_pool_size,
         application_name=name(role),
         lock_timeout=lock_timeout,
+        schema=settings.database_schema,
         create=False,
     )
     try:

@@ -5,6 +5,9 @@ Migration 0002 has a trigger on `outbox` that notifies unless it gets a shared a
 idle relay holds this lock exclusively; a busy relay releases it, and no transaction pays for
 NOTIFY. Of several idle relays one holds the lock, and the others poll.
 
+All outboxes of a database share one channel. A notification names its table, as the lock does, so
+a relay ignores those of another schema.
+
 The lock and LISTEN belong to a session, so they have a session of their own. Behind a pooler that
 gives each transaction another session this cannot work.
 """
@@ -29,7 +32,9 @@ TIMEOUT = timedelta(seconds=5)
 
 # The trigger computes the same number.
 _LOCK = "((1870033506::bigint << 32) + 'outbox'::regclass::oid::bigint)"
-_TRY_LOCK = sa.text(f"SELECT pg_try_advisory_lock({_LOCK})")
+_TRY_LOCK = sa.text(
+    f"SELECT pg_try_advisory_lock({_LOCK}) AS locked, 'outbox'::regclass::oid::text AS outbox"
+)
 _UNLOCK = sa.text(f"SELECT pg_advisory_unlock({_LOCK})")
 # One index each: rows that wait for their time are in neither, however many they are.
 HAS_READY = """
@@ -52,6 +57,7 @@ class PostgresWakeup:
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
         self._armed = False
+        self._table: str | None = None
         # Both loops of the relay use the one session.
         self._turn = asyncio.Lock()
 
@@ -66,7 +72,8 @@ class PostgresWakeup:
             try:
                 async with with_deadline(TIMEOUT):
                     connection = await self._listening()
-                    self._armed = bool(await connection.scalar(_TRY_LOCK))
+                    tried = (await connection.execute(_TRY_LOCK)).one()
+                self._armed, self._table = bool(tried.locked), tried.outbox
             except DatabaseUnavailable:
                 await self.close()
             return self._armed
@@ -123,8 +130,8 @@ class PostgresWakeup:
         except DRIVER_ERRORS as error:
             raise DatabaseUnavailable(type(error).__name__) from None
 
-    def _on_notification(self, *_notification: object) -> None:
-        if self._armed:
+    def _on_notification(self, _by: object, _pid: int, _channel: str, table: str) -> None:
+        if self._armed and table == self._table:
             self._notify()
 
     def _on_end(self, *_connection: object) -> None:

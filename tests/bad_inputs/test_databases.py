@@ -238,7 +238,7 @@ async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlit
     ("revision", "problem"),
     [
         ("0001", r"0001 instead of \d+: run `relay migrate`"),
-        ("9999", "belongs to a newer version"),
+        ("9999", "newer version of this program created it"),
     ],
 )
 async def test_a_schema_of_another_version_is_a_line_with_the_remedy(engine, revision, problem):

@@ -79,6 +79,11 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@localhost/x?host=db.example"),
         ("MQ_DATABASE_URL", f"postgresql://u:{SECRET}@localhost:{SECRET}/x"),
         ("MQ_DATABASE_URL", ""),
+        ("MQ_DATABASE_SCHEMA", ""),
+        ("MQ_DATABASE_SCHEMA", f"pg_{SECRET}"),
+        ("MQ_DATABASE_SCHEMA", "$user"),
+        ("MQ_DATABASE_SCHEMA", SECRET * 4),
+        ("MQ_DATABASE_SCHEMA", SECRET),  # of SQLite
         ("MQ_DATABASE_URL", SECRET),
         ("MQ_BROKER_URL", f"amqp://u:{SECRET}@10.0.0.1/"),
         ("MQ_BROKER_URL", "amqp://guest:guest@broker.example/"),

@@ -3,20 +3,19 @@ Alembic of an application that shares its database with the outbox.
 """
 
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from sqlalchemy.engine import make_url
 
-import consumer.storage.tables
-from outbox import autogenerate
+import outbox
 from outbox.database import location, migrate
-from outbox.tables import metadata
 from tests.support.commands import CommandLine
 from tests.support.pages import REPOSITORY
-
-assert consumer.storage.tables.parked_messages.metadata is metadata
 
 ENV = """
 import sqlalchemy as sa
@@ -41,19 +40,32 @@ with engine.connect() as connection:
 ALONE, TOGETHER = "application", "[application, outbox.metadata]"
 
 
-def documented_line() -> str:
+def documented_line(hook: str) -> str:
     page = (REPOSITORY / "docs" / "how-to" / "record-events.md").read_text()
-    found = re.search(r"^ *(include_object=.*,)$", page, re.MULTILINE)
+    found = re.search(rf"^ *({hook}=.*,)$", page, re.MULTILINE)
     assert found
     return found[1]
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
-def application_url(request) -> str:
-    """Give the URL of a migrated database, with a synchronous driver."""
-    url = make_url(request.getfixturevalue(request.param))
-    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[url.get_backend_name()]
-    return url.set(drivername=driver).render_as_string(hide_password=False)
+class Installation(NamedTuple):
+    """A migrated database, by its URL for a synchronous driver, and the settings of its relay."""
+
+    url: str
+    settings: dict[str, str]
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_url", "empty_postgres_url"])
+def installation(request) -> Installation:
+    """Give a migrated database; the last one has the tables in a schema of their own."""
+    url = request.getfixturevalue(request.param)
+    settings = {"MQ_DATABASE_URL": url}
+    if request.param == "empty_postgres_url":
+        settings["MQ_DATABASE_SCHEMA"] = "mq"
+        migrate.upgrade(url, schema="mq")
+    parsed = make_url(url)
+    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
+    shown = parsed.set(drivername=driver).render_as_string(hide_password=False)
+    return Installation(shown, settings)
 
 
 def an_application(directory: Path, url: str, *, line: str, target: str = ALONE) -> CommandLine:
@@ -74,11 +86,14 @@ def an_application(directory: Path, url: str, *, line: str, target: str = ALONE)
     return CommandLine(directory)
 
 
-@pytest.mark.parametrize("target", [ALONE, TOGETHER])
+@pytest.mark.parametrize(
+    ("hook", "target"),
+    [("include_name", ALONE), ("include_object", TOGETHER)],
+)
 def test_the_migrations_of_an_application_leave_our_tables_alone(
-    application_url, tmp_path, target
+    installation, tmp_path, hook, target
 ):
-    run = an_application(tmp_path, application_url, line=documented_line(), target=target)
+    run = an_application(tmp_path, installation.url, line=documented_line(hook), target=target)
 
     made = run("alembic", "revision", "--autogenerate", "-m", "first")
     assert made.code == 0, made.err
@@ -89,11 +104,14 @@ def test_the_migrations_of_an_application_leave_our_tables_alone(
     assert run("alembic", "upgrade", "head").code == 0
     checked = run("alembic", "check")
     assert (checked.code, checked.out) == (0, "No new upgrade operations detected.\n")
+    # Its table alembic_version is not ours.
+    migrated = run("relay", "migrate", **installation.settings)
+    assert (migrated.code, migrated.out.split()[-1]) == (0, migrate.head())
 
 
-def test_without_the_line_autogenerate_would_drop_our_tables(application_url, tmp_path):
+def test_without_the_line_autogenerate_would_drop_our_tables(installation, tmp_path):
     """Otherwise the line has become needless."""
-    run = an_application(tmp_path, application_url, line="")
+    run = an_application(tmp_path, installation.url, line="")
 
     checked = run("alembic", "check")
 
@@ -101,9 +119,31 @@ def test_without_the_line_autogenerate_would_drop_our_tables(application_url, tm
     assert "remove_table" in checked.err + checked.out
 
 
-def test_the_hook_knows_every_table_of_a_migrated_database():
-    created = set(location.CREATED_BY) - set(location.RENAMED)
+def test_a_table_of_the_application_with_such_a_name_is_read_in_another_schema():
+    read = outbox.include_name
+    ours, theirs = {"schema_name": "mq"}, {"schema_name": "clinic"}
+    assert not read("audit_log", "table", {"schema_name": None})
+    assert not read("audit_log", "table", theirs)
+    assert read("uploads", "table", ours)
+    assert read("audit_log", "schema", {})
+    assert read(None, "schema", {})
 
-    assert created == set(metadata.tables)
-    assert created | {location.VERSION_TABLE} == autogenerate.TABLES
+    outbox.use_schema("mq")
+    try:
+        assert not read("audit_log", "table", {"schema_name": None})
+        assert not read("audit_log", "table", ours)
+        assert read("audit_log", "table", theirs)
+    finally:
+        outbox.use_schema(None)
+
+
+def test_a_producer_knows_every_table_of_a_migrated_database():
+    """Without the package of consumers, whose tables are among them."""
+    names = "print(outbox.TABLE_NAMES == {*outbox.metadata.tables, 'outbox_relay_version'}"
+    script = f"import outbox, sys; {names} and 'consumer' not in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"True\n"
+
+    created = set(location.CREATED_BY) - set(location.RENAMED)
+    assert created | {location.VERSION_TABLE} == outbox.TABLE_NAMES
     assert set(location.CREATED_BY.values()) <= migrate.known_revisions()

@@ -21,22 +21,24 @@ CONFIG = str(REPOSITORY / "alembic.ini")
 OBJECTS = """
 SELECT 'column', table_name, column_name, data_type, coalesce(column_default, ''), is_nullable,
     is_identity
-FROM information_schema.columns WHERE table_schema = 'public'
+FROM information_schema.columns WHERE table_schema = current_schema()
 UNION ALL
 SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', '', ''
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+FROM pg_constraint WHERE connamespace = quote_ident(current_schema())::regnamespace
 UNION ALL
 SELECT 'index', tablename, indexname, indexdef, '', '', '' FROM pg_indexes
-WHERE schemaname = 'public'
+WHERE schemaname = current_schema()
 UNION ALL
 SELECT 'function', proname, prosrc, coalesce(array_to_string(proconfig, ','), ''), '', '', ''
-FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+FROM pg_proc WHERE pronamespace = quote_ident(current_schema())::regnamespace
 UNION ALL
-SELECT 'trigger', tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), tgenabled::text, '', ''
-FROM pg_trigger WHERE NOT tgisinternal
+SELECT 'trigger', tgrelid::regclass::text, tgname, pg_get_triggerdef(pg_trigger.oid),
+    tgenabled::text, '', ''
+FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE NOT tgisinternal AND relnamespace = quote_ident(current_schema())::regnamespace
 UNION ALL
 SELECT 'options', relname, coalesce(array_to_string(reloptions, ','), ''), '', '', '', ''
-FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind = 'r'
 UNION ALL
 SELECT 'revision', version_num, '', '', '', '', '' FROM outbox_relay_version
 ORDER BY 1, 2, 3, 4
@@ -54,6 +56,12 @@ async def printed(run: CommandLine, url: str, *steps: str) -> str:
     )
     assert done.code == 0, done.err
     return done.out
+
+
+async def objects(url: str, schema: str = "public") -> list[list[str]]:
+    """All that a migration has made in *schema*, as if it were `public`."""
+    rows = await execute(url, f"SET search_path = {schema}", OBJECTS)
+    return [[text.replace(schema, "public") for text in row] for row in rows]
 
 
 async def psql(url: str, script: str) -> None:
@@ -74,7 +82,7 @@ async def test_the_printed_statements_make_the_same_tables_on_postgres(
 ):
     await psql(empty_postgres_url, await printed(run, empty_postgres_url))
 
-    assert await execute(empty_postgres_url, OBJECTS) == await execute(postgres_url, OBJECTS)
+    assert await objects(empty_postgres_url) == await objects(postgres_url)
     secrets = [
         (await execute(url, "SELECT secret FROM ordering_secret"))[0][0]
         for url in (empty_postgres_url, postgres_url)
@@ -91,6 +99,38 @@ async def test_the_printed_statements_make_the_same_tables_on_postgres(
     remaining = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     names = {row[0] for row in await execute(empty_postgres_url, remaining)}
     assert names == {migrate.VERSION_TABLE, f"{migrate.VERSION_TABLE}_pkc"}
+
+
+@pytest.mark.parametrize("program", ["relay", "alembic"])
+async def test_the_printed_statements_make_the_same_tables_in_a_schema(run, postgres_url, program):
+    """The database that the URL names is not asked."""
+    unreachable = "postgresql://nobody:hunter2@127.0.0.1:1/nowhere"
+    settings = {"MQ_DATABASE_URL": unreachable, "MQ_DATABASE_SCHEMA": 'Our "50%:s"'}
+    command = {
+        "relay": ("relay", "migrate", "--sql"),
+        "alembic": ("alembic", "-c", CONFIG, "upgrade", "head", "--sql"),
+    }
+    done = await run.run(*command[program], **settings)
+    assert done.code == 0, done.err
+    assert "hunter2" not in done.out + done.err
+
+    await psql(postgres_url, done.out)
+
+    assert await objects(postgres_url, '"Our ""50%:s"""') == await objects(postgres_url)
+
+
+async def test_a_range_of_revisions_is_printed_and_another_one_is_refused(run, tmp_path):
+    """Without a setting, for SQLite, and without a file."""
+    done = await run.run("relay", "migrate", "--sql", "0008:head")
+    assert done.code == 0
+    assert "begun_deliveries" in done.out
+    assert "processed_messages" not in done.out
+    assert not (tmp_path / "outbox.db").exists()
+
+    for wrong in (("--sql", "7:head"), ("--sql", "nope"), ("0008:head",)):
+        done = await run.run("relay", "migrate", *wrong)
+        assert done.code == 2
+        assert done.err.endswith("error: REVISION: there is no such revision\n")
 
 
 async def test_the_printed_statements_make_the_same_tables_on_sqlite(

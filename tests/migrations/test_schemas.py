@@ -71,14 +71,61 @@ async def test_tables_that_are_in_two_schemas_are_refused(run, postgres_url):
         assert "outbox: is in schema other, and outbox_relay_version in schema public" in done.err
 
 
-async def test_a_schema_that_the_role_may_not_use_is_refused(run, postgres_url):
-    done = await run.run("relay", "migrate", "--schema", "nope", MQ_DATABASE_URL=postgres_url)
+async def test_a_schema_that_is_set_is_created_and_only_its_tables_are_used(run, postgres_url):
+    """The tables in public are never taken for those of the schema that is set."""
+    ours = await tables(postgres_url, "public")
+    name, quoted = 'My "schema" 50%:s', '"My ""schema"" 50%:s"'
+    settings = {"MQ_DATABASE_URL": postgres_url, "MQ_DATABASE_SCHEMA": name}
+    done = await run.run("relay", "status", **settings)
     assert done.code == 2
-    assert "search_path: the role may use none of its schemas" in done.err
+    assert f"the tables are missing in schema {name}: run `relay migrate`" in done.err
+
+    for _ in range(2):
+        done = await run.run("relay", "migrate", **settings)
+        assert (done.code, done.out) == (0, f"schema {name} is at revision {HEAD}\n")
+    assert await tables(postgres_url, quoted) == ours
+    for command in (["relay", "topology"], ["relay", "check"]):
+        done = await run.run(*command, **settings)
+        assert done.code == 0
+    assert done.out.splitlines()[0] == f"schema {name} is at revision {HEAD}"
+
+    pooled = settings | {"MQ_DATABASE_URL": f"{postgres_url}?pgbouncer=1"}
+    for command in (["relay", "migrate"], ["relay", "check"]):
+        done = await run.run(*command, **pooled)
+        assert done.code == 2
+        assert "search_path" in done.err
+        assert "Traceback" not in done.err
+    await execute(
+        postgres_url,
+        f'ALTER DATABASE "{make_url(postgres_url).database}" SET search_path = {quoted}',
+    )
+    assert (await run.run("relay", "check", **pooled)).code == 0
+
+
+async def test_a_schema_that_the_role_may_not_create_or_use_is_refused(run, empty_postgres_url):
+    async with role(empty_postgres_url) as (name, url):
+        settings = {"MQ_DATABASE_URL": url, "MQ_DATABASE_SCHEMA": "theirs"}
+        for command in (["relay", "migrate"], ["relay", "migrate", "--schema", "theirs"]):
+            done = await run.run(*command, **settings)
+            assert done.code == 2
+            [line] = done.err.splitlines()
+            assert line.endswith(f'not create it: CREATE SCHEMA "theirs" AUTHORIZATION {name}')
+
+        await asyncio.to_thread(migrate.upgrade, empty_postgres_url, schema="theirs")
+        done = await run.run("relay", "migrate", **settings)
+        assert (done.code, done.err) == (
+            2,
+            f'error: no privilege: GRANT USAGE, CREATE ON SCHEMA "theirs" TO {name}\n',
+        )
+        done = await run.run("relay", "check", **settings)
+        assert done.code == 2
+        assert 'GRANT USAGE ON SCHEMA "theirs"' in done.err
 
     done = await run.run("relay", "migrate", "--schema", "nope")
     assert done.code == 2
     assert done.err.endswith("error: --schema: a SQLite file has no schemas\n")
+    done = await run.run("relay", "migrate", "--schema", "pg_mq", **settings)
+    assert (done.code, "error: --schema: must not be a name that" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["outbox", "dead_letters", "audit_log", "outbox_targets"])

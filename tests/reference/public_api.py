@@ -92,7 +92,12 @@ _CONSTANTS = {
     ),
     "metadata": (
         "outbox/tables.py",
-        "The SQLAlchemy `MetaData` of the tables that every process shares.",
+        "The SQLAlchemy `MetaData` of all tables, also those of consumers.",
+        "",
+    ),
+    "TABLE_NAMES": (
+        "outbox/autogenerate.py",
+        "The names of all tables that `relay migrate` creates, as a `frozenset`.",
         "",
     ),
 }

@@ -38,7 +38,10 @@ class Deployment:
         self, database_url: str, broker_url: str, directory: Path, **settings: str
     ) -> None:
         self.engine: AsyncEngine = create_engine(
-            make_url(database_url), pool_size=10, application_name="test"
+            make_url(database_url),
+            pool_size=10,
+            application_name="test",
+            schema=settings.get("MQ_DATABASE_SCHEMA"),
         )
         self.directory = directory
         self._env = {
