@@ -19,7 +19,7 @@ Each is in `outbox.metadata` as well, except the table with the revision, which 
 """
 
 
-def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
+def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
     """
     Return whether autogenerate of an application reads *name* from the database; not our tables.
 

@@ -163,7 +163,7 @@ def _exists(connection: sa.Connection, schema: str) -> bool:
         raise ConfigurationError(
             f"schema {quoted(schema)}: is not the first one of search_path, which a process does"
             " not change behind a connection pooler: CREATE SCHEMA if it is missing, and ALTER"
-            f" ROLE {state.role} SET search_path = {quoted(schema)}"
+            f" ROLE {state.role} SET search_path = {quoted(schema)}, public"
         )
     if state.exists:
         raise ConfigurationError(

@@ -118,6 +118,33 @@ async def test_a_row_of_another_schema_wakes_no_relay(two_schemas):
     assert rung == {"public": 1, SECOND: 1}
 
 
+async def test_a_migration_does_not_wait_for_one_of_another_schema(postgres_url):
+    """The locks are those of a process that migrates `public`, and of one of an older version."""
+    of_public = (
+        "SELECT pg_advisory_xact_lock_shared(7206814771),"
+        " pg_advisory_xact_lock(1720681477, hashtext('public'))"
+    )
+    of_all = "SELECT pg_advisory_xact_lock(7206814771)"
+    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
+    async with engine.begin() as migration:
+        await migration.execute(sa.text(of_public))
+        await asyncio.to_thread(migrate.upgrade, postgres_url, schema=SECOND)
+
+    async with engine.begin() as migration:
+        await migration.execute(sa.text(of_all))
+        waiting = asyncio.create_task(
+            asyncio.to_thread(migrate.upgrade, postgres_url, schema="third")
+        )
+        await eventually(lambda: waits_for_lock(postgres_url))
+    assert (await waiting).schema == "third"
+    await engine.dispose()
+
+
+async def waits_for_lock(url: str) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+    return (await execute(url, f"{waiting} AND datname = current_database()"))[0][0] == 1
+
+
 @pytest.mark.usefixtures("in_second")
 async def test_a_producer_records_in_the_schema_that_it_names(two_schemas):
     """Whatever the search_path is, and whatever tenants the application has."""

@@ -7,7 +7,8 @@ Where it is wrong the type checker has to say so: an ignored error that is none 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection
+from alembic.runtime.environment import EnvironmentContext
+from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 from structlog.typing import Processor
@@ -123,6 +124,19 @@ async def unknown_option(message: Message[object], session: AsyncSession) -> Non
 @etl.on_leased("has.batches", batch_size=5)  # type: ignore[call-overload, untyped-decorator]
 async def leased_batches(message: Message[object]) -> None:
     del message
+
+
+def env_of_alembic(context: EnvironmentContext, metadata: MetaData) -> None:
+    outbox.use_schema("mq")
+    outbox.use_schema(None)
+    outbox.use_schema(b"mq")  # type: ignore[arg-type]
+    names: frozenset[str] = outbox.TABLE_NAMES
+    context.configure(
+        target_metadata=[metadata, outbox.metadata],
+        include_name=outbox.include_name,
+        include_object=outbox.include_object,
+    )
+    del names
 
 
 def wrong_outcomes() -> None:
