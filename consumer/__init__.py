@@ -30,6 +30,8 @@ For the process `consumer`, in the order in which a delivery meets them:
     copy_report, log_fields      the log fields of messages
     status, status_view, replay  the commands `consumer status` and `consumer dead`
 
+For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.
+
 May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
 """
 

@@ -4,6 +4,7 @@ The composition root of a consumer: the only place that names concrete adapters.
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
@@ -128,11 +129,13 @@ def assemble(
     health: probes.Health,
     found: Location = ANYWHERE,
     bound: Bound | None = None,
+    jitter: Callable[[], float] = random.random,
 ) -> Tasks:
     """
     Build all parts of *consumer*, whose tables were *found*; returns those with a loop.
 
-    *bound* are its functions with their resources, if it has any.
+    *bound* are its functions with their resources, if it has any. *jitter* returns a number in
+    [0, 1).
     """
     bound = bound or bind(consumer)
     handlers = bound.handlers
@@ -152,7 +155,7 @@ def assemble(
         reconnect=Exponential(first=FIRST_PAUSE, cap=longest_pause),
         telemetry=telemetry,
         health=health,
-        jitter=random.random,
+        jitter=jitter,
     )
     batch_sizes = BatchSizes(handlers)
     executor = Executor(
@@ -165,10 +168,17 @@ def assemble(
         retention=settings.retention,
         unsupported_wait=settings.unsupported_wait,
         telemetry=telemetry,
-        jitter=random.random,
+        jitter=jitter,
         batch_sizes=batch_sizes,
     )
     begun, turns = BegunDeliveries(consumer.name, sessions), Turns() if lanes else None
+    settlement = Settlement(
+        queues=consumer_queues,
+        dead_letter_writer=dead_letter_writer,
+        lanes=lanes,
+        database_retry=database_retry,
+        telemetry=telemetry,
+    )
     dispatcher = Dispatcher(
         delivery_queue=DeliveryQueue(
             handlers,
@@ -178,13 +188,7 @@ def assemble(
         ),
         executor=InTurn(executor, turns) if turns else executor,
         strikes=Strikes(begun, executor, database_retry, turns),
-        settlement=Settlement(
-            queues=consumer_queues,
-            dead_letter_writer=dead_letter_writer,
-            lanes=lanes,
-            database_retry=database_retry,
-            telemetry=telemetry,
-        ),
+        settlement=settlement,
         database_retry=database_retry,
         concurrency=concurrency,
         prefetch=checks.prefetch(consumer, settings),
@@ -239,7 +243,17 @@ def assemble(
         )
     monitors = (topology_monitor, schema_monitor)
     durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    return Tasks(worker, dead_letter_worker, monitors, parked_worker, purge, durations, hooks)
+    return Tasks(
+        executor,
+        settlement,
+        worker,
+        dead_letter_worker,
+        monitors,
+        parked_worker,
+        purge,
+        durations,
+        hooks,
+    )
 
 
 async def prepare(

@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from consumer.dispatch.parked_worker import ParkedWorker
+from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.worker import Worker
+from consumer.execution.executor import Executor
 from consumer.hooks import Hooks
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
 from consumer.maintenance.retention import Retention
@@ -17,8 +19,14 @@ from outbox.runtime.schema_monitor import SchemaMonitor
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """The parts of a consumer's process that have a loop."""
+    """
+    The parts of a consumer's process that have a loop.
 
+    *executor* and *settlement* are those of *worker*, for a caller that takes each step itself.
+    """
+
+    executor: Executor
+    settlement: Settlement
     worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
     monitors: tuple[TopologyMonitor, SchemaMonitor]

@@ -18,6 +18,7 @@ A producer imports only the files of the first block; in reading order:
                                        shared by relay and consumer
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
+    testing/                           assertions on recorded events, for tests of producers
 
 Each package names its own files. `outbox` never imports `relay` or `consumer`; the order of its
 own files and packages is a contract in pyproject.toml.

@@ -145,6 +145,44 @@ def wakeup(engine: AsyncEngine, settings: RelaySettings, *, notify: Callable[[],
     return PostgresWakeup(engine, notify=notify) if settings.is_woken else Polling()
 
 
+def assemble(
+    settings: RelaySettings,
+    store: OutboxStore,
+    publisher: Publisher,
+    key_hasher: OrderingKeyHasher,
+    *,
+    wakeup: Wakeup,
+    wake_signal: WakeSignal,
+    telemetry: Telemetry,
+    health: probes.Health,
+) -> Relay:
+    """Build the relay between *store* and *publisher*."""
+    return Relay(
+        store=store,
+        publisher=publisher,
+        wakeup=wakeup,
+        wake_signal=wake_signal,
+        exchange=settings.main_exchange,
+        key_hasher=key_hasher,
+        batch_size=BatchSize(
+            settings.batch_size, settings.batch_bytes, timeout=settings.publish_timeout
+        ),
+        policy=settings.retry_policy,
+        refused_policy=settings.refused_policy,
+        poll_interval=PollInterval(
+            timedelta(seconds=settings.poll_min_seconds),
+            timedelta(seconds=settings.poll_max_seconds),
+        ),
+        reconnect=Exponential(
+            first=timedelta(milliseconds=200),
+            cap=timedelta(seconds=settings.reconnect_max_seconds),
+        ),
+        telemetry=telemetry,
+        health=health,
+        jitter=random.random,
+    )
+
+
 async def serve(
     settings: RelaySettings,
     stop: asyncio.Event,
@@ -189,29 +227,15 @@ async def serve(
                 wake_signal.notify()
                 maintenance.inserted()
 
-            relay = Relay(
-                store=outbox_store,
-                publisher=publisher,
+            relay = assemble(
+                settings,
+                outbox_store,
+                publisher,
+                key_hasher,
                 wakeup=wakeup(engine, settings, notify=inserted),
                 wake_signal=wake_signal,
-                exchange=settings.main_exchange,
-                key_hasher=key_hasher,
-                batch_size=BatchSize(
-                    settings.batch_size, settings.batch_bytes, timeout=settings.publish_timeout
-                ),
-                policy=settings.retry_policy,
-                refused_policy=settings.refused_policy,
-                poll_interval=PollInterval(
-                    timedelta(seconds=settings.poll_min_seconds),
-                    timedelta(seconds=settings.poll_max_seconds),
-                ),
-                reconnect=Exponential(
-                    first=timedelta(milliseconds=200),
-                    cap=timedelta(seconds=settings.reconnect_max_seconds),
-                ),
                 telemetry=events,
                 health=health,
-                jitter=random.random,
             )
             events.started(batch_size=settings.batch_size, database=engine.dialect.name)
             await relay.run(stop)

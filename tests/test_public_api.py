@@ -1,10 +1,12 @@
 import pytest
 
 import consumer
+import consumer.testing
 import outbox
+import outbox.testing
 
 
-@pytest.mark.parametrize("package", [outbox, consumer])
+@pytest.mark.parametrize("package", [outbox, consumer, outbox.testing, consumer.testing])
 def test_the_public_names_exist(package):
     assert len(package.__all__) == len(set(package.__all__))
     for name in package.__all__:
@@ -43,4 +45,19 @@ def test_the_public_names_are_these():
         "Retry",
         "RetrySchedule",
         "add_log_context",
+    ]
+    assert outbox.testing.__all__ == [
+        "RecordedEvent",
+        "assert_not_recorded",
+        "assert_recorded",
+        "recorded",
+    ]
+    assert consumer.testing.__all__ == [
+        "App",
+        "Drained",
+        "FailedAttempt",
+        "Settled",
+        "SettledMessage",
+        "a_message",
+        "running",
     ]

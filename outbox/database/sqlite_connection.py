@@ -43,8 +43,10 @@ class Connection(aiosqlite.Connection):
     `is_durable` says whether transactions that begin from now on wait for the disk when they
     commit (synchronous FULL instead of NORMAL). A loss of power may undo the last ones that did
     not, but none before a durable one. The end of a process undoes none.
+    A writer waits for another one at most `busy_seconds`.
     """
 
+    busy_seconds: float = BUSY_SECONDS
     is_durable = True
     waits_for_disk = True
     """What `is_durable` was when SQLite was told last; only for the thread of the connection."""
@@ -104,7 +106,7 @@ class Cursor(aiosqlite.Cursor):
         self._rows = []
         if sql == "BEGIN IMMEDIATE":
             self._make_durable()
-            _begin(self._cursor)
+            _begin(self._cursor, self._connection.busy_seconds)
             return
         self._cursor.execute(sql, parameters)
         self._is_open = self._cursor.description is not None
@@ -124,9 +126,9 @@ class Cursor(aiosqlite.Cursor):
         self._rows += rows
 
 
-def _begin(cursor: sqlite3.Cursor) -> None:
+def _begin(cursor: sqlite3.Cursor, busy_seconds: float) -> None:
     """Begin a transaction that writes, once no other connection writes to the file."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + busy_seconds
     pause = LONGEST_PAUSE_SECONDS / 8
     cursor.connection.execute("PRAGMA busy_timeout = 0")
     try:
@@ -142,4 +144,4 @@ def _begin(cursor: sqlite3.Cursor) -> None:
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
     finally:
-        cursor.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        cursor.connection.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}")

@@ -30,6 +30,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "outcomes": errors.publish_outcomes,
     "names-outbox": public_api.names_of_outbox,
     "names-consumer": public_api.names_of_consumer,
+    "names-outbox-testing": public_api.names_of_outbox_testing,
+    "names-consumer-testing": public_api.names_of_consumer_testing,
     "options": public_api.options,
     "tables": public_api.columns,
     "headers": public_api.headers,

@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import consumer
+import consumer.testing
 import outbox
+import outbox.testing
 from consumer.handler import Options
 from consumer.storage.tables import parked_messages, processed_messages
 from outbox import tables
@@ -27,6 +29,16 @@ def names_of_outbox() -> str:
 def names_of_consumer() -> str:
     """What a service that handles events imports."""
     return _names(consumer)
+
+
+def names_of_outbox_testing() -> str:
+    """What a test of code that records events imports."""
+    return _names(outbox.testing)
+
+
+def names_of_consumer_testing() -> str:
+    """What a test of handlers imports."""
+    return _names(consumer.testing)
 
 
 def options() -> str:
@@ -80,7 +92,7 @@ def _row(name: str, value: Any) -> list[str]:
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         path, meaning, shown = _CONSTANTS[name]
         return [code(name), meaning, code(shown) if shown else "–", link(path)]
-    path = str(inspect.getsourcefile(value)).removeprefix(f"{REPOSITORY}/")
+    path = str(inspect.getsourcefile(inspect.unwrap(value))).removeprefix(f"{REPOSITORY}/")
     return [code(name), one_line(value.__doc__), _signature(name, value), link(path)]
 
 

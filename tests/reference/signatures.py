@@ -41,7 +41,8 @@ def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         del positional[0]
     if arguments.kwarg is not None:
         arguments.kwarg.annotation = None
-    return re.sub(r"(: [^=]*?)=", r"\1 = ", ast.unparse(arguments))
+    shown = re.sub(r"(: [^=]*?)=", r"\1 = ", ast.unparse(arguments))
+    return re.sub(r": '([^']+)'", r": \1", shown)
 
 
 def _fields(definition: ast.ClassDef) -> Iterator[str]:

@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 
 import consumer
+import consumer.testing
 import outbox
+import outbox.testing
 from consumer import outcomes
 from consumer.queues import ConsumerQueues
 from consumer.verdict import CODES
@@ -53,9 +55,11 @@ def test_text_around_sections_is_kept():
     assert rendered(new) == new
 
 
-@pytest.mark.parametrize("module", [outbox, consumer])
+@pytest.mark.parametrize("module", [outbox, consumer, outbox.testing, consumer.testing])
 def test_the_public_api_has_every_exported_name_and_no_other(module):
-    section = PAGES["public-api.md"].partition(f"begin names-{module.__name__} ")[2]
+    section = PAGES["public-api.md"].partition(
+        f"begin names-{module.__name__.replace('.', '-')} "
+    )[2]
     table = section.partition("<!-- end -->")[0]
     names = re.findall(r"^\| `(\w+)` ", table, re.MULTILINE)
 

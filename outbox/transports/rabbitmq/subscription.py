@@ -189,7 +189,7 @@ class RabbitMQSubscription:
             await self._channel.close()
 
     async def _on_delivery(self, delivered: DeliveredMessage) -> None:
-        self._buffer.put([_to_delivery(delivered)])
+        self._buffer.put([to_delivery(delivered)])
 
     def _on_end(self, cause: Any) -> None:
         # The broker delivers the buffered messages again; they cannot be acked any more.
@@ -217,7 +217,8 @@ def reason_of_end(cause: Any) -> str:
     return "the connection was lost"
 
 
-def _to_delivery(delivered: DeliveredMessage) -> Delivery:
+def to_delivery(delivered: DeliveredMessage) -> Delivery:
+    """The delivery that aiormq has *delivered*."""
     properties = delivered.header.properties
     stamp: datetime | None = properties.timestamp
     return Delivery(

@@ -1,0 +1,154 @@
+"""
+The outcome of handling all that was due: values, no I/O.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import assert_never
+
+from consumer.verdict import (
+    CODES,
+    RETRIES_EXHAUSTED,
+    DeadLetter,
+    Done,
+    Filtered,
+    Parked,
+    TryAgain,
+    Verdict,
+    Wait,
+)
+from outbox.errors import UnreadableMessage
+from outbox.testing import RecordedEvent
+
+FAILED = "failures of relay and consumers"
+
+
+class Settled(StrEnum):
+    """How a message was settled."""
+
+    HANDLED = "handled"
+    """The handler returned, and its effects are committed."""
+    DUPLICATE = "duplicate"
+    """Its idempotency key was completed before: the handler was not called."""
+    FILTERED = "filtered"
+    """The handler's filter did not accept it."""
+    RETRY = "retry"
+    """The handler failed, and the message waits for its next attempt."""
+    PARKED = "parked"
+    """It waits in the database, behind others of its ordering key or for its next attempt."""
+    DEAD_LETTER = "dead_letter"
+    """It is in `dead_letters`."""
+    WAITING = "waiting"
+    """The handler must not be called yet: another process holds the lease of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledMessage:
+    """A message of this event *type*; *reason* is the reason code of a dead letter."""
+
+    consumer: str
+    type: str | None
+    settled: Settled
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """
+    An *error* of a handler at this *attempt*, with its traceback.
+
+    A message that was dead-lettered without a call of its handler has an UnreadableMessage.
+    *consumer* is `relay` for an event that the relay could not publish.
+    """
+
+    consumer: str
+    type: str | None
+    attempt: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """
+    What relay and consumers have done, in order.
+
+    Args:
+        published: The events that the relay has published.
+        unrouted: Those of them whose routing key no binding of a consumer matches.
+        messages: The messages that were settled.
+        failures: The failed attempts.
+
+    """
+
+    published: Sequence[RecordedEvent] = ()
+    unrouted: Sequence[RecordedEvent] = ()
+    messages: Sequence[SettledMessage] = ()
+    failures: Sequence[FailedAttempt] = field(default=(), repr=False)
+
+    @property
+    def handled(self) -> list[SettledMessage]:
+        """The messages whose handlers have returned."""
+        return self._settled(Settled.HANDLED)
+
+    @property
+    def duplicates(self) -> list[SettledMessage]:
+        """The messages that were duplicates."""
+        return self._settled(Settled.DUPLICATE)
+
+    @property
+    def filtered(self) -> list[SettledMessage]:
+        """The messages that a filter did not accept."""
+        return self._settled(Settled.FILTERED)
+
+    @property
+    def retries(self) -> list[SettledMessage]:
+        """The messages that wait for their next attempt."""
+        return self._settled(Settled.RETRY)
+
+    @property
+    def parked(self) -> list[SettledMessage]:
+        """The messages that wait in the database."""
+        return self._settled(Settled.PARKED)
+
+    @property
+    def dead_letters(self) -> list[SettledMessage]:
+        """The messages that were dead-lettered."""
+        return self._settled(Settled.DEAD_LETTER)
+
+    def raise_failures(self) -> None:
+        """Raise an ExceptionGroup of all failures, if there are any."""
+        __tracebackhide__ = True
+        if self.failures:
+            raise BaseExceptionGroup(FAILED, [each.error for each in self.failures])
+
+    def _settled(self, settled: Settled) -> list[SettledMessage]:
+        return [each for each in self.messages if each.settled is settled]
+
+
+def settled_by(verdict: Verdict) -> Settled:
+    """How *verdict* settles its message."""
+    match verdict:
+        case Done(duplicate=duplicate):
+            return Settled.DUPLICATE if duplicate else Settled.HANDLED
+        case Filtered():
+            return Settled.FILTERED
+        case Parked():
+            return Settled.PARKED
+        case TryAgain():
+            return Settled.RETRY
+        case DeadLetter():
+            return Settled.DEAD_LETTER
+        case Wait():
+            return Settled.WAITING
+        case _:
+            assert_never(verdict)
+
+
+def error_of(verdict: Verdict) -> UnreadableMessage | None:
+    """The error for a message that *verdict* dead-letters without a call of its handler."""
+    if not isinstance(verdict, DeadLetter):
+        return None
+    if verdict.code not in CODES - {RETRIES_EXHAUSTED}:
+        return None
+    return UnreadableMessage(verdict.code, verdict.detail)

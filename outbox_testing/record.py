@@ -1,0 +1,143 @@
+"""
+The record of what relay and consumers do: they report it to their telemetry.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import DBAPIError
+
+import consumer.telemetry
+import relay.telemetry
+from consumer.verdict import DeadLetter, Verdict
+from outbox.database.errors import is_contention
+from outbox.errors import UnreadableMessage
+from outbox.testing import RecordedEvent
+from outbox.testing.recorded_event import from_values
+from outbox.transports.base import Outcome, Publisher
+from outbox.transports.topology import matches
+from outbox.wire import codec
+from outbox.wire.codec import WireMessage
+from outbox_testing.drained import Drained, FailedAttempt, SettledMessage, error_of, settled_by
+from relay.storage.settlement import SOURCE
+from relay.verdict import DeadLetter as DeadEvent
+from relay.verdict import Verdict as RelayVerdict
+
+HELD = (
+    "While a session of the test has uncommitted writes, relay and consumer cannot write to its"
+    " rows, nor to any row of a SQLite file: commit or close the session before."
+)
+
+
+@dataclass(slots=True)
+class Record:
+    """What was done since the last `take`; *bindings* are those of all consumers."""
+
+    bindings: Collection[str]
+    published: list[RecordedEvent] = field(default_factory=list)
+    messages: list[SettledMessage] = field(default_factory=list)
+    failures: list[FailedAttempt] = field(default_factory=list)
+
+    def take(self) -> Drained:
+        """Return the record, and begin another one."""
+        taken = Drained(
+            published=tuple(self.published),
+            unrouted=tuple(filter(self._is_unrouted, self.published)),
+            messages=tuple(self.messages),
+            failures=tuple(self.failures),
+        )
+        self.published, self.messages, self.failures = [], [], []
+        return taken
+
+    def _is_unrouted(self, event: RecordedEvent) -> bool:
+        return not any(matches(pattern, event.routing_key) for pattern in self.bindings)
+
+
+class ConsumerTelemetry(consumer.telemetry.Telemetry):
+    """Adds the events of the consumer *source* to *record*, instead of counting and logging."""
+
+    def __init__(self, record: Record, *, source: str, queue: str, known: Collection[str]) -> None:
+        super().__init__(CollectorRegistry(), source=source, queue=queue, known=known)
+        self._record = record
+        self._consumer = source
+
+    def handler_failed(
+        self, event_type: str | None, error: BaseException, *, attempt: int
+    ) -> None:
+        if isinstance(error, DBAPIError) and is_contention(error):
+            error.add_note(HELD)
+        self._record.failures.append(FailedAttempt(self._consumer, event_type, attempt, error))
+
+    def settled(self, verdicts: Iterable[tuple[str | None, Verdict]]) -> None:
+        for event_type, verdict in verdicts:
+            reason = verdict.code if isinstance(verdict, DeadLetter) else ""
+            self._record.messages.append(
+                SettledMessage(self._consumer, event_type, settled_by(verdict), reason)
+            )
+            if isinstance(verdict, DeadLetter) and (error := error_of(verdict)) is not None:
+                self._record.failures.append(
+                    FailedAttempt(self._consumer, event_type, verdict.attempt, error)
+                )
+
+
+class RelayTelemetry(relay.telemetry.Telemetry):
+    """Adds the events that the relay dead-letters to *record*, instead of counting and logging."""
+
+    def __init__(self, record: Record, *, exchange: str) -> None:
+        super().__init__(CollectorRegistry(), exchange=exchange)
+        self._record = record
+
+    def settled(self, verdicts: Sequence[RelayVerdict]) -> None:
+        for verdict in verdicts:
+            if isinstance(verdict, DeadEvent):
+                type_ = verdict.row.values.get("type")
+                error = UnreadableMessage(verdict.code)
+                self._record.failures.append(FailedAttempt(SOURCE, type_, 1, error))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingPublisher:
+    """*publisher*, which adds the events that the broker has taken to *record*."""
+
+    publisher: Publisher
+    record: Record
+
+    async def ready(self) -> None:
+        await self.publisher.ready()
+
+    async def publish(
+        self, messages: Sequence[WireMessage], *, within: timedelta
+    ) -> list[Outcome]:
+        outcomes = await self.publisher.publish(messages, within=within)
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if outcome is Outcome.ACKED:
+                self.record.published.append(published_event(message))
+        return outcomes
+
+
+def published_event(message: WireMessage) -> RecordedEvent:
+    """The event that the relay has published as *message*."""
+    envelope = codec.from_wire(message)
+    return from_values(
+        {
+            "event_id": envelope.id,
+            "ordering_key": None,
+            "not_before": None,
+            **{name: getattr(envelope, name) for name in _SAME},
+        }
+    )
+
+
+_SAME = (
+    "type",
+    "body",
+    "routing_key",
+    "idempotency_key",
+    "headers",
+    "correlation_id",
+    "content_type",
+    "priority",
+    "occurred_at",
+)
