@@ -45,12 +45,17 @@ class Settled(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SettledMessage:
-    """A message of this event *type*; *reason* is the reason code of a dead letter."""
+    """
+    A message of this event *type*; *reason* is the reason code of a dead letter.
+
+    *id* is that of the event, or of the message of another publisher.
+    """
 
     consumer: str
     type: str | None
     settled: Settled
     reason: str = ""
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class FailedAttempt:
     type: str | None
     attempt: int
     error: BaseException
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

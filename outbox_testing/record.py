@@ -63,23 +63,29 @@ class ConsumerTelemetry(consumer.telemetry.Telemetry):
         self._record = record
         self._consumer = source
 
-    def handler_failed(
-        self, event_type: str | None, error: BaseException, *, attempt: int
-    ) -> None:
+    def handler_failed(self, message: WireMessage, error: BaseException, *, attempt: int) -> None:
         if isinstance(error, DBAPIError) and is_contention(error):
             error.add_note(HELD)
-        self._record.failures.append(FailedAttempt(self._consumer, event_type, attempt, error))
+        self._failed(message, attempt, error)
 
-    def settled(self, verdicts: Iterable[tuple[str | None, Verdict]]) -> None:
-        for event_type, verdict in verdicts:
-            reason = verdict.code if isinstance(verdict, DeadLetter) else ""
+    def settled(self, verdicts: Iterable[tuple[WireMessage, Verdict]]) -> None:
+        for message, verdict in verdicts:
             self._record.messages.append(
-                SettledMessage(self._consumer, event_type, settled_by(verdict), reason)
+                SettledMessage(
+                    self._consumer,
+                    message.type,
+                    settled_by(verdict),
+                    verdict.code if isinstance(verdict, DeadLetter) else "",
+                    message.message_id,
+                )
             )
             if isinstance(verdict, DeadLetter) and (error := error_of(verdict)) is not None:
-                self._record.failures.append(
-                    FailedAttempt(self._consumer, event_type, verdict.attempt, error)
-                )
+                self._failed(message, verdict.attempt, error)
+
+    def _failed(self, message: WireMessage, attempt: int, error: BaseException) -> None:
+        self._record.failures.append(
+            FailedAttempt(self._consumer, message.type, attempt, error, message.message_id)
+        )
 
 
 class RelayTelemetry(relay.telemetry.Telemetry):
@@ -92,9 +98,9 @@ class RelayTelemetry(relay.telemetry.Telemetry):
     def settled(self, verdicts: Sequence[RelayVerdict]) -> None:
         for verdict in verdicts:
             if isinstance(verdict, DeadEvent):
-                type_ = verdict.row.values.get("type")
+                type_, id_ = (verdict.row.values.get(name) for name in ("type", "event_id"))
                 error = UnreadableMessage(verdict.code)
-                self._record.failures.append(FailedAttempt(SOURCE, type_, 1, error))
+                self._record.failures.append(FailedAttempt(SOURCE, type_, 1, error, str(id_)))
 
 
 @dataclass(frozen=True, slots=True)
