@@ -109,7 +109,7 @@ class App:
         with _explained():
             verdict = await handling.call(delivery)
         if failures := self._parts.record.take().failures:
-            raise failures[-1].error
+            raise failures[0].error
         if isinstance(verdict, DeadLetter):
             raise UnreadableMessage(verdict.code, verdict.detail)
         return settled_by(verdict)

@@ -63,8 +63,9 @@ class FailedAttempt:
     """
     An *error* of a handler at this *attempt*, with its traceback.
 
-    A message that was dead-lettered without a call of its handler has an UnreadableMessage.
-    *consumer* is `relay` for an event that the relay could not publish.
+    A message that was dead-lettered without a call of its handler has an UnreadableMessage. The
+    *type* of a hook that failed is its name, `on_failure` or `on_dead_letter`. *consumer* is
+    `relay` for an event that the relay could not publish.
     """
 
     consumer: str

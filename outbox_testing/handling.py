@@ -62,6 +62,7 @@ class Handling:
         parked = self.tasks.parked_worker
         while parked is not None and await parked.attempt_next():
             found = True
+        await self._call_hooks()
         return found
 
     async def call(self, delivery: Delivery) -> Verdict:
@@ -70,7 +71,13 @@ class Handling:
         queued = QueuedDelivery(0, 0, self.clock.now(), delivery)
         batch = DeliveryBatch(handler, [queued], [delivery])
         [verdict] = await self.tasks.executor.execute(batch)
+        await self._call_hooks()
         return verdict
+
+    async def _call_hooks(self) -> None:
+        """Call the hooks that wait; in a process they are called beside the work."""
+        async with self.tasks.hooks.running():
+            pass
 
     async def _handle(self, batch: DeliveryBatch) -> None:
         verdicts: Sequence[Verdict] = await self.tasks.executor.execute(batch)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.transports.base import Publisher
 from outbox_testing.record import RelayTelemetry
@@ -32,7 +33,7 @@ class Publishing:
         Raises DatabaseUnavailable and BrokerUnavailable.
         """
         # Another one each time: its first claim looks at all rows, later ones pass some by.
-        store = assembly.store(self.engine, self.settings)
+        store = assembly.store(self.engine, self.settings, on_standby=_refuse_standby)
         relay = assembly.assemble(
             self.settings,
             store,
@@ -52,3 +53,8 @@ class Publishing:
             return found
         finally:
             await store.close()
+
+
+def _refuse_standby(stands_by: bool) -> None:
+    if stands_by:
+        raise DatabaseUnavailable("another relay works on the SQLite file")

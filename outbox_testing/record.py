@@ -2,15 +2,18 @@
 The record of what relay and consumers do: they report it to their telemetry.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 import consumer.telemetry
 import relay.telemetry
+from consumer.hooks import Function, Hooks
+from consumer.message import Message
 from consumer.verdict import DeadLetter, Verdict
 from outbox.database.errors import is_contention
 from outbox.errors import UnreadableMessage
@@ -55,37 +58,63 @@ class Record:
         return not any(matches(pattern, event.routing_key) for pattern in self.bindings)
 
 
+class _NoLog:
+    """A log that keeps nothing: the failures of a test are raised."""
+
+    def __getattr__(self, _level: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 class ConsumerTelemetry(consumer.telemetry.Telemetry):
-    """Adds the events of the consumer *source* to *record*, instead of counting and logging."""
+    """Adds the events of the consumer *source* to *record*, instead of logging them."""
 
     def __init__(self, record: Record, *, source: str, queue: str, known: Collection[str]) -> None:
         super().__init__(CollectorRegistry(), source=source, queue=queue, known=known)
+        self._log = _NoLog()
         self._record = record
         self._consumer = source
 
-    def handler_failed(self, message: WireMessage, error: BaseException, *, attempt: int) -> None:
+    def call_hooks(
+        self, on_failure: Sequence[Function], on_dead_letter: Sequence[Function]
+    ) -> Hooks:
+        self.hooks = Hooks(on_failure, on_dead_letter, ended=self._hook_ended)
+        return self.hooks
+
+    def handler_failed(
+        self,
+        delivered: WireMessage,
+        error: BaseException,
+        *,
+        attempt: int,
+        message: Message[Any] | None,
+    ) -> None:
+        super().handler_failed(delivered, error, attempt=attempt, message=message)
         if isinstance(error, DBAPIError) and is_contention(error):
             error.add_note(HELD)
-        self._failed(message, attempt, error)
+        self._failed(delivered.type, attempt, error, delivered.message_id)
 
     def settled(self, verdicts: Iterable[tuple[WireMessage, Verdict]]) -> None:
-        for message, verdict in verdicts:
+        settled = list(verdicts)
+        super().settled(settled)
+        for message, verdict in settled:
+            reason = verdict.code if isinstance(verdict, DeadLetter) else ""
             self._record.messages.append(
                 SettledMessage(
-                    self._consumer,
-                    message.type,
-                    settled_by(verdict),
-                    verdict.code if isinstance(verdict, DeadLetter) else "",
-                    message.message_id,
+                    self._consumer, message.type, settled_by(verdict), reason, message.message_id
                 )
             )
             if isinstance(verdict, DeadLetter) and (error := error_of(verdict)) is not None:
-                self._failed(message, verdict.attempt, error)
+                self._failed(message.type, verdict.attempt, error, message.message_id)
 
-    def _failed(self, message: WireMessage, attempt: int, error: BaseException) -> None:
-        self._record.failures.append(
-            FailedAttempt(self._consumer, message.type, attempt, error, message.message_id)
-        )
+    def _hook_ended(self, hook: str, error: BaseException | None) -> None:
+        if error is not None:
+            self._failed(hook, 1, error, None)
+
+    def _failed(
+        self, type_: str | None, attempt: int, error: BaseException, id_: str | None
+    ) -> None:
+        failed = FailedAttempt(self._consumer, type_, attempt, error, id_)
+        self._record.failures.append(failed)
 
 
 class RelayTelemetry(relay.telemetry.Telemetry):
@@ -93,6 +122,7 @@ class RelayTelemetry(relay.telemetry.Telemetry):
 
     def __init__(self, record: Record, *, exchange: str) -> None:
         super().__init__(CollectorRegistry(), exchange=exchange)
+        self._log = _NoLog()
         self._record = record
 
     def settled(self, verdicts: Sequence[RelayVerdict]) -> None:

@@ -76,7 +76,7 @@ async def running(
             `{"max_retries": 1}`. The others have their defaults: the environment and `.env` are
             not read.
 
-    It starts no process, port, thread of its own, signal handler or log configuration. Raises
+    It starts no process and no server, handles no signal and configures no log. Raises
     ConfigurationError, SchemaMismatch, DatabaseUnavailable and BrokerUnavailable.
 
     """

@@ -22,6 +22,7 @@ from consumer import (
     CallNext,
     CircuitBreaker,
     Consumer,
+    Failure,
     HandlerCall,
     Message,
     RateLimit,
@@ -30,6 +31,7 @@ from consumer import (
 )
 from consumer.testing import App, Settled, running
 from outbox import Event
+from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import ConfigurationError, DatabaseUnavailable, UnreadableMessage
 from tests.support.eventually import eventually
 from tests.support.servers import RabbitmqServer
@@ -344,6 +346,35 @@ async def test_handlers_get_middleware_and_resources_or_the_fakes_of_the_test():
         await app.drain()
 
     assert [each.seen for each in given] == [["entered", "price.asked"], ["fake", "price.asked"]]
+
+
+async def test_hooks_are_called_before_a_drain_ends_and_their_errors_surface():
+    etl, seen = a_consumer(first_fails), []
+
+    @etl.on_failure
+    async def note(failure: Failure) -> None:
+        seen.append(failure.message.payload)
+        if len(seen) > 1:
+            raise LookupError
+
+    async with running(etl, tables=METADATA) as app:
+        with pytest.raises(RefusedError):
+            await app.call(Upload(size=1))
+        await app.record(Upload(size=2))
+        drained = await app.drain(raises=False)
+
+    assert seen == [Upload(size=1), Upload(size=2)]
+    assert [type(each.error) for each in drained.failures] == [RefusedError, LookupError]
+
+
+async def test_a_second_relay_on_a_sqlite_file_is_noticed(tmp_path: Path):
+    file = tmp_path / "mine.db"
+    relay_lock = FileLock(Path(f"{file}.relay.lock"))
+    async with running(database=file) as app:
+        assert relay_lock.acquire()
+        with pytest.raises(DatabaseUnavailable, match="another relay"):
+            await app.drain()
+        relay_lock.close()
 
 
 async def test_the_environment_is_not_read(clean_environment: pytest.MonkeyPatch):
