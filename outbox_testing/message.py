@@ -15,6 +15,8 @@ from outbox.testing.recorded_event import type_of
 
 Payload = TypeVar("Payload")
 
+_DEFAULT_TYPE = "test.happened"
+
 
 class MessageFields(TypedDict, total=False):
     """The fields of a message that have defaults in a test."""
@@ -60,7 +62,6 @@ def a_message(
 
 def _type_of_payload(payload: object) -> str:
     of_class = getattr(payload, "event_type", None)
-    return of_class if isinstance(payload, BaseModel) and isinstance(of_class, str) else DEFAULT
-
-
-DEFAULT = "test.happened"
+    return (
+        of_class if isinstance(payload, BaseModel) and isinstance(of_class, str) else _DEFAULT_TYPE
+    )

@@ -1,15 +1,25 @@
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
+from pydantic import BaseModel
 
 from consumer import Consumer
 from consumer.execution.decode import read_message
 from consumer.payload_type import UNCHECKED, PayloadType
+from consumer.testing import a_message
 from outbox import HealthDataMessage
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import LEAK_MARKER, an_event, an_upload
+
+
+class Reading(BaseModel):
+    event_type: ClassVar[str] = "reading.taken"
+
+    value: int
+
 
 SQL_ONLY = {"exchange": None, "content_encoding": None}
 
@@ -64,3 +74,21 @@ def test_a_message_does_not_show_its_payload():
 def test_a_consumer_that_cannot_work_is_refused(arguments):
     with pytest.raises(ConfigurationError):
         Consumer(arguments["name"], bindings=arguments["bindings"])
+
+
+def test_a_message_for_a_test_has_a_default_for_all_but_the_payload():
+    message = a_message({"size": 3})
+
+    assert message.payload == {"size": 3}
+    assert (message.type, message.routing_key) == ("test.happened", "test.happened")
+    assert message.idempotency_key == str(message.id)
+    assert (message.attempt, message.redelivered) == (1, False)
+    assert a_message(1).id != message.id
+
+
+def test_a_message_for_a_test_takes_its_type_from_a_model_and_has_the_fields_that_are_given():
+    message = a_message(Reading(value=1), id="their-1", attempt=2)
+
+    assert message.type == "reading.taken"
+    assert (message.id, message.idempotency_key, message.attempt) == ("their-1", "their-1", 2)
+    assert a_message({"value": 1}, type=Reading).routing_key == "reading.taken"
