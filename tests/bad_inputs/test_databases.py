@@ -153,7 +153,7 @@ async def test_a_read_only_session_is_replaced_by_one_that_may_write(
 
 @pytest.fixture
 async def file(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
-    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_connection.Connection, "busy_seconds", 0.05)
     engine = create_engine(make_url(sqlite_url), pool_size=2, application_name="test")
     yield engine
     await engine.dispose()
