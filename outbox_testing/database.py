@@ -24,6 +24,7 @@ from outbox.database.engine import DEFERRED, create_engine
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError
 from outbox.tables import outbox
+from outbox.written_table import written
 
 _BUSY_SECONDS = 0.5
 """How long a writer of SQLite waits: only the test itself can hold the lock."""
@@ -85,42 +86,52 @@ def _migrated() -> bytes:
 
 
 @asynccontextmanager
-async def opened(url: URL, tables: Sequence[sa.MetaData]) -> AsyncIterator[AsyncEngine]:
+async def opened(
+    url: URL, tables: Sequence[sa.MetaData], *, schema: str | None
+) -> AsyncIterator[AsyncEngine]:
     """
-    The database at *url*, with the tables of the product and those of *tables*.
+    The database at *url*, with the tables of the product in *schema*, and those of *tables*.
 
     A database without the product's tables is migrated, and a SQLite file created. Raises
     SchemaMismatch if they are those of another version, and DatabaseUnavailable.
     """
     if url.get_backend_name() == "sqlite":
         await asyncio.to_thread(create_file, Path(url.database or ""))
-    engine = create_engine(url, pool_size=20, application_name="outbox test")
+    engine = create_engine(url, pool_size=20, application_name="outbox test", schema=schema)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine.sync_engine, "connect", _wait_for_a_short_time)
     try:
-        await _migrate_if_empty(engine, url)
+        await _migrate_if_empty(engine, url, schema)
         await migrate.verify(engine)
         if tables:
             async with engine.begin() as connection:
                 for each in tables:
                     await connection.run_sync(each.create_all)
-        yield engine
+        yield _with_schema_of_producer(engine)
     finally:
         await engine.dispose()
 
 
-async def _migrate_if_empty(engine: AsyncEngine, url: URL) -> None:
+def _with_schema_of_producer(engine: AsyncEngine) -> AsyncEngine:
+    """*engine*, which on SQLite ignores `outbox.use_schema`: a file has no schemas."""
+    schema = written().schema
+    if schema is None or engine.dialect.name != "sqlite":
+        return engine
+    return engine.execution_options(schema_translate_map={schema: None})
+
+
+async def _migrate_if_empty(engine: AsyncEngine, url: URL, schema: str | None) -> None:
     with driver_errors_translated():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             found = await connection.run_sync(location.find)
     if found.revision is None:
-        await asyncio.to_thread(_upgrade, url.render_as_string(hide_password=False))
+        await asyncio.to_thread(_upgrade, url.render_as_string(hide_password=False), schema)
 
 
-def _upgrade(url: str) -> None:
+def _upgrade(url: str, schema: str | None) -> None:
     with _TURN:
-        migrate.upgrade(url)
+        migrate.upgrade(url, schema=schema)
 
 
 def _wait_for_a_short_time(connection: Any, _record: Any) -> None:

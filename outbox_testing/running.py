@@ -86,7 +86,9 @@ async def running(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outbox-test-")))
         url = databases.url_of(directory / "outbox.db" if database is None else database)
         metadata = [tables] if isinstance(tables, sa.MetaData) else list(tables)
-        engine = await stack.enter_async_context(databases.opened(url, metadata))
+        engine = await stack.enter_async_context(
+            databases.opened(url, metadata, schema=given.get("database_schema"))
+        )
         deployment = Deployment(
             consumers,
             engine,

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
-from outbox.session import WRITTEN_COLUMNS, OutboxRow
-from outbox.tables import outbox
 from outbox.testing.recorded_event import RecordedEvent, from_values, type_of
+from outbox.written_table import WRITTEN_COLUMNS, written
 
 if TYPE_CHECKING:  # a producer with a synchronous driver may not have greenlet, which it needs
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 Recorder: TypeAlias = "Session | scoped_session[Any] | sa.Connection"
 AsyncRecorder: TypeAlias = "AsyncSession | async_scoped_session[Any] | AsyncConnection"
-
-_ROWS = sa.select(*(outbox.c[name] for name in WRITTEN_COLUMNS)).order_by(outbox.c.id)
 
 
 @overload
@@ -68,7 +65,7 @@ def _read(session: object, wanted: str | None) -> list[RecordedEvent]:
 
 
 def _flushed(session: Session) -> Iterator[RecordedEvent]:
-    mapper = OutboxRow.__mapper__
+    mapper = written().row.__mapper__
     bind = session.get_bind(mapper)
     if session.in_transaction() or isinstance(bind, sa.Connection):
         yield from _stored(session.connection(bind_arguments={"mapper": mapper}))
@@ -79,11 +76,13 @@ def _flushed(session: Session) -> Iterator[RecordedEvent]:
 
 
 def _stored(connection: sa.Connection) -> Iterator[RecordedEvent]:
-    for row in connection.execute(_ROWS).mappings().all():
+    columns = written().table.c
+    rows = sa.select(*(columns[name] for name in WRITTEN_COLUMNS)).order_by(columns.id)
+    for row in connection.execute(rows).mappings().all():
         yield from_values(dict(row))
 
 
 def _pending(session: Session) -> Iterator[RecordedEvent]:
     for row in session.new:
-        if isinstance(row, OutboxRow):
+        if isinstance(row, written().row):
             yield from_values({name: getattr(row, name) for name in WRITTEN_COLUMNS})

@@ -33,6 +33,7 @@ from consumer.testing import App, Settled, running
 from outbox import Event
 from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import ConfigurationError, DatabaseUnavailable, UnreadableMessage
+from outbox.testing import assert_recorded
 from tests.support.eventually import eventually
 from tests.support.servers import RabbitmqServer
 
@@ -413,6 +414,20 @@ async def test_an_empty_database_is_migrated_and_kept(tmp_path: Path, empty_post
             await app.call(Upload(size=1))
         async with running(a_consumer(), database=app.database_url) as again:
             assert await sizes(again) == [1]
+
+
+async def test_an_application_may_name_its_schema(empty_postgres_url: str):
+    on_postgres = {"database": empty_postgres_url, "settings": {"database_schema": "mq"}}
+    outbox.use_schema("mq")
+    try:
+        for options in ({}, on_postgres):
+            async with running(a_consumer(), tables=METADATA, **options) as app:
+                await app.record(Upload(size=1))
+                async with app.session() as session:
+                    await assert_recorded(session, Upload, count=1)
+                assert len((await app.drain()).published) == 2
+    finally:
+        outbox.use_schema(None)
 
 
 async def test_an_engine_is_a_database(tmp_path: Path):
