@@ -134,8 +134,7 @@ def assemble(
     """
     Build all parts of *consumer*, whose tables were *found*; returns those with a loop.
 
-    *bound* are its functions with their resources, if it has any. *jitter* returns a number in
-    [0, 1).
+    *bound* are its functions with their resources. *jitter* returns a number in [0, 1).
     """
     bound = bound or bind(consumer)
     handlers = bound.handlers
@@ -243,17 +242,8 @@ def assemble(
         )
     monitors = (topology_monitor, schema_monitor)
     durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    return Tasks(
-        executor,
-        settlement,
-        worker,
-        dead_letter_worker,
-        monitors,
-        parked_worker,
-        purge,
-        durations,
-        hooks,
-    )
+    loops = (worker, dead_letter_worker, monitors, parked_worker, purge, durations, hooks)
+    return Tasks(executor, settlement, *loops)
 
 
 async def prepare(
