@@ -8,7 +8,7 @@ types, reason codes, configured delays.
 import collections
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -18,7 +18,7 @@ from consumer.hook_report import HookReport
 from consumer.hooks import DeadLettered, Failure, Hooks
 from consumer.log_fields import ids_of
 from consumer.message import Message
-from consumer.verdict import CODES, DeadLetter, TryAgain, Verdict, status_of
+from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.probes import Health
@@ -162,7 +162,7 @@ class Telemetry:
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for message, verdict in verdicts:
             label = self._label(message.type)
-            counts[label, status_of(verdict)] += 1
+            counts[label, _status(verdict)] += 1
             if isinstance(verdict, TryAgain):
                 self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
             elif isinstance(verdict, DeadLetter):
@@ -228,3 +228,21 @@ class Telemetry:
 
     def _label(self, event_type: str | None) -> str:
         return event_type if event_type is not None and event_type in self._known else OTHER
+
+
+def _status(verdict: Verdict) -> str:
+    match verdict:
+        case Done(duplicate=duplicate):
+            return "duplicate" if duplicate else "success"
+        case Filtered():
+            return "filtered"
+        case Parked():
+            return "parked"
+        case TryAgain(failed=failed, unsupported_since=since):
+            return "retry" if failed else "early" if since is None else "unsupported"
+        case DeadLetter():
+            return "failed"
+        case Wait():
+            return "waiting"
+        case _:
+            assert_never(verdict)
