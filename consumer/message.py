@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from outbox.payload import JSON_CONTENT_TYPE
+
 Payload_co = TypeVar("Payload_co", covariant=True)
 
 
@@ -20,6 +22,7 @@ class Message(Generic[Payload_co]):
         id: A UUID, or the text that another publisher chose as the id of its message.
         attempt: The number of this attempt: 1, and 1 more for each attempt that has failed.
         redelivered: The broker has delivered it before, perhaps to a process that ended.
+        content_type: The media type of the body; `application/octet-stream` if it names none.
 
     """
 
@@ -33,3 +36,4 @@ class Message(Generic[Payload_co]):
     headers: Mapping[str, Any]
     attempt: int
     redelivered: bool
+    content_type: str = JSON_CONTENT_TYPE

@@ -107,6 +107,7 @@ def read_message(
         headers=envelope.headers,
         attempt=attempt,
         redelivered=redelivered,
+        content_type=envelope.content_type,
     )
 
 

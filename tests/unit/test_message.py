@@ -92,3 +92,9 @@ def test_a_message_for_a_test_takes_its_type_from_a_model_and_has_the_fields_tha
     assert message.type == "reading.taken"
     assert (message.id, message.idempotency_key, message.attempt) == ("their-1", "their-1", 2)
     assert a_message({"value": 1}, type=Reading).routing_key == "reading.taken"
+
+
+def test_a_message_names_the_media_type_of_its_body():
+    message = read_message(an_envelope(b"", "text/csv"), UNCHECKED, attempt=1, redelivered=False)
+
+    assert message.content_type == "text/csv"
