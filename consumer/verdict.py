@@ -35,6 +35,7 @@ CODES = frozenset(
         "schema_unsupported",
         "content_encoding_unknown",
         "decompress_limit",
+        "cloudevent_invalid",
         "rejected",
         "expired",
         DELIVERY_LIMIT,

@@ -29,6 +29,26 @@ def read(body: bytes) -> Any:
     return _read(_DECODER, body)
 
 
+def member(body: bytes, name: str) -> bytes:
+    """
+    Return the text of the member *name* of the JSON object *body*, which `read` has accepted.
+
+    Raises ValueError if there is none.
+    """
+    text = without_mark(body).decode()
+    at = _after_space(text, 0) + 1
+    while text[at := _after_space(text, at)] != "}":
+        key, at = _DECODER.raw_decode(text, at)
+        at = _after_space(text, at) + 1
+        start = _after_space(text, at)
+        _, at = _DECODER.raw_decode(text, start)
+        if key == name:
+            return text[start:at].encode()
+        at = _after_space(text, at)
+        at += text[at] == ","
+    raise ValueError("no such member")
+
+
 def reader(parse_float: Callable[[str], Any]) -> Callable[[bytes], Any]:
     """Return a function like `read` that calls *parse_float* for numbers that are no integers."""
     decoder = _decoder(parse_float)
@@ -93,6 +113,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("duplicate key")
     return result
+
+
+def _after_space(text: str, at: int) -> int:
+    while text[at] in " \t\n\r":
+        at += 1
+    return at
 
 
 def _refuse_constant(_constant: str) -> Any:

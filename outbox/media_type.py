@@ -30,6 +30,11 @@ _QUOTED_TEXT = re.compile(_QUOTED)
 _IN_UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
 
 
+def essence(text: str) -> str:
+    """Return the type *text* without its parameters, in lower case."""
+    return text.partition(";")[0].strip(" \t").lower()
+
+
 # A service has few types, and each message has one: the functions are called once for each type.
 @lru_cache(maxsize=1024)
 def is_media_type(text: str) -> bool:
@@ -40,7 +45,7 @@ def is_media_type(text: str) -> bool:
 @lru_cache(maxsize=1024)
 def is_json(text: str) -> bool:
     """Return whether *text* is the type `application/json`, with any parameters."""
-    return _essence(text) == JSON
+    return essence(text) == JSON
 
 
 @lru_cache(maxsize=1024)
@@ -48,10 +53,15 @@ def may_be_json(text: str) -> bool:
     """
     Return whether a body of the type *text* can be JSON, as far as its name says.
 
-    It can if the type is JSON by another name (RFC 6839, section 3.1), or unknown.
+    It can if the type is JSON by any name, or unknown.
     """
-    essence = _essence(text)
-    return essence in {JSON, "text/json", UNKNOWN, ""} or essence.endswith("+json")
+    return names_json(text) or essence(text) in {UNKNOWN, ""}
+
+
+@lru_cache(maxsize=1024)
+def names_json(text: str) -> bool:
+    """Return whether *text* is the type of JSON, by any name (RFC 6839, section 3.1)."""
+    return (name := essence(text)) in {JSON, "text/json"} or name.endswith("+json")
 
 
 @lru_cache(maxsize=1024)
@@ -59,10 +69,6 @@ def names_another_charset(text: str) -> bool:
     """Return whether *text* has a parameter `charset` that is not UTF-8 or a part of it."""
     found = _CHARSET.search(_without_quotes(text).lower().replace("\t", " "))
     return found is not None and found[2] not in _IN_UTF_8
-
-
-def _essence(text: str) -> str:
-    return text.partition(";")[0].strip(" \t").lower()
 
 
 def _without_quotes(text: str) -> str:

@@ -29,6 +29,9 @@ OF_RELAY = frozenset(
         "MQ_PUBLISH_MAX_ATTEMPTS",
         "MQ_PUBLISH_RETRY_FIRST_SECONDS",
         "MQ_PUBLISH_RETRY_MAX_SECONDS",
+        "MQ_CLOUDEVENTS",
+        "MQ_CLOUDEVENTS_SOURCE",
+        "MQ_CLOUDEVENTS_PREFIX",
     }
 )
 OF_CONSUMER = frozenset(

@@ -180,6 +180,7 @@ def assemble(
         telemetry=telemetry,
         health=health,
         jitter=random.random,
+        cloudevents=settings.cloudevents_writer,
     )
 
 

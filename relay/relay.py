@@ -20,6 +20,7 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire import codec, row_message
+from outbox.wire.cloudevents_writer import CloudEventsWriter
 from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
@@ -60,6 +61,7 @@ class Relay:
         telemetry: Telemetry,
         health: Health,
         jitter: Callable[[], float],
+        cloudevents: CloudEventsWriter | None = None,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -75,6 +77,7 @@ class Relay:
         self._telemetry = telemetry
         self._health = health
         self._jitter = jitter
+        self._cloudevents = cloudevents
         self._load = LoadMeter()
         self._reachable = asyncio.Event()
         self._looks = Looks(wakeup, clock=self._clock)
@@ -264,9 +267,10 @@ class Relay:
 
     def _to_message(self, row: Row) -> codec.WireMessage:
         """Raises UnreadableMessage if *row* is no valid event."""
-        return row_message.to_message(
+        message = row_message.to_message(
             row.values, exchange=self._exchange, lane_of=self._key_hasher.lane
         )
+        return message if self._cloudevents is None else self._cloudevents.written(message)
 
     @staticmethod
     def _clock() -> float:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from outbox.backoff import Exponential
 from outbox.setting_types import Items
 from outbox.settings import SharedSettings
+from outbox.wire.cloudevents_writer import URI_REFERENCE, CloudEventsWriter
 
 RequiredQueue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}(=[^\s=,]{1,200})?$")]
 
@@ -81,6 +82,23 @@ class RelaySettings(SharedSettings):
         "each as `queue=pattern`, or as `queue` with MQ_MANAGEMENT_URL or the embedded broker.",
     )
 
+    cloudevents: Literal["off", "binary", "structured"] = Field(
+        default="off",
+        description="Publish events as CloudEvents 1.0 too: `binary` adds their attributes as "
+        "headers, `structured` puts a JSON object of them around the body.",
+    )
+    cloudevents_source: str | None = Field(
+        default=None,
+        pattern=URI_REFERENCE,
+        description="Attribute `source` of the CloudEvents, a URI such as "
+        "`https://clinic.example/uploads`; needed unless MQ_CLOUDEVENTS is `off`.",
+    )
+    cloudevents_prefix: Literal["cloudEvents_", "cloudEvents:", "ce-"] = Field(
+        default="cloudEvents_",
+        description="Prefix of the headers in binary mode: that of the AMQP binding, its older "
+        "form, or that of the bindings to RabbitMQ and HTTP.",
+    )
+
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.poll_min_seconds > self.poll_max_seconds:
@@ -89,6 +107,8 @@ class RelaySettings(SharedSettings):
             raise ValueError(
                 "MQ_PUBLISH_RETRY_FIRST_SECONDS: must not be above MQ_PUBLISH_RETRY_MAX_SECONDS"
             )
+        if self.cloudevents != "off" and self.cloudevents_source is None:
+            raise ValueError("MQ_CLOUDEVENTS_SOURCE: is needed unless MQ_CLOUDEVENTS is off")
         if self._database_is_postgres and self.database_pool_size < MIN_CONNECTIONS:
             raise ValueError(
                 f"MQ_DATABASE_POOL_SIZE: the relay needs at least {MIN_CONNECTIONS} on Postgres"
@@ -113,6 +133,15 @@ class RelaySettings(SharedSettings):
     def publish_timeout(self) -> timedelta:
         """`publish_timeout_seconds` as a timedelta."""
         return timedelta(seconds=self.publish_timeout_seconds)
+
+    @property
+    def cloudevents_writer(self) -> CloudEventsWriter | None:
+        """Writes messages as CloudEvents; None if they are none."""
+        if self.cloudevents == "off" or self.cloudevents_source is None:
+            return None
+        return CloudEventsWriter(
+            self.cloudevents, self.cloudevents_source, self.cloudevents_prefix
+        )
 
     @property
     def retry_policy(self) -> Exponential:

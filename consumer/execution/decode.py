@@ -116,7 +116,7 @@ def _read(
 ) -> Attempt:
     """Raises UnreadableMessage with the reason code for which it is dead-lettered."""
     if delivery.decode_error is not None:
-        raise UnreadableMessage(delivery.decode_error)
+        raise UnreadableMessage(delivery.decode_error, delivery.decode_detail)
     envelope = codec.from_wire(delivery.message, delivery.headers)
     if handler is None:
         raise UnreadableMessage(NO_HANDLER)

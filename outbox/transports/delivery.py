@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, UnreadableMessage
+from outbox.wire import foreign
 from outbox.wire.codec import WireMessage
 from outbox.wire.headers import Headers, parse
 
@@ -22,6 +23,7 @@ class Delivery:
         tag: The broker's number of the delivery.
         decode_error: A reason code if the broker's frames could be separated but not read; then
             the body and the readable properties are in *message*.
+        decode_detail: What could not be read, such as the name of an attribute; never a value.
 
     """
 
@@ -29,6 +31,7 @@ class Delivery:
     tag: int
     redelivered: bool
     decode_error: str | None = None
+    decode_detail: str = ""
     _headers: Headers | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -37,6 +40,16 @@ class Delivery:
         if self._headers is None:
             self._headers = parse(self.message.headers)
         return self._headers
+
+    def read_foreign(self) -> None:
+        """Replace a message that follows another convention by one of the wire format."""
+        if self.decode_error is not None or not foreign.is_foreign(self.message):
+            return
+        try:
+            self.message = foreign.read(self.message)
+        except UnreadableMessage as error:
+            self.decode_error, self.decode_detail = error.code, error.detail
+        self._headers = None
 
 
 class DeliveryBuffer:
@@ -77,6 +90,8 @@ class DeliveryBuffer:
         # In a loop, because another task may have taken the delivery that woke this one.
         while not self._ended:
             if taken := self._pop(limit):
+                for delivery in taken:
+                    delivery.read_foreign()
                 return taken
             self._ready.clear()
             await self._ready.wait()
