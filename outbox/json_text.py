@@ -29,6 +29,15 @@ def read(body: bytes) -> Any:
     return _read(_DECODER, body)
 
 
+def is_json(body: bytes) -> bool:
+    """Return whether `read` accepts *body*."""
+    try:
+        read(body)
+    except ValueError:
+        return False
+    return True
+
+
 def member(body: bytes, name: str) -> bytes:
     """
     Return the text of the member *name* of the JSON object *body*, which `read` has accepted.

@@ -14,6 +14,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -25,11 +26,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from outbox.database.engine import create_engine
+from tests.support.other_clients.installation import Installation, install
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
 from tests.support.servers.isolation import memory_or_disk
 
 FLEET = pytest.StashKey[Fleet]()
+OTHER_CLIENTS = pytest.StashKey[Future[Installation]]()
 EXIT_WITHOUT_SERVER = 3
 S = TypeVar("S")
 
@@ -74,6 +77,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             missing.append(error)
     if missing:
         _exit(*missing)
+    if "other_clients" in requested:
+        # Meanwhile other tests run.
+        session.config.stash[OTHER_CLIENTS] = ThreadPoolExecutor(1).submit(install)
 
 
 def _exit(*missing: ServerMissingError) -> NoReturn:
@@ -186,6 +192,12 @@ async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def other_clients(pytestconfig: pytest.Config) -> Installation:
+    """Give the installed libraries of other clients; a registry has to answer once."""
+    return pytestconfig.stash[OTHER_CLIENTS].result()
 
 
 @pytest.fixture

@@ -75,6 +75,9 @@ def read(message: WireMessage) -> WireMessage:
         message = replace(message, body=data, content_type=content_type, content_encoding=None)
     if VERSION_HEADER in headers:
         return replace(message, headers=headers)
+    if not message.content_type and json_text.is_json(message.body):
+        # As the SDK for Python reads what it has written.
+        message = replace(message, content_type=media_type.JSON)
     return _with_attributes(message, headers, attributes)
 
 

@@ -79,14 +79,6 @@ def _structured(attributes: Mapping[str, Any], message: WireMessage) -> bytes:
     if media_type.names_json(content_type):
         # The text itself, so that numbers keep their digits.
         whole = start + b', "data": ' + json_text.without_mark(message.body) + b"}"
-        if _is_json(message.body) and not json_text.is_too_deep(whole):
+        if json_text.is_json(message.body) and not json_text.is_too_deep(whole):
             return whole
     return start + b', "data_base64": "' + base64.b64encode(message.body) + b'"}'
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        json_text.read(body)
-    except ValueError:
-        return False
-    return True

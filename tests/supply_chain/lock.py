@@ -8,7 +8,8 @@
     tools.txt     `make lock` and `make audit`
     lowest.txt    `make lowest`: the oldest versions of runtime.txt that are allowed, else dev.txt
 
-`tests/benchmarks/peers/` has the locks of the relays that `make bench` compares with.
+`tests/benchmarks/peers/` has the locks of the relays that `make bench` compares with, and
+`tests/support/other_clients/` those of the clients in `docs/how-to/other-clients.md`.
 
 Each version has the hashes of its files, so pip refuses any other file. A version stays as it is
 until `make lock ARGS=--upgrade`, or until pyproject.toml does not allow it any more.
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
 SBOM = ROOT / "sbom.cdx.json"
 PEERS = ROOT / "tests" / "benchmarks" / "peers"
+OTHER_CLIENTS = ROOT / "tests" / "support" / "other_clients"
 OLDEST_PYTHON = "3.11"
 PYTHON_OF_PEER = {"omni_box": "3.12"}  # the others run on the oldest
 HEADER = "make lock"
@@ -44,8 +46,9 @@ def main(*options: str) -> None:
         lowest = ("--extra", "dev", "--resolution", "lowest-direct", "--constraints", str(tools))
         _lock("lowest", "pyproject.toml", *lowest)
         _write_bill(Path(directory) / "runtime")
-    for wanted in sorted(PEERS.glob("*.in")):
+    for wanted in sorted([*PEERS.glob("*.in"), *OTHER_CLIENTS.glob("*.in")]):
         _lock_peer(wanted, *options)
+    _lock_node()
 
 
 def versions(name: str, *, directory: Path = REQUIREMENTS) -> dict[str, str]:
@@ -71,6 +74,12 @@ def _lock_peer(wanted: Path, *options: str) -> None:
     same = ("--constraints", str(REQUIREMENTS / "runtime.txt"))
     python = PYTHON_OF_PEER.get(wanted.stem, OLDEST_PYTHON)
     _compile(wanted.with_suffix(".txt"), python, str(wanted), *options, *same)
+
+
+def _lock_node() -> None:
+    """Lock the clients for Node.js, without the address of the registry."""
+    options = ("--package-lock-only", "--omit-lockfile-registry-resolved", "--no-audit")
+    subprocess.run(["npm", "install", "--silent", *options], cwd=OTHER_CLIENTS, check=True)
 
 
 def _compile(lock: Path, python: str, *arguments: str) -> None:

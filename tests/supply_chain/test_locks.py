@@ -11,7 +11,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.supply_chain.lock import PEERS, REQUIREMENTS, ROOT, SBOM, versions
+from tests.supply_chain.lock import (
+    OTHER_CLIENTS,
+    PEERS,
+    REQUIREMENTS,
+    ROOT,
+    SBOM,
+    versions,
+)
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -28,6 +35,7 @@ DIRECT = {
 PIN = re.compile(r"[a-z0-9.-]+==[\w.!+]+( ; .+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\\n|\n))+")
 
 
+PAGE = ROOT / "docs" / "how-to" / "other-clients.md"
 PEER_NAMES = sorted(path.stem for path in PEERS.glob("*.in"))
 
 
@@ -57,6 +65,28 @@ def test_a_peer_of_the_benchmarks_is_locked_with_hashes_and_drivers_of_the_produ
     assert {each: locked[each] for each in ("asyncpg", "uvloop", "aio-pika")}.items() <= (
         runtime.items()
     )
+
+
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_the_clients_of_a_page_are_locked_with_hashes_in_the_versions_that_it_names(name):
+    text = (OTHER_CLIENTS / f"{name}.txt").read_text()
+    locked = versions(name, directory=OTHER_CLIENTS)
+
+    assert PIN.sub("", "".join(each for each in text.splitlines(True) if each[0] != "#")) == ""
+    for wanted in (OTHER_CLIENTS / f"{name}.in").read_text().splitlines():
+        package, _, version = re.sub(r"\[\w+\]", "", wanted).partition("==")
+        assert locked[package] == version
+        assert name == "node" or version in PAGE.read_text(), package
+
+
+def test_the_clients_for_node_are_locked_with_hashes_and_no_address():
+    wanted = json.loads((OTHER_CLIENTS / "package.json").read_text())["dependencies"]
+    locked = json.loads((OTHER_CLIENTS / "package-lock.json").read_text())["packages"]
+
+    assert {name: locked[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert all(version in PAGE.read_text() for version in wanted.values())
+    assert all("resolved" not in each for each in locked.values())
+    assert all("integrity" in each for path, each in locked.items() if path)
 
 
 def test_every_lock_is_tested():

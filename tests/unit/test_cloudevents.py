@@ -200,6 +200,13 @@ def test_data_that_is_too_large_is_no_payload():
     assert (caught.value.code, caught.value.detail) == ("malformed", "payload")
 
 
+@pytest.mark.parametrize(
+    ("body", "payload"), [(b'{"a": 1}', {"a": 1}), (b"", b""), (b"\xff", b"\xff"), (b"a", b"a")]
+)
+def test_a_binary_event_without_a_content_type_is_json_if_it_can_be(body, payload):
+    assert received(replace(binary(body=body), content_type=None)).payload == payload
+
+
 EVENTS = {
     "json": an_event(),
     "digits": Event("t.d", {"a": 1}, headers={"traceparent": "00-1", "source": "lab 7"}),

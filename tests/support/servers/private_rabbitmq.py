@@ -192,7 +192,9 @@ class PrivateRabbitmq:
             )
             + self._membership()
         )
-        (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        (self.directory / "enabled_plugins").write_text(
+            "[rabbitmq_management,rabbitmq_amqp1_0].\n"
+        )
         (self.directory / "inetrc").write_text(NAMES)
         (self.directory / "rabbitmq-env.conf").touch()  # or it reads the machine's own
         cookie = self.directory / ".erlang.cookie"
