@@ -66,7 +66,8 @@ class Session:
         while not self.closing.is_set():
             before = self.deliveries
             await pause(self.closing, IDLE)
-            if self.deliveries == before and is_empty():
+            # A subscription that was lost is closing before it has been idle for long.
+            if self.deliveries == before and is_empty() and not self.closing.is_set():
                 self.was_idle = True
                 self.unsubscribe.set()
                 return

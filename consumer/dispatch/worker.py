@@ -14,6 +14,10 @@ from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Transport
 
+_LASTING_SECONDS = 2
+"""A subscription that is lost earlier is a failure like one that could not be started: the broker
+may close the connection because of the next message, again and again."""
+
 
 class Worker:
     """
@@ -48,7 +52,7 @@ class Worker:
         """Handle deliveries until *stop* is set; batches in flight are finished first."""
         # Handlers outlive the subscription that has delivered their messages.
         async with asyncio.TaskGroup() as group:
-            failures = 0
+            loop, failures = asyncio.get_running_loop(), 0
             while not stop.is_set():
                 # Without a database no delivery could be handled.
                 await self._database_retry.run(self._executor.ready, stop, longest=timedelta.max)
@@ -60,8 +64,10 @@ class Worker:
                     ) as subscription:
                         self._health.up("broker")
                         self._telemetry.availability.up()
-                        failures = 0
+                        began = loop.time()
                         lost = await self._dispatcher.run(subscription, stop, group)
+                        if loop.time() - began >= _LASTING_SECONDS:
+                            failures = 0
                         if lost is not None and not stop.is_set():
                             # At once: closing what is left of the connection may take seconds.
                             self._health.down("broker")

@@ -706,6 +706,23 @@ async def test_a_subscription_without_deliveries_is_replaced_after_a_while(monke
     assert fixture.subscription.stopped.is_set()
 
 
+async def test_a_subscription_that_is_lost_at_once_was_not_idle():
+    async def make(_unit: DeliveryBatch) -> list[Verdict]:
+        raise AssertionError("there is no delivery")
+
+    fixture = DispatcherFixture(FakeSubscription(), make)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(
+            fixture.dispatcher.run(fixture.subscription, fixture.stop, group)
+        )
+        for _ in range(10):  # until all of its tasks wait
+            await asyncio.sleep(0)
+        fixture.subscription.buffer.fail("the connection was lost")
+
+    assert str(running.result()) == "the connection was lost"
+    assert not fixture.dispatcher.was_idle
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(
     ("verdict", "said"), [(DONE, ("ack", 7)), (TryAgain(1, SECOND), ("replace", 7, "acked"))]
