@@ -4,6 +4,7 @@ Models, and messages of other publishers, through a real broker to a handler and
 
 import asyncio
 import gzip
+import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from outbox.database.engine import create_engine
 from outbox.runtime.probes import Health
 from outbox.tables import dead_letters
 from outbox.transports.rabbitmq.table_decoder import read_table
+from outbox.wire.codec import WireMessage
 from tests.support.builders import on_the_wire
 from tests.support.consumer_deployment import EXCHANGE, SOON, broker
 from tests.support.eventually import eventually
@@ -165,6 +167,54 @@ async def test_messages_of_other_publishers_are_handled_once(postgres_url, rabbi
 
         await eventually(recorded)
         assert await etl.dead() == []
+
+
+def cloudevents() -> dict[str, WireMessage]:
+    """In both modes, with an extension for which the first attempt fails."""
+    attributes = {"specversion": "1.0", "source": "/lab", "type": "test.happened", "fails": "yes"}
+    headers = {f"cloudEvents:{name}": value for name, value in attributes.items()}
+    body = json.dumps({**attributes, "id": "structured", "data": {"a": 1}}).encode()
+    return {
+        "binary": WireMessage(
+            *("", QUEUE, b'{"a": 1}', "made-by-the-library"),
+            content_type="application/json",
+            headers={**headers, "cloudEvents:id": "binary"},
+        ),
+        "structured": WireMessage("", QUEUE, body, content_type="application/cloudevents+json"),
+        "invalid": WireMessage("", QUEUE, b"{}", headers=headers),
+    }
+
+
+async def test_a_cloudevent_is_retried_deduplicated_and_dead_lettered_like_any_message(
+    postgres_url, rabbitmq_url, sqlite_url, embedded_broker_url
+):
+    await _handles_cloudevents(postgres_url, rabbitmq_url)
+    await _handles_cloudevents(sqlite_url, embedded_broker_url)
+
+
+async def _handles_cloudevents(database_url: str, broker_url: str) -> None:
+    async with running(database_url, broker_url) as etl:
+        async with broker(broker_url).publisher() as publisher:
+            for message in cloudevents().values():
+                for _ in range(2):
+                    await publisher.publish([message], within=SOON)
+        for name in ("binary", "structured"):
+            await etl.gets(name)
+            await eventually(lambda name=name: etl.received[name].attempt == 2)
+
+            assert etl.received[name].payload == {"a": 1}
+            assert etl.received[name].headers == {"source": "/lab", "fails": "yes"}
+
+        async def recorded() -> set[str] | None:
+            async with etl.engine.connect() as database:
+                keys = await database.scalars(sa.select(processed_messages.c.idempotency_key))
+            return found if len(found := set(keys)) == 2 else None
+
+        async def dead() -> list[Any] | None:
+            return found if len(found := await etl.dead()) == 2 else None
+
+        assert await eventually(recorded) == {"/lab|binary", "/lab|structured"}
+        assert [row["reason"] for row in await eventually(dead)] == ["cloudevent_invalid"] * 2
 
 
 async def test_an_empty_routing_key_of_a_fanout_exchange_is_kept(postgres_url, rabbitmq_url):

@@ -3,8 +3,10 @@ The main job, end to end, with real processes on real servers.
 """
 
 import asyncio
+import json
 from uuid import UUID, uuid4
 
+import aio_pika
 import pytest
 
 import outbox
@@ -52,6 +54,37 @@ async def test_a_failed_attempt_leaves_nothing_and_the_retry_applies_the_event(d
     rows = await deployment.rows(effects)
     assert [row["attempt"] for row in rows] == [2]
     assert await deployment.dead() == []
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+async def test_events_are_published_as_cloudevents_and_applied_once(
+    mode, postgres_url, rabbitmq_url, tmp_path
+):
+    source = "https://clinic.example"
+    settings = {"MQ_CLOUDEVENTS": mode, "MQ_CLOUDEVENTS_SOURCE": source}
+    events = [an_event(type="test.fails.once", ordering_key="patient-7"), an_upload().to_event()]
+    async with (
+        Deployment(postgres_url, rabbitmq_url, tmp_path, **settings) as deployment,
+        await aio_pika.connect(rabbitmq_url) as connection,
+        connection.channel() as channel,
+    ):
+        await deployment.consumer()
+        spy = await channel.declare_queue("spy", durable=True)
+        await spy.bind("health_data_exchange", "#")
+        await deployment.relay()
+        await commit(deployment, *events)
+
+        await deployment.applies(2)
+
+        assert set(await deployment.applied()) == {event.id for event in events}
+        assert await deployment.dead() == []
+        for _ in events:
+            message = await spy.get(no_ack=True)
+            attributes = json.loads(message.body) if mode == "structured" else message.headers
+            prefix = "" if mode == "structured" else "cloudEvents_"
+            assert attributes[f"{prefix}source"] == source
+            assert attributes[f"{prefix}id"] == message.message_id
+            assert "patient-7" not in f"{message.headers}{message.body!r}"
 
 
 async def test_events_that_a_handler_adds_are_published_in_turn(deployment):
