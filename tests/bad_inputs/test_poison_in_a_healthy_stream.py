@@ -102,6 +102,15 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
         "malformed",
         a_message(content_encoding="gzip", body=gzip.compress(BODY) + gzip.compress(BODY)),
     ),
+    "a CloudEvent without a source": (
+        "cloudevent_invalid",
+        a_message(headers={"ce-specversion": "1.0", "ce-id": "1", "ce-type": LEAK_MARKER}),
+    ),
+    "CloudEvents in a batch": (
+        "cloudevent_invalid",
+        a_message(content_type="application/cloudevents-batch+json", body=b"[]"),
+    ),
+    "a map of AMQP 1.0": ("malformed", a_message(type="amqp-1.0", body=b"\0Sw\xd1\0")),
     "version 0": ("schema_unsupported", with_headers(version=0)),
     "a version of the future": ("schema_unsupported", with_headers(version=99)),
     "a field is missing": ("schema_unsupported", an_upload_message(body=BODY)),

@@ -53,6 +53,28 @@ def test_a_number_out_of_range_is_refused_with_the_bound(
         assert any(line.endswith(f" {bound}") for bound in bounds)
 
 
+@pytest.mark.parametrize(
+    ("mode", "source", "named"),
+    [
+        ("binary", None, "MQ_CLOUDEVENTS_SOURCE"),
+        ("structured", None, "MQ_CLOUDEVENTS_SOURCE"),
+        ("both", "/uploads", "MQ_CLOUDEVENTS"),
+        ("binary", "", "MQ_CLOUDEVENTS_SOURCE"),
+        ("binary", f"/{SECRET} a", "MQ_CLOUDEVENTS_SOURCE"),
+        ("binary", "https://clinic.example/é", "MQ_CLOUDEVENTS_SOURCE"),
+        ("binary", "a" * 256, "MQ_CLOUDEVENTS_SOURCE"),
+        ("binary", "/a\r\nb", "MQ_CLOUDEVENTS_SOURCE"),
+        ("binary", "/a\n", "MQ_CLOUDEVENTS_SOURCE"),
+    ],
+)
+def test_cloudevents_need_a_source_that_is_a_uri(monkeypatch, mode, source, named):
+    monkeypatch.setenv("MQ_CLOUDEVENTS", mode)
+    if source is not None:
+        monkeypatch.setenv("MQ_CLOUDEVENTS_SOURCE", source)
+
+    assert refusal(RelaySettings).startswith(f"{named}: ")
+
+
 @pytest.mark.parametrize("value", ["ten", "1.5", "", "1e9", "٣ ", "0x10", SECRET])
 @pytest.mark.parametrize("name", ["MQ_BATCH_SIZE", "MQ_HEARTBEAT_SECONDS"])
 def test_a_setting_that_is_no_whole_number_is_refused(monkeypatch, name, value):
