@@ -2,7 +2,6 @@
 Models, and messages of other publishers, through a real broker to a handler and its database.
 """
 
-import asyncio
 import gzip
 import json
 import struct
@@ -17,18 +16,12 @@ from uuid import uuid4
 import aio_pika
 import pytest
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer import Consumer, Message, assembly
-from consumer.settings import ConsumerSettings
+from consumer import Consumer, Message
 from consumer.storage.tables import processed_messages
-from consumer.telemetry import Telemetry
 from outbox import Event
-from outbox.database.engine import create_engine
-from outbox.runtime.probes import Health
 from outbox.tables import dead_letters
 from outbox.transports.rabbitmq.table_decoder import read_table
 from outbox.wire.codec import WireMessage
@@ -37,6 +30,7 @@ from tests.support.consumer_deployment import EXCHANGE, SOON, broker
 from tests.support.eventually import eventually
 from tests.support.frames import short, table
 from tests.support.malformed_messages import FLAGS, publish_raw, raw_channel
+from tests.support.running_consumer import running
 
 QUEUE = "health_data_processing.etl"
 BODY = b'{"effectiveDateTime": "2026-01-02T03:04:05Z", "amount": 1234567890123456789.250}'
@@ -74,8 +68,7 @@ class Etl:
 
 
 @asynccontextmanager
-async def running(database_url: str, broker_url: str) -> AsyncIterator[Etl]:
-    stop = asyncio.Event()
+async def handling(database_url: str, broker_url: str) -> AsyncIterator[Etl]:
     received: dict[str, Message[Any]] = {}
     etl = Consumer("etl", bindings=["#"])
 
@@ -89,24 +82,9 @@ async def running(database_url: str, broker_url: str) -> AsyncIterator[Etl]:
         if message.attempt == 1 and message.headers.get("fails"):
             raise RuntimeError
 
-    settings = ConsumerSettings(
-        _env_file=None,
-        database_url=database_url,
-        broker_url=broker_url,
-        retry_delays=[1],
-        allowed_headers=["fails"],
-    )
-    await assembly.prepare(etl, settings)
-    engine = create_engine(make_url(database_url), pool_size=5, application_name="test")
-    telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=etl.handlers)
-    tasks = assembly.assemble(etl, settings, engine, telemetry=telemetry, health=Health())
-    working = asyncio.create_task(tasks.worker.run(stop))
-    try:
+    settings = {"retry_delays": [1], "allowed_headers": ["fails"]}
+    async with running(etl, database_url, broker_url, **settings) as engine:
         yield Etl(broker_url, engine, received)
-    finally:
-        stop.set()
-        await working
-        await engine.dispose()
 
 
 async def test_a_model_arrives_as_it_was_over_each_broker(
@@ -114,7 +92,7 @@ async def test_a_model_arrives_as_it_was_over_each_broker(
 ):
     for broker_url in (rabbitmq_url, embedded_broker_url):
         event = Event("reading.taken", READING)
-        async with running(database_url, broker_url) as etl:
+        async with handling(database_url, broker_url) as etl:
             async with broker(broker_url).publisher() as publisher:
                 await publisher.publish([on_the_wire(event, exchange=EXCHANGE)], within=SOON)
             message = await etl.gets(str(event.id))
@@ -138,7 +116,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
 
 async def test_messages_of_other_publishers_are_handled_once(postgres_url, rabbitmq_url):
     async with (
-        running(postgres_url, rabbitmq_url) as etl,
+        handling(postgres_url, rabbitmq_url) as etl,
         await aio_pika.connect(rabbitmq_url) as connection,
         connection.channel() as channel,
     ):
@@ -193,7 +171,7 @@ async def test_a_cloudevent_is_retried_deduplicated_and_dead_lettered_like_any_m
 
 
 async def _handles_cloudevents(database_url: str, broker_url: str) -> None:
-    async with running(database_url, broker_url) as etl:
+    async with handling(database_url, broker_url) as etl:
         async with broker(broker_url).publisher() as publisher:
             for message in cloudevents().values():
                 for _ in range(2):
@@ -219,7 +197,7 @@ async def _handles_cloudevents(database_url: str, broker_url: str) -> None:
 
 async def test_an_empty_routing_key_of_a_fanout_exchange_is_kept(postgres_url, rabbitmq_url):
     async with (
-        running(postgres_url, rabbitmq_url) as etl,
+        handling(postgres_url, rabbitmq_url) as etl,
         await aio_pika.connect(rabbitmq_url) as connection,
         connection.channel() as channel,
     ):
@@ -257,7 +235,7 @@ async def test_a_message_with_headers_of_every_type_is_handled_and_retried(
     raw = table(b"".join(entry(name, *value) for name, value in headers.items()))
     flags = FLAGS["content_type"] | FLAGS["headers"] | FLAGS["message_id"] | FLAGS["message_type"]
     properties = short(b"application/json") + raw + short(message_id.encode())
-    async with running(postgres_url, rabbitmq_url) as etl, raw_channel(rabbitmq_url) as channel:
+    async with handling(postgres_url, rabbitmq_url) as etl, raw_channel(rabbitmq_url) as channel:
         await publish_raw(channel, b"{}", flags, properties + short(b"test.happened"), queue=QUEUE)
         await etl.gets(message_id)
         await eventually(lambda: etl.received[message_id].attempt == 2)

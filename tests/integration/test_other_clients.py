@@ -2,7 +2,6 @@
 Each program of `docs/how-to/other-clients.md`, as it stands there: to our consumer and from us.
 """
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,22 +12,19 @@ from uuid import UUID
 import aio_pika
 import pytest
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer import Consumer, Message, assembly
-from consumer.settings import ConsumerSettings
-from consumer.telemetry import Telemetry
+from consumer import Consumer, Message
 from outbox import Event
 from outbox.database.engine import create_engine
-from outbox.runtime.probes import Health
 from outbox.tables import dead_letters, outbox
 from outbox.wire.cloudevents_writer import CloudEventsWriter
 from tests.support.builders import on_the_wire
 from tests.support.consumer_deployment import EXCHANGE, SOON, broker
 from tests.support.eventually import eventually
 from tests.support.other_clients.programs import Programs, programs
+from tests.support.running_consumer import running
 
 pytestmark = pytest.mark.timeout(600)  # the first run of a checkout installs the libraries
 
@@ -49,30 +45,15 @@ STARTED = 60.0
 @asynccontextmanager
 async def consuming(database_url: str, broker_url: str) -> AsyncIterator[list[Message[Any]]]:
     """The messages that a consumer has handled, in their order."""
-    stop, handled = asyncio.Event(), list[Message[Any]]()
+    handled: list[Message[Any]] = []
     etl = Consumer("etl", bindings=["ward.left"])
 
     @etl.on("ward.left")
     async def left(message: Message[Any], _session: AsyncSession) -> None:
         handled.append(message)
 
-    settings = ConsumerSettings(
-        _env_file=None,
-        database_url=database_url,
-        broker_url=broker_url,
-        unsupported_wait_seconds=0,
-    )
-    await assembly.prepare(etl, settings)
-    engine = create_engine(make_url(database_url), pool_size=5, application_name="test")
-    telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=etl.handlers)
-    tasks = assembly.assemble(etl, settings, engine, telemetry=telemetry, health=Health())
-    working = asyncio.create_task(tasks.worker.run(stop))
-    try:
+    async with running(etl, database_url, broker_url, unsupported_wait_seconds=0):
         yield handled
-    finally:
-        stop.set()
-        await working
-        await engine.dispose()
 
 
 async def dead_letters_of(database_url: str) -> Counter[tuple[str, str]]:
@@ -109,11 +90,11 @@ async def test_every_client_publishes_to_a_consumer_and_consumes_from_the_relay(
     admitted = Event("ward.admitted", {"bed": "b-17"}, idempotency_key="key-of-b-17")
     again = Event("ward.admitted", {"bed": "b-18"}, idempotency_key="key-of-b-18")
     async with consuming(postgres_url, rabbitmq_url) as handled, AsyncExitStack() as stack:
-        running = {
+        started = {
             client: await stack.enter_async_context(files.program(name))
             for name, client in CLIENTS.items()
         }
-        for client, program in running.items():
+        for client, program in started.items():
             try:
                 await eventually(
                     lambda client=client, program=program: (
@@ -128,7 +109,7 @@ async def test_every_client_publishes_to_a_consumer_and_consumes_from_the_relay(
         for client in ("cloudevents", "cloudevents_node"):
             await publish(rabbitmq_url, again, "structured", queue=f"ward_board.{client}")
 
-        for client, program in running.items():
+        for client, program in started.items():
             line = await program.wait_for_line("key-of-b-17")
             assert "ward.admitted" in line
             assert "b-17" in line
@@ -188,8 +169,8 @@ async def test_every_driver_records_events_with_the_sql_function(
     url = plain.render_as_string(hide_password=False)
     files = Programs(other_clients, tmp_path, DATABASE_URL=url)
     async with AsyncExitStack() as stack:
-        running = [await stack.enter_async_context(files.program(f"with_{name}")) for name in SQL]
-        for program in running:
+        started = [await stack.enter_async_context(files.program(f"with_{name}")) for name in SQL]
+        for program in started:
             assert await program.wait(within=STARTED) == 0, program.tail
 
     engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
