@@ -29,6 +29,7 @@ class MessageFields(TypedDict, total=False):
     headers: Mapping[str, Any]
     attempt: int
     redelivered: bool
+    content_type: str
 
 
 def a_message(
