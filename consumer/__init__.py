@@ -46,8 +46,8 @@ try:
     from consumer.outcomes import Reject, Retry
     from outbox.backoff import RetrySchedule
     from outbox.runtime.log_context import add_log_context
-except ImportError:
-    outbox_relay.explain_import_error("consumer")
+except ImportError as error:
+    outbox_relay.explain_import_error("consumer", error)
     raise
 
 __all__ = [

@@ -30,6 +30,7 @@ from outbox.dead_letters.source import DeadLetterSource
 from outbox.runtime import probes, topology_report
 from outbox.runtime.process import allow_configured_headers
 from outbox.transports.connect import management
+from outbox.transports.topology import Topology
 
 app = typer.Typer(
     name="consumer",
@@ -104,9 +105,8 @@ def check(target: Target) -> None:
         problems.step(lambda: probes.check_host(settings))
         location = await problems.async_step(_check_database(consumer, settings))
         declared = assembly.declared(consumer, settings)
-        verifying = assembly.broker(consumer, settings).verify(declared)
-        uncompared = await problems.async_step(verifying)
-        odd = await problems.async_step(topology_report.check(management(settings), declared))
+        uncompared = await problems.async_step(_check_broker(consumer, settings, declared))
+        odd = await problems.async_step(_check_policies(settings, declared))
         found = problems.unless_found
         return found(location), found(uncompared), found(odd)
 
@@ -122,6 +122,16 @@ def check(target: Target) -> None:
 async def _check_database(consumer: Consumer, settings: ConsumerSettings) -> Location:
     async with assembly.database(consumer, settings) as engine:
         return await assembly.expectation(consumer, settings).verify(engine)
+
+
+async def _check_broker(
+    consumer: Consumer, settings: ConsumerSettings, declared: Topology
+) -> list[str]:
+    return await assembly.broker(consumer, settings).verify(declared)
+
+
+async def _check_policies(settings: ConsumerSettings, declared: Topology) -> list[str]:
+    return await topology_report.check(management(settings), declared)
 
 
 @app.command()

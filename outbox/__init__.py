@@ -16,6 +16,7 @@ A producer imports only the files of the first block; in reading order:
 
     settings, url_checks, backoff, schema_name
                                        shared by relay and consumer
+    extras                             a setting that needs packages that are not installed
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
     testing/                           assertions on recorded events, for tests of producers

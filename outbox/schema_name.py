@@ -2,6 +2,9 @@
 The schema of Postgres that holds the tables, by its name.
 """
 
+SCHEMA = "outbox_schema"
+"""The execution option of an engine that names the schema of the tables, or None."""
+
 _MAX_BYTES = 63
 """Postgres cuts a longer name, and would take another schema for it."""
 

@@ -1,8 +1,9 @@
 """
-The console scripts, which check first that no module of the user hides a package of this program.
+The console scripts, which say why they cannot import this program.
 
 A file `outbox.py` or a folder `consumer` that Python finds first would end a command with an
 ImportError about a module of ours. Nothing else is likely to have the name of this package.
+And the packages that a command needs may not be installed: see `extras`.
 """
 
 import gc
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from outbox_relay.extras import installation, missing_extra
+
 PACKAGES = ("outbox", "relay", "consumer")
 
 _INTERRUPTED = 130
@@ -26,19 +29,23 @@ class HiddenPackage(ImportError):  # noqa: N818
     """A file or folder of the user hides a package of this program."""
 
 
+class MissingPackage(ImportError):  # noqa: N818
+    """A package of an extra is not installed."""
+
+
 def relay() -> None:
     """Run the command `relay`."""
-    _run(_module("relay", arguments=0), "outbox", "relay")
+    _run("relay", _module("relay", arguments=0), "outbox", "relay")
 
 
 def consumer() -> None:
     """Run the command `consumer`."""
-    _run(_module("consumer", arguments=1), "outbox", "consumer")
+    _run("consumer", _module("consumer", arguments=1), "outbox", "consumer")
 
 
 def demo() -> None:
     """Run the command `relay demo`."""
-    _run("outbox_demo.cli", *PACKAGES)  # it starts the two others
+    _run("all", "outbox_demo.cli", *PACKAGES)  # it starts the two others
 
 
 def _module(command: str, *, arguments: int) -> str:
@@ -53,15 +60,16 @@ def _module(command: str, *, arguments: int) -> str:
     return f"{command}.run" if name == "run" and is_plain else f"{command}.cli"
 
 
-def _run(module: str, *packages: str) -> None:
+def _run(extra: str, module: str, *packages: str) -> None:
     try:
         check_packages(*packages)
         try:
             _imported(module).main()
-        except ImportError:
+        except ImportError as error:
             check_packages(*PACKAGES)  # a migration imports the tables of the consumer
+            check_installed(error, extra=extra)
             raise
-    except HiddenPackage as error:
+    except (HiddenPackage, MissingPackage) as error:
         _end(error)
     except KeyboardInterrupt:  # before the process handles signals, as while it imports
         raise SystemExit(_INTERRUPTED) from None
@@ -83,17 +91,19 @@ def _imported(module: str) -> ModuleType:
         gc.enable()
 
 
-def explain_import_error(package: str) -> None:
+def explain_import_error(package: str, error: ImportError) -> None:
     """
-    Raise HiddenPackage if a module of the user is why *package* cannot be imported.
+    Raise an ImportError that says what to do about *error*, with which *package* is not imported.
 
-    `python -m package` imports it before any code of the command runs: then the process ends.
+    That is HiddenPackage or MissingPackage. `python -m package` imports it before any code of the
+    command runs: then the process ends.
     """
     try:
         check_packages("outbox")
-    except HiddenPackage as error:
+        check_installed(error, extra=package)
+    except (HiddenPackage, MissingPackage) as reason:
         if _is_command(package):
-            _end(error)
+            _end(reason)
         raise
 
 
@@ -104,7 +114,7 @@ def _is_command(package: str) -> bool:
     return f"-m{package}" in sys.orig_argv or ("-m", package) in pairwise(sys.orig_argv)
 
 
-def _end(error: HiddenPackage) -> NoReturn:
+def _end(error: ImportError) -> NoReturn:
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2) from None
@@ -120,6 +130,15 @@ def check_packages(*names: str) -> None:
     ]
     if lines:
         raise HiddenPackage("\n".join(lines))
+
+
+def check_installed(error: ImportError, *, extra: str) -> None:
+    """Raise MissingPackage if *error* is the lack of a package of *extra*, or of a server."""
+    if (missing := missing_extra(error, command=extra)) is None:
+        return
+    if extra == "all":
+        raise MissingPackage(f"relay demo {installation(extra)}") from None
+    raise MissingPackage(f"{extra} {installation(missing)}") from None
 
 
 def _found_instead(name: str) -> Iterator[Path]:

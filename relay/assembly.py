@@ -1,5 +1,7 @@
 """
 The composition root of the relay: the only place that names concrete adapters.
+
+Those of the other database are not imported, as its driver may not be installed.
 """
 
 import asyncio
@@ -33,10 +35,7 @@ from relay.settings import RelaySettings
 from relay.storage import ordering_secret as secret
 from relay.storage.base import OutboxStore
 from relay.storage.gated import GatedStore
-from relay.storage.postgres import PostgresStore, sees_all_sessions
-from relay.storage.postgres_notify import PostgresWakeup
 from relay.storage.settlement import SOURCE
-from relay.storage.sqlite import SqliteStore
 from relay.telemetry import Telemetry
 from relay.wakeup import Polling, WakeSignal, Wakeup
 
@@ -91,7 +90,11 @@ async def verified(engine: AsyncEngine, settings: RelaySettings) -> tuple[Locati
 async def warnings(engine: AsyncEngine) -> list[str]:
     """What an operator may want to change in the database of *engine*, though the relay works."""
     found = await row_access.warnings(engine)
-    if engine.dialect.name == "postgresql" and not await sees_all_sessions(engine):
+    if engine.dialect.name != "postgresql":
+        return found
+    from relay.storage.postgres import sees_all_sessions  # noqa: PLC0415
+
+    if not await sees_all_sessions(engine):
         found.append(
             "mq_oldest_snapshot_age_seconds: sees only transactions of the relay's own role, and"
             " prepared ones: GRANT pg_read_all_stats to the role"
@@ -107,7 +110,11 @@ def store(
 ) -> OutboxStore:
     """The outbox in the database of *engine*; see `SqliteStore` for *on_standby*."""
     if engine.dialect.name == "sqlite":
+        from relay.storage.sqlite import SqliteStore  # noqa: PLC0415
+
         return SqliteStore(engine, on_standby=on_standby)
+    from relay.storage.postgres import PostgresStore  # noqa: PLC0415
+
     return PostgresStore(
         engine, publish_timeout=settings.publish_timeout, pooled=settings.is_pooled
     )
@@ -142,7 +149,11 @@ async def check_required_queues(settings: RelaySettings) -> None:
 
 def wakeup(engine: AsyncEngine, settings: RelaySettings, *, notify: Callable[[], None]) -> Wakeup:
     """Calls *notify* for inserted rows, or leaves it to polling."""
-    return PostgresWakeup(engine, notify=notify) if settings.is_woken else Polling()
+    if not settings.is_woken:
+        return Polling()
+    from relay.storage.postgres_notify import PostgresWakeup  # noqa: PLC0415
+
+    return PostgresWakeup(engine, notify=notify)
 
 
 def assemble(

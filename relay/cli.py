@@ -137,8 +137,7 @@ def check() -> None:
         problems.step(lambda: allow_configured_headers(settings))
         problems.step(lambda: probes.check_host(settings))
         database = await problems.async_step(_check_database(settings))
-        verifying = assembly.broker(settings).verify(assembly.declared(settings))
-        uncompared = await problems.async_step(verifying)
+        uncompared = await problems.async_step(_check_broker(settings))
         await problems.async_step(assembly.check_required_queues(settings))
         location, warnings = problems.unless_found(database)
         return location, warnings, problems.unless_found(uncompared)
@@ -157,6 +156,10 @@ async def _check_database(settings: RelaySettings) -> tuple[Location, list[str]]
         location = await assembly.expectation(settings).verify(engine)
         await ordering_secret.read(engine)
         return location, await assembly.warnings(engine)
+
+
+async def _check_broker(settings: RelaySettings) -> list[str]:
+    return await assembly.broker(settings).verify(assembly.declared(settings))
 
 
 @app.command()

@@ -5,7 +5,7 @@ From a delivery to a verdict: decodes it, and calls its handler in a transaction
     executor         executes a batch, and returns a verdict on each delivery
     decode           a delivery → an attempt, or a verdict without a call
     transaction      the steps of every transaction, and the transaction of a handler
-    unit_of_work     BEGIN, savepoint, COMMIT and ROLLBACK, for Postgres and SQLite
+    unit_of_work     BEGIN, savepoint, COMMIT and ROLLBACK; on Postgres by driver_unit_of_work
     session_guard    refuses statements and commits of handlers that would end the transaction
     ordering         parks a message behind others of its lane
     parked           the transaction of a parked message

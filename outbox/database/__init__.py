@@ -2,6 +2,7 @@
 Connecting to Postgres or SQLite, and what their errors mean.
 
     engine                the SQLAlchemy engine for `MQ_DATABASE_URL`
+    postgres_engine       the engine for a Postgres server
     postgres_connection   the asyncpg connection, with two corrections
     sqlite_engine         the engine for a SQLite file
     errors                which driver errors are waited out, and which are a handler's failure

@@ -1,51 +1,23 @@
 """
 The database engine of a process, made from `MQ_DATABASE_URL`.
 
-Postgres: asyncpg, verified TLS as libpq's `sslmode` says, READ COMMITTED. SQLite: `sqlite_engine`.
+Only the driver of that database is imported: `postgres_engine` or `sqlite_engine`.
 """
 
-import os
-import socket
 from datetime import timedelta
-from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.errors import mark_as_own
-from outbox.database.postgres_connect import connect, explicit_arguments
-from outbox.database.postgres_connection import (
-    WARNINGS,
-    PostgresConnection,
-    database_error,
-    is_unusable,
-    refuse_closed,
-)
-from outbox.database.sqlite_engine import json_value, sqlite_engine
-from outbox.postgres_server import server_of
-
-CONNECT_SECONDS = 10
-
-KEEPALIVE = {
-    "TCP_KEEPIDLE": 10,  # seconds of silence before the first keepalive probe
-    "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_KEEPCNT": 3,  # unanswered probes that end the connection
-    "TCP_USER_TIMEOUT": 25_000,  # milliseconds until sent data must be acknowledged
-}
-"""TCP options by which the loss of a Postgres server is detected within 25 seconds."""
+from outbox.extras import packages_of
 
 DEFERRED = {"sqlite_begin": "DEFERRED"}
 """Execution options for transactions that only read; on SQLite they then wait for no writer."""
 
 NOT_DURABLE = {"sqlite_durable": False}
 """Execution options for transactions that a loss of power may undo, on SQLite only."""
-
-
-SCHEMA = "outbox_schema"
-"""The execution option of an engine that names the schema of the tables, or None."""
 
 
 def create_engine(
@@ -64,76 +36,21 @@ def create_engine(
     than *lock_timeout*, and find the tables in *schema* before those of the role's `search_path`;
     behind a pooler the settings of the server and of the role apply. A SQLite file that is missing
     is created, or without *create* refused with SchemaMismatch.
+    Raises ConfigurationError if the driver is not installed.
     """
     if url.drivername.split("+")[0] == "sqlite":
+        with packages_of("MQ_DATABASE_URL: SQLite", extra="sqlite"):
+            from outbox.database.sqlite_engine import sqlite_engine  # noqa: PLC0415
         engine = sqlite_engine(url, pool_size=pool_size, create=create)
     else:
-        engine = _postgres(url, pool_size, application_name, lock_timeout, schema)
+        with packages_of("MQ_DATABASE_URL: Postgres", extra="postgres"):
+            from outbox.database.postgres_engine import postgres_engine  # noqa: PLC0415
+        engine = postgres_engine(
+            url,
+            pool_size=pool_size,
+            application_name=application_name,
+            lock_timeout=lock_timeout,
+            schema=schema,
+        )
     sa.event.listen(engine.sync_engine, "handle_error", mark_as_own)
     return engine
-
-
-def _postgres(
-    url: URL,
-    pool_size: int,
-    application_name: str,
-    lock_timeout: timedelta | None,
-    schema: str | None,
-) -> AsyncEngine:
-    server = server_of(url, os.environ)
-    pooled = "pgbouncer" in url.query
-    arguments: dict[str, Any] = {
-        "async_creator_fn": partial(connect, server, pooled=pooled, schema=schema),
-        "timeout": CONNECT_SECONDS,
-        "connection_class": PostgresConnection,
-        "server_settings": {"application_name": application_name},
-        **explicit_arguments(server),
-    }
-    query = {}
-    if (cache_size := url.query.get("prepared_statement_cache_size")) is not None:
-        query["prepared_statement_cache_size"] = cache_size
-    if pooled:
-        # A pooler in transaction mode may give each transaction another server connection.
-        arguments["statement_cache_size"] = 0
-        query["prepared_statement_cache_size"] = "0"
-    elif lock_timeout is not None:
-        milliseconds = lock_timeout // timedelta(milliseconds=1)
-        arguments["server_settings"]["lock_timeout"] = str(milliseconds)
-    engine = create_async_engine(
-        sa.URL.create("postgresql+asyncpg", database=server.database, query=query),
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
-        pool_pre_ping=False,
-        isolation_level="READ COMMITTED",
-        execution_options={SCHEMA: schema},
-        connect_args=arguments,
-        hide_parameters=True,
-        json_deserializer=json_value,
-    )
-
-    sa.event.listen(engine.sync_engine, "connect", _keep_alive)
-    sa.event.listen(engine.sync_engine, "checkout", refuse_closed)
-    sa.event.listen(engine.sync_engine, "handle_error", _correct_error)
-    return engine
-
-
-def _keep_alive(connection: Any, _record: Any) -> None:
-    # asyncpg has no option for keepalive, and its transport is private.
-    transport = connection.driver_connection._transport  # noqa: SLF001
-    peer = transport.get_extra_info("socket")
-    if peer is None or peer.family == socket.AF_UNIX:
-        return
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # platforms lack some of them
-            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _correct_error(context: sa.ExceptionContext) -> DBAPIError | None:
-    error = context.original_exception
-    if is_lost := is_unusable(error):
-        context.is_disconnect = True
-    elif not isinstance(error, WARNINGS):
-        return None
-    return database_error(error, is_lost=is_lost)

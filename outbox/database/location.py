@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.database.engine import SCHEMA
 from outbox.errors import ConfigurationError, SchemaMismatch
-from outbox.schema_name import quoted
+from outbox.schema_name import SCHEMA, quoted
 
 VERSION_TABLE = "outbox_relay_version"
 

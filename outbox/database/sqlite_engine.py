@@ -5,7 +5,6 @@ It uses WAL and synchronous FULL. Transactions begin IMMEDIATE, so that two writ
 other instead of failing when they upgrade from a read lock to the write lock.
 """
 
-import json
 import os
 from contextlib import suppress
 from functools import partial
@@ -19,19 +18,12 @@ from sqlalchemy.pool import PoolResetState
 from sqlalchemy.sql.compiler import InsertmanyvaluesSentinelOpts
 
 from outbox.database import sqlite_connection
+from outbox.database.json_value import json_value
 from outbox.database.sqlite_connection import BUSY_SECONDS
 from outbox.database.sqlite_file import real_file
 from outbox.errors import SchemaMismatch
 
 _TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
-
-
-def json_value(text: str) -> Any:
-    """Return *text* decoded from JSON, or as it is if it cannot be decoded."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngine:

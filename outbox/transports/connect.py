@@ -4,6 +4,7 @@ Choosing the adapters by the scheme of `MQ_BROKER_URL`; only those of that broke
 
 from pathlib import Path
 
+from outbox.extras import packages_of
 from outbox.settings import SharedSettings
 from outbox.transports.base import ConnectionCounter, NoCounter, Transport
 from outbox.transports.management import Management
@@ -20,13 +21,13 @@ def transport(
     connections = connections or NoCounter()
     first = settings.brokers[0]
     if first.scheme == "sqlite":
-        from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
-
+        with packages_of("MQ_BROKER_URL: SQLite", extra="sqlite"):
+            from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
         # As in SQLAlchemy: three slashes begin a relative path, four an absolute one.
         return SqliteTransport(Path(first.path[1:]), connections=connections)
 
-    from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415
-
+    with packages_of("MQ_BROKER_URL: RabbitMQ", extra="rabbitmq"):
+        from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415
     return RabbitMQTransport(
         settings.brokers,
         heartbeat_seconds=settings.heartbeat_seconds,
@@ -41,12 +42,12 @@ def management(settings: SharedSettings) -> Management | None:
     """Return the way to ask the configured broker questions; None without MQ_MANAGEMENT_URL."""
     first = settings.brokers[0]
     if first.scheme == "sqlite":
-        from outbox.transports.sqlite.management import SqliteManagement  # noqa: PLC0415
-
+        with packages_of("MQ_BROKER_URL: SQLite", extra="sqlite"):
+            from outbox.transports.sqlite.management import SqliteManagement  # noqa: PLC0415
         return SqliteManagement(Path(first.path[1:]))
     if (url := settings.management) is None:
         return None
 
-    from outbox.transports.rabbitmq.management import RabbitMQManagement  # noqa: PLC0415
-
+    with packages_of("MQ_MANAGEMENT_URL: RabbitMQ", extra="rabbitmq"):
+        from outbox.transports.rabbitmq.management import RabbitMQManagement  # noqa: PLC0415
     return RabbitMQManagement(url, vhost=first.path[1:] or "/")

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from yarl import URL
 
-from outbox.database.engine import KEEPALIVE, create_engine
+from outbox.database.engine import create_engine
+from outbox.database.postgres_engine import KEEPALIVE
 from tests.integration.test_relay import (
     a_queue,
     commit,

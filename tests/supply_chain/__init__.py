@@ -3,7 +3,8 @@ What the project installs: the locks in `requirements/`, and the software bill o
 
     lock.py                 `make lock`: writes the locks and the bill
     test_locks.py           they agree with pyproject.toml, and with each other
-    test_wheel.py           the wheel contains the bill
+    distributions.py        which distributions an extra installs
+    test_wheel.py           the wheel contains the bill, and runs with an extra and no others
     test_audit.py           an audit that has audited nothing fails
 
 They need no registry.

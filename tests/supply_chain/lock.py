@@ -1,7 +1,7 @@
 """
 `make lock`: writes `requirements/*.txt` and `sbom.cdx.json`. Needs a registry.
 
-    runtime.txt   the image: what the wheel needs
+    runtime.txt   the image: what the wheel needs with all extras of users
     build.txt     the image: what builds the wheel
     dev.txt       `make install`: the same as runtime.txt, and the tools of development
     docs.txt      `make docs`: the same as runtime.txt, and the site
@@ -35,16 +35,17 @@ _BIN = Path(sys.executable).parent
 def main(*options: str) -> None:
     """Write all locks, then the bill of the runtime; *options* are for `uv pip compile`."""
     REQUIREMENTS.mkdir(exist_ok=True)
-    _lock("runtime", "pyproject.toml", *options)
-    _lock("dev", "pyproject.toml", "--extra", "dev", *options, like="runtime")
-    _lock("docs", "pyproject.toml", "--extra", "docs", *options, like="dev")
+    project = ("pyproject.toml", "--extra", "all")
+    _lock("runtime", *project, *options)
+    _lock("dev", *project, "--extra", "dev", *options, like="runtime")
+    _lock("docs", *project, "--extra", "docs", *options, like="dev")
     _lock("build", "--group", "build", *options, like="dev")
     _lock("tools", "--group", "tools", *options)
     with tempfile.TemporaryDirectory() as directory:
         tools = Path(directory) / "tools.txt"
         tools.write_text("\n".join(_only_in("dev", than="runtime")))
         lowest = ("--extra", "dev", "--resolution", "lowest-direct", "--constraints", str(tools))
-        _lock("lowest", "pyproject.toml", *lowest)
+        _lock("lowest", *project, *lowest)
         _write_bill(Path(directory) / "runtime")
     for wanted in sorted([*PEERS.glob("*.in"), *OTHER_CLIENTS.glob("*.in")]):
         _lock_peer(wanted, *options)

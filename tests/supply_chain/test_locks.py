@@ -4,13 +4,14 @@ The locks in `requirements/`: every version has hashes, and pyproject.toml allow
 
 import json
 import re
-import tomllib
 from itertools import chain
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.supply_chain.distributions import PYPROJECT, direct
 from tests.supply_chain.lock import (
     OTHER_CLIENTS,
     PEERS,
@@ -20,17 +21,15 @@ from tests.supply_chain.lock import (
     versions,
 )
 
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PROJECT = PYPROJECT["project"]
-EXTRAS = PROJECT["optional-dependencies"]
 GROUPS = PYPROJECT["dependency-groups"]
+RUNTIME = direct("all")
 DIRECT = {
-    "runtime": PROJECT["dependencies"],
-    "dev": [*PROJECT["dependencies"], *EXTRAS["dev"]],
-    "docs": [*PROJECT["dependencies"], *EXTRAS["docs"]],
+    "runtime": RUNTIME,
+    "dev": [*RUNTIME, *direct("dev")],
+    "docs": [*RUNTIME, *direct("docs")],
     "build": GROUPS["build"],
     "tools": GROUPS["tools"],
-    "lowest": [*PROJECT["dependencies"], *EXTRAS["dev"]],
+    "lowest": [*RUNTIME, *direct("dev")],
 }
 PIN = re.compile(r"[a-z0-9.-]+==[\w.!+]+( ; .+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\\n|\n))+")
 
@@ -40,8 +39,13 @@ PEER_NAMES = sorted(path.stem for path in PEERS.glob("*.in"))
 
 
 def named(requirements):
-    found = [Requirement(each) for each in requirements]
-    return {re.sub(r"[-_.]+", "-", each.name).lower(): each for each in found}
+    found = {}
+    for each in map(Requirement, requirements):
+        name = canonicalize_name(each.name)
+        if name in found:  # named without a version, for an extra of it
+            each.specifier &= found[name].specifier
+        found[name] = each
+    return found
 
 
 @pytest.mark.parametrize("name", DIRECT)
@@ -116,7 +120,7 @@ def test_the_wheel_is_built_in_the_image_as_in_the_tests():
 def test_the_oldest_versions_are_the_lower_bounds_of_the_runtime():
     locked = versions("lowest")
 
-    for package, requirement in named(PROJECT["dependencies"]).items():
+    for package, requirement in named(RUNTIME).items():
         [bound] = [each.version for each in requirement.specifier if each.operator == ">="]
         lowest = Version(locked[package])
         assert lowest.release[: len(Version(bound).release)] == Version(bound).release, package
