@@ -8,7 +8,8 @@ The outbox: what a producing service imports.
 A producer imports only the files of the first block; in reading order:
 
     event, health_data, record         an event, the health-upload event, recording them
-    session, written_table             sessions that may record, and the table that they write to
+    session                            sessions that may record
+    written_table, written_row         the table that they write to
     tables, consumer_tables            all tables
     payload, validation                bodies as bytes, what an event may hold
     autogenerate                       the application's own migrations leave the tables alone
@@ -25,14 +26,18 @@ Each package names its own files. `outbox` never imports `relay` or `consumer`; 
 own files and packages is a contract in pyproject.toml.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from outbox.autogenerate import TABLE_NAMES, include_name, include_object
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority
-from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 from outbox.record import add, insert
 from outbox.tables import metadata
 from outbox.validation import allow_headers
 from outbox.written_table import use_schema
+
+if TYPE_CHECKING:
+    from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 
 __all__ = [
     "HEALTH_DATA_UPLOADED",
@@ -50,3 +55,16 @@ __all__ = [
     "metadata",
     "use_schema",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The model imports pydantic, which takes as long as all the rest, and many producers use none.
+    if name not in {"HEALTH_DATA_UPLOADED", "HealthDataMessage"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from outbox import health_data  # noqa: PLC0415
+
+    return getattr(health_data, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -26,6 +26,25 @@ _EXTRA = "has extra values that do not read back from JSON as the same"
 _REFUSED = "would be refused by its own model when a consumer reads it"
 
 
+def dumped(model: BaseModel) -> Any:
+    """Return *model* as a JSON value, or raise InvalidEvent, which names the field."""
+    try:
+        return model_json.write(model)
+    except (TypeError, ValueError, RecursionError):
+        # The errors of pydantic quote the value too.
+        raise InvalidEvent(_field_of_fault(model), "cannot be written as JSON") from None
+
+
+def _field_of_fault(model: BaseModel) -> str:
+    """Return the field of *model* that cannot be written as JSON."""
+    for name in type(model).model_fields:
+        try:
+            model_json.write(model, include={name})
+        except (TypeError, ValueError, RecursionError):
+            return f"payload.{name}"
+    return "payload"
+
+
 def check(model: BaseModel, body: bytes) -> None:
     """
     Raise InvalidEvent unless *body* reads back as a model that equals *model*.

@@ -3,12 +3,11 @@ Payloads as bytes.
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
-from outbox import json_text, media_type, model_check, model_json
+from outbox import json_text, media_type
 from outbox.errors import InvalidEvent
 
 JSON_CONTENT_TYPE = media_type.JSON
@@ -37,8 +36,10 @@ def encode(payload: Any, content_type: str) -> tuple[bytes, str]:
         return payload, content_type
     if content_type and content_type != JSON_CONTENT_TYPE:
         _check_is_json(content_type)
-    if isinstance(payload, BaseModel):
-        body = _json(_dumped(payload))
+    if is_model(payload):
+        from outbox import model_check  # noqa: PLC0415 - it imports pydantic
+
+        body = _json(model_check.dumped(payload))
         if len(body) <= MAX_BODY_BYTES:
             model_check.check(payload, body)
     else:
@@ -47,6 +48,16 @@ def encode(payload: Any, content_type: str) -> tuple[bytes, str]:
             _check_keys(payload)
     _check_depth(body)
     return body, content_type or JSON_CONTENT_TYPE
+
+
+def is_model(payload: Any) -> bool:
+    """
+    Return whether *payload* is a model of pydantic.
+
+    There is none until the application has imported pydantic, whose import takes a while.
+    """
+    base = getattr(sys.modules.get("pydantic.main"), "BaseModel", None)
+    return base is not None and isinstance(payload, base)
 
 
 def _check_depth(body: bytes) -> None:
@@ -62,24 +73,6 @@ def _check_is_json(content_type: Any) -> None:
         )
     if media_type.names_another_charset(content_type):
         raise InvalidEvent("content_type", "must have no charset but utf-8: JSON is written in it")
-
-
-def _dumped(model: BaseModel) -> Any:
-    try:
-        return model_json.write(model)
-    except (TypeError, ValueError, RecursionError):
-        # The errors of pydantic quote the value too.
-        raise InvalidEvent(_field_of_fault(model), "cannot be written as JSON") from None
-
-
-def _field_of_fault(model: BaseModel) -> str:
-    """Return the field of *model* that cannot be written as JSON."""
-    for name in type(model).model_fields:
-        try:
-            model_json.write(model, include={name})
-        except (TypeError, ValueError, RecursionError):
-            return f"payload.{name}"
-    return "payload"
 
 
 def _json(payload: Any) -> bytes:

@@ -8,13 +8,12 @@ with the caller's other writes.
 from typing import Protocol, TypeAlias
 
 import sqlalchemy as sa
-from pydantic import BaseModel
 
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent, SupportsEventType, event_type_of
-from outbox.session import check
-from outbox.wire.row_codec import to_row
-from outbox.written_table import WRITTEN_COLUMNS, written
+from outbox.payload import is_model
+from outbox.wire.row_codec import WRITTEN_COLUMNS, to_row
+from outbox.written_table import written
 
 Recordable: TypeAlias = Event | SupportsEvent | SupportsEventType
 
@@ -44,8 +43,12 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
     """
     if not callable(getattr(session, "add", None)):
         raise InvalidEvent("session", "must be a Session or an AsyncSession")
+    # A caller with a session has imported the ORM, which takes a while.
+    from outbox.session import check  # noqa: PLC0415
+    from outbox.written_row import written_row  # noqa: PLC0415
+
     check(session)
-    row = written().row
+    row = written_row()
     for event in events:
         session.add(row(**to_row(_event(event))))
 
@@ -71,6 +74,6 @@ def _event(recordable: Recordable) -> Event:
         if not isinstance(event, Event):
             raise InvalidEvent("events", "must have a method to_event that returns an Event")
         return event
-    if isinstance(recordable, BaseModel):
+    if is_model(recordable):
         return Event(event_type_of(type(recordable)), recordable)
     raise InvalidEvent("events", _WANTED)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from outbox.errors import InvalidEvent
 from outbox.tables import outbox
-from outbox.written_table import written
+from outbox.written_row import written_row
 
 _OPEN = {None, "ACTIVE", "PROVISIONING_CONNECTION"}
 _OPEN_OR_KEPT = _OPEN | {"PREPARED", "COMMITTED"}
@@ -45,7 +45,7 @@ def _state(transaction: SessionTransaction | None) -> str | None:
 
 
 def _bind(session: Session) -> None:
-    row = written().row
+    row = written_row()
     try:
         session.get_bind(row.__mapper__)
     except UnboundExecutionError:

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
 from outbox.testing.recorded_event import RecordedEvent, from_values, type_of
-from outbox.written_table import WRITTEN_COLUMNS, written
+from outbox.wire.row_codec import WRITTEN_COLUMNS
+from outbox.written_row import written_row
+from outbox.written_table import written
 
 if TYPE_CHECKING:  # a producer with a synchronous driver may not have greenlet, which it needs
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -65,7 +67,7 @@ def _read(session: object, wanted: str | None) -> list[RecordedEvent]:
 
 
 def _flushed(session: Session) -> Iterator[RecordedEvent]:
-    mapper = written().row.__mapper__
+    mapper = written_row().__mapper__
     bind = session.get_bind(mapper)
     if session.in_transaction() or isinstance(bind, sa.Connection):
         yield from _stored(session.connection(bind_arguments={"mapper": mapper}))
@@ -84,5 +86,5 @@ def _stored(connection: sa.Connection) -> Iterator[RecordedEvent]:
 
 def _pending(session: Session) -> Iterator[RecordedEvent]:
     for row in session.new:
-        if isinstance(row, written().row):
+        if isinstance(row, written_row()):
             yield from_values({name: getattr(row, name) for name in WRITTEN_COLUMNS})

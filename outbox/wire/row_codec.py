@@ -32,6 +32,10 @@ def to_row(event: Event) -> dict[str, Any]:
     }
 
 
+WRITTEN_COLUMNS = tuple(to_row(Event("example", None)))
+"""The columns that a producer writes."""
+
+
 def from_row(row: Mapping[str, Any]) -> Envelope:
     """
     The envelope of an outbox row, checked again because any program may write rows.

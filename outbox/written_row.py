@@ -1,0 +1,56 @@
+"""
+The row of the table that a producer writes to, as an object that a session can add.
+
+Apart from `written_table`, as it imports the ORM, which takes a while.
+"""
+
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase
+
+from outbox.tables import outbox
+from outbox.wire.row_codec import WRITTEN_COLUMNS
+from outbox.written_table import written
+
+_lock = Lock()
+
+
+def written_row() -> type[Any]:
+    """Return the class of the rows in which events are recorded now."""
+    with _lock:
+        return _row_class(written().schema)
+
+
+@cache
+def _row_class(schema: str | None) -> type[Any]:
+    """Once for each schema: SQLAlchemy keeps mapped classes, and their statements, for ever."""
+
+    class Base(DeclarativeBase):
+        """Listeners of the application find `__tablename__`, `__table__` and so on."""
+
+    # For producers the primary key is the event's id, which is known before the INSERT. The flush
+    # then needs no RETURNING, and the producer's database user needs no privilege but INSERT.
+    class OutboxRow(Base):
+        """One row of the outbox, as an object that a session can add."""
+
+        __tablename__ = outbox.name
+        __table__ = sa.Table(
+            outbox.name,
+            Base.metadata,
+            *(
+                sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
+                for name in WRITTEN_COLUMNS
+            ),
+            schema=schema,
+        )
+        __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy documents it
+
+        @property
+        def id(self) -> Any:
+            """The id of the event."""
+            return self.event_id  # type: ignore[attr-defined]
+
+    return OutboxRow
