@@ -23,6 +23,7 @@ from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
 from outbox.cli.problems import Problems
+from outbox.cli.version import Version
 from outbox.database import migrate, row_access
 from outbox.database.location import Location
 from outbox.dead_letters.selection import duration
@@ -34,12 +35,10 @@ from outbox.transports.topology import Topology
 
 app = typer.Typer(
     name="consumer",
-    help="Handles events, each once in effect.",
     epilog="Settings are environment variables that begin with MQ_; see the page Settings of the "
     "documentation. " + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 Target = Annotated[
@@ -57,6 +56,12 @@ _BELOW_RETENTION = (
 def main() -> None:
     """Run the command; the entry point of the package."""
     run_command(app)
+
+
+@app.callback()
+def options(*, version: Version = False) -> None:
+    """Handles events, each once in effect."""
+    del version
 
 
 @app.command()

@@ -36,9 +36,6 @@ from outbox.tables import metadata
 from outbox.validation import allow_headers
 from outbox.written_table import use_schema
 
-if TYPE_CHECKING:
-    from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
-
 __all__ = [
     "HEALTH_DATA_UPLOADED",
     "TABLE_NAMES",
@@ -56,15 +53,23 @@ __all__ = [
     "use_schema",
 ]
 
+if TYPE_CHECKING:
+    from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
 
-def __getattr__(name: str) -> Any:
-    # The model imports pydantic, which takes as long as all the rest, and many producers use none.
-    if name not in {"HEALTH_DATA_UPLOADED", "HealthDataMessage"}:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from outbox import health_data  # noqa: PLC0415
+    __version__: str
+else:
 
-    return getattr(health_data, name)
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is used: pydantic takes as long as all the rest."""
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
 
+            return version("outbox-relay")
+        if name not in {"HEALTH_DATA_UPLOADED", "HealthDataMessage"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from outbox import health_data  # noqa: PLC0415
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        return getattr(health_data, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})

@@ -15,6 +15,7 @@ from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.output import run_command
 from outbox.cli.problems import Problems
+from outbox.cli.version import Version
 from outbox.database import migrate, privileges, row_access
 from outbox.database.errors import driver_errors_translated
 from outbox.database.location import Location
@@ -36,18 +37,22 @@ RIGHTS_OF_STATUS = {outbox: ["SELECT"], dead_letters: ["SELECT"]}
 
 app = typer.Typer(
     name="relay",
-    help="Publishes the events that applications have committed to the outbox.",
     epilog="Settings are environment variables that begin with MQ_; see the page Settings of the "
     "documentation. " + EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
 def main() -> None:
     """Run the command `relay`."""
     run_command(app)
+
+
+@app.callback()
+def options(*, version: Version = False) -> None:
+    """Publishes the events that applications have committed to the outbox."""
+    del version
 
 
 @app.command()

@@ -7,9 +7,10 @@ MQ_LOG_TRACEBACKS. `captured` has the messages of libraries, of the application 
 """
 
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -54,7 +55,7 @@ _OURS = ("outbox.", "consumer.", "relay.")
 
 def configure(settings: SharedSettings, *, process: str) -> None:
     """
-    Send all logs to standard error, as JSON lines or as coloured text for people.
+    Send all logs to standard error, as JSON lines or as text for people.
 
     An application that configures structlog itself changes only its own loggers.
     """
@@ -64,7 +65,10 @@ def configure(settings: SharedSettings, *, process: str) -> None:
     log_context.bind(process=process)
     level = getattr(logging, settings.log_level.upper())
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=is_coloured(os.environ, is_terminal=sys.stderr.isatty()),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if console_wanted(settings.log_format)
         else structlog.processors.JSONRenderer()
     )
@@ -84,6 +88,15 @@ def configure(settings: SharedSettings, *, process: str) -> None:
     }
     structlog.configure(**chain, logger_factory=partial(_NamedLogger, sys.stderr))
     _own.update(chain, logger=structlog.PrintLogger(sys.stderr))
+
+
+def is_coloured(variables: Mapping[str, str], *, is_terminal: bool) -> bool:
+    """
+    Return whether text for people has colours, as NO_COLOR and FORCE_COLOR of *variables* say.
+
+    Each counts unless it is empty, and NO_COLOR first. structlog reads neither.
+    """
+    return not variables.get("NO_COLOR") and (is_terminal or bool(variables.get("FORCE_COLOR")))
 
 
 def get(component: str) -> Any:

@@ -3,8 +3,11 @@ The command lines: their output and their exit codes.
 """
 
 import asyncio
+import os
+import re
 import socket
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from importlib import metadata
@@ -14,6 +17,7 @@ import pytest
 from sqlalchemy.engine import make_url
 from yarl import URL
 
+import outbox
 import outbox_relay
 from outbox.database import migrate
 from outbox.database.engine import create_engine
@@ -323,3 +327,48 @@ def test_the_console_script_is_installed_and_runs_the_command(name):
 
     assert Path(sys.executable).with_name(name).exists()
     assert script.load() is getattr(outbox_relay, name)
+
+
+@pytest.mark.parametrize("command", ["relay", "consumer"])
+def test_a_command_prints_the_version_of_the_distribution(run, command):
+    version = metadata.version("outbox-relay")
+
+    assert run(command, "--version") == (0, f"outbox-relay {version}\n", "")
+    assert outbox.__version__ == version
+
+
+def test_bash_completes_a_command():
+    script = """
+    eval "$(relay --show-completion)"
+    COMP_WORDS=(relay dead re) COMP_CWORD=2
+    _relay_completion relay
+    echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env={
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
+            "PYTHONPATH": str(REPOSITORY),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert (done.stdout, done.stderr) == ("replay\n", "")
+
+
+def test_a_command_draws_without_colours_if_asked():
+    def help_with(**variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "relay", "--help"],
+            env={"PYTHONPATH": str(REPOSITORY), "FORCE_COLOR": "1", "TERM": "xterm", **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    colour = re.compile("\x1b\\[[0-9;]*3[0-9][;m]")
+    assert colour.search(help_with())
+    assert not colour.search(help_with(NO_COLOR="1"))

@@ -315,3 +315,31 @@ def test_a_traceback_on_a_console_has_lines_of_its_own_and_no_local_variables(li
 
     assert "\nValueError: invalid literal" in stream.getvalue()
     assert LEAK_MARKER not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_terminal", "is_coloured"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ],
+)
+def test_a_log_for_people_has_colours_on_a_terminal_unless_they_are_refused(
+    monkeypatch, variables, is_terminal, is_coloured
+):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.configure(SharedSettings(log_format="console", log_level="info"), process="test")
+
+    structlog.get_logger().info("started")
+
+    assert ("\x1b[" in stream.getvalue()) is is_coloured
