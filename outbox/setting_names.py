@@ -4,18 +4,15 @@ Variables with the prefix MQ_ that no setting has: misspelt, removed, or set by 
 Both processes often share one environment, so each knows the names of the other's settings.
 """
 
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from dotenv.parser import parse_stream
-
-PREFIX = "MQ_"
+from outbox import secret_files
+from outbox.setting_variables import PREFIX, Variable, of_environment, of_file
 
 OF_RELAY = frozenset(
     {
@@ -111,31 +108,21 @@ _REMEDY = "set enableServiceLinks: false in the pod, or rename the Service"
 
 
 @dataclass(frozen=True, slots=True)
-class Variable:
-    """A variable whose name begins with MQ_, in any letter case; *file* is that of a `.env`."""
-
-    name: str
-    value: str | None
-    file: str = ""
-
-    @property
-    def setting(self) -> str:
-        """The name in capitals, in which settings are documented."""
-        return self.name.upper()
-
-    @property
-    def shown(self) -> str:
-        """The name for an error message, with the file that contains it."""
-        name = self.name if self.name.isprintable() else ascii(self.name)
-        return f"{name} in {self.file}" if self.file else name
-
-
-@dataclass(frozen=True, slots=True)
 class Findings:
-    """*problems* by the name of the setting, and *warnings*; a line each, without any value."""
+    """
+    *problems* by the name of the setting, and *warnings*; a line each, without any value.
+
+    *files* has the settings that are read from files of secrets, as errors name them.
+    """
 
     problems: Mapping[str, str]
     warnings: tuple[str, ...]
+    files: Mapping[str, str]
+
+    def with_file(self, line: str) -> str:
+        """Return *line*, which begins with a setting, with the file that has the setting."""
+        setting, colon, problem = line.partition(":")
+        return f"{self.files.get(setting, setting)}{colon}{problem}"
 
 
 def check(known: Iterable[str], *, env_file: Path | None) -> Findings:
@@ -143,10 +130,12 @@ def check(known: Iterable[str], *, env_file: Path | None) -> Findings:
     names = frozenset(known) | OF_RELAY | OF_CONSUMER
     problems: dict[str, str] = {}
     links: dict[str, list[str]] = {}
-    environment = _of_environment()
-    from_file, unreadable = _of_file(env_file)
+    environment = of_environment()
+    from_file, unreadable = of_file(env_file)
     problems.update(unreadable)
-    for variables in (environment, from_file):
+    secrets = _secrets([*environment, *from_file])
+    from_secrets = [Variable(each, "", file=str(secrets.directory)) for each in secrets.names]
+    for variables in (environment, from_file, from_secrets):
         spellings = Counter(name for name, _ in {(each.setting, each.name) for each in variables})
         for each in variables:
             link = None if each.file else _service_of(each)
@@ -171,62 +160,20 @@ def check(known: Iterable[str], *, env_file: Path | None) -> Findings:
         f"{_REMEDY}"
         for service, shown in links.items()
     ]
-    return Findings(problems, tuple(warnings))
-
-
-def _of_environment() -> list[Variable]:
-    return [
-        Variable(name, value)
-        for name, value in sorted(os.environ.items())
-        if name.upper().startswith(PREFIX)
+    problems.update(secrets.problems)
+    taken = {each.setting for each in (*environment, *from_file)}
+    warnings += [
+        f"{each.shown}: ignored, since the environment or .env has this setting"
+        for each in from_secrets
+        if each.setting in taken
     ]
+    files = {each.setting: each.shown for each in from_secrets if each.setting not in taken}
+    return Findings(problems, tuple(warnings), files)
 
 
-def _of_file(path: Path | None) -> tuple[list[Variable], dict[str, str]]:
-    """The variables in the `.env` at *path*, and its lines about settings that have no form."""
-    variables: list[Variable] = []
-    problems: dict[str, str] = {}
-    try:
-        if path is None or not _is_file(path):
-            return [], {}
-        with path.open(encoding="utf-8-sig") as file:
-            for binding in parse_stream(file):
-                if binding.error and _is_about_setting(binding.original.string):
-                    where = f"{path}, line {binding.original.line}"
-                    problems[where] = f"{where}: cannot be read: write NAME=value"
-                elif binding.key is not None and binding.key.upper().startswith(PREFIX):
-                    variables.append(Variable(binding.key, binding.value, file=str(path)))
-    except UnicodeDecodeError:
-        return [], {str(path): f"{path}: is not UTF-8 text"}
-    except PermissionError:
-        return [], {str(path): f"{path}: this user may not read the file"}
-    except OSError as error:
-        # Those of `_is_file` have no number.
-        problem = "cannot be read" if error.errno else str(error)
-        return [], {str(path): f"{path}: {problem}"}
-    return variables, problems
-
-
-def _is_file(path: Path) -> bool:
-    """
-    Return whether *path* is a file; false if it is missing, or a device that hides it.
-
-    Named pipes are read by the settings alone, because each can be read once.
-    Raises OSError for a directory, whose settings would be ignored.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise OSError("is a link to a file that does not exist") from None
-        return False
-    if stat.S_ISDIR(mode):
-        raise OSError("is a directory instead of a file")
-    return stat.S_ISREG(mode)
-
-
-def _is_about_setting(line: str) -> bool:
-    return line.strip().removeprefix("export ").strip().upper().startswith(PREFIX[:-1])
+def _secrets(variables: Iterable[Variable]) -> secret_files.SecretFiles:
+    given = [each.value for each in variables if each.setting == secret_files.SETTING]
+    return secret_files.find(given[0] if given else None)
 
 
 def _service_of(variable: Variable) -> str | None:

@@ -2,22 +2,21 @@
 Settings that both processes share, read from the environment and `.env`; all begin with MQ_.
 """
 
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox import setting_names
 from outbox.errors import ConfigurationError
 from outbox.schema_name import check_schema_name
-from outbox.setting_names import PREFIX
+from outbox.secret_files import SettingsWithSecretFiles
 from outbox.setting_types import EntityName, Items
+from outbox.setting_variables import PREFIX
 from outbox.setting_words import EMPTY, NOT_A_URL, line
 from outbox.url_checks import (
     broker_url,
@@ -34,7 +33,7 @@ DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
 DEFAULT_BROKER_URL = "sqlite:///broker.db"
 
 
-class SharedSettings(BaseSettings):
+class SharedSettings(SettingsWithSecretFiles):
     """
     Addresses of the servers, names of exchanges, logs, probes and connections.
 
@@ -71,6 +70,11 @@ class SharedSettings(BaseSettings):
         description="RabbitMQ's management API, as in `https://user:password@host:15671`; only "
         "read. Unset: policies and delivery limits are not checked, and missing bindings are not "
         "noticed.",
+    )
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="Directory with files that have the names of settings, and their values. "
+        "Unset: `/run/secrets`, if it exists.",
     )
     allow_insecure: bool = Field(
         default=False,
@@ -227,7 +231,7 @@ def load(kind: type[Settings], **overrides: Any) -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = f"{PREFIX}{problem['loc'][0]}".upper() if problem["loc"] else ""
-            problems.setdefault(name, line(name, problem))
+            problems.setdefault(name, names.with_file(line(name, problem)))
     except (SettingsError, UnicodeDecodeError, OSError):
         if not problems:
             raise
@@ -241,10 +245,3 @@ def checked_names(kind: type[SharedSettings]) -> setting_names.Findings:
     file = kind.model_config.get("env_file")
     known = {f"{PREFIX}{name}".upper() for name in kind.model_fields}
     return setting_names.check(known, env_file=Path(file) if isinstance(file, str) else None)
-
-
-def console_wanted(log_format: str) -> bool:
-    """Return whether logs are text for people rather than JSON."""
-    return log_format == "console" or (
-        log_format == "auto" and sys.stderr.isatty() and "CI" not in os.environ
-    )

@@ -13,7 +13,7 @@ from typing import Literal, NoReturn, TypeAlias
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import captured, logs
 from outbox.runtime.service import ExitCode
-from outbox.setting_names import PREFIX
+from outbox.setting_variables import PREFIX
 from outbox.settings import (
     DEFAULT_BROKER_URL,
     DEFAULT_DATABASE_URL,

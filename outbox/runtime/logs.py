@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeAlias
 
 from outbox.database.errors import reason_of
 from outbox.runtime import log_context, redacted_loggers
-from outbox.settings import SharedSettings, console_wanted
+from outbox.settings import SharedSettings
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def configure(settings: SharedSettings, *, process: str) -> None:
             colors=is_coloured(os.environ, is_terminal=sys.stderr.isatty()),
             exception_formatter=structlog.dev.plain_traceback,
         )
-        if console_wanted(settings.log_format)
+        if _is_for_people(settings.log_format)
         else structlog.processors.JSONRenderer()
     )
     chain: dict[str, Any] = {
@@ -88,6 +88,13 @@ def configure(settings: SharedSettings, *, process: str) -> None:
     }
     structlog.configure(**chain, logger_factory=partial(_NamedLogger, sys.stderr))
     _own.update(chain, logger=structlog.PrintLogger(sys.stderr))
+
+
+def _is_for_people(log_format: str) -> bool:
+    """Return whether logs are text for people rather than JSON."""
+    return log_format == "console" or (
+        log_format == "auto" and sys.stderr.isatty() and "CI" not in os.environ
+    )
 
 
 def is_coloured(variables: Mapping[str, str], *, is_terminal: bool) -> bool:

@@ -38,12 +38,18 @@ MODULES = (
     "rich.table",
     "typer.rich_utils",
     "outbox.database.migrate",
+    "outbox.database.postgres_engine",
+    "outbox.database.sqlite_engine",
     "outbox.transports.rabbitmq.transport",
     "outbox.transports.sqlite.transport",
     "relay.cli",
     "relay.assembly",
+    "relay.storage.postgres",
+    "relay.storage.postgres_notify",
+    "relay.storage.sqlite",
     "consumer.cli",
     "consumer.assembly",
+    "consumer.execution.driver_unit_of_work",
     "uvloop",
 )
 PAUSE_SECONDS = 0.005
