@@ -32,7 +32,8 @@ class PostgresServer:
     """
     All that a connection needs to know; *addresses* are pairs of a host or directory and a port.
 
-    The password may be missing: then the driver looks in the password file.
+    The password may be missing: then the driver looks in the password file. Errors about the
+    certificate of the client begin with *certificate_setting*.
     """
 
     addresses: Sequence[tuple[str, int]]
@@ -43,6 +44,7 @@ class PostgresServer:
     sslrootcert: str | None
     sslcert: str | None
     sslkey: str | None
+    certificate_setting: str
     target_session_attrs: str
 
     @property
@@ -70,8 +72,11 @@ def server_of(url: URL, variables: Mapping[str, str]) -> PostgresServer:
         database=url.database or variables.get("PGDATABASE") or user,
         sslmode=_one_of(SSL_MODES, "sslmode", "PGSSLMODE", url, variables),
         sslrootcert=_text(url, "sslrootcert") or variables.get("PGSSLROOTCERT") or None,
-        sslcert=variables.get("PGSSLCERT") or None,
-        sslkey=variables.get("PGSSLKEY") or None,
+        sslcert=_text(url, "sslcert") or variables.get("PGSSLCERT") or None,
+        sslkey=_text(url, "sslkey") or variables.get("PGSSLKEY") or None,
+        certificate_setting="MQ_DATABASE_URL: sslcert, sslkey"
+        if "sslcert" in url.query
+        else "PGSSLCERT, PGSSLKEY",
         target_session_attrs=_one_of(
             SESSION_ATTRIBUTES, "target_session_attrs", "PGTARGETSESSIONATTRS", url, variables
         )

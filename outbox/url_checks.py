@@ -16,11 +16,18 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 _DATABASE_PARAMETERS = {
     "host",
     "port",
+    "sslcert",
+    "sslkey",
     "sslmode",
     "sslrootcert",
     "pgbouncer",
     "target_session_attrs",
     "prepared_statement_cache_size",
+}
+_FILES_OF_DATABASE = {
+    "sslrootcert": "no certificate is verified",
+    "sslcert": "TLS is not certain",
+    "sslkey": "TLS is not certain",
 }
 _NOT_IN_HOSTS = set("@?# \t")
 _BROKER_PARAMETERS = {
@@ -76,10 +83,19 @@ def check_database(url: URL, *, allow_insecure: bool) -> None:
             f"MQ_DATABASE_URL: beyond loopback{_source_of_host(url)} add ?sslmode=verify-full, "
             "or set MQ_ALLOW_INSECURE=true"
         )
-    if "sslrootcert" in url.query and server.sslmode not in _VERIFYING_MODES:
+    _check_files_of_database(url, server)
+
+
+def _check_files_of_database(url: URL, server: PostgresServer) -> None:
+    """Raise ValueError if a file for TLS that *url* names would be ignored."""
+    for name, purpose in _FILES_OF_DATABASE.items():
+        if name in url.query and server.sslmode not in _VERIFYING_MODES:
+            raise ValueError(
+                f"MQ_DATABASE_URL: {name} needs sslmode=verify-full; with this mode {purpose}"
+            )
+    if "sslkey" in url.query and "sslcert" not in url.query:
         raise ValueError(
-            "MQ_DATABASE_URL: sslrootcert needs sslmode=verify-full; with this mode no certificate"
-            " is verified"
+            "MQ_DATABASE_URL: has sslkey without sslcert: name the certificate of the key too"
         )
 
 

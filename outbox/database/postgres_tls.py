@@ -31,7 +31,7 @@ def tls_of(server: PostgresServer) -> ssl.SSLContext | str | bool:
         "MQ_DATABASE_URL: sslrootcert", server.sslrootcert if verifies else None
     )
     if server.sslcert:
-        load_certificate("PGSSLCERT, PGSSLKEY", context, server.sslcert, server.sslkey)
+        load_certificate(server.certificate_setting, context, server.sslcert, server.sslkey)
     if not verifies:
         return mode  # the driver makes its own context, with the same certificate
     context.check_hostname = mode == "verify-full"

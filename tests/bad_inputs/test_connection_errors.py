@@ -189,6 +189,16 @@ async def test_a_certificate_of_the_client_without_its_key_is_refused_by_the_set
                     for name, file in variables.items():
                         environment.setenv(name, str(file))
                     assert str(await database_problem(url)).startswith(problem)
+        url = f"postgresql://u:{SECRET}@127.0.0.1:{port}/x?sslmode=require"
+        setting = "MQ_DATABASE_URL: sslcert, sslkey"
+        for parameters, problem in (
+            (f"sslcert={certificate}", f"{no_key} the key"),
+            (f"sslcert={key}", only_key),
+            (f"sslcert={tmp_path}/none.pem&sslkey={key}", "the file does not exist"),
+            (f"sslcert={certificate}&sslkey={tmp_path}", "is a directory instead of a file"),
+        ):
+            found = str(await database_problem(f"{url}&{parameters}"))
+            assert found.startswith(f"{setting}: {problem}")
     async with tls_server(authority.context("127.0.0.1"), asked=False) as port:
         url = f"amqps://u:{SECRET}@127.0.0.1:{port}/x?cafile={authority.path}"
         problem = str(await broker_problem(f"{url}&certfile={certificate}"))

@@ -155,6 +155,16 @@ def test_an_invalid_or_unsafe_address_is_refused_and_not_shown(monkeypatch, name
             "postgresql://localhost/x?sslmode=disable&sslrootcert=system",
             "sslrootcert needs sslmode=verify-full",
         ),
+        (
+            "MQ_DATABASE_URL",
+            "postgresql://localhost/x?sslcert=c.pem",
+            "sslcert needs sslmode=verify-full",
+        ),
+        (
+            "MQ_DATABASE_URL",
+            "postgresql://localhost/x?sslmode=require&sslkey=k.pem",
+            "has sslkey without sslcert",
+        ),
     ],
 )
 def test_a_parameter_of_tls_that_would_be_ignored_is_refused(monkeypatch, name, url, problem):
