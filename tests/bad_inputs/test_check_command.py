@@ -205,6 +205,24 @@ def test_a_module_beside_python_dash_m_that_hides_our_package_is_named(tmp_path)
     assert line in traceback.splitlines()[-1]
 
 
+def test_commands_work_beside_modules_with_the_names_of_ours(tmp_path):
+    for name in ("outbox", "relay", "consumer", "outbox_demo"):
+        (tmp_path / f"{name}.py").write_text("")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "app.py").write_text(
+        A_CONSUMER + '@etl.on("a.b")\nasync def load(message, session): ...\n'
+    )
+
+    for command in (
+        ("relay", "migrate"),
+        ("consumer", "topology", "app:etl"),
+        ("consumer", "check", "app:etl"),
+    ):
+        code, printed = run_in(tmp_path, *command)
+        assert (code, errors_of(printed)) == (0, []), command
+
+
 def test_a_demo_beside_modules_with_the_names_of_ours_runs_or_names_them(tmp_path):
     names = ("outbox", "relay", "consumer")
     for name in names:
