@@ -171,7 +171,6 @@ def test_a_module_of_the_user_that_our_package_hides_is_named(tmp_path, file, ta
     [
         ("outbox", ("relay", "check")),
         ("relay", ("relay", "check")),
-        ("consumer", ("relay", "migrate")),
         ("outbox", ("consumer", "check", "app:etl")),
         ("consumer", ("consumer", "check", "app:etl")),
     ],
