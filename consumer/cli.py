@@ -11,6 +11,10 @@ import typer
 from consumer import assembly, checks, replay
 from consumer import run as service
 from consumer.consumer import Consumer
+from consumer.contract import files
+from consumer.contract.comparison import Comparison, compare, received
+from consumer.contract.document import document
+from consumer.contract.service import sent_by, version_of
 from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
@@ -28,6 +32,7 @@ from outbox.database import migrate, row_access
 from outbox.database.location import Location
 from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
+from outbox.errors import ConfigurationError
 from outbox.runtime import probes, topology_report
 from outbox.runtime.process import allow_configured_headers
 from outbox.transports.connect import management
@@ -98,8 +103,67 @@ def topology(
 
 
 @app.command()
-def check(target: Target) -> None:
+def asyncapi(
+    target: Target,
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write to this file; standard output by default."),
+    ] = None,
+    events: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Add the events that the service sends: the models of this module whose class "
+            "has an event_type. May be given several times.",
+        ),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Name of the service; the consumer's name by default.")
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="Version of the service; that of its installed package by default."),
+    ] = None,
+) -> None:
+    """Write the AsyncAPI document of a consumer, as JSON. Connects to no server."""
+    settings, consumer = start(target, servers=[])
+
+    async def written() -> str:
+        checks.check_handlers(consumer)
+        found = document(
+            consumer,
+            settings,
+            title=title,
+            version=version or version_of(target),
+            sent=sent_by(events or []),
+        )
+        if output is not None:
+            files.save(found, output)
+        return files.text_of(found)
+
+    text = commands.once(written)
+    if output is None:
+        print(text, end="")  # noqa: T201 - rich would fold it
+
+
+@app.command()
+def check(
+    target: Target,
+    *,
+    contract: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only compare the handlers with an AsyncAPI document that `consumer asyncapi` "
+            "wrote earlier, and name what they can no longer read. Connects to no server.",
+        ),
+    ] = None,
+) -> None:
     """Check settings, schema and topology without changing anything."""
+    if contract is not None:
+        _check_contract(target, contract)
+        return
     settings, consumer = start(target, warnings="stderr")
 
     async def verify() -> tuple[Location, list[str], list[str]]:
@@ -122,6 +186,21 @@ def check(target: Target) -> None:
     commands.warn_of_sqlite(settings)
     console.print(str(location))
     console.print("settings, schema and topology are good")
+
+
+def _check_contract(target: str, contract: str) -> None:
+    settings, consumer = start(target, servers=[])
+
+    async def compared() -> Comparison:
+        stored = files.load(contract)
+        received(stored)
+        found = compare(stored, document(consumer, settings, version=""))
+        if found.incompatible:
+            raise ConfigurationError("\n".join(found.incompatible))
+        return found
+
+    commands.warn(commands.once(compared).uncompared)
+    console.print("the handlers can read all that the contract allows")
 
 
 async def _check_database(consumer: Consumer, settings: ConsumerSettings) -> Location:

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
@@ -43,30 +44,40 @@ def _load(target: str) -> Consumer:
         raise ConfigurationError(
             "MODULE:NAME: the module must be words joined by dots, as in myapp.etl:etl"
         )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except SystemExit:
-        # Else its exit code would be that of this command, such as 0 for a consumer that is good.
-        raise ConfigurationError(
-            f"MODULE:NAME: {module_name} ends the process when it is imported"
-        ) from None
-    except ModuleNotFoundError as error:
-        _check_not_hidden(error.name or module_name)
-        raise ConfigurationError(f"MODULE:NAME: there is no module {error.name}") from None
-    except ImportError as error:
-        _check_not_hidden(error.name or "")
-        raise
+    module = load_module(module_name, argument="MODULE:NAME")
     found = getattr(module, attribute, None)
     if not isinstance(found, Consumer):
-        _check_not_hidden(module_name)
+        _check_not_hidden(module_name, "MODULE:NAME")
         raise ConfigurationError(f"MODULE:NAME: {target} is not a Consumer")
     return found
 
 
-def _check_not_hidden(module: str) -> None:
+def load_module(name: str, *, argument: str) -> ModuleType:
+    """
+    The module of this *name*; modules are also searched in the working directory.
+
+    Raises ConfigurationError, which names the *argument*, if there is none.
+    """
+    if (directory := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(name)
+    except SystemExit:
+        # Else its exit code would be that of this command, such as 0 for a consumer that is good.
+        raise ConfigurationError(
+            f"{argument}: {name} ends the process when it is imported"
+        ) from None
+    except ModuleNotFoundError as error:
+        _check_not_hidden(error.name or name, argument)
+        raise ConfigurationError(f"{argument}: there is no module {error.name}") from None
+    except ImportError as error:
+        _check_not_hidden(error.name or "", argument)
+        raise
+
+
+def _check_not_hidden(module: str, argument: str) -> None:
     if path := hidden_by_us(module, Path.cwd()):
         raise ConfigurationError(
-            f"MODULE:NAME: {path} is hidden by the package of the same name of this program: "
+            f"{argument}: {path} is hidden by the package of the same name of this program: "
             "rename it"
         ) from None
