@@ -52,9 +52,10 @@ lint: $(VENV)/.dev ## Check style and spelling
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 
-types: $(VENV)/.dev ## Check types
+types: $(VENV)/.dev ## Check types with mypy, and what users see with pyright too
 	$(BIN)/mypy
-	$(BIN)/mypy tests/typing
+	$(BIN)/mypy tests/typing examples
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 arrows: $(VENV)/.dev ## Check which package may import which
 	$(BIN)/lint-imports

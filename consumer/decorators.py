@@ -2,11 +2,12 @@
 Types of the decorators with which functions become handlers, for type checkers.
 
 Each is generic in the payload: a handler of `Message[A]` that is registered for another model is
-an error. Further parameters of a handler are resources, and any are allowed.
+an error. Further parameters of a handler are resources, and any are allowed. A handler that is
+registered for a model is called by position, since its type has no names for them.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -27,13 +28,22 @@ _OfBatch: TypeAlias = Callable[
 ]
 _Leased: TypeAlias = Callable[Concatenate[Message[Payload], Resources], Result]
 
+# A type variable for the whole function keeps the names of its parameters, but no bound of one can
+# name the model that a decorator is for.
+_Done: TypeAlias = Awaitable[None]
+AnyHandler = TypeVar(
+    "AnyHandler", bound=Callable[Concatenate[Message[Any], AsyncSession, ...], _Done]
+)
+AnyOfBatch = TypeVar(
+    "AnyOfBatch", bound=Callable[Concatenate[Sequence[Message[Any]], AsyncSession, ...], _Done]
+)
+AnyLeased = TypeVar("AnyLeased", bound=Callable[Concatenate[Message[Any], ...], _Done])
+
 
 class Registers(Protocol):
     """A decorator for handlers of any payload."""
 
-    def __call__(
-        self, function: _Handler[Payload, Resources, Result], /
-    ) -> _Handler[Payload, Resources, Result]: ...
+    def __call__(self, function: AnyHandler, /) -> AnyHandler: ...
 
 
 class RegistersModel(Protocol[ModelPayload]):
@@ -47,9 +57,7 @@ class RegistersModel(Protocol[ModelPayload]):
 class RegistersBatch(Protocol):
     """A decorator for handlers of lists, of any payload."""
 
-    def __call__(
-        self, function: _OfBatch[Payload, Resources, Result], /
-    ) -> _OfBatch[Payload, Resources, Result]: ...
+    def __call__(self, function: AnyOfBatch, /) -> AnyOfBatch: ...
 
 
 class RegistersBatchOfModel(Protocol[ModelPayload]):
@@ -63,9 +71,7 @@ class RegistersBatchOfModel(Protocol[ModelPayload]):
 class RegistersLeased(Protocol):
     """A decorator for leased handlers of any payload."""
 
-    def __call__(
-        self, function: _Leased[Payload, Resources, Result], /
-    ) -> _Leased[Payload, Resources, Result]: ...
+    def __call__(self, function: AnyLeased, /) -> AnyLeased: ...
 
 
 class RegistersLeasedOfModel(Protocol[ModelPayload]):

@@ -1,13 +1,17 @@
 """
 Never run, only type-checked: what a user's code looks like to a type checker.
 
-Where it is wrong the type checker has to say so: an ignored error that is none is an error.
+What a type checker has to refuse is in `mistakes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, ClassVar, Literal
 
 from alembic.runtime.environment import EnvironmentContext
+from pydantic import BaseModel
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -15,8 +19,12 @@ from structlog.typing import Processor
 
 import outbox
 from consumer import (
+    CallNext,
     CircuitBreaker,
     Consumer,
+    DeadLettered,
+    Failure,
+    HandlerCall,
     Message,
     OnLeaseExpired,
     RateLimit,
@@ -27,7 +35,50 @@ from consumer import (
 )
 from outbox import Event, HealthDataMessage
 
-etl = Consumer("etl", bindings=["health.processing.#"])
+
+class Clock:
+    """A resource."""
+
+
+@dataclass
+class Resources:
+    clock: Clock
+
+
+class Reading(BaseModel):
+    event_type: ClassVar[str] = "glucose.reading.taken"
+    value: float
+    unit: Literal["mmol/l", "mg/dl"]
+
+
+class Move(BaseModel):
+    ward: str
+
+
+@dataclass
+class Vital:
+    pulse: int
+
+
+@asynccontextmanager
+async def resources() -> AsyncIterator[Resources]:
+    yield Resources(Clock())
+
+
+async def tracing(call: HandlerCall, call_next: CallNext) -> None:
+    name: str = call.event_type
+    del name
+    await call_next()
+
+
+async def timing(call: HandlerCall, call_next: CallNext, clock: Clock) -> None:
+    del call, clock
+    await call_next()
+
+
+etl = Consumer(
+    "etl", bindings=["health.processing.#"], lifespan=resources, middleware=[tracing, timing]
+)
 ordered = Consumer("ordered", bindings=["#"], queue="mine", ordered=True)
 minute = timedelta(minutes=1)
 processor: Processor = add_log_context
@@ -79,57 +130,80 @@ async def send(message: Message[dict[str, str]]) -> None:
     del key
 
 
-async def still_callable(message: Message[HealthDataMessage], session: AsyncSession) -> None:
+async def still_callable(
+    message: Message[HealthDataMessage], reading: Message[Reading], session: AsyncSession
+) -> None:
     await load(message, session)
     await load_many([message], session)
-    await load(message)  # type: ignore[call-arg]
+    await calibrate(reading, session, Clock())
+    await alert(reading, clock=Clock())
+    await by_annotation(message=reading, session=session, clock=Clock())
 
 
-@etl.on("is.not.async")  # type: ignore[type-var]
-def not_async(message: Message[object], session: AsyncSession) -> None:
+@etl.on(Reading)
+async def calibrate(message: Message[Reading], session: AsyncSession, clock: Clock) -> None:
+    value: float = message.payload.value
+    outbox.add(session, message.payload, Event.of(message.payload, ordering_key=str(value)))
+    del clock
+
+
+@etl.on(Reading, batch_size=10, timeout=minute)
+async def base_of_the_model(message: Message[BaseModel], session: AsyncSession) -> None:
     del message, session
 
 
-@etl.on("has.no.session")  # type: ignore[arg-type]
-async def no_session(message: Message[object]) -> None:
-    del message
+@etl.on("ward.moved")
+async def move(message: Message[Move], session: AsyncSession) -> None:
+    ward: str = message.payload.ward
+    del ward, session
 
 
-@etl.on("returns.something")  # type: ignore[type-var]
-async def returns(message: Message[object], session: AsyncSession) -> int:
-    del message, session
-    return 1
+@etl.on()
+async def by_annotation(message: Message[Reading], session: AsyncSession, *, clock: Clock) -> None:
+    del message, session, clock
 
 
-@etl.on_batch("takes.one", size=2)  # type: ignore[arg-type]
-async def takes_one(message: Message[object], session: AsyncSession) -> None:
-    del message, session
+@etl.on("of.a.union")
+async def union(message: Message[Reading | Move | bytes], session: AsyncSession) -> None:
+    del session
+    if isinstance(message.payload, Move):
+        ward: str = message.payload.ward
+        del ward
 
 
-@etl.on_batch("has.no.size")  # type: ignore[call-overload, untyped-decorator]
-async def no_size(messages: Sequence[Message[object]], session: AsyncSession) -> None:
-    del messages, session
+@etl.on("of.a.dataclass")
+async def dataclass_payload(message: Message[Vital], session: AsyncSession) -> None:
+    pulse: int = message.payload.pulse
+    del pulse, session
 
 
-@etl.on("has.strange.options", timeout=5)  # type: ignore[call-overload, untyped-decorator]
-async def strange_options(message: Message[object], session: AsyncSession) -> None:
-    del message, session
+@etl.on_batch(Reading, size=10)
+async def readings(messages: Sequence[Message[Reading]], session: AsyncSession) -> None:
+    values: list[float] = [message.payload.value for message in messages]
+    del values, session
 
 
-@etl.on("has.an.unknown.option", retries=5)  # type: ignore[call-overload, untyped-decorator]
-async def unknown_option(message: Message[object], session: AsyncSession) -> None:
-    del message, session
+@etl.on_leased(Reading)
+async def alert(message: Message[Reading], clock: Clock) -> None:
+    del message, clock
 
 
-@etl.on_leased("has.batches", batch_size=5)  # type: ignore[call-overload, untyped-decorator]
-async def leased_batches(message: Message[object]) -> None:
-    del message
+@etl.on_failure
+async def failed(failure: Failure, clock: Clock) -> None:
+    error: BaseException = failure.error
+    del error, clock
+
+
+@etl.on_dead_letter
+async def given_up(dead_letter: DeadLettered) -> None:
+    message: Message[Any] | None = dead_letter.message
+    reason: str = dead_letter.reason
+    del message, reason
 
 
 def env_of_alembic(context: EnvironmentContext, metadata: MetaData) -> None:
     outbox.use_schema("mq")
     outbox.use_schema(None)
-    outbox.use_schema(b"mq")  # type: ignore[arg-type]
     names: frozenset[str] = outbox.TABLE_NAMES
     context.configure(
         target_metadata=[metadata, outbox.metadata],
@@ -137,12 +211,6 @@ def env_of_alembic(context: EnvironmentContext, metadata: MetaData) -> None:
         include_object=outbox.include_object,
     )
     del names
-
-
-def wrong_outcomes() -> None:
-    Retry(minute)  # type: ignore[call-arg]
-    Retry(after=5)  # type: ignore[arg-type]
-    Reject(5)  # type: ignore[arg-type]
 
 
 def produce(session: Session, connection: Connection, upload: HealthDataMessage) -> None:
