@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 
 Schema: TypeAlias = Mapping[str, Any]
 
+ALSO_READ = "x-also-read-as"
+"""Other names under which a field is read: those of `AliasChoices` behind the first one."""
+
 _MOST = 1_000
 _COMBINING = {"$ref", "allOf", "anyOf", "oneOf"}
 ANNOTATIONS = {

@@ -55,7 +55,7 @@ def compare(stored: Any, current: Any) -> Comparison:
         if name not in now:
             incompatible.append(f"event {name}: has no handler any more")
             continue
-        for finding in _findings(message, now[name], stored, current):
+        for finding in _findings(name, message, now[name], stored, current):
             place = finding.path.removeprefix(".") or "payload"
             lines = incompatible if finding.is_certain else uncompared
             lines.append(f"event {name}: {place}: {finding.text}")
@@ -117,9 +117,18 @@ def _references(operation: dict[str, Any], channel: dict[str, Any]) -> list[tupl
     return [(each["$ref"].rpartition("/")[2], each) for each in operation["messages"]]
 
 
-def _findings(before: Received, now: Received, stored: Any, current: Any) -> list[Finding]:
+def _findings(
+    name: str, before: Received, now: Received, stored: Any, current: Any
+) -> list[Finding]:
     if now.is_bytes or now.payload in ({}, True):
         return []
     if before.content_type != now.content_type:
         return [Finding("", "its content type is another one")]
-    return narrowings(before.payload, now.payload, old_document=stored, new_document=current)
+    try:
+        return narrowings(before.payload, now.payload, old_document=stored, new_document=current)
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
+        raise ConfigurationError(
+            f"--contract: event {name}: its payload is no JSON Schema"
+        ) from None
+    except RecursionError:
+        return [Finding("", "cannot be compared: it is nested too deeply", is_certain=False)]

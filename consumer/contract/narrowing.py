@@ -6,12 +6,18 @@ may have fields that a schema does not name; a new optional field is no finding,
 sent one under its name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from consumer.contract import keywords
-from consumer.contract.alternatives import Alternatives, Schema, Undecidable, constraints
+from consumer.contract.alternatives import (
+    ALSO_READ,
+    Alternatives,
+    Schema,
+    Undecidable,
+    constraints,
+)
 from consumer.contract.keywords import Finding, accepts_type, undecided, values_of
 
 _COMPARED = {
@@ -21,6 +27,10 @@ _COMPARED = {
     *("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
     *("propertyNames", "patternProperties", "contentMediaType"),
 }
+
+
+_MOST_AGAIN = 20
+Compare: TypeAlias = Callable[[Any, Any], Iterable[Finding]]
 
 
 def narrowings(
@@ -41,27 +51,37 @@ class _Comparison:
         self._old = old
         self._new = new
         # With both schemas, so that no other object gets their ids.
-        self._known: dict[tuple[int, int], tuple[Any, Any, list[Finding]]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Any, Any, list[Finding]]] = {}
 
     def compare(self, old: Any, new: Any) -> list[Finding]:
         try:
             before, now = self._old.target(old), self._new.target(new)
             if before == now and "$ref" not in str(now):
                 return []
-            key = id(before), id(now)
-            if key in self._known:
-                return self._known[key][2]
-            # While it is compared it counts as compatible: a model may be a part of itself.
-            self._known[key] = before, now, []
-            started = len(self._known)
-            found = self._alternatives(before, now)
+            return self._once(self._alternatives, before, now)
         except Undecidable as undecidable:
             return [undecided(undecidable.keyword)]
+
+    def _once(self, work: Compare, old: Any, new: Any) -> list[Finding]:
+        """
+        What *work* finds, which is done once for each pair.
+
+        While it is compared a pair counts as compatible: a model may be a part of itself.
+        """
+        key = work.__name__, id(old), id(new)
+        if key in self._known:
+            found = self._known[key][2]
+            # Models that hold each other have more paths than anyone could read.
+            return found if len(found) <= _MOST_AGAIN else found[:1]
+        self._known[key] = old, new, []
+        started = len(self._known)
+        found = list(work(old, new))
         if found:
-            # What was compatible only if this is.
-            for other in list(self._known)[started:]:
-                del self._known[other]
-            self._known[key] = before, now, found
+            self._known[key] = old, new, found
+            # What is compatible only if this is has to be compared again.
+            for other, (_, _, others) in list(self._known.items())[started:]:
+                if not others:
+                    del self._known[other]
         return found
 
     def _alternatives(self, old: Any, new: Any) -> list[Finding]:
@@ -80,17 +100,15 @@ class _Comparison:
         """Findings unless one of the *accepted* alternatives accepts all of *old*."""
         if not accepted:
             return [Finding("", "accepts no value any more")]
-        trials = [(new, self._single(old, new)) for new in accepted]
-        for new, found in trials:
-            if not found:
+        trials: list[tuple[Schema, list[Finding]]] = []
+        for new in _candidates(old, accepted):
+            trials.append((new, self._once(self._findings, old, new)))
+            if not trials[-1][1]:
                 others = [other for other in accepted if other is not new]
                 if exclusive and not all(_are_apart(old, other) for other in others):
                     return [undecided("oneOf")]
                 return []
         return _closest(old, trials)
-
-    def _single(self, old: Schema, new: Schema) -> list[Finding]:
-        return list(self._findings(old, new))
 
     def _findings(self, old: Schema, new: Schema) -> Iterator[Finding]:
         kind, wanted = old.get("type"), new.get("type")
@@ -126,8 +144,10 @@ class _Comparison:
 
     def _objects(self, old: Schema, new: Schema) -> Iterator[Finding]:
         yield from keywords.sizes(old, new, smallest="minProperties", largest="maxProperties")
-        for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):
-            yield Finding(f".{name}", "is required now")
+        sent = set(old.get("required", ()))
+        for name in sorted(set(new.get("required", ())) - sent):
+            if sent.isdisjoint(_other_names(new.get("properties", {}).get(name))):
+                yield Finding(f".{name}", "is required now")
         yield from self._named_fields(old, new)
         yield from self._other_fields(old, new)
         yield from self._patterns(old, new)
@@ -136,7 +156,9 @@ class _Comparison:
             yield from self._below(".*", names, new["propertyNames"])
 
     def _named_fields(self, old: Schema, new: Schema) -> Iterator[Finding]:
-        before, now = old.get("properties", {}), new.get("properties", {})
+        before, named = old.get("properties", {}), new.get("properties", {})
+        others = {other: schema for schema in named.values() for other in _other_names(schema)}
+        now = others | named
         for name, schema in before.items():
             if name in now:
                 yield from self._below(f".{name}", schema, now[name])
@@ -147,9 +169,9 @@ class _Comparison:
             else:
                 yield from self._below(f".{name}", schema, _others(new))
         for name in sorted(now.keys() - before.keys()):
-            others = _others(old)
-            if not isinstance(others, bool) and constraints(others):
-                yield from self._below(f".{name}", others, now[name])
+            unnamed = _others(old)
+            if not isinstance(unnamed, bool) and constraints(unnamed):
+                yield from self._below(f".{name}", unnamed, now[name])
 
     def _other_fields(self, old: Schema, new: Schema) -> Iterator[Finding]:
         if _others(old) is False:
@@ -170,6 +192,19 @@ class _Comparison:
     def _below(self, path: str, old: Any, new: Any) -> Iterator[Finding]:
         for finding in self.compare(old, new):
             yield finding.below(path)
+
+
+def _candidates(old: Schema, accepted: list[Schema]) -> list[Schema]:
+    """
+    The alternatives of which one may accept *old*: first the model of its name.
+
+    If there is such a model, no other one is meant; each may be as large as the whole document.
+    """
+    title = old.get("title")
+    named = [each for each in accepted if title and each.get("title") == title]
+    if not named or "properties" not in old:
+        return accepted
+    return [*named, *(each for each in accepted if "properties" not in each)]
 
 
 def _are_apart(old: Schema, new: Schema) -> bool:
@@ -223,6 +258,11 @@ def _items(schema: Schema) -> tuple[list[Any], Any]:
     if isinstance(items, list):
         return items, schema.get("additionalItems", True)
     return schema.get("prefixItems", []), items
+
+
+def _other_names(schema: Any) -> list[str]:
+    found: list[str] = schema.get(ALSO_READ, []) if isinstance(schema, dict) else []
+    return found
 
 
 def _others(schema: Schema) -> Any:

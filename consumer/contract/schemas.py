@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
+from consumer.contract.alternatives import ALSO_READ
 from consumer.payload_type import PayloadType
 from outbox.errors import ConfigurationError
 
@@ -52,10 +53,27 @@ class _Draft07(GenerateJsonSchema):
             found["items"] = first
         return found
 
+    def model_fields_schema(self, schema: Any) -> Any:
+        found = super().model_fields_schema(schema)
+        for field in schema["fields"].values() if self.mode == "validation" else ():
+            names = _names(field.get("validation_alias"))
+            written = found.get("properties", {}).get(names[0] if names else None)
+            if written is not None and len(names) > 1:
+                written[ALSO_READ] = names[1:]
+        return found
+
     def encode_default(self, dft: Any) -> Any:
         found = super().encode_default(dft)
         # A set has another order in each process.
         return sorted(found, key=repr) if isinstance(dft, set | frozenset) else found
+
+
+def _names(alias: Any) -> list[str]:
+    """The names under which a field with the validation alias *alias* is read."""
+    if isinstance(alias, str):
+        return [alias]
+    paths = [path for path in alias or [] if isinstance(path, list)]
+    return [path[0] for path in paths if len(path) == 1]
 
 
 def schemas(received: Mapping[str, PayloadType], sent: Mapping[str, type[BaseModel]]) -> Schemas:

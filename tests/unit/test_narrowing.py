@@ -2,6 +2,7 @@
 What a new JSON Schema no longer accepts: named by field, and never missed.
 """
 
+import copy
 from itertools import count
 from typing import Annotated, Any, Literal
 
@@ -163,12 +164,42 @@ def test_a_schema_that_accepts_less_is_named_by_field(old, new, expected):
         ({"type": "array"}, {"contains": {"type": "null"}}),
         ({"type": "string"}, {"$ref": "https://example.org/schema.json"}),
         ({"type": "string"}, {"$ref": "#/definitions/missing"}),
+        ({"const": "a"}, {"pattern": r"\p{L}"}),
         ({"const": 5}, {"oneOf": [{"minimum": 1}, {"minimum": 2}]}),
     ],
     ids=map(str, count()),
 )
 def test_a_keyword_that_cannot_be_compared_is_said_to_be_so(old, new):
     assert [each.is_certain for each in narrowings(old, new)] == [False]
+
+
+def models_that_hold_each_other(last: str) -> dict[str, Any]:
+    def reference(number: int) -> dict[str, str]:
+        return {"$ref": f"#/$defs/M{number % 10}"}
+
+    def definition(number: int) -> dict[str, Any]:
+        fields = {
+            f"f{step}": {"anyOf": [reference(number + step), {"type": "null"}]}
+            for step in range(1, 8)
+        }
+        lists = {
+            f"l{step}": {"type": "array", "items": reference(number * step)} for step in (1, 2)
+        }
+        union = {"u": {"anyOf": [reference(number + 1), reference(number + 3), {"type": "null"}]}}
+        value = {"value": {"type": last if number == 9 else "integer"}}
+        properties = fields | lists | union | value
+        return {"type": "object", "title": f"M{number}", "properties": properties}
+
+    return {"$defs": {f"M{number}": definition(number) for number in range(10)}, **reference(0)}
+
+
+def test_models_that_hold_each_other_are_compared_once_for_each_pair():
+    integers, texts = models_that_hold_each_other("integer"), models_that_hold_each_other("string")
+
+    assert narrowings(integers, copy.deepcopy(integers)) == []
+    found = narrowings(integers, texts)
+    assert {each.text for each in found} == {"its type was integer, and is string"}
+    assert len(found) < 1_000
 
 
 NAMES = ("a", "b")
