@@ -199,7 +199,10 @@ def _nodes(schema: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(schema, Mapping):
         yield schema
         for name, value in schema.items():
-            if name not in {"default", "expected", "metadata"}:
+            if name in {"fields", "choices"} and isinstance(value, Mapping):
+                # Its keys are names of the application's, such as `type`.
+                yield from _nodes(list(value.values()))
+            elif name not in {"default", "expected", "metadata"}:
                 yield from _nodes(value)
     elif isinstance(schema, (list, tuple)):
         for value in schema:

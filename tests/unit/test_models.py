@@ -519,6 +519,18 @@ def test_the_numbers_beside_decimals_stay_what_they_are():
     assert [type(found.note[0]), type(found.ratio)] == [float, float]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["type", "metadata", "default", "expected", "fields", "choices", "extra_behavior"],
+)
+def test_a_field_may_be_called_like_a_key_of_the_schemas_of_pydantic(name):
+    model = create_model("Named", **{name: (Decimal, ...)})
+    payload = model(**{name: Decimal("1.10")})
+
+    assert arrived(payload) == payload
+    assert repr(getattr(read(model, f'{{"{name}": 1.10}}'.encode()), name)) == "Decimal('1.10')"
+
+
 def test_a_refusal_names_declared_fields_alone():
     class Reading(BaseModel):
         values: dict[str, list[int]]
