@@ -6,7 +6,8 @@ A service passes the engine that it already has: any engine of SQLAlchemy can re
 
 import os
 
-from sqlalchemy import make_url
+from sqlalchemy import Dialect, Table, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
@@ -18,3 +19,8 @@ def connect() -> AsyncEngine:
     url = url.set(drivername=_DRIVERS[url.get_backend_name()])
     # Otherwise errors of SQLAlchemy quote rows and bodies, which are health data.
     return create_async_engine(url, hide_parameters=True)
+
+
+def upsert(table: Table, dialect: Dialect) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that can have ON CONFLICT, in the *dialect* of Postgres or SQLite."""
+    return sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)

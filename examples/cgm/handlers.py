@@ -5,12 +5,12 @@ Windows become rows: `consumer run examples.cgm.handlers:cgm`.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer import Consumer, Message
 from examples.cgm.tables import readings
 from examples.cgm.upload import Upload
+from examples.database import upsert
 
 cgm = Consumer("cgm", bindings=["cgm.window.#"])
 
@@ -19,11 +19,9 @@ cgm = Consumer("cgm", bindings=["cgm.window.#"])
 async def store(messages: Sequence[Message[Upload]], session: AsyncSession) -> None:
     """Write the readings of all windows by one statement; a later upload wins."""
     rows = newest([message.payload for message in messages])
-    dialect = session.get_bind().dialect.name
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    statement = insert(readings)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
+    insert = upsert(readings, session.get_bind().dialect)
+    new = insert.excluded
+    statement = insert.on_conflict_do_update(
         index_elements=[readings.c.device, readings.c.at_seconds],
         set_={"mg_per_dl": new.mg_per_dl, "upload_id": new.upload_id},
         where=new.upload_id > readings.c.upload_id,
