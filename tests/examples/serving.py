@@ -60,8 +60,8 @@ async def database(url: str, *tables: sa.MetaData) -> AsyncIterator[App]:
 
 
 @asynccontextmanager
-async def serving(declared: Consumer, database_url: str, directory: Path) -> AsyncIterator[None]:
-    """Run a relay and the consumer *declared* in this block."""
+async def serving(*consumers: Consumer, database_url: str, directory: Path) -> AsyncIterator[None]:
+    """Run a relay and *consumers* in this block."""
     shared: dict[str, Any] = {
         "database_url": database_url,
         "broker_url": f"sqlite:///{directory / 'broker.db'}",
@@ -70,11 +70,13 @@ async def serving(declared: Consumer, database_url: str, directory: Path) -> Asy
     of_relay = RelaySettings(**shared, poll_max_seconds=0.1)
     of_consumer = ConsumerSettings(**shared)
     # Before the relay publishes: events without a queue would wait.
-    await consumer.assembly.prepare(declared, of_consumer)
+    for each in consumers:
+        await consumer.assembly.prepare(each, of_consumer)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.assembly.serve(of_relay, stop))
-        group.create_task(consumer.assembly.serve(declared, of_consumer, stop))
+        for each in consumers:
+            group.create_task(consumer.assembly.serve(each, of_consumer, stop))
         try:
             yield
         finally:

@@ -40,7 +40,7 @@ async def test_each_file_is_registered_once_and_read(database_url, uploads, tmp_
         write_avro(uploads / "steps.avro", records=2_000)
         changed = await scan(app.engine, directory)
         bodies = await app.rows(sa.select(outbox.c.body))
-        async with serving(files, database_url, tmp_path):
+        async with serving(files, database_url=database_url, directory=tmp_path):
             await app.completed(4)
 
         assert (sum(at_once), again, changed) == (2, 0, 2)
@@ -73,7 +73,7 @@ async def test_a_file_that_cannot_be_read_is_rejected_with_a_code(sqlite_url, up
     async with database(sqlite_url, metadata) as app:
         async with app.engine.begin() as connection:
             await connection.execute(insert(*events.values(), outside))
-        async with serving(files, sqlite_url, tmp_path):
+        async with serving(files, database_url=sqlite_url, directory=tmp_path):
             await app.completed(4)
 
         assert Counter(await app.reasons()) == {
