@@ -11,8 +11,11 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from fhir.resources.bundle import Bundle
+from fhir.resources.bundle import Bundle, BundleEntry
+from fhir.resources.codeableconcept import CodeableConcept
 from fhir.resources.observation import Observation
+from fhir.resources.quantity import Quantity
+from fhir.resources.reference import Reference
 from fhir.resources.subscriptionstatus import SubscriptionStatus
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -43,32 +46,40 @@ async def load(message: Message[bytes], session: AsyncSession) -> None:
 
 
 def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """The observations of *bundle* that have a quantity."""
+    """The observations of *bundle* that have a code, a subject and a quantity."""
     for entry in bundle.entry or []:
-        resource = entry.resource
-        if isinstance(resource, Observation) and resource.valueQuantity is not None:
-            yield {
-                "full_url": entry.fullUrl,
-                "subject": resource.subject.reference,
-                "code": resource.code.coding[0].code,
-                "value": str(resource.valueQuantity.value),
-                "unit": resource.valueQuantity.unit,
-                "effective": resource.effectiveDateTime,
-            }
+        match entry.resource:
+            case Observation(
+                code=CodeableConcept(coding=[coding, *_]),
+                subject=Reference(reference=subject),
+                valueQuantity=Quantity(value=Decimal() as value, unit=unit),
+                effectiveDateTime=effective,
+            ):
+                yield {
+                    "full_url": entry.fullUrl,
+                    "subject": subject,
+                    "code": coding.code,
+                    "value": str(value),
+                    "unit": unit,
+                    "effective": effective,
+                }
 
 
 @subscriber.on(NOTIFIED)
 async def receive(message: Message[Bundle], session: AsyncSession) -> None:
     """Store the events of the notification; a gap in their numbers would show a lost one."""
-    status = message.payload.entry[0].resource
-    if not isinstance(status, SubscriptionStatus):
-        raise Reject("no_subscription_status")
-    rows = [
-        {
+    match message.payload.entry:
+        case [BundleEntry(resource=SubscriptionStatus() as status), *_]:
+            if rows := list(events_of(status)):  # a heartbeat has none
+                await session.execute(sa.insert(notified), rows)
+        case _:
+            raise Reject("no_subscription_status")
+
+
+def events_of(status: SubscriptionStatus) -> Iterator[dict[str, Any]]:
+    for event in status.notificationEvent or []:
+        yield {
             "subscription": status.subscription.reference,
             "number": event.eventNumber,
-            "focus": event.focus.reference,
+            "focus": event.focus.reference if event.focus else None,
         }
-        for event in status.notificationEvent or []
-    ]
-    await session.execute(sa.insert(notified), rows)

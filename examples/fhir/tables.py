@@ -19,7 +19,7 @@ observations = sa.Table(
     sa.Column("code", sa.Text, nullable=False),
     # As text, which keeps the digits on SQLite too.
     sa.Column("value", sa.Text, nullable=False),
-    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text),
     sa.Column("effective", sa.DateTime(timezone=True), nullable=False),
 )
 
@@ -36,7 +36,7 @@ notified = sa.Table(
     metadata,
     sa.Column("subscription", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("focus", sa.Text, nullable=False),
+    sa.Column("focus", sa.Text),
 )
 
 

@@ -34,7 +34,8 @@ async def report(delivery: Message[bytes], session: AsyncSession) -> None:
         }
         for position in range(1, len(parsed.segments("OBX")) + 1)
     ]
-    await session.execute(sa.insert(observations), rows)
+    if rows:  # a report may be cancelled
+        await session.execute(sa.insert(observations), rows)
 
 
 @hl7_consumer.on(EVENT_TYPES["ADT^A01"])

@@ -16,14 +16,17 @@ import consumer.assembly
 import relay.assembly
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
+from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
-from outbox.tables import dead_letters, outbox
+from outbox.tables import dead_letters
 from relay.settings import RelaySettings
 from tests.support.eventually import eventually
 
+_COMPLETED = sa.select(processed_messages.c.message_id).filter_by(status="completed")
+
 
 class App:
-    """Access to the database of an example; `drained` waits until all events are handled."""
+    """Access to the database of an example; `settled` waits for the consumer."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -32,13 +35,12 @@ class App:
         async with self.engine.connect() as connection:
             return [tuple(row) for row in await connection.execute(statement)]
 
-    async def completed(self, count: int) -> None:
-        """Wait until *count* messages have been completed or given up."""
-        processed = sa.select(sa.text("1")).select_from(sa.text("processed_messages"))
+    async def settled(self, count: int) -> None:
+        """Wait until *count* messages are completed or dead letters."""
 
         async def enough() -> bool:
-            done = await self.rows(processed.where(sa.text("status <> 'processing'")))
-            return len(done) >= count and not await self.rows(sa.select(outbox.c.id))
+            completed = await self.rows(_COMPLETED)
+            return len(completed) + len(await self.reasons()) >= count
 
         await eventually(enough, within=20)
 

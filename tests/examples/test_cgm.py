@@ -26,7 +26,7 @@ async def test_overlapping_and_repeated_windows_become_one_row_for_each_reading(
     async with database(database_url, metadata) as app:
         await device.record(app.engine, iter(uploads))
         async with serving(cgm, database_url=database_url, directory=tmp_path):
-            await app.completed(48)
+            await app.settled(48)
         stored = await app.rows(sa.select(readings).order_by(*readings.primary_key))
         hours = await report.values_by_hour(app.engine)
 

@@ -30,7 +30,7 @@ async def test_large_bundles_are_stored_with_their_digits_and_notified_in_order(
         for body in (large, small, small):  # one is posted twice
             await receive(app.engine, body)
         async with serving(store, subscriber, database_url=database_url, directory=tmp_path):
-            await app.completed(4)
+            await app.settled(4)
 
         stored = await app.rows(sa.select(observations.c.full_url, observations.c.value))
         entries = [
@@ -78,6 +78,6 @@ async def test_a_body_that_another_program_published_is_dead_lettered(sqlite_url
             body = Event(TRANSACTION_RECEIVED, json.dumps(unknown).encode(), content_type="text/x")
             await connection.execute(insert(event, body))
         async with serving(store, subscriber, database_url=sqlite_url, directory=tmp_path):
-            await app.completed(2)
+            await app.settled(2)
 
         assert sorted(await app.reasons()) == ["bundle_invalid", "schema_unsupported"]

@@ -47,7 +47,7 @@ async def test_a_message_is_acknowledged_once_it_is_committed_and_has_one_effect
                 again = [code(await sender.send(each)) for each in sent]
         recorded = await app.rows(sa.select(outbox.c.idempotency_key, outbox.c.ordering_key))
         async with serving(hl7_consumer, database_url=database_url, directory=tmp_path):
-            await app.completed(4)
+            await app.settled(4)
 
         assert await app.rows(sa.select(wards)) == [("4711@HOSP", "C3")]
         columns = (observations.c.code, observations.c.value, observations.c.unit)

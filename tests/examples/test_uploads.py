@@ -41,7 +41,7 @@ async def test_each_file_is_registered_once_and_read(database_url, uploads, tmp_
         changed = await scan(app.engine, directory)
         bodies = await app.rows(sa.select(outbox.c.body))
         async with serving(files, database_url=database_url, directory=tmp_path):
-            await app.completed(4)
+            await app.settled(4)
 
         assert (sum(at_once), again, changed) == (2, 0, 2)
         assert max(len(body) for (body,) in bodies) < 300
@@ -74,7 +74,7 @@ async def test_a_file_that_cannot_be_read_is_rejected_with_a_code(sqlite_url, up
         async with app.engine.begin() as connection:
             await connection.execute(insert(*events.values(), outside))
         async with serving(files, database_url=sqlite_url, directory=tmp_path):
-            await app.completed(4)
+            await app.settled(4)
 
         assert Counter(await app.reasons()) == {
             "file_unreadable": 3,
