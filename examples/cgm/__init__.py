@@ -1,9 +1,9 @@
 """
 Continuous glucose readings: bursts of five-minute values, parts of which devices send again.
 
-    python -m relay migrate && python -m examples.cgm.tables    # in a database of your own
-    python -m relay run &                       # or in two further terminals
-    python -m consumer run examples.cgm.handlers:cgm &
+    relay migrate && python -m examples.cgm.tables    # in a database of your own
+    relay run &                       # or in two further terminals
+    consumer run examples.cgm.handlers:cgm &
     python -m examples.cgm.device               # record the uploads of two synthetic devices
     python -m examples.cgm.report               # time in range, for each device and hour
 

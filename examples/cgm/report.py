@@ -72,7 +72,7 @@ def bar(values: Sequence[int]) -> Text:
 
 
 # So that the bar can be read without colours, too.
-_SIGNS = dict(zip(RANGES, "▁▂▄▆█", strict=True))
+_SIGNS: dict[str, str] = dict(zip(RANGES, "▁▂▄▆█", strict=True))
 
 
 async def main() -> None:

@@ -1,10 +1,10 @@
 """
 FHIR R5: transaction bundles of several hundred kilobytes, and notifications of a subscription.
 
-    python -m relay migrate && python -m examples.fhir.tables   # in a database of your own
-    python -m relay run &                       # or in three further terminals
-    python -m consumer run examples.fhir.handlers:store &
-    python -m consumer run examples.fhir.handlers:subscriber &
+    relay migrate && python -m examples.fhir.tables   # in a database of your own
+    relay run &                       # or in three further terminals
+    consumer run examples.fhir.handlers:store &
+    consumer run examples.fhir.handlers:subscriber &
     python -m examples.fhir.intake              # record a synthetic bundle of 600 observations
 
     bundles        the bytes of a bundle, checked with fhir.resources

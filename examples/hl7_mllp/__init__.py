@@ -1,10 +1,10 @@
 """
 HL7 v2 over MLLP: a message is acknowledged once it is committed, as a row of the outbox.
 
-    python -m relay migrate && python -m examples.hl7_mllp.tables   # in a database of your own
+    relay migrate && python -m examples.hl7_mllp.tables   # in a database of your own
     python -m examples.hl7_mllp.listener &      # on 127.0.0.1, port 2575
-    python -m relay run &                       # or in three further terminals
-    python -m consumer run examples.hl7_mllp.handlers:hl7_consumer &
+    relay run &                       # or in three further terminals
+    consumer run examples.hl7_mllp.handlers:hl7_consumer &
     python -m examples.hl7_mllp.sender          # admit, report and move a synthetic patient
 
     mllp        blocks in a stream of bytes, and back

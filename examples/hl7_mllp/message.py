@@ -37,7 +37,7 @@ def field(
 ) -> str:
     """A component of the first repetition, without escape sequences; "" if it is missing."""
     try:
-        found = parsed.segments(name)(segment).extract_field(segment, number, 1, component)
+        found = parsed.segments(name)[segment - 1].extract_field(segment, number, 1, component)
     except (KeyError, IndexError):
         return ""
     return str(parsed.unescape(str(found)))

@@ -38,7 +38,7 @@ class Sender:
 
 def message(kind: str, control_id: int, *segments: str, charset: str = "UNICODE UTF-8") -> str:
     """A message of this *kind*, its segments ended by CR."""
-    header = f"MSH|^~\\&|MON|ST MARY|EHR|ST MARY|20260301080000+0100||{kind}|{control_id}|P|2.5.1"
+    header = f"MSH|^~\\&|MON|ST MARY|LAB|ST MARY|20260301080000+0100||{kind}|{control_id}|P|2.5.1"
     header += f"||||||{charset}" if charset else ""
     return "".join(f"{segment}\r" for segment in (header, "PID|1||4711^^^HOSP^MR", *segments))
 

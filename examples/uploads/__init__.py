@@ -1,12 +1,12 @@
 """
 A directory of Avro and DICOM files, each registered once by its key and SHA-256.
 
-    python -m relay migrate && python -m examples.uploads.tables    # in a database of your own
+    relay migrate && python -m examples.uploads.tables    # in a database of your own
     export UPLOADS_DIRECTORY=/tmp/uploads
     python -m examples.uploads.samples          # write two synthetic files
     python -m examples.uploads.scan             # and again, and two at once: two events
-    python -m relay run &                       # or in two further terminals
-    python -m consumer run examples.uploads.handlers:files
+    relay run &                       # or in two further terminals
+    consumer run examples.uploads.handlers:files
 
     stored_file   the event: a file by reference, which stays where it is, however large
     directory     the files of a directory, their digests, and the file of a key

@@ -95,10 +95,10 @@ async def test_a_message_that_cannot_be_committed_now_is_to_be_sent_again(
 
 
 def test_an_acknowledgement_goes_back_to_the_sender_in_its_separators():
-    header = Header.of(b"MSH#*~\\&#MON#WARD#EHR#HOSP#20260301##ORU*R01#17#T#2.3\r")
+    header = Header.of(b"MSH#*~\\&#MON#WARD#LAB#HOSP#20260301##ORU*R01#17#T#2.3\r")
 
     msh, msa, _ = header.acknowledgement("AA").decode().split("\r")
 
-    assert msh.startswith("MSH#*~\\&#EHR#HOSP#MON#WARD#")
+    assert msh.startswith("MSH#*~\\&#LAB#HOSP#MON#WARD#")
     assert msh.endswith("##ACK*R01*ACK#ack-17#T#2.3")
     assert msa == "MSA#AA#17"
