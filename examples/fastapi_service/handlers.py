@@ -28,12 +28,8 @@ HIGH = 120
 @asynccontextmanager
 async def ward_service() -> AsyncIterator[httpx.AsyncClient]:
     """The client of the ward's service, one for the life of the process."""
-    async with ward_client() as client:
+    async with httpx.AsyncClient(base_url=os.environ["WARD_URL"], timeout=5) as client:
         yield client
-
-
-def ward_client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=os.environ["WARD_URL"], timeout=5)
 
 
 async def correlation(call: HandlerCall, call_next: CallNext) -> None:

@@ -8,14 +8,14 @@ import random
 import sqlalchemy as sa
 from rich.console import Console
 
+from consumer.testing import running
 from examples.cgm import device, report
 from examples.cgm.handlers import cgm
 from examples.cgm.tables import metadata, readings
-from tests.examples.serving import database, serving
 
 
 async def test_overlapping_and_repeated_windows_become_one_row_for_each_reading(
-    database_url, tmp_path
+    database_url,
 ):
     uploads = [
         *device.day_of_uploads("device-1", seed=1),
@@ -23,14 +23,14 @@ async def test_overlapping_and_repeated_windows_become_one_row_for_each_reading(
     ]
     random.Random(3).shuffle(uploads)
 
-    async with database(database_url, metadata) as app:
+    async with running(cgm, database=database_url, tables=metadata) as app:
         await device.record(app.engine, iter(uploads))
-        async with serving(cgm, database_url=database_url, directory=tmp_path):
-            await app.settled(48)
-        stored = await app.rows(sa.select(readings).order_by(*readings.primary_key))
+        drained = await app.drain()
+        async with app.session() as session:
+            stored = (await session.execute(sa.select(readings))).all()
         hours = await report.values_by_hour(app.engine)
 
-    assert len(uploads) == 56  # eight were repeated
+    assert (len(drained.handled), len(drained.duplicates)) == (48, 8)
     assert {(name, at): value for name, at, value, _ in stored} == {
         (upload.device, reading.at.timestamp()): reading.mg_per_dl
         for upload in sorted(uploads, key=lambda upload: upload.upload_id)

@@ -11,11 +11,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from consumer.testing import App, running
 from examples.fastapi_service import handlers
 from examples.fastapi_service.app import create_app
+from examples.fastapi_service.events import HeartRateStored
 from examples.fastapi_service.tables import heart_rates, latest
 from outbox.tables import outbox
-from tests.examples.serving import App, database, serving
 from tests.support.processes import REPOSITORY
 
 CONFIG = alembic.config.Config(REPOSITORY / "examples" / "fastapi_service" / "alembic.ini")
@@ -43,7 +44,12 @@ async def post(client: httpx.AsyncClient, key: str = "k-1", **changed: object) -
     return await client.post("/heart-rates", json={**A_HEART_RATE, **changed}, headers=headers)
 
 
-async def test_a_request_has_its_effects_once(database_url, tmp_path, monkeypatch):
+async def count(app: App, table: sa.Table) -> int | None:
+    async with app.session() as session:
+        return await session.scalar(sa.select(sa.func.count()).select_from(table))
+
+
+async def test_a_request_has_its_effects_once(database_url, monkeypatch):
     alerts: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -51,8 +57,7 @@ async def test_a_request_has_its_effects_once(database_url, tmp_path, monkeypatc
         return httpx.Response(201)
 
     ward = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://ward")
-    monkeypatch.setattr(handlers, "ward_client", lambda: ward)
-    async with database(database_url) as app:
+    async with running(handlers.ward, database=database_url, resources=ward) as app:
         await migrated(app, monkeypatch, database_url)
         await asyncio.to_thread(alembic.command.check, CONFIG)  # nothing to add, nothing to drop
         async with client_of(app) as client:
@@ -60,15 +65,15 @@ async def test_a_request_has_its_effects_once(database_url, tmp_path, monkeypatc
             again = await post(client)
             other = await post(client, per_minute=80)
             older = await post(client, "k-2", per_minute=70, measured_at="2026-03-01T07:00:00Z")
-        async with serving(handlers.ward, database_url=database_url, directory=tmp_path):
-            await app.settled(3)
+        drained = await app.drain()
 
         assert [each.status_code for each in (first, again, other, older)] == [201, 200, 409, 201]
         assert first.json() == again.json()
-        assert len(await app.rows(sa.select(heart_rates))) == 2
-        assert await app.rows(sa.select(latest.c.patient, latest.c.per_minute)) == [
-            ("synthetic-1", 140)
-        ]
+        assert len(drained.handled) == 3
+        app.assert_published(HeartRateStored, correlation_id="request-1", count=2)
+        assert await count(app, heart_rates) == 2
+        async with app.session() as session:
+            assert await session.scalar(sa.select(latest.c.per_minute)) == 140
     (alert,) = alerts
     assert alert.headers["X-Correlation-ID"] == "request-1"
     assert json.loads(alert.content) == {"patient": "synthetic-1", "per_minute": 140}
@@ -77,7 +82,7 @@ async def test_a_request_has_its_effects_once(database_url, tmp_path, monkeypatc
 async def test_an_event_that_breaks_a_rule_is_answered_by_422_and_nothing_is_stored(
     sqlite_url, monkeypatch
 ):
-    async with database(sqlite_url) as app:
+    async with running(handlers.ward, database=sqlite_url, resources=httpx.AsyncClient()) as app:
         await migrated(app, monkeypatch, sqlite_url)
         async with client_of(app) as client:
             by_event = await post(client, "white space")
@@ -92,4 +97,4 @@ async def test_an_event_that_breaks_a_rule_is_answered_by_422_and_nothing_is_sto
             }
         ]
         for table in (heart_rates, outbox):
-            assert await app.rows(sa.select(table)) == []
+            assert await count(app, table) == 0

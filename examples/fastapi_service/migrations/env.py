@@ -16,7 +16,7 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        include_object=outbox.include_object,
+        include_name=outbox.include_name,
         render_as_batch=connection.dialect.name == "sqlite",
     )
     with context.begin_transaction():
