@@ -20,7 +20,7 @@ from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
 from consumer.status_view import show
 from consumer.target import start
-from outbox.cli import adoption
+from outbox.cli import adoption, contract_options
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
@@ -106,25 +106,10 @@ def topology(
 def asyncapi(
     target: Target,
     *,
-    output: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Write to this file; standard output by default."),
-    ] = None,
-    events: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE",
-            help="Add the events that the service sends: the models of this module whose class "
-            "has an event_type. May be given several times.",
-        ),
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option(help="Name of the service; the consumer's name by default.")
-    ] = None,
-    version: Annotated[
-        str | None,
-        typer.Option(help="Version of the service; that of its installed package by default."),
-    ] = None,
+    output: contract_options.Output = None,
+    events: contract_options.Events = None,
+    title: contract_options.Title = None,
+    version: contract_options.ServiceVersion = None,
 ) -> None:
     """Write the AsyncAPI document of a consumer, as JSON. Connects to no server."""
     settings, consumer = start(target, servers=[])
@@ -148,18 +133,7 @@ def asyncapi(
 
 
 @app.command()
-def check(
-    target: Target,
-    *,
-    contract: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Only compare the handlers with an AsyncAPI document that `consumer asyncapi` "
-            "wrote earlier, and name what they can no longer read. Connects to no server.",
-        ),
-    ] = None,
-) -> None:
+def check(target: Target, *, contract: contract_options.Contract = None) -> None:
     """Check settings, schema and topology without changing anything."""
     if contract is not None:
         _check_contract(target, contract)

@@ -14,6 +14,15 @@ from consumer.contract.alternatives import Schema
 
 NUMBERS = ("integer", "number")
 
+COMPARED = {
+    *("type", "enum", "const", "multipleOf", "pattern", "format", "contentEncoding"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
+    *("minItems", "maxItems", "uniqueItems", "items", "prefixItems", "additionalItems"),
+    *("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
+    *("propertyNames", "patternProperties", "contentMediaType"),
+}
+"""The keywords of JSON Schema that are compared; any other one that differs is undecided."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -173,3 +182,11 @@ _HOLDS: dict[str, tuple[tuple[str, ...], Any]] = {
     "maxLength": (("string",), lambda value, length: len(value) <= length),
     "pattern": (("string",), lambda value, pattern: re.search(pattern, value) is not None),
 }
+
+
+def items(schema: Schema) -> tuple[list[Any], Any]:
+    """The schemas of the first items, and that of all others, in both spellings of JSON Schema."""
+    items = schema.get("items", True)
+    if isinstance(items, list):
+        return items, schema.get("additionalItems", True)
+    return schema.get("prefixItems", []), items

@@ -18,16 +18,7 @@ from consumer.contract.alternatives import (
     Undecidable,
     constraints,
 )
-from consumer.contract.keywords import Finding, accepts_type, undecided, values_of
-
-_COMPARED = {
-    *("type", "enum", "const", "multipleOf", "pattern", "format", "contentEncoding"),
-    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
-    *("minItems", "maxItems", "uniqueItems", "items", "prefixItems", "additionalItems"),
-    *("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
-    *("propertyNames", "patternProperties", "contentMediaType"),
-}
-
+from consumer.contract.keywords import COMPARED, Finding, accepts_type, undecided, values_of
 
 _MOST_AGAIN = 20
 Compare: TypeAlias = Callable[[Any, Any], Iterable[Finding]]
@@ -133,7 +124,7 @@ class _Comparison:
         yield from keywords.sizes(old, new, smallest="minItems", largest="maxItems")
         if new.get("uniqueItems") and not old.get("uniqueItems"):
             yield Finding("", "has to have unique items now")
-        (before, rest_before), (now, rest_now) = _items(old), _items(new)
+        (before, rest_before), (now, rest_now) = keywords.items(old), keywords.items(new)
         for place in range(max(len(before), len(now))):
             one = before[place] if place < len(before) else rest_before
             other = now[place] if place < len(now) else rest_now
@@ -248,16 +239,8 @@ def _by_value(old: Schema, accepted: list[Schema]) -> list[Schema]:
 def _uncompared(old: Schema, new: Schema) -> Iterator[Finding]:
     for name in constraints(new):
         # With a reference the same text may mean another schema.
-        if name not in _COMPARED and (old.get(name) != new[name] or "$ref" in str(new[name])):
+        if name not in COMPARED and (old.get(name) != new[name] or "$ref" in str(new[name])):
             yield undecided(name)
-
-
-def _items(schema: Schema) -> tuple[list[Any], Any]:
-    """The schemas of the first items, and that of all others, in both spellings of JSON Schema."""
-    items = schema.get("items", True)
-    if isinstance(items, list):
-        return items, schema.get("additionalItems", True)
-    return schema.get("prefixItems", []), items
 
 
 def _other_names(schema: Any) -> list[str]:

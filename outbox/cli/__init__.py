@@ -11,6 +11,7 @@ The parts of the command line that `relay` and `consumer` share.
     dead_letter_operations   one run of `replay` or `drop`, with a progress bar and a summary
     dead_letter_view         how dead letters look on a terminal
     dead_letter_export       dead letters as lines of JSON
+    contract_options         the options of AsyncAPI documents
     adoption                 `topology --adopt`: another exchange or queue for a source
 
 May import every other package of `outbox`; none of them imports this one.
