@@ -9,8 +9,10 @@ import sqlalchemy as sa
 
 from consumer.batch_sizes import MOST_MESSAGES, BatchSizes
 from consumer.consumer import Consumer
+from consumer.payload_type import check_defined
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
+from consumer.signature import globals_of, naming
 from consumer.storage.tables import begun_deliveries, parked_messages, processed_messages
 from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights
@@ -98,12 +100,19 @@ def check_retention(
 
 
 def check_handlers(consumer: Consumer) -> None:
-    """Raise ConfigurationError if *consumer* has no handler: it would dead-letter all messages."""
+    """
+    Raise ConfigurationError if *consumer* would dead-letter all messages.
+
+    It has no handler, or one whose payload has a type that is not defined.
+    """
     if not consumer.handlers:
         raise ConfigurationError(
             f"consumer {consumer.name}: has no handlers: register them in the module of "
             "MODULE:NAME, or in one that it imports"
         )
+    for handler in consumer.handlers.values():
+        with naming(f"consumer {consumer.name}: {handler.event_type}"):
+            check_defined(handler.payload_type, globals_of(handler.function))
 
 
 def check(consumer: Consumer, settings: ConsumerSettings) -> None:

@@ -24,11 +24,20 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints, is_type
 
 from pydantic import BaseModel
 
-from consumer.signature import EMPTY, Parameter, Unresolved, annotation_of, name_of
+from consumer.signature import (
+    EMPTY,
+    Parameter,
+    Unresolved,
+    annotation_of,
+    globals_of,
+    innermost,
+    name_of,
+)
 from outbox.errors import ConfigurationError
 
 LifespanFunction: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
+_UNDECORATED = (inspect.isasyncgenfunction, inspect.iscoroutinefunction)
 _CONTEXTS = (AsyncIterator, AsyncGenerator, AbstractAsyncContextManager)
 
 
@@ -56,11 +65,12 @@ class Lifespan:
 
     def __init__(self, function: LifespanFunction) -> None:
         name = name_of(function)
-        if inspect.isasyncgenfunction(function) or not callable(function):
+        if any(is_kind(function) for is_kind in _UNDECORATED) or not callable(function):
             raise ConfigurationError(
                 f"lifespan {name}: must be a function that returns an async context manager: "
                 "decorate it with contextlib.asynccontextmanager"
             )
+        _check_no_arguments(name, function)
         self.enter = function
         self._name = name
         self._provided = tuple(_provided(_type_of_value(name, function)))
@@ -128,9 +138,19 @@ def _is_kind_of(provided: Provided, annotation: Any) -> bool:
         return False
 
 
+def _check_no_arguments(name: str, function: Any) -> None:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        raise ConfigurationError(
+            f"lifespan {name}: must take no arguments: bind its own with functools.partial"
+        ) from None
+    except ValueError:  # a function of a compiled module may have no signature
+        return
+
+
 def _type_of_value(name: str, function: Any) -> Any:
-    inner = inspect.unwrap(function)
-    names = getattr(inner, "__globals__", {})
+    inner, names = innermost(function), globals_of(function)
     annotation = annotation_of(getattr(inner, "__annotations__", {}).get("return", EMPTY), names)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if inspect.isclass(origin) and issubclass(origin, _CONTEXTS) and arguments:

@@ -8,11 +8,12 @@ The type as which a handler gets payloads, from the annotation of its message.
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, RootModel
 
 from outbox.errors import ConfigurationError
 
@@ -33,6 +34,8 @@ class PayloadType:
     is_wrapped: bool = False
     is_bytes: bool = False
 
+
+_ADVICE = {"typed-dict-version": "before Python 3.12 it needs typing_extensions.TypedDict"}
 
 UNCHECKED = PayloadType()
 BYTES = PayloadType(is_bytes=True)
@@ -62,11 +65,37 @@ def payload_type(annotation: Any) -> PayloadType:
         wrapper = type("Payload", (RootModel[annotation],), {"__module__": __name__})
     except Exception as error:
         # Its own text names types and links; the annotation is the developer's.
+        reason = (isinstance(error, PydanticUserError) and error.code) or type(error).__name__
         raise ConfigurationError(
             f"is annotated with Message[{name_of(annotation)}], which pydantic cannot validate "
-            f"({type(error).__name__})"
+            f"({_ADVICE.get(reason, reason)})"
         ) from error
     return PayloadType(wrapper, is_wrapped=True)
+
+
+def check_defined(payload_type: PayloadType, names: Mapping[str, Any]) -> None:
+    """
+    Raise ConfigurationError if a type is not defined that payloads of *payload_type* are made of.
+
+    With such a model no payload can be read, and its messages would be dead-lettered.
+    *names* are those of the module of the handler, where quoted types are looked up.
+    """
+    model = payload_type.model
+    if model is None:
+        return
+    if model is BaseModel:
+        raise ConfigurationError("BaseModel is no model itself: name a class derived from it")
+    missing = "one"
+    try:
+        model.model_rebuild(_types_namespace=names if payload_type.is_wrapped else None)
+    except PydanticUndefinedAnnotation as error:
+        missing = error.name or missing
+    if not model.__pydantic_complete__:
+        named = "Message[…]" if payload_type.is_wrapped else name_of(model)
+        raise ConfigurationError(
+            f"{named} needs the type {missing}, which is not defined: import it outside of "
+            "TYPE_CHECKING"
+        )
 
 
 def accepts(annotation: Any, model: type[BaseModel]) -> bool:

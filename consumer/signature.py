@@ -76,7 +76,7 @@ def read(function: Any, *, parameters: tuple[str, ...]) -> Signature:
             f"{name}: must take {len(parameters)} positional arguments: {', '.join(parameters)}"
         )
     payload = EMPTY
-    names = _globals(function)
+    names = globals_of(function)
     for declared, parameter in zip(parameters, positional, strict=False):
         if declared == "session":
             _check_session(name, parameter)
@@ -117,10 +117,15 @@ _ANY_MESSAGE = (EMPTY, Any, object, Message)
 
 
 def _called(function: Any) -> Any:
-    """Return the function that runs: without decorators, `functools.partial` and `__call__`."""
+    """Return the function that decides whether the call is awaited."""
     # A decorator that uses functools.wraps may return a plain function around a coroutine one.
     if inspect.iscoroutinefunction(function):
         return function
+    return innermost(function)
+
+
+def innermost(function: Any) -> Any:
+    """*function* as it is written: without decorators, `functools.partial` and `__call__`."""
     inner = inspect.unwrap(function)
     while hasattr(inner, "func"):
         inner = inspect.unwrap(inner.func)
@@ -140,14 +145,16 @@ def _parameters(function: Any) -> list[inspect.Parameter] | None:
         found = inspect.signature(function, **options).parameters
     except (TypeError, ValueError):
         return None
-    names = _globals(function)
+    names = globals_of(function)
     return [
         each.replace(annotation=annotation_of(each.annotation, names)) for each in found.values()
     ]
 
 
-def _globals(function: Any) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = getattr(_called(function), "__globals__", {})
+def globals_of(function: Any) -> Mapping[str, Any]:
+    """The names of the module in which *function* is written."""
+    # A decorator of another module has globals of its own, and takes over the annotations.
+    found: Mapping[str, Any] = getattr(innermost(function), "__globals__", {})
     return found
 
 
@@ -184,7 +191,7 @@ def _payload(
     function: str, parameter: inspect.Parameter, names: Mapping[str, Any], *, is_batch: bool
 ) -> Any:
     """The argument of `Message[…]` in the annotation of *parameter*."""
-    annotation = parameter.annotation
+    annotation = annotation_of(parameter.annotation, names)  # a text within a text, too
     if is_batch:
         annotation = annotation_of(_item(annotation), names)
     if annotation in _ANY_MESSAGE:
@@ -199,9 +206,11 @@ def _payload(
 
 
 def _item(annotation: Any) -> Any:
-    """The type of the items of a sequence; anything else as it is."""
-    if annotation in _SEQUENCES:
+    """The type of the items of a sequence; None if it is of another type."""
+    if annotation in (EMPTY, Any, object, *_SEQUENCES):
         return EMPTY
+    if isinstance(annotation, Unresolved):
+        return annotation
     origin, arguments = get_origin(annotation), get_args(annotation)
     is_sequence = inspect.isclass(origin) and issubclass(list, origin)
-    return arguments[0] if is_sequence and arguments else annotation
+    return arguments[0] if is_sequence and arguments else None

@@ -5,6 +5,7 @@ Resources of a consumer's lifespan, found by annotation when a handler is regist
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import pytest
@@ -82,8 +83,9 @@ CLIENT = Client()
         (providing(Resources(CLIENT, 5), "AsyncIterator[Resources]"), int, 5),
         (providing({"http": CLIENT}, AsyncIterator[Typed]), Client, CLIENT),
         (providing(Model(limit=5), AsyncIterator[Model]), int, 5),
+        (partial(providing(CLIENT, AsyncIterator[Client])), Client, CLIENT),
     ],
-    ids=["iterator", "generator", "context", "dataclass", "text", "mapping", "model"],
+    ids=["iterator", "generator", "context", "dataclass", "text", "mapping", "model", "partial"],
 )
 async def test_a_handler_gets_the_resource_of_the_type_that_it_asks_for(
     lifespan, annotation, expected
@@ -116,6 +118,14 @@ async def test_resources_need_a_lifespan():
         await called_with(None, Client)
 
 
+@asynccontextmanager
+async def of_settings(limit: int) -> AsyncIterator[Client]:
+    yield CLIENT
+
+
+async def coroutine() -> AsyncIterator[Client]: ...
+
+
 @pytest.mark.parametrize(
     "lifespan",
     [
@@ -124,8 +134,10 @@ async def test_resources_need_a_lifespan():
         providing(CLIENT, "Nowhere"),
         providing(CLIENT, AsyncIterator[Client]).__wrapped__,
         5,
+        of_settings,
+        coroutine,
     ],
-    ids=["nothing", "no context", "undefined", "undecorated", "number"],
+    ids=["nothing", "no context", "undefined", "undecorated", "number", "argument", "coroutine"],
 )
 def test_a_lifespan_that_does_not_say_what_it_provides_is_refused(lifespan):
     with pytest.raises(ConfigurationError, match=r"^consumer etl: lifespan "):

@@ -4,8 +4,10 @@ Handlers whose event type, model and annotation are one statement, or agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -14,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from consumer import Consumer, Message
+from consumer.checks import check_handlers
 from consumer.execution.decode import read_message
 from consumer.payload_type import BYTES, UNCHECKED, PayloadType
 from outbox import Event, HealthDataMessage
@@ -91,6 +94,75 @@ def test_the_annotation_alone_decides_both(etl):
         "listed.together": Move,
         "reading.corrected": Corrected,
     }
+
+
+@asynccontextmanager
+async def of_another_module() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("decorate", [of_another_module(), partial], ids=["wrapped", "partial"])
+def test_annotations_are_read_in_the_module_where_the_function_is_written(etl, decorate):
+    etl.on()(decorate(of_reading))
+
+    assert etl.handlers["reading.taken"].payload_type.model is Reading
+
+
+def test_an_annotation_in_quotes_is_read(etl):
+    async def quoted(message: "Message[Reading]", session: AsyncSession) -> None: ...  # noqa: UP037
+
+    etl.on()(quoted)
+
+    assert etl.handlers["reading.taken"].payload_type.model is Reading
+
+
+def test_a_handler_of_one_message_is_not_registered_for_lists(etl):
+    with pytest.raises(ConfigurationError, match="must be annotated with Sequence"):
+        etl.on_batch(Reading, size=2)(of_reading)
+
+
+class Later(BaseModel):
+    named: Named
+
+
+class Never(BaseModel):
+    named: Undefined  # noqa: F821
+
+
+class Named(BaseModel):
+    name: str
+
+
+@pytest.mark.parametrize("annotation", [Later, list["Named"], Later | Move])
+def test_a_type_that_is_defined_by_the_start_of_a_consumer_is_found(etl, annotation):
+    register(etl, annotation)
+
+    check_handlers(etl)
+
+    assert etl.handlers["a.b"].payload_type.model.__pydantic_complete__
+
+
+@pytest.mark.parametrize(
+    ("annotation", "problem"),
+    [
+        (Never, "Never needs the type Undefined, which is not defined"),
+        (list[Never], "needs the type Undefined"),
+        (list["Nowhere"], "needs the type Nowhere"),  # noqa: F821
+        (BaseModel, "BaseModel is no model itself"),
+    ],
+)
+def test_a_consumer_whose_payloads_cannot_be_read_does_not_start(etl, annotation, problem):
+    register(etl, annotation)
+
+    with pytest.raises(ConfigurationError, match=f"^consumer etl: a.b: .*{problem}"):
+        check_handlers(etl)
+
+
+def register(etl: Consumer, annotation: Any) -> None:
+    async def handle(message, session): ...
+
+    handle.__annotations__["message"] = Message[annotation]
+    etl.on("a.b")(handle)
 
 
 async def of_move_list(messages: list[Message[Move]], session: AsyncSession) -> None: ...
