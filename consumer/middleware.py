@@ -6,9 +6,10 @@ Middleware around the calls of handlers, as for tracing, tenants or a transactio
             await call_next()
 
 Middleware cannot lose a message: an error of the handler is raised even if middleware catches it,
-and a handler that was not called, or twice, is a failed attempt.
+and a handler that was not called, or twice, or not waited for, is a failed attempt.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,6 +94,7 @@ class _Passage:
         self._handler = handler
         self._calls = 0
         self._has_ended = False
+        self._handling: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
 
     async def run(self) -> None:
@@ -100,6 +102,7 @@ class _Passage:
             await self._step(0)
         finally:
             self._has_ended = True
+            await self._end_handler()
         if self._error is not None:
             raise self._error
         if not self._calls:
@@ -113,8 +116,19 @@ class _Passage:
         if self._calls > 1 or self._has_ended:
             self._error = HandlerNotCalledOnce("middleware has called call_next again or too late")
             raise self._error
+        self._handling = asyncio.current_task()
         try:
             await self._handler()
         except BaseException as error:
             self._error = error
             raise
+        finally:
+            self._handling = None
+
+    async def _end_handler(self) -> None:
+        """End a handler that middleware calls in a task and does not wait for: it has failed."""
+        if (handling := self._handling) is None:
+            return
+        handling.cancel()
+        await asyncio.wait({handling})
+        self._error = HandlerNotCalledOnce("middleware has not waited for call_next")

@@ -68,7 +68,7 @@ class TransactionEndedByHandler(OutboxError):  # noqa: N818
 
 class HandlerNotCalledOnce(OutboxError):  # noqa: N818
     """
-    Middleware has not called `call_next`, or has called it twice or too late.
+    Middleware has not called `call_next`, called it twice or too late, or not waited for it.
 
     Raised after the middleware returns, or by the second call. The attempt fails like any other,
     and no process ends because of it.

@@ -94,6 +94,34 @@ async def test_middleware_that_calls_twice_or_too_late_is_a_failure_and_calls_on
     assert len(handled) == 1
 
 
+async def returns_early(call: HandlerCall, call_next: CallNext) -> None:
+    await asyncio.wait({asyncio.ensure_future(call_next())}, timeout=0)
+
+
+async def fails_early(call: HandlerCall, call_next: CallNext) -> None:
+    async def fails() -> None:
+        raise HandlerNotCalledOnce
+
+    await asyncio.gather(call_next(), fails())
+
+
+@pytest.mark.parametrize("middleware", [returns_early, fails_early])
+async def test_a_handler_that_middleware_does_not_wait_for_has_failed_and_ends(middleware):
+    told: list[str] = []
+    etl = Consumer("etl", bindings=["#"], middleware=[middleware])
+
+    @etl.on("a")
+    async def handle(message: Message[Any], session: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("ended")
+
+    with pytest.raises(HandlerNotCalledOnce):
+        await bind(etl).handlers["a"].call("message", "session")
+    assert told == ["ended"]
+
+
 async def test_an_error_of_the_handler_is_raised_even_if_middleware_catches_it():
     async def catches(call: HandlerCall, call_next: CallNext) -> None:
         try:
