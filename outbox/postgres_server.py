@@ -63,12 +63,11 @@ def server_of(url: URL, variables: Mapping[str, str]) -> PostgresServer:
     Raises ValueError, with a text that names the setting and no value, if a part cannot work.
     """
     user = url.username or variables.get("PGUSER") or _user_of_process()
+    password = url.password or variables.get("PGPASSWORD")
     return PostgresServer(
         addresses=tuple(_addresses(url, variables)),
         user=user,
-        password=None
-        if url.password is None and not variables.get("PGPASSWORD")
-        else str(url.password or variables["PGPASSWORD"]),
+        password=str(password) if password else None,
         database=url.database or variables.get("PGDATABASE") or user,
         sslmode=_one_of(SSL_MODES, "sslmode", "PGSSLMODE", url, variables),
         sslrootcert=_text(url, "sslrootcert") or variables.get("PGSSLROOTCERT") or None,

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from outbox.database.engine import create_engine
 from outbox.errors import ConfigurationError
+from outbox.postgres_server import server_of
 from outbox.settings import SharedSettings, load
 from tests.support.commands import CommandLine
 
@@ -168,6 +169,13 @@ async def test_a_url_with_all_parts_reaches_its_server_whatever_the_variables_sa
         await engine.dispose()
 
     assert found == url.database
+
+
+def test_an_empty_password_in_the_url_is_no_password():
+    url = make_url("postgresql://u:@localhost/x")
+
+    assert server_of(url, {}).password is None
+    assert server_of(url, {"PGPASSWORD": "p"}).password == "p"
 
 
 def test_variables_fill_the_gaps_of_a_url(empty_postgres_url, tmp_path):
