@@ -70,6 +70,8 @@ class Header:
         # MSH-1 is the separator itself, so MSH-2 is the first part behind the name.
         parts = [*line.split(separator), *[""] * 18]
         encoding = parts[1]
+        if not 4 <= len(encoding) <= 5 or len({separator, *encoding}) <= len(encoding):
+            raise Refused(SEGMENT_SEQUENCE_ERROR)
         kind = parts[8].split(encoding[:1] or "^")
         return cls(
             separator,

@@ -3,6 +3,8 @@ The parsed message: what the listener has to know of a patient, and the fields f
 """
 
 import hl7
+import hl7.containers
+import hl7.util
 
 from examples.hl7_mllp.header import (
     REQUIRED_FIELD_MISSING,
@@ -10,6 +12,10 @@ from examples.hl7_mllp.header import (
     Header,
     Refused,
 )
+
+# They log values that they cannot unescape.
+hl7.util.logger.disabled = True
+hl7.containers.logger.disabled = True
 
 
 def parse(header: Header, message: bytes) -> hl7.Message:

@@ -9,6 +9,7 @@ from examples.database import connect
 from examples.hl7_mllp.handlers import hl7_consumer
 from examples.hl7_mllp.header import Header
 from examples.hl7_mllp.listener import listen, receive
+from examples.hl7_mllp.message import field, parse
 from examples.hl7_mllp.sender import Sender, message
 from examples.hl7_mllp.tables import control_ids, metadata, observations, wards
 from outbox.tables import outbox
@@ -65,6 +66,7 @@ async def test_a_message_is_acknowledged_once_it_is_committed_and_has_one_effect
     [
         ("", ("AR", "", "100")),
         ("PID|1||4711\r", ("AR", "", "100")),
+        (message("ADT^A01", 8).replace("^~\\&", "^^\\&"), ("AR", "", "100")),
         (message("ADT^A01", 8).replace("|8|", "||"), ("AR", "", "101")),
         (message("ADT^A01", 8).replace("4711^^^HOSP^MR", ""), ("AR", "8", "101")),
         (message("ADT^A01", 8, charset="ISO IR87"), ("AR", "8", "103")),
@@ -81,6 +83,14 @@ async def test_a_message_that_must_not_be_sent_again_is_refused(sqlite_url, sent
 
         for table in (outbox, control_ids):
             assert len(await app.rows(sa.select(table))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")  # of the library
+def test_a_value_that_cannot_be_unescaped_is_stored_as_it_is_and_never_logged(caplog):
+    sent = message("ADT^A01", 8, PV1.format("A1\\\\secret")).encode()
+
+    assert field(parse(Header.of(sent), sent), "PV1", 3).startswith("A1")
+    assert caplog.text == ""
 
 
 async def test_a_message_that_cannot_be_committed_now_is_to_be_sent_again(
