@@ -30,16 +30,27 @@ _NO_TLS = {
     "PACKET_LENGTH_TOO_LONG",
 }
 
+_OF_CLIENT = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server demands a certificate of the client",
+    "TLSV1_ALERT_UNKNOWN_CA": "the server does not know the authority of the client's certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client's certificate has expired",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the server does not accept the client's certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server does not accept the client's certificate",
+}
+"""Alerts by which a server refuses the certificate of the client, in the words of OpenSSL."""
+
 _HANDSHAKE_FAILED = "the handshake failed"
+
+CLOSED = "the server closed the connection"
 
 _CONNECTION = {
     errno.ECONNREFUSED: "connection refused: no server listens there",
     errno.ETIMEDOUT: "no answer in time",
     errno.EHOSTUNREACH: "there is no route to the host",
     errno.ENETUNREACH: "there is no route to the host",
-    errno.ECONNRESET: "the server closed the connection",
-    errno.ECONNABORTED: "the server closed the connection",
-    errno.EPIPE: "the server closed the connection",
+    errno.ECONNRESET: CLOSED,
+    errno.ECONNABORTED: CLOSED,
+    errno.EPIPE: CLOSED,
     errno.ENOENT: "no server listens on the socket",
     errno.EACCES: "the socket may not be used by this user",
     errno.EMFILE: "this process has too many open files",
@@ -73,7 +84,7 @@ def _kind(error: BaseException) -> str | None:
         case TimeoutError():
             return "no answer in time"
         case EOFError():
-            return "the server closed the connection"
+            return CLOSED
         case OSError():
             return _CONNECTION.get(_number(error))
     return None
@@ -85,6 +96,8 @@ def _tls_fault(error: ssl.SSLError) -> str:
         return f"the server's certificate {fault}"
     if error.reason in _NO_TLS:
         return "the port does not speak TLS"
+    if (refusal := _OF_CLIENT.get(error.reason)) is not None:
+        return refusal
     return f"the handshake failed ({error.reason.lower()})" if error.reason else _HANDSHAKE_FAILED
 
 

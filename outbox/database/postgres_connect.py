@@ -12,7 +12,7 @@ from outbox.network_errors import kind_of
 from outbox.postgres_server import PostgresServer
 
 _LOGIN = {
-    "28": "the server refuses user or password, or pg_hba.conf has no line for this connection",
+    "28": "the server refuses user, password or certificate, or pg_hba.conf has no line for it",
     "28P01": "the server refuses the password, or the user does not exist",
     "3D000": "the database does not exist",
     "42501": "the user may not connect to the database: GRANT CONNECT ON DATABASE",
@@ -21,6 +21,8 @@ _LOGIN = {
     "57P03": "the server is starting up or shutting down",
     "57P": "the server is shutting down",
     "08P01": "the server, or a connection pooler before it, refuses this kind of connection",
+    "08003": "the server closed the connection, as one that does not accept the client's"
+    " certificate does",
     "25006": "the server is read-only, as a standby is",
 }
 """Reasons by SQLSTATE, or by its beginning."""

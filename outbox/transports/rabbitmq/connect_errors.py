@@ -8,7 +8,7 @@ from types import TracebackType
 from aiormq import exceptions, spec
 from yarl import URL
 
-from outbox.network_errors import kind_of
+from outbox.network_errors import CLOSED, kind_of
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -18,6 +18,10 @@ _NO_LOGIN = "the broker refuses user or password"
 _NO_VHOST = "the virtual host does not exist: create it with rabbitmqctl add_vhost"
 _NO_RIGHTS = (
     "the user has no rights on the virtual host: grant them with rabbitmqctl set_permissions"
+)
+# Whether its reason arrives depends on which side is quicker.
+_CLOSED_TLS = (
+    f"{CLOSED}, as one that demands a certificate of the client does: check certfile and keyfile"
 )
 _NO_AMQP = {
     "amqp": "the port does not speak AMQP 0-9-1 without TLS; for one with TLS use amqps",
@@ -46,7 +50,8 @@ def reason_of_failure(error: BaseException, url: URL) -> tuple[str, bool]:
             return _of_close(close) if close else (_NO_AMQP[url.scheme], False)
         case exceptions.IncompatibleProtocolError() | StopAsyncIteration():
             return _NO_AMQP[url.scheme], False
-    return kind_of(error) or f"the connection was lost ({type(error).__name__})", False
+    kind = kind_of(error) or f"the connection was lost ({type(error).__name__})"
+    return _CLOSED_TLS if kind == CLOSED and url.scheme == "amqps" else kind, False
 
 
 def _of_close(close: spec.Connection.Close) -> tuple[str, bool]:

@@ -115,7 +115,15 @@ class RabbitmqServer(Server):
         changes = "".join(
             f"application:set_env(rabbit, {name}, {value})," for name, value in settings.items()
         )
-        await self._instance.administer("rabbitmqctl", "eval", f"{changes} ok.")
+        await self.evaluate(f"{changes} ok.")
+
+    async def evaluate(self, expression: str) -> None:
+        """
+        Evaluate *expression* of Erlang in the broker.
+
+        Raises `NotOursError` likewise, and AdministrationError if it fails.
+        """
+        await self._instance.administer("rabbitmqctl", "eval", expression)
 
     async def _rings(self, alarm: str) -> bool:
         return any(node.get(alarm) for node in await self.http.request("GET", "nodes"))
