@@ -114,9 +114,53 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
 
 
-def test_the_python_of_the_readme_is_python():
-    blocks = python_blocks("README.md")
+BEFORE_THE_README = """
+from typing import ClassVar
+from uuid import UUID
 
-    assert len(blocks) == 3
-    for block in blocks:
-        compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import outbox
+from consumer import Consumer, Message
+from consumer.testing import running
+from outbox.testing import recorded
+
+class Base(DeclarativeBase): ...
+
+class StoredFile(Base):
+    __tablename__ = "stored_files"
+    key: Mapped[str] = mapped_column(primary_key=True)
+
+class Upload(Base):
+    __tablename__ = "uploads"
+    message_id: Mapped[UUID] = mapped_column(primary_key=True)
+    key: Mapped[str]
+
+preparing = create_async_engine(url)
+async with preparing.begin() as connection:
+    await connection.run_sync(Base.metadata.create_all)
+await preparing.dispose()
+key = "2026/03/7f9c.json"
+"""
+AFTER_IT = """
+async with AsyncSession(engine) as session:
+    [event] = await recorded(session)
+await engine.dispose()
+"""
+
+
+async def test_the_python_of_the_readme_records_and_handles_an_event(sqlite_url):
+    *blocks, of_alembic = python_blocks("README.md")
+    assert of_alembic.startswith("context.configure")
+    names: dict[str, Any] = {"url": sqlite_url}
+    for block in (BEFORE_THE_README, *blocks, AFTER_IT):
+        code = compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        if (waiting := eval(code, names)) is not None:  # noqa: S307 - our own page
+            await waiting
+
+    assert (names["event"].type, names["event"].payload) == (
+        "health.file.stored",
+        {"key": "2026/03/7f9c.json"},
+    )
