@@ -47,7 +47,7 @@ async def test_a_client_logs_in_to_postgres_with_its_certificate_only(
     postgres_server, postgres_url, tmp_path
 ):
     if not postgres_server.stoppable:
-        pytest.skip("the server was given, and others may use it")
+        pytest.fail("this test changes pg_hba.conf, and others may use the given server")
     authority = Authority(tmp_path)
     own, foreign = files_of(tmp_path, authority, "sslcert", "sslkey")
     base = make_url(postgres_url).set(drivername="postgresql", username=USER, password=None)
@@ -70,7 +70,7 @@ async def test_a_client_connects_to_rabbitmq_with_its_certificate_only(
     rabbitmq_server, rabbitmq_url, tmp_path
 ):
     if not isinstance(rabbitmq_server._instance, PrivateRabbitmq):
-        pytest.skip("only a server on this machine can get another port")
+        pytest.fail("only a server on this machine can get another port")
     authority = Authority(tmp_path)
     own, foreign = files_of(tmp_path, authority, "certfile", "keyfile")
     port = await certificates_demanded_by(rabbitmq_server, authority)
