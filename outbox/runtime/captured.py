@@ -93,8 +93,7 @@ class _Records(logging.Handler):
         described = {} if error is None else logs.describe(error)
         level = next((each for each in _LEVELS if each <= record.levelno), logging.DEBUG)
         if not is_redacted(record.name):
-            fields = _extra(record, described)
-            logs.get(record.name).log(level, _text(record), **fields)
+            self._log(level, record, described)
             return
         described.pop("exception", None)
         if library in _RECONNECTING:
@@ -108,6 +107,14 @@ class _Records(logging.Handler):
             **described,
         )
 
+    @staticmethod
+    def _log(level: int, record: logging.LogRecord, described: dict[str, str]) -> None:
+        text = _text(record)
+        try:
+            logs.get(record.name).log(level, text, **_extra(record, described))
+        except Exception:  # noqa: BLE001 - a value whose repr fails, which must not fail a handler
+            logs.get(record.name).log(level, text, **described)
+
 
 def _text(record: logging.LogRecord) -> str:
     """Return the text of a *record* of the application, or its template if they do not fit."""
@@ -115,8 +122,8 @@ def _text(record: logging.LogRecord) -> str:
         return str(record.msg.get("event", ""))
     try:
         return record.getMessage()
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return str(record.msg)
+    except Exception:  # noqa: BLE001 - of the repr of any object, as of a row without its session
+        return record.msg if isinstance(record.msg, str) else type(record.msg).__name__
 
 
 def _extra(record: logging.LogRecord, described: dict[str, str]) -> dict[str, Any]:
@@ -132,6 +139,9 @@ def _extra(record: logging.LogRecord, described: dict[str, str]) -> dict[str, An
             extra[f"extra_{name}" if name in taken else name] = vars(record)[name]
     if isinstance(record.msg, Mapping):  # a line of a structlog that logs through Python
         extra |= {name: value for name, value in record.msg.items() if name not in _OF_LINE}
+    if not logs.has_tracebacks():
+        # That which a structlog of the application has made, with the text of the error.
+        extra.pop("exception", None)
     if record.stack_info:
         extra["stack"] = record.stack_info
     return {**extra, **described}

@@ -112,6 +112,11 @@ def get(component: str) -> Any:
     return structlog.wrap_logger(**(_own or {"logger": None}), component=component)
 
 
+def has_tracebacks() -> bool:
+    """Whether lines have tracebacks, by MQ_LOG_TRACEBACKS."""
+    return _tracebacks
+
+
 def describe(error: BaseException) -> dict[str, str]:
     """
     Return the loggable parts of *error*: class, SQLSTATE and where it was raised.

@@ -51,6 +51,7 @@ CLIENTS = frozenset(
         "opensearchpy",
         "pika",
         "psycopg",
+        "py",  # py.warnings, to which logging.captureWarnings sends the texts of warnings
         "push_response",  # of redis
         "pydicom",
         "pymongo",

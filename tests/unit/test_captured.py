@@ -49,6 +49,36 @@ def test_a_record_with_wrong_arguments_is_a_line(lines):
     assert [line["event"] for line in lines()] == ["%d of them"]
 
 
+class Detached:
+    """A row whose text needs a session that has ended, as those of an ORM may."""
+
+    def __repr__(self) -> str:
+        raise LookupError(LEAK_MARKER)
+
+
+def test_an_object_without_a_text_is_a_line_and_no_failure_of_the_handler(lines):
+    log = logging.getLogger("myapp")
+
+    log.warning("saved %s", Detached())
+    log.warning("saved", extra={"row": Detached()})
+    log.warning(Detached())
+
+    assert [line["event"] for line in lines()] == ["saved %s", "saved", "Detached"]
+
+
+def test_a_traceback_that_another_structlog_has_made_is_left_out(lines):
+    error = ValueError(LEAK_MARKER)
+    line = {"event": "failed", "ward": 3, "exc_info": error}
+    processor = structlog.processors.format_exc_info
+
+    logging.getLogger("myapp").error(processor(None, "error", line))
+    logging.getLogger("myapp").error("failed", extra={"exception": f"Traceback: {error!r}"})
+
+    written = lines()
+    assert [each["event"] for each in written] == ["failed", "failed"]
+    assert LEAK_MARKER not in str(written)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -118,6 +148,18 @@ def test_warnings_are_lines_with_a_place_and_the_text_of_the_application(lines):
     assert own["at"].startswith("test_captured.py:")
     assert drivers["category"] == "SAWarning"
     assert LEAK_MARKER not in json.dumps(drivers)
+
+
+def test_warnings_that_the_application_sends_to_a_logger_are_lines_without_values(lines):
+    logging.captureWarnings(True)
+    try:
+        warnings.warn(f"Invalid value {LEAK_MARKER}", UserWarning, stacklevel=1)
+    finally:
+        logging.captureWarnings(False)
+
+    [line] = lines()
+    assert line["component"] == "py.warnings"
+    assert LEAK_MARKER not in json.dumps(line)
 
 
 def fail() -> None:
