@@ -64,7 +64,8 @@ def run(service: Service, *, drain: timedelta) -> ExitCode:
             return ExitCode.BAD_CONFIGURATION
         log.error("server_unreachable", problem=str(error))  # noqa: TRY400
         return ExitCode.UNREACHABLE
-    except Exception as error:  # noqa: BLE001 - the outermost loop
+    except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - outermost
+        # The application may raise all of them, as a lifespan that awaits what it has cancelled.
         log.error("crashed", **logs.describe(error))  # noqa: TRY400 - a traceback quotes values
         return ExitCode.CRASHED
 
