@@ -237,8 +237,11 @@ class Registrations:
         return register
 
     def _place(self, event: Registered) -> str:
-        named = event.__name__ if isinstance(event, type) else event
-        return f"consumer {self.name}" if named is None else f"consumer {self.name}: {named}"
+        if event is None:
+            return f"consumer {self.name}"
+        # Of an instance, which may hold health data, only the class.
+        kind = event if isinstance(event, type) else type(event)
+        return f"consumer {self.name}: {event if isinstance(event, str) else kind.__name__}"
 
     def _check_free(self, event_type: str | None) -> None:
         if event_type in self.handlers:

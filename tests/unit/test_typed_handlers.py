@@ -199,6 +199,15 @@ def test_an_event_that_names_no_type_is_refused_at_once(etl, event):
         etl.on(event)
 
 
+def test_an_instance_in_place_of_a_model_is_refused_without_its_values(etl):
+    with pytest.raises(
+        ConfigurationError, match=r"^consumer etl: Reading: must be a type"
+    ) as error:
+        etl.on(Reading(value=4711))
+
+    assert "4711" not in str(error.value)
+
+
 def test_a_derived_model_fits_where_its_base_is_annotated(etl):
     etl.on(Corrected)(of_reading)
 
