@@ -131,6 +131,9 @@ class Hooks:
             hook, function = await self._waiting.get()
             try:
                 self._ended(hook, await _error_of(function))
+            except asyncio.CancelledError as cancelled:
+                self._ended(hook, cancelled)
+                raise
             finally:
                 self._waiting.task_done()
 
