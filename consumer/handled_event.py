@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from consumer.payload_type import PayloadType, accepts, is_model, name_of, payload_type
+from consumer.payload_type import (
+    PayloadType,
+    accepts,
+    is_model,
+    name_of,
+    payload_type,
+    without_alias,
+)
 from consumer.signature import EMPTY, Unresolved
 from outbox.errors import ConfigurationError
 from outbox.event import event_type_of
@@ -49,8 +56,8 @@ def handled_event(
     if isinstance(registered, type):
         _check_pair(registered, model)
         model = registered
-    elif registered is None and model is None and is_model(annotation):
-        model = annotation
+    elif registered is None and model is None and is_model(without_alias(annotation)):
+        model = without_alias(annotation)
     found = _payload_type(model, annotation)
     known = event_type(registered)
     if known is None:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, RootModel
 
@@ -53,6 +53,7 @@ def payload_type(annotation: Any) -> PayloadType:
 
     Raises ConfigurationError if pydantic cannot validate such a type.
     """
+    annotation = without_alias(annotation)
     if is_unchecked(annotation):
         return UNCHECKED
     if annotation is bytes:
@@ -98,8 +99,26 @@ def check_defined(payload_type: PayloadType, names: Mapping[str, Any]) -> None:
         )
 
 
+def without_alias(annotation: Any) -> Any:
+    """The type that *annotation* is another name of: of `type X = …`, or of a `NewType`."""
+    while (inner := _inner(annotation)) is not annotation:
+        annotation = inner
+    return annotation
+
+
+def _inner(annotation: Any) -> Any:
+    if isinstance(annotation, NewType):
+        return annotation.__supertype__
+    # Python 3.12 has a class for `type X = …`, and typing_extensions has one of the same name.
+    is_alias = type(annotation).__name__ == "TypeAliasType"
+    return annotation.__value__ if is_alias else annotation
+
+
 def accepts(annotation: Any, model: type[BaseModel]) -> bool:
     """Whether a handler whose payload has this *annotation* can be given instances of *model*."""
+    annotation = without_alias(annotation)
+    if get_origin(annotation) is Annotated:
+        return accepts(get_args(annotation)[0], model)
     if is_unchecked(annotation):
         return True
     if get_origin(annotation) in {Union, UnionType}:

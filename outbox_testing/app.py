@@ -29,7 +29,7 @@ from outbox_testing.handling import Handling
 from outbox_testing.publishing import Publishing
 from outbox_testing.record import HELD, Record
 
-MOST_ROUNDS = 1_000
+MOST_ROUNDS = 200
 """The most times that handlers may record events in answer to events."""
 
 

@@ -33,7 +33,7 @@ _MEANINGS: Mapping[int, str] = {
         "a table, column or function is missing or different: run `relay migrate`"
     ),
     sqlite3.SQLITE_PERM: "the permissions of the SQLite file do not allow this",
-    sqlite3.SQLITE_BUSY: "another process has locked the SQLite file",
+    sqlite3.SQLITE_BUSY: "another process or connection has locked the SQLite file",
     sqlite3.SQLITE_LOCKED: "another connection has locked the SQLite file",
     sqlite3.SQLITE_NOMEM: "SQLite has no memory left",
     sqlite3.SQLITE_READONLY: "the SQLite file is read-only",

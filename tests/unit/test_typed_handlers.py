@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NewType
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from typing_extensions import TypeAliasType
 
 from consumer import Consumer, Message
 from consumer.checks import check_handlers
@@ -222,6 +223,30 @@ def test_a_first_parameter_that_is_no_message_is_refused(etl, annotation):
 
     with pytest.raises(ConfigurationError, match=r"message must be annotated with Message\[…\]$"):
         etl.on("a.b")(handle)
+
+
+Taken = NewType("Taken", Reading)
+Alias = TypeAliasType("Alias", Reading)
+
+
+@pytest.mark.parametrize("annotation", [Taken, Alias, Annotated[Reading, "checked"]], ids=str)
+def test_another_name_of_a_model_is_the_model(etl, annotation):
+    async def handle(message, session): ...
+
+    handle.__annotations__["message"] = Message[annotation]
+    etl.on(Reading)(handle)
+
+    assert etl.handlers["reading.taken"].payload_type.model is Reading
+
+
+@pytest.mark.parametrize("annotation", [Taken, Alias])
+def test_another_name_of_a_model_names_its_type_of_events(etl, annotation):
+    async def handle(message, session): ...
+
+    handle.__annotations__["message"] = Message[annotation]
+    etl.on()(handle)
+
+    assert etl.handlers["reading.taken"].payload_type.model is Reading
 
 
 def test_a_session_of_another_kind_is_refused(etl):
