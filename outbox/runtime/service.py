@@ -7,6 +7,7 @@ not committed or confirmed.
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -143,7 +144,8 @@ async def _raise_first(work: asyncio.Future[None]) -> None:
 
 async def pause(stop: asyncio.Event, duration: timedelta) -> None:
     """Wait for *duration*, or until *stop* is set."""
-    try:
-        await asyncio.wait_for(stop.wait(), duration.total_seconds())
-    except TimeoutError:
-        return
+    # On Python 3.11 `wait_for` loses a cancellation that comes as *stop* is set:
+    # findings/asyncio-wait-for-lost-cancellation.sh.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(duration.total_seconds()):
+            await stop.wait()
