@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NewType, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, RootModel
 
@@ -129,7 +129,7 @@ def accepts(annotation: Any, model: type[BaseModel]) -> bool:
         return annotation is model
 
 
-def is_model(value: object) -> bool:
+def is_model(value: object) -> TypeGuard[type[BaseModel]]:
     """Whether *value* is a class of pydantic models."""
     return isinstance(value, type) and issubclass(value, BaseModel)
 

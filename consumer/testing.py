@@ -14,10 +14,16 @@ It needs the packages of both processes. A process of a consumer never imports t
 is the only one of the package that leads to the relay: a test of the whole way needs both.
 """
 
-from outbox_testing.app import App
-from outbox_testing.drained import Drained, FailedAttempt, Settled, SettledMessage
-from outbox_testing.message import a_message
-from outbox_testing.running import running
+import outbox_relay
+
+try:
+    from outbox_testing.app import App
+    from outbox_testing.drained import Drained, FailedAttempt, Settled, SettledMessage
+    from outbox_testing.message import a_message
+    from outbox_testing.running import running
+except ImportError as error:
+    outbox_relay.explain_import_error("consumer", error)
+    raise
 
 __all__ = [
     "App",

@@ -78,6 +78,7 @@ class Event:
         put(self, "headers", MappingProxyType(dict(self.headers)))
         if not isinstance(self.id, UUID):
             raise InvalidEvent("id", "must be a UUID")
+        _check_type_of_model(self.type, type(self.payload))
         if self.not_before is not None:
             _check_time("not_before", self.not_before)
         check(self)
@@ -127,6 +128,12 @@ def event_type_of(model: type) -> str:
         raise InvalidEvent("event_type", f"must be a ClassVar[str] of the class {model.__name__}")
     check_type(event_type)
     return event_type
+
+
+def _check_type_of_model(event_type: str, model: type) -> None:
+    named = getattr(model, "event_type", event_type)
+    if isinstance(named, str) and named != event_type:
+        raise InvalidEvent("type", f"must be that of the class {model.__name__} of the payload")
 
 
 class SupportsEvent(Protocol):

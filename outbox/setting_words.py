@@ -5,6 +5,7 @@ The words of errors about the values of settings.
 from typing import Any
 
 EMPTY = "is empty: give it a value, or remove it for the default"
+NO_SCHEME = "is not a URL, as sqlite:///app.db or postgresql://user:password@host/database is"
 NOT_A_URL = (
     "is not a URL: write other characters than letters and digits in user and password as %XX, "
     "such as %40 for @"

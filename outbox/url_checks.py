@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox.postgres_server import PostgresServer, server_of
-from outbox.setting_words import EMPTY, NOT_A_URL
+from outbox.setting_words import EMPTY, NO_SCHEME, NOT_A_URL
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 _DATABASE_PARAMETERS = {
@@ -60,7 +60,8 @@ def database_url(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # A ValueError quotes the text in the place of the port, which is often a password.
-        raise ValueError(f"MQ_DATABASE_URL: {NOT_A_URL}") from None
+        problem = NOT_A_URL if "://" in text else NO_SCHEME
+        raise ValueError(f"MQ_DATABASE_URL: {problem}") from None
     # make_url drops a text behind ? that has no =, and would open another file.
     if url.drivername.startswith("sqlite") and "?" in text:
         raise ValueError(f"MQ_DATABASE_URL: {_NO_PARAMETERS}")

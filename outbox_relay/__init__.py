@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,10 @@ def _module(command: str, *, arguments: int) -> str:
 
 
 def _run(extra: str, module: str, *packages: str) -> None:
+    if sys.argv[1:] == ["--version"]:
+        # Also where the packages of the command are not installed.
+        print(f"outbox-relay {version('outbox-relay')}")  # noqa: T201
+        return
     try:
         check_packages(*packages)
         try:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
+from sqlalchemy.exc import DBAPIError
+
 from consumer.verdict import (
     CODES,
     RETRIES_EXHAUSTED,
@@ -21,6 +23,8 @@ from consumer.verdict import (
 from outbox.errors import UnreadableMessage
 from outbox.testing import RecordedEvent
 
+TABLES = "running(…, tables=Base.metadata) creates the tables of your application"
+_NO_TABLE = ("no such table", "UndefinedTable")
 FAILED = "failures of relay and consumers"
 
 
@@ -126,11 +130,21 @@ class Drained:
     def raise_failures(self) -> None:
         """Raise an ExceptionGroup of all failures, if there are any."""
         __tracebackhide__ = True
-        if self.failures:
-            raise BaseExceptionGroup(FAILED, [each.error for each in self.failures])
+        if not self.failures:
+            return
+        errors = [each.error for each in self.failures]
+        for error in errors:
+            if is_without_table(error) and TABLES not in getattr(error, "__notes__", ()):
+                error.add_note(TABLES)
+        raise BaseExceptionGroup(FAILED, errors)
 
     def _settled(self, settled: Settled) -> list[SettledMessage]:
         return [each for each in self.messages if each.settled is settled]
+
+
+def is_without_table(error: BaseException) -> bool:
+    """Whether a statement of the application has failed because its table does not exist."""
+    return isinstance(error, DBAPIError) and any(each in str(error) for each in _NO_TABLE)
 
 
 def settled_by(verdict: Verdict) -> Settled:

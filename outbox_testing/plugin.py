@@ -8,7 +8,8 @@ Both use SQLite files, or the servers that options of the command line or the co
 Every session of pytest imports this module, so it imports nothing else before a fixture is used.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, text in _HELP.items():
         group.addoption(f"--{name.replace('_', '-')}", default=None, metavar="URL", help=text)
         parser.addini(name, help=text, default="")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Fail a test with an assertion that it has not awaited, and that has asserted nothing."""
+    result = yield
+    # A test that has not imported it has called none.
+    assertions: Any = sys.modules.get("outbox.testing.assertions")
+    if assertions is not None and assertions.UNAWAITED:
+        name = next(iter(assertions.UNAWAITED.values()))
+        assertions.UNAWAITED.clear()
+        pytest.fail(f"{name} was not awaited: with a session of asyncio write `await {name}(…)`")
+    return result
 
 
 def _configured(config: pytest.Config, name: str) -> str | None:

@@ -31,7 +31,8 @@ def save(document: dict[str, Any], file: str) -> None:
         Path(new.name).chmod(mode)
         Path(new.name).replace(path)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--output: cannot be written ({type(error).__name__})") from None
+        kind = type(error).__name__
+        raise ConfigurationError(f"--output: {file} cannot be written ({kind})") from None
 
 
 def load(file: str) -> Any:
@@ -43,6 +44,7 @@ def load(file: str) -> Any:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"--contract: cannot be read ({type(error).__name__})") from None
+        kind = type(error).__name__
+        raise ConfigurationError(f"--contract: {file} cannot be read ({kind})") from None
     except (ValueError, RecursionError):
-        raise ConfigurationError("--contract: is no JSON") from None
+        raise ConfigurationError(f"--contract: {file} is no JSON") from None

@@ -45,11 +45,11 @@ def sent_by(modules: Sequence[str]) -> dict[str, type[BaseModel]]:
 
 
 def _models(module: ModuleType) -> list[type[BaseModel]]:
-    return [
-        model
-        for name, model in sorted(vars(module).items())
-        if not name.startswith("_") and is_model(model) and hasattr(model, "event_type")
+    # By their names, since a module may import some of them when they are asked for.
+    public: list[object] = [
+        getattr(module, name, None) for name in dir(module) if not name.startswith("_")
     ]
+    return [each for each in public if is_model(each) and hasattr(each, "event_type")]
 
 
 def _event_type_of(model: type[BaseModel]) -> str:

@@ -3,7 +3,8 @@ Assertions on the events that a session has recorded.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, TypeVar, Unpack, overload
+from itertools import count as count_from
+from typing import Any, TypeAlias, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel
 
@@ -15,6 +16,12 @@ Checked = TypeVar("Checked")
 
 Kind: TypeAlias = "str | type[object] | BaseModel"
 """An event type, a class with `event_type`, or an instance of such a model."""
+
+
+UNAWAITED: dict[int, str] = {}
+"""The names of assertions that were called and not awaited: they have asserted nothing yet."""
+
+_NUMBERS = count_from(1)
 
 
 @overload
@@ -65,7 +72,7 @@ def assert_recorded(
     def check(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         return accepted(events, expected, count, act="recorded")
 
-    return _checked(session, check)
+    return _checked("assert_recorded", session, check)
 
 
 @overload
@@ -96,7 +103,7 @@ def assert_not_recorded(
     def check(events: Sequence[RecordedEvent]) -> None:
         accepted(events, expected, 0, act="recorded")
 
-    return _checked(session, check)
+    return _checked("assert_not_recorded", session, check)
 
 
 def expectation(kind: Kind, payload: Any, fields: Fields) -> Expectation:
@@ -117,16 +124,27 @@ def accepted(
 
 
 def _checked(
-    session: "Recorder | AsyncRecorder", check: Callable[[Sequence[RecordedEvent]], Checked]
+    name: str,
+    session: "Recorder | AsyncRecorder",
+    check: Callable[[Sequence[RecordedEvent]], Checked],
 ) -> Checked | Coroutine[Any, Any, Checked]:
     __tracebackhide__ = True
     events = recorded(session)
-    return check(events) if isinstance(events, list) else _awaited(events, check)
+    if isinstance(events, list):
+        return check(events)
+    events.close()  # another one is made when this is awaited, so that one warning says if not
+    number = next(_NUMBERS)
+    waiting: Any = _awaited(number, cast("AsyncRecorder", session), check)
+    waiting.__qualname__ = name  # Python's warning about it shows this
+    UNAWAITED[number] = name
+    return cast("Coroutine[Any, Any, Checked]", waiting)
 
 
 async def _awaited(
-    events: Coroutine[Any, Any, list[RecordedEvent]],
+    number: int,
+    session: AsyncRecorder,
     check: Callable[[Sequence[RecordedEvent]], Checked],
 ) -> Checked:
     __tracebackhide__ = True
-    return check(await events)
+    del UNAWAITED[number]
+    return check(await recorded(session))

@@ -86,9 +86,18 @@ def test_a_document_names_the_service_and_the_events_that_it_sends(run):
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        (["check", "service:etl", "--contract", "none.json"], "--contract: cannot be read"),
-        (["check", "service:etl", "--contract", "service.py"], "--contract: is no JSON"),
-        (["asyncapi", "service:etl", "--output", "none/etl.json"], "--output: cannot be written"),
+        (
+            ["check", "service:etl", "--contract", "none.json"],
+            "--contract: none.json cannot be read",
+        ),
+        (
+            ["check", "service:etl", "--contract", "service.py"],
+            "--contract: service.py is no JSON",
+        ),
+        (
+            ["asyncapi", "service:etl", "--output", "none/etl.json"],
+            "--output: none/etl.json cannot be written",
+        ),
         (["asyncapi", "service:etl", "--events", "none"], "--events: there is no module none"),
         (["asyncapi", "service:etl", "--events", "json"], "--events: json has no model"),
     ],

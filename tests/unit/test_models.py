@@ -67,7 +67,8 @@ def read(model: type[BaseModel], body: bytes) -> Any:
 
 
 def arrived(payload: BaseModel) -> Any:
-    attempt = decoded(Event("test.happened", payload), type(payload))
+    event_type = getattr(payload, "event_type", "test.happened")
+    attempt = decoded(Event(event_type, payload), type(payload))
     assert isinstance(attempt, Attempt), attempt
     return attempt.message.payload
 

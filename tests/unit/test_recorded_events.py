@@ -4,7 +4,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import outbox
 from outbox import Event, InvalidEvent
 from outbox.testing import RecordedEvent, assert_not_recorded, assert_recorded, recorded
+from outbox.testing.assertions import UNAWAITED
+from outbox_testing import plugin
 from tests.support.builders import an_event, an_upload
 
 A_TIME = datetime(2030, 1, 1, tzinfo=UTC)
@@ -234,3 +236,17 @@ def test_mistakes_in_the_call_are_errors_of_their_own(session: Session):
         recorded(session, int)
     with pytest.raises(TypeError, match="must be a Session, an AsyncSession"):
         recorded(object())  # type: ignore[call-overload]
+
+
+async def test_an_assertion_that_is_not_awaited_fails_its_test(async_engine: AsyncEngine):
+    """It has asserted nothing, and Python only warns about it."""
+    async with AsyncSession(async_engine) as session:
+        await assert_not_recorded(session, "a.b")
+        forgotten: Any = assert_recorded(session, "a.b")
+        test = plugin.pytest_runtest_call()
+        next(test)
+        with pytest.raises(pytest.fail.Exception, match=r"write `await assert_recorded\(…\)`"):
+            test.send(None)
+        assert UNAWAITED == {}
+        assert forgotten.__qualname__ == "assert_recorded"
+        forgotten.close()

@@ -21,7 +21,7 @@ from consumer.checks import check_handlers
 from consumer.execution.decode import read_message
 from consumer.payload_type import BYTES, UNCHECKED, PayloadType
 from outbox import Event, HealthDataMessage
-from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.errors import ConfigurationError, InvalidEvent, UnreadableMessage
 from outbox.wire.codec import from_wire
 from tests.support.builders import on_the_wire
 
@@ -332,3 +332,8 @@ def test_the_event_of_a_model_has_the_type_that_its_class_names():
 
     assert (event.type, event.payload) == ("reading.taken", Reading(value=1))
     assert event.ordering_key == "k"
+
+
+def test_an_event_of_another_type_than_its_model_names_is_refused():
+    with pytest.raises(InvalidEvent, match="type: must be that of the class Reading of the pay"):
+        Event("ward.moved", Reading(value=1))
