@@ -6,7 +6,7 @@ The lifespan of a consumer, and the resources that it provides: pure, but for en
         http: httpx.AsyncClient
 
     @asynccontextmanager
-    async def resources() -> AsyncIterator[Resources]:
+    async def resources() -> AsyncGenerator[Resources, None]:
         async with httpx.AsyncClient() as http:
             yield Resources(http)
 

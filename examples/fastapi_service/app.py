@@ -2,7 +2,7 @@
 The service: `uvicorn --factory examples.fastapi_service.app:create_app`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -26,7 +26,7 @@ def create_app(engine: AsyncEngine | None = None) -> FastAPI:
     """The application, on *engine* or on the database of MQ_DATABASE_URL."""
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         yield
         await used.dispose()
 

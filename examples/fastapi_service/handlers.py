@@ -7,7 +7,7 @@ with a lease sends it.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ HIGH = 120
 
 
 @asynccontextmanager
-async def ward_service() -> AsyncIterator[httpx.AsyncClient]:
+async def ward_service() -> AsyncGenerator[httpx.AsyncClient, None]:
     """The client of the ward's service, one for the life of the process."""
     async with httpx.AsyncClient(base_url=os.environ["WARD_URL"], timeout=5) as client:
         yield client

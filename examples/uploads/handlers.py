@@ -3,7 +3,7 @@ Reads the files of the events: `consumer run examples.uploads.handlers:files`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from examples.uploads.tables import contents
 
 
 @asynccontextmanager
-async def storage() -> AsyncIterator[Directory]:
+async def storage() -> AsyncGenerator[Directory, None]:
     yield configured()
 
 
