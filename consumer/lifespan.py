@@ -157,7 +157,7 @@ def _type_of_value(name: str, function: Any) -> Any:
         return annotation_of(arguments[0], names)
     raise ConfigurationError(
         f"lifespan {name}: its annotation must say what it provides, as in "
-        "-> AsyncIterator[Resources]"
+        "-> AsyncGenerator[Resources, None]"
     )
 
 
