@@ -33,6 +33,9 @@ MOST_ROUNDS = 200
 """The most times that handlers may record events in answer to events."""
 
 
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The parts of an `App`; *exchange* is the one to which the relay publishes."""
@@ -51,13 +54,14 @@ class App:
     """
     Relay and consumers in the process of the test; `running` makes it.
 
-    `database_url` and `engine` are for code under test that makes sessions of its own, and
-    `broker_url` for other clients. `sessionmaker` makes sessions that do not expire on commit.
+    `engine` is for code under test that makes sessions of its own, and `database_url`, with the
+    driver for asyncio, if it makes an engine too; `broker_url` is for other clients. `sessionmaker` makes sessions that do not expire on commit.
     `published` has all events that the relay has published, in order.
     """
 
     def __init__(self, parts: Parts) -> None:
-        self.database_url = parts.database_url
+        driver = _DRIVERS[parts.engine.dialect.name]
+        self.database_url = parts.database_url.set(drivername=driver)
         self.broker_url = parts.broker_url
         self.engine = parts.engine
         # On SQLite a session that only reads would keep relay and consumer from writing.

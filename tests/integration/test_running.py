@@ -412,6 +412,10 @@ async def test_an_empty_database_is_migrated_and_kept(tmp_path: Path, empty_post
     for database in (tmp_path / "mine.db", empty_postgres_url):
         async with running(a_consumer(), database=database, tables=METADATA) as app:
             await app.call(Upload(size=1))
+        own = create_async_engine(app.database_url)
+        async with own.connect() as connection:
+            assert await connection.scalar(sa.text("SELECT count(*) FROM outbox")) is not None
+        await own.dispose()
         async with running(a_consumer(), database=app.database_url) as again:
             assert await sizes(again) == [1]
 
