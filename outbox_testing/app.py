@@ -55,8 +55,9 @@ class App:
     Relay and consumers in the process of the test; `running` makes it.
 
     `engine` is for code under test that makes sessions of its own, and `database_url`, with the
-    driver for asyncio, if it makes an engine too; `broker_url` is for other clients. `sessionmaker` makes sessions that do not expire on commit.
-    `published` has all events that the relay has published, in order.
+    driver for asyncio, if it makes an engine too; `broker_url` is for other clients.
+    `sessionmaker` makes sessions that do not expire on commit. `published` has all events that
+    the relay has published, in order.
     """
 
     def __init__(self, parts: Parts) -> None:
