@@ -6,7 +6,7 @@ A service passes the engine that it already has: any engine of SQLAlchemy can re
 
 import os
 
-from sqlalchemy import Dialect, Table, make_url
+from sqlalchemy import Dialect, MetaData, Table, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -19,6 +19,14 @@ def connect() -> AsyncEngine:
     url = url.set(drivername=_DRIVERS[url.get_backend_name()])
     # Otherwise errors of SQLAlchemy quote rows and bodies, which are health data.
     return create_async_engine(url, hide_parameters=True)
+
+
+async def create_tables(metadata: MetaData) -> None:
+    """Create the tables that are missing; a service does so in its own migrations."""
+    engine = connect()
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
 
 
 def upsert(table: Table, dialect: Dialect) -> postgresql.Insert | sqlite.Insert:

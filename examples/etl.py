@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer import Consumer, Message
-from examples.database import connect
+from examples.database import create_tables
 from outbox import HealthDataMessage
 
 metadata = sa.MetaData()
@@ -41,12 +41,5 @@ async def load(message: Message[HealthDataMessage], session: AsyncSession) -> No
     )
 
 
-async def create_table() -> None:
-    engine = connect()
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    await engine.dispose()
-
-
 if __name__ == "__main__":
-    asyncio.run(create_table())
+    asyncio.run(create_tables(metadata))

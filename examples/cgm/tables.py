@@ -8,7 +8,7 @@ import asyncio
 
 import sqlalchemy as sa
 
-from examples.database import connect
+from examples.database import create_tables
 
 metadata = sa.MetaData()
 readings = sa.Table(
@@ -22,12 +22,5 @@ readings = sa.Table(
 )
 
 
-async def create() -> None:
-    engine = connect()
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    await engine.dispose()
-
-
 if __name__ == "__main__":
-    asyncio.run(create())
+    asyncio.run(create_tables(metadata))

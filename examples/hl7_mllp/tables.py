@@ -6,7 +6,7 @@ import asyncio
 
 import sqlalchemy as sa
 
-from examples.database import connect
+from examples.database import create_tables
 
 metadata = sa.MetaData()
 
@@ -40,12 +40,5 @@ wards = sa.Table(
 )
 
 
-async def create() -> None:
-    engine = connect()
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    await engine.dispose()
-
-
 if __name__ == "__main__":
-    asyncio.run(create())
+    asyncio.run(create_tables(metadata))
