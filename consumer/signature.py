@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args, get_origin
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -127,7 +128,7 @@ def _called(function: Any) -> Any:
 def innermost(function: Any) -> Any:
     """*function* as it is written: without decorators, `functools.partial` and `__call__`."""
     inner = inspect.unwrap(function)
-    while hasattr(inner, "func"):
+    while isinstance(inner, partial):  # a mock has any attribute
         inner = inspect.unwrap(inner.func)
     if inspect.isroutine(inner) or inspect.isclass(inner) or not callable(inner):
         return inner

@@ -100,7 +100,7 @@ def test_environment_and_file_of_settings_take_precedence_with_a_warning(
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("mq_database_url", SECRET.encode(), "is not a URL: "),
+        ("mq_database_url", SECRET.encode(), "is not a URL, as sqlite:"),
         ("mq_database_url", b"", "is empty: "),
         ("mq_database_url", f"mysql://app:{SECRET}@h/app".encode(), "scheme must be postgresql"),
         ("mq_batch_size", SECRET.encode(), "must be a whole number"),
