@@ -24,7 +24,7 @@ from outbox.testing.expectation import ANY, Fields
 from outbox_testing.clock import SkippingClock
 from outbox_testing.database import let_pass
 from outbox_testing.delivered import NO_PAYLOAD, delivery_of, event_of
-from outbox_testing.drained import Drained, Settled, settled_by
+from outbox_testing.drained import Drained, Settled, explained, settled_by
 from outbox_testing.handling import Handling
 from outbox_testing.publishing import Publishing
 from outbox_testing.record import HELD, Record
@@ -114,7 +114,7 @@ class App:
         with _explained():
             verdict = await handling.call(delivery)
         if failures := self._parts.record.take().failures:
-            raise failures[0].error
+            raise explained(failures[0].error)
         if isinstance(verdict, DeadLetter):
             raise UnreadableMessage(verdict.code, verdict.detail)
         return settled_by(verdict)

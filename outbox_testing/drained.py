@@ -132,19 +132,20 @@ class Drained:
         __tracebackhide__ = True
         if not self.failures:
             return
-        errors = [each.error for each in self.failures]
-        for error in errors:
-            if is_without_table(error) and TABLES not in getattr(error, "__notes__", ()):
-                error.add_note(TABLES)
-        raise BaseExceptionGroup(FAILED, errors)
+        raise BaseExceptionGroup(FAILED, [explained(each.error) for each in self.failures])
 
     def _settled(self, settled: Settled) -> list[SettledMessage]:
         return [each for each in self.messages if each.settled is settled]
 
 
-def is_without_table(error: BaseException) -> bool:
-    """Whether a statement of the application has failed because its table does not exist."""
-    return isinstance(error, DBAPIError) and any(each in str(error) for each in _NO_TABLE)
+def explained(error: BaseException) -> BaseException:
+    """*error*, with a note if a table of the application does not exist."""
+    is_without_table = isinstance(error, DBAPIError) and any(
+        each in str(error) for each in _NO_TABLE
+    )
+    if is_without_table and TABLES not in getattr(error, "__notes__", ()):
+        error.add_note(TABLES)
+    return error
 
 
 def settled_by(verdict: Verdict) -> Settled:

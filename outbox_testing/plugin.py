@@ -39,14 +39,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     """Fail a test with an assertion that it has not awaited, and that has asserted nothing."""
+    # Of a fixture, or of a test that has failed by itself.
+    _take_unawaited()
     result = yield
-    # A test that has not imported it has called none.
-    assertions: Any = sys.modules.get("outbox.testing.assertions")
-    if assertions is not None and assertions.UNAWAITED:
-        name = next(iter(assertions.UNAWAITED.values()))
-        assertions.UNAWAITED.clear()
-        pytest.fail(f"{name} was not awaited: with a session of asyncio write `await {name}(…)`")
+    if names := _take_unawaited():
+        write = f"with a session of asyncio write `await {names[0]}(…)`"
+        pytest.fail(f"{names[0]} was not awaited: {write}")
     return result
+
+
+def _take_unawaited() -> list[str]:
+    # A test that has not imported it has called none.
+    module: Any = sys.modules.get("outbox.testing.unawaited")
+    if module is None:
+        return []
+    names = list(module.UNAWAITED.values())
+    module.UNAWAITED.clear()
+    return names
 
 
 def _configured(config: pytest.Config, name: str) -> str | None:

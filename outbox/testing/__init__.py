@@ -8,6 +8,7 @@ Helpers for tests of code that records events. They need the packages of a produ
     recorded_event      such an event, its payload decoded
     expectation         which events an assertion accepts, and how it fails
     assertions          the assertions
+    unawaited           calls that have to be awaited, and were not
 
 With an `AsyncSession` or an `AsyncConnection` each of the functions is awaited. The texts of
 failed assertions show payloads: let tests make up their data.

@@ -3,25 +3,20 @@ Assertions on the events that a session has recorded.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import count as count_from
-from typing import Any, TypeAlias, TypeVar, Unpack, cast, overload
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
 from outbox.testing.expectation import ANY, Expectation, Fields
-from outbox.testing.recorded import AsyncRecorder, Recorder, recorded
+from outbox.testing.recorded import AsyncRecorder, Recorder, read
 from outbox.testing.recorded_event import RecordedEvent, type_of, type_of_example
+from outbox.testing.unawaited import to_await
 
 Checked = TypeVar("Checked")
 
 Kind: TypeAlias = "str | type[object] | BaseModel"
 """An event type, a class with `event_type`, or an instance of such a model."""
-
-
-UNAWAITED: dict[int, str] = {}
-"""The names of assertions that were called and not awaited: they have asserted nothing yet."""
-
-_NUMBERS = count_from(1)
 
 
 @overload
@@ -129,22 +124,15 @@ def _checked(
     check: Callable[[Sequence[RecordedEvent]], Checked],
 ) -> Checked | Coroutine[Any, Any, Checked]:
     __tracebackhide__ = True
-    events = recorded(session)
+    events = read(session, None)
     if isinstance(events, list):
         return check(events)
-    events.close()  # another one is made when this is awaited, so that one warning says if not
-    number = next(_NUMBERS)
-    waiting: Any = _awaited(number, cast("AsyncRecorder", session), check)
-    waiting.__qualname__ = name  # Python's warning about it shows this
-    UNAWAITED[number] = name
-    return cast("Coroutine[Any, Any, Checked]", waiting)
+    return to_await(name, partial(_checked_later, events, check))
 
 
-async def _awaited(
-    number: int,
-    session: AsyncRecorder,
+async def _checked_later(
+    events: Callable[[], Coroutine[Any, Any, list[RecordedEvent]]],
     check: Callable[[Sequence[RecordedEvent]], Checked],
 ) -> Checked:
     __tracebackhide__ = True
-    del UNAWAITED[number]
-    return check(await recorded(session))
+    return check(await events())

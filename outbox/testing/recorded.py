@@ -2,13 +2,15 @@
 Reading the events that a session or a connection has recorded; nothing is flushed.
 """
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
 from outbox.testing.recorded_event import RecordedEvent, from_values, type_of
+from outbox.testing.unawaited import to_await
 from outbox.wire.row_codec import WRITTEN_COLUMNS
 from outbox.written_row import written_row
 from outbox.written_table import written
@@ -46,13 +48,20 @@ def recorded(
     The function flushes nothing, and begins no transaction of *session*. It raises TypeError for
     another kind of object, and InvalidEvent for a class without `event_type`.
     """
-    wanted = None if kind is None else type_of(kind)
+    found = read(session, None if kind is None else type_of(kind))
+    return found if isinstance(found, list) else to_await("recorded", found)
+
+
+def read(
+    session: "Recorder | AsyncRecorder", wanted: str | None
+) -> list[RecordedEvent] | Callable[[], Coroutine[Any, Any, list[RecordedEvent]]]:
+    """The recorded events, of the type *wanted* if it is given; or the function to await them."""
     # The registry of a scoped session returns the session of this task or thread.
     registry = getattr(session, "registry", None)
     found = cast("object", registry() if callable(registry) else session)
     if hasattr(found, "run_sync"):
         of_task = cast("AsyncSession | AsyncConnection", found)
-        return of_task.run_sync(_read, wanted)
+        return partial(of_task.run_sync, _read, wanted)
     return _read(found, wanted)
 
 

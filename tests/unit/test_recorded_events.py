@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import outbox
 from outbox import Event, InvalidEvent
 from outbox.testing import RecordedEvent, assert_not_recorded, assert_recorded, recorded
-from outbox.testing.assertions import UNAWAITED
+from outbox.testing.unawaited import UNAWAITED
 from outbox_testing import plugin
 from tests.support.builders import an_event, an_upload
 
@@ -238,15 +238,19 @@ def test_mistakes_in_the_call_are_errors_of_their_own(session: Session):
         recorded(object())  # type: ignore[call-overload]
 
 
-async def test_an_assertion_that_is_not_awaited_fails_its_test(async_engine: AsyncEngine):
-    """It has asserted nothing, and Python only warns about it."""
+@pytest.mark.parametrize("function", [assert_recorded, recorded])
+async def test_a_call_that_is_not_awaited_fails_its_own_test(async_engine: AsyncEngine, function):
+    """An assertion has asserted nothing, and Python only warns about it."""
+    name = function.__name__
     async with AsyncSession(async_engine) as session:
-        await assert_not_recorded(session, "a.b")
-        forgotten: Any = assert_recorded(session, "a.b")
+        of_a_fixture: Any = function(session, "a.b")
         test = plugin.pytest_runtest_call()
         next(test)
-        with pytest.raises(pytest.fail.Exception, match=r"write `await assert_recorded\(…\)`"):
+        await assert_not_recorded(session, "a.b")
+        forgotten: Any = function(session, "a.b")
+        with pytest.raises(pytest.fail.Exception, match=rf"write `await {name}\(…\)`"):
             test.send(None)
         assert UNAWAITED == {}
-        assert forgotten.__qualname__ == "assert_recorded"
+        assert forgotten.__qualname__ == name
         forgotten.close()
+        of_a_fixture.close()
