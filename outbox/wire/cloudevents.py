@@ -50,7 +50,7 @@ PREFIXES = ("cloudEvents_", "cloudEvents:", "ce-", "ce_")
 REQUIRED = ("specversion", "id", "source", "type")
 CORE = frozenset({*REQUIRED, "time", "datacontenttype", "data", "data_base64", "correlationid"})
 
-_MARKS = frozenset(prefix + name for prefix in PREFIXES for name in ("specversion", "id", "type"))
+MARKS = frozenset(prefix + name for prefix in PREFIXES for name in ("specversion", "id", "type"))
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,64}")
 _MAX_STRUCTURED_BYTES = 8 * MAX_BODY_BYTES
 """A body as text in JSON, with every character escaped, is six times as large."""
@@ -58,7 +58,7 @@ _MAX_STRUCTURED_BYTES = 8 * MAX_BODY_BYTES
 
 def is_cloudevent(message: WireMessage) -> bool:
     """Whether *message* has attributes of a CloudEvent, however incomplete."""
-    return not _MARKS.isdisjoint(message.headers) or _is_structured(message.content_type)
+    return not MARKS.isdisjoint(message.headers) or is_structured(message.content_type)
 
 
 def read(message: WireMessage) -> WireMessage:
@@ -69,7 +69,7 @@ def read(message: WireMessage) -> WireMessage:
     or with a code of `outbox.wire.compression`.
     """
     headers, attributes = _divided(message.headers)
-    if _is_structured(message.content_type):
+    if is_structured(message.content_type):
         attributes = _members(message)
         data, content_type = _data(attributes)
         message = replace(message, body=data, content_type=content_type, content_encoding=None)
@@ -82,7 +82,7 @@ def read(message: WireMessage) -> WireMessage:
 
 
 @lru_cache(maxsize=1024)
-def _is_structured(content_type: str | None) -> bool:
+def is_structured(content_type: str | None) -> bool:
     return content_type is not None and media_type.essence(content_type).startswith(
         "application/cloudevents"
     )

@@ -19,8 +19,13 @@ from outbox.errors import UnreadableMessage
 from outbox.wire import cloudevents
 from outbox.wire.codec import WireMessage
 
-_ENCODED: Final = "amqp-1.0"
+ENCODED: Final = "amqp-1.0"
+"""The type of a message whose body is encoded as in AMQP 1.0."""
 _MESSAGE_ID_HEADER: Final = "x-message-id"
+HEADERS = cloudevents.MARKS | {_MESSAGE_ID_HEADER}
+"""A message with none of them follows no convention by its headers."""
+is_structured = cloudevents.is_structured
+
 _VALUE = b"\x00\x53\x77"
 """The descriptor of the section amqp-value."""
 
@@ -32,7 +37,7 @@ def is_foreign(message: WireMessage) -> bool:
     """Whether `read` would change *message*."""
     return (
         cloudevents.is_cloudevent(message)
-        or message.type == _ENCODED
+        or message.type == ENCODED
         or (message.message_id is None and _MESSAGE_ID_HEADER in message.headers)
     )
 
@@ -43,7 +48,7 @@ def read(message: WireMessage) -> WireMessage:
 
     Raises UnreadableMessage with a reason code; its detail names what is missing or wrong.
     """
-    if message.type == _ENCODED:
+    if message.type == ENCODED:
         message = replace(message, body=_text_of_value(message.body), type=None)
     if message.message_id is None:
         identity = message.headers.get(_MESSAGE_ID_HEADER)

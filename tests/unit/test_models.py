@@ -44,7 +44,7 @@ from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.payload_type import PayloadType
 from consumer.verdict import DeadLetter, Verdict
-from outbox import Event, HealthDataMessage, InvalidEvent
+from outbox import Event, HealthDataMessage, InvalidEvent, model_json
 from outbox.transports.delivery import Delivery
 from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_upload, on_the_wire
 
@@ -622,7 +622,9 @@ def test_a_model_of_any_shape_arrives_as_it_was_or_is_refused(data):
     attempt = decoded(event, type(payload))
 
     assert isinstance(attempt, Attempt), attempt
-    assert attempt.message.payload == payload
+    found = attempt.message.payload
+    # Python calls times of two zones unequal in an hour that a change of the clocks repeats.
+    assert found == payload or model_json.write(found) == model_json.write(payload)
 
 
 def test_a_refusal_of_an_upload_names_the_field():
