@@ -14,6 +14,7 @@ from tests.reliability.fault_run import FaultRun
 from tests.reliability.outcomes import QUEUE_PREFIX
 from tests.reliability.producers import Load
 from tests.reliability.roles import FREE, ORDERED
+from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.selection, pytest.mark.timeout(300)]
 
@@ -60,9 +61,9 @@ async def test_messages_delivered_ten_times_to_eight_processes_have_one_effect(
     async with FaultRun(environment, tmp_path, consumers=4, load=load) as run:
         async with run.record_fault("storm of duplicates"), storm.raging(environment.broker_url):
             await run.makes_progress(200)
+            # On a busy machine the storm is slower than the run.
+            await eventually(lambda: storm.copies >= 50 * TIMES, within=60)
         await run.makes_progress(20)
-
-    assert storm.copies >= 50 * TIMES
 
 
 async def test_a_handler_that_takes_longer_than_the_broker_waits_has_one_effect(
