@@ -2,11 +2,11 @@
 How the calls of the application's hooks have ended, in the log and in a metric.
 """
 
-import asyncio
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
+from consumer.hooks import HookOutcome
 from outbox.runtime import logs
 
 
@@ -22,22 +22,9 @@ class HookReport:
             registry=registry,
         )
 
-    def ended(self, hook: str, error: BaseException | None) -> None:
-        """A call of *hook* has ended, or was dropped, with *error*."""
-        outcome = _outcome(error)
-        self._calls.labels(hook, outcome).inc()
-        if error is not None:
-            self._log.warning("hook_failed", hook=hook, outcome=outcome, **logs.describe(error))
-
-
-def _outcome(error: BaseException | None) -> str:
-    """The word for how a call has ended, by its *error*, in metrics."""
-    match error:
-        case None:
-            return "succeeded"
-        case TimeoutError():
-            return "timed_out"
-        case asyncio.QueueFull():
-            return "dropped"
-        case _:
-            return "failed"
+    def ended(self, hook: str, outcome: HookOutcome, error: BaseException | None) -> None:
+        """A call of *hook* has ended with this *outcome*; *error* is that of one that failed."""
+        self._calls.labels(hook, outcome.value).inc()
+        if outcome is not HookOutcome.SUCCEEDED:
+            described = {} if error is None else logs.describe(error)
+            self._log.warning("hook_failed", hook=hook, outcome=outcome.value, **described)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from consumer.log_fields import fields_of
 from consumer.message import Message
 from outbox.runtime.log_context import HANDLED
 
-Function: TypeAlias = Callable[[Any], Awaitable[None]]
+HookFunction: TypeAlias = Callable[[Any], Awaitable[None]]
 
 LONGEST_CALL = timedelta(seconds=10)
 MOST_WAITING = 1_000
@@ -66,20 +67,30 @@ class DeadLettered:
     queue: str
 
 
-class Hooks:
-    """
-    Calls the functions for failures and dead letters.
+class HookOutcome(StrEnum):
+    """How a call of a hook has ended."""
 
-    *ended* is told how each call has ended: None for success, else its error, or a TimeoutError,
-    or asyncio.QueueFull if it was not made because too many others wait.
-    """
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """It raised an error, or was cancelled."""
+    TIMED_OUT = "timed_out"
+    DROPPED = "dropped"
+    """It was not made, as too many others waited or the process has ended."""
+
+
+Ended: TypeAlias = Callable[[str, HookOutcome, BaseException | None], None]
+"""Gets the name of a hook, how a call of it has ended, and the error of one that has failed."""
+
+
+class Hooks:
+    """Calls the functions for failures and dead letters; *ended* gets the end of each call."""
 
     def __init__(
         self,
-        on_failure: Sequence[Function] = (),
-        on_dead_letter: Sequence[Function] = (),
+        on_failure: Sequence[HookFunction] = (),
+        on_dead_letter: Sequence[HookFunction] = (),
         *,
-        ended: Callable[[str, BaseException | None], None] = lambda _hook, _error: None,
+        ended: Ended = lambda _hook, _outcome, _error: None,
     ) -> None:
         self._on_failure = on_failure
         self._on_dead_letter = on_dead_letter
@@ -111,49 +122,53 @@ class Hooks:
                     worker.cancel()
                 while not self._waiting.empty():
                     hook, _ = self._waiting.get_nowait()
-                    self._ended(hook, asyncio.QueueFull())
+                    self._ended(hook, HookOutcome.DROPPED, None)
 
     async def join(self) -> None:
         """Wait until all calls have ended."""
         await self._waiting.join()
 
     def _put(
-        self, hook: str, functions: Sequence[Function], argument: Failure | DeadLettered
+        self, hook: str, functions: Sequence[HookFunction], argument: Failure | DeadLettered
     ) -> None:
         for function in functions:
             try:
                 self._waiting.put_nowait((hook, partial(_call, function, argument)))
-            except asyncio.QueueFull as full:
-                self._ended(hook, full)
+            except asyncio.QueueFull:
+                self._ended(hook, HookOutcome.DROPPED, None)
 
     async def _work(self) -> None:
         while True:
             hook, function = await self._waiting.get()
             try:
-                self._ended(hook, await _error_of(function))
+                self._ended(hook, *await _ended(function))
             except asyncio.CancelledError as cancelled:
-                self._ended(hook, cancelled)
+                self._ended(hook, HookOutcome.FAILED, cancelled)
                 raise
             finally:
                 self._waiting.task_done()
 
 
-async def _call(function: Function, argument: Failure | DeadLettered) -> None:
+async def _call(function: HookFunction, argument: Failure | DeadLettered) -> None:
     if argument.message is not None:
         # The task of the call has a context of its own, which ends with it.
         HANDLED.set(partial(fields_of, argument.message))
     await function(argument)
 
 
-async def _error_of(function: Callable[[], Awaitable[None]]) -> BaseException | None:
-    """The error of a call, whatever the application raises; None if it has succeeded."""
+async def _ended(
+    function: Callable[[], Awaitable[None]],
+) -> tuple[HookOutcome, BaseException | None]:
+    """How a call of *function* ends, whatever the application raises, and its error."""
     # In a task of its own: what it cancels is not the worker.
     call = asyncio.ensure_future(_caught(function))
     try:
         await asyncio.wait({call}, timeout=LONGEST_CALL.total_seconds())
         if not call.done():
-            return TimeoutError()
-        return asyncio.CancelledError() if call.cancelled() else call.exception() or call.result()
+            return HookOutcome.TIMED_OUT, None
+        cancelled = asyncio.CancelledError() if call.cancelled() else None
+        error = cancelled or call.exception() or call.result()
+        return (HookOutcome.FAILED if error else HookOutcome.SUCCEEDED), error
     finally:
         call.cancel()
 

@@ -13,9 +13,8 @@ from typing import Any, assert_never
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.copy_report import CopyReport
-from consumer.declared import Function
 from consumer.hook_report import HookReport
-from consumer.hooks import DeadLettered, Failure, Hooks
+from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.log_fields import ids_of
 from consumer.message import Message
 from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
@@ -116,7 +115,7 @@ class Telemetry:
         self.hooks = Hooks()
 
     def call_hooks(
-        self, on_failure: Sequence[Function], on_dead_letter: Sequence[Function]
+        self, on_failure: Sequence[HookFunction], on_dead_letter: Sequence[HookFunction]
     ) -> Hooks:
         """The hooks that get the failures and dead letters from now on."""
         self.hooks = Hooks(on_failure, on_dead_letter, ended=self._hook_report.ended)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 import consumer.telemetry
 import relay.telemetry
-from consumer.hooks import Function, Hooks
+from consumer.hooks import HookFunction, HookOutcome, Hooks
 from consumer.message import Message
 from consumer.verdict import DeadLetter, Verdict
 from outbox.database.errors import is_contention
@@ -75,7 +75,7 @@ class ConsumerTelemetry(consumer.telemetry.Telemetry):
         self._consumer = source
 
     def call_hooks(
-        self, on_failure: Sequence[Function], on_dead_letter: Sequence[Function]
+        self, on_failure: Sequence[HookFunction], on_dead_letter: Sequence[HookFunction]
     ) -> Hooks:
         self.hooks = Hooks(on_failure, on_dead_letter, ended=self._hook_ended)
         return self.hooks
@@ -106,9 +106,9 @@ class ConsumerTelemetry(consumer.telemetry.Telemetry):
             if isinstance(verdict, DeadLetter) and (error := error_of(verdict)) is not None:
                 self._failed(message.type, verdict.attempt, error, message.message_id)
 
-    def _hook_ended(self, hook: str, error: BaseException | None) -> None:
-        if error is not None:
-            self._failed(hook, 1, error, None)
+    def _hook_ended(self, hook: str, outcome: HookOutcome, error: BaseException | None) -> None:
+        if outcome is not HookOutcome.SUCCEEDED:
+            self._failed(hook, 1, error or TimeoutError(f"a call was {outcome.value}"), None)
 
     def _failed(
         self, type_: str | None, attempt: int, error: BaseException, id_: str | None

@@ -10,7 +10,7 @@ import pytest
 
 from consumer import Consumer, DeadLettered, Failure, Message, hooks
 from consumer.bound import bind
-from consumer.hooks import Hooks
+from consumer.hooks import HookOutcome, Hooks
 from outbox.errors import ConfigurationError
 from tests.support.eventually import eventually
 
@@ -25,14 +25,14 @@ class Calls:
 
     def __init__(self, *functions: Any) -> None:
         self.got: list[Any] = []
-        self.ended: list[tuple[str, str]] = []
+        self.ended: list[tuple[str, str, str]] = []
         self.hooks = Hooks(functions or [self.note], [self.note], ended=self._ended)
 
     async def note(self, argument: Any) -> None:
         self.got.append(argument)
 
-    def _ended(self, hook: str, error: BaseException | None) -> None:
-        self.ended.append((hook, type(error).__name__))
+    def _ended(self, hook: str, outcome: HookOutcome, error: BaseException | None) -> None:
+        self.ended.append((hook, outcome.value, type(error).__name__))
 
 
 async def test_hooks_get_each_failure_and_each_dead_letter():
@@ -42,11 +42,19 @@ async def test_hooks_get_each_failure_and_each_dead_letter():
         calls.hooks.dead_lettered(DEAD_LETTER)
 
     assert calls.got == [FAILURE, DEAD_LETTER]
-    assert calls.ended == [("on_failure", "NoneType"), ("on_dead_letter", "NoneType")]
+    assert calls.ended == [
+        ("on_failure", "succeeded", "NoneType"),
+        ("on_dead_letter", "succeeded", "NoneType"),
+    ]
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, TimeoutError, asyncio.QueueFull],
+)
 async def test_a_hook_that_raises_is_reported_and_others_are_called(error):
+    """As a failure, also if the error looks like that of a call that the consumer ended."""
+
     async def fails(_failure: Failure) -> None:
         raise error
 
@@ -57,7 +65,8 @@ async def test_a_hook_that_raises_is_reported_and_others_are_called(error):
         calls.hooks.dead_lettered(DEAD_LETTER)
 
     assert calls.got == [DEAD_LETTER]
-    assert [hook for hook, how in calls.ended if how != "NoneType"] == ["on_failure"] * 5
+    failed = [ended for ended in calls.ended if ended[1] != "succeeded"]
+    assert failed == [("on_failure", "failed", error.__name__)] * (hooks.AT_ONCE + 1)
 
 
 async def test_a_hook_that_cancels_itself_is_reported():
@@ -71,7 +80,7 @@ async def test_a_hook_that_cancels_itself_is_reported():
     async with calls.hooks.running():
         calls.hooks.failed(FAILURE)
 
-    assert calls.ended == [("on_failure", "CancelledError")]
+    assert calls.ended == [("on_failure", "failed", "CancelledError")]
 
 
 async def test_a_hook_that_takes_too_long_is_cancelled(monkeypatch):
@@ -89,7 +98,7 @@ async def test_a_hook_that_takes_too_long_is_cancelled(monkeypatch):
         calls.hooks.failed(FAILURE)
         await eventually(lambda: calls.ended, within=10)
 
-    assert calls.ended == [("on_failure", "TimeoutError")]
+    assert calls.ended == [("on_failure", "timed_out", "NoneType")]
     assert cancelled.is_set()
 
 
@@ -99,7 +108,7 @@ async def test_calls_beyond_the_bound_are_dropped_and_reported(monkeypatch):
     for _ in range(3):
         calls.hooks.failed(FAILURE)
 
-    assert calls.ended == [("on_failure", "QueueFull")]
+    assert calls.ended == [("on_failure", "dropped", "NoneType")]
     async with calls.hooks.running():
         pass
     assert calls.got == [FAILURE, FAILURE]
