@@ -5,7 +5,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     run                       the command `relay run`, which imports less than the others
     relay                     the loop: claim, publish, settle
     verdict                   an outcome of a publish → delete, retry, dead-letter or leave the row
-    waves                     the order in which the rows of a batch are published
+    batch_publisher, waves    publishes the rows of a batch; in which order
     row, ordering_key_hash    a claimed row; the lane of an ordering key
     poll_interval, wakeup     when the next claim begins
     batch_size                how many rows it takes, smaller on a slow network

@@ -11,25 +11,23 @@ is unavailable the relay claims no rows, holds no transaction open, and counts n
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 
 from outbox.backoff import Exponential, RetryPolicy
-from outbox.errors import BrokerUnavailable, Unavailable, UnreadableMessage
+from outbox.errors import BrokerUnavailable, Unavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Publisher
-from outbox.wire import codec, row_message
 from outbox.wire.cloudevents_writer import CloudEventsWriter
+from relay.batch_publisher import BatchPublisher
 from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import ClaimResult, LoadMeter, PollInterval
-from relay.row import Row
 from relay.storage.base import OutboxStore
 from relay.telemetry import Telemetry
 from relay.verdict import decide
 from relay.wakeup import Looks, WakeSignal, Wakeup
-from relay.waves import waves
 
 
 class Relay:
@@ -67,8 +65,6 @@ class Relay:
         self._publisher = publisher
         self._wakeup = wakeup
         self._wake_signal = wake_signal
-        self._exchange = exchange
-        self._key_hasher = key_hasher
         self._size = batch_size
         self._policy = policy
         self._refused_policy = refused_policy
@@ -77,7 +73,14 @@ class Relay:
         self._telemetry = telemetry
         self._health = health
         self._jitter = jitter
-        self._cloudevents = cloudevents
+        self._batches = BatchPublisher(
+            publisher=publisher,
+            exchange=exchange,
+            key_hasher=key_hasher,
+            batch_size=batch_size,
+            telemetry=telemetry,
+            cloudevents=cloudevents,
+        )
         self._load = LoadMeter()
         self._reachable = asyncio.Event()
         self._looks = Looks(wakeup, clock=self._clock)
@@ -187,7 +190,7 @@ class Relay:
                 return claimed
             if claimed.more:
                 self._wake_signal.notify()
-            outcomes = await self._publish(claim.rows)
+            outcomes = await self._batches.publish(claim.rows)
             verdicts = [
                 decide(
                     row,
@@ -213,64 +216,6 @@ class Relay:
             await self._wakeup.disarm()
             # The other loop may still wait for a notification.
             self._wake_signal.notify()
-
-    async def _publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
-        """
-        Publish *rows*, those of a key one after another, until one of the key fails.
-
-        Returns outcomes by row id; a row without an outcome was not published.
-        """
-        began = self._clock()
-        outcomes: dict[int, Outcome] = {}
-        size = 0
-        failed: set[str] = set()
-        for wave in waves(rows):
-            if Outcome.UNKNOWN in outcomes.values():
-                break
-            sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave
-            wave_outcomes, wave_size = await self._publish_wave(sendable)
-            outcomes |= wave_outcomes
-            size += wave_size
-            if any(outcome is not Outcome.ACKED for outcome in wave_outcomes.values()):
-                failed |= {
-                    row.ordering_key
-                    for row in sendable
-                    if row.ordering_key is not None and outcomes[row.id] is not Outcome.ACKED
-                }
-        took = timedelta(seconds=self._clock() - began)
-        self._telemetry.published(rows, outcomes, took=took)
-        self._size.published(
-            rows=len(rows), size=size, took=took, unknown=Outcome.UNKNOWN in outcomes.values()
-        )
-        return outcomes
-
-    async def _publish_wave(self, rows: Sequence[Row]) -> tuple[dict[int, Outcome], int]:
-        """Publish *rows* at the same time; returns outcomes by row id, and the bytes of bodies."""
-        outcomes: dict[int, Outcome] = {}
-        size = 0
-        messages: dict[int, codec.WireMessage] = {}
-        for row in rows:
-            try:
-                messages[row.id] = self._to_message(row)
-            except UnreadableMessage as error:
-                outcomes[row.id] = Outcome.MALFORMED
-                self._telemetry.unreadable(row, error)
-        if messages:
-            began = self._clock()
-            size = sum(len(message.body) for message in messages.values())
-            within = self._size.deadline(size)
-            confirms = await self._publisher.publish(list(messages.values()), within=within)
-            outcomes |= zip(messages, confirms, strict=True)
-            if Outcome.UNKNOWN not in confirms:
-                self._size.measured(size, took=timedelta(seconds=self._clock() - began))
-        return outcomes, size
-
-    def _to_message(self, row: Row) -> codec.WireMessage:
-        """Raises UnreadableMessage if *row* is no valid event."""
-        message = row_message.to_message(
-            row.values, exchange=self._exchange, lane_of=self._key_hasher.lane
-        )
-        return message if self._cloudevents is None else self._cloudevents.written(message)
 
     @staticmethod
     def _clock() -> float:

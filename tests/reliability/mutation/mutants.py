@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant(
         "publishes_after_a_failure",
         "the relay publishes later rows of a key although an earlier one was not confirmed",
-        "relay/relay.py",
+        "relay/batch_publisher.py",
         "sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave",
         "sendable = list(wave)",
     ),
