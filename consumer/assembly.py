@@ -106,7 +106,6 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         found = await expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
         async with entered(consumer.lifespan) as value:
-            bound = bind(consumer, value)
             tasks = assemble(
                 consumer,
                 settings,
@@ -114,7 +113,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
                 found=found,
                 telemetry=telemetry,
                 health=health,
-                bound=bound,
+                bound=bind(consumer, value),
             )
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             await tasks.run(stop)
@@ -137,8 +136,6 @@ def assemble(
     *bound* are its functions with their resources. *jitter* returns a number in [0, 1).
     """
     bound = bound or bind(consumer)
-    handlers = bound.handlers
-    hooks = telemetry.call_hooks(bound.on_failure, bound.on_dead_letter)
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -149,14 +146,13 @@ def assemble(
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
     lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
-    longest_pause = timedelta(seconds=settings.reconnect_max_seconds)
     database_retry = DatabaseRetry(
-        reconnect=Exponential(first=FIRST_PAUSE, cap=longest_pause),
+        reconnect=Exponential(FIRST_PAUSE, cap=timedelta(seconds=settings.reconnect_max_seconds)),
         telemetry=telemetry,
         health=health,
         jitter=jitter,
     )
-    batch_sizes = BatchSizes(handlers)
+    batch_sizes = BatchSizes(bound.handlers)
     executor = Executor(
         units=units,
         sessions=sessions,
@@ -180,7 +176,7 @@ def assemble(
     )
     dispatcher = Dispatcher(
         delivery_queue=DeliveryQueue(
-            handlers,
+            bound.handlers,
             lane_of=lanes.lane_of if lanes else None,
             limit=settings.delivery_limit,
             sizes=batch_sizes,
@@ -195,39 +191,10 @@ def assemble(
         # consumer would leave idle.
         starts_slowly=settings.is_counted_by_broker and not consumer.ordered,
     )
-    worker = Worker(
-        transport=broker_transport,
-        queue=consumer_queues.name,
-        dispatcher=dispatcher,
-        executor=executor,
-        database_retry=database_retry,
-        ordered=consumer.ordered,
-        telemetry=telemetry,
-        health=health,
-    )
-    dead_letter_worker = DeadLetterQueueWorker(
-        transport=broker_transport,
-        queues=consumer_queues,
-        policy=RequeuePolicy(settings.requeue_reasons, settings.max_requeues),
-        dead_letter_writer=dead_letter_writer,
-        database_retry=database_retry,
-        telemetry=telemetry,
-    )
-    purge = retention(
-        consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
-    )
-    topology_monitor = TopologyMonitor(
-        transport=broker_transport,
-        queues=consumer_queues,
-        topology=declared(consumer, settings),
-        report=telemetry.topology_report(health),
-        management=management(settings),
-        declares=settings.declare_topology,
-    )
     parked_worker = None
     if lanes is not None and turns is not None:
         context = ParkedContext(
-            handlers=handlers,
+            handlers=bound.handlers,
             queue=consumer_queues.name,
             executor=executor,
             parked=lanes.parked,
@@ -240,10 +207,43 @@ def assemble(
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
         )
-    monitors = (topology_monitor, schema_monitor)
-    durations = DurationWriter(engine, consumer.name, executor.take_durations)
-    loops = (worker, dead_letter_worker, monitors, parked_worker, purge, durations, hooks)
-    return Tasks(executor, settlement, *loops)
+    return Tasks(
+        executor=executor,
+        settlement=settlement,
+        worker=Worker(
+            transport=broker_transport,
+            queue=consumer_queues.name,
+            dispatcher=dispatcher,
+            executor=executor,
+            database_retry=database_retry,
+            ordered=consumer.ordered,
+            telemetry=telemetry,
+            health=health,
+        ),
+        dead_letter_worker=DeadLetterQueueWorker(
+            transport=broker_transport,
+            queues=consumer_queues,
+            policy=RequeuePolicy(settings.requeue_reasons, settings.max_requeues),
+            dead_letter_writer=dead_letter_writer,
+            database_retry=database_retry,
+            telemetry=telemetry,
+        ),
+        topology_monitor=TopologyMonitor(
+            transport=broker_transport,
+            queues=consumer_queues,
+            topology=declared(consumer, settings),
+            report=telemetry.topology_report(health),
+            management=management(settings),
+            declares=settings.declare_topology,
+        ),
+        schema_monitor=schema_monitor,
+        parked_worker=parked_worker,
+        retention=retention(
+            consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
+        ),
+        durations=DurationWriter(engine, consumer.name, executor.take_durations),
+        hooks=telemetry.call_hooks(bound.on_failure, bound.on_dead_letter),
+    )
 
 
 async def prepare(

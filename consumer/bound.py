@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consumer.consumer import Consumer
-from consumer.declared import Function
 from consumer.handler import Handler
+from consumer.middleware import Function
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 A function that a consumer calls, and the resources that are its further arguments.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
 
 from consumer.lifespan import Provided
-
-Function: TypeAlias = Callable[..., Awaitable[None]]
+from consumer.middleware import Function
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def handled_event(
                 "the message with a model whose class names its event_type"
             )
         return event_type_of(found.model), found
-    named = getattr(found.model, "event_type", known) if not found.is_wrapped else known
+    named = getattr(found.model, "event_type", known)
     if isinstance(named, str) and named != known:
         raise ConfigurationError(
             f"is registered for {known}, and its model {name_of(found.model)} is of {named}"
@@ -99,7 +99,7 @@ def _check_pair(registered: type, model: type[BaseModel] | None) -> None:
         )
 
 
-def checked_model(model: object) -> None:
+def check_model(model: object) -> None:
     """Raise ConfigurationError unless *model*, an option, is a model or None."""
     if model is not None and not is_model(model):
         raise ConfigurationError("model: must be a pydantic model")

@@ -8,10 +8,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias, TypedDict
 
-from consumer.declared import Declared, Function
+from consumer.declared import Declared
 from consumer.lifespan import Provided
 from consumer.message import Message
-from consumer.middleware import around
+from consumer.middleware import Function, around
 from consumer.payload_type import UNCHECKED, PayloadType
 from outbox.backoff import RetrySchedule
 from outbox.errors import ConfigurationError

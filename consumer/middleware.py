@@ -57,16 +57,17 @@ class Middleware(Protocol):
     ) -> Awaitable[None]: ...
 
 
-HandlerFunction: TypeAlias = Callable[..., Awaitable[None]]
+Function: TypeAlias = Callable[..., Awaitable[None]]
+"""A coroutine function of the application: a handler, middleware, or a hook."""
 
 
 def around(
-    function: HandlerFunction,
-    middleware: Sequence[HandlerFunction],
+    function: Function,
+    middleware: Sequence[Function],
     *,
     event_type: str,
     takes_list: bool,
-) -> HandlerFunction:
+) -> Function:
     """
     *function*, each call of which goes through *middleware*, the first one outermost.
 
@@ -87,7 +88,7 @@ class _Passage:
     """One call on its way through the middleware to the handler."""
 
     def __init__(
-        self, call: HandlerCall, middleware: Sequence[HandlerFunction], handler: CallNext
+        self, call: HandlerCall, middleware: Sequence[Function], handler: CallNext
     ) -> None:
         self._call = call
         self._middleware = middleware

@@ -19,7 +19,7 @@ from consumer.decorators import (
     RegistersModel,
     TypedModel,
 )
-from consumer.handled_event import Registered, checked_model, event_type, handled_event
+from consumer.handled_event import Registered, check_model, event_type, handled_event
 from consumer.handler import Handler, Lease, OnLeaseExpired, Options
 from consumer.lifespan import Lifespan, provided
 from consumer.signature import ALONE, BATCH, WITH_SESSION, name_of, naming, read
@@ -210,7 +210,7 @@ class Registrations:
     ) -> Callable[[Any], Any]:
         with naming(self._place(event)):
             known = event_type(event)
-            checked_model(model)
+            check_model(model)
             _check_names(options)
             handler = Handler(known or "", **facts, **options)
             self._check_ordered(handler)

@@ -29,7 +29,8 @@ class Tasks:
     settlement: Settlement
     worker: Worker
     dead_letter_worker: DeadLetterQueueWorker
-    monitors: tuple[TopologyMonitor, SchemaMonitor]
+    topology_monitor: TopologyMonitor
+    schema_monitor: SchemaMonitor
     parked_worker: ParkedWorker | None
     retention: Retention
     durations: DurationWriter
@@ -40,7 +41,8 @@ class Tasks:
         async with self.hooks.running(), asyncio.TaskGroup() as group:
             group.create_task(self.retention.run(stop))
             group.create_task(self.dead_letter_worker.run(stop))
-            monitoring = [group.create_task(each.run(stop)) for each in self.monitors]
+            monitors = (self.topology_monitor, self.schema_monitor)
+            monitoring = [group.create_task(each.run(stop)) for each in monitors]
             if self.parked_worker is not None:
                 group.create_task(self.parked_worker.run(stop))
             group.create_task(self.durations.run(stop))

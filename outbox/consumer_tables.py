@@ -7,7 +7,8 @@ They stand beside those of the relay, so that `outbox.metadata` has all tables f
 
 import sqlalchemy as sa
 
-from outbox.tables import Identity, UtcDateTime, database_now, message_columns, metadata
+from outbox.database_time import UtcDateTime, database_now
+from outbox.tables import Identity, message_columns, metadata
 
 processed_messages = sa.Table(
     "processed_messages",

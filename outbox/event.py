@@ -39,7 +39,8 @@ class Event:
     An event that is published after the transaction that records it has committed.
 
     Args:
-        type: Words joined by dots, such as `health.data.uploaded`.
+        type: Words joined by dots, such as `health.data.uploaded`; that of the class of *payload*
+            if it names an `event_type`.
         payload: A JSON value, a pydantic model, or bytes together with a *content_type*.
         routing_key: At most 255 bytes. Default is the type.
         ordering_key: Events of one key are published in insertion order. At most 255 bytes.

@@ -13,7 +13,6 @@ from math import inf
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer import verdict
@@ -31,19 +30,18 @@ from consumer.execution.transaction import (
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.message import Message
+from consumer.storage.answer import answers
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
 from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
 from consumer.verdict import WAIT, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential, RetryPolicy
-from outbox.database.engine import DEFERRED
-from outbox.database.errors import driver_errors_translated, is_contention, may_pass, with_deadline
+from outbox.database.errors import driver_errors_translated, is_contention, may_pass
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.transports.delivery import Delivery
 
-ANSWERS_WITHIN = timedelta(seconds=10)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 TRIALS = 5
 """The number of trials of a transaction that others delay, before it is a failed attempt."""
@@ -88,10 +86,7 @@ class Executor:
 
         Raises DatabaseUnavailable.
         """
-        async with with_deadline(ANSWERS_WITHIN), self.sessions() as session:
-            await session.connection(execution_options=DEFERRED)
-            await session.execute(sa.select(1))
-        return True
+        return await answers(self.sessions)
 
     async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
         """

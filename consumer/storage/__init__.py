@@ -2,6 +2,7 @@
 Every SQL statement of a consumer.
 
     tables             the tables of consumers, and the values in them
+    answer             whether the database answers at all
     dedup              inserts the dedup rows of a transaction
     inserted           finds rows that a trigger drops or changes as they are inserted
     begun              counts the redelivered messages that processes have begun

@@ -24,8 +24,8 @@ from consumer.storage.inserted import raise_not_inserted, verify_inserted
 from consumer.storage.tables import ago, begun_deliveries
 from consumer.storage.values_table import ValuesTable
 from outbox.database.errors import driver_errors_translated
+from outbox.database_time import database_now
 from outbox.runtime.shield import shielded
-from outbox.tables import database_now
 from outbox.transports.delivery import Delivery
 
 FORGOTTEN_AFTER = timedelta(days=7)

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from consumer.storage.inserted import raise_not_inserted
 from consumer.storage.tables import COMPLETED, FAILED, as_uuid, processed_messages
 from consumer.storage.values_table import ValuesTable
-from outbox.tables import database_now
+from outbox.database_time import database_now
 from outbox.wire.envelope import Envelope
 
 Entries: TypeAlias = Mapping[str, tuple[Envelope, int]]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer.storage.tables import COMPLETED, ago, processed_messages
-from outbox.tables import database_now
+from outbox.database_time import database_now
 
 DAY = timedelta(days=1)
 

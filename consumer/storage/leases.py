@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.inserted import raise_not_inserted
 from consumer.storage.tables import COMPLETED, FAILED, PROCESSING, as_uuid, processed_messages
-from outbox.tables import database_now, now_plus
+from outbox.database_time import database_now, now_plus
 from outbox.wire.envelope import Envelope
 
 

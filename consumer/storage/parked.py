@@ -51,7 +51,7 @@ from consumer.storage import stored_message
 from consumer.storage.inserted import verify_inserted
 from consumer.storage.parked_statements import DUE, DUE_AGAIN, IS_PARKED, attempts_of
 from consumer.storage.tables import COMPLETED, parked_messages, processed_messages
-from outbox.tables import database_now, now_plus
+from outbox.database_time import database_now, now_plus
 from outbox.wire.codec import WireMessage
 
 _BEFORE_ALL = ""

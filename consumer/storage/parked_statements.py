@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from consumer.storage.tables import parked_messages
-from outbox.tables import MAX_ATTEMPTS, database_now, message_columns
+from outbox.database_time import database_now
+from outbox.tables import MAX_ATTEMPTS, message_columns
 
 _BEGINS_LIKE_A_TIME = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 

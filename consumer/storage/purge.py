@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consumer.storage.tables import PROCESSING, ago, parked_messages, processed_messages
-from outbox.tables import database_now
+from outbox.database_time import database_now
 
 PURGE_LIMIT = 1_000
 

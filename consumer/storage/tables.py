@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import sqlalchemy as sa
 
 from outbox.consumer_tables import begun_deliveries, parked_messages, processed_messages
-from outbox.tables import now_plus
+from outbox.database_time import now_plus
 
 __all__ = [
     "COMPLETED",

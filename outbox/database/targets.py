@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.tables import database_now, outbox_targets
+from outbox.database_time import database_now
+from outbox.tables import outbox_targets
 
 
 async def read(connection: AsyncConnection, source: str) -> str | None:

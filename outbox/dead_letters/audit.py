@@ -13,8 +13,9 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from outbox.database_time import now_plus
 from outbox.dead_letters.selection import Selection
-from outbox.tables import audit_log, now_plus
+from outbox.tables import audit_log
 
 
 class Action(StrEnum):

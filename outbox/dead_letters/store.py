@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.database_time import database_now
 from outbox.dead_letters.selection import Selection, Snapshot
-from outbox.tables import database_now, dead_letters
+from outbox.tables import dead_letters
 
 Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
 

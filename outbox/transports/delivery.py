@@ -44,17 +44,16 @@ class Delivery:
     def read_foreign(self) -> None:
         """Replace a message that follows another convention by one of the wire format."""
         message = self.message
-        # Nearly all messages, without a call into another module.
-        if (
+        # Without a call into another module, as this is asked of each message.
+        is_ours = (
             foreign.HEADERS.isdisjoint(message.headers)
             and message.type != foreign.ENCODED
             and not foreign.is_structured(message.content_type)
-        ):
-            return
-        if self.decode_error is not None or not foreign.is_foreign(message):
+        )
+        if is_ours or self.decode_error is not None:
             return
         try:
-            self.message = foreign.read(self.message)
+            self.message = foreign.read(message)
         except UnreadableMessage as error:
             self.decode_error, self.decode_detail = error.code, error.detail
         self._headers = None

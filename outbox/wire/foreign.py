@@ -23,7 +23,8 @@ ENCODED: Final = "amqp-1.0"
 """The type of a message whose body is encoded as in AMQP 1.0."""
 _MESSAGE_ID_HEADER: Final = "x-message-id"
 HEADERS = cloudevents.MARKS | {_MESSAGE_ID_HEADER}
-"""A message with none of them follows no convention by its headers."""
+"""`read` changes no message that has none of them, is not `ENCODED` and not `is_structured`."""
+
 is_structured = cloudevents.is_structured
 
 _VALUE = b"\x00\x53\x77"
@@ -31,15 +32,6 @@ _VALUE = b"\x00\x53\x77"
 
 _BYTES_OF_SIZE = {0xA0: 1, 0xA1: 1, 0xB0: 4, 0xB1: 4}
 """Of the constructors of bytes and strings: how many bytes their size takes."""
-
-
-def is_foreign(message: WireMessage) -> bool:
-    """Whether `read` would change *message*."""
-    return (
-        cloudevents.is_cloudevent(message)
-        or message.type == ENCODED
-        or (message.message_id is None and _MESSAGE_ID_HEADER in message.headers)
-    )
 
 
 def read(message: WireMessage) -> WireMessage:

@@ -21,7 +21,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.tables import MAX_ATTEMPTS, dead_letters, now_plus, outbox
+from outbox.database_time import now_plus
+from outbox.tables import MAX_ATTEMPTS, dead_letters, outbox
 from relay.storage.isolation import RowsUnchangedError, Scope, refused
 from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
 

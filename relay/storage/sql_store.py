@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import with_deadline
-from outbox.tables import database_now, outbox
+from outbox.database_time import database_now
+from outbox.tables import outbox
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.claim import Claimer

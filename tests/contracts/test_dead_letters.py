@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
+from outbox.database_time import now_plus
 from outbox.dead_letters.audit import is_known
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, Span, TypeCount
-from outbox.tables import audit_log, dead_letters, now_plus, outbox
+from outbox.tables import audit_log, dead_letters, outbox
 from outbox.wire import codec, row_codec
 from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import LEAK_MARKER, an_event

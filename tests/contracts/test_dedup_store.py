@@ -20,8 +20,8 @@ from consumer.storage.durations import DurationWriter, record_durations
 from consumer.storage.leases import Held, Leases
 from consumer.storage.purge import PURGE_LIMIT, purge
 from consumer.storage.tables import as_uuid, parked_messages, processed_messages
+from outbox.database_time import now_plus
 from outbox.errors import ConfigurationError
-from outbox.tables import now_plus
 from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event

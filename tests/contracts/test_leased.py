@@ -20,8 +20,8 @@ from consumer.message import Message
 from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, Wait
+from outbox.database_time import now_plus
 from outbox.errors import LeaseLost
-from outbox.tables import now_plus
 from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
 

@@ -16,7 +16,7 @@ from consumer.handler import Lease, OnLeaseExpired
 from consumer.storage.dedup import Dedup
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
 from consumer.storage.tables import processed_messages
-from outbox.tables import database_now, now_plus
+from outbox.database_time import database_now, now_plus
 from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
 from tests.support.builders import an_event

@@ -25,7 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from consumer.storage.tables import processed_messages
-from outbox.tables import database_now
+from outbox.database_time import database_now
 from tests.support.crashing import CALLED
 from tests.support.eventually import eventually
 from tests.support.proxied_consumer import RECORD, ProxiedConsumer

@@ -16,7 +16,7 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.durations import record_durations
 from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
-from outbox.tables import now_plus
+from outbox.database_time import now_plus
 from outbox.transports.base import Outcome
 from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope

@@ -104,7 +104,7 @@ async def test_the_printed_statements_make_the_same_tables_on_postgres(
 @pytest.mark.parametrize("program", ["relay", "alembic"])
 async def test_the_printed_statements_make_the_same_tables_in_a_schema(run, postgres_url, program):
     """The database that the URL names is not asked."""
-    unreachable = "postgresql://nobody:hunter2@127.0.0.1:1/nowhere"
+    unreachable = "postgresql://app:hunter2@127.0.0.1:1/nowhere"
     settings = {"MQ_DATABASE_URL": unreachable, "MQ_DATABASE_SCHEMA": 'Our "50%:s"'}
     command = {
         "relay": ("relay", "migrate", "--sql"),

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage import stored_message
+from outbox.database_time import database_now, now_plus
 from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters
-from outbox.tables import audit_log, database_now, dead_letters, now_plus
+from outbox.tables import audit_log, dead_letters
 from outbox.wire import codec, row_codec
 from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_event
 

@@ -12,7 +12,7 @@ from consumer import CallNext, Consumer, HandlerCall, Message
 from consumer.bound import bind
 from outbox.errors import ConfigurationError, HandlerNotCalledOnce
 
-TENANT: ContextVar[str] = ContextVar("TENANT", default="nobody")
+TENANT: ContextVar[str] = ContextVar("TENANT", default="none")
 
 
 def called(*middleware: Any, kind: str = "on", fails: Exception | None = None) -> Any:
