@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import sqlalchemy as sa
 
 from outbox.errors import InvalidEvent
-from outbox.event import Event, SupportsEvent, SupportsEventType, event_type_of
+from outbox.event import Event, SupportsEvent, SupportsEventType
 from outbox.payload import is_model
 from outbox.wire.row_codec import WRITTEN_COLUMNS, to_row
 from outbox.written_table import written
@@ -75,5 +75,5 @@ def _event(recordable: Recordable) -> Event:
             raise InvalidEvent("events", "must have a method to_event that returns an Event")
         return event
     if is_model(recordable):
-        return Event(event_type_of(type(recordable)), recordable)
+        return Event.of(recordable)
     raise InvalidEvent("events", _WANTED)

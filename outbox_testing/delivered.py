@@ -4,11 +4,11 @@ Events as a test describes them, and as a broker would deliver them.
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
-from outbox.event import Event, EventFields, event_type_of
+from outbox.event import Event, EventFields, SupportsEventType
 from outbox.testing.recorded_event import type_of
 from outbox.transports.delivery import Delivery
 from outbox.wire import codec, row_codec
@@ -33,7 +33,7 @@ def event_of(kind: object, payload: Any, fields: EventFields) -> Event:
     convert = getattr(kind, "to_event", None)
     event = convert() if callable(convert) else kind
     if isinstance(event, BaseModel):
-        return Event(event_type_of(type(event)), event, **fields)
+        return Event.of(cast("SupportsEventType", event), **fields)
     if not isinstance(event, Event):
         raise TypeError("must be an event type, a class with event_type, a model or an Event")
     return replace(event, **fields)
