@@ -74,3 +74,25 @@ Redelivered or parked messages that a process has begun and not settled. `messag
 the idempotency key, or the id of a parked message; `strikes` counts the processes that have begun
 it.
 """
+
+failing_messages = sa.Table(
+    "failing_messages",
+    metadata,
+    sa.Column("consumer", sa.Text, primary_key=True),
+    sa.Column("message", sa.Text, primary_key=True),
+    sa.Column("message_id", sa.Text),
+    sa.Column("type", sa.Text),
+    sa.Column("error_class", sa.Text, nullable=False),
+    sa.Column("error_place", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("first_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("due_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Index("failing_messages_consumer_last_at", "consumer", "last_at"),
+)
+"""
+Messages whose handler has failed and that wait for their next attempt, at `due_at` or later.
+
+`message` is a digest of the idempotency key. `error_class` and `error_place` are the class of the
+last error, and the line of the application that raised it; no text of an error is stored.
+"""

@@ -127,6 +127,8 @@ dead_letters = sa.Table(
     *message_columns(),
     sa.Column("first_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("error_class", sa.Text),
+    sa.Column("error_place", sa.Text),
     sa.Index("dead_letters_source", "source", "reason", "last_at"),
     sqlite_autoincrement=True,
 )
@@ -135,6 +137,8 @@ Dead letters, with all the data to show, repair and replay them.
 
 `source` is `relay` or the name of a consumer; `reason` is a reason code. Columns of the message
 may be null or hold invalid values: an unreadable message is stored as it was delivered.
+`error_class` and `error_place` are the class of the last error of a handler, and the line of the
+application that raised it; null if no handler has failed.
 """
 
 audit_log = sa.Table(
@@ -185,4 +189,41 @@ outbox_targets = sa.Table(
 The exchange that the relays of this schema publish to, and the queue of each of its consumers.
 
 `source` is `relay` or the name of a consumer. The first process of a source adds its row.
+"""
+
+outbox_processes = sa.Table(
+    "outbox_processes",
+    metadata,
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("seen_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("waiting_for", sa.Text),
+    sa.Column("figures", Json, nullable=False, server_default="{}"),
+    sa.CheckConstraint("role IN ('relay', 'consumer')", name="role"),
+)
+"""
+The running processes: each one updates its row while it runs, and deletes it when it stops.
+
+`name` is `relay` or the name of the consumer. `waiting_for` names the dependencies that are
+unavailable. `figures` has counters since the start; they hold no health data.
+"""
+
+outbox_compatibility = sa.Table(
+    "outbox_compatibility",
+    metadata,
+    sa.Column("oldest_revision", sa.Text, nullable=False),
+    sa.Column(
+        "id", sa.SmallInteger, primary_key=True, autoincrement=False, server_default=sa.text("1")
+    ),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+"""
+One row with the oldest revision whose programs may work on the tables as they are now.
+
+A program that does not know the revision of the tables reads it; see `outbox.database.migrate`.
 """

@@ -8,7 +8,12 @@ from uuid import UUID, uuid5
 
 import sqlalchemy as sa
 
-from outbox.consumer_tables import begun_deliveries, parked_messages, processed_messages
+from outbox.consumer_tables import (
+    begun_deliveries,
+    failing_messages,
+    parked_messages,
+    processed_messages,
+)
 from outbox.database_time import now_plus
 
 __all__ = [
@@ -18,6 +23,7 @@ __all__ = [
     "ago",
     "as_uuid",
     "begun_deliveries",
+    "failing_messages",
     "parked_messages",
     "processed_messages",
 ]

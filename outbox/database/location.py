@@ -28,6 +28,9 @@ CREATED_BY = {
     "ordering_secret": "0006",
     "outbox_targets": "0008",
     "begun_deliveries": "0009",
+    "failing_messages": "0011",
+    "outbox_processes": "0011",
+    "outbox_compatibility": "0011",
 }
 """The tables, by the revision that creates each."""
 
