@@ -45,6 +45,7 @@ from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime import log_context, probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.runtime.topology_report import check_policies
@@ -80,7 +81,11 @@ def database(
 
 def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
     """The database that *consumer* needs."""
-    return checks.expectation(consumer, queues(consumer, settings).name)
+    return checks.expectation(
+        consumer,
+        queues(consumer, settings).name,
+        dead_letter_retention=settings.dead_letter_retention,
+    )
 
 
 async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
@@ -240,6 +245,14 @@ def assemble(
         parked_worker=parked_worker,
         retention=retention(
             consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
+        ),
+        dead_letter_maintenance=DeadLetterMaintenance(
+            engine,
+            consumer.name,
+            retention=settings.dead_letter_retention,
+            actor=process.name(role(consumer)),
+            report=telemetry.dead_letters,
+            availability=telemetry.availability,
         ),
         durations=DurationWriter(engine, consumer.name, executor.take_durations),
         hooks=telemetry.call_hooks(bound.on_failure, bound.on_dead_letter),

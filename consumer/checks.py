@@ -15,8 +15,9 @@ from consumer.settings import ConsumerSettings
 from consumer.signature import globals_of, naming
 from consumer.storage.tables import begun_deliveries, parked_messages, processed_messages
 from outbox.backoff import RetrySchedule
-from outbox.database.privileges import Rights
+from outbox.database.privileges import Rights, together
 from outbox.database.verification import Expectation
+from outbox.dead_letters import maintenance
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters
 from outbox.transports.topology import Topology
@@ -166,10 +167,12 @@ def rights_of_purge(consumer: Consumer) -> Rights:
     return rights
 
 
-def expectation(consumer: Consumer, queue: str) -> Expectation:
+def expectation(
+    consumer: Consumer, queue: str, *, dead_letter_retention: timedelta | None = None
+) -> Expectation:
     """The database that *consumer* needs if it reads *queue*."""
     return Expectation(
-        rights=rights_of_process(consumer),
+        rights=together(rights_of_process(consumer), maintenance.rights(dead_letter_retention)),
         source=consumer.name,
         target=queue,
         refusal=f"consumer {consumer.name}: its dedup rows in this schema belong to the queue"

@@ -14,6 +14,7 @@ from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
 from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.storage.durations import DurationWriter
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime.schema_monitor import SchemaMonitor
 
 
@@ -33,6 +34,7 @@ class Tasks:
     schema_monitor: SchemaMonitor
     parked_worker: ParkedWorker | None
     retention: Retention
+    dead_letter_maintenance: DeadLetterMaintenance
     durations: DurationWriter
     hooks: Hooks
 
@@ -41,7 +43,11 @@ class Tasks:
         async with self.hooks.running(), asyncio.TaskGroup() as group:
             group.create_task(self.retention.run(stop))
             group.create_task(self.dead_letter_worker.run(stop))
-            monitors = (self.topology_monitor, self.schema_monitor)
+            monitors = (
+                self.topology_monitor,
+                self.schema_monitor,
+                self.dead_letter_maintenance,
+            )
             monitoring = [group.create_task(each.run(stop)) for each in monitors]
             if self.parked_worker is not None:
                 group.create_task(self.parked_worker.run(stop))

@@ -18,6 +18,7 @@ from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.log_fields import ids_of
 from consumer.message import Message
 from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.probes import Health
@@ -110,6 +111,9 @@ class Telemetry:
             registry=registry,
         )
         self.availability = Availability(self._log, registry)
+        self.dead_letters = DeadLetterReport(
+            registry, source=source, codes=CODES, other=BY_HANDLER
+        )
         self.copy = CopyReport(self._log, registry, health or Health()).copy
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()

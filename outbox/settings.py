@@ -124,6 +124,13 @@ class SharedSettings(SettingsWithSecretFiles):
         description="Port of the HTTP server. Unset: 8001 for a relay, 8002 for a consumer, or "
         "any free one if that is taken. 0: any free one.",
     )
+    dead_letter_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long dead letters are kept: a running process deletes older ones of its "
+        "own, and audit_log has their number. Unset: until a person replays or drops them.",
+    )
     drain_seconds: float = Field(
         default=25.0,
         gt=0,
@@ -206,6 +213,12 @@ class SharedSettings(SettingsWithSecretFiles):
         """MQ_MANAGEMENT_URL, parsed; None if it is not set."""
         url = self.management_url
         return None if url is None else management_url(url.get_secret_value())
+
+    @property
+    def dead_letter_retention(self) -> timedelta | None:
+        """`dead_letter_retention_days` as a timedelta; None if it is not set."""
+        days = self.dead_letter_retention_days
+        return None if days is None else timedelta(days=days)
 
     @property
     def drain(self) -> timedelta:

@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.backoff import Exponential
-from outbox.database import row_access
+from outbox.database import privileges, row_access
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
+from outbox.dead_letters import maintenance as dead_letter_maintenance
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
@@ -68,7 +70,9 @@ def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine
 def expectation(settings: RelaySettings) -> Expectation:
     """The database that the relay needs."""
     return Expectation(
-        rights=RIGHTS,
+        rights=privileges.together(
+            RIGHTS, dead_letter_maintenance.rights(settings.dead_letter_retention)
+        ),
         source=SOURCE,
         target=settings.main_exchange,
         refusal="MQ_MAIN_EXCHANGE: the events of this schema go to the exchange {recorded}, and"
@@ -234,6 +238,15 @@ async def serve(
                 store=outbox_store, wake_signal=wake_signal, telemetry=events
             )
             background.append(group.create_task(maintenance.run(stop)))
+            dead_letters_kept = DeadLetterMaintenance(
+                engine,
+                SOURCE,
+                retention=settings.dead_letter_retention,
+                actor=process.name(ROLE),
+                report=events.dead_letters,
+                availability=events.availability,
+            )
+            background.append(group.create_task(dead_letters_kept.run(stop)))
 
             def inserted() -> None:
                 wake_signal.notify()

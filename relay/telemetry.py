@@ -12,6 +12,7 @@ from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
@@ -19,11 +20,21 @@ from outbox.transports.base import Outcome
 from relay.batch_histogram import BatchHistogram
 from relay.row import Row
 from relay.storage.base import Backlog
+from relay.storage.settlement import SOURCE, UNSETTLED
 from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 _SUCCESS = "success"
+
+_REASONS = {
+    Outcome.RETURNED.value,
+    Outcome.NACKED.value,
+    Outcome.REJECTED.value,
+    Outcome.MALFORMED.value,
+    UNSETTLED,
+}
+"""The reasons for which the relay dead-letters an event."""
 
 
 class Telemetry:
@@ -101,6 +112,9 @@ class Telemetry:
             registry=registry,
         )
         self.availability = Availability(self._log, registry)
+        self.dead_letters = DeadLetterReport(
+            registry, source=SOURCE, codes=_REASONS, other="other"
+        )
 
     def published(
         self, rows: Sequence[Row], outcomes: Mapping[int, Outcome], *, took: timedelta

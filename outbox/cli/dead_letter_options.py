@@ -12,6 +12,7 @@ import typer
 
 from outbox.cli.start import fail
 from outbox.dead_letters.selection import Selection, selection
+from outbox.dead_letters.store import Order
 from outbox.errors import ConfigurationError
 
 Target = Annotated[
@@ -58,6 +59,11 @@ Bodies = Annotated[bool, typer.Option("--bodies", help="Add bodies and keys; nee
 File = Annotated[str, typer.Argument(metavar="FILE", help="A new file, or - for standard output.")]
 
 
+Sort = Annotated[
+    Order, typer.Option(help="The order; `attempts` begins with the most, `type` with the cause.")
+]
+
+
 def _filters(
     *,
     ids: Annotated[
@@ -78,6 +84,27 @@ def _filters(
         str | None,
         typer.Option(metavar="DURATION", help="Dead-lettered within the last …, for example 90s."),
     ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS", help="With this class of the last error, for example ValueError."
+        ),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="Raised in this file, or at this line: myapp/etl.py:42."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Dead-lettered at this time, 2026-03-01T08:30Z, or later."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Dead-lettered before this time.")
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -85,11 +112,27 @@ def _filters(
         ),
     ] = None,
     limit: Annotated[
-        str | None, typer.Option(metavar="N", help="At most N, the oldest first.")
+        str | None,
+        typer.Option(
+            metavar="N", help="At most N, the oldest first; `list` shows the first N of its order."
+        ),
     ] = None,
 ) -> Selection:
-    named = {"type": type_, "reason": reason, "key": key, "limit": limit}
-    return selection({"ids": ids, "older_than": older_than, "newer_than": newer_than, **named})
+    return selection(
+        {
+            "ids": ids,
+            "type": type_,
+            "reason": reason,
+            "older_than": older_than,
+            "newer_than": newer_than,
+            "error": error,
+            "place": place,
+            "since": since,
+            "until": until,
+            "key": key,
+            "limit": limit,
+        }
+    )
 
 
 def with_filters(command: Callable[..., None], *, without: Collection[str]) -> Callable[..., None]:

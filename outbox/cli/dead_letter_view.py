@@ -3,7 +3,8 @@ Dead letters on a terminal.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -12,16 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from outbox.cli.tables import print_table, short
-from outbox.dead_letters.redaction import printable
+from outbox.dead_letters.queries import Listing
+from outbox.dead_letters.redaction import metadata, printable
 from outbox.dead_letters.replay import Summary
-from outbox.dead_letters.store import ReasonCount, TypeCount
+from outbox.dead_letters.store import LetterGroup, ReasonCount
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> None:
     """Print a line for each dead letter."""
-    table = Table("id", "type", "reason", "attempts", "age", "bytes", "message id")
+    table = Table("id", "type", "reason", "error", "attempts", "age", "bytes", "message id")
     for row in rows:
         table.add_row(
             *map(
@@ -30,6 +32,7 @@ def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetim
                     row["id"],
                     row["type"],
                     row["reason"],
+                    row["error_class"],
                     row["attempts"],
                     age(now - row["last_at"]),
                     row["size_bytes"],
@@ -62,12 +65,33 @@ def _fields(shown: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def type_counts(console: Console, counts: Sequence[TypeCount]) -> None:
-    """Print a line for each type and reason."""
-    table = Table("type", "reason", "dead letters")
-    for count in counts:
-        table.add_row(_short(count.type), _short(count.reason), str(count.letters))
-    print_table(console, table)
+def groups(console: Console, found: Sequence[LetterGroup]) -> None:
+    """Print a line for each cause: type, reason, and class and place of the last error."""
+    headings = ("dead letters", "type", "reason", "error", "place", "first failure", "last")
+    table = Table(*headings)
+    for group in found:
+        first, last = (when.isoformat(sep=" ", timespec="seconds") for when in _times(group))
+        cause = (group.type, group.reason, group.error_class, group.error_place)
+        table.add_row(f"{group.letters:,}", *map(_short, cause), first, last)
+    if found:
+        print_table(console, table)
+
+
+def _times(group: LetterGroup) -> tuple[datetime, datetime]:
+    return group.first_at.astimezone(UTC), group.last_at.astimezone(UTC)
+
+
+def as_json(found: Listing) -> dict[str, Any]:
+    """Return the groups and the dead letters of *found* for programs, without bodies and keys."""
+    return {
+        "matches": found.count,
+        "groups": [
+            {**asdict(group), "first_at": first.isoformat(), "last_at": last.isoformat()}
+            for group in found.groups
+            for first, last in [_times(group)]
+        ],
+        "dead_letters": [metadata(letter) for letter in found.letters],
+    }
 
 
 def reason_counts(console: Console, counts: Sequence[ReasonCount]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from outbox.cli import dead_letter_operations as operations
 from outbox.cli import dead_letter_view as view
-from outbox.cli.console import console
+from outbox.cli.console import AsJson, console, print_json, warn
 from outbox.cli.dead_letter_export import ExportFailed, export
 from outbox.cli.dead_letter_operations import ReplayRequest
 from outbox.cli.dead_letter_options import (
@@ -27,14 +27,17 @@ from outbox.cli.dead_letter_options import (
     NewBody,
     Positions,
     ShowBody,
+    Sort,
     Target,
     with_filters,
 )
 from outbox.cli.interruptible import run_interruptible, run_query
 from outbox.dead_letters import queries, redaction, repair
 from outbox.dead_letters.audit import Audit, user_and_host
+from outbox.dead_letters.redaction import printable
 from outbox.dead_letters.selection import Selection, confirm_all, selection, words
 from outbox.dead_letters.source import DeadLetterSource
+from outbox.dead_letters.store import Order
 from outbox.runtime.service import ExitCode
 
 EXIT_CODES = (
@@ -82,15 +85,27 @@ class DeadCommands:
         }
 
     def list_letters(
-        self, *, target: Target = "", because: Because = None, by: By = None, selected: Selection
+        self,
+        *,
+        target: Target = "",
+        sort: Sort = Order.OLDEST,
+        as_json: AsJson = False,
+        because: Because = None,
+        by: By = None,
+        selected: Selection,
     ) -> None:
-        """List dead letters, the oldest first, without bodies and keys."""
+        """List dead letters, in groups by their cause and each by itself, without bodies."""
         source = self._open(target)
         audit = _audit_of_search(source, selected, because, by)
-        rows, now, count = run_query(lambda: queries.listed(source, selected, audit))
-        view.letters(console, rows, now=now)
-        more = "" if len(rows) == count else "; --limit shows more"
-        console.print(f"{len(rows):,} of {count:,}{more}")
+        found = run_query(lambda: queries.listed(source, selected, audit, order=sort))
+        _hint(selected, found)
+        if as_json:
+            print_json(view.as_json(found))
+            return
+        view.groups(console, found.groups)
+        view.letters(console, found.letters, now=found.now)
+        more = "" if len(found.letters) == found.count else "; --limit shows more"
+        console.print(f"{len(found.letters):,} of {found.count:,}{more}")
 
     def show(
         self,
@@ -196,10 +211,19 @@ class DeadCommands:
         reprocess: bool | None = None,
     ) -> None:
         counts, duplicates = run_query(lambda: queries.counted(source, selected, audit))
-        view.type_counts(console, counts)
+        view.groups(console, counts)
         console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
         if reprocess is not None:
             view.duplicates(console, duplicates, reprocess=reprocess)
+
+
+def _hint(selected: Selection, found: queries.Listing) -> None:
+    """Warn of a reason that no dead letter has: it may be misspelt."""
+    reasons = {each.reason for each in found.reasons}
+    if selected.reason is None or not reasons or selected.reason in reasons:
+        return
+    there_are = printable(", ".join(sorted(reasons)))
+    warn([f"--reason: no dead letter has this reason; there are: {there_are}"])
 
 
 def _audit_of_search(

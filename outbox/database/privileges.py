@@ -18,6 +18,16 @@ _OF_TABLE = sa.text("SELECT has_table_privilege(:name, :right)")
 _OF_COLUMNS = sa.text("SELECT has_any_column_privilege(:name, :right)")
 
 
+def together(*needed: Rights) -> Rights:
+    """Return all rights in *needed*, each once for its table."""
+    found: dict[sa.Table, list[str]] = {}
+    for each in needed:
+        for table, rights in each.items():
+            of_table = found.setdefault(table, [])
+            of_table += [right for right in rights if right not in of_table]
+    return found
+
+
 async def verify(engine: AsyncEngine, needed: Rights) -> None:
     """
     Check that the user of *engine* has the privileges *needed* on each table; SQLite has none.

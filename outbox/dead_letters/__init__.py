@@ -9,6 +9,8 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
     queries     lists, single dead letters, counts and pages
     redaction   which parts of a dead letter may be shown to whom
     repair      a new body for a dead letter
+    report      log lines and metrics of a running process on its dead letters
+    maintenance what that process does from time to time: count them, and purge old ones
 
 May import `runtime`, `database` and the files below them; never `cli`, and no broker adapter.
 """

@@ -28,6 +28,8 @@ class Action(StrEnum):
     RERUN = "rerun"
     """The record that a message is completed was deleted, so that it is processed again."""
     DROP = "drop"
+    PURGE = "purge"
+    """A running process deleted what is older than MQ_DEAD_LETTER_RETENTION_DAYS."""
     FIND_BY_KEY = "find_by_key"
     """Recorded before a command answers whether a key has dead letters, and how many."""
     SHOW_BODY = "show_body"

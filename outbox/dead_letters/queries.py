@@ -5,7 +5,7 @@ Bodies and keys are returned only after the audit log has a committed row with t
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import READING, DeadLetterSource, OpenedSource, reading
-from outbox.dead_letters.store import Span, TypeCount
+from outbox.dead_letters.store import LetterGroup, Order, ReasonCount, Span
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 
@@ -23,20 +23,50 @@ LIST_LIMIT = 100
 """Default number of dead letters in a list."""
 
 
-async def listed(
-    source: DeadLetterSource, selection: Selection, audit: Audit | None
-) -> tuple[Sequence[Any], datetime, int]:
+@dataclass(frozen=True, slots=True)
+class Listing:
     """
-    Return dead letters without bodies, the time of the database, and the number of matches.
+    Dead letters without bodies, at the time *now* of the database.
+
+    Args:
+        groups: All that the selection matches, by their cause.
+        reasons: The reasons of all dead letters of the source, if the selection matches none.
+
+    """
+
+    letters: Sequence[Any]
+    groups: Sequence[LetterGroup]
+    now: datetime
+    reasons: Sequence[ReasonCount] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of matches."""
+        return sum(group.letters for group in self.groups)
+
+
+async def listed(
+    source: DeadLetterSource,
+    selection: Selection,
+    audit: Audit | None,
+    *,
+    order: Order = Order.OLDEST,
+) -> Listing:
+    """
+    List the dead letters that *selection* matches, in *order*; its limit is not for the groups.
 
     A selection by key needs *audit*.
     """
-    async with source.opened(selection, audit) as opened:
-        limited = replace(
-            opened, selection=replace(selection, limit=selection.limit or LIST_LIMIT)
+    everything = replace(selection, limit=None)
+    async with source.opened(everything, audit) as opened, reading(opened.engine) as connection:
+        letters = await opened.store.listed(
+            connection,
+            where=everything.where(opened.store.source, opened.snapshot),
+            order=order,
+            limit=LIST_LIMIT if selection.limit is None else selection.limit,
         )
-        rows = [row async for page in pages(limited) for row in page]
-        return rows, opened.snapshot.now, opened.count
+        reasons = [] if letters else await opened.store.reason_counts(connection)
+    return Listing(letters, opened.groups, opened.snapshot.now, reasons)
 
 
 async def one(source: DeadLetterSource, selection: Selection, audit: Audit | None) -> Any:
@@ -53,9 +83,9 @@ async def one(source: DeadLetterSource, selection: Selection, audit: Audit | Non
 
 async def counted(
     source: DeadLetterSource, selection: Selection, audit: Audit | None
-) -> tuple[list[TypeCount], int]:
+) -> tuple[list[LetterGroup], int]:
     """
-    Count the matches by type and reason, and those that consumers would drop as duplicates.
+    Count the matches by their cause, and those that consumers would drop as duplicates.
 
     A selection by key needs *audit*.
     """
@@ -67,7 +97,7 @@ async def counted(
                 async with reading(opened.engine) as connection:
                     found = await source.duplicates.among(connection, page, hold=False)
                 duplicates += len(found)
-        return opened.type_counts, duplicates
+        return opened.groups, duplicates
 
 
 async def pages(

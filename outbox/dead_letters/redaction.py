@@ -18,6 +18,8 @@ _METADATA = (
     "source",
     "queue",
     "reason",
+    "error_class",
+    "error_place",
     "attempts",
     "type",
     "message_id",

@@ -153,9 +153,9 @@ class Run:
 
         await self._sweep(act, Action.REPLAY)
 
-    async def drop(self) -> None:
+    async def drop(self, action: Action = Action.DROP) -> None:
         """
-        Delete dead letters without sending them.
+        Delete dead letters without sending them; the audit log has *action*.
 
         Raises DatabaseUnavailable.
         """
@@ -163,7 +163,7 @@ class Run:
         async def act(batch: Batch) -> BatchResult:
             return BatchResult([None] * len(batch.letters))
 
-        await self._sweep(act, Action.DROP)
+        await self._sweep(act, action)
 
     async def _sweep(self, act: BatchAction, action: Action) -> None:
         where = self.audit.selection.where(self.store.source, self.snapshot)

@@ -3,9 +3,9 @@ The filters that choose dead letters: from command-line options to SQL.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +28,31 @@ class Snapshot:
     newest: int
 
 
+def _begins(column: sa.Column[Any], text: str, ends: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Whether *column* is *text*, or goes on after it with one of *ends*."""
+    longer = [column.startswith(text + end, autoescape=True) for end in ends]
+    return sa.or_(column == text, *longer)
+
+
+def _is_key(key: str) -> sa.ColumnElement[bool]:
+    table = dead_letters.c
+    return (table.idempotency_key == key) | (table.ordering_key == key)
+
+
+_CONDITIONS: dict[str, Callable[[Any, datetime], sa.ColumnElement[bool]]] = {
+    "type": lambda type_, _now: dead_letters.c.type == type_,
+    "reason": lambda reason, _now: dead_letters.c.reason == reason,
+    "older_than": lambda age, now: dead_letters.c.last_at <= now - age,
+    "newer_than": lambda age, now: dead_letters.c.last_at > now - age,
+    "error": lambda error, _now: _begins(dead_letters.c.error_class, error, (" ",)),
+    "place": lambda place, _now: _begins(dead_letters.c.error_place, place, (" ", ":")),
+    "since": lambda time, _now: dead_letters.c.last_at >= time,
+    "until": lambda time, _now: dead_letters.c.last_at < time,
+    "key": lambda key, _now: _is_key(key),
+}
+"""The condition of each filter of a selection, for its value and the time of the snapshot."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """
@@ -36,6 +61,10 @@ class Selection:
     Args:
         older_than: Dead-lettered longer ago than this.
         newer_than: Dead-lettered within this time.
+        error: The class of the last error, as in `ValueError`, with or without a SQLSTATE.
+        place: The file of the error, or the file and the line.
+        since: Dead-lettered at this time or later.
+        until: Dead-lettered before this time.
         key: The idempotency key or the ordering key; never shown and never stored.
         limit: Maximum number of dead letters, the oldest first.
 
@@ -46,6 +75,10 @@ class Selection:
     reason: str | None = None
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
+    error: str | None = None
+    place: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
     key: str | None = None
     limit: int | None = None
 
@@ -57,20 +90,11 @@ class Selection:
         """
         table = dead_letters.c
         conditions = [table.source == source, table.id <= snapshot.newest]
+        for name, condition in _CONDITIONS.items():
+            if (value := getattr(self, name)) is not None:
+                conditions.append(condition(value, snapshot.now))
         if self.ids:
             conditions.append(table.id.in_(self.ids))
-        if self.type is not None:
-            conditions.append(table.type == self.type)
-        if self.reason is not None:
-            conditions.append(table.reason == self.reason)
-        if self.older_than is not None:
-            conditions.append(table.last_at <= snapshot.now - self.older_than)
-        if self.newer_than is not None:
-            conditions.append(table.last_at > snapshot.now - self.newer_than)
-        if self.key is not None:
-            conditions.append(
-                (table.idempotency_key == self.key) | (table.ordering_key == self.key)
-            )
         return sa.and_(*conditions)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +105,10 @@ class Selection:
             "reason": self.reason,
             "older_than_seconds": _seconds(self.older_than),
             "newer_than_seconds": _seconds(self.newer_than),
+            "error": self.error,
+            "place": self.place,
+            "since": None if self.since is None else self.since.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
             "key": True if self.key is not None else None,
             "limit": self.limit,
         }
@@ -102,6 +130,10 @@ def selection(options: Mapping[str, Any]) -> Selection:
         reason=_text("--reason", options.get("reason")),
         older_than=duration("--older-than", options.get("older_than")),
         newer_than=duration("--newer-than", options.get("newer_than")),
+        error=_text("--error", options.get("error")),
+        place=_text("--place", options.get("place")),
+        since=instant("--since", options.get("since")),
+        until=instant("--until", options.get("until")),
         key=_text("--key", options.get("key")),
         limit=None if limit is None else whole_number("--limit", limit),
     )
@@ -144,6 +176,21 @@ def duration(option: str, text: str | None) -> timedelta | None:
     if not found or found > _LONGEST:
         raise ConfigurationError(f"{option}: must be a duration such as 90s, 15m, 2h or 7d")
     return found
+
+
+def instant(option: str, text: str | None) -> datetime | None:
+    """Parse a time with its time zone, or raise ConfigurationError, which names *option*."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ConfigurationError(
+        f"{option}: must be a time with its time zone such as 2026-03-01T08:30+01:00"
+    )
 
 
 def _text(option: str, text: str | None) -> str | None:

@@ -15,7 +15,7 @@ from outbox.database.privileges import Rights
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
-from outbox.dead_letters.store import DeadLetters, TypeCount
+from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 from outbox.tables import audit_log, dead_letters
@@ -69,8 +69,8 @@ class DeadLetterSource:
                 if unknown:
                     ids = " or ".join(map(str, unknown))
                     raise ConfigurationError(f"--id: there is no dead letter {ids} of {self.name}")
-                type_counts = await store.type_counts(connection, selection, snapshot)
-            opened = OpenedSource(engine, store, selection, snapshot, type_counts)
+                groups = await store.groups(connection, selection, snapshot)
+            opened = OpenedSource(engine, store, selection, snapshot, groups)
             if selection.key is not None:
                 await _record_search(opened, audit)
             yield opened
@@ -84,12 +84,12 @@ class OpenedSource:
     store: DeadLetters
     selection: Selection
     snapshot: Snapshot
-    type_counts: list[TypeCount]
+    groups: list[LetterGroup]
 
     @property
     def count(self) -> int:
         """Number of dead letters that match the selection."""
-        return sum(each.letters for each in self.type_counts)
+        return sum(each.letters for each in self.groups)
 
 
 async def _record_search(opened: OpenedSource, audit: Audit | None) -> None:

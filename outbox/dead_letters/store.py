@@ -4,8 +4,9 @@ Every statement on the table `dead_letters`, except the INSERTs of relay and con
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, TypeAlias
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeAlias, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,16 +18,45 @@ from outbox.tables import dead_letters
 Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
 
 _SIZE = sa.func.length(dead_letters.c.body).label("size_bytes")
+_CAUSE = [
+    dead_letters.c.type,
+    dead_letters.c.reason,
+    dead_letters.c.error_class,
+    dead_letters.c.error_place,
+]
 _METADATA = [column for column in dead_letters.c if column.name != "body"]
 
 
 @dataclass(frozen=True, slots=True)
-class TypeCount:
-    """Number of dead letters of one type and reason."""
+class LetterGroup:
+    """
+    Dead letters with one cause: type, reason, and class and place of the last error.
+
+    Args:
+        letters: Their number.
+        first_at: The earliest of their first failures.
+        last_at: The latest time at which one of them was dead-lettered.
+
+    """
 
     type: str | None
     reason: str
+    error_class: str | None
+    error_place: str | None
     letters: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Order(StrEnum):
+    """The order of a list of dead letters; those that are equal in it come by their ids."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+    ATTEMPTS = "attempts"
+    """Most attempts first."""
+    TYPE = "type"
+    """By type, reason and error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +102,27 @@ class DeadLetters:
         )
         return sorted(set(ids).difference(found))
 
-    async def type_counts(
+    async def groups(
         self, connection: AsyncConnection, selection: Selection, snapshot: Snapshot
-    ) -> list[TypeCount]:
-        """Count the dead letters that *selection* matches, by type and reason."""
+    ) -> list[LetterGroup]:
+        """Group the dead letters that *selection* matches by their cause, the largest first."""
         matching = (
-            sa.select(dead_letters.c.type, dead_letters.c.reason)
+            sa.select(*_CAUSE, dead_letters.c.first_at, dead_letters.c.last_at)
             .where(selection.where(self.source, snapshot))
             .order_by(dead_letters.c.id)
             .limit(selection.limit)
             .subquery()
         )
-        kinds = sa.select(matching.c.type, matching.c.reason, sa.func.count())
+        cause = [matching.c[column.name] for column in _CAUSE]
+        letters = sa.func.count().label("letters")
+        times = sa.func.min(matching.c.first_at), sa.func.max(matching.c.last_at)
+        columns: list[Any] = [*cause, letters, *times]
         rows = await connection.execute(
-            kinds.group_by(matching.c.type, matching.c.reason).order_by(
-                matching.c.reason, matching.c.type
-            )
+            sa.select(*columns)
+            .group_by(*cause)
+            .order_by(letters.desc(), *(_nulls_first(column) for column in cause))
         )
-        return [TypeCount(*row) for row in rows]
+        return [LetterGroup(*row) for row in rows]
 
     async def reason_counts(self, connection: AsyncConnection) -> list[ReasonCount]:
         """Count all dead letters by reason; reads only the index dead_letters_source."""
@@ -116,6 +149,18 @@ class DeadLetters:
     ) -> Sequence[sa.RowMapping]:
         """Return the dead letters of *span*, with or without *bodies*."""
         page = span.of(_columns_with(bodies=bodies).where(where))
+        return (await connection.execute(page)).mappings().all()
+
+    async def listed(
+        self,
+        connection: AsyncConnection,
+        *,
+        where: sa.ColumnElement[bool],
+        order: Order,
+        limit: int,
+    ) -> Sequence[sa.RowMapping]:
+        """Return at most *limit* dead letters in *order*, without bodies."""
+        page = _columns_with(bodies=False).where(where).order_by(*_in(order)).limit(limit)
         return (await connection.execute(page)).mappings().all()
 
     async def lock(
@@ -145,6 +190,26 @@ class DeadLetters:
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
         """Delete dead letters that this transaction has locked."""
         await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(ids)))
+
+
+def _in(order: Order) -> list[sa.ColumnElement[Any]]:
+    table = dead_letters.c
+    match order:
+        case Order.OLDEST:
+            return [table.id]
+        case Order.NEWEST:
+            return [table.id.desc()]
+        case Order.ATTEMPTS:
+            return [table.attempts.desc(), table.id]
+        case Order.TYPE:
+            return [*(_nulls_first(column) for column in _CAUSE), table.id]
+        case _:
+            assert_never(order)
+
+
+def _nulls_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """*column* to order by: the databases put nulls on different sides."""
+    return column.asc().nulls_first()
 
 
 def _columns_with(*, bodies: bool) -> Page:

@@ -4,12 +4,13 @@ Reading, replaying and dropping dead letters, in both databases.
 
 import asyncio
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
@@ -18,8 +19,13 @@ from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
 from outbox.database_time import now_plus
 from outbox.dead_letters.audit import is_known
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
+from outbox.dead_letters.replay import BATCH
+from outbox.dead_letters.report import DeadLetterReport
 from outbox.dead_letters.selection import Selection
-from outbox.dead_letters.store import DeadLetters, Span, TypeCount
+from outbox.dead_letters.store import DeadLetters, LetterGroup, Order, ReasonCount, Span
+from outbox.runtime import logs
+from outbox.runtime.process import Availability
 from outbox.tables import audit_log, dead_letters, outbox
 from outbox.wire import codec, row_codec
 from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
@@ -38,6 +44,7 @@ from tests.support.dead_letters import (
 )
 
 AN_HOUR = timedelta(hours=1)
+EARLY, LATE, LATER = (datetime(2026, 3, day, 8, 30, tzinfo=UTC) for day in (1, 2, 3))
 
 
 async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
@@ -56,6 +63,11 @@ async def selected(engine: AsyncEngine, selection: Selection) -> list[int]:
         Selection(older_than=AN_HOUR),
         Selection(key="idem"),
         Selection(key="order"),
+        Selection(error="IntegrityError"),
+        Selection(error="IntegrityError 23505"),
+        Selection(place="clinic/etl_1.py"),
+        Selection(place="clinic/etl_1.py:42"),
+        Selection(since=datetime.now(UTC) - 3 * AN_HOUR, until=datetime.now(UTC) - AN_HOUR),
         Selection(type="test.wanted", reason="malformed", older_than=AN_HOUR, key="idem"),
     ],
 )
@@ -66,9 +78,12 @@ async def test_a_filter_finds_matching_dead_letters_only(engine, selection):
         age_seconds=7200,
         idempotency_key="idem",
         ordering_key="order",
+        error_class="IntegrityError 23505",
+        error_place="clinic/etl_1.py:42 in load",
     )
-    _, id_, _ = await write_dead_letter(
-        engine, a_dead_letter(), wanted, {**wanted, "source": "another"}
+    alike = a_dead_letter(error_class="IntegrityErrors", error_place="clinic/etlX1.py:421 in load")
+    _, id_, _, _ = await write_dead_letter(
+        engine, a_dead_letter(), wanted, {**wanted, "source": "another"}, alike
     )
 
     assert await selected(engine, selection) == [id_]
@@ -83,24 +98,136 @@ async def test_a_filter_finds_newer_and_single_dead_letters(engine):
     assert await selected(engine, Selection()) == [old, new]
 
 
-async def test_dead_letters_are_counted_by_type_and_reason_up_to_the_limit(engine):
+FAILED = {"error_class": "ValueError", "error_place": "etl.py:7 in load"}
+
+
+async def test_dead_letters_are_grouped_by_their_cause_up_to_the_limit(engine):
     first, *_ = await write_dead_letter(
         engine,
-        a_dead_letter(type="a"),
-        a_dead_letter(type="a"),
-        a_dead_letter(type=None, reason="malformed"),
+        a_dead_letter(type="a", first_at=EARLY, last_at=LATE, **FAILED),
+        a_dead_letter(type="a", first_at=LATE, last_at=LATER, **FAILED),
+        a_dead_letter(type="a", first_at=LATE, last_at=LATE),
+        a_dead_letter(type=None, reason="malformed", first_at=EARLY, last_at=EARLY),
     )
     found = DeadLetters(SOURCE)
 
     async with engine.connect() as connection:
         snapshot = await found.snapshot(connection)
-        everything = await found.type_counts(connection, Selection(), snapshot)
-        one = await found.type_counts(connection, Selection(limit=1), snapshot)
+        everything = await found.groups(connection, Selection(), snapshot)
+        one = await found.groups(connection, Selection(limit=1), snapshot)
         unknown = await found.unknown(connection, [first, 10**12])
 
-    assert everything == [TypeCount(None, "malformed", 1), TypeCount("a", "retries_exhausted", 2)]
-    assert one == [TypeCount("a", "retries_exhausted", 1)]
+    cause = ("a", "retries_exhausted", *FAILED.values())
+    assert everything == [
+        LetterGroup(*cause, 2, EARLY, LATER),
+        LetterGroup(None, "malformed", None, None, 1, EARLY, EARLY),
+        LetterGroup("a", "retries_exhausted", None, None, 1, LATE, LATE),
+    ]
+    assert one == [LetterGroup(*cause, 1, EARLY, LATE)]
     assert unknown == [10**12]
+
+
+async def test_a_list_has_the_order_that_is_asked_for(engine):
+    one, two, three = await write_dead_letter(
+        engine,
+        a_dead_letter(type="b", attempts=4),
+        a_dead_letter(type="a", attempts=9, **FAILED),
+        a_dead_letter(type="a", attempts=1),
+    )
+    found = DeadLetters(SOURCE)
+    listed = {}
+
+    async with engine.connect() as connection:
+        where = Selection().where(SOURCE, await found.snapshot(connection))
+        for order in Order:
+            rows = await found.listed(connection, where=where, order=order, limit=3)
+            listed[order] = [row["id"] for row in rows]
+        (newest,) = await found.listed(connection, where=where, order=Order.NEWEST, limit=1)
+
+    assert listed == {
+        Order.OLDEST: [one, two, three],
+        Order.NEWEST: [three, two, one],
+        Order.ATTEMPTS: [two, one, three],
+        Order.TYPE: [three, two, one],
+    }
+    assert newest["id"] == three
+    assert "body" not in newest
+
+
+def a_maintenance(engine: AsyncEngine, registry: CollectorRegistry) -> DeadLetterMaintenance:
+    return DeadLetterMaintenance(
+        engine,
+        SOURCE,
+        retention=timedelta(days=1),
+        actor="relay host:1",
+        report=DeadLetterReport(
+            registry, source=SOURCE, codes={"malformed"}, other="rejected_by_handler"
+        ),
+        availability=Availability(logs.get("test"), CollectorRegistry()),
+    )
+
+
+async def test_a_process_purges_its_old_dead_letters_and_counts_the_others(engine):
+    rows = [a_dead_letter(age_seconds=90_000) for _ in range(BATCH + 1)]
+    old = await write_dead_letter(engine, *rows)
+    kept = await write_dead_letter(
+        engine,
+        a_dead_letter(age_seconds=80_000, reason="malformed"),
+        a_dead_letter(reason="no_unit"),
+        a_dead_letter(age_seconds=90_000, source="another"),
+    )
+    registry = CollectorRegistry()
+
+    await a_maintenance(engine, registry).work(asyncio.Event())
+
+    assert [row["id"] for row in await remaining(engine)] == kept
+    first, second = await audit_rows(engine)
+    assert [(row["action"], row["messages"]) for row in (first, second)] == [
+        ("purge", BATCH),
+        ("purge", 1),
+    ]
+    assert (first["actor"], first["because"]) == ("relay host:1", "MQ_DEAD_LETTER_RETENTION_DAYS")
+    assert first["selection"] == {"older_than_seconds": 86_400}
+    labels = {"source": SOURCE}
+    sample = registry.get_sample_value
+    assert sample("mq_dead_letters_purged_total", labels) == len(old)
+    assert sample("mq_dead_letters_waiting", {**labels, "reason": "malformed"}) == 1
+    assert sample("mq_dead_letters_waiting", {**labels, "reason": "rejected_by_handler"}) == 1
+    assert 79_999 < (sample("mq_dead_letters_oldest_age_seconds", labels) or 0) < 80_100
+
+
+async def test_a_purge_leaves_what_a_replay_has_locked_and_a_reason_without_letters_has_no_metric(
+    engine,
+):
+    (locked,) = await write_dead_letter(engine, a_dead_letter(age_seconds=90_000))
+    maintenance = a_maintenance(engine, CollectorRegistry())
+    if engine.dialect.name == "postgresql":
+        found = DeadLetters(SOURCE)
+        async with engine.connect() as connection:
+            where = Selection().where(SOURCE, await found.snapshot(connection))
+            await found.lock(connection, where=where, span=Span(0, 9), bodies=False)
+
+            await maintenance.work(asyncio.Event())
+            assert [row["id"] for row in await remaining(engine)] == [locked]
+
+    await a_maintenance(engine, registry := CollectorRegistry()).work(asyncio.Event())
+    assert await remaining(engine) == []
+    reason = {"source": SOURCE, "reason": "rejected_by_handler"}
+    assert registry.get_sample_value("mq_dead_letters_waiting", reason) is None
+    assert registry.get_sample_value("mq_dead_letters_oldest_age_seconds", {"source": SOURCE}) == 0
+
+
+def test_counts_replace_those_of_a_minute_ago():
+    registry = CollectorRegistry()
+    report = DeadLetterReport(registry, source=SOURCE, codes={"malformed"}, other="other")
+
+    report.sampled([ReasonCount("malformed", 2, AN_HOUR), ReasonCount("x", 1, 2 * AN_HOUR)])
+    report.sampled([ReasonCount("x", 1, AN_HOUR), ReasonCount("y", 1, AN_HOUR)])
+
+    sample = registry.get_sample_value
+    assert sample("mq_dead_letters_waiting", {"source": SOURCE, "reason": "other"}) == 2
+    assert sample("mq_dead_letters_waiting", {"source": SOURCE, "reason": "malformed"}) is None
+    assert sample("mq_dead_letters_oldest_age_seconds", {"source": SOURCE}) == 3600
 
 
 async def test_a_listing_reads_the_body_only_on_request(engine):

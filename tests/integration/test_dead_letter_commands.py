@@ -398,6 +398,46 @@ async def test_whether_a_person_has_dead_letters_is_told_for_a_reason_that_is_st
     assert len(await remaining(engine)) == 1
 
 
+CAUSE = {"error_class": "ValueError", "error_place": "etl.py:7 in load"}
+
+
+async def test_a_list_groups_dead_letters_by_their_cause_for_people_and_for_programs(
+    shell, engine
+):
+    first, second, _ = await write_dead_letter(
+        engine,
+        a_dead_letter(**CAUSE),
+        a_dead_letter(**CAUSE),
+        a_dead_letter(reason="no_unit", idempotency_key=LEAK_MARKER),
+    )
+
+    shown = await shell.consumer("list", "--error", "ValueError", "--sort", "newest")
+    whole = await shell.consumer("list", "--json", "--limit", "1", "--sort", "newest")
+    misspelt = await shell.consumer("list", "--reason", "no_units")
+
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert shown.out.count("etl.py:7 in load") == 1
+    assert [int(line[1]) for line in lines if line[1:2] and line[1].isdecimal()] == [
+        2,
+        second,
+        first,
+    ]
+    found = json.loads(whole.out)
+    assert found["matches"] == 3
+    assert [(each["letters"], each["error_class"]) for each in found["groups"]] == [
+        (2, "ValueError"),
+        (1, None),
+    ]
+    (letter,) = found["dead_letters"]
+    assert (letter["reason"], "body" in letter) == ("no_unit", False)
+    assert LEAK_MARKER not in shell.printed
+    assert misspelt.code == 0
+    assert misspelt.err == (
+        "warning: --reason: no dead letter has this reason; there are: no_unit, "
+        "retries_exhausted\n"
+    )
+
+
 WHOLE = {
     "type": "health.data.uploaded.by.a.device.with.a.name.of.more.than.eighty.characters.in.all",
     "reason": "retries_exhausted",

@@ -34,8 +34,8 @@ MEANINGS = {
     "published the slower way; see "
     "[How the relay publishes](../explanation/publishing.md#when-the-client-library-changes).",
     "background_work_failed": "Periodic work beside the main loop failed, and is tried again: the "
-    "relay's `promote` or `sample`, the consumer's `purge` or `dead_queue`, or `verify`, a check "
-    "of the database; once for each reason.",
+    "relay's `promote` or `sample`, the consumer's `purge` or `dead_queue`, `dead_letters`, which "
+    "counts and purges them, or `verify`, a check of the database; once for each reason.",
     "configuration_refused": "The process exits with 2; `problem` says what cannot work.",
     "consumer_started": "The consumer handles messages.",
     "copy_not_taken": "The broker does not take the copy of a message, for a retry or a requeue: "
@@ -43,6 +43,7 @@ MEANINGS = {
     "is missing (`unroutable`), or no confirm came (`unknown`). The consumer repeats it, and is "
     "not ready; see [A process is not ready](../how-to/troubleshoot.md#a-process-is-not-ready).",
     "crashed": "The process exits with 1.",
+    "dead_letters_purged": "Dead letters older than `MQ_DEAD_LETTER_RETENTION_DAYS` were deleted.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",
     "event_dead_lettered": "A row of the outbox moved to `dead_letters`; `row` was its id there.",

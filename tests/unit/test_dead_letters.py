@@ -57,11 +57,22 @@ def test_any_text_is_a_number_or_refused(text):
         assert 0 < whole_number("--limit", text) < 2**63
 
 
-@pytest.mark.parametrize("option", ["type", "reason", "key"])
+@pytest.mark.parametrize("option", ["type", "reason", "error", "place", "key"])
 def test_a_filter_value_that_no_database_can_compare_is_refused(option):
     for text in ("\udcff", "x" * 1_025):
         with pytest.raises(ConfigurationError, match=f"--{option}: is"):
             selection({option: text})
+
+
+@pytest.mark.parametrize("option", ["since", "until"])
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01", "2026-03-01T08:30", "12", "\0"])
+def test_a_time_without_its_zone_is_refused_and_not_quoted(option, text):
+    with pytest.raises(ConfigurationError) as caught:
+        selection({option: text})
+
+    assert str(caught.value) == (
+        f"--{option}: must be a time with its time zone such as 2026-03-01T08:30+01:00"
+    )
 
 
 def test_a_replay_needs_a_filter_or_all():
@@ -81,6 +92,10 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
             "reason": "b",
             "older_than": "1m",
             "newer_than": "1h",
+            "error": "ValueError",
+            "place": "etl.py:7",
+            "since": "2026-03-01T08:30+01:00",
+            "until": "2026-03-02T08:30Z",
             "key": LEAK_MARKER,
             "limit": "9",
         }
@@ -92,6 +107,10 @@ def test_the_audit_keeps_the_filters_and_that_a_key_was_given():
         "reason": "b",
         "older_than_seconds": 60,
         "newer_than_seconds": 3600,
+        "error": "ValueError",
+        "place": "etl.py:7",
+        "since": "2026-03-01T07:30:00+00:00",
+        "until": "2026-03-02T08:30:00+00:00",
         "key": True,
         "limit": 9,
     }
@@ -108,6 +127,8 @@ def a_shown_dead_letter(**changes):
     row = {
         "id": 1,
         "queue": None,
+        "error_class": None,
+        "error_place": None,
         "size_bytes": 2,
         "first_at": AN_INSTANT,
         "last_at": AN_INSTANT,

@@ -1,0 +1,112 @@
+"""
+Periodic work on dead letters in a running process: counting them, and purging old ones.
+
+A purge is a run like those of the commands: it locks each batch, skips what a replay has locked,
+and adds a row to the audit log in the transaction that deletes the batch.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox.database.errors import driver_errors_translated
+from outbox.database.privileges import Rights
+from outbox.dead_letters.audit import Action, Audit
+from outbox.dead_letters.replay import Run
+from outbox.dead_letters.report import DeadLetterReport
+from outbox.dead_letters.selection import Selection
+from outbox.dead_letters.source import CHANGING, READING, reading
+from outbox.dead_letters.store import DeadLetters
+from outbox.errors import DatabaseUnavailable
+from outbox.runtime.process import Availability
+from outbox.runtime.service import pause
+
+COUNT_EVERY = timedelta(minutes=1)
+PURGE_EVERY = timedelta(hours=1)
+
+BECAUSE = "MQ_DEAD_LETTER_RETENTION_DAYS"
+"""The reason in the audit log."""
+
+WORK = "dead_letters"
+"""The name of the work in the log."""
+
+
+def rights(retention: timedelta | None) -> Rights:
+    """The rights that the work needs; to delete only with a *retention*."""
+    return READING if retention is None else CHANGING
+
+
+class DeadLetterMaintenance:
+    """
+    Counts the dead letters of *source*, and deletes those that are older than the *retention*.
+
+    Any number of processes may do this at the same time; a dead letter is deleted once. *actor* is
+    the name of the process in the audit log. *clock* returns seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        source: str,
+        *,
+        retention: timedelta | None,
+        actor: str,
+        report: DeadLetterReport,
+        availability: Availability,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._store = DeadLetters(source)
+        self._retention = retention
+        self._actor = actor
+        self._report = report
+        self._availability = availability
+        self._clock = clock
+        self._purged_at: float | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop* is set: a count every minute, and a purge every hour."""
+        while not stop.is_set():
+            try:
+                await self.work(stop)
+            except DatabaseUnavailable as error:
+                self._availability.background(WORK, error)
+            else:
+                self._availability.background(WORK, None)
+            await pause(stop, COUNT_EVERY)
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Purge if it is time, and count; raises DatabaseUnavailable."""
+        with driver_errors_translated():
+            if self._retention is not None and self._is_time():
+                await self._purge(self._retention, stop)
+                self._purged_at = self._clock()
+            async with reading(self._engine) as connection:
+                counts = await self._store.reason_counts(connection)
+        self._report.sampled(counts)
+
+    def _is_time(self) -> bool:
+        last = self._purged_at
+        return last is None or self._clock() - last >= PURGE_EVERY.total_seconds()
+
+    async def _purge(self, older_than: timedelta, stop: asyncio.Event) -> None:
+        async with reading(self._engine) as connection:
+            snapshot = await self._store.snapshot(connection)
+        audit = Audit(
+            actor=self._actor,
+            because=BECAUSE,
+            source=self._store.source,
+            selection=Selection(older_than=older_than),
+        )
+        run = Run(
+            engine=self._engine,
+            store=self._store,
+            snapshot=snapshot,
+            audit=audit,
+            stop=stop,
+            on_progress=self._report.purged,
+        )
+        await run.drop(Action.PURGE)
