@@ -14,11 +14,12 @@ What a policy does to a quorum queue, measured with RabbitMQ 3.10, 4.0 and 4.3:
     other keys                 lose no message, or RabbitMQ does not apply the policy
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from outbox.errors import TopologyMismatch
+from outbox.transports.routes import RouteState
 from outbox.transports.topology import Binding, Topology
 
 API = "management API"
@@ -85,6 +86,9 @@ class Management(Protocol):
 
     async def is_bound(self, queue: str, exchange: str) -> bool:
         """Return whether *queue* exists and any binding leads from *exchange* to it."""
+
+    async def routes(self, exchange: str, keys: Collection[str]) -> dict[str, RouteState]:
+        """Return, for each of the routing *keys*, whether *exchange* leads it to a queue."""
 
     async def held(self, topology: Topology) -> dict[str, int]:
         """

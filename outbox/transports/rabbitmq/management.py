@@ -8,7 +8,7 @@ import asyncio
 import base64
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -20,12 +20,21 @@ from outbox.network_errors import kind_of
 from outbox.tls_files import context_with, remember_expiry
 from outbox.transports.base import argument_mismatch
 from outbox.transports.management import API, PolicyEffect, effects
+from outbox.transports.routes import (
+    Link,
+    RouteState,
+    RoutingExchange,
+    next_exchanges,
+    route_states,
+)
 from outbox.transports.topology import Binding, Topology
 
 ANSWERS_WITHIN_SECONDS = 5.0
 SETTLES_WITHIN_SECONDS = 6.0
 ASK_AGAIN_SECONDS = 0.5
 LIMIT = "x-delivery-limit"
+MOST_EXCHANGES = 20
+"""Exchanges that are asked for one answer about routes; what lies behind others is unknown."""
 WITHOUT_FIGURES = "disable_stats=true&enable_queue_totals=true"
 _NOT_THE_API = "MQ_MANAGEMENT_URL: the answer does not come from RabbitMQ's management API"
 _REFUSALS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
@@ -92,6 +101,41 @@ class RabbitMQManagement:
 
     async def is_bound(self, queue: str, exchange: str) -> bool:
         return any(binding.exchange == exchange for binding in await self._bindings(queue))
+
+    async def routes(self, exchange: str, keys: Collection[str]) -> dict[str, RouteState]:
+        if not exchange:  # the default exchange: a queue's name is its only routing key
+            return {key: await self._state_of_queue(key) for key in keys}
+        found: dict[str, RoutingExchange] = {}
+        names = [exchange]  # it grows while it is read
+        for name in names:
+            if (answer := await self._exchange(name)) is not None:
+                found[name] = answer
+                further = dict.fromkeys(next_exchanges(answer))
+                names += [each for each in further if each not in names]
+                del names[MOST_EXCHANGES:]
+        return route_states(exchange, keys, found)
+
+    async def _state_of_queue(self, name: str) -> RouteState:
+        exists = await self._get("queues", self._vhost, name) is not None if name else False
+        return RouteState.BOUND if exists else RouteState.NO_QUEUE
+
+    async def _exchange(self, name: str) -> RoutingExchange | None:
+        if (answer := await self._get("exchanges", self._vhost, name)) is None:
+            return None
+        bindings = await self._get("exchanges", self._vhost, name, "bindings", "source") or []
+        return RoutingExchange(
+            answer["type"],
+            [
+                Link(
+                    each["routing_key"],
+                    each["destination"],
+                    to_exchange=each["destination_type"] == "exchange",
+                )
+                for each in bindings
+            ],
+            alternate=answer["arguments"].get("alternate-exchange"),
+            has_policy=bool(answer.get("policy")),
+        )
 
     async def held(self, topology: Topology) -> dict[str, int]:
         found: dict[str, int] = {}

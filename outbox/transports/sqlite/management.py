@@ -3,7 +3,7 @@ Questions to the embedded broker; see `outbox.transports.management`. It has no 
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import NoCounter
 from outbox.transports.management import PolicyEffect
+from outbox.transports.routes import RouteState
 from outbox.transports.sqlite import schema
 from outbox.transports.sqlite.connection import SqliteConnection
 from outbox.transports.topology import Binding, Topology
@@ -42,6 +43,11 @@ class SqliteManagement:
     async def is_bound(self, queue: str, exchange: str) -> bool:
         there = await self._bindings()
         return any((each.queue, each.exchange) == (queue, exchange) for each in there)
+
+    async def routes(self, exchange: str, keys: Collection[str]) -> dict[str, RouteState]:
+        if not self._path.exists():
+            return dict.fromkeys(keys, RouteState.NO_EXCHANGE)
+        return await self._read(partial(schema.routes, exchange=exchange, keys=keys))
 
     async def held(self, _topology: Topology) -> dict[str, int]:
         return {}

@@ -9,10 +9,12 @@ Functions take a connection and the time in milliseconds; the caller owns the tr
 import json
 import operator
 import sqlite3
+from collections.abc import Collection
 from typing import Any
 
 from outbox.errors import SchemaMismatch, TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
+from outbox.transports.routes import RouteState
 from outbox.transports.topology import (
     NO_DELIVERY_LIMIT,
     Binding,
@@ -175,6 +177,17 @@ def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:
     is_match = matches if kind == "topic" else operator.eq
     bindings = db.execute("SELECT pattern, queue FROM bindings WHERE exchange = ?", (exchange,))
     return sorted({queue for pattern, queue in bindings if is_match(pattern, routing_key)})
+
+
+def routes(
+    db: sqlite3.Connection, _now: int, *, exchange: str, keys: Collection[str]
+) -> dict[str, RouteState]:
+    """Return, for each of *keys*, whether *exchange* leads it to a queue."""
+    if exchange and one(db, "SELECT 1 FROM exchanges WHERE name = ?", exchange) is None:
+        return dict.fromkeys(keys, RouteState.NO_EXCHANGE)
+    return {
+        key: RouteState.BOUND if route(db, exchange, key) else RouteState.NO_QUEUE for key in keys
+    }
 
 
 def require(db: sqlite3.Connection, kind: str, name: str) -> None:
