@@ -5,6 +5,7 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     claim_statements   the statements of a claim, for Postgres and SQLite, but for
     postgres_unkeyed_claim   the one for rows without a key in Postgres
     claimed_rows       the rows that a scan claims, read from a result
+    measurement        the statement that measures the outbox by state
     settlement         applies verdicts to rows
     isolation          finds the rows that the database refuses to change
     session_keeper     keeps the transaction of a claim alive during a slow publish
@@ -22,6 +23,6 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     gated              a store that gives no rows while the schema monitor has found a problem
     ordering_secret    reads the secret with which relays hash ordering keys
 
-May import `outbox` and the pure modules of `relay`: row, verdict, waves. Only `relay.assembly`
-imports `postgres`, `postgres_notify` and `sqlite`.
+May import `outbox` and the pure modules of `relay`: row, event_group, verdict, waves. Only
+`relay.assembly` imports `postgres`, `postgres_notify` and `sqlite`.
 """

@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from relay.event_group import EventGroup
 from relay.row import Row
 from relay.verdict import Verdict
+
+MEASURED_ROWS = 10_000
+"""The most rows that a measurement reads: of those that are ready, with and without a key, and of
+those that wait, each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,14 @@ class Backlog:
 
     Args:
         rows: The number of rows; an estimate where many rows would take long to count.
-        oldest_ready_age: The time since the oldest ready row was inserted.
+        oldest_ready_age: The time since the oldest row was inserted that could be published now.
         dead_tuples: Deleted rows that vacuum has not yet removed; None on SQLite.
         oldest_snapshot_age: Age of the oldest open transaction, which keeps them; None on SQLite.
         oldest_snapshot_transactions: Transactions begun since then, also where only a replication
             slot keeps the rows; None on SQLite.
-        oldest_age: The time since the oldest row was inserted that is ready, or that waits because
-            a publish failed.
+        oldest_age: The time since the oldest row was inserted that should have left: all but those
+            that wait because their producer wants it.
+        events: The events by state, type and reason.
 
     """
 
@@ -66,6 +72,7 @@ class Backlog:
     oldest_snapshot_age: timedelta | None = None
     oldest_snapshot_transactions: int | None = None
     oldest_age: timedelta = timedelta(0)
+    events: Sequence[EventGroup] = ()
 
 
 class OutboxStore(Protocol):
@@ -92,8 +99,14 @@ class OutboxStore(Protocol):
     async def promote(self) -> int:
         """Make at most 1,000 rows ready whose `not_before` has passed; returns the number."""
 
-    async def backlog(self) -> Backlog:
-        """Read the size and age of the backlog without blocking other transactions."""
+    async def backlog(self, *, limit: int = MEASURED_ROWS, by_route: bool = False) -> Backlog:
+        """
+        Measure the backlog without blocking other transactions; no claim skips a row for it.
+
+        At most *limit* rows are read of those that are ready with a key, of those without one, and
+        of those that wait. Larger numbers are estimates or lower bounds. With *by_route* the
+        groups of events have their routing keys.
+        """
 
     async def close(self) -> None:
         """Release what is kept between claims; no claim may be open."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from outbox.runtime.schema_monitor import Gate
-from relay.storage.base import Backlog, Claim, OutboxStore
+from relay.storage.base import MEASURED_ROWS, Backlog, Claim, OutboxStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class GatedStore:
     async def promote(self) -> int:
         return await self.store.promote()
 
-    async def backlog(self) -> Backlog:
-        return await self.store.backlog()
+    async def backlog(self, *, limit: int = MEASURED_ROWS, by_route: bool = False) -> Backlog:
+        return await self.store.backlog(limit=limit, by_route=by_route)
 
     async def close(self) -> None:
         await self.store.close()

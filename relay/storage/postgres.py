@@ -22,11 +22,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import driver_errors_translated, with_deadline
-from outbox.tables import outbox
 from relay.storage.base import Claim
 from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows, savepoints
 from relay.storage.kept_sessions import KeptSessions
+from relay.storage.measurement import POSTGRES_LOCKED
 from relay.storage.postgres_session import PostgresSession
 from relay.storage.postgres_settlement import DELETION, PostgresSettlement
 from relay.storage.postgres_unkeyed_claim import POSTGRES_CLAIM_UNKEYED
@@ -37,9 +37,6 @@ from relay.verdict import Delete, Verdict
 _MARGIN = timedelta(seconds=5)
 """The server's own timeouts are shorter by this: past them the server does not answer at all."""
 
-COUNTED_ROWS = 10_000
-"""A longer count would read the whole table; above it the server's estimate is good enough."""
-
 # The plans of a claim are known, and must not depend on statistics that are older than the rows.
 _PLANNER = {
     "enable_seqscan": "off",
@@ -47,6 +44,12 @@ _PLANNER = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+
+_MEASURED_BY_INDEX = sa.text(
+    "SELECT set_config('enable_seqscan', 'off', true),"
+    " set_config('enable_bitmapscan', 'off', true)"
+)
+"""Else Postgres may read and sort all rows to get the first ones; until the transaction ends."""
 
 # A transaction that has only written has no snapshot while it is idle, and a prepared one has no
 # session. A role without pg_read_all_stats sees the transactions of other roles, but not when they
@@ -89,6 +92,7 @@ class PostgresStore(SqlStore):
     claim_unkeyed = POSTGRES_CLAIM_UNKEYED
     claim_keyed = POSTGRES_CLAIM_KEYED
     settlement = PostgresSettlement()
+    locked = POSTGRES_LOCKED
     # One round trip instead of three, several times a second.
     read_only: ClassVar = {"isolation_level": "AUTOCOMMIT"}
 
@@ -186,12 +190,15 @@ class PostgresStore(SqlStore):
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return super()._due_to_promote().with_for_update(skip_locked=True)
 
+    @asynccontextmanager
+    async def _measuring(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            await connection.execute(_MEASURED_BY_INDEX)
+            yield connection
+
     async def _count(self, connection: AsyncConnection) -> int:
-        some = sa.select(sa.literal(1)).select_from(outbox).limit(COUNTED_ROWS).subquery()
-        exact = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-        if exact < COUNTED_ROWS:
-            return exact
-        return max(await connection.scalar(_ESTIMATE) or 0, exact)
+        """Postgres's estimate: a count would read the whole table."""
+        return await connection.scalar(_ESTIMATE) or 0
 
     async def _vacuum_statistics(
         self, connection: AsyncConnection

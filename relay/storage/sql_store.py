@@ -1,16 +1,23 @@
 """
 Both databases: promoting due rows, reading the backlog, rows that cannot be settled.
 
-Every statement is here, in `claim_statements.py`, in `settlement.py`, or in the file of its
-database, and all of them use the one definition of the tables.
+Every statement is here, in `claim_statements.py`, `measurement.py`, `settlement.py`, or in the
+file of its database, and all of them use the one definition of the tables.
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -20,35 +27,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.database.errors import with_deadline
 from outbox.database_time import database_now
 from outbox.tables import outbox
+from relay.event_group import EventState, groups, oldest_age
 from relay.row import Row
-from relay.storage.base import Backlog
+from relay.storage.base import MEASURED_ROWS, Backlog
 from relay.storage.claim import Claimer
-from relay.storage.claim_statements import READY
 from relay.storage.claimed_rows import ClaimedRows
 from relay.storage.isolation import Scope, is_about_rows, refused
 from relay.storage.keyed_scan import KeyedScan
+from relay.storage.measurement import measured, measuring
 from relay.storage.settlement import Settlement
 from relay.storage.unkeyed_scan import UnkeyedScan
 from relay.verdict import Leave, Verdict
 
 PROMOTE_LIMIT = 1_000
-WAITING_ROWS = 10_000
-"""The most waiting rows that a measurement of the backlog reads."""
 STUCK_SECONDS = 3600.0
 """How long a row is left alone that the database refuses to change in any way."""
-
-# The longest waits may be left out: many events may wait for a time that their producer gave.
-_waiting = (
-    sa.select(outbox.c.created_at, outbox.c.last_error)
-    .where(outbox.c.not_before.is_not(None))
-    .order_by(outbox.c.not_before)
-    .limit(WAITING_ROWS)
-    .subquery()
-)
-_OLDEST_FAILED = sa.select(sa.func.min(_waiting.c.created_at)).where(
-    _waiting.c.last_error.is_not(None)
-)
-
 
 # A condition on the time would have Postgres read all rows that wait.
 _FIRST_DUE = (
@@ -74,6 +67,8 @@ class SqlStore(ABC):
     settlement: ClassVar[Settlement]
     read_only: ClassVar[Mapping[str, Any]]
     """Execution options for statements that need no transaction and no lock."""
+    locked: ClassVar[sa.ColumnElement[bool]] = sa.false()
+    """Whether an open transaction holds a row of the outbox."""
 
     def __init__(
         self,
@@ -114,18 +109,17 @@ class SqlStore(ABC):
         self.claimer.released()
         return promoted
 
-    async def backlog(self) -> Backlog:
-        oldest = sa.select(outbox.c.created_at).where(READY).order_by(outbox.c.id).limit(1)
-        async with with_deadline(self._timeout), self._engine.connect() as connection:
-            await connection.execution_options(**self.read_only)
-            rows = await self._count(connection)
-            now = await connection.scalar(sa.select(database_now()))
-            first = await connection.scalar(oldest)
-            failed = await connection.scalar(_OLDEST_FAILED)
+    async def backlog(self, *, limit: int = MEASURED_ROWS, by_route: bool = False) -> Backlog:
+        statement = measuring(locked=self.locked, by_route=by_route)
+        async with with_deadline(self._timeout), self._measuring() as connection:
+            found = measured((await connection.execute(statement, {"rows": limit})).all())
+            events = groups(found, limit=limit)
+            rows = sum(group.rows for group in events)
+            if not all(group.exact for group in events):
+                rows = max(rows, await self._count(connection))
             statistics = await self._vacuum_statistics(connection)
-        ready_age = _age(now, first)
-        oldest_age = max(ready_age, _age(now, failed))
-        return Backlog(rows, ready_age, *statistics, oldest_age=oldest_age)
+        ready_age = oldest_age(events, EventState.READY, EventState.IN_FLIGHT)
+        return Backlog(rows, ready_age, *statistics, oldest_age=oldest_age(events), events=events)
 
     async def settle_apart(self, scope: Scope, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """
@@ -188,8 +182,15 @@ class SqlStore(ABC):
     def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
         """*heads*, ids of first rows by key, as parameters of `claim_keyed`."""
 
+    @asynccontextmanager
+    async def _measuring(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for the statements that measure the backlog."""
+        async with self._engine.connect() as connection:
+            await connection.execution_options(**self.read_only)
+            yield connection
+
     async def _count(self, connection: AsyncConnection) -> int:
-        """The number of rows in the outbox."""
+        """The number of rows in the outbox, which are many; it may be an estimate."""
         return await connection.scalar(sa.select(sa.func.count()).select_from(outbox)) or 0
 
     async def _vacuum_statistics(
@@ -212,10 +213,6 @@ def has_changes(verdicts: Iterable[Verdict]) -> bool:
 def leaves_rows_ready(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> bool:
     """Whether some of the claimed *rows* are ready again after *verdicts*."""
     return len(verdicts) < len(rows) or any(isinstance(verdict, Leave) for verdict in verdicts)
-
-
-def _age(now: datetime | None, since: datetime | None) -> timedelta:
-    return timedelta(0) if now is None or since is None else max(now - since, timedelta(0))
 
 
 def _promotion(rows: sa.ColumnElement[bool]) -> sa.Update:

@@ -608,3 +608,117 @@ async def test_the_age_of_the_backlog_includes_rows_whose_publish_failed(engine,
     expected = datetime.now(UTC) - datetime(2026, 1, 1, tzinfo=UTC)
     assert backlog.oldest_ready_age == timedelta(0)
     assert abs(backlog.oldest_age - expected) < timedelta(minutes=5)
+
+
+async def set_columns(engine: AsyncEngine, event_type: str, **values) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.update(table).where(table.c.type == event_type).values(**values)
+        )
+
+
+async def one_event_of_each_state(engine: AsyncEngine, *, later: datetime) -> None:
+    """Types have the names of their states; `again` and `due` are ready."""
+    await record(
+        engine,
+        *(an_event(type=name) for name in ("ready", "again", "unroutable", "refused")),
+        *(an_event(type=name) for name in ("unsettled", "unheard", "due")),
+        an_event(type="waiting", not_before=later),
+        an_event(type="unroutable", routing_key="payment.made", ordering_key="k"),
+        an_event(type="blocked", ordering_key="k"),
+        an_event(type="blocked", ordering_key="k"),
+        an_event(type="ready", ordering_key="other"),
+    )
+    for code in ("unroutable", "refused", "unsettled"):
+        await set_columns(engine, code, last_error=code, attempts=3, not_before=later)
+    await set_columns(engine, "unheard", last_error="a text of others", not_before=later)
+    await set_columns(engine, "again", last_error="refused", attempts=2)
+    await set_columns(engine, "due", not_before=datetime.now(UTC) - LATER)
+    await set_columns(engine, "blocked", created_at=datetime.now(UTC) - 2 * LATER)
+    await set_columns(engine, "waiting", created_at=datetime.now(UTC) - 9 * LATER)
+
+
+async def test_the_backlog_says_of_each_event_why_it_has_not_left(engine, store):
+    assert (await store.backlog()).events == []
+    await one_event_of_each_state(engine, later=datetime.now(UTC) + LATER)
+
+    backlog = await store.backlog()
+
+    assert backlog.rows == 12
+    assert all(group.exact and not group.routes for group in backlog.events)
+    assert {
+        (group.state.value, group.type, group.reason): (group.rows, group.attempts)
+        for group in backlog.events
+    } == {
+        ("ready", "ready", None): (2, 0),
+        ("ready", "again", "refused"): (1, 2),
+        ("ready", "due", None): (1, 0),
+        ("unroutable", "unroutable", "unroutable"): (2, 3),
+        ("refused", "refused", "refused"): (1, 3),
+        ("unsettled", "unsettled", "unsettled"): (1, 3),
+        ("blocked", "blocked", "unroutable"): (2, 0),
+        ("waiting", "unheard", "other"): (1, 0),
+        ("waiting", "waiting", None): (1, 0),
+    }
+    due_in = {group.type: group.next_attempt_in for group in backlog.events}
+    assert due_in["ready"] is due_in["again"] is None
+    assert due_in["due"] == timedelta(0)
+    for name in ("unroutable", "blocked", "waiting"):
+        assert LATER - timedelta(minutes=5) < (due_in[name] or LATER) <= LATER
+    # The waiting event is older, and its producer wants it to wait.
+    assert abs(backlog.oldest_age - 2 * LATER) < timedelta(minutes=5)
+    assert backlog.oldest_ready_age < timedelta(minutes=5)
+
+
+async def test_events_are_grouped_by_routing_key_if_asked_for(engine, store):
+    await record(
+        engine,
+        *(an_event(type="t", routing_key="a.b") for _ in range(3)),
+        *(an_event(type="t", routing_key=f"n.{n}") for n in range(7)),
+    )
+    await set_columns(engine, "t", exchange="elsewhere")
+
+    [group] = (await store.backlog(by_route=True)).events
+
+    assert (group.rows, len(group.routes)) == (10, 5)
+    assert [(each.exchange, each.rows) for each in group.routes][:2] == [
+        ("elsewhere", 3),
+        ("elsewhere", 1),
+    ]
+    assert group.routes[0].routing_key == "a.b"
+
+
+async def test_a_measurement_reads_a_part_of_a_large_backlog_and_says_so(engine, store):
+    later = datetime.now(UTC) + LATER
+    await record(
+        engine,
+        *(an_event(type=f"n.{n}") for n in range(6)),
+        an_event(type="planned", not_before=later),
+    )
+
+    backlog = await store.backlog(limit=4)
+
+    assert [(group.type, group.rows, group.exact) for group in backlog.events] == [
+        *((f"n.{n}", 1, False) for n in range(4)),
+        ("planned", 1, True),
+    ]
+    assert backlog.rows >= 5
+
+
+async def test_a_measurement_counts_what_a_relay_holds_and_disturbs_no_claim(postgres_url):
+    """A claim in a SQLite file holds no lock, so there the events are ready until they leave."""
+    engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
+    async with postgres_store(engine) as store:
+        await record(engine, *(an_event(type="t", ordering_key=key) for key in (None, "k", "k")))
+
+        async with store.claim(limit=1, size=SIZE) as claim:
+            during = (await store.backlog()).events
+            async with store.claim(limit=10, size=SIZE) as others:
+                held = len(claim.rows) + len(others.rows)
+                during_both = (await store.backlog()).events
+        after = (await store.backlog()).events
+
+    assert {each.state.value: each.rows for each in during} == {"in_flight": 1, "ready": 2}
+    assert {each.state.value: each.rows for each in during_both} == {"in_flight": held}
+    assert {each.state.value: each.rows for each in after} == {"ready": 3}
+    await engine.dispose()
