@@ -69,7 +69,7 @@ class SharedSettings(SettingsWithSecretFiles):
         default=None,
         description="RabbitMQ's management API, as in `https://user:password@host:15671`; only "
         "read. Unset: policies and delivery limits are not checked, and missing bindings are not "
-        "noticed.",
+        "noticed, nor shown by `relay status`.",
     )
     secrets_dir: Path | None = Field(
         default=None,

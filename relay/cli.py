@@ -9,31 +9,26 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import adoption, dead_letter_view, start
+from outbox.cli import adoption, start
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.output import run_command
 from outbox.cli.problems import Problems
 from outbox.cli.version import Version
-from outbox.database import migrate, privileges, row_access
+from outbox.database import migrate
 from outbox.database.errors import driver_errors_translated
 from outbox.database.location import Location
-from outbox.dead_letters.source import DeadLetterSource, reading
-from outbox.dead_letters.store import DeadLetters, ReasonCount
+from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import probes
 from outbox.runtime.process import allow_configured_headers
 from outbox.schema_name import check_schema_name
-from outbox.tables import dead_letters, outbox
-from relay import assembly, replay
+from relay import assembly, replay, status_view
 from relay import run as service
 from relay.settings import RelaySettings
+from relay.status import read_status
 from relay.storage import ordering_secret
-from relay.storage.base import Backlog
-from relay.storage.settlement import SOURCE
-
-RIGHTS_OF_STATUS = {outbox: ["SELECT"], dead_letters: ["SELECT"]}
 
 app = typer.Typer(
     name="relay",
@@ -169,32 +164,13 @@ async def _check_broker(settings: RelaySettings) -> list[str]:
 
 @app.command()
 def status(*, as_json: commands.AsJson = False) -> None:
-    """Show the rows in the outbox, and the dead letters of the relay by reason."""
+    """Show why events are in the outbox, and the dead letters of the relay by reason."""
     settings = start.settings(RelaySettings, process="relay")
-
-    async def read() -> tuple[Backlog, list[ReasonCount]]:
-        async with assembly.database(settings) as engine:
-            await migrate.verify(engine)
-            await privileges.verify(engine, RIGHTS_OF_STATUS)
-            await row_access.verify(engine, RIGHTS_OF_STATUS)
-            backlog = await assembly.store(engine, settings).backlog()
-            async with reading(engine) as connection:
-                return backlog, await DeadLetters(SOURCE).reason_counts(connection)
-
-    backlog, reason_counts = commands.once(read)
+    found = commands.once(lambda: read_status(settings))
     if as_json:
-        commands.print_json({"outbox": backlog, "dead_letters": reason_counts})
-        return
-    rows: dict[str, object] = {
-        "rows": backlog.rows,
-        "age of the oldest ready row": backlog.oldest_ready_age,
-    }
-    if backlog.dead_tuples is not None:
-        rows["rows to vacuum"] = backlog.dead_tuples
-        rows["age of the oldest snapshot"] = backlog.oldest_snapshot_age
-        rows["transactions since then"] = backlog.oldest_snapshot_transactions
-    commands.show("outbox", rows)
-    dead_letter_view.reason_counts(console, reason_counts)
+        commands.print_json(found)
+    else:
+        status_view.show(console, found, main_exchange=settings.main_exchange)
 
 
 def _dead_letters(_target: str) -> DeadLetterSource:

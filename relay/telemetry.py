@@ -1,8 +1,8 @@
 """
 The events of the relay, as log events and metrics.
 
-Only this module knows log keys and metric names. Labels are bounded: exchanges, outcomes and
-reason codes, never ids, keys or users.
+Only this module knows log keys and metric names. Labels are bounded: exchanges, outcomes, reason
+codes and some types, never ids, keys or users.
 """
 
 from collections import Counter as Tally
@@ -18,6 +18,7 @@ from outbox.runtime import logs
 from outbox.runtime.process import Availability
 from outbox.transports.base import Outcome
 from relay.batch_histogram import BatchHistogram
+from relay.event_gauges import EventGauges
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.settlement import SOURCE, UNSETTLED
@@ -85,9 +86,24 @@ class Telemetry:
         )
         self._oldest = Gauge(
             "mq_outbox_oldest_age_seconds",
-            "Age of the oldest row that could be published now, or that waits because a publish "
-            "failed.",
+            "Age of the oldest row that should have left; only rows that wait because their "
+            "producer wants it do not count.",
             registry=registry,
+        )
+        self._events = EventGauges(
+            Gauge(
+                "mq_outbox_events",
+                "Rows in the outbox by state, type and reason; a lower bound if more than 10,000 "
+                "are ready or wait.",
+                ["state", "type", "reason"],
+                registry=registry,
+            ),
+            Gauge(
+                "mq_outbox_state_oldest_age_seconds",
+                "Age of the oldest row in the outbox of each state.",
+                ["state"],
+                registry=registry,
+            ),
         )
         self._dead_tuples = Gauge(
             "mq_outbox_dead_tuples",
@@ -163,6 +179,7 @@ class Telemetry:
         self._backlog.set(backlog.rows)
         self._age.set(backlog.oldest_ready_age.total_seconds())
         self._oldest.set(backlog.oldest_age.total_seconds())
+        self._events.show(backlog.events)
         if backlog.dead_tuples is not None:
             self._dead_tuples.set(backlog.dead_tuples)
         if backlog.oldest_snapshot_age is not None:

@@ -108,11 +108,13 @@ def show(title: str, rows: dict[str, object]) -> None:
     print_table(console, table)
 
 
-def show_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    """Print a table with headings; the first column of *lines* is a name."""
+def show_lines(
+    title: str, columns: Sequence[str], lines: Sequence[Sequence[object]], *, names: int = 1
+) -> None:
+    """Print a table with headings; the first columns of *lines*, as many as *names*, are text."""
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < names else "right")
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     print_table(console, table)

@@ -4,19 +4,23 @@ The output of `relay status` and `consumer status`, for people and for programs.
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+import outbox
 from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import record_durations
 from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
+from outbox.database.engine import create_engine
 from outbox.database_time import now_plus
+from outbox.tables import outbox as table
 from outbox.transports.base import Outcome
 from outbox.wire import row_codec
 from outbox.wire.envelope import Envelope
@@ -158,14 +162,104 @@ async def test_the_status_of_the_relay_shows_its_dead_letters(run, engine):
     await write_dead_letter(engine, a_dead_letter_of_the_relay(reason="rejected"), a_dead_letter())
 
     assert "rejected" in run("relay", "status")
+    async with engine.begin() as connection:
+        await connection.execute(outbox.insert(an_event()))
     status = json.loads(run("relay", "status", "--json"))
 
     assert keys(status) == documented_keys("relay status")
     [pile] = status["dead_letters"]
     assert (pile["reason"], pile["letters"]) == ("rejected", 1)
     assert 0 <= pile["oldest_seconds"] < 60
-    assert status["outbox"]["rows"] == 0
-    assert status["outbox"]["oldest_ready_age_seconds"] == 0
+    assert status["outbox"]["rows"] == 1
+    assert 0 <= status["outbox"]["oldest_ready_age_seconds"] < 60
+
+
+async def events_of_many_kinds(url: str) -> None:
+    """One that no queue gets, one behind it, one that a queue refused, one for later."""
+    later = datetime.now(UTC) + HOUR
+    engine = create_engine(make_url(url), pool_size=2, application_name="test")
+    async with engine.begin() as connection:
+        for event in (
+            an_event(type="payment.made", ordering_key=LEAK_MARKER),
+            an_event(type="account.closed", ordering_key=LEAK_MARKER),
+            an_event(type="steps.walked", routing_key="health.processing.steps.normal"),
+            an_event(type="reminder.due", not_before=later),
+        ):
+            await connection.execute(outbox.insert(event))
+        for name, code in {"payment.made": "unroutable", "steps.walked": "refused"}.items():
+            await connection.execute(
+                sa.update(table)
+                .where(table.c.type == name)
+                .values(last_error=code, attempts=4, not_before=later)
+            )
+        await connection.execute(
+            sa.update(table).where(table.c.type == "reminder.due").values(exchange="reminders")
+        )
+    await engine.dispose()
+
+
+async def test_the_status_of_the_relay_says_why_each_event_has_not_left(tmp_path, request, urls):
+    database, broker_url = urls
+    run = CommandLine(tmp_path, MQ_DATABASE_URL=database, MQ_BROKER_URL=broker_url)
+    if broker_url.startswith("amqp"):
+        server = request.getfixturevalue("rabbitmq_server")
+        run.settings["MQ_MANAGEMENT_URL"] = server.management_url
+    assert (await run.run("consumer", "topology", TARGET)).code == 0
+    await events_of_many_kinds(database)
+
+    printed = await run.run("relay", "status")
+    as_json = await run.run("relay", "status", "--json")
+
+    events = json.loads(as_json.out)["outbox"]["events"]
+    assert {
+        (each["state"], each["type"], each["reason"], each["attempts"]): [
+            (route["exchange"], route["routing_key"], route["binding"]) for route in each["routes"]
+        ]
+        for each in events
+    } == {
+        ("unroutable", "payment.made", "unroutable", 4): [
+            ("health_data_exchange", "payment.made", "no_queue")
+        ],
+        ("blocked", "account.closed", "unroutable", 0): [
+            ("health_data_exchange", "account.closed", "no_queue")
+        ],
+        ("refused", "steps.walked", "refused", 4): [
+            ("health_data_exchange", "health.processing.steps.normal", "bound")
+        ],
+        ("waiting", "reminder.due", None, 0): [("reminders", "reminder.due", "no_exchange")],
+    }
+    assert json.loads(as_json.out)["bindings_unknown"] is None
+    assert (printed.code, as_json.code) == (0, 0)
+    for cause in (
+        "unroutable: no queue is bound to payment.made on exchange health_data_exchange: bind one",
+        "blocked: an earlier event of the same ordering key has failed (unroutable)",
+        "refused: a queue that health.processing.steps.normal leads to on exchange",
+        "waiting: exchange reminders does not exist: declare it, and bind a queue",
+    ):
+        assert cause in printed.out
+    assert LEAK_MARKER not in printed.out + as_json.out
+
+
+async def test_the_status_of_the_relay_needs_no_broker(tmp_path, sqlite_url):
+    """Without the management API, or while it is unreachable, it says so."""
+    run = CommandLine(
+        tmp_path, MQ_DATABASE_URL=sqlite_url, MQ_BROKER_URL="amqp://u:p@127.0.0.1:1/"
+    )
+    await events_of_many_kinds(sqlite_url)
+
+    not_asked = await run.run("relay", "status")
+    unreachable = await run.run(
+        "relay", "status", "--json", MQ_MANAGEMENT_URL="http://u:p@127.0.0.1:1"
+    )
+
+    assert (not_asked.code, unreachable.code) == (0, 0)
+    assert "binding unknown: set MQ_MANAGEMENT_URL" in not_asked.out
+    assert "unroutable: no queue was bound to payment.made on exchange" in not_asked.out
+    status = json.loads(unreachable.out)
+    assert "MQ_MANAGEMENT_URL: cannot connect to 127.0.0.1:1" in status["bindings_unknown"]
+    assert {
+        route["binding"] for each in status["outbox"]["events"] for route in each["routes"]
+    } == {"unknown"}
 
 
 @pytest.mark.parametrize("broker_fixture", ["embedded_broker_url", "rabbitmq_url"])
