@@ -81,18 +81,14 @@ select format('alter function %s owner to %I', function.oid::regprocedure, :'own
 \gexec
 
 -- Rights that an earlier version of this script, or a person, has given to these roles.
-select format(
-         'revoke all on %s, %s from %I',
-         relation.oid::regclass,
-         coalesce(pg_get_serial_sequence(relation.oid::regclass::text, 'id'), relation.oid::regclass::text),
-         named.name
-       )
+select format('revoke all on %s from %I', relation.oid::regclass, named.name)
   from pg_class as relation,
        unnest(array[
          :'producer', :'relay', :'consumer', :'operator', :'auditor', :'monitoring'
        ]) as named (name)
  where relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
-   and relation.relname = any (:'tables'::text[])
+   and relation.relkind in ('r', 'S')
+   and regexp_replace(relation.relname, '_id_seq$', '') = any (:'tables'::text[])
 \gexec
 select format('revoke all on function %s from public', function.oid::regprocedure)
   from pg_proc as function

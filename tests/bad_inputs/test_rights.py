@@ -2,6 +2,7 @@
 Users of Postgres without the rights that a process needs.
 """
 
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -43,24 +44,16 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-FOR_HANDLERS = {"GRANT INSERT ON outbox"}
-"""Rights that only handlers need that record events."""
-
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
 } | {"GRANT SELECT ON SEQUENCE parked_messages_id_seq"}
+UNCHECKED = ("outbox_processes", "failing_messages", "outbox_compatibility")
+"""Tables whose rights a process does not check at its start."""
+
 PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
     "relay": ("relay", assembly.expectation(RelaySettings()), set()),
-    "consumer": (
-        "consumer",
-        checks.expectation(effects.consumer, "queue"),
-        FOR_HANDLERS | IN_ORDER,
-    ),
-    "ordered consumer": (
-        "consumer",
-        checks.expectation(ordered.consumer, "queue"),
-        FOR_HANDLERS,
-    ),
+    "consumer": ("consumer", checks.expectation(effects.consumer, "queue"), IN_ORDER),
+    "ordered consumer": ("consumer", checks.expectation(ordered.consumer, "queue"), set()),
 }
 
 
@@ -79,7 +72,7 @@ async def test_a_missing_privilege_is_a_line_with_the_grant_to_run(name, owner, 
         if process == "relay":
             await ordering_secret.read(engine)
 
-    rights = documented_rights(process)
+    rights = {right for right in documented_rights(process) if not right.endswith(UNCHECKED)}
     await execute(owner, *(f"{right} TO {ROLE}" for right in rights))
     await verify(lowly)
 
@@ -90,5 +83,6 @@ async def test_a_missing_privilege_is_a_line_with_the_grant_to_run(name, owner, 
         else:
             with pytest.raises(SchemaMismatch) as caught:
                 await verify(lowly)
-            assert str(caught.value) == f"no privilege: {right}"
+            whole = re.sub(r" \(.*\)", "", right)  # a right on columns may be one on the table
+            assert str(caught.value) == f"no privilege: {whole}"
         await execute(owner, f"{right} TO {ROLE}")

@@ -15,22 +15,32 @@ from tests.support.pages import REPOSITORY
 PASSWORD = secrets.token_hex(8)
 
 
-def documented_rights(process: str) -> set[str]:
-    """The rights on tables that the documentation grants to *process*, one by one."""
-    lines = (REPOSITORY / "docs" / "how-to" / "run.md").read_text().splitlines()
-    granted = [
-        re.fullmatch(
-            r"grant ([a-z, ]+) on ((?:sequence )?\w+)", line.partition(f" to {process};")[0]
-        )
-        for line in lines
-        if f" to {process};" in line
-    ]
+_GRANT = re.compile(
+    r"\('(?P<role>\w+)', '(?P<rights>[a-z, ]+)', '(?P<kind>table|sequence)', '(?P<object>\w+)',"
+    r"\s+(?P<columns>null|'.+?')\)",
+    re.DOTALL,
+)
+
+
+def documented_rights(role: str) -> set[str]:
+    """The rights on tables and sequences that `deploy/postgres/roles.sql` grants to *role*."""
+    script = (REPOSITORY / "deploy" / "postgres" / "roles.sql").read_text()
     return {
-        f"GRANT {right.strip().upper()} ON {found[2].replace('sequence', 'SEQUENCE')}"
-        for found in granted
-        if found
-        for right in found[1].split(",")
+        f"GRANT {_right(right.strip().upper(), granted['columns'])} ON {_object(granted)}"
+        for granted in _GRANT.finditer(script)
+        if granted["role"] == role
+        for right in granted["rights"].split(",")
     }
+
+
+def _right(right: str, columns: str) -> str:
+    """The *right*, with its columns if there are any; SQL joins literals on several lines."""
+    names = re.sub(r"'\s+'", "", columns).strip("'")
+    return right if names == "null" else f"{right} ({names})"
+
+
+def _object(granted: re.Match[str]) -> str:
+    return granted["object"] if granted["kind"] == "table" else f"SEQUENCE {granted['object']}"
 
 
 async def execute(url: str, *statements: str) -> list[asyncpg.Record]:

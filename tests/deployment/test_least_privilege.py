@@ -1,0 +1,91 @@
+"""
+Each role does its work with our commands, and with no right but those that `deploy/` gives it.
+"""
+
+import json
+import sys
+
+import asyncpg
+
+from tests.support.eventually import eventually
+from tests.support.installation import TARGET, Installation
+from tests.support.processes import PreparedProcess
+from tests.support.roles import execute
+
+UPLOAD = {
+    "bucket": "uploads",
+    "key": "raw/1.json",
+    "user_id": "someone",
+    "upload_timestamp_utc": "2026-11-30T00:00:00Z",
+    "record_type": "BloodGlucoseRecord",
+    "correlation_id": "c-1",
+    "content_hash": "a" * 64,
+    "file_size_bytes": 1,
+    "record_count": 1,
+}
+ADD = "SELECT mq.outbox_add('health.data.uploaded', $1, routing_key => $2)"
+ROUTING_KEY = "health.processing.bloodglucoserecord.normal"
+
+
+async def add(installation: Installation, *payloads: object) -> None:
+    """Record events as the producer does it in SQL."""
+    connection = await asyncpg.connect(installation.database("producer"))
+    try:
+        for payload in payloads:
+            await connection.execute(ADD, json.dumps(payload), ROUTING_KEY)
+    finally:
+        await connection.close()
+
+
+def process(installation: Installation, name: str, *words: str) -> PreparedProcess:
+    role = "consumer_etl" if name == "consumer" else name
+    return PreparedProcess(
+        [sys.executable, "-m", name, "run", *words],
+        log=installation.directory / f"{name}.log",
+        env=installation.settings(name, role),
+    )
+
+
+async def good(installation: Installation, role: str, *command: str, **more: str) -> str:
+    """Run a command that has to succeed; return what it printed."""
+    ended = await installation.run(role, *command, **more)
+    assert ended.code == 0, ended.err + ended.out
+    return ended.out
+
+
+async def letters(installation: Installation) -> int:
+    rows = await execute(installation.administration, "SELECT id FROM mq.dead_letters")
+    return len(rows)
+
+
+async def uploads(installation: Installation) -> int:
+    return len(await execute(installation.administration, "SELECT message_id FROM uploads"))
+
+
+async def test_every_role_does_its_work(installation):
+    management = {"MQ_MANAGEMENT_URL": installation.api("monitoring")}
+    await good(installation, "owner", "relay", "migrate")
+    await good(installation, "relay", "relay", "check")
+    await good(
+        installation, "consumer", "consumer", "check", TARGET, user="consumer_etl", **management
+    )
+    await add(installation, UPLOAD, {"no": "upload"})
+
+    async with (
+        process(installation, "relay"),
+        process(installation, "consumer", TARGET),
+    ):
+        await eventually(lambda: letters(installation), within=30)
+        await eventually(lambda: uploads(installation), within=30)
+        listed = await good(installation, "operator", "consumer", "dead", "list", TARGET)
+        assert "1 of 1" in listed
+        because = ("--because", "a test")
+        await good(installation, "operator", "consumer", "dead", "replay", TARGET, "--all", *because)
+        await eventually(lambda: letters(installation), within=30)
+
+    await good(installation, "operator", "consumer", "dead", "drop", TARGET, "--all", *because)
+    assert await letters(installation) == 0
+    for role in ("relay", "operator", "monitoring"):
+        await good(installation, role, "relay", "status")
+    audited = await execute(installation.database("auditor"), "SELECT action FROM mq.audit_log")
+    assert {"replay", "drop"} <= {row["action"] for row in audited}
