@@ -55,7 +55,10 @@ ACTS = {
     ),
     "a consumer reads the ordering secret": ("consumer", "SELECT secret FROM ordering_secret"),
     "a consumer deletes a dead letter": ("consumer", "DELETE FROM dead_letters"),
-    "a consumer takes the queue of another": ("consumer", "UPDATE outbox_targets SET target = 'x'"),
+    "a consumer takes the queue of another": (
+        "consumer",
+        "UPDATE outbox_targets SET target = 'x'",
+    ),
     "a consumer adds to the audit log": (
         "consumer",
         "INSERT INTO audit_log (run, actor, action, source, because, messages)"
@@ -115,7 +118,10 @@ async def written(installation: Installation) -> AsyncIterator[Installation]:
     await execute(installation.administration, *rows, "SELECT 1")
     yield installation
     await execute(
-        installation.administration, "DELETE FROM mq.outbox", "DELETE FROM mq.dead_letters", "SELECT 1"
+        installation.administration,
+        "DELETE FROM mq.outbox",
+        "DELETE FROM mq.dead_letters",
+        "SELECT 1",
     )
 
 
@@ -166,7 +172,9 @@ async def test_the_script_takes_back_a_right_that_a_person_has_granted(installat
 async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, tmp_path):
     """As on a managed server; it also moves the tables that the same role has migrated before."""
     async with postgres_server.database() as url:
-        made = Installation(administration=url, vhost="amqp://127.0.0.1/none", management="", directory=tmp_path)
+        made = Installation(
+            administration=url, vhost="amqp://127.0.0.1/none", management="", directory=tmp_path
+        )
         administrator = f"{made.prefix}owner_of_all"
         name = make_url(url).database
         await execute(

@@ -80,7 +80,9 @@ async def test_every_role_does_its_work(installation):
         listed = await good(installation, "operator", "consumer", "dead", "list", TARGET)
         assert "1 of 1" in listed
         because = ("--because", "a test")
-        await good(installation, "operator", "consumer", "dead", "replay", TARGET, "--all", *because)
+        await good(
+            installation, "operator", "consumer", "dead", "replay", TARGET, "--all", *because
+        )
         await eventually(lambda: letters(installation), within=30)
 
     await good(installation, "operator", "consumer", "dead", "drop", TARGET, "--all", *because)
