@@ -13,6 +13,9 @@
 --              server, so two installations on one server need two prefixes.
 --     owner, producer, relay, consumer, operator, auditor, monitoring
 --              another name for one role, which may exist already
+--     retention
+--              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS is set: relay and consumer then
+--              delete dead letters, and record that in the audit log
 --
 -- A role that the script creates cannot log in. Either give it a password and LOGIN, or grant it
 -- to a role that can: see docs/how-to/deploy.md.
@@ -189,6 +192,18 @@ select format(
    and function.pronamespace = to_regnamespace(quote_ident(:'schema'))
  where coalesce(relation.oid, function.oid) is not null
 \gexec
+
+-- Only then may a process delete dead letters.
+\if :{?retention}
+select format('grant %s on %s to %I, %I', rights, relation.oid::regclass, :'relay', :'consumer')
+  from (
+         values ('update, delete', 'dead_letters'), ('select, insert', 'audit_log')
+       ) as granted (rights, object)
+  join pg_class as relation
+    on relation.relname = object
+   and relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
+\gexec
+\endif
 
 -- For mq_oldest_snapshot_age_seconds, which looks at the transactions of all roles.
 select rolsuper

@@ -13,6 +13,19 @@ from outbox.database.location import CREATED_BY, RENAMED
 from tests.support.installation import ROLES, ROLES_SCRIPT, SCHEMA, Installation
 from tests.support.roles import documented_rights, execute
 
+AUDIT = (
+    "INSERT INTO mq.audit_log (run, actor, action, source, because, messages)"
+    " VALUES (gen_random_uuid(), 'x', 'drop', 'x', 'x', 1)"
+)
+COMPLETED = (
+    "INSERT INTO processed_messages (consumer, idempotency_key, message_id, type, status)"
+    " VALUES ('etl', 'k', gen_random_uuid(), 'test.happened', 'completed')"
+)
+REPLACEMENT = (
+    "INSERT INTO outbox (event_id, type, routing_key, idempotency_key, body)"
+    " SELECT event_id, 'test.happened', 'test', 'k', 'x' FROM outbox"
+    " ON CONFLICT (event_id) DO UPDATE SET body = excluded.body"
+)
 ROW = "(event_id, type, routing_key, idempotency_key, body)"
 VALUES = "(gen_random_uuid(), 'test.happened', 'test', 'k', '{}')"
 
@@ -22,11 +35,7 @@ ACTS = {
     "a producer changes an event": ("producer", "UPDATE outbox SET body = 'x'"),
     "a producer deletes an event": ("producer", "DELETE FROM outbox"),
     "a producer empties the outbox": ("producer", "TRUNCATE outbox"),
-    "a producer replaces an event": (
-        "producer",
-        f"INSERT INTO outbox {ROW} SELECT event_id, 'test.happened', 'test', 'k', 'x' FROM outbox"
-        " ON CONFLICT (event_id) DO UPDATE SET body = excluded.body",
-    ),
+    "a producer replaces an event": ("producer", REPLACEMENT),
     "a producer reads a dead letter": ("producer", "SELECT body FROM dead_letters"),
     "a producer reads the ordering secret": ("producer", "SELECT secret FROM ordering_secret"),
     "a producer disables a trigger": ("producer", "ALTER TABLE outbox DISABLE TRIGGER ALL"),
@@ -59,11 +68,7 @@ ACTS = {
         "consumer",
         "UPDATE outbox_targets SET target = 'x'",
     ),
-    "a consumer adds to the audit log": (
-        "consumer",
-        "INSERT INTO audit_log (run, actor, action, source, because, messages)"
-        " VALUES (gen_random_uuid(), 'x', 'drop', 'etl', 'x', 1)",
-    ),
+    "a consumer adds to the audit log": ("consumer", AUDIT),
     "a consumer reads the effects of a handler": ("consumer", "SELECT * FROM public.uploads"),
     "an operator deletes from the audit log": ("operator", "DELETE FROM audit_log"),
     "an operator changes the audit log": ("operator", "UPDATE audit_log SET actor = 'x'"),
@@ -79,18 +84,10 @@ ACTS = {
         "operator",
         "SELECT body FROM parked_messages",
     ),
-    "an operator marks a message as processed": (
-        "operator",
-        "INSERT INTO processed_messages (consumer, idempotency_key, message_id, type, status)"
-        " VALUES ('etl', 'k', gen_random_uuid(), 'test.happened', 'completed')",
-    ),
+    "an operator marks a message as processed": ("operator", COMPLETED),
     "an operator reads the ordering secret": ("operator", "SELECT secret FROM ordering_secret"),
     "an auditor changes the audit log": ("auditor", "UPDATE audit_log SET actor = 'x'"),
-    "an auditor adds to the audit log": (
-        "auditor",
-        "INSERT INTO audit_log (run, actor, action, source, because, messages)"
-        " VALUES (gen_random_uuid(), 'x', 'drop', 'etl', 'x', 1)",
-    ),
+    "an auditor adds to the audit log": ("auditor", AUDIT),
     "an auditor reads a dead letter": ("auditor", "SELECT body FROM dead_letters"),
     "monitoring reads a body of the outbox": ("monitoring", "SELECT body FROM outbox"),
     "monitoring reads headers": ("monitoring", "SELECT headers FROM outbox"),
@@ -112,8 +109,7 @@ async def written(installation: Installation) -> AsyncIterator[Installation]:
     rows = [
         f"INSERT INTO mq.outbox {ROW} VALUES {VALUES}",
         "INSERT INTO mq.dead_letters (source, reason, attempts, body) VALUES ('x', 'x', 1, 'x')",
-        "INSERT INTO mq.audit_log (run, actor, action, source, because, messages)"
-        " VALUES (gen_random_uuid(), 'x', 'drop', 'x', 'x', 1)",
+        AUDIT,
     ]
     await execute(installation.administration, *rows, "SELECT 1")
     yield installation
@@ -167,6 +163,19 @@ async def test_the_script_takes_back_a_right_that_a_person_has_granted(installat
     await installation.apply_roles()
 
     assert [tuple(row) for row in await execute(installation.administration, held)] == [(False,)]
+
+
+async def test_processes_delete_dead_letters_only_with_a_retention(written):
+    delete = "DELETE FROM dead_letters WHERE id = 0"
+    await written.apply_roles("retention=yes")
+    for role in ("relay", "consumer"):
+        await as_role(written, role, delete)
+
+    await written.apply_roles()
+
+    for role in ("relay", "consumer"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_role(written, role, delete)
 
 
 async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, tmp_path):

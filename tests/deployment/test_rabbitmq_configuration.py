@@ -15,7 +15,7 @@ PARSE = "cuttlefish_escript:main([{words}]), halt(0)."
 
 
 def parse(directory, configuration):
-    """What the parser says about *configuration*, and the configuration of Erlang that it makes."""
+    """What the parser says about *configuration*, and what it makes of it for Erlang."""
     plugins = RABBITMQ.programs().parent / "plugins"
     schemas, made = directory / "schemas", directory / "made"
     for each in (schemas, made):
