@@ -277,7 +277,11 @@ def test_the_pod_monitor_scrapes_the_port_of_the_processes():
     monitor = yaml.safe_load((FOLDER / "components/pod-monitor/pod-monitor.yaml").read_text())
 
     assert monitor["spec"]["selector"] == {"matchLabels": PART_OF}
-    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics"
+    assert endpoint["relabelings"][0]["targetLabel"] == "job"
+    names = [containers(each)[0]["name"] for each in objects("base", "Deployment").values()]
+    assert sorted(names) == ["consumer", "relay"]
 
 
 def test_a_component_can_be_added_to_an_overlay(tmp_path):
