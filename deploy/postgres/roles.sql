@@ -35,7 +35,7 @@
 \if :{?auditor}    \else \set auditor :prefix auditor \endif
 \if :{?monitoring} \else \set monitoring :prefix monitoring \endif
 
--- All or nothing, and nobody sees a role between its revoked and its granted rights.
+-- All or nothing: no session sees a role between its revoked and its granted rights.
 begin;
 set local lock_timeout = '5s'; -- a lock that waits blocks the statements behind it
 set local client_min_messages = warning;
@@ -63,7 +63,7 @@ grant usage, create on schema :"schema" to :"owner";
 grant usage on schema :"schema"
    to :"producer", :"relay", :"consumer", :"operator", :"auditor", :"monitoring";
 
--- Functions that later migrations create are not for everybody.
+-- No role but the owner may call functions that later migrations create.
 alter default privileges for role :"owner" revoke execute on functions from public;
 
 -- Tables and functions of an installation that began without this script.

@@ -12,6 +12,7 @@ from tests.support.compose import violations
 from tests.support.pages import REPOSITORY
 
 PROCESSES = ("relay", "consumer")
+MONITORING = ("prometheus", "grafana")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,14 @@ def test_every_service_has_limits_for_cpu_memory_and_processes(composed):
         assert {*limits} == {"cpus", "memory", "pids"}
 
 
-@pytest.mark.parametrize("name", [*PROCESSES, "migrate", "example-table"])
+def test_monitoring_starts_only_on_demand(composed):
+    on_demand = {name for name, service in composed["services"].items() if "profiles" in service}
+
+    assert on_demand == {*MONITORING}
+    assert all(composed["services"][name]["profiles"] == ["monitoring"] for name in on_demand)
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "migrate", "example-table", *MONITORING])
 def test_a_process_has_no_privileges_and_no_disk_to_write_to(name, composed):
     service = composed["services"][name]
 

@@ -181,9 +181,7 @@ async def test_processes_delete_dead_letters_only_with_a_retention(written):
 async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, tmp_path):
     """As on a managed server; it also moves the tables that the same role has migrated before."""
     async with postgres_server.database() as url:
-        made = Installation(
-            administration=url, vhost="amqp://127.0.0.1/none", management="", directory=tmp_path
-        )
+        made = Installation(administration=url, vhost="", management="", directory=tmp_path)
         administrator = f"{made.prefix}owner_of_all"
         name = make_url(url).database
         await execute(
@@ -192,7 +190,7 @@ async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, t
             f'GRANT CREATE ON DATABASE "{name}" TO {administrator}',
             "SELECT 1",
         )
-        migrated = await made.run("owner_of_all", "relay", "migrate")
+        migrated = await made.migrate(by="owner_of_all")
         assert migrated.code == 0, migrated.err
 
         await made.apply_roles(by=made.database("owner_of_all"))

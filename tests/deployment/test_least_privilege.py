@@ -64,7 +64,6 @@ async def uploads(installation: Installation) -> int:
 
 async def test_every_role_does_its_work(installation):
     management = {"MQ_MANAGEMENT_URL": installation.api("monitoring")}
-    await good(installation, "owner", "relay", "migrate")
     await good(installation, "relay", "relay", "check")
     await good(
         installation, "consumer", "consumer", "check", TARGET, user="consumer_etl", **management

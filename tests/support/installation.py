@@ -89,6 +89,11 @@ class Installation:
         settings = {**self.settings(role, user), **more}
         return await CommandLine(self.directory, **settings).run(*command)
 
+    async def migrate(self, by: str = "owner") -> Ended:
+        """Migrate as the role *by*."""
+        settings = {"MQ_DATABASE_URL": self.database(by), "MQ_DATABASE_SCHEMA": SCHEMA}
+        return await CommandLine(self.directory, **settings).run("relay", "migrate")
+
     async def apply_roles(self, *variables: str, by: str | None = None) -> None:
         """Run the script for Postgres as a superuser, or by the role of the URL *by*."""
         words = [f"schema={SCHEMA}", f"prefix={self.prefix}", *variables]
@@ -139,8 +144,9 @@ async def installed(
     try:
         await _create_database_objects(made)
         await rabbitmq.http.request("POST", "definitions", body=made.definitions())
+        topology = CommandLine(directory, MQ_BROKER_URL=made.broker("topology"))
         for command in (("relay", "topology"), ("consumer", "topology", TARGET)):
-            _good(await made.run("owner", *command, user="topology", MQ_DECLARE_TOPOLOGY="true"))
+            _good(await topology.run(*command))
         yield made
     finally:
         await postgres.drop_database(database)
@@ -157,7 +163,7 @@ async def _create_database_objects(made: Installation) -> None:
             made.administration,
             f"ALTER ROLE {made.prefix}{role} LOGIN PASSWORD '{made.password}'",
         )
-    _good(await made.run("owner", "relay", "migrate", user="topology"))
+    _good(await made.migrate())
     await made.apply_roles()
     # What the migrations of an application do for its own tables.
     await execute(

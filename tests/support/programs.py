@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.servers.packages import PackageError, install, packages_installable
 
-# Debian keeps programs for administrators and those of servers off the PATH of users.
-ELSEWHERE = "/usr/sbin:/sbin:/usr/lib/postgresql/bin"
+# Debian keeps programs for administrators off the PATH of users.
+ELSEWHERE = "/usr/sbin:/sbin"
 
 
 def program(name: str, *, package: str) -> Path:
