@@ -20,7 +20,8 @@
 -- A role that the script creates cannot log in. Either give it a password and LOGIN, or grant it
 -- to a role that can: see docs/how-to/deploy.md.
 --
--- Superusers may run it, and roles with CREATEROLE and with CREATE on the database.
+-- Superusers may run it, and roles with CREATEROLE and with CREATE on the database; for the schema
+-- public they have to own the database.
 
 \set ON_ERROR_STOP on
 \set QUIET on

@@ -11,6 +11,7 @@ from tests.support.eventually import eventually
 from tests.support.installation import TARGET, Installation
 from tests.support.processes import PreparedProcess
 from tests.support.roles import execute
+from tests.support.servers import Management
 
 UPLOAD = {
     "bucket": "uploads",
@@ -23,6 +24,8 @@ UPLOAD = {
     "file_size_bytes": 1,
     "record_count": 1,
 }
+FAILS = {"record_count": 2**40, "content_hash": "b" * 64}
+"""The column of the handler's table has 32 bits."""
 ADD = "SELECT mq.outbox_add('health.data.uploaded', $1, routing_key => $2)"
 ROUTING_KEY = "health.processing.bloodglucoserecord.normal"
 
@@ -58,6 +61,12 @@ async def letters(installation: Installation) -> int:
     return len(rows)
 
 
+async def retries(installation: Installation) -> int:
+    """The messages that the consumer has published to its first retry queue."""
+    depths = await Management(installation.api("monitoring")).queues(installation.vhost_name)
+    return depths["health_data_processing.etl.retry.30s"].ready
+
+
 async def uploads(installation: Installation) -> int:
     return len(await execute(installation.administration, "SELECT message_id FROM uploads"))
 
@@ -68,7 +77,7 @@ async def test_every_role_does_its_work(installation):
     await good(
         installation, "consumer", "consumer", "check", TARGET, user="consumer_etl", **management
     )
-    await add(installation, UPLOAD, {"no": "upload"})
+    await add(installation, UPLOAD, {"no": "upload"}, UPLOAD | FAILS)
 
     async with (
         process(installation, "relay"),
@@ -76,6 +85,7 @@ async def test_every_role_does_its_work(installation):
     ):
         await eventually(lambda: letters(installation), within=30)
         await eventually(lambda: uploads(installation), within=30)
+        await eventually(lambda: retries(installation), within=30)
         listed = await good(installation, "operator", "consumer", "dead", "list", TARGET)
         assert "1 of 1" in listed
         because = ("--because", "a test")
