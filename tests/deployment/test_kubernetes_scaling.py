@@ -18,8 +18,8 @@ from tests.support.pages import REPOSITORY
 PROCESSES = ("outbox-relay", "outbox-consumer-etl")
 QUEUE = f"{ConsumerSettings.model_fields['processing_queue'].default}.{etl.name}"
 
-# The fields that KEDA reads: scaledobject_types.go in apis/keda/v1alpha1, and prometheus_scaler.go and
-# rabbitmq_scaler.go in pkg/scalers, of github.com/kedacore/keda in August 2026.
+# The fields that KEDA reads, in August 2026: apis/keda/v1alpha1/scaledobject_types.go of its
+# repository, and prometheus_scaler.go and rabbitmq_scaler.go in pkg/scalers.
 SCALED_OBJECT = {
     "scaleTargetRef",
     "pollingInterval",
