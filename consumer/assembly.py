@@ -80,7 +80,6 @@ def database(
 
 
 def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
-    """The database that *consumer* needs."""
     return checks.expectation(
         consumer,
         queues(consumer, settings).name,
@@ -97,12 +96,16 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     checks.check_handlers(consumer)
     checks.check(consumer, settings)
     process.allow_configured_headers(settings)
-    registry = CollectorRegistry()
-    health = probes.Health("broker")
+    registry, health = CollectorRegistry(), probes.Health("broker")
     queue = queues(consumer, settings).name
     log_context.bind(consumer=consumer.name, queue=queue)
     telemetry = Telemetry(
-        registry, source=consumer.name, queue=queue, known=consumer.handlers, health=health
+        registry,
+        source=consumer.name,
+        queue=queue,
+        known=consumer.handlers,
+        health=health,
+        record_types=settings.record_types,
     )
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
@@ -151,11 +154,9 @@ def assemble(
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
     lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
+    reconnect = Exponential(FIRST_PAUSE, cap=timedelta(seconds=settings.reconnect_max_seconds))
     database_retry = DatabaseRetry(
-        reconnect=Exponential(FIRST_PAUSE, cap=timedelta(seconds=settings.reconnect_max_seconds)),
-        telemetry=telemetry,
-        health=health,
-        jitter=jitter,
+        reconnect=reconnect, telemetry=telemetry, health=health, jitter=jitter
     )
     batch_sizes = BatchSizes(bound.handlers)
     executor = Executor(
@@ -268,6 +269,5 @@ async def prepare(
     Raises TopologyMismatch, ConfigurationError and BrokerUnavailable.
     """
     topology = declared(consumer, settings)
-    broker_transport = broker(consumer, settings, connections=connections)
-    await process.prepare(broker_transport, topology, settings)
+    await process.prepare(broker(consumer, settings, connections=connections), topology, settings)
     await check_policies(management(settings), topology)

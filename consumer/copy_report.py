@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
+from outbox.runtime.in_memory import Counter
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 

@@ -4,10 +4,11 @@ How the calls of the application's hooks have ended, in the log and in a metric.
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from consumer.hooks import HookOutcome
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Counter
 
 
 class HookReport:

@@ -2,27 +2,30 @@
 Events of a consumer, written to the log and counted in metrics.
 
 Only this module knows log keys and metric names. Labels are bounded: queues, registered event
-types, reason codes, configured delays.
+types, configured record types, reason codes, configured delays.
 """
 
 import collections
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, assert_never
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from consumer.copy_report import CopyReport
 from consumer.hook_report import HookReport
 from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.log_fields import ids_of
 from consumer.message import Message
-from consumer.verdict import CODES, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from consumer.message_copies import first_routing_key
+from consumer.verdict import CODES, DeadLetter, TryAgain, Verdict, status_of
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Counter, Histogram
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
+from outbox.runtime.record_types import RecordTypes
 from outbox.runtime.topology_report import TopologyReport
 from outbox.wire.codec import WireMessage
 
@@ -46,44 +49,49 @@ class Telemetry:
         queue: str,
         known: Collection[str],
         health: Health | None = None,
+        record_types: Collection[str] = (),
     ) -> None:
         self._log = logs.get("consumer")
         self._registry = registry
         self._source = source
         self._queue = queue
         self._known = frozenset(known)
+        self._record_types = RecordTypes(record_types)
         self._has_unsupported = False
         self._processed = Counter(
             "mq_messages_processed",
             "Deliveries, by the way they were settled.",
-            ["queue", "type", "status"],
+            ["queue", "type", "record_type", "status"],
             registry=registry,
         )
         self._seconds = Histogram(
             "mq_processing_duration_seconds",
             "Duration of the calls of handlers that succeeded; of a list, for each message.",
-            ["queue", "type"],
+            ["queue", "type", "record_type"],
             registry=registry,
         )
         self._retries = Counter(
-            "mq_retry_attempts", "Attempts that failed.", ["type"], registry=registry
+            "mq_retry_attempts",
+            "Attempts that failed.",
+            ["type", "record_type"],
+            registry=registry,
         )
         self._scheduled = Counter(
             "mq_retry_scheduled",
             "Copies published to a retry queue.",
-            ["type", "delay_seconds"],
+            ["type", "record_type", "delay_seconds"],
             registry=registry,
         )
         self._duplicates = Counter(
             "mq_duplicate_messages",
             "Deliveries of messages that had been completed before.",
-            ["type"],
+            ["type", "record_type"],
             registry=registry,
         )
         self._failures = Counter(
             "mq_permanent_failures",
             "Messages that were dead-lettered.",
-            ["type", "reason"],
+            ["type", "record_type", "reason"],
             registry=registry,
         )
         self._batches = Counter(
@@ -125,10 +133,26 @@ class Telemetry:
         self.hooks = Hooks(on_failure, on_dead_letter, ended=self._hook_report.ended)
         return self.hooks
 
-    def handled(self, event_type: str, durations: Iterable[timedelta]) -> None:
-        """Handlers have succeeded, and their effects are committed."""
-        seconds = self._seconds.labels(self._queue, self._label(event_type))
-        for took in durations:
+    def handled(
+        self,
+        event_type: str,
+        durations: Mapping[str, timedelta],
+        routing_keys: Mapping[str, str],
+    ) -> None:
+        """
+        Handlers have succeeded, and their effects are committed.
+
+        *durations* and *routing_keys* of the messages are by idempotency key.
+        """
+        label = self._label(event_type)
+        of_key: dict[str, Histogram] = {}
+        for key, took in durations.items():
+            routing_key = routing_keys[key]
+            seconds = of_key.get(routing_key)
+            if seconds is None:
+                record_type = self._record_types.label(routing_key)
+                seconds = self._seconds.labels(self._queue, label, record_type)
+                of_key[routing_key] = seconds
             seconds.observe(took.total_seconds())
 
     def handler_failed(
@@ -140,8 +164,8 @@ class Telemetry:
         message: Message[Any] | None,
     ) -> None:
         """A handler raised *error* for *message*, and its transaction was rolled back."""
-        label = self._label(delivered.type)
-        self._retries.labels(label).inc()
+        label, record_type = self._kind(delivered)
+        self._retries.labels(label, record_type).inc()
         ids, described = ids_of(delivered), logs.describe(error)
         self._log.warning("handler_failed", type=label, attempt=attempt, **ids, **described)
         if message is not None:
@@ -162,18 +186,20 @@ class Telemetry:
 
     def settled(self, verdicts: Iterable[tuple[WireMessage, Verdict]]) -> None:
         """Deliveries were settled; each is a message and a verdict."""
-        counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        # By routing key first: there are many messages, and few kinds of them.
+        counts: collections.Counter[tuple[str | None, str, str]] = collections.Counter()
         for message, verdict in verdicts:
-            label = self._label(message.type)
-            counts[label, _status(verdict)] += 1
+            counts[message.type, first_routing_key(message), status_of(verdict)] += 1
             if isinstance(verdict, TryAgain):
-                self._scheduled.labels(label, f"{verdict.delay.total_seconds():g}").inc()
+                delay = f"{verdict.delay.total_seconds():g}"
+                self._scheduled.labels(*self._kind(message), delay).inc()
             elif isinstance(verdict, DeadLetter):
-                self._dead_lettered(label, message, verdict)
-        for (label, status), count in counts.items():
-            self._processed.labels(self._queue, label, status).inc(count)
+                self._dead_lettered(message, verdict)
+        for (event_type, routing_key, status), count in counts.items():
+            label, record_type = self._label(event_type), self._record_types.label(routing_key)
+            self._processed.labels(self._queue, label, record_type, status).inc(count)
             if status == "duplicate":
-                self._duplicates.labels(label).inc(count)
+                self._duplicates.labels(label, record_type).inc(count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
     def unsupported(self, message: WireMessage) -> None:
@@ -187,9 +213,10 @@ class Telemetry:
         """A message that the broker had dead-lettered was requeued into the work queue."""
         self._requeues.labels(self._label(event_type)).inc()
 
-    def _dead_lettered(self, label: str, message: WireMessage, verdict: DeadLetter) -> None:
+    def _dead_lettered(self, message: WireMessage, verdict: DeadLetter) -> None:
+        label, record_type = self._kind(message)
         code = verdict.code if verdict.code in CODES else BY_HANDLER
-        self._failures.labels(label, code).inc()
+        self._failures.labels(label, record_type, code).inc()
         self._dead.labels(self._source, code).inc()
         self._log.error(
             "message_dead_lettered",
@@ -232,20 +259,6 @@ class Telemetry:
     def _label(self, event_type: str | None) -> str:
         return event_type if event_type is not None and event_type in self._known else OTHER
 
-
-def _status(verdict: Verdict) -> str:
-    match verdict:
-        case Done(duplicate=duplicate):
-            return "duplicate" if duplicate else "success"
-        case Filtered():
-            return "filtered"
-        case Parked():
-            return "parked"
-        case TryAgain(failed=failed, unsupported_since=since):
-            return "retry" if failed else "early" if since is None else "unsupported"
-        case DeadLetter():
-            return "failed"
-        case Wait():
-            return "waiting"
-        case _:
-            assert_never(verdict)
+    def _kind(self, message: WireMessage) -> tuple[str, str]:
+        record_type = self._record_types.label(first_routing_key(message))
+        return self._label(message.type), record_type

@@ -12,7 +12,7 @@ The verdict on a delivery after an attempt: pure decisions.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 from consumer.message import Message
 from consumer.outcomes import Reject, Retry
@@ -164,3 +164,22 @@ def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelt
     It is the shortest that is long enough; else the longest, after which the message waits again.
     """
     return next((each for each in delays if each >= delay), delays[-1])
+
+
+def status_of(verdict: Verdict) -> str:
+    """The status of a delivery in metrics."""
+    match verdict:
+        case Done(duplicate=duplicate):
+            return "duplicate" if duplicate else "success"
+        case Filtered():
+            return "filtered"
+        case Parked():
+            return "parked"
+        case TryAgain(failed=failed, unsupported_since=since):
+            return "retry" if failed else "early" if since is None else "unsupported"
+        case DeadLetter():
+            return "failed"
+        case Wait():
+            return "waiting"
+        case _:
+            assert_never(verdict)

@@ -22,6 +22,10 @@ from outbox.errors import InvalidEvent
 from outbox.event import Event, Priority
 
 HEALTH_DATA_UPLOADED = "health.data.uploaded"
+ROUTING_KEY_PREFIX = "health.processing."
+
+RECORD_TYPE = r"^[A-Za-z][A-Za-z0-9_]*$"
+RecordType = Annotated[str, Field(pattern=RECORD_TYPE, max_length=64)]
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -60,7 +64,7 @@ class HealthDataMessage(BaseModel):
     key: str = Field(min_length=1, max_length=1024)
     user_id: str = Field(min_length=1, max_length=255)
     upload_timestamp_utc: _UtcTime
-    record_type: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)
+    record_type: RecordType
     correlation_id: str = Field(
         default_factory=lambda: str(uuid7()), min_length=1, max_length=255, pattern=r"^\S+$"
     )
@@ -94,7 +98,7 @@ class HealthDataMessage(BaseModel):
             HEALTH_DATA_UPLOADED,
             self,
             id=self.message_id,
-            routing_key=f"health.processing.{self.record_type.lower()}.{self.processing_priority}",
+            routing_key=f"{ROUTING_KEY_PREFIX}{self.record_type.lower()}.{self.processing_priority}",
             idempotency_key=self.idempotency_key,
             correlation_id=self.correlation_id,
             priority=Priority(self.processing_priority),

@@ -13,6 +13,7 @@ from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox import setting_names
 from outbox.errors import ConfigurationError
+from outbox.health_data import RecordType
 from outbox.schema_name import check_schema_name
 from outbox.secret_files import SettingsWithSecretFiles
 from outbox.setting_types import EntityName, Items
@@ -130,6 +131,12 @@ class SharedSettings(SettingsWithSecretFiles):
         le=36_500,
         description="How long dead letters are kept: a running process deletes older ones of its "
         "own, and audit_log has their number. Unset: until a person replays or drops them.",
+    )
+    record_types: Items[RecordType] = Field(
+        default=(),
+        max_length=500,
+        description="Record types that metrics count each for itself, as in `BloodGlucoseRecord,"
+        "StepsRecord`; any other is `other`. Unset: those of Android's Health Connect.",
     )
     drain_seconds: float = Field(
         default=25.0,

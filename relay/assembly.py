@@ -214,7 +214,9 @@ async def serve(
     process.allow_configured_headers(settings)
     registry = CollectorRegistry()
     health = probes.Health("broker", "database")
-    events = telemetry(registry, exchange=settings.main_exchange)
+    events = telemetry(
+        registry, exchange=settings.main_exchange, record_types=settings.record_types
+    )
     wake_signal = WakeSignal()
     async with (
         probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),

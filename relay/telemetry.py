@@ -2,20 +2,22 @@
 The events of the relay, as log events and metrics.
 
 Only this module knows log keys and metric names. Labels are bounded: exchanges, outcomes, reason
-codes and some types, never ids, keys or users.
+codes, some types and configured record types, never ids, keys or users.
 """
 
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Counter, Gauge, Histogram
 from outbox.runtime.process import Availability
+from outbox.runtime.record_types import RecordTypes
 from outbox.transports.base import Outcome
 from relay.batch_histogram import BatchHistogram
 from relay.event_gauges import EventGauges
@@ -41,13 +43,16 @@ _REASONS = {
 class Telemetry:
     """Logs and counts the events of one relay."""
 
-    def __init__(self, registry: CollectorRegistry, *, exchange: str) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, exchange: str, record_types: Collection[str] = ()
+    ) -> None:
         self._log = logs.get("relay")
         self._exchange = exchange
+        self._record_types = RecordTypes(record_types)
         self._published = Counter(
             "mq_messages_published",
             "Publishes of events, by outcome.",
-            ["exchange", "status"],
+            ["exchange", "record_type", "status"],
             registry=registry,
         )
         self._publish_seconds = Histogram(
@@ -148,8 +153,6 @@ class Telemetry:
     def settled(self, verdicts: Sequence[Verdict]) -> None:
         """A batch was settled."""
         others = [verdict for verdict in verdicts if not isinstance(verdict, Delete)]
-        statuses = Tally({_SUCCESS: len(verdicts) - len(others)})
-        statuses.update(map(_status, others))
         for verdict in others:
             match verdict:
                 case DeadLetter():
@@ -157,13 +160,26 @@ class Telemetry:
                 case Quarantine():
                     self._unsettled.inc()
                     self._log.error("row_unsettled", row=verdict.row.id)
-        for status, count in statuses.items():
-            self._published.labels(self._exchange, status).inc(count)
-        failed = {status: count for status, count in statuses.items() if status != "success"}
-        if failed:
-            self._log.warning("batch_partly_failed", sent=statuses["success"], **failed)
+        self._count(verdicts, others)
+        sent = len(verdicts) - len(others)
+        if failed := Tally(map(_status, others)):
+            self._log.warning("batch_partly_failed", sent=sent, **failed)
         else:
-            self._log.debug("batch_published", sent=statuses["success"])
+            self._log.debug("batch_published", sent=sent)
+
+    def _count(self, verdicts: Sequence[Verdict], others: Sequence[Verdict]) -> None:
+        """Count *verdicts*, of which *others* are no success."""
+        # By routing key first: a batch has many rows, and few kinds of them.
+        keys = Tally([verdict.row.values.get("routing_key") for verdict in verdicts])
+        failed = Tally([(each.row.values.get("routing_key"), _status(each)) for each in others])
+        for (key, status), count in failed.items():
+            keys[key] -= count
+            self._published.labels(*self._kind(key), status).inc(count)
+        for key, count in keys.items():
+            self._published.labels(*self._kind(key), _SUCCESS).inc(count)
+
+    def _kind(self, routing_key: object) -> tuple[str, str]:
+        return self._exchange, self._record_types.label(routing_key)
 
     def _dead_lettered(self, verdict: DeadLetter) -> None:
         self._dead.labels("relay", verdict.code).inc()

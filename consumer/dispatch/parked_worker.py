@@ -95,7 +95,11 @@ class ParkedWorker:
         if verdict is None:
             return
         if attempted is not None and attempted.handler is not None:
-            self.strikes.context.executor.record_success(attempted.handler, attempted.durations)
+            durations = attempted.durations
+            routing_keys = dict.fromkeys(durations, message.message.routing_key)
+            self.strikes.context.executor.record_success(
+                attempted.handler, durations, routing_keys
+            )
         self.strikes.context.executor.telemetry.settled([(message.message, verdict)])
 
     def _is_lost_too_often(self, message: ParkedMessage) -> bool:

@@ -81,11 +81,7 @@ class Executor:
     _durations: dict[str, timedelta] = field(default_factory=dict, init=False)
 
     async def ready(self) -> bool:
-        """
-        Whether the database answers; always true.
-
-        Raises DatabaseUnavailable.
-        """
+        """Whether the database answers; always true. Raises DatabaseUnavailable."""
         return await answers(self.sessions)
 
     async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
@@ -143,7 +139,8 @@ class Executor:
         began = _now()
         outcome = await self._transact(handler, attempts)
         if isinstance(outcome, Committed):
-            self.record_success(handler, outcome.durations)
+            routing_keys = {each.key: each.message.routing_key for each in attempts}
+            self.record_success(handler, outcome.durations, routing_keys)
             self.batch_sizes.called(handler, outcome.durations, _now())
             return list(outcome.verdicts)
         took = timedelta(seconds=_now() - began)
@@ -224,12 +221,15 @@ class Executor:
             await self.leased.release(attempt, claim)
             return self.after_failure(handler, attempt.delivery, error, attempt.message)
         verdict = await self.leased.complete(handler, attempt, claim, took=took)
-        self.telemetry.handled(handler.event_type, [took])
+        key, routing_key = attempt.key, attempt.message.routing_key
+        self.telemetry.handled(handler.event_type, {key: took}, {key: routing_key})
         return verdict
 
-    def record_success(self, handler: Handler, durations: Mapping[str, timedelta]) -> None:
-        """Record the *durations* of calls of *handler*, whose effects are committed, by key."""
-        self.telemetry.handled(handler.event_type, durations.values())
+    def record_success(
+        self, handler: Handler, durations: Mapping[str, timedelta], routing_keys: Mapping[str, str]
+    ) -> None:
+        """Record the *durations* of calls whose effects are committed; both are by key."""
+        self.telemetry.handled(handler.event_type, durations, routing_keys)
         if handler.batch_size in (None, 1):
             # The messages of a batch share one duration, which is not worth a second write of
             # each row.

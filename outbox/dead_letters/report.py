@@ -4,10 +4,11 @@ The dead letters of a running process: how many there are, how old, and how many
 
 from collections.abc import Collection, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from outbox.dead_letters.store import ReasonCount
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Counter, Gauge
 
 
 class DeadLetterReport:

@@ -5,6 +5,8 @@ Running a process: what `relay run` and `consumer run` have in common.
     process          the process's name, database, topology check and availability
     probes           /livez, /readyz and /metrics
     probe_server     their HTTP server, with bounds for clients that hang
+    in_memory        metrics whose values no other process shares
+    record_types     record types as labels of metrics
     logs             structured logs that contain no health data
     captured         messages of libraries, of the application and of Python, as log lines
     log_context      fields that every line gets: of the process, and of the handled message

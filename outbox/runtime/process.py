@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.engine import create_engine
 from outbox.errors import ConfigurationError, InvalidEvent, Unavailable
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Gauge
 from outbox.settings import SharedSettings
 from outbox.transports.base import Transport
 from outbox.transports.topology import Topology

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
 from outbox.runtime import logs
+from outbox.runtime.in_memory import Counter, Gauge
 from outbox.runtime.probes import Health
 from outbox.transports.management import Management, PolicyEffect, losing
 from outbox.transports.topology import Topology

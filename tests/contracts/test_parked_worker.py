@@ -90,7 +90,8 @@ class Scene:
 
     @property
     def failures(self) -> float | None:
-        return self.registry.get_sample_value("mq_retry_attempts_total", {"type": TYPE})
+        labels = {"type": TYPE, "record_type": ""}
+        return self.registry.get_sample_value("mq_retry_attempts_total", labels)
 
 
 @pytest.fixture

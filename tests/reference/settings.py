@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from consumer.settings import ConsumerSettings
+from outbox.health_data import RECORD_TYPE
 from outbox.settings import SharedSettings
 from relay.settings import RelaySettings
 from tests.reference import markdown
@@ -87,7 +88,8 @@ def _bounds(schema: dict[str, Any]) -> str:
     if "maxLength" in schema:
         bounds.append(f"{schema.get('minLength', 0)} to {schema['maxLength']} characters")
     if "pattern" in schema:
-        bounds.append(f"letters, digits and {code('_.:-')}")
+        more = "_" if schema["pattern"] == RECORD_TYPE else "_.:-"
+        bounds.append(f"letters, digits and {code(more)}")
     return ", ".join(bounds).replace("characters, letters", "letters")
 
 

@@ -100,7 +100,7 @@ def test_an_executor_keeps_a_sample_of_durations_until_it_is_taken():
     executor, handler = an_executor(), Handler("a")
 
     for number in range(SAMPLE + 50):
-        executor.record_success(handler, {str(number): timedelta(seconds=1)})
+        executor.record_success(handler, {str(number): timedelta(seconds=1)}, {str(number): "a"})
 
     assert list(executor.take_durations()) == [str(number) for number in range(SAMPLE)]
     assert executor.take_durations() == {}
@@ -109,6 +109,7 @@ def test_an_executor_keeps_a_sample_of_durations_until_it_is_taken():
 def test_an_executor_keeps_no_durations_of_batches():
     executor = an_executor()
 
-    executor.record_success(Handler("a", batch_size=2), {"key": timedelta(seconds=1)})
+    durations = {"key": timedelta(seconds=1)}
+    executor.record_success(Handler("a", batch_size=2), durations, {"key": "a"})
 
     assert executor.take_durations() == {}
