@@ -94,14 +94,16 @@ def _given_rabbitmq(url: str) -> RabbitmqServer:
 
 def _private_rabbitmq(binaries: Path, parent: Path) -> RabbitmqServer:
     instance = PrivateRabbitmq(binaries, parent=parent)
-    return RabbitmqServer(instance.url, instance.management_url, instance)
+    return RabbitmqServer(
+        instance.url, instance.management_url, instance, metrics_port=instance.metrics_port
+    )
 
 
 def _contained_rabbitmq(image: str) -> RabbitmqServer:
     password = secrets.token_hex(16)
     instance = ContainerInstance(
         image,
-        ports={5672: free_port(), 15672: free_port()},
+        ports={5672: free_port(), 15672: free_port(), 15692: free_port()},
         env={
             "RABBITMQ_DEFAULT_USER": USER,
             "RABBITMQ_DEFAULT_PASS": password,
@@ -111,7 +113,10 @@ def _contained_rabbitmq(image: str) -> RabbitmqServer:
     instance.launch()
     broker, management = instance.address(5672), instance.address(15672)
     return RabbitmqServer(
-        f"amqp://{USER}:{password}@{broker}", f"http://{USER}:{password}@{management}", instance
+        f"amqp://{USER}:{password}@{broker}",
+        f"http://{USER}:{password}@{management}",
+        instance,
+        metrics_port=int(instance.address(15692).rpartition(":")[2]),
     )
 
 

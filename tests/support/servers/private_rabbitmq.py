@@ -34,6 +34,8 @@ CONFIGURATION = """
 listeners.tcp.local = 127.0.0.1:{amqp}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {http}
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = {metrics}
 default_user = {user}
 default_pass = {password}
 default_user_tags.administrator = true
@@ -95,7 +97,7 @@ class PrivateRabbitmq:
         disk: Path | None = None,
         parent: Path = DISK,
     ) -> None:
-        self._amqp, self._http, self._distribution = free_ports(3)
+        self._amqp, self._http, self.metrics_port, self._distribution = free_ports(4)
         self._binaries = binaries
         self.directory = directory or private_directory(parent=parent)
         self.cluster = cluster or ClusterMembership(mapper=PortMapper(self.directory))
@@ -188,12 +190,16 @@ class PrivateRabbitmq:
     def _write_files(self) -> None:
         (self.directory / "rabbitmq.conf").write_text(
             CONFIGURATION.format(
-                amqp=self._amqp, http=self._http, user=USER, password=self.cluster.password
+                amqp=self._amqp,
+                http=self._http,
+                metrics=self.metrics_port,
+                user=USER,
+                password=self.cluster.password,
             )
             + self._membership()
         )
         (self.directory / "enabled_plugins").write_text(
-            "[rabbitmq_management,rabbitmq_amqp1_0].\n"
+            "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_amqp1_0].\n"
         )
         (self.directory / "inetrc").write_text(NAMES)
         (self.directory / "rabbitmq-env.conf").touch()  # or it reads the machine's own

@@ -32,17 +32,26 @@ class RabbitmqServer(Server):
     Args:
         url: `amqp://user:password@host:port`; a virtual host in it is left out.
         management_url: the same for the management API, `http://user:password@host:port`.
+        metrics_port: the port of the plugin rabbitmq_prometheus on this machine, if it is known.
     """
 
     _instance: AdministeredInstance
 
-    def __init__(self, url: str, management_url: str, instance: AdministeredInstance) -> None:
+    def __init__(
+        self,
+        url: str,
+        management_url: str,
+        instance: AdministeredInstance,
+        *,
+        metrics_port: int | None = None,
+    ) -> None:
         super().__init__(instance)
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
         self.management_url = management_url
+        self.metrics_port = metrics_port
         self.http = Management(management_url)
 
     def __str__(self) -> str:
