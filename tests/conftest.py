@@ -27,6 +27,7 @@ from yarl import URL
 
 from outbox.database.engine import create_engine
 from tests.support.other_clients.installation import Installation, install
+from tests.support.prometheus.programs import Programs, programs
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
 from tests.support.servers.isolation import memory_or_disk
@@ -198,6 +199,12 @@ async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 def other_clients(pytestconfig: pytest.Config) -> Installation:
     """Give the installed libraries of other clients; a registry has to answer once."""
     return pytestconfig.stash[OTHER_CLIENTS].result()
+
+
+@pytest.fixture(scope="session")
+def prometheus_programs() -> Programs:
+    """Give prometheus and promtool; without both, Debian's registry has to answer once."""
+    return programs()
 
 
 @pytest.fixture

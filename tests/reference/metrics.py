@@ -12,19 +12,47 @@ from relay.telemetry import Telemetry as RelayTelemetry
 from tests.reference import markdown
 from tests.reference.markdown import code, codes
 
+_SUFFIXES = {
+    "counter": ["_total", "_created"],
+    "histogram": ["_bucket", "_count", "_sum", "_created"],
+    "gauge": [""],
+}
+
 
 def relay() -> str:
     """Metrics of the relay."""
-    registry = CollectorRegistry()
-    RelayTelemetry(registry, exchange="")
-    return _table(registry)
+    return _table(_of_relay())
 
 
 def consumer() -> str:
     """Metrics of a consumer."""
+    return _table(_of_consumer())
+
+
+def series() -> dict[str, frozenset[str]]:
+    """The labels of every series of both processes, by name."""
+    found: dict[str, frozenset[str]] = {}
+    for registry in (_of_relay(), _of_consumer()):
+        for collector in _collectors(registry):
+            for family in collector.collect():
+                labels = frozenset(_labels(collector))
+                for suffix in _SUFFIXES[family.type]:
+                    more = {"le"} if suffix == "_bucket" else set()
+                    name = family.name + suffix
+                    found[name] = found.get(name, frozenset()) | labels | more
+    return found
+
+
+def _of_relay() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    RelayTelemetry(registry, exchange="")
+    return registry
+
+
+def _of_consumer() -> CollectorRegistry:
     registry = CollectorRegistry()
     ConsumerTelemetry(registry, source="", queue="", known=()).topology_report(Health())
-    return _table(registry)
+    return registry
 
 
 def _table(registry: CollectorRegistry) -> str:

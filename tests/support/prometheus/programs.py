@@ -94,9 +94,7 @@ def _unpacked(folder: Path) -> Programs:
     return found
 
 
-def _run(
-    command: Sequence[str], *, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=cwd,
