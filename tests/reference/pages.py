@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import commands, errors, log_events, metrics, public_api, settings
+from tests.reference import alerts, commands, errors, log_events, metrics, public_api, settings
 from tests.reference.source import REPOSITORY
 
 COMMAND = "python -m tests.reference"
-FOLDER = REPOSITORY / "docs" / "reference"
+DOCS = REPOSITORY / "docs"
+PAGES = [*sorted((DOCS / "reference").glob("*.md")), DOCS / "how-to" / "monitor.md"]
+"""The pages that may have sections."""
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "settings-shared": settings.shared,
@@ -21,6 +23,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "settings-consumer": settings.consumer,
     "metrics-relay": metrics.relay,
     "metrics-consumer": metrics.consumer,
+    "alerts": alerts.table,
     "log-events": log_events.table,
     "exit-codes": commands.exit_codes,
     "commands-relay": commands.relay,
@@ -52,8 +55,7 @@ def sections_in(text: str) -> list[str]:
 
 def stale() -> list[Path]:
     """The pages with a section that is not as it should be."""
-    pages = sorted(FOLDER.glob("*.md"))
-    return [page for page in pages if page.read_text() != rendered(page.read_text())]
+    return [page for page in PAGES if page.read_text() != rendered(page.read_text())]
 
 
 def _section(name: str) -> str:

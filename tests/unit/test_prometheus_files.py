@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from tests.reference.alerts import anchors
 from tests.support.pages import REPOSITORY
 from tests.support.prometheus.expressions import uses
 from tests.support.prometheus.programs import Programs
@@ -85,11 +86,3 @@ def test_the_scraped_jobs_are_those_that_the_rules_name():
     }
 
     assert named == jobs
-
-
-def anchors(page: str) -> set[str]:
-    """The anchors of the headings of *page*."""
-    headings = re.findall(r"^#{2,4} (.+)$", page, re.MULTILINE)
-    return {
-        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
-    }

@@ -17,11 +17,11 @@ from outbox import errors
 from outbox.errors import OutboxError
 from outbox.transports.base import Outcome
 from relay.storage.settlement import UNSETTLED
-from tests.reference import log_events, markdown, metrics, settings
-from tests.reference.pages import COMMAND, FOLDER, SECTIONS, rendered, sections_in, stale
+from tests.reference import log_events, markdown, metrics, pages, settings
+from tests.reference.pages import COMMAND, SECTIONS, rendered, sections_in, stale
 from tests.reference.signatures import signature
 
-PAGES = {page.name: page.read_text() for page in sorted(FOLDER.glob("*.md"))}
+PAGES = {page.name: page.read_text() for page in pages.PAGES}
 DLX = "health_data_dlx"
 QUEUES = ConsumerQueues("<queue>", bindings=["#"], delays=[timedelta(seconds=30)])
 DEAD_LETTERED_BY_RELAY = {Outcome.RETURNED, Outcome.NACKED, Outcome.REJECTED, Outcome.MALFORMED}
@@ -34,9 +34,9 @@ def reasons_under(heading):
 
 
 def test_no_page_is_stale():
-    pages = [page.name for page in stale()]
+    found = [page.name for page in stale()]
 
-    assert pages == [], f"stale pages: {pages}; run: {COMMAND}"
+    assert found == [], f"stale pages: {found}; run: {COMMAND}"
 
 
 def test_every_section_is_on_one_page():

@@ -3,6 +3,8 @@ The series that rules and dashboards may ask for, each with its labels.
 """
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import yaml
 
@@ -39,7 +41,8 @@ OF_PROMETHEUS: Mapping[str, frozenset[str]] = {
 }
 
 
-def known() -> dict[str, frozenset[str]]:
+@cache
+def known() -> Mapping[str, frozenset[str]]:
     """All of them, with those that rules.yml records."""
     found = {
         **{name: labels | TARGET for name, labels in metrics.series().items()},
@@ -52,7 +55,8 @@ def known() -> dict[str, frozenset[str]]:
     return found
 
 
-def rules() -> list[dict[str, str]]:
+@cache
+def rules() -> list[dict[str, Any]]:
     """The rules of rules.yml, of all groups."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
