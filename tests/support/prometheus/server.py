@@ -1,5 +1,8 @@
 """
-A Prometheus server on the loopback, with the rules of `deploy/` and intervals of a second.
+A Prometheus server on the loopback, with the configuration and the rules of `deploy/`.
+
+Invariant: only addresses and times differ from those files: it scrapes and evaluates once a
+second, and an alert does not wait before it fires.
 """
 
 import asyncio
@@ -7,7 +10,6 @@ import json
 import shutil
 import urllib.request
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -21,30 +23,21 @@ from tests.support.prometheus.programs import Programs
 from tests.support.servers.isolation import plain_environment, private_directory
 from tests.support.servers.ports import free_port
 
-RULES = REPOSITORY / "deploy" / "prometheus" / "rules.yml"
+FOLDER = REPOSITORY / "deploy" / "prometheus"
 READY_SECONDS = 20.0
 _REQUEST_SECONDS = 10.0
+INTERVAL = "1s"
 
 
 class PrometheusServer:
-    """
-    Scrapes *targets*, ports by name of the job, once a second while its `async with` lasts.
+    """Scrapes *targets*, the ports of each job, while its `async with` lasts."""
 
-    *paths* are those of jobs that serve their metrics elsewhere than at `/metrics`.
-    """
-
-    def __init__(
-        self,
-        programs: Programs,
-        targets: Mapping[str, Sequence[int]],
-        *,
-        rules: Path = RULES,
-        paths: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, programs: Programs, targets: Mapping[str, Sequence[int]]) -> None:
         self._directory = private_directory()
         self._url = f"http://127.0.0.1:{free_port()}"
         config = self._directory / "prometheus.yml"
-        config.write_text(yaml.safe_dump(_config(targets, rules, paths or {})))
+        config.write_text(yaml.safe_dump(_config(targets)))
+        (self._directory / "rules.yml").write_text(yaml.safe_dump(_rules()))
         self._process = ChildProcess(
             [
                 programs.prometheus,
@@ -110,19 +103,18 @@ def _read(url: str) -> bytes:
         return body
 
 
-def _config(
-    targets: Mapping[str, Sequence[int]], rules: Path, paths: Mapping[str, str]
-) -> dict[str, Any]:
-    interval = "1s"
-    return {
-        "global": {"scrape_interval": interval, "evaluation_interval": interval},
-        "rule_files": [str(rules)],
-        "scrape_configs": [
-            {
-                "job_name": job,
-                "metrics_path": paths.get(job, "/metrics"),
-                "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}],
-            }
-            for job, ports in targets.items()
-        ],
-    }
+def _config(targets: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
+    for job in config["scrape_configs"]:
+        ports = targets[job["job_name"]]
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
+    return config
+
+
+def _rules() -> dict[str, Any]:
+    rules: dict[str, Any] = yaml.safe_load((FOLDER / "rules.yml").read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            rule.pop("for", None)
+    return rules
