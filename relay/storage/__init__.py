@@ -23,6 +23,6 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     gated              a store that gives no rows while the schema monitor has found a problem
     ordering_secret    reads the secret with which relays hash ordering keys
 
-May import `outbox` and the pure modules of `relay`: row, event_group, verdict, waves. Only
-`relay.assembly` imports `postgres`, `postgres_notify` and `sqlite`.
+May import `outbox` and the pure modules of `relay`: row, event_group, measured_rows, verdict,
+waves. Only `relay.assembly` imports `postgres`, `postgres_notify` and `sqlite`.
 """

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from outbox.database_time import database_now
 from outbox.tables import outbox
 from outbox.validation import MAX_KEY_BYTES
-from relay.event_group import Measured, Part
+from relay.measured_rows import Measured, Part
 from relay.storage.claim_statements import READY, UNKEYED
 
 _UNLOCKED = sa.false()

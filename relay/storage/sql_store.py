@@ -27,7 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.database.errors import with_deadline
 from outbox.database_time import database_now
 from outbox.tables import outbox
-from relay.event_group import EventState, groups, oldest_age
+from relay.event_group import EventState, oldest_age
+from relay.measured_rows import groups
 from relay.row import Row
 from relay.storage.base import MEASURED_ROWS, Backlog
 from relay.storage.claim import Claimer

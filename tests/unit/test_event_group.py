@@ -4,17 +4,8 @@ import pytest
 
 from outbox.transports.routes import RouteState
 from relay.advice import advice, binding
-from relay.event_group import (
-    EventGroup,
-    EventState,
-    Measured,
-    Part,
-    RouteCount,
-    bounded,
-    groups,
-    oldest_age,
-    state_of,
-)
+from relay.event_group import EventGroup, EventState, RouteCount, bounded, oldest_age
+from relay.measured_rows import Measured, Part, groups, state_of
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
