@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
 from outbox.dead_letters.audit import Action, Audit
-from outbox.dead_letters.replay import Run
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import CHANGING, READING, reading
@@ -93,6 +92,8 @@ class DeadLetterMaintenance:
         return last is None or self._clock() - last >= PURGE_EVERY.total_seconds()
 
     async def _purge(self, older_than: timedelta, stop: asyncio.Event) -> None:
+        from outbox.dead_letters.replay import Run  # noqa: PLC0415 - only a purge needs it
+
         async with reading(self._engine) as connection:
             snapshot = await self._store.snapshot(connection)
         audit = Audit(

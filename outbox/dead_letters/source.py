@@ -5,6 +5,7 @@ What the relay or a consumer provides to the commands on its dead letters.
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,12 +14,14 @@ from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
 from outbox.dead_letters.audit import Action, Audit
-from outbox.dead_letters.replay import Destination, Duplicates
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 from outbox.tables import audit_log, dead_letters
+
+if TYPE_CHECKING:  # a running process replays nothing
+    from outbox.dead_letters.replay import Destination, Duplicates
 
 READING: Rights = {dead_letters: ("SELECT",)}
 CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}
@@ -42,8 +45,8 @@ class DeadLetterSource:
 
     name: str
     database: Callable[[], AbstractAsyncContextManager[AsyncEngine]]
-    destination: Callable[[], AbstractAsyncContextManager[Destination]]
-    duplicates: Duplicates | None = None
+    destination: Callable[[], AbstractAsyncContextManager["Destination"]]
+    duplicates: "Duplicates | None" = None
     replay_rights: Rights = field(default_factory=dict)
     reprocess_rights: Rights = field(default_factory=dict)
 
