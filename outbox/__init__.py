@@ -19,6 +19,7 @@ A producer imports only the files of the first block; in reading order:
     settings, url_checks, backoff, schema_name
                                        shared by relay and consumer
     secret_files                       settings in files, as secrets are mounted
+    tls_files, certificate_expiry      certificates and keys, and when they end
     extras                             a setting that needs packages that are not installed
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ dead_letters/ cli/        running a process, dead letters, shared commands

@@ -1,20 +1,12 @@
 """
 Files with certificates and keys for TLS: loading them, and what is wrong with them.
-
-The certificates that servers have presented are remembered until their end, for a warning.
 """
 
 import ssl
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from outbox.errors import ConfigurationError
-
-WARNED_BEFORE = timedelta(days=14)
-
-_ENDS: dict[str, datetime] = {}
-"""The end of the certificate that each server has presented last, by setting."""
 
 SYSTEM = "system"
 """The name that stands for the authorities of the operating system."""
@@ -59,43 +51,6 @@ def load_certificate(
         raise ConfigurationError(f"{setting}: {problem}") from None
     except OSError as error:
         raise ConfigurationError(f"{setting}: {_problem(error)}") from None
-
-
-def remember_expiry(setting: str, context: ssl.SSLContext) -> None:
-    """
-    Let *context* remember when the certificate of the server of *setting* ends.
-
-    Python parses only certificates that it has verified.
-    """
-
-    def remember(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-        certificate = connection.getpeercert() or {}
-        if "notAfter" in certificate:
-            ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
-            _ENDS[setting] = datetime.fromtimestamp(ends, UTC)
-
-    class Remembering(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            super().do_handshake()
-            remember(self)
-
-    class RememberingSocket(ssl.SSLSocket):
-        def do_handshake(self, block: bool = False) -> None:
-            super().do_handshake(block)
-            remember(self)
-
-    context.sslobject_class = Remembering
-    context.sslsocket_class = RememberingSocket
-
-
-def expiry_warnings(now: datetime) -> list[str]:
-    """Return a line for each server that has presented a certificate that ends soon."""
-    return [
-        f"{setting}: the server's certificate expires in less than {WARNED_BEFORE.days} days, at "
-        f"{ends:%Y-%m-%d %H:%M} UTC: renew it"
-        for setting, ends in sorted(_ENDS.items())
-        if ends - now < WARNED_BEFORE
-    ]
 
 
 def _check_dates(setting: str, context: ssl.SSLContext) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
+from outbox.certificate_expiry import expiry_warnings
 from outbox.cli.start import fail
 from outbox.cli.tables import print_table, short
 from outbox.database.errors import NO_PRIVILEGE, problem_of, sqlstate
@@ -24,7 +25,6 @@ from outbox.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from outbox.settings import (
     SharedSettings,
 )
-from outbox.tls_files import expiry_warnings
 
 Result = TypeVar("Result")
 
@@ -84,7 +84,7 @@ def warn(problems: Sequence[str]) -> None:
 
 
 def warn_of_certificates() -> None:
-    """Warn of certificates that servers have presented to this process, and that end soon."""
+    """Warn of certificates of servers, and of this process, that end soon."""
     warn(expiry_warnings(datetime.now(UTC)))
 
 

@@ -4,9 +4,10 @@ The TLS argument of asyncpg, as `sslmode` of libpq means it.
 
 import ssl
 
+from outbox.certificate_expiry import remember_client, remember_expiry
 from outbox.errors import ConfigurationError
 from outbox.postgres_server import PostgresServer
-from outbox.tls_files import context_with, load_certificate, remember_expiry
+from outbox.tls_files import context_with, load_certificate
 
 
 def tls_of(server: PostgresServer) -> ssl.SSLContext | str | bool:
@@ -32,10 +33,11 @@ def tls_of(server: PostgresServer) -> ssl.SSLContext | str | bool:
     )
     if server.sslcert:
         load_certificate(server.certificate_setting, context, server.sslcert, server.sslkey)
+        remember_client("database", server.sslcert)
     if not verifies:
         return mode  # the driver makes its own context, with the same certificate
     context.check_hostname = mode == "verify-full"
     if mode == "require" and server.sslrootcert is None:
         context.verify_mode = ssl.CERT_NONE
-    remember_expiry("MQ_DATABASE_URL", context)
+    remember_expiry("database", context)
     return context

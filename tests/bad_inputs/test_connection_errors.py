@@ -12,7 +12,7 @@ import trustme
 from sqlalchemy.engine import make_url
 from yarl import URL
 
-from outbox import tls_files
+from outbox import certificate_expiry
 from outbox.cli.console import warn_of_certificates
 from outbox.database import migrate
 from outbox.database.engine import create_engine
@@ -208,7 +208,7 @@ async def test_a_certificate_of_the_client_without_its_key_is_refused_by_the_set
 async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_server(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(tls_files, "_ENDS", {})
+    monkeypatch.setattr(certificate_expiry, "_PRESENTED", {})
     authority = Authority(tmp_path)
 
     async def to_database(url: str) -> None:
@@ -224,13 +224,13 @@ async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_ser
 
     async def warnings(connecting: Connecting, url: str, *, days: float) -> list[str]:
         """What a check would print after a handshake with a certificate that ends in *days*."""
-        tls_files._ENDS.clear()
+        certificate_expiry.forget()
         context = authority.context("127.0.0.1", days=days)
         async with tls_server(context, asked=connecting is to_database) as port:
             address = url.format(port=port, file=authority.path)
             connected = asyncio.create_task(connecting(address))
             # The server says no word after the handshake.
-            await eventually(lambda: bool(tls_files._ENDS), within=20)
+            await eventually(lambda: bool(certificate_expiry.expiries()), within=20)
             connected.cancel()
             await asyncio.wait({connected})
         warn_of_certificates()
@@ -247,7 +247,7 @@ async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_ser
     ]
     for setting, connecting, url in cases:
         (line,) = await warnings(connecting, url, days=13)
-        assert line.startswith(f"warning: {setting}: the server's certificate expires in less ")
+        assert line.startswith(f"warning: {setting}: the server's certificate expires at ")
         assert await warnings(connecting, url, days=15) == []
 
 

@@ -14,9 +14,10 @@ import aiormq
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
+from outbox.certificate_expiry import remember_client, remember_expiry
 from outbox.errors import BrokerUnavailable, ConfigurationError
 from outbox.network_errors import kind_of
-from outbox.tls_files import context_with, load_certificate, remember_expiry
+from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import ConnectionCounter
 from outbox.transports.rabbitmq.connect_errors import address, reason_of_failure
 
@@ -199,10 +200,11 @@ def _tls_context(url: URL) -> ssl.SSLContext | None:
         )
         if certificate := query.get("certfile"):
             load_certificate("certfile, keyfile", context, certificate, query.get("keyfile"))
+            remember_client("broker", certificate)
     except ConfigurationError as error:
         raise BrokerUnavailable(f"to {address(url)}: {error}", refused=True) from None
     if query.get("no_verify_ssl", "0") != "0":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    remember_expiry("MQ_BROKER_URL", context)
+    remember_expiry("broker", context)
     return context

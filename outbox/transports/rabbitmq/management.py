@@ -15,9 +15,10 @@ from urllib.parse import quote
 
 from yarl import URL
 
+from outbox.certificate_expiry import remember_expiry
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
 from outbox.network_errors import kind_of
-from outbox.tls_files import context_with, remember_expiry
+from outbox.tls_files import context_with
 from outbox.transports.base import argument_mismatch
 from outbox.transports.management import API, PolicyEffect, effects
 from outbox.transports.routes import (
@@ -207,7 +208,7 @@ class RabbitMQManagement:
         if self._url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=ANSWERS_WITHIN_SECONDS)
         context = context_with("MQ_MANAGEMENT_URL: cafile", self._url.query.get("cafile"))
-        remember_expiry("MQ_MANAGEMENT_URL", context)
+        remember_expiry("management", context)
         return http.client.HTTPSConnection(
             host, port, timeout=ANSWERS_WITHIN_SECONDS, context=context
         )
