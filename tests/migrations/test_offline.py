@@ -13,6 +13,7 @@ from outbox.database import migrate
 from tests.support.commands import CommandLine
 from tests.support.processes import REPOSITORY
 from tests.support.roles import execute
+from tests.support.servers import binaries
 from tests.support.servers.fleet import POSTGRES
 
 CONFIG = str(REPOSITORY / "alembic.ini")
@@ -65,7 +66,7 @@ async def objects(url: str, schema: str = "public") -> list[list[str]]:
 
 
 async def psql(url: str, script: str) -> None:
-    program = POSTGRES.programs() / "psql"
+    program = binaries.psql() or POSTGRES.programs() / "psql"
     address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     child = await asyncio.create_subprocess_exec(
         *(program, "--quiet", "--set=ON_ERROR_STOP=1", address),

@@ -13,6 +13,7 @@ from tests.support.servers.choice import (
     ServerMissingError,
     choose,
     described,
+    named_programs,
 )
 from tests.support.servers.instance import GivenInstance
 
@@ -21,6 +22,8 @@ URL = "amqp://user:secret@host"
 PRODUCT = Product(
     name="Broker",
     variable="BROKER_URL",
+    directory_variable="BROKER_BIN",
+    programs=("broker", "broker-env"),
     image="broker:4",
     package="broker-server",
     binaries=lambda: BINARIES,
@@ -28,9 +31,14 @@ PRODUCT = Product(
 
 
 def choice(
-    *, url: str = "", engine: bool = True, binaries: Path | None = BINARIES, packages: bool = True
+    *,
+    url: str = "",
+    directory: str = "",
+    engine: bool = True,
+    binaries: Path | None = BINARIES,
+    packages: bool = True,
 ):
-    environment = {PRODUCT.variable: url} if url else {}
+    environment = {PRODUCT.variable: url, PRODUCT.directory_variable: directory}
     return choose(
         PRODUCT, environment=environment, engine=engine, binaries=binaries, packages=packages
     )
@@ -38,6 +46,22 @@ def choice(
 
 def test_a_server_named_by_the_environment_is_preferred_to_all_others():
     assert choice(url=URL) == Given(URL)
+
+
+def test_a_directory_named_by_the_environment_is_preferred_to_all_but_a_server():
+    assert choice(directory="/opt/older") == Private(Path("/opt/older"))
+    assert choice(directory="/opt/older", url=URL) == Given(URL)
+
+
+def test_a_named_directory_without_a_program_is_reported_with_its_variable(tmp_path):
+    environment = {PRODUCT.directory_variable: str(tmp_path)}
+    (tmp_path / "broker").touch()
+
+    assert named_programs(PRODUCT, {}) is None
+    with pytest.raises(ServerMissingError, match=r"that BROKER_BIN names has no broker-env\."):
+        named_programs(PRODUCT, environment)
+    (tmp_path / "broker-env").touch()
+    assert named_programs(PRODUCT, environment) == tmp_path
 
 
 def test_docker_is_preferred_to_a_program_of_the_machine():
@@ -60,7 +84,7 @@ def test_a_missing_server_is_reported_with_every_remedy():
     message = str(ServerMissingError(PRODUCT))
 
     assert "The tests need Broker and found none." in message
-    for remedy in ("BROKER_URL", "broker:4", "apt-get install broker-server"):
+    for remedy in ("BROKER_URL", "BROKER_BIN", "broker:4", "apt-get install broker-server"):
         assert remedy in message
 
 

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+POSTGRES_PROGRAMS = ("initdb", "postgres")
+RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmq-env")
 HOMEBREW = (Path("/opt/homebrew"), Path("/usr/local"), Path("/home/linuxbrew/.linuxbrew"))
 
 
@@ -22,7 +24,7 @@ def postgres_binaries() -> Path | None:
             *_glob(Path("/usr"), "pgsql-*/bin"),
             *_on_path("postgres"),
         )
-        if (directory / "initdb").is_file() and (directory / "postgres").is_file()
+        if _has(directory, POSTGRES_PROGRAMS)
     )
 
 
@@ -43,8 +45,18 @@ def rabbitmq_binaries() -> Path | None:
             *(found for brew in HOMEBREW for found in _glob(brew, "opt/rabbitmq/sbin")),
             *_on_path("rabbitmq-server"),
         )
-        if (directory / "rabbitmq-server").is_file() and (directory / "rabbitmq-env").is_file()
+        if _has(directory, RABBITMQ_PROGRAMS)
     )
+
+
+def psql() -> Path | None:
+    """Return the newest `psql` of this machine, which a directory of a server may lack."""
+    directory = postgres_binaries()
+    return directory / "psql" if directory and _has(directory, ("psql",)) else None
+
+
+def _has(directory: Path, programs: Iterable[str]) -> bool:
+    return all((directory / program).is_file() for program in programs)
 
 
 def _glob(root: Path, pattern: str) -> list[Path]:

@@ -2,7 +2,8 @@
 Decide where a test server comes from.
 
 Invariant: this module starts and installs nothing, so that the header of a run can use it.
-The order: a URL in the environment, a Docker engine, a program of this machine, a package.
+The order: a URL or a directory of programs in the environment, a Docker engine, a program of this
+machine, a package.
 """
 
 import os
@@ -17,10 +18,16 @@ from tests.support.servers.packages import packages_installable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """A server that tests need, and its names in each source."""
+    """
+    A server that tests need, and its names in each source.
+
+    *directory_variable* may name the directory of its *programs*, for another version.
+    """
 
     name: str
     variable: str
+    directory_variable: str
+    programs: tuple[str, ...]
     image: str
     package: str
     binaries: Callable[[], Path | None]
@@ -60,7 +67,8 @@ class ServerMissingError(Exception):
     def __init__(self, product: Product, reason: str = "") -> None:
         super().__init__(
             f"The tests need {product.name} and found none.{reason and f' {reason}'}\n"
-            f"Set {product.variable} to the URL of a server made for tests, or start a Docker "
+            f"Set {product.variable} to the URL of a server made for tests, or "
+            f"{product.directory_variable} to the directory of its programs, or start a Docker "
             f"engine (the image is {product.image}), or install {product.name} on this machine, "
             f"for instance by `apt-get install {product.package}`."
         )
@@ -77,6 +85,8 @@ def choose(
     """Return the first source of *product* in the order that the module names."""
     if url := environment.get(product.variable):
         return Given(url)
+    if directory := environment.get(product.directory_variable):
+        return Private(Path(directory))
     if engine:
         return Contained(product.image)
     if binaries:
@@ -95,6 +105,24 @@ def choice_here(product: Product, *, docker: bool = True) -> Choice:
         binaries=product.binaries(),
         packages=packages_installable(),
     )
+
+
+def named_programs(product: Product, environment: Mapping[str, str]) -> Path | None:
+    """
+    Return the directory of programs that *environment* names for *product*, or None.
+
+    Raises ServerMissingError if a program is not in it.
+    """
+    directory = environment.get(product.directory_variable)
+    if not directory:
+        return None
+    missing = [each for each in product.programs if not Path(directory, each).is_file()]
+    if missing:
+        raise ServerMissingError(
+            product,
+            f"The directory that {product.directory_variable} names has no {missing[0]}.",
+        )
+    return Path(directory)
 
 
 def described(product: Product, choice: Choice) -> str:

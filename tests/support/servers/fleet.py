@@ -12,7 +12,12 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.support.servers.binaries import postgres_binaries, rabbitmq_binaries
+from tests.support.servers.binaries import (
+    POSTGRES_PROGRAMS,
+    RABBITMQ_PROGRAMS,
+    postgres_binaries,
+    rabbitmq_binaries,
+)
 from tests.support.servers.choice import Product
 from tests.support.servers.containers import ContainerInstance
 from tests.support.servers.instance import GivenInstance
@@ -124,6 +129,8 @@ POSTGRES = Sources(
     product=Product(
         name="Postgres",
         variable=DATABASE_VARIABLE,
+        directory_variable="OUTBOX_TEST_POSTGRES_BIN",
+        programs=POSTGRES_PROGRAMS,
         image="postgres:17",
         package="postgresql",
         binaries=postgres_binaries,
@@ -136,6 +143,8 @@ RABBITMQ = Sources(
     product=Product(
         name="RabbitMQ",
         variable=BROKER_VARIABLE,
+        directory_variable="OUTBOX_TEST_RABBITMQ_BIN",
+        programs=RABBITMQ_PROGRAMS,
         image="rabbitmq:4-management",
         package="rabbitmq-server",
         binaries=rabbitmq_binaries,

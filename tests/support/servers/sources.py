@@ -4,6 +4,7 @@ Turn the choice of a source into a server that has begun to start.
 Invariant: an engine that answers, but cannot run our image, counts as no engine.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.servers.choice import (
     ServerMissingError,
     choice_here,
     described,
+    named_programs,
 )
 from tests.support.servers.containers import ContainerError
 from tests.support.servers.isolation import DISK
@@ -67,7 +69,7 @@ class Sources(Generic[S]):
         For tests that a container or an external server does not allow.
         Raises ServerMissingError.
         """
-        found = self.product.binaries()
+        found = named_programs(self.product, os.environ) or self.product.binaries()
         if found is not None:
             return found
         if not packages_installable():
@@ -81,7 +83,8 @@ class Sources(Generic[S]):
             case Contained(image):
                 return self.contained(image)
             case Private(binaries):
-                return self.private(binaries, parent)
+                named = named_programs(self.product, os.environ)
+                return self.private(named or binaries, parent)
             case Installable(package):
                 return self.private(self._installed(package), parent)
             case Missing():
