@@ -23,6 +23,7 @@ from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.in_memory import Counter, Histogram
+from outbox.runtime.certificate_metrics import CertificateMetrics
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes
@@ -122,6 +123,7 @@ class Telemetry:
         self.dead_letters = DeadLetterReport(
             registry, source=source, codes=CODES, other=BY_HANDLER
         )
+        CertificateMetrics(registry)
         self.copy = CopyReport(self._log, registry, health or Health()).copy
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()

@@ -105,28 +105,45 @@ def forget() -> None:
     _FILES.clear()
 
 
+def client_problem(server: Server, now: datetime) -> str | None:
+    """
+    Return why the certificate of the client in connections to *server* is not valid at *now*.
+
+    None if it is valid, or if there is none. Many servers close the connection without a reason.
+    """
+    validity = _validity_of_file(_FILES[server]) if server in _FILES else None
+    if validity is None or validity.begins <= now <= validity.ends:
+        return None
+    problem = "is not valid yet" if now < validity.begins else "has expired"
+    return f"TLS: the client's certificate {problem}"
+
+
 def end_of_peer(connection: ssl.SSLObject | ssl.SSLSocket) -> datetime | None:
     """Return when the certificate of the peer of *connection* ends, or None without one."""
     certificate = connection.getpeercert(binary_form=True)
     with suppress(ValueError):
-        return end_of(certificate) if certificate else None
+        return validity_of(certificate).ends if certificate else None
     return None
 
 
 def end_of_file(file: Path) -> datetime | None:
     """Return when the first certificate of a PEM *file* ends, or None if there is none."""
-    with suppress(OSError, ValueError):
-        if found := _BLOCK.search(file.read_bytes()):
-            return end_of(ssl.PEM_cert_to_DER_cert(found[0].decode("ascii")))
-    return None
+    validity = _validity_of_file(file)
+    return validity.ends if validity else None
 
 
-def end_of(certificate: bytes) -> datetime:
+class Validity(NamedTuple):
+    """The first and the last moment at which a certificate is valid."""
+
+    begins: datetime
+    ends: datetime
+
+
+def validity_of(certificate: bytes) -> Validity:
     """
-    Return the last moment of the validity of a *certificate* in DER form.
+    Return when a *certificate* in DER form is valid; raises ValueError if it is none.
 
-    The `ssl` module parses no certificate that it has not verified. Raises ValueError if it is
-    none.
+    The `ssl` module parses no certificate that it has not verified.
     """
     signed = _element(_element(certificate).content).content
     parts = list(_elements(signed))
@@ -134,11 +151,22 @@ def end_of(certificate: bytes) -> datetime:
         del parts[0]
     try:
         _serial, _algorithm, _issuer, validity, *_ = parts
-        _begins, ends = _elements(validity.content)
+        begins, ends = _elements(validity.content)
     except ValueError:
         raise ValueError("is no certificate") from None
-    text = ends.content.decode("ascii")
-    if ends.tag == _UTC_TIME:
+    return Validity(_time(begins), _time(ends))
+
+
+def _validity_of_file(file: Path) -> Validity | None:
+    with suppress(OSError, ValueError):
+        if found := _BLOCK.search(file.read_bytes()):
+            return validity_of(ssl.PEM_cert_to_DER_cert(found[0].decode("ascii")))
+    return None
+
+
+def _time(element: "_Element") -> datetime:
+    text = element.content.decode("ascii")
+    if element.tag == _UTC_TIME:
         # Two digits of the year mean 1950 to 2049, as RFC 5280 says.
         text = ("20" if text < "50" else "19") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

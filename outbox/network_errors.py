@@ -13,7 +13,7 @@ from collections.abc import Iterator
 _CERTIFICATE = {
     9: "is not valid yet",
     10: "has expired",
-    18: "is signed by an unknown authority",
+    18: "is self-signed, and not in the file of authorities",
     19: "is signed by an unknown authority",
     20: "is signed by an unknown authority",
     21: "is signed by an unknown authority",
@@ -36,9 +36,19 @@ _OF_CLIENT = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client's certificate has expired",
     "SSLV3_ALERT_BAD_CERTIFICATE": "the server does not accept the client's certificate",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server does not accept the client's certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server refuses the handshake, as one that demands a"
+    " certificate of the client does, or that shares no cipher with it",
 }
 """Alerts by which a server refuses the certificate of the client, in the words of OpenSSL."""
 
+_VERSIONS = {
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+    "UNSUPPORTED_PROTOCOL",
+    "NO_PROTOCOLS_AVAILABLE",
+}
+"""Faults of a handshake without a version of TLS that both sides accept."""
+
+_TLS = "TLS: "
 _HANDSHAKE_FAILED = "the handshake failed"
 
 CLOSED = "the server closed the connection"
@@ -67,6 +77,11 @@ def kind_of(error: BaseException) -> str | None:
     return found[0] if found else None
 
 
+def blames_client(kind: str) -> bool:
+    """Return whether *kind* of a failure may come from a certificate of the client."""
+    return kind == CLOSED or kind.removeprefix(_TLS) in _OF_CLIENT.values()
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The *error* after its causes: clients wrap the errors of the network in their own."""
     causes = [error]
@@ -78,7 +93,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _kind(error: BaseException) -> str | None:
     match error:
         case ssl.SSLError():
-            return f"TLS: {_tls_fault(error)}"
+            return f"{_TLS}{_tls_fault(error)}"
         case socket.gaierror():
             return "the host name cannot be resolved"
         case TimeoutError():
@@ -96,6 +111,8 @@ def _tls_fault(error: ssl.SSLError) -> str:
         return f"the server's certificate {fault}"
     if error.reason in _NO_TLS:
         return "the port does not speak TLS"
+    if error.reason in _VERSIONS:
+        return "the server speaks no version of TLS that is accepted: 1.2 or 1.3"
     if (refusal := _OF_CLIENT.get(error.reason)) is not None:
         return refusal
     return f"the handshake failed ({error.reason.lower()})" if error.reason else _HANDSHAKE_FAILED

@@ -41,7 +41,7 @@ _BROKER_PARAMETERS = {
     "no_verify_ssl",
     "timeout",
 }
-_MANAGEMENT_PARAMETERS = {"cafile"}
+_MANAGEMENT_PARAMETERS = {"cafile", "certfile", "keyfile"}
 _FILES_OF_TLS = ("cafile", "capath", "certfile", "keyfile")
 _VERIFYING_MODES = {"require", "verify-ca", "verify-full"}
 """Modes in which a file with authorities is read; `require` verifies only with such a file."""
@@ -157,7 +157,8 @@ def check_management(url: BrokerUrl, *, allow_insecure: bool) -> None:
     if url.scheme not in {"http", "https"} or url.host is None:
         raise ValueError("MQ_MANAGEMENT_URL: must be a URL as in https://user:password@host:15671")
     if set(url.query) - _MANAGEMENT_PARAMETERS:
-        raise ValueError("MQ_MANAGEMENT_URL: has a parameter that is not cafile")
+        known = ", ".join(sorted(_MANAGEMENT_PARAMETERS))
+        raise ValueError(f"MQ_MANAGEMENT_URL: has a parameter that is none of {known}")
     _check_tls_parameters("MQ_MANAGEMENT_URL", url, scheme="https")
     if allow_insecure or url.host in _LOOPBACK:
         return

@@ -16,6 +16,7 @@ from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
 from outbox.runtime.in_memory import Counter, Gauge, Histogram
+from outbox.runtime.certificate_metrics import CertificateMetrics
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes
 from outbox.transports.base import Outcome
@@ -136,6 +137,7 @@ class Telemetry:
         self.dead_letters = DeadLetterReport(
             registry, source=SOURCE, codes=_REASONS, other="other"
         )
+        CertificateMetrics(registry)
 
     def published(
         self, rows: Sequence[Row], outcomes: Mapping[int, Outcome], *, took: timedelta

@@ -2,15 +2,18 @@
 Connecting to Postgres: explicit arguments for the driver, and its errors in our own words.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
+from outbox.certificate_expiry import client_problem
 from outbox.database.postgres_tls import tls_of
 from outbox.errors import ConfigurationError, DatabaseUnavailable
-from outbox.network_errors import kind_of
+from outbox.network_errors import blames_client, kind_of
 from outbox.postgres_server import PostgresServer
 
+_CLOSED = "08003"
 _LOGIN = {
     "28": "the server refuses user, password or certificate, or pg_hba.conf has no line for it",
     "28P01": "the server refuses the password, or the user does not exist",
@@ -21,7 +24,7 @@ _LOGIN = {
     "57P03": "the server is starting up or shutting down",
     "57P": "the server is shutting down",
     "08P01": "the server, or a connection pooler before it, refuses this kind of connection",
-    "08003": "the server closed the connection, as one that does not accept the client's"
+    _CLOSED: "the server closed the connection, as one that does not accept the client's"
     " certificate does",
     "25006": "the server is read-only, as a standby is",
 }
@@ -47,15 +50,16 @@ def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
     """
     Return the arguments by which the driver reads neither variables nor files in their place.
 
-    Raises ConfigurationError if a file with certificates cannot be used.
+    The TLS argument is missing: each connection reads the files of *server*, which may have been
+    replaced. Raises ConfigurationError if one of them cannot be used now.
     """
+    tls_of(server)
     return {
         "host": [host for host, _ in server.addresses],
         "port": [port for _, port in server.addresses],
         "user": server.user,
         "password": server.password,
         "database": server.database,
-        "ssl": tls_of(server),
         "direct_tls": False,
         "target_session_attrs": server.target_session_attrs,
     }
@@ -72,8 +76,9 @@ async def connect(
     Raises DatabaseUnavailable, which names the setting, the server and the reason, and
     ConfigurationError if the driver refuses its arguments.
     """
+    tls = _tls_of_now(server)
     try:
-        connection = await asyncpg.connect(**arguments)
+        connection = await asyncpg.connect(**arguments, ssl=tls)
         if schema is not None and not pooled:
             await _search_first(connection, schema, within=arguments["timeout"])
     except (OSError, asyncpg.PostgresError) as error:
@@ -95,6 +100,19 @@ async def connect(
     return connection
 
 
+def _tls_of_now(server: PostgresServer) -> Any:
+    """
+    Return the TLS argument with the files as they are now.
+
+    Raises DatabaseUnavailable if one cannot be used: while a process runs, an operator may be
+    replacing it.
+    """
+    try:
+        return tls_of(server)
+    except ConfigurationError as error:
+        raise DatabaseUnavailable(str(error), refused=True) from None
+
+
 async def _search_first(connection: Any, schema: str, *, within: float) -> None:
     try:
         await connection.fetchval(_PUT_FIRST, schema, timeout=within)
@@ -104,10 +122,15 @@ async def _search_first(connection: Any, schema: str, *, within: float) -> None:
 
 
 def _reason(error: Exception, state: str, *, pooled: bool) -> str:
+    kind = kind_of(error)
+    if state == _CLOSED or (kind and blames_client(kind)):
+        found = client_problem("database", datetime.now(UTC))
+        if found is not None:
+            return found
     if state:
         words = [_LOGIN[key] for key in (state, state[:3], state[:2]) if key in _LOGIN]
         more = _POOLER[pooled] if state == "08P01" else ""
         return f"{words[0] if words else 'the server refuses the connection'} ({state}){more}"
     if "rejected SSL upgrade" in str(error):
         return "TLS: the server does not offer TLS, or is no Postgres"
-    return kind_of(error) or "the connection was lost"
+    return kind or "the connection was lost"

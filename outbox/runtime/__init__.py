@@ -13,6 +13,7 @@ Running a process: what `relay run` and `consumer run` have in common.
     loggable_ids     ids as they are, or as digests
     redacted_loggers names of loggers whose records may quote data
     shield           work that a cancellation must not interrupt, such as COMMIT
+    certificate_metrics  when certificates end
     schema_monitor   checks the tables again while the process runs
 
 May import `transports.base`, `database`, `settings` and the files below them; never `cli` or

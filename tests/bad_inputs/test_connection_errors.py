@@ -22,10 +22,11 @@ from outbox.postgres_server import server_of
 from outbox.transports.base import NoCounter
 from outbox.transports.rabbitmq.connection import connect
 from outbox.transports.rabbitmq.management import RabbitMQManagement
+from tests.support.certificates import Authority
 from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
 from tests.support.servers.ports import free_ports
-from tests.support.tls import Authority, tls_server
+from tests.support.tls import tls_server
 
 SECRET = "hunter2-of-the-test"
 TARGET = "tests.support.effects:consumer"

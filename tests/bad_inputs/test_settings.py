@@ -205,7 +205,7 @@ def test_a_list_that_is_nested_too_deeply_is_refused(monkeypatch):
     [
         ("", "is empty"),
         (f"https://u:p@{SECRET}/x@localhost:15671", "is not a URL"),
-        (f"https://u:{SECRET}@localhost:15671?verify=0", "has a parameter that is not cafile"),
+        (f"https://u:{SECRET}@localhost:15671?verify=0", "has a parameter that is none of cafile"),
     ],
 )
 def test_a_management_url_that_cannot_work_is_refused(monkeypatch, url, problem):

@@ -1,117 +1,180 @@
 """
-Servers that speak TLS: certificates of an authority of the test, valid or not.
+Servers that speak TLS, with the certificates of a test.
 """
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-import trustme
+from yarl import URL
 
+from tests.support.certificates import Authority, Pair
 from tests.support.eventually import eventually
-from tests.support.servers.ports import free_port
+from tests.support.servers.ports import free_ports
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.rabbitmq import RabbitmqServer
 
-SSL_REQUEST = 8
-"""Bytes of the request with which a client of Postgres asks for TLS."""
+SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+"""The request with which a client of Postgres asks for TLS."""
+
+Protocol: TypeAlias = Literal["amqps", "https"]
 
 
-class Pair(NamedTuple):
-    """The files of a certificate and of its key."""
+class PostgresTls:
+    """TLS of *server*, which is switched on by `present` and off by `close`."""
 
-    certificate: Path
-    key: Path
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._changed: set[str] = set()
+        self._users: list[str] = []
 
+    async def present(self, pair: Pair, *, clients_of: Authority | None = None) -> None:
+        """
+        Let new connections be served with the certificate of *pair*.
 
-class Authority:
-    """An authority, whose certificate is in the file *path* of *folder*."""
-
-    def __init__(self, folder: Path, name: str = "ca.pem") -> None:
-        self._authority = trustme.CA()
-        self._folder = folder
-        self.path = folder / name
-        self._authority.cert_pem.write_to_path(self.path)
-
-    def context(self, host: str, *, days: float = 365) -> ssl.SSLContext:
-        """Return the context of a server with a certificate for *host* that ends in *days*."""
-        ends = datetime.now(tz=UTC) + timedelta(days=days)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(host, not_after=ends).configure_cert(context)
-        return context
-
-    def pair(self, host: str, *, owner: str = "test") -> Pair:
-        """Write a certificate for *host* and for the user *owner*, and its key."""
-        issued = self._authority.issue_cert(host, common_name=owner)
-        pair = Pair(
-            *(self._folder / f"{self.path.stem}-{owner}-{each}" for each in ("crt", "key"))
+        Certificates of clients are verified by *clients_of*. The programs write the files as the
+        server itself, which reads no key of another account.
+        """
+        for name in self._changed & {"ssl_min_protocol_version", "ssl_max_protocol_version"}:
+            await self._server.execute(f"ALTER SYSTEM RESET {name}")
+        files = {"cert": pair.certificate, "key": pair.key}
+        if clients_of is not None:
+            files["ca"] = clients_of.path
+        for name, file in files.items():
+            await self._write(file.read_text(), f"cat > test-{name}.pem")
+            await self._set(f"ssl_{name}_file", f"test-{name}.pem")
+        await self._set("ssl", "on")
+        await self._reload()
+        expected = ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
+        await eventually(
+            lambda: self._presents(expected), message="the certificate is not presented"
         )
-        issued.cert_chain_pems[0].write_to_path(pair.certificate)
-        issued.private_key_pem.write_to_path(pair.key)
-        return pair
+
+    async def demand_certificate(self, user: str) -> None:
+        """Create *user*, who logs in with a certificate and no password, and only with TLS."""
+        if not self._users:
+            await self._write("", "cp pg_hba.conf pg_hba.saved")
+        await self._write(
+            f"hostssl all {user} all cert\nhostnossl all {user} all reject",
+            "cat - pg_hba.conf > pg_hba.new; mv pg_hba.new pg_hba.conf",
+        )
+        await self._server.execute(f"CREATE ROLE {user} LOGIN")
+        self._users.append(user)
+        await self._reload()
+
+    async def restrict(self, version: str) -> None:
+        """Speak only this *version* of TLS, until the next certificate is presented."""
+        await self._set("ssl_min_protocol_version", version)
+        await self._set("ssl_max_protocol_version", version)
+        await self._reload()
+        await eventually(
+            lambda: self._shows("ssl_max_protocol_version", version), message="no such version"
+        )
+
+    async def switch_off(self) -> None:
+        """Serve new connections without TLS."""
+        for name in self._changed:
+            await self._server.execute(f"ALTER SYSTEM RESET {name}")
+        self._changed.clear()
+        await self._reload()
+        await eventually(lambda: self._shows("ssl", "off"), message="TLS was not switched off")
+
+    async def close(self) -> None:
+        if self._users:
+            await self._write("", "cat > pg_hba.none; mv pg_hba.saved pg_hba.conf")
+        await self.switch_off()
+        for user in self._users:
+            await self._server.execute(f"DROP ROLE {user}")
+
+    async def _set(self, name: str, value: str) -> None:
+        await self._server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self._changed.add(name)
+
+    async def _reload(self) -> None:
+        """Let the server read its files again; it returns before they count."""
+        await self._server.execute("SELECT pg_reload_conf()")
+
+    async def _write(self, text: str, program: str) -> None:
+        lines = ", ".join(f"'{line}'" for line in text.split("\n"))
+        await self._server.execute(
+            f"COPY (SELECT unnest(ARRAY[{lines}])) TO PROGRAM 'umask 077; {program}'"
+        )
+
+    async def _presents(self, certificate: bytes) -> bool:
+        url = URL(self._server.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            writer.write(SSL_REQUEST)
+            if await reader.readexactly(1) != b"S":
+                return False
+            await writer.start_tls(_unverified(), server_hostname="")
+            found: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            return found.getpeercert(binary_form=True) == certificate
+        except (OSError, EOFError):
+            return False
+        finally:
+            writer.close()
+
+    async def _shows(self, name: str, value: str) -> bool:
+        async with self._server.connection() as connection:
+            return bool(await connection.fetchval(f"SHOW {name}") == value)
 
 
 @asynccontextmanager
-async def certificates_demanded_of(
-    user: str, server: PostgresServer, authority: Authority
-) -> AsyncIterator[None]:
-    """
-    Create *user*, who logs in to *server* with a certificate of *authority* and no password.
-
-    The programs write the files as the server itself, which reads no key of another account.
-    """
-    pair = authority.pair("127.0.0.1")
-    for name, file in (("ca", authority.path), ("cert", pair.certificate), ("key", pair.key)):
-        await _write(server, file.read_text(), f"cat > test-{name}.pem")
-        await server.execute(f"ALTER SYSTEM SET ssl_{name}_file = 'test-{name}.pem'")
-    await _write(
-        server,
-        f"hostssl all {user} all cert\nhostnossl all {user} all reject",
-        "cp pg_hba.conf pg_hba.saved; cat - pg_hba.saved > pg_hba.conf",
-    )
-    await server.execute(f"CREATE ROLE {user} LOGIN")
+async def postgres_tls(server: PostgresServer) -> AsyncIterator[PostgresTls]:
+    """Yield the TLS of *server*, which ends with the block."""
+    tls = PostgresTls(server)
     try:
-        await _switch_tls(server, "on")
-        yield
+        yield tls
     finally:
-        await _write(server, "", "cat > pg_hba.none; mv pg_hba.saved pg_hba.conf")
-        await _switch_tls(server, "off")
-        await server.execute(f"DROP ROLE {user}")
+        await tls.close()
 
 
-async def _write(server: PostgresServer, text: str, program: str) -> None:
-    lines = ", ".join(f"'{line}'" for line in text.split("\n"))
-    await server.execute(f"COPY (SELECT unnest(ARRAY[{lines}])) TO PROGRAM 'umask 077; {program}'")
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """A port on which RabbitMQ presents the certificate of *pair*."""
+
+    pair: Pair
+    protocol: Protocol = "amqps"
+    clients_of: Authority | None = None
+    versions: str = ""
+
+    def expression(self, port: int) -> str:
+        """Return the call of Erlang that listens on *port*."""
+        options = f'{{certfile, "{self.pair.certificate}"}}, {{keyfile, "{self.pair.key}"}}'
+        if self.clients_of is not None:
+            options += (
+                f', {{cacertfile, "{self.clients_of.path}"}}, {{verify, verify_peer}},'
+                " {fail_if_no_peer_cert, true}"
+            )
+        if self.versions:
+            options += f", {{versions, ['{self.versions}']}}"
+        if self.protocol == "amqps":
+            address = f'{{"127.0.0.1", {port}}}'
+            return f"ok = rabbit_networking:start_ssl_listener({address}, [{options}], 1)"
+        return (
+            f"{{ok, _}} = rabbit_web_dispatch:register_context_handler(test_{port},"
+            f' [{{ip, "127.0.0.1"}}, {{port, {port}}}, {{ssl, true}}, {{ssl_opts, [{options}]}}],'
+            ' "", rabbit_mgmt_dispatcher:build_dispatcher([]), "test")'
+        )
 
 
-async def _switch_tls(server: PostgresServer, state: str) -> None:
-    async def is_switched() -> bool:
-        async with server.connection() as connection:
-            return bool(await connection.fetchval("SHOW ssl") == state)
-
-    await server.execute(f"ALTER SYSTEM SET ssl = {state}")
-    await server.execute("SELECT pg_reload_conf()")
-    await eventually(is_switched, message=f"TLS was not switched {state}")
+async def listen(server: RabbitmqServer, listeners: Sequence[Listener]) -> list[int]:
+    """Return the ports of *listeners*, which are closed when *server* ends."""
+    ports = free_ports(len(listeners))
+    calls = [each.expression(port) for each, port in zip(listeners, ports, strict=True)]
+    await server.evaluate(", ".join(calls) + ".")
+    return ports
 
 
-async def certificates_demanded_by(server: RabbitmqServer, authority: Authority) -> int:
-    """
-    Return a port on which *server* demands a certificate of *authority*, besides the password.
-
-    It is closed when the server ends.
-    """
-    pair, port = authority.pair("127.0.0.1"), free_port()
-    await server.evaluate(
-        f'ok = rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}}, ['
-        f'{{cacertfile, "{authority.path}"}}, {{certfile, "{pair.certificate}"}},'
-        f' {{keyfile, "{pair.key}"}}, {{verify, verify_peer}}, {{fail_if_no_peer_cert, true}}'
-        "], 1)."
-    )
-    return port
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @asynccontextmanager
@@ -126,7 +189,7 @@ async def tls_server(context: ssl.SSLContext | None, *, asked: bool) -> AsyncIte
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if asked:
-                await reader.readexactly(SSL_REQUEST)
+                await reader.readexactly(len(SSL_REQUEST))
                 writer.write(b"N" if context is None else b"S")
                 await writer.drain()
                 if context is not None:

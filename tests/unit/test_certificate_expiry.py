@@ -10,7 +10,13 @@ import pytest
 import trustme
 
 from outbox import certificate_expiry
-from outbox.certificate_expiry import CertificateExpiry, end_of, end_of_file, expiry_warnings
+from outbox.certificate_expiry import (
+    CertificateExpiry,
+    client_problem,
+    end_of_file,
+    expiry_warnings,
+    validity_of,
+)
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -36,11 +42,12 @@ def certificate(ends: datetime) -> trustme.LeafCert:
     ],
     ids=lambda ends: str(ends.year),
 )
-def test_the_end_of_a_certificate_is_read_to_the_second(ends):
+def test_the_validity_of_a_certificate_is_read_to_the_second(ends):
     begins = min(ends, NOW) - timedelta(days=1)
     issued = trustme.CA().issue_cert("db.example", not_before=begins, not_after=ends)
 
-    assert end_of(ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())) == ends
+    found = validity_of(ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode()))
+    assert found == (begins, ends)
 
 
 def test_bytes_that_are_no_certificate_are_refused_and_never_read_beyond_their_end():
@@ -48,7 +55,7 @@ def test_bytes_that_are_no_certificate_are_refused_and_never_read_beyond_their_e
 
     for data in (b"", b"\x30", b"\x30\x00", b"text", whole[:-1], whole[:40], whole[4:]):
         with pytest.raises(ValueError, match=r"."):
-            end_of(data)
+            validity_of(data)
 
 
 def test_the_first_certificate_of_a_file_counts_also_behind_its_key(tmp_path: Path):
@@ -96,3 +103,23 @@ def test_a_warning_names_the_setting_the_certificate_and_whether_its_end_is_past
         "MQ_DATABASE_URL: the client's certificate expires at 2026-04-30 23:00 UTC, which is "
         "past: renew it"
     )
+
+
+def test_a_certificate_of_the_client_that_is_not_valid_now_is_named_as_the_cause(tmp_path: Path):
+    file = tmp_path / "client.pem"
+    begins = NOW - timedelta(days=1)
+    issued = trustme.CA().issue_cert("x", not_before=begins, not_after=NOW)
+    issued.cert_chain_pems[0].write_to_path(file)
+
+    assert client_problem("database", NOW) is None
+    certificate_expiry.remember_client("database", file)
+    assert client_problem("database", NOW) is None
+    assert client_problem("broker", NOW + timedelta(seconds=1)) is None
+    assert client_problem("database", NOW + timedelta(seconds=1)) == (
+        "TLS: the client's certificate has expired"
+    )
+    assert client_problem("database", begins - timedelta(seconds=1)) == (
+        "TLS: the client's certificate is not valid yet"
+    )
+    file.unlink()
+    assert client_problem("database", NOW + timedelta(seconds=1)) is None

@@ -3,12 +3,14 @@ Why the broker could not be connected to, in words for an operator.
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import TracebackType
 
 from aiormq import exceptions, spec
 from yarl import URL
 
-from outbox.network_errors import CLOSED, kind_of
+from outbox.certificate_expiry import client_problem
+from outbox.network_errors import CLOSED, blames_client, kind_of
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -22,6 +24,9 @@ _NO_RIGHTS = (
 # Whether its reason arrives depends on which side is quicker.
 _CLOSED_TLS = (
     f"{CLOSED}, as one that demands a certificate of the client does: check certfile and keyfile"
+)
+_CLOSED_PLAIN = (
+    f"{CLOSED}, as a port of TLS or of another protocol does: for one with TLS use amqps"
 )
 _NO_AMQP = {
     "amqp": "the port does not speak AMQP 0-9-1 without TLS; for one with TLS use amqps",
@@ -51,7 +56,10 @@ def reason_of_failure(error: BaseException, url: URL) -> tuple[str, bool]:
         case exceptions.IncompatibleProtocolError() | StopAsyncIteration():
             return _NO_AMQP[url.scheme], False
     kind = kind_of(error) or f"the connection was lost ({type(error).__name__})"
-    return _CLOSED_TLS if kind == CLOSED and url.scheme == "amqps" else kind, False
+    if url.scheme == "amqps" and blames_client(kind):
+        found = client_problem("broker", datetime.now(UTC))
+        return found or (_CLOSED_TLS if kind == CLOSED else kind), False
+    return _CLOSED_PLAIN if kind == CLOSED and url.scheme == "amqp" else kind, False
 
 
 def _of_close(close: spec.Connection.Close) -> tuple[str, bool]:

@@ -9,16 +9,18 @@ import base64
 import http.client
 import json
 from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from yarl import URL
 
-from outbox.certificate_expiry import remember_expiry
+from outbox.certificate_expiry import client_problem, remember_client, remember_expiry
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
-from outbox.network_errors import kind_of
-from outbox.tls_files import context_with
+from outbox.network_errors import CLOSED, blames_client, kind_of
+from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import argument_mismatch
 from outbox.transports.management import API, PolicyEffect, effects
 from outbox.transports.routes import (
@@ -187,8 +189,8 @@ class RabbitMQManagement:
         try:
             return await asyncio.to_thread(self._request, target)
         except (OSError, http.client.HTTPException) as error:
-            reason = kind_of(error) or "the answer is not HTTP"
             server = f"{self._url.host}:{self._url.port}"
+            reason = _reason(error, self._url)
             raise BrokerUnavailable(
                 f"MQ_MANAGEMENT_URL: cannot connect to {server}: {reason}", waits_for=[API]
             ) from None
@@ -208,10 +210,23 @@ class RabbitMQManagement:
         if self._url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=ANSWERS_WITHIN_SECONDS)
         context = context_with("MQ_MANAGEMENT_URL: cafile", self._url.query.get("cafile"))
+        if certificate := self._url.query.get("certfile"):
+            key = self._url.query.get("keyfile")
+            load_certificate("MQ_MANAGEMENT_URL: certfile, keyfile", context, certificate, key)
+            remember_client("management", certificate)
         remember_expiry("management", context)
         return http.client.HTTPSConnection(
             host, port, timeout=ANSWERS_WITHIN_SECONDS, context=context
         )
+
+
+def _reason(error: Exception, url: URL) -> str:
+    kind = kind_of(error) or "the answer is not HTTP"
+    if url.scheme == "http":
+        is_other = kind == CLOSED or not kind_of(error)
+        return f"{kind}; for a port with TLS use https" if is_other else kind
+    found = client_problem("management", datetime.now(UTC)) if blames_client(kind) else None
+    return found or kind
 
 
 def _names(answer: Mapping[str, Any]) -> str:
