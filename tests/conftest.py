@@ -31,6 +31,7 @@ from tests.support.prometheus.programs import Programs, programs
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
 from tests.support.servers.isolation import memory_or_disk
+from tests.support.servers.selection import uses
 
 FLEET = pytest.StashKey[Fleet]()
 OTHER_CLIENTS = pytest.StashKey[Future[Installation]]()
@@ -43,6 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FLEET] = Fleet(parent)
     # Where `tmp_path` is, with the files of SQLite.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(parent))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--only-server", choices=["postgres", "rabbitmq"], help="run only tests that use this one"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if server := config.option.only_server:
+        others = [item for item in items if not uses(item, server)]
+        items[:] = [item for item in items if uses(item, server)]
+        config.hook.pytest_deselected(items=others)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -9,7 +9,8 @@
     lowest.txt    `make lowest`: the oldest versions of runtime.txt that are allowed, else dev.txt
 
 `tests/benchmarks/peers/` has the locks of the relays that `make bench` compares with, and
-`tests/support/other_clients/` those of the clients in `docs/how-to/other-clients.md`.
+`tests/support/other_clients/` those of the clients in `docs/how-to/other-clients.md`, and
+`tests/versions/` that of the programs of `make versions`.
 
 Each version has the hashes of its files, so pip refuses any other file. A version stays as it is
 until `make lock ARGS=--upgrade`, or until pyproject.toml does not allow it any more.
@@ -25,6 +26,7 @@ REQUIREMENTS = ROOT / "requirements"
 SBOM = ROOT / "sbom.cdx.json"
 PEERS = ROOT / "tests" / "benchmarks" / "peers"
 OTHER_CLIENTS = ROOT / "tests" / "support" / "other_clients"
+OTHER_VERSIONS = ROOT / "tests" / "versions"
 OLDEST_PYTHON = "3.11"
 PYTHON_OF_PEER = {"omni_box": "3.12"}  # the others run on the oldest
 HEADER = "make lock"
@@ -78,9 +80,10 @@ def _lock_peer(wanted: Path, *options: str) -> None:
 
 
 def _lock_node() -> None:
-    """Lock the clients for Node.js, without the address of the registry."""
+    """Lock the packages for Node.js, without the address of the registry."""
     options = ("--package-lock-only", "--omit-lockfile-registry-resolved", "--no-audit")
-    subprocess.run(["npm", "install", "--silent", *options], cwd=OTHER_CLIENTS, check=True)
+    for folder in (OTHER_CLIENTS, OTHER_VERSIONS):
+        subprocess.run(["npm", "install", "--silent", *options], cwd=folder, check=True)
 
 
 def _compile(lock: Path, python: str, *arguments: str) -> None:

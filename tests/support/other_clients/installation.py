@@ -56,6 +56,18 @@ def install() -> Installation:
         return Installation(python_path, node, _with_npm(npm))
 
 
+def install_node(locks: Path) -> Path:
+    """
+    Install the packages for Node.js that a lock in the folder *locks* names; return their folder.
+
+    Raises InstallationError with the last lines of the installer.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone():
+        _, npm = _node()
+        return _with_npm(npm, locks)
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two processes of one run would fill the same folder."""
@@ -84,12 +96,12 @@ def _with_pip(lock: str) -> Path:
     return folder
 
 
-def _with_npm(npm: Sequence[str]) -> Path:
-    folder = CACHE / _named("package-lock.json")
+def _with_npm(npm: Sequence[str], locks: Path = LOCKS) -> Path:
+    folder = CACHE / _named("package-lock.json", locks=locks)
     if not folder.exists():
         partial = _partial(folder)
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(LOCKS / name, partial)
+            shutil.copy(locks / name, partial)
         options = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
         _run(*npm, "ci", *options, str(partial))
         partial.rename(folder)
@@ -110,8 +122,8 @@ def _partial(folder: Path) -> Path:
     return partial
 
 
-def _named(lock: str, *further: str) -> str:
-    made_of = (LOCKS / lock).read_bytes() + "".join(further).encode()
+def _named(lock: str, *further: str, locks: Path = LOCKS) -> str:
+    made_of = (locks / lock).read_bytes() + "".join(further).encode()
     return f"{lock.partition('.')[0]}-{hashlib.sha256(made_of).hexdigest()[:12]}"
 
 
