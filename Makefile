@@ -17,7 +17,7 @@ UNLOCKED := --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lowest faults soak bench docs install lint types arrows check lock audit up down clean
+.PHONY: help demo test versions lowest faults soak bench docs install lint types arrows check lock audit up down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(VENV)/.runtime ## Watch events survive: the whole way in SQLite files, n
 
 test: $(VENV)/.dev ## Run the tests, two at a time
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+versions: $(VENV)/.dev ## Run the tests that use Postgres with each version; ARGS="--smoke" or ARGS="14 18"
+	$(BIN)/python -m tests.versions $(ARGS)
 
 lowest: $(VENV)/.lowest ## Run tests with the oldest versions that pyproject.toml allows
 	$(VENV)/lowest/bin/pytest --numprocesses 2 --dist worksteal $(LOWEST) $(ARGS)

@@ -122,7 +122,7 @@ def end_of_peer(connection: ssl.SSLObject | ssl.SSLSocket) -> datetime | None:
     """Return when the certificate of the peer of *connection* ends, or None without one."""
     certificate = connection.getpeercert(binary_form=True)
     with suppress(ValueError):
-        return validity_of(certificate).ends if certificate else None
+        return end_of(certificate) if certificate else None
     return None
 
 
@@ -130,6 +130,11 @@ def end_of_file(file: Path) -> datetime | None:
     """Return when the first certificate of a PEM *file* ends, or None if there is none."""
     validity = _validity_of_file(file)
     return validity.ends if validity else None
+
+
+def end_of(certificate: bytes) -> datetime:
+    """Return when a *certificate* in DER form ends; raises ValueError if it is none."""
+    return validity_of(certificate).ends
 
 
 class Validity(NamedTuple):

@@ -14,6 +14,7 @@ from packaging.version import Version
 from tests.supply_chain.distributions import PYPROJECT, direct
 from tests.supply_chain.lock import (
     OTHER_CLIENTS,
+    OTHER_VERSIONS,
     PEERS,
     REQUIREMENTS,
     ROOT,
@@ -91,6 +92,17 @@ def test_the_clients_for_node_are_locked_with_hashes_and_no_address():
     assert all(version in PAGE.read_text() for version in wanted.values())
     assert all("resolved" not in each for each in locked.values())
     assert all("integrity" in each for path, each in locked.items() if path)
+
+
+def test_the_other_versions_of_servers_are_locked_with_hashes_and_no_address():
+    wanted = json.loads((OTHER_VERSIONS / "package.json").read_text())["dependencies"]
+    locked = json.loads((OTHER_VERSIONS / "package-lock.json").read_text())["packages"]
+    packages = {name: locked[f"node_modules/{name}"] for name in wanted}
+
+    found = {name: f"npm:{each['name']}@{each['version']}" for name, each in packages.items()}
+    assert found == wanted
+    assert set(locked) == {"", *(f"node_modules/{name}" for name in wanted)}
+    assert all("integrity" in each and "resolved" not in each for each in packages.values())
 
 
 def test_every_lock_is_tested():
