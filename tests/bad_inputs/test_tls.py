@@ -18,6 +18,7 @@ from yarl import URL
 
 from tests.support.certificates import DAY, Authority, Pair, self_signed
 from tests.support.commands import CommandLine
+from tests.support.roles import execute
 from tests.support.servers import PostgresServer, RabbitmqServer
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
 from tests.support.tls import Listener, PostgresTls, listen, postgres_tls
@@ -104,6 +105,9 @@ FAULTS = {
     ),
 }
 
+GOOD = "certificates of both sides"
+CASES = {**FAULTS, GOOD: Fault(reasons=("", "", ""), client="good", demands=True)}
+
 
 class Certificates:
     """Certificates of servers and of clients by their names, valid or not."""
@@ -133,6 +137,16 @@ class Servers:
     postgres: PostgresTls
     management_url: URL
     ports: dict[str, tuple[int, int]]
+
+    def settings(self, name: str, *, database: str, broker: str) -> dict[str, str]:
+        """The settings of a process for the case *name*."""
+        amqps, https = self.ports[name]
+        fault = CASES[name]
+        return {
+            "MQ_DATABASE_URL": self.database_url(database, fault),
+            "MQ_BROKER_URL": self.broker_url(URL(broker), amqps, fault),
+            "MQ_MANAGEMENT_URL": self.broker_url(self.management_url, https, fault),
+        }
 
     async def serve(self, fault: Fault) -> None:
         """Let Postgres speak TLS as *fault* says."""
@@ -191,11 +205,11 @@ async def servers(
             clients_of=certificates.authority if fault.demands else None,
             versions=fault.versions,
         )
-        for fault in FAULTS.values()
+        for fault in CASES.values()
         for protocol in ("amqps", "https")
     ]
     found = await listen(rabbitmq_server, listeners)
-    ports = dict(zip(FAULTS, zip(found[::2], found[1::2], strict=True), strict=True))
+    ports = dict(zip(CASES, zip(found[::2], found[1::2], strict=True), strict=True))
     async with postgres_tls(postgres_server) as tls:
         await tls.demand_certificate(USER)
         yield Servers(certificates, tls, URL(rabbitmq_server.management_url), ports)
@@ -206,12 +220,7 @@ async def test_every_command_names_the_server_and_the_reason_for_which_tls_fails
     name, servers, postgres_url, rabbitmq_url, tmp_path
 ):
     fault = FAULTS[name]
-    amqps, https = servers.ports[name]
-    urls = {
-        "MQ_DATABASE_URL": servers.database_url(postgres_url, fault),
-        "MQ_BROKER_URL": servers.broker_url(URL(rabbitmq_url), amqps, fault),
-        "MQ_MANAGEMENT_URL": servers.broker_url(servers.management_url, https, fault),
-    }
+    urls = servers.settings(name, database=postgres_url, broker=rabbitmq_url)
     run = CommandLine(tmp_path, MQ_REQUIRED_QUEUES='["x"]', MQ_METRICS_PORT="0", **urls)
     await servers.serve(fault)
 
@@ -238,3 +247,28 @@ async def test_every_command_names_the_server_and_the_reason_for_which_tls_fails
     assert "Traceback" not in run.printed
     for url in (postgres_url, rabbitmq_url):
         assert str(URL(url).password) not in run.printed
+
+
+async def test_certificates_of_both_sides_are_accepted_by_all_servers(
+    servers, postgres_url, rabbitmq_url, rabbitmq_server, tmp_path
+):
+    urls = servers.settings(GOOD, database=postgres_url, broker=rabbitmq_url)
+    run = CommandLine(tmp_path, MQ_REQUIRED_QUEUES='["x"]', **urls)
+    vhost = URL(rabbitmq_url).path.removeprefix("/")
+    await servers.serve(CASES[GOOD])
+    await execute(
+        postgres_url,
+        *(
+            f"GRANT ALL ON ALL {kind} IN SCHEMA public TO {USER}"
+            for kind in ("TABLES", "SEQUENCES")
+        ),
+    )
+
+    topology = await run.run("relay", "topology")
+    queue = ("bindings", vhost, "e", "health_data_exchange", "q", "x")
+    await rabbitmq_server.http.request("PUT", "queues", vhost, "x", body={"durable": True})
+    await rabbitmq_server.http.request("POST", *queue, body={"routing_key": "#"})
+    check = await run.run("relay", "check")
+
+    assert (topology.code, check.code) == (0, 0), run.printed
+    assert "error: " not in run.printed
