@@ -21,7 +21,6 @@ _NO_VHOST = "the virtual host does not exist: create it with rabbitmqctl add_vho
 _NO_RIGHTS = (
     "the user has no rights on the virtual host: grant them with rabbitmqctl set_permissions"
 )
-# Whether its reason arrives depends on which side is quicker.
 _CLOSED_TLS = (
     f"{CLOSED}, as one that demands a certificate of the client does: check certfile and keyfile"
 )
@@ -53,13 +52,25 @@ def reason_of_failure(error: BaseException, url: URL) -> tuple[str, bool]:
         case exceptions.ProtocolSyntaxError() | exceptions.ConnectionClosed():
             close = next(_close_frames(error), None)
             return _of_close(close) if close else (_NO_AMQP[url.scheme], False)
-        case exceptions.IncompatibleProtocolError() | StopAsyncIteration():
+        case exceptions.IncompatibleProtocolError():
             return _NO_AMQP[url.scheme], False
+        case StopAsyncIteration():  # the end of the connection, in the words of aiormq
+            return _of_network(CLOSED, url.scheme), False
     kind = kind_of(error) or f"the connection was lost ({type(error).__name__})"
-    if url.scheme == "amqps" and blames_client(kind):
-        found = client_problem("broker", datetime.now(UTC))
-        return found or (_CLOSED_TLS if kind == CLOSED else kind), False
-    return _CLOSED_PLAIN if kind == CLOSED and url.scheme == "amqp" else kind, False
+    return _of_network(kind, url.scheme), False
+
+
+def _of_network(kind: str, scheme: str) -> str:
+    """
+    Return the reason for a failure of this *kind* in the network.
+
+    With TLS 1.3 a server refuses the client's certificate only when the client has done its part,
+    and its reason may not arrive before the end of the connection.
+    """
+    if scheme == "amqp":
+        return _CLOSED_PLAIN if kind == CLOSED else kind
+    found = client_problem("broker", datetime.now(UTC)) if blames_client(kind) else None
+    return found or (_CLOSED_TLS if kind == CLOSED else kind)
 
 
 def _of_close(close: spec.Connection.Close) -> tuple[str, bool]:
