@@ -5,8 +5,11 @@ Files with certificates and keys for TLS: loading them, and what is wrong with t
 import ssl
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 from outbox.errors import ConfigurationError
+
+Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 SYSTEM = "system"
 """The name that stands for the authorities of the operating system."""
@@ -51,6 +54,31 @@ def load_certificate(
         raise ConfigurationError(f"{setting}: {problem}") from None
     except OSError as error:
         raise ConfigurationError(f"{setting}: {_problem(error)}") from None
+
+
+def stamp_of(*files: str | None) -> Stamp:
+    """
+    Return a value that differs after one of *files* was changed or replaced, or a link to it.
+
+    `system` is the file and the folder of the authorities of the operating system, and None no
+    file.
+    """
+    return tuple(_stamp(Path(path)) for file in files for path in _paths(file))
+
+
+def _paths(file: str | None) -> list[str]:
+    if file != SYSTEM:
+        return [] if file is None else [file]
+    found = ssl.get_default_verify_paths()
+    return [path for path in (found.cafile, found.capath) if path]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_dates(setting: str, context: ssl.SSLContext) -> None:

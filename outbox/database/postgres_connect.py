@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 
 from outbox.certificate_expiry import client_problem
-from outbox.database.postgres_tls import tls_of
+from outbox.database.postgres_tls import TlsArgument
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.network_errors import blames_client, kind_of
 from outbox.postgres_server import PostgresServer
@@ -50,10 +50,8 @@ def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
     """
     Return the arguments by which the driver reads neither variables nor files in their place.
 
-    The TLS argument is missing: each connection reads the files of *server*, which may have been
-    replaced. Raises ConfigurationError if one of them cannot be used now.
+    The TLS argument is missing: `connect` adds it, because its files may be replaced.
     """
-    tls_of(server)
     return {
         "host": [host for host, _ in server.addresses],
         "port": [port for _, port in server.addresses],
@@ -66,7 +64,12 @@ def explicit_arguments(server: PostgresServer) -> dict[str, Any]:
 
 
 async def connect(
-    server: PostgresServer, *, pooled: bool, schema: str | None, **arguments: Any
+    server: PostgresServer,
+    tls: TlsArgument,
+    *,
+    pooled: bool,
+    schema: str | None,
+    **arguments: Any,
 ) -> Any:
     """
     Connect to *server* with the *arguments* of asyncpg; *schema* is the first to be searched.
@@ -76,9 +79,8 @@ async def connect(
     Raises DatabaseUnavailable, which names the setting, the server and the reason, and
     ConfigurationError if the driver refuses its arguments.
     """
-    tls = _tls_of_now(server)
     try:
-        connection = await asyncpg.connect(**arguments, ssl=tls)
+        connection = await asyncpg.connect(**arguments, ssl=_now(tls))
         if schema is not None and not pooled:
             await _search_first(connection, schema, within=arguments["timeout"])
     except (OSError, asyncpg.PostgresError) as error:
@@ -100,15 +102,15 @@ async def connect(
     return connection
 
 
-def _tls_of_now(server: PostgresServer) -> Any:
+def _now(tls: TlsArgument) -> Any:
     """
-    Return the TLS argument with the files as they are now.
+    Return the value of *tls* now.
 
-    Raises DatabaseUnavailable if one cannot be used: while a process runs, an operator may be
+    Raises DatabaseUnavailable if a file cannot be used: while a process runs, an operator may be
     replacing it.
     """
     try:
-        return tls_of(server)
+        return tls.now()
     except ConfigurationError as error:
         raise DatabaseUnavailable(str(error), refused=True) from None
 

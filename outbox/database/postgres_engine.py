@@ -22,6 +22,7 @@ from outbox.database.postgres_connection import (
     is_unusable,
     refuse_closed,
 )
+from outbox.database.postgres_tls import TlsArgument
 from outbox.postgres_server import server_of
 from outbox.schema_name import SCHEMA
 
@@ -48,7 +49,9 @@ def postgres_engine(
     server = server_of(url, os.environ)
     pooled = "pgbouncer" in url.query
     arguments: dict[str, Any] = {
-        "async_creator_fn": partial(connect, server, pooled=pooled, schema=schema),
+        "async_creator_fn": partial(
+            connect, server, TlsArgument(server), pooled=pooled, schema=schema
+        ),
         "timeout": CONNECT_SECONDS,
         "connection_class": PostgresConnection,
         "server_settings": {"application_name": application_name},

@@ -7,7 +7,37 @@ import ssl
 from outbox.certificate_expiry import remember_client, remember_expiry
 from outbox.errors import ConfigurationError
 from outbox.postgres_server import PostgresServer
-from outbox.tls_files import context_with, load_certificate
+from outbox.tls_files import SYSTEM, Stamp, context_with, load_certificate, stamp_of
+
+
+class TlsArgument:
+    """
+    The TLS argument for new connections to *server*, with its files as they are.
+
+    They are read again when one was replaced, and not each time: the authorities of the operating
+    system take 50 ms of the event loop. Raises ConfigurationError if a file cannot be used.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._stamp = self._stamp_now()
+        self._value = tls_of(server)
+
+    def now(self) -> ssl.SSLContext | str | bool:
+        """
+        Return the argument.
+
+        Raises ConfigurationError if a file cannot be used now.
+        """
+        stamp = self._stamp_now()
+        if stamp != self._stamp:
+            self._value = tls_of(self._server)
+            self._stamp = stamp
+        return self._value
+
+    def _stamp_now(self) -> Stamp:
+        server = self._server
+        return stamp_of(server.sslrootcert or SYSTEM, server.sslcert, server.sslkey)
 
 
 def tls_of(server: PostgresServer) -> ssl.SSLContext | str | bool:
