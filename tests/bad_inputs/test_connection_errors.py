@@ -26,9 +26,10 @@ from tests.support.certificates import Authority
 from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
 from tests.support.servers.ports import free_ports
-from tests.support.tls import tls_server
+from tests.support.tls import outdated_server, tls_server
 
 SECRET = "hunter2-of-the-test"
+VERSIONS = "TLS: the server speaks no version of TLS that is accepted: 1.2 or 1.3"
 TARGET = "tests.support.effects:consumer"
 Connecting = Callable[[str], Awaitable[None]]
 
@@ -166,6 +167,16 @@ async def test_the_reason_of_a_failed_tls_handshake_is_named_for_both_servers(tm
             problem = await broker_problem(f"amqps://u:{SECRET}@127.0.0.1:{port}/x?cafile={file}")
             assert reason in str(problem)
             assert str(problem).startswith(f"MQ_BROKER_URL: cannot connect to 127.0.0.1:{port}: ")
+
+
+async def test_a_server_without_a_version_of_tls_that_is_accepted_is_named_as_such():
+    async with outdated_server(asked=True) as port:
+        url = f"postgresql://u:{SECRET}@127.0.0.1:{port}/x?sslmode=require"
+        assert str(await database_problem(url)).endswith(VERSIONS)
+    async with outdated_server(asked=False) as port:
+        assert str(await broker_problem(f"amqps://u:{SECRET}@127.0.0.1:{port}/x")).endswith(
+            VERSIONS
+        )
 
 
 async def test_a_certificate_of_the_client_without_its_key_is_refused_by_the_setting(

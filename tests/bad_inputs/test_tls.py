@@ -26,7 +26,6 @@ from tests.support.tls import Listener, PostgresTls, listen, postgres_tls
 HOST = "127.0.0.1"
 USER = "certified"
 TARGET = "tests.support.effects:consumer"
-VERSIONS = "TLS: the server speaks no version of TLS that is accepted: 1.2 or 1.3"
 NO_LOGIN = r"the server refuses user, password or certificate, or pg_hba.conf has no .* \(28000\)"
 NOT_ACCEPTED = (
     r"(the server closed the connection, as one .* certificate|TLS: .*the client's cert)"
@@ -44,7 +43,6 @@ class Fault:
         presented: The name of the certificate that the servers present.
         client: The name of the certificate that the process presents.
         demands: Whether the servers demand a certificate of the client.
-        versions: The only version of TLS of the servers.
         secure: Whether the process asks for TLS.
         listens: Whether the servers speak TLS.
 
@@ -55,7 +53,6 @@ class Fault:
     presented: str = "good"
     client: str | None = None
     demands: bool = False
-    versions: str = ""
     secure: bool = True
     listens: bool = True
 
@@ -88,7 +85,6 @@ FAULTS = {
         "TLS: the client's certificate is not valid yet$", "early"
     ),
     "a certificate of the client of another authority": of_client(NOT_ACCEPTED, "foreign"),
-    "an old version of TLS": Fault(reasons=(VERSIONS,) * 3, versions="tlsv1.1"),
     "TLS to a port without it": Fault(
         reasons=(
             "TLS: the server does not offer TLS, or is no Postgres",
@@ -156,8 +152,6 @@ class Servers:
         await self.postgres.present(
             self.certificates.servers[fault.presented], clients_of=self.certificates.authority
         )
-        if fault.versions:
-            await self.postgres.restrict(fault.versions.replace("tlsv", "TLSv"))
 
     def database_url(self, base: str, fault: Fault) -> str:
         """The URL of the database at *base*, as *fault* says."""
@@ -203,7 +197,6 @@ async def servers(
             pair=certificates.servers[fault.presented],
             protocol=protocol,
             clients_of=certificates.authority if fault.demands else None,
-            versions=fault.versions,
         )
         for fault in CASES.values()
         for protocol in ("amqps", "https")

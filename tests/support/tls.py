@@ -38,8 +38,6 @@ class PostgresTls:
         Certificates of clients are verified by *clients_of*. The programs write the files as the
         server itself, which reads no key of another account.
         """
-        for name in self._changed & {"ssl_min_protocol_version", "ssl_max_protocol_version"}:
-            await self._server.execute(f"ALTER SYSTEM RESET {name}")
         files = {"cert": pair.certificate, "key": pair.key}
         if clients_of is not None:
             files["ca"] = clients_of.path
@@ -64,15 +62,6 @@ class PostgresTls:
         await self._server.execute(f"CREATE ROLE {user} LOGIN")
         self._users.append(user)
         await self._reload()
-
-    async def restrict(self, version: str) -> None:
-        """Speak only this *version* of TLS, until the next certificate is presented."""
-        await self._set("ssl_min_protocol_version", version)
-        await self._set("ssl_max_protocol_version", version)
-        await self._reload()
-        await eventually(
-            lambda: self._shows("ssl_max_protocol_version", version), message="no such version"
-        )
 
     async def switch_off(self) -> None:
         """Serve new connections without TLS."""
@@ -140,7 +129,6 @@ class Listener:
     pair: Pair
     protocol: Protocol = "amqps"
     clients_of: Authority | None = None
-    versions: str = ""
 
     def expression(self, port: int) -> str:
         """Return the call of Erlang that listens on *port*."""
@@ -150,8 +138,6 @@ class Listener:
                 f', {{cacertfile, "{self.clients_of.path}"}}, {{verify, verify_peer}},'
                 " {fail_if_no_peer_cert, true}"
             )
-        if self.versions:
-            options += f", {{versions, ['{self.versions}']}}"
         if self.protocol == "amqps":
             address = f'{{"127.0.0.1", {port}}}'
             return f"ok = rabbit_networking:start_ssl_listener({address}, [{options}], 1)"
@@ -175,6 +161,36 @@ def _unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+NO_VERSION = b"\x15\x03\x01\x00\x02\x02\x46"
+"""The alert by which a server refuses all versions of TLS that the client offers."""
+
+
+@asynccontextmanager
+async def outdated_server(*, asked: bool) -> AsyncIterator[int]:
+    """
+    Yield the port of a server that speaks TLS 1.1 and older versions only.
+
+    It says no more than such servers do: newer builds of OpenSSL cannot be told to speak these
+    versions.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if asked:
+            await reader.readexactly(len(SSL_REQUEST))
+            writer.write(b"S")
+        await reader.read(1)
+        writer.write(NO_VERSION)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 @asynccontextmanager
