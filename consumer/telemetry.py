@@ -22,8 +22,8 @@ from consumer.verdict import CODES, DeadLetter, TryAgain, Verdict, status_of
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
-from outbox.runtime.in_memory import Counter, Histogram
 from outbox.runtime.certificate_metrics import CertificateMetrics
+from outbox.runtime.in_memory import Counter, Histogram
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes

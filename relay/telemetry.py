@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
-from outbox.runtime.in_memory import Counter, Gauge, Histogram
 from outbox.runtime.certificate_metrics import CertificateMetrics
+from outbox.runtime.in_memory import Counter, Gauge, Histogram
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes
 from outbox.transports.base import Outcome

@@ -9,7 +9,6 @@ import base64
 import http.client
 import json
 from collections.abc import Collection, Mapping
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
