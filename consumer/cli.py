@@ -10,33 +10,32 @@ import typer
 
 from consumer import assembly, checks, replay
 from consumer import run as service
-from consumer.consumer import Consumer
 from consumer.contract import files
 from consumer.contract.comparison import Comparison, compare, received
 from consumer.contract.document import document
 from consumer.contract.service import sent_by, version_of
+from consumer.inspection import inspect
 from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
 from consumer.status_view import show
-from consumer.target import start
+from consumer.target import load_consumer, start
+from outbox.checks.report import Report
+from outbox.checks.result import Check
 from outbox.cli import adoption, contract_options
+from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
-from outbox.cli.problems import Problems
+from outbox.cli.start import configure_logs
 from outbox.cli.version import Version
 from outbox.database import migrate, row_access
-from outbox.database.location import Location
 from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
-from outbox.runtime import probes, topology_report
-from outbox.runtime.process import allow_configured_headers
-from outbox.transports.connect import management
-from outbox.transports.topology import Topology
+from outbox.settings import load
 
 app = typer.Typer(
     name="consumer",
@@ -133,33 +132,25 @@ def asyncapi(
 
 
 @app.command()
-def check(target: Target, *, contract: contract_options.Contract = None) -> None:
-    """Check settings, schema and topology without changing anything."""
+def check(
+    target: Target,
+    *,
+    contract: contract_options.Contract = None,
+    as_json: commands.AsJson = False,
+) -> None:
+    """Check that events could flow: settings, servers, schema, topology; change nothing."""
     if contract is not None:
         _check_contract(target, contract)
         return
-    settings, consumer = start(target, warnings="stderr")
-
-    async def verify() -> tuple[Location, list[str], list[str]]:
-        problems = Problems()
-        problems.step(lambda: checks.check_handlers(consumer))
-        problems.step(lambda: checks.check(consumer, settings))
-        problems.step(lambda: allow_configured_headers(settings))
-        problems.step(lambda: probes.check_host(settings))
-        location = await problems.async_step(_check_database(consumer, settings))
-        declared = assembly.declared(consumer, settings)
-        uncompared = await problems.async_step(_check_broker(consumer, settings, declared))
-        odd = await problems.async_step(_check_policies(settings, declared))
-        found = problems.unless_found
-        return found(location), found(uncompared), found(odd)
-
-    location, not_compared, odd = commands.once(verify)
-    commands.warn_of_uncompared(not_compared)
-    commands.warn(odd)
-    commands.warn_of_certificates()
-    commands.warn_of_sqlite(settings)
-    console.print(str(location))
-    console.print("settings, schema and topology are good")
+    report = Report()
+    settings = report.step(Check.SETTINGS, lambda: load(ConsumerSettings))
+    if settings is not None:
+        configure_logs(settings, process="consumer")
+        checked.add_settings(report, settings)
+        consumer = report.step(Check.HANDLERS, lambda: load_consumer(target))
+        if consumer is not None:
+            commands.once(lambda: inspect(consumer, settings, report))
+    checked.show(report, as_json=as_json)
 
 
 def _check_contract(target: str, contract: str) -> None:
@@ -175,21 +166,6 @@ def _check_contract(target: str, contract: str) -> None:
 
     commands.warn(commands.once(compared).uncompared)
     console.print("the handlers can read all that the contract allows")
-
-
-async def _check_database(consumer: Consumer, settings: ConsumerSettings) -> Location:
-    async with assembly.database(consumer, settings) as engine:
-        return await assembly.expectation(consumer, settings).verify(engine)
-
-
-async def _check_broker(
-    consumer: Consumer, settings: ConsumerSettings, declared: Topology
-) -> list[str]:
-    return await assembly.broker(consumer, settings).verify(declared)
-
-
-async def _check_policies(settings: ConsumerSettings, declared: Topology) -> list[str]:
-    return await topology_report.check(management(settings), declared)
 
 
 @app.command()

@@ -30,13 +30,17 @@ def start(
         ConsumerSettings, process="consumer", warnings=warnings, servers=servers
     )
     try:
-        return settings, _load(target)
+        return settings, load_consumer(target)
     except ConfigurationError as error:
         commands.fail(error)
 
 
-def _load(target: str) -> Consumer:
-    """The consumer that *target* names; modules are also searched in the working directory."""
+def load_consumer(target: str) -> Consumer:
+    """
+    The consumer that *target* names; modules are also searched in the working directory.
+
+    Raises ConfigurationError.
+    """
     module_name, _, attribute = target.partition(":")
     if not attribute:
         raise ConfigurationError("MODULE:NAME: a colon is missing, as in myapp.etl:etl")

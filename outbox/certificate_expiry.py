@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-WARNED_BEFORE = timedelta(days=14)
+WARNED_BEFORE = timedelta(days=30)
 
 Server: TypeAlias = Literal["database", "broker", "management"]
 Role: TypeAlias = Literal["server", "client"]
@@ -60,17 +60,6 @@ def expiries() -> list[CertificateExpiry]:
         if (ends := end_of_file(file)) is not None
     ]
     return sorted(presented, key=str) + sorted(own, key=str)
-
-
-def expiry_warnings(now: datetime) -> list[str]:
-    """Return a line for each certificate that has expired at *now*, or will soon."""
-    return [
-        f"{each}, in less than {WARNED_BEFORE.days} days: renew it"
-        if each.ends > now
-        else f"{each}, which is past: renew it"
-        for each in expiries()
-        if each.ends - now < WARNED_BEFORE
-    ]
 
 
 def remember_expiry(server: Server, context: ssl.SSLContext) -> None:

@@ -9,26 +9,26 @@ from typing import Annotated
 
 import typer
 
+from outbox.checks.report import Report
+from outbox.checks.result import Check
 from outbox.cli import adoption, start
+from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.output import run_command
-from outbox.cli.problems import Problems
 from outbox.cli.version import Version
 from outbox.database import migrate
 from outbox.database.errors import driver_errors_translated
-from outbox.database.location import Location
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError, Unavailable
-from outbox.runtime import probes
-from outbox.runtime.process import allow_configured_headers
 from outbox.schema_name import check_schema_name
+from outbox.settings import load
 from relay import assembly, replay, status_view
 from relay import run as service
+from relay.inspection import inspect
 from relay.settings import RelaySettings
 from relay.status import read_status
-from relay.storage import ordering_secret
 
 app = typer.Typer(
     name="relay",
@@ -128,38 +128,15 @@ def topology(
 
 
 @app.command()
-def check() -> None:
-    """Check settings, schema and topology without changing anything."""
-    settings = start.settings(RelaySettings, process="relay", warnings="stderr")
-
-    async def checks() -> tuple[Location, list[str], list[str]]:
-        problems = Problems()
-        problems.step(lambda: allow_configured_headers(settings))
-        problems.step(lambda: probes.check_host(settings))
-        database = await problems.async_step(_check_database(settings))
-        uncompared = await problems.async_step(_check_broker(settings))
-        await problems.async_step(assembly.check_required_queues(settings))
-        location, warnings = problems.unless_found(database)
-        return location, warnings, problems.unless_found(uncompared)
-
-    location, warnings, not_compared = commands.once(checks)
-    commands.warn(warnings)
-    commands.warn_of_uncompared(not_compared)
-    commands.warn_of_certificates()
-    commands.warn_of_sqlite(settings)
-    console.print(str(location))
-    console.print("settings, schema and topology are good")
-
-
-async def _check_database(settings: RelaySettings) -> tuple[Location, list[str]]:
-    async with assembly.database(settings) as engine:
-        location = await assembly.expectation(settings).verify(engine)
-        await ordering_secret.read(engine)
-        return location, await assembly.warnings(engine)
-
-
-async def _check_broker(settings: RelaySettings) -> list[str]:
-    return await assembly.broker(settings).verify(assembly.declared(settings))
+def check(*, as_json: commands.AsJson = False) -> None:
+    """Check that events could flow: settings, servers, schema, topology; change nothing."""
+    report = Report()
+    settings = report.step(Check.SETTINGS, lambda: load(RelaySettings))
+    if settings is not None:
+        start.configure_logs(settings, process="relay")
+        checked.add_settings(report, settings)
+        commands.once(lambda: inspect(settings, report))
+    checked.show(report, as_json=as_json)
 
 
 @app.command()

@@ -3,7 +3,7 @@ The parts of the command line that `relay` and `consumer` share.
 
     start                    settings, and the end of a command that cannot start
     console                  exit codes, tables and JSON
-    problems                 all problems that a `check` finds
+    check                    the results of `check`, for people and for programs
     version                  the option `--version`
     interruptible            run a command so that SIGINT and SIGTERM end it cleanly
     dead_letters             the commands `dead list`, `show`, `export`, `replay` and `drop`

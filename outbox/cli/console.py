@@ -4,11 +4,10 @@ Errors and output of the command lines of both processes.
 
 import asyncio
 import json
-import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import Field, fields, is_dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, TypeVar
 
 import typer
@@ -17,14 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from outbox.certificate_expiry import expiry_warnings
 from outbox.cli.start import fail
 from outbox.cli.tables import print_table, short
-from outbox.database.errors import NO_PRIVILEGE, problem_of, sqlstate
-from outbox.errors import ConfigurationError, DatabaseUnavailable, Unavailable
-from outbox.settings import (
-    SharedSettings,
-)
+from outbox.database.errors import translated
+from outbox.errors import ConfigurationError, Unavailable
 
 Result = TypeVar("Result")
 
@@ -32,9 +27,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON, fo
 
 console = Console(soft_wrap=True)
 """Lines may be longer than a terminal is wide, so that names in them can be copied."""
-
-SAFE_SQLITE = (3, 51, 3)
-"""Versions from 3.7.0 up to this may corrupt a WAL file that two connections write to."""
 
 EXIT_CODES = (
     "Exit status: 0 stopped cleanly, 1 crashed, 2 bad configuration, "
@@ -53,49 +45,13 @@ def once(work: Callable[[], Awaitable[Result]]) -> Result:
     except (ConfigurationError, Unavailable) as error:
         fail(error)
     except DBAPIError as error:
-        fail(_translated(error))
-
-
-def _translated(error: DBAPIError) -> ConfigurationError | Unavailable:
-    """Return the error that stands for *error*, whose text may quote a row."""
-    if sqlstate(error) == NO_PRIVILEGE:
-        return ConfigurationError(
-            "the database user lacks a privilege: see Rights on Postgres in docs/how-to/run.md"
-        )
-    return DatabaseUnavailable(problem_of(error))
-
-
-def warn_of_sqlite(settings: SharedSettings) -> None:
-    """Warn if SQLite is the database and its version may corrupt a file with several writers."""
-    is_sqlite = settings.database.get_backend_name() == "sqlite"
-    if is_sqlite and sqlite3.sqlite_version_info < SAFE_SQLITE:
-        version = ".".join(map(str, SAFE_SQLITE))
-        print(  # noqa: T201
-            f"warning: SQLite {sqlite3.sqlite_version} has the WAL-reset bug, which may corrupt a "
-            f"file that several processes write to; it is fixed in {version}",
-            file=sys.stderr,
-        )
+        fail(translated(error))
 
 
 def warn(problems: Sequence[str]) -> None:
     """Print *problems* that keep no process from working."""
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)  # noqa: T201
-
-
-def warn_of_certificates() -> None:
-    """Warn of certificates of servers, and of this process, that end soon."""
-    warn(expiry_warnings(datetime.now(UTC)))
-
-
-def warn_of_uncompared(entities: Sequence[str]) -> None:
-    """Warn of exchanges and queues whose arguments this user may not compare."""
-    for entity in entities:
-        print(  # noqa: T201
-            f"warning: {entity}: exists, but its arguments could not be compared, since the "
-            "broker's user may not configure it",
-            file=sys.stderr,
-        )
 
 
 def show(title: str, rows: dict[str, object]) -> None:

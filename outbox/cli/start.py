@@ -49,14 +49,21 @@ def settings(
         loaded = load(kind)
     except ConfigurationError as error:
         fail(error)
-    logs.configure(loaded, process=process)
-    captured.capture(loaded.log_level, reports_failures=warnings == "log")
+    configure_logs(loaded, process=process, warnings=warnings)
     for problem in setting_warnings(loaded, servers) if warnings else ():
         if warnings == "log":
             logs.get("settings").warning("setting_warning", problem=problem)
         else:
             print(f"warning: {problem}", file=sys.stderr)  # noqa: T201
     return loaded
+
+
+def configure_logs(
+    settings: SharedSettings, *, process: str, warnings: Warnings | None = None
+) -> None:
+    """Configure the logs; *warnings* are those of `settings`."""
+    logs.configure(settings, process=process)
+    captured.capture(settings.log_level, reports_failures=warnings == "log")
 
 
 def setting_warnings(settings: SharedSettings, servers: Sequence[str] = SERVERS) -> list[str]:
@@ -76,5 +83,10 @@ def fail(error: ConfigurationError | Unavailable) -> NoReturn:
     """Print the problems, one line each, and end the process with exit code 2 or 3."""
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(exit_code_of(error))
+
+
+def exit_code_of(error: ConfigurationError | Unavailable) -> ExitCode:
+    """Return the exit code of a command that *error* ends: 2, or 3 if a server is unreachable."""
     unreachable = isinstance(error, Unavailable) and not error.refused
-    raise SystemExit(ExitCode.UNREACHABLE if unreachable else ExitCode.BAD_CONFIGURATION)
+    return ExitCode.UNREACHABLE if unreachable else ExitCode.BAD_CONFIGURATION

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox.database import sqlite_errors, sqlstates
 from outbox.database.sqlstates import Cause
-from outbox.errors import DatabaseUnavailable
+from outbox.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from outbox.network_errors import kind_of
 
 NO_PRIVILEGE = "42501"
@@ -50,6 +50,15 @@ def raise_translated(error: BaseException, *, refusals: bool = True) -> NoReturn
 def _is_setting(error: BaseException) -> bool:
     """Return whether a start would fail again until a person changes a setting or the login."""
     return cause_of(error) is Cause.POOLER or (sqlstate(error) or "").startswith(("28", "3D"))
+
+
+def translated(error: DBAPIError) -> ConfigurationError | Unavailable:
+    """Return the error of a command that stands for *error*, whose text may quote a row."""
+    if sqlstate(error) == NO_PRIVILEGE:
+        return ConfigurationError(
+            "the database user lacks a privilege: see Rights on Postgres in docs/how-to/run.md"
+        )
+    return DatabaseUnavailable(problem_of(error))
 
 
 @contextmanager

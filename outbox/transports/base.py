@@ -16,6 +16,7 @@ from typing import Protocol
 
 from outbox.errors import TopologyMismatch
 from outbox.transports.delivery import Delivery
+from outbox.transports.inspection import Act, BrokerFacts
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 
@@ -179,3 +180,10 @@ class Transport(Protocol):
 
     async def depth(self, queue: str) -> QueueDepth | None:
         """Return the depth of *queue*, or None if it does not exist."""
+
+    async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
+        """
+        Return what the broker says about itself, and its answers to attempts at *acts*.
+
+        No attempt has an effect.
+        """

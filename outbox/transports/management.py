@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from outbox.clock_difference import ClockDifference
 from outbox.errors import TopologyMismatch
 from outbox.transports.routes import RouteState
 from outbox.transports.topology import Binding, Topology
@@ -59,6 +60,21 @@ class PolicyEffect:
         return f"queue {self.queue}: {self.policy} sets {self.key}: {effect}"
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerHealth:
+    """
+    What the broker says about its state.
+
+    Args:
+        alarms: Alarms by which it takes no messages, as in `memory on rabbit@mq-1`.
+        clock: The difference between its clock and that of this host, if it can be known.
+
+    """
+
+    alarms: Sequence[str] = ()
+    clock: ClockDifference | None = None
+
+
 class Management(Protocol):
     """
     Questions to a broker.
@@ -89,6 +105,9 @@ class Management(Protocol):
 
     async def routes(self, exchange: str, keys: Collection[str]) -> dict[str, RouteState]:
         """Return, for each of the routing *keys*, whether *exchange* leads it to a queue."""
+
+    async def health(self) -> BrokerHealth:
+        """Return the alarms of the broker, and the time by its clock."""
 
     async def held(self, topology: Topology) -> dict[str, int]:
         """

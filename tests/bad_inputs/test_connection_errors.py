@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 import trustme
@@ -13,7 +14,8 @@ from sqlalchemy.engine import make_url
 from yarl import URL
 
 from outbox import certificate_expiry
-from outbox.cli.console import warn_of_certificates
+from outbox.checks.certificates import of_expiries
+from outbox.checks.result import Status
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.database.postgres_tls import tls_of
@@ -218,7 +220,7 @@ async def test_a_certificate_of_the_client_without_its_key_is_refused_by_the_set
 
 
 async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_server(
-    tmp_path, capsys, monkeypatch
+    tmp_path, monkeypatch
 ):
     monkeypatch.setattr(certificate_expiry, "_PRESENTED", {})
     authority = Authority(tmp_path)
@@ -245,8 +247,8 @@ async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_ser
             await eventually(lambda: bool(certificate_expiry.expiries()), within=20)
             connected.cancel()
             await asyncio.wait({connected})
-        warn_of_certificates()
-        return capsys.readouterr().err.splitlines()
+        found = of_expiries(certificate_expiry.expiries(), datetime.now(UTC))
+        return [each.text for each in found if each.status is Status.WARNING]
 
     cases: list[tuple[str, Connecting, str]] = [
         (
@@ -258,9 +260,9 @@ async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_ser
         ("MQ_MANAGEMENT_URL", to_management, "https://u:p@127.0.0.1:{port}?cafile={file}"),
     ]
     for setting, connecting, url in cases:
-        (line,) = await warnings(connecting, url, days=13)
-        assert line.startswith(f"warning: {setting}: the server's certificate expires at ")
-        assert await warnings(connecting, url, days=15) == []
+        (line,) = await warnings(connecting, url, days=29)
+        assert line.startswith(f"{setting}: the server's certificate expires at ")
+        assert await warnings(connecting, url, days=31) == []
 
 
 async def test_a_key_of_a_client_is_ignored_where_no_tls_is_spoken(monkeypatch, tmp_path):

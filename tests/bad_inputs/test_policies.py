@@ -222,4 +222,4 @@ async def test_without_a_management_url_a_check_says_that_it_looks_at_no_policy(
     checked = await deployment.run("consumer", "check", "tests.support.effects:consumer")
 
     assert checked.code == 0
-    assert "warning: policies, bindings and delivery limits were not checked" in checked.err
+    assert "not checked: policies, bindings and delivery limits, because" in checked.out

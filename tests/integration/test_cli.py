@@ -44,7 +44,7 @@ def test_commands_set_up_an_empty_directory_with_files_of_their_owner(run, tmp_p
     before = run("relay", "check")
     assert before.code == 2
     no_file = f"the tables are missing, because there is no file {tmp_path / 'outbox.db'}"
-    assert before.err.splitlines()[2:] == [
+    assert [line for line in before.err.splitlines() if line.startswith("error: ")] == [
         f"error: {no_file}: run `relay migrate`",
         "error: exchange health_data_exchange does not exist",
         "error: exchange health_data_dlx does not exist",
@@ -93,10 +93,18 @@ def test_a_setting_that_the_queue_does_not_have_is_a_line_and_status_2(
 def test_a_check_warns_of_queues_that_it_cannot_compare(run, rabbitmq_url, rabbitmq_reader_url):
     run("consumer", "topology", TARGET, MQ_BROKER_URL=rabbitmq_url)
 
-    done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url)
+    done = run("consumer", "check", TARGET, MQ_BROKER_URL=rabbitmq_reader_url, **NOT_DECLARED)
 
     assert done.code == 0, done.err
     assert "warning: queue health_data_processing.effects: exists, but" in done.err
+
+    # A start would declare them, and end.
+    for verb in ("check", "run"):
+        done = run(
+            "consumer", verb, TARGET, MQ_BROKER_URL=rabbitmq_reader_url, MQ_METRICS_PORT="0"
+        )
+        assert done.code == 2
+        assert "queue health_data_processing.effects: the broker's user " in done.err + done.out
 
 
 def test_a_check_finds_settings_that_contradict_each_other(run):

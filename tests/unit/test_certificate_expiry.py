@@ -14,9 +14,11 @@ from outbox.certificate_expiry import (
     CertificateExpiry,
     client_problem,
     end_of_file,
-    expiry_warnings,
+    expiries,
     validity_of,
 )
+from outbox.checks.certificates import of_expiries
+from outbox.checks.result import Status
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -88,18 +90,24 @@ def test_a_certificate_of_the_client_is_read_again_after_it_was_replaced(tmp_pat
 
 def test_a_warning_names_the_setting_the_certificate_and_whether_its_end_is_past(tmp_path: Path):
     certificate_expiry._PRESENTED.update(
-        database=NOW + timedelta(days=15), broker=NOW + timedelta(days=13)
+        database=NOW + timedelta(days=31), broker=NOW + timedelta(days=29)
     )
     file = tmp_path / "client.pem"
     certificate(NOW - timedelta(hours=1)).cert_chain_pems[0].write_to_path(file)
     certificate_expiry.remember_client("database", file)
 
-    broker, database = expiry_warnings(NOW)
-    assert broker == (
-        "MQ_BROKER_URL: the server's certificate expires at 2026-05-14 00:00 UTC, in less than "
-        "14 days: renew it"
+    broker, of_server, database = of_expiries(expiries(), NOW)
+    assert broker.text == (
+        "MQ_BROKER_URL: the server's certificate expires at 2026-05-30 00:00 UTC, in less than "
+        "30 days: renew it"
     )
-    assert database == (
+    assert of_server.text.endswith("expires at 2026-06-01 00:00 UTC, in 31 days")
+    assert [each.status for each in (broker, of_server, database)] == [
+        Status.WARNING,
+        Status.OK,
+        Status.WARNING,
+    ]
+    assert database.text == (
         "MQ_DATABASE_URL: the client's certificate expires at 2026-04-30 23:00 UTC, which is "
         "past: renew it"
     )

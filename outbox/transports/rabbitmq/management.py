@@ -9,7 +9,8 @@ import base64
 import http.client
 import json
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -17,11 +18,12 @@ from urllib.parse import quote
 from yarl import URL
 
 from outbox.certificate_expiry import client_problem, remember_client, remember_expiry
+from outbox.clock_difference import ClockDifference, between
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
 from outbox.network_errors import CLOSED, blames_client, kind_of
 from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import argument_mismatch
-from outbox.transports.management import API, PolicyEffect, effects
+from outbox.transports.management import API, BrokerHealth, PolicyEffect, effects
 from outbox.transports.routes import (
     Link,
     RouteState,
@@ -38,6 +40,8 @@ LIMIT = "x-delivery-limit"
 MOST_EXCHANGES = 20
 """Exchanges that are asked for one answer about routes; what lies behind others is unknown."""
 WITHOUT_FIGURES = "disable_stats=true&enable_queue_totals=true"
+CLOCK_STEP = timedelta(seconds=2)
+"""How long a Date header may be behind: it has whole seconds, and is made once a second."""
 _NOT_THE_API = "MQ_MANAGEMENT_URL: the answer does not come from RabbitMQ's management API"
 _REFUSALS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
@@ -49,6 +53,7 @@ class RabbitMQManagement:
         self._url = url
         self._vhost = vhost
         self._was_api = False
+        self._clock: ClockDifference | None = None
         word = f"{url.user or 'guest'}:{url.password or 'guest'}"
         self._authorization = f"Basic {base64.b64encode(word.encode()).decode()}"
 
@@ -139,6 +144,20 @@ class RabbitMQManagement:
             has_policy=bool(answer.get("policy")),
         )
 
+    async def health(self) -> BrokerHealth:
+        status, body = await self._ask("health/checks/alarms")
+        if status != HTTPStatus.SERVICE_UNAVAILABLE:
+            await self._get("health", "checks", "alarms")  # raises for any other refusal
+            return BrokerHealth(clock=self._clock)
+        try:
+            alarms = json.loads(body)["alarms"]
+            listed = [f"{alarm['resource']} on {alarm['node']}" for alarm in alarms]
+        except (ValueError, KeyError, TypeError):
+            raise BrokerUnavailable(
+                f"MQ_MANAGEMENT_URL: the answer has the status {status}", waits_for=[API]
+            ) from None
+        return BrokerHealth(listed, self._clock)
+
     async def held(self, topology: Topology) -> dict[str, int]:
         found: dict[str, int] = {}
         for queue in topology.queues:
@@ -198,8 +217,10 @@ class RabbitMQManagement:
         connection = self._connection()
         try:
             path = f"{self._url.raw_path.rstrip('/')}/api/{target}"
+            before = datetime.now(UTC)
             connection.request("GET", path, headers={"Authorization": self._authorization})
             response = connection.getresponse()
+            self._clock = _clock(response.getheader("Date"), before)
             return response.status, response.read()
         finally:
             connection.close()
@@ -232,3 +253,12 @@ def _names(answer: Mapping[str, Any]) -> str:
     """Name the policies that apply to a queue: a user's, an operator's, or both."""
     kinds = {"policy": "policy", "operator_policy": "operator policy"}
     return " or ".join(f"{kind} {answer[key]}" for key, kind in kinds.items() if answer.get(key))
+
+
+def _clock(date: str | None, before: datetime) -> ClockDifference | None:
+    """The difference to the clock that the *date* of an answer shows, asked for at *before*."""
+    try:
+        server = parsedate_to_datetime(date or "")
+        return between(server, before=before, after=datetime.now(UTC), step=CLOCK_STEP)
+    except (ValueError, TypeError):  # also of a date without a zone
+        return None

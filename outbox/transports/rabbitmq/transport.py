@@ -31,6 +31,8 @@ from outbox.transports.base import (
     NoCounter,
     QueueDepth,
 )
+from outbox.transports.inspection import Act, BrokerFacts
+from outbox.transports.rabbitmq import inspection
 from outbox.transports.rabbitmq.confirm_channel import MethodName
 from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_request
 from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
@@ -137,6 +139,13 @@ class RabbitMQTransport:
             raise BrokerUnavailable(str(error), refused=True) from None
         except TopologyMismatch:
             return None
+        finally:
+            await close(connection)
+
+    async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
+        connection = await self._connect()
+        try:
+            return await inspection.inspect(connection, acts)
         finally:
             await close(connection)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import NoCounter
-from outbox.transports.management import PolicyEffect
+from outbox.transports.management import BrokerHealth, PolicyEffect
 from outbox.transports.routes import RouteState
 from outbox.transports.sqlite import schema
 from outbox.transports.sqlite.connection import SqliteConnection
@@ -48,6 +48,9 @@ class SqliteManagement:
         if not self._path.exists():
             return dict.fromkeys(keys, RouteState.NO_EXCHANGE)
         return await self._read(partial(schema.routes, exchange=exchange, keys=keys))
+
+    async def health(self) -> BrokerHealth:
+        return BrokerHealth()
 
     async def held(self, _topology: Topology) -> dict[str, int]:
         return {}

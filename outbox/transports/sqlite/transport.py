@@ -43,6 +43,7 @@ from outbox.transports.base import (
     QueueDepth,
     raise_together,
 )
+from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
 from outbox.transports.sqlite import messages as message_store
 from outbox.transports.sqlite import schema
 from outbox.transports.sqlite.connection import SqliteConnection
@@ -114,6 +115,14 @@ class SqliteTransport:
             return None
         async with self._connection() as connection:
             return await connection.read(partial(message_store.depth, queue=queue))
+
+    async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
+        # It has no users: a process that may write to the file may do everything.
+        return BrokerFacts(
+            product="SQLite",
+            version=sqlite3.sqlite_version,
+            answers=[Answer(act, Permission.GRANTED) for act in acts],
+        )
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SqliteConnection]:

@@ -1,0 +1,15 @@
+"""
+What `relay check` and `consumer check` find out about servers, settings and clocks.
+
+Facts are read by `outbox/database/` and `outbox/transports/`; functions here judge them, and
+change nothing. A result is a value that the command lines print.
+
+    result.py        one result, and its status
+    report.py        all results of one run, and the error with which it ends
+    versions.py      the oldest versions that are supported, and faults of later ones
+    clocks.py        how far two clocks are apart
+    certificates.py  certificates that end soon
+    database.py      version, clock, TLS and connection pooler of the database
+    broker.py        version, alarms, permissions and clock of the broker
+    unroutable.py    routing keys that no queue is bound for
+"""
