@@ -3,9 +3,11 @@ Version, TLS, clock and connection pooler of the database.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
-from outbox.checks import clocks, versions
+from outbox.certificate_expiry import CertificateExpiry, expiries
+from outbox.checks import certificates, clocks, versions
 from outbox.checks.report import Report
 from outbox.checks.result import Check, CheckResult
 from outbox.database import server_facts
@@ -42,6 +44,7 @@ async def check_server(
         return
     report.add(*versions.of_postgres(facts.version), of_tls(facts))
     report.add(clocks.of_database(facts.clock, affected=affected_by_clock))
+    report.add(*of_certificate(facts, expiries(), datetime.now(UTC)))
     report.add(of_pooler(facts, is_expected="pgbouncer" in settings.database.query))
 
 
@@ -71,6 +74,16 @@ def of_tls(facts: ServerFacts) -> CheckResult:
     """Say whether the connection uses TLS; settings refuse plaintext beyond loopback."""
     text = "with TLS" if facts.is_encrypted else "without TLS"
     return CheckResult.ok(Check.DATABASE_TLS, f"the connection to the database is {text}")
+
+
+def of_certificate(
+    facts: ServerFacts, known: Sequence[CertificateExpiry], now: datetime
+) -> Iterator[CheckResult]:
+    """Judge the certificate of the database, unless it is *known* and so judged with others."""
+    is_known = any((each.server, each.role) == ("database", "server") for each in known)
+    if facts.certificate_ends is not None and not is_known:
+        expiry = CertificateExpiry("database", "server", facts.certificate_ends)
+        yield from certificates.of_expiries([expiry], now)
 
 
 def of_pooler(facts: ServerFacts, *, is_expected: bool) -> CheckResult:

@@ -4,6 +4,7 @@ What a Postgres server tells about itself and about the way to it.
 Every statement only reads.
 """
 
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.certificate_expiry import end_of_peer
 from outbox.clock_difference import ClockDifference, between
 from outbox.database.engine import create_engine
 from outbox.database.errors import with_deadline
@@ -36,6 +38,8 @@ class ServerFacts:
         version: Its version, as in (15, 8).
         clock: The difference between its clock and that of this host.
         is_encrypted: Whether the connection from here uses TLS.
+        certificate_ends: When the certificate ends that the server or the pooler has presented,
+            verified or not; None without TLS.
         is_pooled: Whether a connection pooler answers in place of the server.
         shares_sessions: Whether the pooler gives one session of the server to several clients, as
             PgBouncer does in transaction mode.
@@ -45,6 +49,7 @@ class ServerFacts:
     version: tuple[int, ...]
     clock: ClockDifference
     is_encrypted: bool
+    certificate_ends: datetime | None
     is_pooled: bool
     shares_sessions: bool
 
@@ -71,7 +76,8 @@ async def read(url: URL, *, application_name: str) -> ServerFacts:
             return ServerFacts(
                 version=_version(await _scalar(first, _VERSION)),
                 clock=await _clock(first),
-                is_encrypted=_is_encrypted(driver),
+                is_encrypted=_tls_of(driver) is not None,
+                certificate_ends=_end_of_certificate(driver),
                 is_pooled=is_pooled,
                 shares_sessions=is_pooled and await _share_sessions(first, second),
             )
@@ -124,6 +130,12 @@ def _claimed_session(driver: Any) -> int:
     return int(driver.get_server_pid())
 
 
-def _is_encrypted(driver: Any) -> bool:
+def _tls_of(driver: Any) -> ssl.SSLObject | None:
     # asyncpg has no accessor for it, and its transport is private.
-    return driver._transport.get_extra_info("ssl_object") is not None  # noqa: SLF001
+    found: ssl.SSLObject | None = driver._transport.get_extra_info("ssl_object")  # noqa: SLF001
+    return found
+
+
+def _end_of_certificate(driver: Any) -> datetime | None:
+    tls = _tls_of(driver)
+    return None if tls is None else end_of_peer(tls)
