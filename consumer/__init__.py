@@ -29,6 +29,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     telemetry, hook_report,      all metric names and log events;
     copy_report, log_fields      the log fields of messages
     status, status_view, replay  the commands `consumer status` and `consumer dead`
+    inspection                   all that `consumer check` looks at
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.

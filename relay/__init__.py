@@ -15,6 +15,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     status, status_view       the command `relay status`; its output for people
     advice                    what would let the events leave, in words
     storage/                  every SQL statement
+    inspection                all that `relay check` looks at
     replay                    moves dead letters back into the outbox
 
 May import `outbox`, never `consumer`. Only `assembly` names a database or a broker.

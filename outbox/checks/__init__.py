@@ -11,5 +11,6 @@ change nothing. A result is a value that the command lines print.
     certificates.py  certificates that end soon
     database.py      version, clock, TLS and connection pooler of the database
     broker.py        version, alarms, permissions and clock of the broker
+    permissions.py   what the broker's user may do
     unroutable.py    routing keys that no queue is bound for
 """

@@ -5,6 +5,7 @@ Connecting to Postgres or SQLite, and what their errors mean.
     postgres_engine       the engine for a Postgres server
     postgres_connection   the asyncpg connection, with two corrections
     sqlite_engine         the engine for a SQLite file
+    server_facts          version, clock, TLS and pooler of a Postgres server
     errors                which driver errors are waited out, and which are a handler's failure
     sqlstates             the cause of each SQLSTATE, and its meaning in plain words
     sqlite_errors         the same for SQLite's result codes

@@ -4,6 +4,7 @@ Brokers: one set of protocols, and one package for each broker.
     base       the protocols Transport, Publisher and Subscription, and the outcomes
     topology   exchanges, queues and bindings as values
     routes     whether a routing key leads to a queue, from the bindings of a broker
+    inspection attempts without an effect, and what a broker answers
     connect    the transport for `MQ_BROKER_URL`
     delivery   a delivery, and the buffer between a connection and the task that takes it
     rabbitmq/  RabbitMQ through aio-pika

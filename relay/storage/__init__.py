@@ -21,6 +21,7 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     postgres_notify    LISTEN and NOTIFY, for an idle relay
     sqlite             holds a claim with a lock on a file
     gated              a store that gives no rows while the schema monitor has found a problem
+    waiting_keys       routing keys of the first rows, for `relay check`
     ordering_secret    reads the secret with which relays hash ordering keys
 
 May import `outbox` and the pure modules of `relay`: row, event_group, measured_rows, verdict,

@@ -177,7 +177,7 @@ async def test_a_check_names_each_key_without_a_queue_and_prints_the_same_as_jso
 
     without_api = results(await run.run("relay", "check", "--json"))
     shown = await run.run("relay", "check", **api)
-    of_consumer = await run.run("consumer", "check", TARGET, "--json", **api)
+    of_consumer = await run.run("consumer", "check", TARGET, "--json")
 
     assert (good.code, good.err) == (0, "")
     assert {status for each in results(good).values() for status, _ in each} <= {"ok", "warning"}
