@@ -140,15 +140,17 @@ class BrokerCheck:
 
 
 def of_version(facts: BrokerFacts) -> Sequence[CheckResult]:
-    """Judge the version of the broker."""
-    if facts.product != RABBITMQ:
-        because = "it does not call itself RabbitMQ"
-        return [
-            CheckResult.not_checked(
-                Check.BROKER_VERSION, "the version of the broker", because=because
-            )
-        ]
-    return list(versions.of_rabbitmq(versions.parsed(facts.version)))
+    """Judge the version of the broker; attempts are made only at RabbitMQ."""
+    if facts.product == RABBITMQ:
+        return list(versions.of_rabbitmq(versions.parsed(facts.version)))
+    because = "it does not call itself RabbitMQ"
+    return [
+        CheckResult.not_checked(check, what, because=because)
+        for check, what in (
+            (Check.BROKER_VERSION, "the version of the broker"),
+            (Check.PERMISSIONS, "what the broker's user may do"),
+        )
+    ]
 
 
 def of_tls(facts: BrokerFacts) -> CheckResult:

@@ -18,7 +18,6 @@ SAFE_SQLITE = (3, 51, 3)
 """Versions from 3.7.0 up to this may corrupt a WAL file that two connections write to."""
 
 _UNKNOWN = {
-    Check.DATABASE_VERSION: "the version of the database",
     Check.DATABASE_TLS: "TLS to the database",
     Check.DATABASE_CLOCK: "the clock of the database",
     Check.DATABASE_POOLER: "a connection pooler before the database",
@@ -113,5 +112,4 @@ def of_pooler(facts: ServerFacts, *, is_expected: bool) -> CheckResult:
 def unreachable() -> Iterator[CheckResult]:
     """Say what was not checked since the database is unreachable."""
     for check, what in _UNKNOWN.items():
-        if check is not Check.DATABASE_VERSION:
-            yield CheckResult.not_checked(check, what, because="the database cannot be reached")
+        yield CheckResult.not_checked(check, what, because="the database cannot be reached")

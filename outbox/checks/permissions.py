@@ -10,8 +10,6 @@ from outbox.checks.result import Check, CheckResult
 from outbox.transports.inspection import Act, Answer, BindingOf, Consuming, Permission, Publishing
 from outbox.transports.topology import Topology
 
-UNKNOWN = "what the broker's user may do"
-
 
 def of_answers(answers: Sequence[Answer]) -> Iterator[CheckResult]:
     """Judge the *answers* of the broker; what does not exist is a problem of the topology."""

@@ -20,6 +20,7 @@ from consumer.queues import ConsumerQueues
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.delivery import Delivery
+from outbox.transports.inspection import Act, BindingOf, Consuming, Permission, Publishing
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
@@ -649,6 +650,33 @@ async def test_depth_counts_messages_and_consumers(declared):
         await depth_is(0, 1)
     await publish(declared, a_message(), a_message())
     await depth_is(2, 0)
+
+
+async def test_an_inspection_tries_each_act_and_no_queue_gets_or_loses_a_message(declared):
+    await publish(declared, a_message(b"kept"))
+    acts: list[Act] = [
+        Publishing(EVENTS, ("health.uploaded",)),
+        Publishing(""),
+        Consuming(WORK.name),
+        BindingOf(EVENTS, WORK.name),
+    ]
+
+    facts = await declared.inspect(acts)
+
+    assert {answer.act: answer.permission for answer in facts.answers} == dict.fromkeys(
+        acts, Permission.GRANTED
+    )
+    assert (bool(facts.product), bool(facts.version), facts.is_blocked or False) == (
+        True,
+        True,
+        False,
+    )
+    async with declared.subscribe(WORK.name, prefetch=10) as subscription:
+        delivery = await receive(subscription)
+        assert (delivery.message.body, delivery.redelivered) == (b"kept", False)
+        await subscription.ack(delivery)
+    await wait_until_empty(declared, WORK.name)
+    assert await publish(declared, a_message()) == [Outcome.ACKED]
 
 
 async def test_publishers_may_be_called_at_once_even_with_one_message_id(declared):

@@ -3,6 +3,7 @@ How facts about servers become results of a check.
 """
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from outbox.transports.inspection import (
     Publishing,
 )
 from outbox.transports.management import BrokerHealth
+from outbox.transports.rabbitmq import inspection
 from outbox.transports.routes import RouteState
 from relay.inspection import of_vacuum
 from relay.storage.base import Backlog
@@ -202,9 +204,16 @@ def test_alarms_are_known_from_the_api_or_from_a_blocked_connection(
     assert word in found.text
 
 
-def test_another_product_has_no_version_that_is_known():
-    (found,) = broker.of_version(BrokerFacts(product="LavinMQ", version="2.1"))
-    assert found.status is NOT_CHECKED
+async def test_no_attempt_is_made_at_a_broker_that_does_not_call_itself_rabbitmq():
+    properties = {"product": b"Other", "version": b"2.1"}
+    connection = SimpleNamespace(server_properties=properties, url=SimpleNamespace(scheme="amqps"))
+
+    facts = await inspection.inspect(
+        SimpleNamespace(transport=SimpleNamespace(connection=connection)), [Consuming("q")]
+    )
+
+    assert facts == BrokerFacts(product="Other", version="2.1", is_encrypted=True, answers=[])
+    assert statuses(broker.of_version(facts)) == [NOT_CHECKED, NOT_CHECKED]
 
 
 def test_each_key_without_a_queue_is_named_with_the_number_of_its_events():

@@ -35,6 +35,7 @@ from outbox.transports.inspection import (
 from outbox.transports.rabbitmq.connection import connection_errors
 from outbox.transports.rabbitmq.in_flight import is_blocked
 
+RABBITMQ = "RabbitMQ"
 ANSWERS_WITHIN_SECONDS = 10.0
 _LOOKS_AGAIN_SECONDS = 0.02
 _OF_TOPIC = "access to topic"
@@ -50,12 +51,16 @@ async def inspect(connection: AbstractConnection, acts: Sequence[Act]) -> Broker
     if transport is None:
         raise BrokerUnavailable("the connection was lost")
     properties = transport.connection.server_properties
+    product = _text(properties.get("product"))
     attempts = _Attempts(connection)
-    answers = []
+    answers: list[Answer] = []
+    if product != RABBITMQ:
+        # Another broker may take the attempts at their word.
+        acts = ()
     for act in sorted(acts, key=lambda act: isinstance(act, Publishing)):
         answers += await attempts.at(act)
     return BrokerFacts(
-        product=_text(properties.get("product")),
+        product=product,
         version=_text(properties.get("version")),
         is_encrypted=transport.connection.url.scheme == "amqps",
         is_blocked=attempts.is_blocked,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.delivery import Delivery, DeliveryBuffer
+from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker import Broker
@@ -67,6 +68,11 @@ class SimulatedTransport:
     async def depth(self, queue: str) -> QueueDepth | None:
         await self._ask("depth")
         return self._broker.depth(queue)
+
+    async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
+        # No process that is simulated inspects a broker.
+        answers = [Answer(act, Permission.GRANTED) for act in acts]
+        return BrokerFacts(product="simulated", version="1", answers=answers)
 
     async def _ask(self, step: str) -> None:
         connection = self._broker.connect(self._process)
