@@ -20,9 +20,11 @@ A producer imports only the files of the first block; in reading order:
                                        shared by relay and consumer
     secret_files                       settings in files, as secrets are mounted
     tls_files, certificate_expiry      certificates and keys, and when they end
+    clock_difference                   how far the clock of a server is from ours
     extras                             a setting that needs packages that are not installed
     wire/ database/ transports/        rows and messages, databases, brokers
-    runtime/ dead_letters/ cli/        running a process, dead letters, shared commands
+    runtime/ checks/ dead_letters/ cli/
+                                       running a process, checks, dead letters, shared commands
     testing/                           assertions on recorded events, for tests of producers
 
 Each package names its own files. `outbox` never imports `relay` or `consumer`; the order of its

@@ -46,12 +46,16 @@ class BrokerCheck:
     async def server(self, acts: Sequence[Act]) -> bool:
         """Check the server, and attempts at *acts*; returns whether it can be reached."""
         facts = await self._report.async_step(Check.BROKER_VERSION, self._transport.inspect(acts))
+        if facts is None and self._is_embedded:
+            return False
         if facts is None:
             self._report.add(
                 CheckResult.not_checked(
                     Check.TOPOLOGY, "exchanges, queues and permissions", because=_UNREACHABLE
                 )
             )
+            # Its management API may have problems of its own.
+            await self._health(is_blocked=None)
             return False
         if self._is_embedded:
             self._report.add(
@@ -59,7 +63,7 @@ class BrokerCheck:
             )
             return True
         self._report.add(*of_version(facts), of_tls(facts))
-        await self._health(facts)
+        await self._health(is_blocked=facts.is_blocked)
         self._report.add(*permissions.of_answers(facts.answers))
         return True
 
@@ -119,11 +123,11 @@ class BrokerCheck:
                 states[exchange] = await self._management.routes(exchange, keys)
         return states
 
-    async def _health(self, facts: BrokerFacts) -> None:
+    async def _health(self, *, is_blocked: bool | None) -> None:
         health = None
         if self._management is not None:
             health = await self._report.async_step(Check.BROKER_ALARMS, self._management.health())
-        alarms = of_alarms(health, facts)
+        alarms = of_alarms(health, is_blocked=is_blocked)
         if alarms.status is Status.ERROR:
             self._report.unavailable(alarms)
         else:
@@ -159,8 +163,12 @@ def of_tls(facts: BrokerFacts) -> CheckResult:
     return CheckResult.ok(Check.BROKER_TLS, f"the connection to the broker is {text}")
 
 
-def of_alarms(health: BrokerHealth | None, facts: BrokerFacts) -> CheckResult:
-    """Judge the alarms that the management API or a blocked connection shows."""
+def of_alarms(health: BrokerHealth | None, *, is_blocked: bool | None) -> CheckResult:
+    """
+    Judge the alarms that the management API or a connection shows.
+
+    *health* is None without an answer of the API, and *is_blocked* without an attempt to publish.
+    """
     check = Check.BROKER_ALARMS
     if health is not None and health.alarms:
         return CheckResult.error(
@@ -168,14 +176,14 @@ def of_alarms(health: BrokerHealth | None, facts: BrokerFacts) -> CheckResult:
             f"the broker takes no messages: alarm of {', '.join(health.alarms)}: free what is low,"
             " or raise the limit",
         )
-    if facts.is_blocked:
+    if is_blocked:
         return CheckResult.error(
             check,
             "the broker takes no messages since its memory or disk space is low: rabbitmqctl"
             " status names the alarm",
         )
-    if health is None and facts.is_blocked is None:
-        because = NO_API
+    if health is None and is_blocked is None:
+        because = "neither the broker nor its management API has answered"
         return CheckResult.not_checked(check, "alarms of the broker", because=because)
     return CheckResult.ok(check, "the broker has no alarm")
 

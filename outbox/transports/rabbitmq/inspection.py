@@ -106,7 +106,7 @@ class _Attempts:
 
     async def _permission(self, attempt: Any) -> Permission:
         errors = aiormq.exceptions
-        with connection_errors("the broker"):
+        with connection_errors("MQ_BROKER_URL: while rights were tried"):
             try:
                 async with asyncio.timeout(ANSWERS_WITHIN_SECONDS), self._channel() as channel:
                     answer: Permission = await attempt(channel)
