@@ -29,7 +29,7 @@ from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
-from outbox.cli.start import configure_logs
+from outbox.cli.start import configure_logs, fail
 from outbox.cli.version import Version
 from outbox.database import migrate, row_access
 from outbox.dead_letters.selection import duration
@@ -140,6 +140,8 @@ def check(
 ) -> None:
     """Check that events could flow: settings, servers, schema, topology; change nothing."""
     if contract is not None:
+        if as_json:
+            fail(ConfigurationError("--json: cannot be used with --contract"))
         _check_contract(target, contract)
         return
     report = Report()

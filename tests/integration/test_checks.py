@@ -305,6 +305,13 @@ async def test_each_kind_of_failure_of_a_server_is_a_line_with_its_exit_code(
     assert SECRET not in run.printed
 
 
+async def test_json_is_refused_for_a_comparison_of_contracts(run: CommandLine):
+    done = await run.run("consumer", "check", TARGET, "--json", "--contract", "none.json")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: --json: cannot be used with --contract\n"
+
+
 async def test_a_check_without_valid_settings_is_json_too(run: CommandLine):
     done = await run.run("relay", "check", "--json", MQ_DATABASE_URI="postgresql://x")
 
