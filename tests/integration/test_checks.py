@@ -24,11 +24,12 @@ from outbox.transports.rabbitmq.management import RabbitMQManagement
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from tests.support.builders import an_event
+from tests.support.certificates import Authority
 from tests.support.commands import CommandLine, Ended
 from tests.support.pgbouncer import pgbouncer
 from tests.support.servers import RabbitmqServer
 from tests.support.servers.ports import free_port
-from tests.support.tls import Authority, certificates_demanded_of
+from tests.support.tls import postgres_tls
 
 SECRET = "hunter2-of-the-test"
 TARGET = "tests.support.effects:consumer"
@@ -255,8 +256,8 @@ async def test_a_pooler_that_shares_sessions_is_found_before_any_statement_fails
 async def test_the_end_of_a_certificate_is_known_although_it_is_not_verified(
     postgres_server, postgres_url, tmp_path
 ):
-    authority = Authority(tmp_path)
-    async with certificates_demanded_of("unused", postgres_server, authority):
+    async with postgres_tls(postgres_server) as tls:
+        await tls.present(Authority(tmp_path).pair("127.0.0.1"))
         url = make_url(postgres_url).update_query_dict({"sslmode": "prefer"})
         facts = await server_facts.read(url, application_name="test")
 
