@@ -188,6 +188,7 @@ async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, t
             url,
             f"CREATE ROLE {administrator} LOGIN CREATEROLE PASSWORD '{made.password}'",
             f'GRANT CREATE ON DATABASE "{name}" TO {administrator}',
+            f"GRANT pg_read_all_stats TO {administrator} WITH ADMIN OPTION",
             "SELECT 1",
         )
         migrated = await made.migrate(by="owner_of_all")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.installation import DEPLOY
 from tests.support.servers.fleet import RABBITMQ
+from tests.support.tls import Authority
 
 FILES = ("rabbitmq.conf", "tls.conf", "cluster.conf")
 CERTIFICATES = "/etc/rabbitmq/tls/"
@@ -41,11 +42,12 @@ def parse(directory, configuration):
 
 @pytest.fixture
 def configuration(tmp_path):
-    """All files together, with certificates of which the parser looks that they are there."""
+    """All files together, with certificates, since newer parsers read them."""
     certificates = tmp_path / "tls"
     certificates.mkdir()
-    for name in ("ca.crt", "tls.crt", "tls.key"):
-        (certificates / name).touch()
+    pair = Authority(certificates, "ca.crt").pair("rabbitmq.example")
+    pair.certificate.rename(certificates / "tls.crt")
+    pair.key.rename(certificates / "tls.key")
     text = "\n".join((DEPLOY / "rabbitmq" / name).read_text() for name in FILES)
     return text.replace(CERTIFICATES, f"{certificates}/")
 

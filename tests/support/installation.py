@@ -121,7 +121,7 @@ class Installation:
             vhost["name"] = self.vhost_name
         for user in definitions["users"]:
             user["name"] = user["name"].replace("outbox_", self.prefix)
-        for kind in ("permissions", "topic_permissions", "policies"):
+        for kind in ("permissions", "topic_permissions", "exchanges", "policies"):
             for entry in definitions[kind]:
                 entry["vhost"] = self.vhost_name
                 if "user" in entry:

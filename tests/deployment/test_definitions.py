@@ -1,5 +1,5 @@
 """
-Without a password file no user of `deploy/rabbitmq/definitions.json` can log in.
+The definitions of RabbitMQ: no user can log in without a password file.
 """
 
 import json
@@ -11,6 +11,8 @@ import pytest
 from aio_pika.exceptions import AMQPConnectionError
 from yarl import URL
 
+from relay import assembly
+from relay.settings import RelaySettings
 from tests.support.installation import DEFINITIONS, HASHES_SCRIPT
 
 
@@ -27,6 +29,16 @@ async def test_a_user_without_a_hash_cannot_log_in(installation, rabbitmq_server
                 await aio_pika.connect(str(url))
     finally:
         await http.request("DELETE", "users", nameless["name"])
+
+
+def test_the_exchanges_are_those_that_the_relay_declares():
+    declared = assembly.declared(RelaySettings()).exchanges
+    exchanges = json.loads(DEFINITIONS.read_text())["exchanges"]
+
+    assert {(each["name"], each["type"]) for each in exchanges} == {
+        (each.name, str(each.kind)) for each in declared
+    }
+    assert all(each["durable"] and not each["arguments"] for each in exchanges)
 
 
 def test_definitions_in_the_repository_have_no_hash_and_no_administrator():
