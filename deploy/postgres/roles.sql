@@ -107,7 +107,7 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- relay:      publishes. It cannot change what an event says, only when it is published.
 -- consumer:   handles. Grant it the producer too if its handlers record events.
 -- operator:   the commands `status`, `dead` and `topology --adopt`. It sees bodies of dead letters,
---             whose reading is audited, but none of the outbox.
+--             whose reading is audited, but none of the outbox. xmax shows rows in work.
 -- auditor:    reads who did what, and why.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
@@ -149,7 +149,7 @@ select format(
            ('operator', 'insert', 'table', 'outbox', null),
            ('operator', 'select', 'table', 'outbox',
             'id, event_id, type, exchange, routing_key, ordering_key, priority, content_type, '
-            'content_encoding, occurred_at, created_at, not_before, attempts, last_error'),
+            'content_encoding, occurred_at, created_at, not_before, attempts, last_error, xmax'),
            ('operator', 'select, update, delete', 'table', 'processed_messages', null),
            ('operator', 'select', 'table', 'parked_messages',
             'id, consumer, attempts, due_at, type, parked_at'),

@@ -110,8 +110,9 @@ def _with_heads(keyed: sa.CTE) -> sa.Select[Any]:
     """The rows of *keyed*, each with what is known of the first row of its key."""
     key = sa.select(keyed.c.ordering_key).distinct().subquery("key")
     first, other = outbox.alias("first"), outbox.alias("other")
-    # Mostly no row waits at all, and then ten thousand keys need not be looked at.
-    any_waits = sa.exists().where(other.c.not_before.is_not(None))
+    # Mostly no row waits at all, and then ten thousand keys need not be looked at. Not with `*`,
+    # which a role without the right to read bodies may not select.
+    any_waits = sa.exists(other.c.id).where(other.c.not_before.is_not(None))
 
     def of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         # By the index outbox_ordering_key; a join would read every row of the key.

@@ -26,6 +26,15 @@ UPLOAD = {
 }
 FAILS = {"record_count": 2**40, "content_hash": "b" * 64}
 """The column of the handler's table has 32 bits."""
+DASHBOARD = (
+    "SELECT count(*), min(created_at) FROM mq.outbox",
+    "SELECT source, reason, count(*), max(last_at) FROM mq.dead_letters GROUP BY ROLLUP (1, 2)",
+    "SELECT type, status, count(*) FROM mq.processed_messages GROUP BY ROLLUP (1, 2)",
+    "SELECT error_class, error_place, count(*) FROM mq.failing_messages GROUP BY ROLLUP (1, 2)",
+    "SELECT count(*), min(due_at) FROM mq.parked_messages",
+    "SELECT role, count(*), max(seen_at) FROM mq.outbox_processes GROUP BY ROLLUP (1)",
+)
+"""What a dashboard asks as the role monitoring."""
 ADD = "SELECT mq.outbox_add('health.data.uploaded', $1, routing_key => $2)"
 ROUTING_KEY = "health.processing.bloodglucoserecord.normal"
 
@@ -96,7 +105,9 @@ async def test_every_role_does_its_work(installation):
 
     await good(installation, "operator", "consumer", "dead", "drop", TARGET, "--all", *because)
     assert await letters(installation) == 0
-    for role in ("relay", "operator", "monitoring"):
+    for role in ("relay", "operator"):
         await good(installation, role, "relay", "status")
+    for statement in DASHBOARD:
+        assert await execute(installation.database("monitoring"), statement)
     audited = await execute(installation.database("auditor"), "SELECT action FROM mq.audit_log")
     assert {"replay", "drop"} <= {row["action"] for row in audited}
