@@ -27,7 +27,8 @@ For the process `consumer`, in the order in which a delivery meets them:
     queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
     telemetry, hook_report,      all metric names and log events;
-    copy_report, log_fields      the log fields of messages
+    copy_report, log_fields,     the log fields of messages
+    failure_metrics
     status, status_view, replay  the commands `consumer status` and `consumer dead`
     inspection                   all that `consumer check` looks at
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps

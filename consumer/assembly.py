@@ -18,6 +18,7 @@ from consumer.consumer import Consumer
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.dispatcher import Dispatcher
+from consumer.dispatch.failure_recorder import FailureRecorder
 from consumer.dispatch.parked_strikes import ParkedStrikes
 from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.settlement import Settlement
@@ -31,6 +32,7 @@ from consumer.execution.parked import ParkedContext
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.lifespan import entered
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
+from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.settings import ConsumerSettings
@@ -147,13 +149,13 @@ def assemble(
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    dedup = Dedup(consumer.name)
+    dedup, parked = Dedup(consumer.name), ParkedMessages(consumer.name)
     expected = expectation(consumer, settings)
     schema_monitor = SchemaMonitor(expected, found, engine, health, telemetry.availability)
     units = UnitOfWorkFactory(engine, schema_monitor.gate)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
     dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
-    lanes = Lanes(sessions, ParkedMessages(consumer.name)) if consumer.ordered else None
+    lanes = Lanes(sessions, parked, dedup.failing) if consumer.ordered else None
     reconnect = Exponential(FIRST_PAUSE, cap=timedelta(seconds=settings.reconnect_max_seconds))
     database_retry = DatabaseRetry(
         reconnect=reconnect, telemetry=telemetry, health=health, jitter=jitter
@@ -176,6 +178,7 @@ def assemble(
     settlement = Settlement(
         queues=consumer_queues,
         dead_letter_writer=dead_letter_writer,
+        recorder=FailureRecorder(engine, dedup.failing, database_retry, telemetry),
         lanes=lanes,
         database_retry=database_retry,
         telemetry=telemetry,
@@ -193,8 +196,7 @@ def assemble(
         database_retry=database_retry,
         concurrency=concurrency,
         prefetch=checks.prefetch(consumer, settings),
-        # A prefetch is raised with a second subscription, which a queue with a single active
-        # consumer would leave idle.
+        # A queue with one active consumer leaves idle the subscription that raises a prefetch.
         starts_slowly=settings.is_counted_by_broker and not consumer.ordered,
     )
     parked_worker = None
@@ -203,7 +205,7 @@ def assemble(
             handlers=bound.handlers,
             queue=consumer_queues.name,
             executor=executor,
-            parked=lanes.parked,
+            parked=parked,
             begun=begun,
             dead_letter_writer=dead_letter_writer,
         )
@@ -255,6 +257,7 @@ def assemble(
             report=telemetry.dead_letters,
             availability=telemetry.availability,
         ),
+        failing_sampler=FailingSampler(engine, consumer.name, telemetry),
         durations=DurationWriter(engine, consumer.name, executor.take_durations),
         hooks=telemetry.call_hooks(bound.on_failure, bound.on_dead_letter),
     )

@@ -13,7 +13,12 @@ from consumer.payload_type import check_defined
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.signature import globals_of, naming
-from consumer.storage.tables import begun_deliveries, parked_messages, processed_messages
+from consumer.storage.tables import (
+    begun_deliveries,
+    failing_messages,
+    parked_messages,
+    processed_messages,
+)
 from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights, together
 from outbox.database.verification import Expectation
@@ -145,6 +150,7 @@ def rights_of_process(consumer: Consumer) -> Rights:
     rights: dict[sa.Table, tuple[str, ...]] = {
         processed_messages: _ALL,
         begun_deliveries: _ALL,
+        failing_messages: _ALL,
         dead_letters: ("SELECT", "INSERT"),
         audit_log: ("SELECT",),
     }
@@ -161,7 +167,11 @@ def rights_of_status(consumer: Consumer) -> Rights:
 
 def rights_of_purge(consumer: Consumer) -> Rights:
     """The rights that `consumer purge` needs; it locks the rows before it deletes them."""
-    rights: dict[sa.Table, tuple[str, ...]] = {processed_messages: ("SELECT", "UPDATE", "DELETE")}
+    purged = ("SELECT", "UPDATE", "DELETE")
+    rights: dict[sa.Table, tuple[str, ...]] = {
+        processed_messages: purged,
+        failing_messages: purged,
+    }
     if consumer.ordered:
         rights[parked_messages] = ("SELECT",)
     return rights

@@ -153,6 +153,12 @@ class Handler:
         if self.timeout is not None and self.timeout <= timedelta(0):
             raise ConfigurationError("timeout: must be positive")
 
+    @property
+    def package(self) -> str | None:
+        """The top-level package, or module, that *function* is part of."""
+        module = getattr(self.function, "__module__", None)
+        return module.partition(".")[0] if isinstance(module, str) else None
+
     def bound(self, middleware: Sequence[Function], value: object) -> "Handler":
         """Return the handler as it is called: with *middleware*, and resources from *value*."""
         handler = replace(self)

@@ -11,6 +11,7 @@ from consumer.dispatch.worker import Worker
 from consumer.execution.executor import Executor
 from consumer.hooks import Hooks
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
+from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.storage.durations import DurationWriter
@@ -35,6 +36,7 @@ class Tasks:
     parked_worker: ParkedWorker | None
     retention: Retention
     dead_letter_maintenance: DeadLetterMaintenance
+    failing_sampler: FailingSampler
     durations: DurationWriter
     hooks: Hooks
 
@@ -47,6 +49,7 @@ class Tasks:
                 self.topology_monitor,
                 self.schema_monitor,
                 self.dead_letter_maintenance,
+                self.failing_sampler,
             )
             monitoring = [group.create_task(each.run(stop)) for each in monitors]
             if self.parked_worker is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.copy_report import CopyReport
+from consumer.failure_metrics import OTHER, FailureMetrics
 from consumer.hook_report import HookReport
 from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.log_fields import ids_of
@@ -23,6 +24,7 @@ from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.certificate_metrics import CertificateMetrics
+from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.in_memory import Counter, Histogram
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
@@ -30,7 +32,6 @@ from outbox.runtime.record_types import RecordTypes
 from outbox.runtime.topology_report import TopologyReport
 from outbox.wire.codec import WireMessage
 
-OTHER = "other"
 BY_HANDLER = "rejected_by_handler"
 """The label of all reasons that handlers choose, because their number has no bound."""
 
@@ -69,12 +70,6 @@ class Telemetry:
             "mq_processing_duration_seconds",
             "Duration of the calls of handlers that succeeded; of a list, for each message.",
             ["queue", "type", "record_type"],
-            registry=registry,
-        )
-        self._retries = Counter(
-            "mq_retry_attempts",
-            "Attempts that failed.",
-            ["type", "record_type"],
             registry=registry,
         )
         self._scheduled = Counter(
@@ -124,6 +119,7 @@ class Telemetry:
             registry, source=source, codes=CODES, other=BY_HANDLER
         )
         CertificateMetrics(registry)
+        self._attempts = FailureMetrics(registry, self._known)
         self.copy = CopyReport(self._log, registry, health or Health()).copy
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()
@@ -162,23 +158,33 @@ class Telemetry:
         delivered: WireMessage,
         error: BaseException,
         *,
+        summary: ErrorSummary,
         attempt: int,
         message: Message[Any] | None,
     ) -> None:
         """A handler raised *error* for *message*, and its transaction was rolled back."""
         label, record_type = self._kind(delivered)
-        self._retries.labels(label, record_type).inc()
+        place = summary.place
+        self._attempts.attempt_failed(label, record_type, summary.error_class)
         ids, described = ids_of(delivered), logs.describe(error)
-        self._log.warning("handler_failed", type=label, attempt=attempt, **ids, **described)
+        self._log.warning(
+            "handler_failed", type=label, attempt=attempt, place=place, **ids, **described
+        )
         if message is not None:
             self.hooks.failed(Failure(message, error, self._source, self._queue))
 
-    def batch_failed(self, event_type: str, error: BaseException, *, size: int) -> None:
+    def batch_failed(
+        self, event_type: str, error: BaseException, summary: ErrorSummary, *, size: int
+    ) -> None:
         """A batch was rolled back for *error*; its messages are tried alone or in smaller ones."""
-        self._batches.labels(self._label(event_type)).inc()
-        self._log.warning(
-            "batch_failed", type=self._label(event_type), size=size, **logs.describe(error)
-        )
+        label, place = self._label(event_type), summary.place
+        self._batches.labels(label).inc()
+        described = logs.describe(error)
+        self._log.warning("batch_failed", type=label, size=size, place=place, **described)
+
+    def failing_counted(self, failing: Mapping[str | None, int]) -> None:
+        """The database has so many *failing* messages of each type."""
+        self._attempts.counted(failing)
 
     def lease_lost(self, message: WireMessage) -> None:
         """The lease of *message* expired while the handler worked, which was cancelled."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, assert_never
 from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
+from outbox.runtime.error_summary import ErrorSummary
 
 RETRIES_EXHAUSTED = "retries_exhausted"
 NO_HANDLER = "no_handler"
@@ -69,13 +70,14 @@ class TryAgain:
     The message has failed *attempt* times: retry it after *delay*.
 
     *failed* is False if the handler was not called, because the message came too early, or because
-    *unsupported_since* then no process has had a handler for it.
+    *unsupported_since* then no process has had a handler for it. *summary* is that of its error.
     """
 
     attempt: int
     delay: timedelta
     failed: bool = True
     unsupported_since: datetime | None = None
+    summary: ErrorSummary | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class DeadLetter:
     Move the message to `dead_letters`; *code* is the reason.
 
     *detail* names the part that could not be read, such as a field of the model. *message* is None
-    if it was not read, and *error* if no handler has failed.
+    if it was not read, *error* and its *summary* if no handler has failed.
     """
 
     attempt: int
@@ -99,6 +101,7 @@ class DeadLetter:
     detail: str = field(default="", compare=False)
     message: Message[Any] | None = field(default=None, compare=False, repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
+    summary: ErrorSummary | None = field(default=None, compare=False)
 
 
 Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | DeadLetter
@@ -145,16 +148,20 @@ def after_failure(
     *,
     jitter: float,
     message: Message[Any] | None = None,
+    summary: ErrorSummary | None = None,
 ) -> TryAgain | DeadLetter:
-    """The verdict on a *message* whose attempt number *attempt* has failed with *error*."""
-    if isinstance(error, Reject):
-        return DeadLetter(attempt, error.reason, message=message, error=error)
+    """
+    The verdict on a *message* whose attempt number *attempt* has failed with *error*.
+
+    *summary* is the part of the error that is recorded.
+    """
     delay = policy.delay(attempt, jitter=jitter)
-    if delay is None:
-        return DeadLetter(attempt, RETRIES_EXHAUSTED, message=message, error=error)
+    if isinstance(error, Reject) or delay is None:
+        code = error.reason if isinstance(error, Reject) else RETRIES_EXHAUSTED
+        return DeadLetter(attempt, code, message=message, error=error, summary=summary)
     if isinstance(error, Retry) and error.after is not None:
         delay = error.after
-    return TryAgain(attempt, delay)
+    return TryAgain(attempt, delay, summary=summary)
 
 
 def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelta:

@@ -92,7 +92,7 @@ class Handling:
             waits = await self.tasks.settlement.settle(self.subscription, step, stop)
             if waits is None:
                 raise DatabaseUnavailable("a message could not be settled")
-            for (queued, _), wait in zip(step, waits, strict=True):
+            for (queued, _), wait in zip(step.settled, waits, strict=True):
                 if wait is None:
                     self._queue.settled(queued)
                 else:

@@ -17,6 +17,7 @@ from consumer.message import Message
 from consumer.verdict import DeadLetter, Verdict
 from outbox.database.errors import is_contention
 from outbox.errors import UnreadableMessage
+from outbox.runtime.error_summary import ErrorSummary
 from outbox.testing import RecordedEvent
 from outbox.testing.recorded_event import from_values
 from outbox.transports.base import Outcome, Publisher
@@ -85,10 +86,11 @@ class ConsumerTelemetry(consumer.telemetry.Telemetry):
         delivered: WireMessage,
         error: BaseException,
         *,
+        summary: ErrorSummary,
         attempt: int,
         message: Message[Any] | None,
     ) -> None:
-        super().handler_failed(delivered, error, attempt=attempt, message=message)
+        super().handler_failed(delivered, error, summary=summary, attempt=attempt, message=message)
         if isinstance(error, DBAPIError) and is_contention(error):
             error.add_note(HELD)
         self._failed(delivered.type, attempt, error, delivered.message_id)

@@ -11,6 +11,7 @@ Between the broker and the handlers: takes deliveries, chooses the next ones, se
     strikes           counts the processes that ended with a redelivered message in their hands
     turns             handles a suspect of an ordered consumer alone, in both of its loops
     settlement        carries out verdicts: acks, retries, parks or dead-letters
+    failure_recorder  records failures before their copies are published
     retry_publisher   publishes the copy for a retry, and acks the original
     parked_worker     the loop over the parked messages of an ordered consumer
     parked_strikes    counts the processes that ended with a parked message in their hands

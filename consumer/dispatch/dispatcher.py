@@ -208,12 +208,12 @@ class Dispatcher:
                 continue
             if not session.is_prefetch_raised and any(wait is not None for wait in waits):
                 await session.raise_prefetch(self._prefetch)
-            for (queued, _), wait in zip(step, waits, strict=True):
+            for (queued, _), wait in zip(step.settled, waits, strict=True):
                 if wait is None:
                     self._delivery_queue.settled(queued)
                 else:
                     self._delivery_queue.put_back(queued, self._now() + wait.total_seconds())
-            if len(step) < len(batch):
+            if len(step.settled) < len(batch):
                 self._start_batches()
 
     async def _hand_over(self, batch: DeliveryBatch, verdicts: list[Verdict] | None) -> None:

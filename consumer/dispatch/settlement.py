@@ -6,7 +6,7 @@ Settling deliveries as their verdicts say: in the database, and then with the br
 | Done, Filtered        | –                          | ack                                 |
 | Parked                | –, the attempt parked it   | ack                                 |
 | DeadLetter            | write the dead letter      | ack                                 |
-| TryAgain              | –                          | publish a copy for the retry, ack   |
+| TryAgain              | record the failure         | publish a copy for the retry, ack   |
 | TryAgain, in a lane   | park the message           | ack                                 |
 | Wait                  | –                          | –, the delivery is handled later    |
 
@@ -19,31 +19,44 @@ may be unavailable, so no delivery waits until another one is settled.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from consumer.database_retry import DatabaseRetry
+from consumer.dispatch.failure_recorder import FailureRecorder
 from consumer.dispatch.retry_publisher import RetryPublisher
 from consumer.execution.delivery_batch import QueuedDelivery
 from consumer.execution.ordering import Lanes
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
+from consumer.storage.failing import FailedAttempt
 from consumer.telemetry import Telemetry
 from consumer.verdict import DUPLICATE, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
 from outbox.transports.base import Subscription
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
 
-Step: TypeAlias = Sequence[tuple[QueuedDelivery, Verdict]]
-"""Deliveries that are settled together, with their verdicts."""
+
+@dataclass(slots=True)
+class Step:
+    """
+    Deliveries that are settled together, with their verdicts.
+
+    *failed* are those of the whole batch whose failure is recorded before.
+    """
+
+    settled: Sequence[tuple[QueuedDelivery, Verdict]]
+    failed: list[FailedAttempt] = field(default_factory=list)
 
 
 class Settlement:
     """
     Settles deliveries of *queues*.
 
-    *lanes* are those of an ordered consumer. `retries` publishes the copies.
+    *lanes* are those of an ordered consumer, *recorder* records failures of others. `retries`
+    publishes the copies.
     """
 
     def __init__(
@@ -51,12 +64,14 @@ class Settlement:
         *,
         queues: ConsumerQueues,
         dead_letter_writer: DeadLetterWriter,
+        recorder: FailureRecorder,
         lanes: Lanes | None,
         database_retry: DatabaseRetry,
         telemetry: Telemetry,
     ) -> None:
         self.retries = RetryPublisher(queues, database_retry, telemetry)
         self._dead_letter_writer = dead_letter_writer
+        self._recorder = recorder
         self._lanes = lanes
         self._database_retry = database_retry
         self._telemetry = telemetry
@@ -68,22 +83,27 @@ class Settlement:
         The steps in which to settle *batch*.
 
         Deliveries that need no server are the first; those that need one follow, each for itself:
-        first the database, then a retry queue.
+        first the database, then a retry queue. All failures of the batch are recorded in one
+        statement, before the first copy is published.
         """
         at_once: list[tuple[QueuedDelivery, Verdict]] = []
         written: list[Step] = []
         copied: list[Step] = []
+        failed: list[FailedAttempt] = []
         for queued, verdict in zip(batch, verdicts, strict=True):
             match verdict:
                 case Done() | Filtered() | Parked() | Wait():
                     at_once.append((queued, verdict))
                 case TryAgain() if self._lane_of(queued.delivery) is None:
-                    copied.append([(queued, verdict)])
+                    failed += _failed(queued.delivery, verdict)
+                    copied.append(Step([(queued, verdict)]))
                 case TryAgain() | DeadLetter():
-                    written.append([(queued, verdict)])
+                    written.append(Step([(queued, verdict)]))
                 case _:
                     assert_never(verdict)
-        return [at_once, *written, *copied] if at_once else [*written, *copied]
+        if copied:
+            copied[0].failed = failed
+        return [*([Step(at_once)] if at_once else []), *written, *copied]
 
     async def settle(
         self, subscription: Subscription, step: Step, stop: asyncio.Event
@@ -95,11 +115,13 @@ class Settlement:
         for all if some could not be settled, and the broker has to deliver them again.
         Raises BrokerUnavailable if the subscription is lost.
         """
+        if step.failed:
+            await self._recorder.record(step.failed)
         all_settled = True
         waits: list[timedelta | None] = []
         acks: list[Delivery] = []
         settled: list[tuple[WireMessage, Verdict]] = []
-        for queued, verdict in step:
+        for queued, verdict in step.settled:
             delivery = queued.delivery
             if isinstance(verdict, Wait):
                 waits.append(verdict.delay)
@@ -148,8 +170,16 @@ class Settlement:
             delivery.message,
             reason=verdict.code,
             attempts=verdict.attempt,
+            summary=verdict.summary,
         )
         written = await self._database_retry.run(write, stop)
         if written is None:
             return None
         return verdict if written else DUPLICATE
+
+
+def _failed(delivery: Delivery, verdict: TryAgain) -> list[FailedAttempt]:
+    """The failure behind *verdict*, if a handler has failed."""
+    if verdict.summary is None:
+        return []
+    return [FailedAttempt(delivery.message, verdict.attempt, verdict.delay, verdict.summary)]

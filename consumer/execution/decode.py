@@ -40,6 +40,11 @@ class Attempt:
         """The idempotency key by which it is deduplicated."""
         return self.envelope.idempotency_key
 
+    @property
+    def may_have_failed(self) -> bool:
+        """Whether an attempt before may have failed; a lost ack hides the number of attempts."""
+        return self.number > 1 or self.delivery.redelivered
+
 
 class FilterFailed(Exception):  # noqa: N818 - no error of ours
     """The filter of a handler raised *error* for *message*."""

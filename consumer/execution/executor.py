@@ -40,6 +40,7 @@ from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.errors import driver_errors_translated, is_contention, may_pass
 from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
+from outbox.runtime.error_summary import summary_of
 from outbox.transports.delivery import Delivery
 
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
@@ -114,11 +115,7 @@ class Executor:
         """Like `decode_delivery`; if the filter raises, the attempt has failed."""
         try:
             decoded = decode_delivery(
-                delivery,
-                handler,
-                now=now,
-                oldest=oldest,
-                unsupported_wait=self.unsupported_wait,
+                delivery, handler, now=now, oldest=oldest, unsupported_wait=self.unsupported_wait
             )
         except FilterFailed as failed:
             return self.after_failure(handler, delivery, failed.error, failed.message)
@@ -148,7 +145,8 @@ class Executor:
         if len(attempts) == 1:
             delivery, message = attempts[0].delivery, attempts[0].message
             return [self.after_failure(handler, delivery, outcome, message)]
-        self.telemetry.batch_failed(handler.event_type, outcome, size=len(attempts))
+        summary = summary_of(outcome, package=handler.package)
+        self.telemetry.batch_failed(handler.event_type, outcome, summary, size=len(attempts))
         return await self._handle_each(handler, attempts, after=took)
 
     async def _handle_each(
@@ -250,10 +248,11 @@ class Executor:
     ) -> Verdict:
         """The verdict on *delivery*, at whose *message* an attempt has failed with *error*."""
         number = delivery.headers.failed_attempts + 1
-        self.telemetry.handler_failed(delivery.message, error, attempt=number, message=message)
+        summary = summary_of(error, package=handler.package if handler else None)
+        common: Any = {"message": message, "summary": summary}
+        self.telemetry.handler_failed(delivery.message, error, attempt=number, **common)
         policy = (handler.retry if handler else None) or self.policy
-        jitter = self.jitter()
-        return verdict.after_failure(error, number, policy, jitter=jitter, message=message)
+        return verdict.after_failure(error, number, policy, jitter=self.jitter(), **common)
 
 
 def _now() -> float:

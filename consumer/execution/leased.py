@@ -136,7 +136,11 @@ class Leased:
             try:
                 completed = await self._commit(
                     lambda session: self.leases.complete(
-                        session, attempt.envelope, owner=held.owner, took=took
+                        session,
+                        attempt.envelope,
+                        owner=held.owner,
+                        took=took,
+                        may_have_failed=attempt.may_have_failed,
                     )
                 )
             except DatabaseUnavailable:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.execution.decode import Attempt
 from consumer.message_copies import waiting_since
+from consumer.storage.failing import FailedAttempt, FailingMessages
 from consumer.storage.parked import ParkedMessages
 from consumer.verdict import PARKED, Parked, TryAgain
 from outbox.database.errors import driver_errors_translated
@@ -21,10 +22,11 @@ AT_ONCE = timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Lanes whose waiting messages are rows of *parked*."""
+    """Lanes whose waiting messages are rows of *parked*; *failing* has those that have failed."""
 
     sessions: async_sessionmaker[AsyncSession]
     parked: ParkedMessages
+    failing: FailingMessages
 
     @staticmethod
     def lane_of(delivery: Delivery) -> str | None:
@@ -68,5 +70,8 @@ class Lanes:
                 await self.parked.park(
                     session, message, lane=lane, attempts=attempts, wait=verdict.delay
                 )
+                if verdict.summary is not None:
+                    failed = FailedAttempt(message, attempts, verdict.delay, verdict.summary)
+                    await self.failing.record(session, failed)
                 await shielded(session.commit())
         return PARKED

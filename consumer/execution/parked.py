@@ -31,6 +31,7 @@ from consumer.message import Message
 from consumer.message_copies import retry_copy, waiting_since
 from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import DeadLetterWriter
+from consumer.storage.failing import FailedAttempt
 from consumer.storage.parked import ParkedMessage, ParkedMessages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.database.errors import (
@@ -127,7 +128,10 @@ class ParkedSteps:
         with session_loss_raised(work):
             self._savepoint = await work.savepoint()
             entries = {attempt.key: (attempt.envelope, attempt.number)}
-            if not await work.record_completed(self._context.executor.dedup, entries):
+            dedup = self._context.executor.dedup
+            recorded = await work.record_completed(dedup, entries)
+            await dedup.failing.forget(work.session, entries)
+            if not recorded:
                 await self._savepoint.commit()
                 self.attempted = ParkedResult(DUPLICATE)
 
@@ -186,6 +190,9 @@ class ParkedSteps:
                 changed = await parked.postpone(
                     session, message, attempts=attempts, wait=delay, **changes
                 )
+                if changed and verdict.summary is not None:
+                    failed = FailedAttempt(message.message, attempts, delay, verdict.summary)
+                    await self._context.executor.dedup.failing.record(session, failed)
                 return verdict if changed else None
             case Wait(delay=delay):
                 attempts = message.attempts
@@ -201,6 +208,7 @@ class ParkedSteps:
             self._context.as_delivered(message).message,
             reason=verdict.code,
             attempts=verdict.attempt,
+            summary=verdict.summary,
         )
         return verdict if written else DUPLICATE
 

@@ -3,7 +3,7 @@ The skeleton of every transaction of a consumer, and the transaction of a handle
 
     BEGIN
     guard     choose or lock the messages that may be handled now
-    record    insert their dedup rows; completed messages drop out
+    record    insert their dedup rows; completed messages drop out; forget failures before
     call      the handler: its effects and outgoing events are on the same session
     settle    write the verdicts on the messages
     COMMIT    never interrupted, never timed out
@@ -139,6 +139,7 @@ class HandlerSteps:
         self.was_called = False
         self._fresh: list[Attempt] = []
         self._uncalled: list[Attempt] = []
+        self._has_forgotten = False
         self._durations: dict[str, timedelta] = {}
 
     async def guard(self, work: UnitOfWork) -> bool:
@@ -153,6 +154,9 @@ class HandlerSteps:
             self._dedup, {key: (each.envelope, each.number) for key, each in first.items()}
         )
         self._fresh = [each for each in self._free if each.key in keys and first[each.key] is each]
+        # Before the handler: a statement of its own that failed would fail this one, too.
+        if failed := [each.key for each in self._free if each.may_have_failed]:
+            self._has_forgotten = await self._dedup.failing.forget(work.session, failed)
 
     async def call(self, work: UnitOfWork) -> None:
         self.was_called = True
@@ -163,7 +167,8 @@ class HandlerSteps:
         if not self._handler.takes_list and len(self._durations) < len(self._fresh):
             self._uncalled = [each for each in self._fresh if each.key not in self._durations]
             await self._dedup.forget(work.session, [each.key for each in self._uncalled])
-        return bool(self._fresh) or len(self._free) < len(self._attempts)
+        has_parked = len(self._free) < len(self._attempts)
+        return bool(self._fresh) or has_parked or self._has_forgotten
 
     def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
         raise_unless_failure(error)

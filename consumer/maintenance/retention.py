@@ -9,6 +9,8 @@ stay for `MARGIN` longer, which is more than the clocks of servers differ.
 
 A parked message may wait for longer than the retention, and it may be the second copy of one that
 is completed first. So rows that are younger than the oldest parked message stay as well.
+
+Each round also deletes rows of failing messages that never came again, at the same age.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumer import checks
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
+from consumer.storage.failing import FailingMessages
 from consumer.storage.purge import PURGE_LIMIT, parked_since, purge
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError, DatabaseUnavailable
@@ -54,6 +57,7 @@ class Retention:
         self._engine = engine
         self._consumer = consumer
         self._age = older_than + MARGIN
+        self._failing = FailingMessages(consumer)
         self._ordered = ordered
         self._on_purged = on_purged
         # The end of the last batch: until vacuum runs, the index below it holds deleted rows only,
@@ -91,6 +95,8 @@ class Retention:
         """
         with driver_errors_translated():
             async with self._engine.begin() as connection:
+                if self._since is None:
+                    await self._failing.purge(connection, older_than=self._age)
                 if self._ordered and self._since is None:
                     oldest = await parked_since(connection, self._consumer)
                     self._before = oldest and oldest - MARGIN

@@ -7,6 +7,8 @@ Every SQL statement of a consumer.
     inserted           finds rows that a trigger drops or changes as they are inserted
     begun              counts the redelivered messages that processes have begun
     leases             claims, extends and ends leases
+    failing            records messages whose handler has failed, until they are settled
+    failing_reads      groups, lists and counts them
     parked             parks messages, and finds those that are due
     parked_statements  the statements that find them
     dead_letters       writes to `dead_letters`

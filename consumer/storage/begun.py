@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
-from hashlib import blake2b
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.storage.inserted import raise_not_inserted, verify_inserted
-from consumer.storage.tables import ago, begun_deliveries
+from consumer.storage.tables import ago, begun_deliveries, digest_of
 from consumer.storage.values_table import ValuesTable
 from outbox.database.errors import driver_errors_translated
 from outbox.database_time import database_now
@@ -33,15 +32,9 @@ FORGOTTEN_AFTER = timedelta(days=7)
 
 
 def identity_of(delivery: Delivery) -> str | None:
-    """
-    A digest of the key by which *delivery* is deduplicated; None if it has none.
-
-    A digest, because another program may have put a text of any size and content there.
-    """
+    """A digest of the key by which *delivery* is deduplicated; None if it has none."""
     key = delivery.headers.idempotency_key or delivery.message.message_id
-    if not key:
-        return None
-    return blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return digest_of(key) if key else None
 
 
 class BegunDeliveries:

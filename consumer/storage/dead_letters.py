@@ -2,6 +2,7 @@
 Writing messages of any content to `dead_letters`, and their failure to the dedup store.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -9,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
+from consumer.storage.failing import LastFailure
 from consumer.storage.inserted import verify_inserted
 from outbox.database.errors import driver_errors_translated
 from outbox.errors import UnreadableMessage
+from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.shield import shielded
 from outbox.tables import dead_letters
 from outbox.wire import codec
@@ -28,9 +31,18 @@ class DeadLetterWriter:
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
 
-    async def write(self, message: WireMessage, *, reason: str, attempts: int) -> bool:
+    async def write(
+        self,
+        message: WireMessage,
+        *,
+        reason: str,
+        attempts: int,
+        summary: ErrorSummary | None = None,
+    ) -> bool:
         """
         Write *message* to `dead_letters`, and record in the dedup store that it has failed.
+
+        *summary* is that of the handler's error; without one, the last that was recorded is kept.
 
         A message whose envelope cannot be read has no row in the dedup store.
         Returns False, and writes nothing, if the message is completed and needs no repair.
@@ -38,18 +50,29 @@ class DeadLetterWriter:
         """
         with driver_errors_translated():
             async with self.sessions() as session:
-                written = await self.write_in(session, message, reason=reason, attempts=attempts)
+                written = await self.write_in(
+                    session, message, reason=reason, attempts=attempts, summary=summary
+                )
                 await shielded(session.commit())
                 return written
 
     async def write_in(
-        self, session: AsyncSession, message: WireMessage, *, reason: str, attempts: int
+        self,
+        session: AsyncSession,
+        message: WireMessage,
+        *,
+        reason: str,
+        attempts: int,
+        summary: ErrorSummary | None = None,
     ) -> bool:
         """The same in the transaction of *session*."""
         envelope = _envelope(message)
-        if envelope is not None and not await self.dedup.record_failed(
+        is_completed = envelope is not None and not await self.dedup.record_failed(
             session, envelope, attempt=attempts
-        ):
+        )
+        # It waits for no retry any more, and its dead letter keeps what was recorded.
+        failure = await self.dedup.failing.take(session, message)
+        if is_completed:
             return False
         await write_dead_letter(
             session,
@@ -58,6 +81,8 @@ class DeadLetterWriter:
             queue=self.queue,
             reason=reason,
             attempts=attempts,
+            summary=summary,
+            failure=failure,
         )
         return True
 
@@ -70,18 +95,38 @@ async def write_dead_letter(
     queue: str,
     reason: str,
     attempts: int,
+    summary: ErrorSummary | None = None,
+    failure: LastFailure | None = None,
 ) -> None:
-    """Write *message* to `dead_letters` in the transaction of *session*."""
+    """
+    Write *message* to `dead_letters` in the transaction of *session*.
+
+    *summary* is that of the last error, or else the one of the *failure* before. `first_at` is the
+    time of the first error, and `last_at` the time at which the message became a dead letter.
+    """
     result = await session.execute(
         sa.insert(dead_letters).values(
             source=source,
             queue=queue,
             reason=reason,
             attempts=attempts,
+            **_error_columns(summary, failure),
             **stored_message.to_columns(message),
         )
     )
     verify_inserted(result, dead_letters)
+
+
+def _error_columns(
+    summary: ErrorSummary | None, failure: LastFailure | None
+) -> Mapping[str, object]:
+    last = summary if summary is not None or failure is None else failure.summary
+    columns: dict[str, object] = {}
+    if last is not None:
+        columns |= {"error_class": last.error_class, "error_place": last.place}
+    if failure is not None:
+        columns["first_at"] = failure.first_at
+    return columns
 
 
 def _envelope(message: WireMessage) -> Envelope | None:

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from consumer.storage.failing import FailingMessages
 from consumer.storage.inserted import raise_not_inserted
 from consumer.storage.tables import COMPLETED, FAILED, as_uuid, processed_messages
 from consumer.storage.values_table import ValuesTable
@@ -46,10 +47,15 @@ _COMPLETED_OF_DRIVER = (
 
 
 class Dedup:
-    """The rows of one *consumer* in `processed_messages`."""
+    """
+    The rows of one *consumer* in `processed_messages`.
+
+    `failing` has those of messages that have failed, which are deleted in the same transactions.
+    """
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
+        self.failing = FailingMessages(consumer)
 
     async def record_completed(self, session: AsyncSession, entries: Entries) -> set[str]:
         """

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from consumer.handler import Lease, OnLeaseExpired
+from consumer.storage.failing import FailingMessages
 from consumer.storage.inserted import raise_not_inserted
 from consumer.storage.tables import COMPLETED, FAILED, PROCESSING, as_uuid, processed_messages
 from outbox.database_time import database_now, now_plus
@@ -58,6 +59,7 @@ class Leases:
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
+        self._failing = FailingMessages(consumer)
 
     async def claim(
         self, session: AsyncSession, envelope: Envelope, lease: Lease, *, owner: UUID, attempt: int
@@ -96,10 +98,20 @@ class Leases:
         return await self._write(session, envelope, owner, lease_until=_lease_end(lease))
 
     async def complete(
-        self, session: AsyncSession, envelope: Envelope, *, owner: UUID, took: timedelta
+        self,
+        session: AsyncSession,
+        envelope: Envelope,
+        *,
+        owner: UUID,
+        took: timedelta,
+        may_have_failed: bool = False,
     ) -> bool:
-        """Record that *envelope* is completed. Returns False if *owner* has lost the lease."""
-        return await self._write(
+        """
+        Record that *envelope* is completed. Returns False if *owner* has lost the lease.
+
+        Of a message that *may_have_failed* before, the row that says so is deleted.
+        """
+        completed = await self._write(
             session,
             envelope,
             owner,
@@ -109,6 +121,9 @@ class Leases:
             processing_duration_seconds=took.total_seconds(),
             processed_at=database_now(),
         )
+        if completed and may_have_failed:
+            await self._failing.forget(session, [envelope.idempotency_key])
+        return completed
 
     async def release(self, session: AsyncSession, envelope: Envelope, *, owner: UUID) -> bool:
         """Record that the attempt has failed. Returns False if *owner* has lost the lease."""

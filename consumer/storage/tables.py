@@ -3,6 +3,7 @@ The values in the tables of consumers, which `outbox.consumer_tables` defines.
 """
 
 from datetime import timedelta
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -23,6 +24,7 @@ __all__ = [
     "ago",
     "as_uuid",
     "begun_deliveries",
+    "digest_of",
     "failing_messages",
     "parked_messages",
     "processed_messages",
@@ -42,6 +44,15 @@ def as_uuid(message_id: UUID | str) -> UUID:
     The id itself is the idempotency key of such a message, unless a header names another.
     """
     return message_id if isinstance(message_id, UUID) else uuid5(_OTHER_IDS, message_id)
+
+
+def digest_of(key: str) -> str:
+    """
+    The value of the column `message`, of a message with this idempotency *key*.
+
+    A digest, because another program may have put a text of any size and content there.
+    """
+    return blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def ago(age: timedelta) -> sa.ScalarSelect[Any]:

@@ -165,7 +165,13 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the class and the code of a database *error*; its text may quote rows."""
+    """
+    Return the class of *error*, with the code if it is a database's; its text may quote rows.
+
+    Of a group, it has the class of the group and that of its first error.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return f"{type(error).__name__} of {reason_of(error.exceptions[0])}"
     cause = getattr(error, "orig", None) or error
     state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
     name = type(cause).__name__

@@ -8,6 +8,7 @@ Running a process: what `relay run` and `consumer run` have in common.
     in_memory        metrics whose values no other process shares
     record_types     record types as labels of metrics
     logs             structured logs that contain no health data
+    error_summary    class and place of an error, the only parts of it that are stored
     captured         messages of libraries, of the application and of Python, as log lines
     log_context      fields that every line gets: of the process, and of the handled message
     loggable_ids     ids as they are, or as digests

@@ -25,6 +25,7 @@ from consumer.execution.delivery_batch import DeliveryBatch
 from consumer.handler import Handler
 from consumer.queues import ConsumerQueues
 from consumer.storage.begun import identity_of
+from consumer.storage.failing import FailedAttempt
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
@@ -160,6 +161,7 @@ class DispatcherFixture:
         self.settlement = Settlement(
             queues=ConsumerQueues("q", bindings=["#"], delays=[SECOND]),
             dead_letter_writer=it,
+            recorder=it,
             lanes=None,
             database_retry=database_retry,
             telemetry=telemetry,
@@ -185,6 +187,9 @@ class DispatcherFixture:
         if len(self.dead_letters) <= self.database_failures:
             raise DatabaseUnavailable("unreachable")
         return True
+
+    async def record(self, failed: Sequence[FailedAttempt]) -> None:
+        self.subscription.said.append(("record", *(each.attempt for each in failed)))
 
     async def works(self) -> list[Any]:
         subscription: Any = self.subscription

@@ -20,6 +20,8 @@ _STEPS = (
     (r"INSERT INTO dead_letters\b", "dead_letter"),
     (r"DELETE FROM dead_letters\b", "replay_delete"),
     (r"(INSERT INTO|UPDATE|DELETE FROM) begun_deliveries\b", "count"),
+    (r"INSERT INTO failing_messages\b", "note_failure"),
+    (r"DELETE FROM failing_messages\b", "forget_failure"),
     (r"INSERT INTO parked_messages\b", "park"),
     (r"UPDATE parked_messages\b", "park_longer"),
     (r"DELETE FROM parked_messages\b", "unpark"),
@@ -53,6 +55,8 @@ _WEIGHT = (
     "audit",
     "count",
     "register",
+    "note_failure",
+    "forget_failure",
 )
 """What a transaction is called after: the first of these that it has done."""
 
