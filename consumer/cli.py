@@ -14,6 +14,8 @@ from consumer.contract import files
 from consumer.contract.comparison import Comparison, compare, received
 from consumer.contract.document import document
 from consumer.contract.service import sent_by, version_of
+from consumer.failing import failing as failing_of
+from consumer.failing_view import show_messages
 from consumer.inspection import inspect
 from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
@@ -48,7 +50,6 @@ app = typer.Typer(
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:NAME", help="The consumer, such as myapp.etl:etl.")
 ]
-
 
 _REPORT_EVERY = 100_000  # rows of a purge
 _BELOW_RETENTION = (
@@ -179,6 +180,19 @@ def status(target: Target, *, as_json: commands.AsJson = False) -> None:
         commands.print_json(found)
     else:
         show(console, found)
+
+
+@app.command()
+def failing(
+    target: Target,
+    *,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most N.")] = 100,
+    as_json: commands.AsJson = False,
+) -> None:
+    """List the messages that have failed and wait for their next attempt, the last ones first."""
+    settings, consumer = start(target, servers=["database_url"])
+    found = commands.once(lambda: failing_of(consumer, settings, limit=limit))
+    (commands.print_json if as_json else show_messages)(found)
 
 
 @app.command()

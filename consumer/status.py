@@ -1,5 +1,5 @@
 """
-The status of a consumer: processed messages, queues, parked messages, dead letters. Read only.
+The status of a consumer: processed, failing, parked and dead-lettered messages. Read only.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from consumer.consumer import Consumer
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dedup_statistics import Statistics, oldest_row, statistics
+from consumer.storage.failing_reads import FailingGroup, groups
 from consumer.storage.parked import ParkedMessages
 from outbox.database import migrate, privileges, row_access
 from outbox.dead_letters.source import reading
@@ -77,6 +78,7 @@ class Status:
 
     Args:
         processed: The number of rows in the dedup store.
+        failing: Messages that wait for their next attempt, by type, error and place.
         parked: None for a consumer that is not ordered and has no parked messages.
 
     """
@@ -87,6 +89,7 @@ class Status:
     last_24_hours: dict[str, TypeStatus]
     queues: list[QueueState]
     dead_letters: list[ReasonCount]
+    failing: list[FailingGroup]
     parked: ParkedStatus | None
     dedup: DedupStatus
 
@@ -110,6 +113,7 @@ async def read_status(
         found = await statistics(connection, name)
         oldest = await oldest_row(connection, name)
         reason_counts = await DeadLetters(name).reason_counts(connection)
+        failing = await groups(connection, name)
         parked = ParkedStatus(*await ParkedMessages(name).waiting(connection))
     return Status(
         consumer=name,
@@ -118,6 +122,7 @@ async def read_status(
         last_24_hours=_by_type(found),
         queues=await _states(broker, asked, queues),
         dead_letters=reason_counts,
+        failing=failing,
         parked=parked if parked.messages or queues.single_active else None,
         dedup=DedupStatus(oldest, retention, horizon),
     )

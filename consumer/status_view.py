@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from rich.console import Console
 
+from consumer.failing_view import show_groups
 from consumer.status import QueueState, Status
 from outbox.cli import console as commands
 from outbox.cli import dead_letter_view
@@ -26,6 +27,7 @@ def show(console: Console, status: Status) -> None:
     commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
     if held := [(each.queue, each.held) for each in status.queues if each.held]:
         commands.show_lines("held, since no other queue takes them", ("queue", "messages"), held)
+    show_groups(status.failing)
     dead_letter_view.reason_counts(console, status.dead_letters)
     if status.parked is not None:
         commands.show(

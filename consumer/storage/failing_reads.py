@@ -25,8 +25,8 @@ class FailingGroup:
     Messages of one type whose last error has this class and this place.
 
     Args:
-        first: How long ago the first one failed for the first time.
-        last: How long ago the last one failed.
+        first_failure: How long ago the first of their failures was.
+        last_failure: How long ago the last one was.
         next_due: When the next attempt at one of them is due; None if all of them are overdue.
 
     """
@@ -35,8 +35,8 @@ class FailingGroup:
     error: str
     place: str
     messages: int
-    first: timedelta
-    last: timedelta
+    first_failure: timedelta
+    last_failure: timedelta
     next_due: timedelta | None
 
 
@@ -53,8 +53,8 @@ class FailingMessage:
     attempts: int
     error: str
     place: str
-    first: timedelta
-    last: timedelta
+    first_failure: timedelta
+    last_failure: timedelta
     due: timedelta
 
 
@@ -82,8 +82,8 @@ async def groups(connection: AsyncConnection, consumer: str) -> list[FailingGrou
             error=row.error_class,
             place=row.error_place,
             messages=row.messages,
-            first=_since(row.first_at, row.now),
-            last=_since(row.last_at, row.now),
+            first_failure=_since(row.first_at, row.now),
+            last_failure=_since(row.last_at, row.now),
             next_due=None if row.due_at is None else row.due_at - row.now,
         )
         for row in found
@@ -104,8 +104,8 @@ async def listed(
             attempts=row.attempts,
             error=row.error_class,
             place=row.error_place,
-            first=_since(row.first_at, row.now),
-            last=_since(row.last_at, row.now),
+            first_failure=_since(row.first_at, row.now),
+            last_failure=_since(row.last_at, row.now),
             due=row.due_at - row.now,
         )
         for row in rows

@@ -89,10 +89,12 @@ def _is_application(frame: FrameType, package: str | None) -> bool:
     top = _module(frame.f_globals).partition(".")[0]
     if package is not None and top == package:
         return True
-    if top in _OURS or top in sys.stdlib_module_names:
+    if not top or top in _OURS or top in sys.stdlib_module_names:
         return False
-    # The code of an extension module has a path of its own, in which the directory is missing.
-    files = (frame.f_code.co_filename, frame.f_globals.get("__file__"))
+    # The code of an extension module has a path of its own, in which the directory is missing, and
+    # code that a library makes has none: then the module and the package say where they are.
+    package_file = getattr(sys.modules.get(top), "__file__", None)
+    files = (frame.f_code.co_filename, frame.f_globals.get("__file__"), package_file)
     return not any(isinstance(file, str) and _INSTALLED.search(file) for file in files)
 
 

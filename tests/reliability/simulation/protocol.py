@@ -11,6 +11,7 @@ _PURGING = ("purge", "commit_purge")
 _CONSUMING = ("subscribe", "deliver", "begin", "ack", "copy", "record")
 _COUNTING = ("count", "commit_count")
 _DEAD_LETTERING = ("dead_letter", "commit_dead_letter")
+_FAILING = ("note_failure", "commit_note_failure", "forget_failure")
 
 STEPS = {
     # Events and the business rows that they describe, in one transaction.
@@ -28,6 +29,7 @@ STEPS = {
         *_CONSUMING,
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
+        *_FAILING,
         *_DEAD_LETTERING,
         *_COUNTING,
         *_PURGING,
@@ -38,6 +40,7 @@ STEPS = {
         *_CONSUMING,
         *("handle", "effect", "commit_effect"),
         *("duration", "commit_duration"),
+        *_FAILING,
         *("park", "commit_park", "look_for_parked", "savepoint", "unpark", "commit_unpark"),
         *_DEAD_LETTERING,
         *_COUNTING,
@@ -48,6 +51,7 @@ STEPS = {
         *_TO_BE_READY,
         *_CONSUMING,
         *("lease", "commit_lease", "handle"),
+        *_FAILING,
         *_DEAD_LETTERING,
         *_COUNTING,
         *_PURGING,
@@ -56,7 +60,7 @@ STEPS = {
     "operator": (
         *("begin", "look", "connect", "look_for_letters"),
         *("audit", "commit_audit", "publish", "add", "replay_delete", "commit_replay_delete"),
-        *_PURGING,
+        *("forget_failure", *_PURGING),
     ),
 }
 
