@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from consumer.storage.tables import ago, digest_of, failing_messages
 from consumer.storage.values_table import ValuesTable
-from outbox.database.engine import NOT_DURABLE
+from outbox.database.engine import NOT_DURABLE, waiting_at_most
 from outbox.database.errors import with_deadline
 from outbox.database_time import database_now, now_plus
 from outbox.errors import UnreadableMessage
@@ -68,7 +68,12 @@ class FailingMessages:
         SQLite. Raises DatabaseUnavailable.
         """
         is_postgres = engine.dialect.name == "postgresql"
-        options = {"isolation_level": "AUTOCOMMIT"} if is_postgres else NOT_DURABLE
+        options: dict[str, Any] = (
+            {"isolation_level": "AUTOCOMMIT"}
+            if is_postgres
+            # A deadline does not end a wait in the thread of SQLite.
+            else NOT_DURABLE | waiting_at_most(RECORDED_WITHIN)
+        )
         async with with_deadline(RECORDED_WITHIN), engine.connect() as connection:
             await connection.execution_options(**options)
             await self._record(connection, failed)

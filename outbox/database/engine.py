@@ -20,6 +20,11 @@ NOT_DURABLE = {"sqlite_durable": False}
 """Execution options for transactions that a loss of power may undo, on SQLite only."""
 
 
+def waiting_at_most(wait: timedelta) -> dict[str, float]:
+    """Return execution options for transactions that wait for other writers of SQLite."""
+    return {"sqlite_busy_seconds": wait.total_seconds()}
+
+
 def create_engine(
     url: URL,
     *,

@@ -31,7 +31,8 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
     Return an engine for the file of *url*, and create the file if it is missing and *create*.
 
     Transactions begin IMMEDIATE unless the execution option `sqlite_begin` says otherwise. Their
-    commits wait for the disk unless `sqlite_durable` is false.
+    commits wait for the disk unless `sqlite_durable` is false, and they wait for other writers as
+    long as `sqlite_busy_seconds` says.
     Raises ConfigurationError if the file may also be opened by a name in another place, and
     SchemaMismatch if it does not exist and is not created.
     """
@@ -90,6 +91,7 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
         options = connection.get_execution_options()
         driver: Any = connection.connection.driver_connection
         driver.is_durable = options.get("sqlite_durable", True)
+        driver.busy_seconds = options.get("sqlite_busy_seconds", BUSY_SECONDS)
         mode = options.get("sqlite_begin", "IMMEDIATE")
         connection.exec_driver_sql(f"BEGIN {mode}")
 

@@ -1,7 +1,7 @@
 """
 The class and the place of an error, the only parts of it that are stored: pure.
 
-    class   `KeyError`, `UniqueViolationError 23505`, `ExceptionGroup of KeyError`
+    class   `KeyError`, `IntegrityError 23505`, `ExceptionGroup of KeyError`
     place   `myapp/etl.py:42 in load`, the innermost line of the application
 
 Neither has the text of the error, because texts quote values, nor the directory of the host. The

@@ -26,7 +26,8 @@ _EXPANDED = {
 MEANINGS = {
     "arguments_not_compared": "`of` exists, but the broker's user may not compare its arguments; "
     "see [Running](../how-to/run.md#queues-that-exist).",
-    "batch_failed": "A batch was rolled back; its messages are tried alone, or in smaller ones.",
+    "batch_failed": "A batch was rolled back; its messages are tried alone, or in smaller ones. "
+    "`place` is the innermost line of the application.",
     "batch_partly_failed": "How many events of a batch were sent, and how many were not, by "
     "status.",
     "batch_published": "All events of a batch were sent.",
@@ -34,8 +35,9 @@ MEANINGS = {
     "published the slower way; see "
     "[How the relay publishes](../explanation/publishing.md#when-the-client-library-changes).",
     "background_work_failed": "Periodic work beside the main loop failed, and is tried again: the "
-    "relay's `promote` or `sample`, the consumer's `purge` or `dead_queue`, `dead_letters`, which "
-    "counts and purges them, or `verify`, a check of the database; once for each reason.",
+    "relay's `promote` or `sample`, the consumer's `purge`, `dead_queue`, `record_failures` or "
+    "`sample_failing`, `dead_letters`, which counts and purges them, or `verify`, a check of the "
+    "database; once for each reason.",
     "configuration_refused": "The process exits with 2; `problem` says what cannot work.",
     "consumer_started": "The consumer handles messages.",
     "copy_not_taken": "The broker does not take the copy of a message, for a retry or a requeue: "
@@ -49,7 +51,7 @@ MEANINGS = {
     "event_dead_lettered": "A row of the outbox moved to `dead_letters`; `row` was its id there.",
     "frame_deliveries_unavailable": "The installed aiormq lacks `missing`, so deliveries are read "
     "the slower way; see [Tuning](../how-to/tune.md#receiving-from-rabbitmq).",
-    "handler_failed": "An attempt failed.",
+    "handler_failed": "An attempt failed. `place` is the innermost line of the application.",
     "hook_failed": "A hook of the application raised an error, took too long, or was not called.",
     "lease_lost": "A lease ended while its handler worked; the handler was cancelled.",
     "library_message": "A driver or client, or a logger in `MQ_REDACTED_LOGGERS`, logged "

@@ -12,7 +12,7 @@ import consumer.testing
 import outbox
 import outbox.testing
 from consumer.handler import Options
-from consumer.storage.tables import parked_messages, processed_messages
+from consumer.storage.tables import failing_messages, parked_messages, processed_messages
 from outbox import tables
 from outbox.wire import headers as wire
 from tests.reference import markdown
@@ -58,6 +58,7 @@ _TABLES = (
     tables.audit_log,
     processed_messages,
     parked_messages,
+    failing_messages,
 )
 
 

@@ -1,5 +1,5 @@
 """
-A consumer whose worker runs in the process of the test.
+A consumer whose tasks run in the process of the test.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def running(
         CollectorRegistry(), source=consumer.name, queue="q", known=consumer.handlers
     )
     tasks = assembly.assemble(consumer, loaded, engine, telemetry=telemetry, health=Health())
-    working = asyncio.create_task(tasks.worker.run(stop))
+    working = asyncio.create_task(tasks.run(stop))
     try:
         yield engine
     finally:

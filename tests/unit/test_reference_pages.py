@@ -81,7 +81,7 @@ def test_log_events_have_the_fields_of_their_calls():
     events = {event.name: event for event in log_events.log_events()}
 
     assert events["handler_failed"].fields == (
-        *("type", "attempt", "message_id", "correlation_id"),
+        *("type", "attempt", "place", "message_id", "correlation_id"),
         *("error", "at"),
     )
     assert events["consumer_started"].fields == ("consumer", "queue", "database")

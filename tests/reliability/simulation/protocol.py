@@ -10,8 +10,9 @@ _TO_BE_READY = ("look", "register", "commit_register", "declare", "connect")
 _PURGING = ("purge", "commit_purge")
 _CONSUMING = ("subscribe", "deliver", "begin", "ack", "copy", "record")
 _COUNTING = ("count", "commit_count")
+# Durations and failures, for people: they may be missing.
+_NOTING = ("note", "commit_note")
 _DEAD_LETTERING = ("dead_letter", "commit_dead_letter")
-_FAILING = ("note_failure", "commit_note_failure", "forget_failure")
 
 STEPS = {
     # Events and the business rows that they describe, in one transaction.
@@ -28,8 +29,7 @@ STEPS = {
         *_TO_BE_READY,
         *_CONSUMING,
         *("handle", "effect", "commit_effect"),
-        *("duration", "commit_duration"),
-        *_FAILING,
+        *_NOTING,
         *_DEAD_LETTERING,
         *_COUNTING,
         *_PURGING,
@@ -39,8 +39,7 @@ STEPS = {
         *_TO_BE_READY,
         *_CONSUMING,
         *("handle", "effect", "commit_effect"),
-        *("duration", "commit_duration"),
-        *_FAILING,
+        *_NOTING,
         *("park", "commit_park", "look_for_parked", "savepoint", "unpark", "commit_unpark"),
         *_DEAD_LETTERING,
         *_COUNTING,
@@ -51,7 +50,7 @@ STEPS = {
         *_TO_BE_READY,
         *_CONSUMING,
         *("lease", "commit_lease", "handle"),
-        *_FAILING,
+        *_NOTING,
         *_DEAD_LETTERING,
         *_COUNTING,
         *_PURGING,
@@ -60,7 +59,7 @@ STEPS = {
     "operator": (
         *("begin", "look", "connect", "look_for_letters"),
         *("audit", "commit_audit", "publish", "add", "replay_delete", "commit_replay_delete"),
-        *("forget_failure", *_PURGING),
+        *_PURGING,
     ),
 }
 
