@@ -16,10 +16,12 @@ import outbox
 from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import record_durations
+from consumer.storage.failing import FailedAttempt, FailingMessages
 from consumer.storage.parked import ParkedMessages
 from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
 from outbox.database_time import now_plus
+from outbox.runtime.error_summary import ErrorSummary
 from outbox.tables import outbox as table
 from outbox.transports.base import Outcome
 from outbox.wire import row_codec
@@ -80,6 +82,20 @@ async def park(engine: AsyncEngine) -> None:
         )
 
 
+async def fail(engine: AsyncEngine, messages: int) -> None:
+    error = ErrorSummary("KeyError", "myapp/etl.py:42 in load")
+    failed = [
+        FailedAttempt(
+            on_the_wire(an_event(idempotency_key=f"{LEAK_MARKER}{n}"), exchange="x"),
+            2,
+            HOUR,
+            error,
+        )
+        for n in range(messages)
+    ]
+    await FailingMessages("effects").record_at_once(engine, failed)
+
+
 PUBLIC_API = (REPOSITORY / "docs" / "reference" / "public-api.md").read_text()
 PLACEHOLDERS = {"by_status": "STATUS", "last_24_hours": "TYPE"}
 
@@ -116,11 +132,19 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
         a_dead_letter(source="audit"),
     )
     await park(engine)
+    await fail(engine, 3)
 
     status: dict[str, Any] = json.loads(run("consumer", "status", TARGET, "--json"))
 
     assert keys(status) == documented_keys("consumer status")
     assert (status["consumer"], status["processed"]) == ("effects", 3)
+    [failing] = status["failing"]
+    assert (failing["type"], failing["error"], failing["place"], failing["messages"]) == (
+        *("test.happened", "KeyError", "myapp/etl.py:42 in load"),
+        3,
+    )
+    assert 0 < failing["next_due_seconds"] <= 3_600
+    assert failing["last_failure_seconds"] <= failing["first_failure_seconds"] < 60
     assert status["by_status"] == {"completed": 3}
     assert status["last_24_hours"] == {
         "test.happened": {"completed": 2, "mean_duration_seconds": 1.5}
@@ -314,3 +338,20 @@ async def test_the_status_shows_what_is_held_while_the_dead_queue_is_missing(
     checked = await run.run("consumer", "check", TARGET)
     assert checked.code == 2
     assert f"queue {queue}.dead does not exist" in checked.err
+
+
+async def test_failing_messages_are_grouped_and_listed_for_people_and_for_programs(run, engine):
+    """Without a broker: it may be unavailable, and the rows are in the database."""
+    assert "waiting for the next attempt" in run("consumer", "failing", TARGET)
+    await fail(engine, 3)
+
+    listed = json.loads(run("consumer", "failing", TARGET, "--limit", "2", "--json"))
+    shown = run("consumer", "failing", TARGET)
+    status = run("consumer", "status", TARGET)
+
+    assert keys(listed[0]) == documented_keys("consumer failing")
+    assert [(each["attempts"], each["error"]) for each in listed] == [(2, "KeyError")] * 2
+    assert all(each["message_id"] in shown for each in listed)
+    for output in (shown, status):
+        assert "myapp/etl.py:42 in load" in output
+        assert "59m" in output

@@ -261,9 +261,18 @@ MUTANTS = (
         "keeps_acks_until_a_copy_is_taken",
         "a retry queue that is full keeps the messages handled beside a failed one unsettled",
         "consumer/dispatch/settlement.py",
-        "        return [at_once, *written, *copied] if at_once else [*written, *copied]\n",
-        "        return [[each for step in (*copied, *written, at_once) for each in step]]\n",
+        "        return [*([Step(at_once)] if at_once else []), *written, *copied]\n",
+        "        steps = (*copied, *written, Step(at_once))\n"
+        "        return [Step([each for step in steps for each in step.settled])]\n",
         Suite(("tests/unit/test_dispatcher.py",)),
+    ),
+    Mutant(
+        "waits_until_a_failure_is_recorded",
+        "a message is not retried while the database cannot record why it failed",
+        "consumer/dispatch/failure_recorder.py",
+        "            problem = error\n",
+        "            raise\n",
+        Suite(("tests/contracts/test_failing_messages.py",)),
     ),
     Mutant(
         "keeps_strikes_of_settled_messages",
