@@ -30,6 +30,7 @@ from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential
 from outbox.errors import DatabaseUnavailable
+from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.probes import Health
 from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery, DeliveryBuffer
@@ -507,6 +508,30 @@ async def test_a_dispatcher_without_a_startable_message_does_not_poll(monkeypatc
     await fixture.works()
 
     assert looks < 50
+
+
+async def test_failures_of_a_batch_are_recorded_at_once_after_the_acks_and_before_the_copies():
+    summary = ErrorSummary("KeyError", "myapp/etl.py:42 in load")
+    failed = TryAgain(1, SECOND, summary=summary)
+    early = TryAgain(1, SECOND, failed=False)
+    verdicts = [DONE, failed, early, failed]
+
+    async def make(unit: DeliveryBatch) -> list[Verdict]:
+        fixture.stop.set()
+        return verdicts[: len(unit.deliveries)]
+
+    fixture = DispatcherFixture(
+        UnlimitedSubscription(*map(a_delivery, (1, 2, 3, 4))),
+        make,
+        batch_size=4,
+        starts_slowly=False,
+    )
+
+    assert await fixture.works() == [
+        ("ack", 1),
+        ("record", 1, 1),
+        *(("replace", tag, "acked") for tag in (2, 3, 4)),
+    ]
 
 
 async def test_the_neighbours_of_a_message_do_not_wait_until_the_retry_queue_takes_its_copy():
