@@ -15,12 +15,12 @@ from consumer import checks
 from consumer.batch_sizes import BatchSizes
 from consumer.bound import Bound, bind
 from consumer.consumer import Consumer
-from consumer.database_retry import DatabaseRetry
+from consumer.database_retry import FIRST_PAUSE, DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.dispatcher import Dispatcher
 from consumer.dispatch.failure_recorder import FailureRecorder
 from consumer.dispatch.parked_strikes import ParkedStrikes
-from consumer.dispatch.parked_worker import ParkedWorker
+from consumer.dispatch.parked_worker import LANES_AT_ONCE, ParkedWorker
 from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.strikes import Strikes
 from consumer.dispatch.turns import InTurn, Turns
@@ -29,6 +29,7 @@ from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
 from consumer.execution.parked import ParkedContext
+from consumer.execution.traced_executor import traced, traced_calls
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.lifespan import entered
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
@@ -44,6 +45,7 @@ from consumer.storage.leases import Leases
 from consumer.storage.parked import ParkedMessages
 from consumer.tasks import Tasks
 from consumer.telemetry import Telemetry
+from consumer.tracing import tracing_of
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
@@ -55,8 +57,6 @@ from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import management, transport
 
 USUAL_METRICS_PORT = 8002
-LANES_AT_ONCE = 2
-FIRST_PAUSE = timedelta(milliseconds=200)
 
 
 def role(consumer: Consumer) -> str:
@@ -160,7 +160,6 @@ def assemble(
     database_retry = DatabaseRetry(
         reconnect=reconnect, telemetry=telemetry, health=health, jitter=jitter
     )
-    batch_sizes = BatchSizes(bound.handlers)
     executor = Executor(
         units=units,
         sessions=sessions,
@@ -172,8 +171,10 @@ def assemble(
         unsupported_wait=settings.unsupported_wait,
         telemetry=telemetry,
         jitter=jitter,
-        batch_sizes=batch_sizes,
+        batch_sizes=BatchSizes(bound.handlers),
     )
+    tracing = tracing_of(consumer.name, consumer_queues.name, settings, telemetry)
+    attempts = traced(executor, tracing)
     begun, turns = BegunDeliveries(consumer.name, sessions), Turns() if lanes else None
     settlement = Settlement(
         queues=consumer_queues,
@@ -188,10 +189,10 @@ def assemble(
             bound.handlers,
             lane_of=lanes.lane_of if lanes else None,
             limit=settings.delivery_limit,
-            sizes=batch_sizes,
+            sizes=executor.batch_sizes,
         ),
-        executor=InTurn(executor, turns) if turns else executor,
-        strikes=Strikes(begun, executor, database_retry, turns),
+        executor=InTurn(attempts, turns) if turns else attempts,
+        strikes=Strikes(begun, attempts, database_retry, turns),
         settlement=settlement,
         database_retry=database_retry,
         concurrency=concurrency,
@@ -202,7 +203,7 @@ def assemble(
     parked_worker = None
     if lanes is not None and turns is not None:
         context = ParkedContext(
-            handlers=bound.handlers,
+            handlers=traced_calls(bound.handlers, tracing),
             queue=consumer_queues.name,
             executor=executor,
             parked=parked,
@@ -216,7 +217,7 @@ def assemble(
             database_retry=database_retry,
         )
     return Tasks(
-        executor=executor,
+        executor=attempts,
         settlement=settlement,
         worker=Worker(
             transport=broker_transport,

@@ -18,6 +18,8 @@ from outbox.errors import DatabaseUnavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 
+FIRST_PAUSE = timedelta(milliseconds=200)
+
 LONGEST = timedelta(minutes=10)
 """A third of RabbitMQ's default consumer timeout, after which it closes the channel."""
 

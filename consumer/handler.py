@@ -161,12 +161,16 @@ class Handler:
 
     def bound(self, middleware: Sequence[Function], value: object) -> "Handler":
         """Return the handler as it is called: with *middleware*, and resources from *value*."""
-        handler = replace(self)
         function = Declared(self.function, self.resources).bound(value)
         called = around(
             function, middleware, event_type=self.event_type, takes_list=self.takes_list
         )
-        object.__setattr__(handler, "call", called)
+        return self.called_by(called)
+
+    def called_by(self, call: Function) -> "Handler":
+        """Return the handler with another *call*."""
+        handler = replace(self)
+        object.__setattr__(handler, "call", call)
         return handler
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.worker import Worker
-from consumer.execution.executor import Executor
+from consumer.execution.delivery_batch import BatchExecutor
 from consumer.hooks import Hooks
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
 from consumer.maintenance.failing_sampler import FailingSampler
@@ -27,7 +27,7 @@ class Tasks:
     *executor* and *settlement* are those of *worker*, for a caller that takes each step itself.
     """
 
-    executor: Executor
+    executor: BatchExecutor
     settlement: Settlement
     worker: Worker
     dead_letter_worker: DeadLetterQueueWorker

@@ -6,7 +6,7 @@ types, configured record types, reason codes, configured delays.
 """
 
 import collections
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -123,6 +123,7 @@ class Telemetry:
         self.copy = CopyReport(self._log, registry, health or Health()).copy
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()
+        self.trace_settled: Callable[[WireMessage, TryAgain | DeadLetter], None] = lambda *_: None
 
     def call_hooks(
         self, on_failure: Sequence[HookFunction], on_dead_letter: Sequence[HookFunction]
@@ -201,6 +202,7 @@ class Telemetry:
             if isinstance(verdict, TryAgain):
                 delay = f"{verdict.delay.total_seconds():g}"
                 self._scheduled.labels(*self._kind(message), delay).inc()
+                self.trace_settled(message, verdict)
             elif isinstance(verdict, DeadLetter):
                 self._dead_lettered(message, verdict)
         for (event_type, routing_key, status), count in counts.items():
@@ -234,6 +236,7 @@ class Telemetry:
             attempt=verdict.attempt,
             **ids_of(message),
         )
+        self.trace_settled(message, verdict)
         self.hooks.dead_lettered(
             DeadLettered(
                 reason=verdict.code,

@@ -5,10 +5,12 @@ These functions never flush, commit or open a transaction: the events commit or 
 with the caller's other writes.
 """
 
-from typing import Protocol, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeAlias
 
 import sqlalchemy as sa
 
+from outbox import tracing
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent, SupportsEventType
 from outbox.payload import is_model
@@ -40,6 +42,8 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
     class names its `event_type`, and has no method `to_event` that returns an event, if the
     transaction has ended or failed, as in a listener of `after_commit`, or if the session has
     several engines and none for the outbox.
+
+    If the program traces with OpenTelemetry, each event gets a span and carries its context.
     """
     if not callable(getattr(session, "add", None)):
         raise InvalidEvent("session", "must be a Session or an AsyncSession")
@@ -49,8 +53,8 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
 
     check(session)
     row = written_row()
-    for event in events:
-        session.add(row(**to_row(_event(event))))
+    for values in _rows(events):
+        session.add(row(**values))
 
 
 def insert(*events: Recordable) -> sa.Insert:
@@ -61,7 +65,15 @@ def insert(*events: Recordable) -> sa.Insert:
     """
     if not 1 <= len(events) <= MAX_INSERT:
         raise InvalidEvent("events", f"must be 1 to {MAX_INSERT} in one insert")
-    return sa.insert(written().table).values([to_row(_event(event)) for event in events])
+    return sa.insert(written().table).values(list(_rows(events)))
+
+
+def _rows(events: Iterable[Recordable]) -> Iterable[dict[str, Any]]:
+    """The values of the rows of *events*; with trace contexts, if the program traces."""
+    rows = (to_row(_event(event)) for event in events)
+    if (tracer := tracing.tracer_of_program()) is None:
+        return rows
+    return (tracing.recorded(row, tracer) for row in rows)
 
 
 def _event(recordable: Recordable) -> Event:

@@ -39,6 +39,7 @@ from relay.storage.base import OutboxStore
 from relay.storage.gated import GatedStore
 from relay.storage.settlement import SOURCE
 from relay.telemetry import Telemetry
+from relay.tracing import traced
 from relay.wakeup import Polling, WakeSignal, Wakeup
 
 ROLE = "relay"
@@ -174,7 +175,7 @@ def assemble(
     """Build the relay between *store* and *publisher*."""
     return Relay(
         store=store,
-        publisher=publisher,
+        publisher=traced(publisher, settings, telemetry),
         wakeup=wakeup,
         wake_signal=wake_signal,
         exchange=settings.main_exchange,

@@ -6,7 +6,7 @@ codes, some types and configured record types, never ids, keys or users.
 """
 
 from collections import Counter as Tally
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -42,7 +42,7 @@ _REASONS = {
 
 
 class Telemetry:
-    """Logs and counts the events of one relay."""
+    """Logs and counts the events of one relay; `trace_settled` gets rows that were not deleted."""
 
     def __init__(
         self, registry: CollectorRegistry, *, exchange: str, record_types: Collection[str] = ()
@@ -138,6 +138,7 @@ class Telemetry:
             registry, source=SOURCE, codes=_REASONS, other="other"
         )
         CertificateMetrics(registry)
+        self.trace_settled: Callable[[Sequence[Verdict]], None] | None = None
 
     def published(
         self, rows: Sequence[Row], outcomes: Mapping[int, Outcome], *, took: timedelta
@@ -155,6 +156,10 @@ class Telemetry:
     def settled(self, verdicts: Sequence[Verdict]) -> None:
         """A batch was settled."""
         others = [verdict for verdict in verdicts if not isinstance(verdict, Delete)]
+        statuses = Tally({_SUCCESS: len(verdicts) - len(others)})
+        statuses.update(map(_status, others))
+        if self.trace_settled is not None:
+            self.trace_settled(others)
         for verdict in others:
             match verdict:
                 case DeadLetter():

@@ -22,6 +22,7 @@ from outbox.errors import SessionLost
 from outbox.runtime.service import pause
 
 POLL_EVERY = timedelta(seconds=1)
+LANES_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,12 @@ _OPAQUE = re.compile(
 def loggable(identifier: UUID | str, *, key: bytes = _KEY) -> str:
     """Return *identifier* if its form shows that it is random, else its digest with *key*."""
     text = str(identifier)
-    return text if _OPAQUE.fullmatch(text) else digest(text, key=key)
+    return text if is_loggable(text) else digest(text, key=key)
+
+
+def is_loggable(identifier: UUID | str) -> bool:
+    """Return whether the form of *identifier* shows that it is random."""
+    return _OPAQUE.fullmatch(str(identifier)) is not None
 
 
 def digest(text: str, *, key: bytes = _KEY) -> str:
