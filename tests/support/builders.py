@@ -14,6 +14,9 @@ AN_INSTANT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LEAK_MARKER = "canary-of-health-data"
 """Health data that tests plant in bodies and keys; it must never appear anywhere else."""
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+"""As in the examples of W3C Trace Context; the producer's trace is recorded."""
+
 
 def an_event(**changes: Any) -> Event:
     values: dict[str, Any] = {"type": "test.happened", "payload": {"number": 1}}

@@ -27,6 +27,7 @@ from outbox.wire.headers import (
     RECORDED_AT_HEADER,
     VERSION_HEADER,
 )
+from tests.support.builders import TRACEPARENT
 
 BODY_MAX = 64
 
@@ -73,12 +74,12 @@ COMMON_HEADERS = {
     OCCURRED_AT_HEADER: "2026-01-02T03:04:05.678901+00:00",
     RECORDED_AT_HEADER: 1_767_323_045,
 }
+TRACED_HEADERS = {"traceparent": TRACEPARENT, **COMMON_HEADERS}
 
 
-def test_a_message_of_the_relay_fits_a_layout(monkeypatch):
-    message = a_message(
-        type="t", message_id=str(UUID(int=1)), timestamp=EPOCH, headers=COMMON_HEADERS
-    )
+@pytest.mark.parametrize("headers", [COMMON_HEADERS, TRACED_HEADERS], ids=["plain", "traced"])
+def test_a_message_of_the_relay_fits_a_layout(monkeypatch, headers):
+    message = a_message(type="t", message_id=str(UUID(int=1)), timestamp=EPOCH, headers=headers)
     monkeypatch.delattr(frame_layout, "publish_frames")
 
     ours = b"".join(message_frames(message, channel=1, body_max=BODY_MAX))
@@ -116,6 +117,7 @@ def test_the_frames_are_those_of_pamqp(message, channel):
     assert ours == by_pamqp(message, channel)
 
 
+parents = st.sampled_from([TRACEPARENT, TRACEPARENT[:-1], "ü" * 55, "ü" * 27 + "t"]) | plain_values
 # As the relay makes most of its messages, and nearly so.
 common_messages = st.builds(
     a_message,
@@ -128,13 +130,8 @@ common_messages = st.builds(
     content_encoding=optional_text,
     priority=st.none() | st.integers(0, 255),
     headers=st.builds(
-        lambda *values: dict(
-            zip(
-                (VERSION_HEADER, IDEMPOTENCY_KEY_HEADER, OCCURRED_AT_HEADER, RECORDED_AT_HEADER),
-                values,
-                strict=True,
-            )
-        ),
+        lambda parent, *values: {**parent, **dict(zip(COMMON_HEADERS, values, strict=True))},
+        st.just({}) | st.builds(lambda text: {"traceparent": text}, parents),
         st.just(1) | st.just(True) | plain_values,
         short_text | plain_values,
         st.just("2026-01-02T03:04:05.678901+00:00") | st.just("ü" * 32) | plain_values,
@@ -188,6 +185,7 @@ def test_the_frames_that_a_layout_gives_are_those_of_pamqp(message, channel):
                 {"priority": 256},
                 {"timestamp": datetime(1900, 1, 1, tzinfo=UTC)},
                 {"headers": {**COMMON_HEADERS, IDEMPOTENCY_KEY_HEADER: "\ud800"}},
+                {"headers": {**TRACED_HEADERS, "traceparent": "\ud800" * 55}},
             )
         ),
     ],

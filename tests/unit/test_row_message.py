@@ -13,8 +13,9 @@ from outbox.errors import UnreadableMessage
 from outbox.payload import MAX_BODY_BYTES
 from outbox.wire import row_message
 from outbox.wire.codec import WireMessage
-from tests.support.builders import AN_INSTANT
+from tests.support.builders import AN_INSTANT, TRACEPARENT
 
+TRACED = f'{{"traceparent": "{TRACEPARENT}"}}'
 EAST = timezone(timedelta(hours=9))
 
 odd_values = st.one_of(
@@ -95,6 +96,11 @@ def exact(result: object) -> object:
 @example({"exchange": 1})
 @example({"priority": None})
 @example({"headers": '{"source": "s"}'})
+@example({"headers": TRACED})
+@example({"headers": TRACED, "ordering_key": "k"})
+@example({"headers": TRACED.replace("-01", "-0A")})
+@example({"headers": TRACED.replace("}", ', "source": "s"}')})
+@example({"headers": {"traceparent": TRACEPARENT}})
 def test_both_ways_make_the_same_message_and_refuse_the_same_rows(changes):
     row = a_row(**changes)
 
@@ -111,6 +117,7 @@ def test_both_ways_make_the_same_message_and_refuse_the_same_rows(changes):
         {"correlation_id": "c"},
         {"exchange": "other"},
         {"priority": "high"},
+        {"headers": TRACED},
     ],
 )
 def test_common_rows_need_no_envelope(monkeypatch, changes):

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from outbox.tracing import TRACEPARENT
 from outbox.transports.rabbitmq.frame_encoder import (
     BASIC,
     BODY,
@@ -44,11 +45,14 @@ from outbox.wire.headers import (
 
 _HEADERS = (VERSION_HEADER, IDEMPOTENCY_KEY_HEADER, OCCURRED_AT_HEADER, RECORDED_AT_HEADER)
 """In the order in which `outbox.wire.row_message` makes them."""
-_TIME_CHARACTERS, _ID_CHARACTERS = 32, 36
+_TRACED_HEADERS = (TRACEPARENT, *_HEADERS)
+"""Those of an event whose producer is traced."""
+_TIME_CHARACTERS, _ID_CHARACTERS, _PARENT_CHARACTERS = 32, 36, 55
 _FIRST_LONG, _END_OF_LONG = 2**16, 2**31
 """Between them, integers have four bytes and the same sign."""
 _OCCURRED_AT_LABEL = header_name(OCCURRED_AT_HEADER) + b"S" + LONG.pack(_TIME_CHARACTERS)
 _RECORDED_AT_LABEL = header_name(RECORDED_AT_HEADER) + b"I"
+_PARENT_LABEL = header_name(TRACEPARENT) + b"S" + LONG.pack(_PARENT_CHARACTERS)
 _SIZE_OFFSET = 11
 """Bytes of a header frame before the size of the body."""
 
@@ -67,12 +71,20 @@ def _head_of(message: WireMessage, channel: int, size: int) -> bytes | None:
     """
     Return the bytes before a body of *size* bytes, or None if *message* is not common enough.
 
-    A common one has the four headers of the wire format alone and no correlation id.
+    A common one has the four headers of the wire format, at most a traceparent besides, and no
+    correlation id.
     """
     headers, message_id, timestamp = message.headers, message.message_id, message.timestamp
-    if tuple(headers) != _HEADERS:
+    names, parent = tuple(headers), b""
+    if names == _HEADERS:
+        version, key, occurred_at, recorded_at = headers.values()
+    elif names == _TRACED_HEADERS:
+        text, version, key, occurred_at, recorded_at = headers.values()
+        if type(text) is not str or not text.isascii() or len(text) != _PARENT_CHARACTERS:
+            return None
+        parent = text.encode()
+    else:
         return None
-    version, key, occurred_at, recorded_at = headers.values()
     # The types are exact, and a text has as many bytes as characters: a layout would cut or fill
     # others without an error.
     if (
@@ -89,10 +101,12 @@ def _head_of(message: WireMessage, channel: int, size: int) -> bytes | None:
         and timestamp.tzinfo is not None
         and not message.correlation_id
     ):
-        fill, start, table, middle, last = _layout(
+        fill, start, table, key_label, middle, last = _layout(
             *(channel, message.exchange, message.routing_key, len(key), message.type),
-            *(message.content_type, message.content_encoding, message.priority),
+            *(message.content_type, message.content_encoding, message.priority, len(parent)),
         )
+        if parent:
+            table = b"".join((table, parent, key_label))
         since = timestamp - EPOCH
         return fill(
             *(start, size, table, key.encode(), _OCCURRED_AT_LABEL, occurred_at.encode()),
@@ -109,7 +123,8 @@ class _Layout(NamedTuple):
     Args:
         fill: Packs the parts and the values between them.
         start: Up to the size of the body.
-        table: Up to the idempotency key.
+        table: Up to the idempotency key; with a traceparent, up to that.
+        key_label: Between the traceparent and the idempotency key; empty without a traceparent.
         middle: Between the time of recording and the message id.
         last: Between the timestamp and the size of the body's frame.
 
@@ -118,6 +133,7 @@ class _Layout(NamedTuple):
     fill: Callable[..., bytes]
     start: bytes
     table: bytes
+    key_label: bytes
     middle: bytes
     last: bytes
 
@@ -132,13 +148,16 @@ def _layout(  # noqa: PLR0917 - by name it would be cached at a higher cost
     content_type: str | None,
     content_encoding: str | None,
     priority: int | None,
+    parent_size: int,
 ) -> _Layout:
     common = common_properties(content_type, content_encoding, priority, kind)
     key_label = header_name(IDEMPOTENCY_KEY_HEADER) + b"S" + LONG.pack(key_size)
     # In the order of their names, as `_table` writes them.
     rest = header_name(VERSION_HEADER) + integer(VERSION)
+    parent_label = _PARENT_LABEL if parent_size else b""
     table_size = (
-        *(len(key_label), key_size, len(_OCCURRED_AT_LABEL), _TIME_CHARACTERS),
+        *(len(parent_label), parent_size, len(key_label), key_size),
+        *(len(_OCCURRED_AT_LABEL), _TIME_CHARACTERS),
         *(len(_RECORDED_AT_LABEL), LONG.size, len(rest)),
     )
     own_size = 1 + _ID_CHARACTERS + LONG_LONG.size
@@ -149,11 +168,14 @@ def _layout(  # noqa: PLR0917 - by name it would be cached at a higher cost
     )
     body_size = slice(_SIZE_OFFSET, _SIZE_OFFSET + LONG_LONG.size)
     start = method_frame(channel, exchange, routing_key) + header[: body_size.start]
-    table = header[body_size.stop :] + common.first + LONG.pack(sum(table_size)) + key_label
+    table = header[body_size.stop :] + common.first + LONG.pack(sum(table_size)) + parent_label
+    if not parent_size:
+        table, key_label = table + key_label, b""
+    before_key = len(table) + parent_size + len(key_label)
     middle = rest + common.middle + OCTETS[_ID_CHARACTERS]
     last = common.last + BODY_FRAME.pack(BODY, channel, 0)[: -LONG.size]
     layout = struct.Struct(
-        f">{len(start)}sQ{len(table)}s{key_size}s{len(_OCCURRED_AT_LABEL)}s{_TIME_CHARACTERS}s"
+        f">{len(start)}sQ{before_key}s{key_size}s{len(_OCCURRED_AT_LABEL)}s{_TIME_CHARACTERS}s"
         f"{len(_RECORDED_AT_LABEL)}sI{len(middle)}s{_ID_CHARACTERS}sQ{len(last)}sI"
     )
-    return _Layout(layout.pack, start, table, middle, last)
+    return _Layout(layout.pack, start, table, key_label, middle, last)
