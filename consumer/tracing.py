@@ -101,11 +101,13 @@ class Tracing:
     ) -> "Span":
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
 
-        created = [each.headers for each in messages if spans.is_sampled(each.headers) is not None]
-        links = spans.links_to(created[: spans.MOST_LINKS])
+        links = spans.links_to(each.headers for each in _linked(messages))
+        is_alone = len(messages) == 1
+        # A child of a span that is not recorded is not recorded either.
+        parent = links[0] if links and (is_alone or _is_dropped(messages)) else None
         return self.tracer.start_span(
             f"{name} {self.queue}",
-            context=spans.child_of(links[0] if links and len(messages) == 1 else None),
+            context=spans.child_of(parent),
             kind=SpanKind.CONSUMER if kind == "process" else SpanKind.CLIENT,
             attributes={
                 **self.broker,
@@ -128,6 +130,18 @@ class Traced:
 
     headers: Mapping[str, Any]
     attributes: Attributes
+
+
+def _linked(messages: Sequence[Traced]) -> Sequence[Traced]:
+    """Those of *messages* that a span links to: of several, the ones whose traces are recorded."""
+    if len(messages) == 1 or _is_dropped(messages):
+        return messages[:1]
+    return [each for each in messages if spans.is_sampled(each.headers)][: spans.MOST_LINKS]
+
+
+def _is_dropped(messages: Sequence[Traced]) -> bool:
+    """Whether the trace of each of *messages* is one that is not recorded."""
+    return all(spans.is_sampled(each.headers) is False for each in messages)
 
 
 def tracing_of(
