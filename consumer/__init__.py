@@ -29,6 +29,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     telemetry, hook_report,      all metric names and log events;
     copy_report, log_fields,     the log fields of messages
     failure_metrics
+    tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`
     inspection                   all that `consumer check` looks at

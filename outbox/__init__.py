@@ -12,6 +12,7 @@ A producer imports only the files of the first block; in reading order:
     written_table, written_row         the table that they write to
     tables, consumer_tables            all tables
     database_time                      times by the clock of the database
+    tracing                            their traces in OpenTelemetry
     payload, validation                bodies as bytes, what an event may hold
     autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises

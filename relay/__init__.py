@@ -11,6 +11,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     batch_size                how many rows it takes, smaller on a slow network
     maintenance               promotes due rows and measures the backlog
     telemetry                 all metric names and log events; with batch_histogram
+    tracing                   spans, if OpenTelemetry is set up
     event_group, measured_rows, event_gauges  why events are in the outbox; the gauges of that
     status, status_view       the command `relay status`; its output for people
     advice                    what would let the events leave, in words

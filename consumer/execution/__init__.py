@@ -2,6 +2,7 @@
 From a delivery to a verdict: decodes it, and calls its handler in a transaction.
 
     delivery_batch   deliveries that are handled together
+    traced_executor  an executor with spans, if OpenTelemetry is set up
     executor         executes a batch, and returns a verdict on each delivery
     decode           a delivery → an attempt, or a verdict without a call
     transaction      the steps of every transaction, and the transaction of a handler
@@ -11,6 +12,6 @@ From a delivery to a verdict: decodes it, and calls its handler in a transaction
     parked           the transaction of a parked message
     leased           an attempt with effects outside the database
 
-May import `database_retry`, `checks`, `storage`, `telemetry` and the files below them; never
-`dispatch` or `maintenance`. The executor settles no delivery.
+May import `database_retry`, `checks`, `tracing`, `storage`, `telemetry` and the files below them;
+never `dispatch` or `maintenance`. The executor settles no delivery.
 """

@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext import asyncio as sa_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.json_value import json_value
 from outbox.database.postgres_connect import connect, explicit_arguments
@@ -67,7 +68,8 @@ def postgres_engine(
     elif lock_timeout is not None:
         milliseconds = lock_timeout // timedelta(milliseconds=1)
         arguments["server_settings"]["lock_timeout"] = str(milliseconds)
-    engine = create_async_engine(
+    # By its module: the instrumentation of OpenTelemetry puts another function there.
+    engine = sa_asyncio.create_async_engine(
         sa.URL.create("postgresql+asyncpg", database=server.database, query=query),
         pool_size=pool_size,
         max_overflow=0,

@@ -13,7 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext import asyncio as sa_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolResetState
 from sqlalchemy.sql.compiler import InsertmanyvaluesSentinelOpts
 
@@ -47,7 +48,8 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
         # The file contains health data. SQLite gives -wal and -shm the same permissions.
         with suppress(OSError):
             os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_async_engine(
+    # By its module: the instrumentation of OpenTelemetry puts another function there.
+    engine = sa_asyncio.create_async_engine(
         url.set(drivername="sqlite+aiosqlite"),
         pool_size=pool_size,
         max_overflow=0,

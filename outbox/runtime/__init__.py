@@ -12,6 +12,7 @@ Running a process: what `relay run` and `consumer run` have in common.
     captured         messages of libraries, of the application and of Python, as log lines
     log_context      fields that every line gets: of the process, and of the handled message
     loggable_ids     ids as they are, or as digests
+    spans            spans of both processes, in the traces of producers
     redacted_loggers names of loggers whose records may quote data
     shield           work that a cancellation must not interrupt, such as COMMIT
     certificate_metrics  when certificates end
