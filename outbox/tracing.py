@@ -48,11 +48,19 @@ def tracer_of_program() -> "Tracer | None":
         return None
     known, made = _latest
     if made is None or known is not provider:
-        from importlib.metadata import version  # noqa: PLC0415 - it takes longer than all the rest
-
-        made = provider.get_tracer(SCOPE, version("outbox-relay"), schema_url=SCHEMA_URL)
+        made = provider.get_tracer(SCOPE, _version(), schema_url=SCHEMA_URL)
         _latest = provider, made
     return made
+
+
+def _version() -> str | None:
+    # It takes longer to import than all the rest.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("outbox-relay")
+    except PackageNotFoundError:  # copied into another program, which has to record its events
+        return None
 
 
 def operation(name: str, *, kind: str, of: str) -> dict[str, str | int | float | bool]:
