@@ -4,8 +4,7 @@ Gauges of the events in the outbox by state, with a bounded number of labels.
 
 from collections.abc import Sequence
 
-from prometheus_client import Gauge
-
+from outbox.runtime.in_memory import Gauge
 from relay.event_group import EventGroup, EventState, bounded, oldest_age
 
 MOST_TYPES = 20
