@@ -51,20 +51,19 @@ from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime import log_context, probes, process
+from outbox.runtime.register import registered
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.runtime.topology_report import check_policies
 from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import management, transport
 
 USUAL_METRICS_PORT = 8002
+queues, declared = checks.queues, checks.declared
 
 
 def role(consumer: Consumer) -> str:
     """The name of the process, in logs and on its connections."""
     return f"consumer {consumer.name}"
-
-
-queues, declared = checks.queues, checks.declared
 
 
 def broker(
@@ -109,10 +108,8 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         health=health,
         record_types=settings.record_types,
     )
-    async with (
-        probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
-        database(consumer, settings) as engine,
-    ):
+    served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
+    async with served, database(consumer, settings) as engine:
         found = await expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
         async with entered(consumer.lifespan) as value:
@@ -126,7 +123,11 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
                 bound=bind(consumer, value),
             )
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
-            await tasks.run(stop)
+            entry = registered(
+                engine, "consumer", consumer.name, health=health, telemetry=telemetry
+            )
+            async with entry:
+                await tasks.run(stop)
 
 
 def assemble(

@@ -21,10 +21,11 @@ from consumer.storage.tables import (
 )
 from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights, together
+from outbox.database.processes import RIGHTS_OF_PROCESS
 from outbox.database.verification import Expectation
 from outbox.dead_letters import maintenance
 from outbox.errors import ConfigurationError
-from outbox.tables import audit_log, dead_letters
+from outbox.tables import audit_log, dead_letters, outbox_processes
 from outbox.transports.topology import Topology
 
 MIN_PREFETCH = 64
@@ -153,6 +154,7 @@ def rights_of_process(consumer: Consumer) -> Rights:
         failing_messages: _ALL,
         dead_letters: ("SELECT", "INSERT"),
         audit_log: ("SELECT",),
+        outbox_processes: RIGHTS_OF_PROCESS,
     }
     if consumer.ordered:
         rights[parked_messages] = _ALL
@@ -161,7 +163,7 @@ def rights_of_process(consumer: Consumer) -> Rights:
 
 def rights_of_status(consumer: Consumer) -> Rights:
     """The rights that `consumer status` needs."""
-    unread = (audit_log, begun_deliveries)
+    unread = (audit_log, begun_deliveries, outbox_processes)
     return {table: ("SELECT",) for table in rights_of_process(consumer) if table not in unread}
 
 

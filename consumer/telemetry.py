@@ -6,6 +6,7 @@ types, configured record types, reason codes, configured delays.
 """
 
 import collections
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from consumer.copy_report import CopyReport
 from consumer.failure_metrics import OTHER, FailureMetrics
 from consumer.hook_report import HookReport
 from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
+from consumer.lag_report import LagReport
 from consumer.log_fields import ids_of
 from consumer.message import Message
 from consumer.message_copies import first_routing_key
@@ -25,6 +27,7 @@ from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
 from outbox.runtime.certificate_metrics import CertificateMetrics
 from outbox.runtime.error_summary import ErrorSummary
+from outbox.runtime.figures import Figures
 from outbox.runtime.in_memory import Counter, Histogram
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
@@ -124,6 +127,8 @@ class Telemetry:
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()
         self.trace_settled: Callable[[WireMessage, TryAgain | DeadLetter], None] = lambda *_: None
+        self.lag = LagReport(registry)
+        self.figures = Figures(began=time.monotonic(), lags=self.lag.histograms)
 
     def call_hooks(
         self, on_failure: Sequence[HookFunction], on_dead_letter: Sequence[HookFunction]
@@ -207,6 +212,7 @@ class Telemetry:
                 self._dead_lettered(message, verdict)
         for (event_type, routing_key, status), count in counts.items():
             label, record_type = self._label(event_type), self._record_types.label(routing_key)
+            self.figures.counts[status] += count
             self._processed.labels(self._queue, label, record_type, status).inc(count)
             if status == "duplicate":
                 self._duplicates.labels(label, record_type).inc(count)

@@ -21,8 +21,9 @@ from outbox.dead_letters import maintenance as dead_letter_maintenance
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
+from outbox.runtime.register import registered
 from outbox.runtime.schema_monitor import SchemaMonitor
-from outbox.tables import dead_letters, ordering_secret, outbox
+from outbox.tables import dead_letters, ordering_secret, outbox, outbox_processes
 from outbox.transports import topology
 from outbox.transports.base import ConnectionCounter, Publisher, Transport, raise_together
 from outbox.transports.connect import management, transport
@@ -48,6 +49,7 @@ RIGHTS = {
     outbox: ["SELECT", "UPDATE", "DELETE"],
     dead_letters: ["SELECT", "INSERT"],
     ordering_secret: ["SELECT"],
+    outbox_processes: ["SELECT", "INSERT", "UPDATE", "DELETE"],
 }
 
 
@@ -230,7 +232,8 @@ async def serve(
         monitor = SchemaMonitor(expectation(settings), found, engine, health, events.availability)
         outbox_store = GatedStore(store(engine, settings, on_standby=events.standby), monitor.gate)
         needed = required_queues(settings, broker_transport)
-        async with broker_transport.publisher() as own, asyncio.TaskGroup() as group:
+        listed = registered(engine, "relay", SOURCE, health=health, telemetry=events)
+        async with listed, broker_transport.publisher() as own, asyncio.TaskGroup() as group:
             publisher: Publisher = own
             background = [group.create_task(monitor.run(stop))]
             if needed is not None:

@@ -5,6 +5,7 @@ Only this module knows log keys and metric names. Labels are bounded: exchanges,
 codes, some types and configured record types, never ids, keys or users.
 """
 
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,18 +17,17 @@ from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import UnreadableMessage
 from outbox.runtime import logs
 from outbox.runtime.certificate_metrics import CertificateMetrics
+from outbox.runtime.figures import Figures
 from outbox.runtime.in_memory import Counter, Gauge, Histogram
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes
 from outbox.transports.base import Outcome
-from relay.batch_histogram import BatchHistogram
 from relay.event_gauges import EventGauges
+from relay.lag_report import LagReport
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.settlement import SOURCE, UNSETTLED
 from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
-
-_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 _SUCCESS = "success"
 
@@ -62,13 +62,8 @@ class Telemetry:
             ["exchange"],
             registry=registry,
         )
-        self._latency = BatchHistogram(
-            "mq_commit_to_confirm_seconds",
-            "Time from the insert of an event to its confirm, by the clocks of database and "
-            "relay.",
-            bounds=_LATENCY_BUCKETS,
-            registry=registry,
-        )
+        self._lag = LagReport(registry)
+        self.figures = Figures(began=time.monotonic(), lags=self._lag.histograms)
         self._dead = Counter(
             "mq_dead_letters",
             "Events moved to dead_letters.",
@@ -147,7 +142,10 @@ class Telemetry:
         now = datetime.now(UTC)
         self._publish_seconds.labels(self._exchange).observe(took.total_seconds())
         acked = [row for row in rows if outcomes.get(row.id) is Outcome.ACKED]
-        self._latency.observe((now - row.created_at).total_seconds() for row in acked)
+        self._lag.confirmed(
+            [(now - row.created_at).total_seconds() for row in acked],
+            after_claim=took.total_seconds(),
+        )
 
     def unreadable(self, row: Row, error: UnreadableMessage) -> None:
         """*row* is no event."""
@@ -169,7 +167,9 @@ class Telemetry:
                     self._log.error("row_unsettled", row=verdict.row.id)
         self._count(verdicts, others)
         sent = len(verdicts) - len(others)
-        if failed := Tally(map(_status, others)):
+        failed = Tally(map(_status, others))
+        self.figures.counts.update(failed, **{_SUCCESS: sent})
+        if failed:
             self._log.warning("batch_partly_failed", sent=sent, **failed)
         else:
             self._log.debug("batch_published", sent=sent)

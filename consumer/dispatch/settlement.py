@@ -18,6 +18,7 @@ may be unavailable, so no delivery waits until another one is settled.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +30,7 @@ from consumer.dispatch.failure_recorder import FailureRecorder
 from consumer.dispatch.retry_publisher import RetryPublisher
 from consumer.execution.delivery_batch import QueuedDelivery
 from consumer.execution.ordering import Lanes
+from consumer.lag_report import MOST_PENDING
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.failing import FailedAttempt
@@ -134,10 +136,25 @@ class Settlement:
             settled.append((delivery.message, done))
             if not isinstance(done, TryAgain):
                 acks.append(delivery)
+        self._report_lag(step)
         if acks:
             await subscription.ack(*acks)
         self._telemetry.settled(settled)
         return waits if all_settled else None
+
+    def _report_lag(self, step: Step) -> None:
+        now = asyncio.get_running_loop().time()
+        messages = [
+            (queued.delivery.headers, now - queued.since)
+            for queued, verdict in step
+            if type(verdict) is Done and not verdict.duplicate
+        ]
+        if messages:
+            lag = self._telemetry.lag
+            # Few are observed at a time, and no message alone.
+            lag.pending.append((time.time(), messages))
+            if len(lag.pending) >= MOST_PENDING:
+                lag.observe()
 
     def _lane_of(self, delivery: Delivery) -> str | None:
         return self._lanes.lane_of(delivery) if self._lanes else None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from relay.batch_histogram import BatchHistogram
+from outbox.runtime.batch_histogram import BatchHistogram
 
 BOUNDS = (0.005, 0.25, 1, 60)
 
