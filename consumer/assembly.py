@@ -94,11 +94,10 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
 
     Raises ConfigurationError and Unavailable at start only; later it waits for the servers.
     """
-    checks.check_handlers(consumer)
-    checks.check(consumer, settings)
+    checks.check_all(consumer, settings)
     process.allow_configured_headers(settings)
     registry, health = CollectorRegistry(), probes.Health("broker")
-    queue = queues(consumer, settings).name
+    queue, *others = queues(consumer, settings).names
     log_context.bind(consumer=consumer.name, queue=queue)
     telemetry = Telemetry(
         registry,
@@ -108,6 +107,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
         health=health,
         record_types=settings.record_types,
     )
+    telemetry.figures.facts["queues"] = [queue, *others]
     served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
     async with served, database(consumer, settings) as engine:
         found = await expectation(consumer, settings).verify(engine, register=True)

@@ -122,6 +122,12 @@ def check_handlers(consumer: Consumer) -> None:
             check_defined(handler.payload_type, globals_of(handler.function))
 
 
+def check_all(consumer: Consumer, settings: ConsumerSettings) -> None:
+    """Raise ConfigurationError if *consumer* cannot work with its handlers and *settings*."""
+    check_handlers(consumer)
+    check(consumer, settings)
+
+
 def check(consumer: Consumer, settings: ConsumerSettings) -> None:
     """Raise ConfigurationError, with a line for each setting that contradicts another one."""
     problems: list[str] = []

@@ -77,6 +77,11 @@ class ConsumerQueues:
         """The name of each retry queue by its delay."""
         return {delay: self.retry(delay) for delay in sorted(set(self.delays))}
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all queues that this consumer uses, the work queue first."""
+        return [self.name, *self.retry_queues.values(), self.dead]
+
     def topology(self, *, main_exchange: str, dlx_exchange: str) -> Topology:
         """All queues of this consumer, with the exchanges to which they are bound."""
         base = publishing(main_exchange=main_exchange, dlx_exchange=dlx_exchange)

@@ -140,10 +140,9 @@ async def _states(
     broker: Transport, asked: Management | None, queues: ConsumerQueues
 ) -> list[QueueState]:
     """The state of each queue, and of the retry queues of delays no longer configured."""
-    retry_queues = [*queues.retry_queues.values()]
     usual = [queues.retry(delay) for delay in USUAL_DELAYS]
     former = usual if asked is None else await asked.queues(queues.retry_prefix)
-    names = [queues.name, *retry_queues, queues.dead]
+    names = queues.names
     held: dict[str, int] | None = None
     if asked is not None:
         topology = Topology(queues=[Queue(name) for name in {*names, *former}])

@@ -29,9 +29,9 @@ class Figures:
     """
     The figures of this process.
 
-    `counts` are its counters by name. *lags* are its histograms by name, *facts* what it says
-    about itself: JSON values that do not change. *began* is the time of its start, in seconds that
-    never go back.
+    `counts` are its counters by name, and `facts` what else it says about itself, as JSON values.
+    *lags* are its histograms by name. *began* is the time of its start, in seconds that never go
+    back.
     """
 
     def __init__(
@@ -39,11 +39,10 @@ class Figures:
         *,
         began: float,
         lags: Mapping[str, BatchHistogram] | None = None,
-        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.facts: dict[str, Any] = {}
         self._lags = dict(lags or {})
-        self._facts = dict(facts or {})
         self._samples = deque([self._sample(began)])
 
     def report(self, now: float) -> dict[str, Any]:
@@ -65,7 +64,7 @@ class Figures:
             "lag": {
                 name: lag.since(then.lags[name]).as_json() for name, lag in current.lags.items()
             },
-            **self._facts,
+            **self.facts,
         }
 
     def _sample(self, at: float) -> _Sample:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from outbox.clock_difference import ClockDifference
 from outbox.errors import TopologyMismatch
+from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.routes import RouteState
 from outbox.transports.topology import Binding, Topology
 
@@ -115,6 +116,9 @@ class Management(Protocol):
 
         Only queues that hold any are in it. Messages on their way to another queue count as well.
         """
+
+    async def figures(self) -> BrokerFigures:
+        """Return what the broker does, with all queues of the virtual host."""
 
 
 def effects(queue: str, policy: str, definition: Mapping[str, Any]) -> list[PolicyEffect]:

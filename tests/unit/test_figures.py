@@ -12,7 +12,8 @@ def a_histogram() -> BatchHistogram:
 
 def test_a_reader_gets_the_rates_and_times_of_the_last_minute():
     histogram = a_histogram()
-    figures = Figures(began=0.0, lags={"way": histogram}, facts={"queue": "q"})
+    figures = Figures(began=0.0, lags={"way": histogram})
+    figures.facts["queue"] = "q"
     for second in range(0, 121, 10):
         figures.counts["success"] += 20
         histogram.observe([5.0] * 2)

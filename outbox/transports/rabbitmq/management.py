@@ -23,7 +23,14 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatc
 from outbox.network_errors import CLOSED, blames_client, kind_of
 from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import argument_mismatch
+from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.management import API, BrokerHealth, PolicyEffect, effects
+from outbox.transports.rabbitmq.broker_figures import (
+    CONNECTION_COLUMNS,
+    NODE_COLUMNS,
+    QUEUE_COLUMNS,
+    broker_figures,
+)
 from outbox.transports.routes import (
     Link,
     RouteState,
@@ -165,6 +172,28 @@ class RabbitMQManagement:
             if held := answer.get("messages_dlx", 0):
                 found[queue.name] = held
         return found
+
+    async def figures(self) -> BrokerFigures:
+        overview, queues = await asyncio.gather(
+            self._get("overview"), self._get("queues", self._vhost, query=QUEUE_COLUMNS)
+        )
+        not_shown = []
+        nodes = connections = None
+        try:
+            nodes = await self._get("nodes", query=NODE_COLUMNS)
+            connections = await self._get(
+                "vhosts", self._vhost, "connections", query=CONNECTION_COLUMNS
+            )
+        except ConfigurationError:
+            # Its other answers have shown that the user is known.
+            not_shown.append("memory, disk and connections: the user lacks the tag monitoring")
+        return broker_figures(
+            overview or {},
+            queues=queues or [],
+            nodes=nodes,
+            connections=connections,
+            not_shown=not_shown,
+        )
 
     async def _bindings(self, queue: str) -> set[Binding]:
         answer = await self._get("queues", self._vhost, queue, "bindings") or []

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from outbox.errors import TopologyMismatch
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import NoCounter
+from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.management import BrokerHealth, PolicyEffect
 from outbox.transports.routes import RouteState
-from outbox.transports.sqlite import schema
+from outbox.transports.sqlite import broker_figures, schema
 from outbox.transports.sqlite.connection import SqliteConnection
 from outbox.transports.topology import Binding, Topology
 
@@ -54,6 +55,12 @@ class SqliteManagement:
 
     async def held(self, _topology: Topology) -> dict[str, int]:
         return {}
+
+    async def figures(self) -> BrokerFigures:
+        if not self._path.exists():
+            raise BrokerUnavailable("MQ_BROKER_URL: the file of the embedded broker is missing")
+        queues = await self._read(broker_figures.queue_figures)
+        return broker_figures.broker_figures(self._path, queues)
 
     async def _bindings(self) -> set[Binding]:
         # A question creates no file.
