@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from outbox.backoff import RetrySchedule
-from outbox.setting_types import EntityName, Items
+from outbox.setting_types import Items
 from outbox.settings import SharedSettings
 
 
@@ -28,11 +28,6 @@ SPARE_CONNECTIONS = 5
 class ConsumerSettings(SharedSettings):
     """The settings of a consumer: concurrency, retries, dead letters, and deduplication."""
 
-    processing_queue: EntityName = Field(
-        default="health_data_processing",
-        description="Prefix of queue names: a consumer's queue is the prefix, a dot, and its "
-        "name.",
-    )
     concurrency: int = Field(
         default=8,
         ge=1,

@@ -29,11 +29,18 @@ OF_RELAY = frozenset(
         "MQ_CLOUDEVENTS",
         "MQ_CLOUDEVENTS_SOURCE",
         "MQ_CLOUDEVENTS_PREFIX",
+        "MQ_MONITOR_BACKLOG",
+        "MQ_MONITOR_AGE_SECONDS",
+        "MQ_MONITOR_DEAD_LETTERS",
+        "MQ_MONITOR_QUEUE_MESSAGES",
+        "MQ_MONITOR_CONSUMERS",
+        "MQ_MONITOR_MEMORY_RATIO",
+        "MQ_MONITOR_DISK_FREE_BYTES",
+        "MQ_MONITOR_UNSEEN_SECONDS",
     }
 )
 OF_CONSUMER = frozenset(
     {
-        "MQ_PROCESSING_QUEUE",
         "MQ_CONCURRENCY",
         "MQ_PREFETCH",
         "MQ_MAX_RETRIES",

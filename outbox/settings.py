@@ -88,6 +88,11 @@ class SharedSettings(SettingsWithSecretFiles):
         default="health_data_dlx",
         description="Direct exchange that queues dead-letter to.",
     )
+    processing_queue: EntityName = Field(
+        default="health_data_processing",
+        description="Prefix of queue names: a consumer's queue is the prefix, a dot, and its "
+        "name.",
+    )
     allowed_headers: Items[str] = Field(
         default=(), description="Header names that events may carry, besides the allowed ones."
     )

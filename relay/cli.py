@@ -27,6 +27,7 @@ from outbox.settings import load
 from relay import assembly, replay, status_view
 from relay import run as service
 from relay.inspection import inspect
+from relay.monitor import command as monitor_command
 from relay.settings import RelaySettings
 from relay.status import read_status
 
@@ -148,6 +149,24 @@ def status(*, as_json: commands.AsJson = False) -> None:
         commands.print_json(found)
     else:
         status_view.show(console, found, main_exchange=settings.main_exchange)
+
+
+@app.command()
+def monitor(
+    *,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Print one reading, and exit with 1 if there is an alert."),
+    ] = False,
+    as_json: commands.AsJson = False,
+) -> None:
+    """Show relays, consumers, outbox and broker on one screen, with alerts; `q` ends it."""
+    settings = start.settings(RelaySettings, process="relay")
+    if as_json and not once:
+        start.fail(ConfigurationError("--json: needs --once"))
+    if once:
+        raise SystemExit(monitor_command.show_once(settings, as_json=as_json))
+    monitor_command.show_live(settings)
 
 
 def _dead_letters(_target: str) -> DeadLetterSource:

@@ -99,6 +99,56 @@ class RelaySettings(SharedSettings):
         "form, or that of the bindings to RabbitMQ and HTTP.",
     )
 
+    monitor_backlog: int = Field(
+        default=10_000,
+        ge=0,
+        description="`relay monitor`: rows in the outbox above which it raises an alert.",
+    )
+    monitor_age_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="`relay monitor`: age above which it raises an alert for an event that should "
+        "have left the outbox.",
+    )
+    monitor_dead_letters: int = Field(
+        default=0,
+        ge=0,
+        description="`relay monitor`: dead letters above which it raises an alert.",
+    )
+    monitor_queue_messages: int = Field(
+        default=10_000,
+        ge=0,
+        description="`relay monitor`: messages in a queue above which it raises an alert.",
+    )
+    monitor_consumers: int = Field(
+        default=1,
+        ge=0,
+        le=10_000,
+        description="`relay monitor`: subscriptions below which it raises an alert for a work "
+        "queue. 0: never, also for a consumer without a process.",
+    )
+    monitor_memory_ratio: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="`relay monitor`: share of the memory limit of the broker above which it "
+        "raises an alert.",
+    )
+    monitor_disk_free_bytes: int = Field(
+        default=1_073_741_824,
+        ge=0,
+        description="`relay monitor`: free bytes on the disk of the broker below which it raises "
+        "an alert.",
+    )
+    monitor_unseen_seconds: float = Field(
+        default=30.0,
+        ge=15,
+        le=86_400,
+        description="`relay monitor`: seconds without a report, of which a process writes one in "
+        "10 seconds, after which it counts as gone.",
+    )
+
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.poll_min_seconds > self.poll_max_seconds:

@@ -1,0 +1,60 @@
+"""
+A snapshot on a terminal.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from outbox.cli.console import shown
+from outbox.cli.tables import print_table, short
+from relay.monitor.alerts import Alert
+from relay.monitor.section import NOTHING, Section
+from relay.monitor.sections import sections
+from relay.monitor.snapshot import Snapshot
+
+Drawing: TypeAlias = RenderableType
+
+
+def print_all(console: Console, found: Snapshot, raised: Sequence[Alert]) -> None:
+    """Print everything, each line whole however wide it is."""
+    for section in sections(found, raised):
+        if section.lines:
+            print_table(console, _table(section))
+        else:
+            console.print(section.title, markup=False, highlight=False)
+
+
+def screen(found: Snapshot, raised: Sequence[Alert], *, heading: str, width: int) -> Drawing:
+    """Return everything for a terminal of this *width*: columns are left out, and cells cut."""
+    first = Text(heading, style="bold", no_wrap=True, overflow="ellipsis")
+    parts = (
+        _table(section, width=width) if section.lines else Text(section.title)
+        for section in sections(found, raised)
+    )
+    return Group(first, *parts)
+
+
+def _table(section: Section, *, width: int | None = None) -> Table:
+    table = Table(title=section.title, title_justify="left", expand=False)
+    kept = [
+        number
+        for number, column in enumerate(section.columns)
+        if width is None or width >= column.from_width
+    ]
+    for number in kept:
+        column = section.columns[number]
+        table.add_column(
+            column.name,
+            justify="left" if column.is_text else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    styles = section.styles or [""] * len(section.lines)
+    for line, style in zip(section.lines, styles, strict=True):
+        cells = [NOTHING if line[number] == NOTHING else shown(line[number]) for number in kept]
+        table.add_row(*(Text(short(cell)) for cell in cells), style=style)
+    return table
