@@ -114,6 +114,11 @@ def top_queues(found: Snapshot) -> Section:
     """Return the queues of the virtual host that hold most messages."""
     return Section(
         "queues with most messages" if found.top_queues else "no queue holds a message",
-        [Column("queue", is_text=True), *map(Column, ("messages", "unsettled", "consumers"))],
+        [
+            Column("queue", is_text=True),
+            Column("messages"),
+            Column("unsettled", 80),
+            Column("consumers", 80),
+        ],
         [(each.name, each.messages, each.unsettled, each.consumers) for each in found.top_queues],
     )

@@ -14,11 +14,21 @@ NOTHING = "-"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a section; it is left out on a terminal narrower than *from_width*."""
+    """
+    A column of a section.
+
+    Args:
+        from_width: It is left out on a terminal that is narrower.
+        folds: Whether long text continues on the next line; else it is cut.
+        whole: Whether other columns are cut before this one, as before a number.
+
+    """
 
     name: str
     from_width: int = 0
     is_text: bool = False
+    folds: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ def screen(found: Snapshot, raised: Sequence[Alert], *, heading: str, width: int
 
 
 def _table(section: Section, *, width: int | None = None) -> Table:
-    table = Table(title=section.title, title_justify="left", expand=False)
+    table = Table(title=section.title, title_justify="left", title_style="bold")
+    if width is not None:  # without borders, so that more fits on a screen
+        table.box, table.padding = None, (0, 2, 0, 0)
     kept = [
         number
         for number, column in enumerate(section.columns)
@@ -47,11 +49,15 @@ def _table(section: Section, *, width: int | None = None) -> Table:
     ]
     for number in kept:
         column = section.columns[number]
+        # A number that is cut would be another number.
+        is_whole = column.whole or not column.is_text
+        longest = max(len(column.name), *(len(shown(line[number])) for line in section.lines))
         table.add_column(
             column.name,
             justify="left" if column.is_text else "right",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not column.folds,
+            overflow="fold" if column.folds else "ellipsis",
+            min_width=longest if is_whole else None,
         )
     styles = section.styles or [""] * len(section.lines)
     for line, style in zip(section.lines, styles, strict=True):
