@@ -6,12 +6,14 @@ that second, then that counts as the moment of the record, since most events are
 For any other message it is the middle of the second. A copy, of a retry or a replay, has waited on
 purpose, so only its way from the delivery to the effects counts.
 
-The times of many messages are observed at once, which is cheaper than one after another.
+To measure each message would cost a busy consumer some microseconds for each. So only a sample of
+each second is measured, and the times of many messages are observed at once.
 """
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf
 from threading import Lock
 from typing import TypeAlias
 
@@ -29,32 +31,36 @@ each, and the seconds since its delivery.
 """
 
 MOST_PENDING = 64
-_SECOND = timedelta(seconds=1)
+SAMPLE = 100
+"""At most this number of messages, the first ones, are measured each second."""
 
 
 class LagReport:
     """
     Histograms of the stages that a consumer sees.
 
-    `pending` takes committed effects; `observe` has to be called once it is long.
+    `pending` takes committed effects; `observe` has to be called once it is long. `left` is the
+    number of messages that may still be measured, until the time `until`.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.pending: deque[Effects] = deque()
+        self.left, self.until = 0, -inf
         # The probes read the histograms in another thread.
         self._lock = Lock()
         self._to_delivery = _Histogram(
             self,
             "mq_record_to_delivery_seconds",
             "Time from the insert of an event to the delivery of its message, to within half a "
-            "second, by the clocks of database and consumer; without retries and replays.",
+            "second, by the clocks of database and consumer; of at most 100 messages a second, "
+            "without retries and replays.",
             registry,
         )
         self._to_effect = _Histogram(
             self,
             "mq_delivery_to_effect_seconds",
             "Time from the delivery of a message to the commit of its effects, with its wait in "
-            "the process.",
+            "the process; of at most 100 messages a second.",
             registry,
         )
 
@@ -66,33 +72,35 @@ class LagReport:
     def observe(self) -> None:
         """Observe what is pending."""
         with self._lock:
-            for moment, messages in _taken(self.pending):
+            effect: list[float] = []
+            delivery: list[float] = []
+            while self.pending:
+                moment, messages = self.pending.popleft()
                 committed_at = datetime.fromtimestamp(moment, UTC)
-                self._to_effect.observe([waited for _, waited in messages])
-                self._to_delivery.observe(
-                    [
-                        (committed_at - recorded).total_seconds() - waited
-                        for headers, waited in messages
-                        if (recorded := _recorded(headers)) is not None
-                    ]
-                )
+                effect += [waited for _, waited in messages]
+                delivery += [
+                    (committed_at - recorded).total_seconds() - waited
+                    for headers, waited in messages
+                    if (recorded := _recorded(headers)) is not None
+                ]
+            self._to_effect.observe(effect)
+            self._to_delivery.observe(delivery)
 
 
 def _recorded(headers: Headers) -> datetime | None:
     """When the message was recorded; None if it does not say, or has waited on purpose since."""
     recorded, occurred = headers.recorded_at, headers.occurred_at
-    if recorded is None or headers.failed_attempts or headers.requeues:
-        return None
-    if headers.not_before or headers.unsupported_since or headers.replay:
+    if recorded is None or headers[_OF_COPIES:] != _OF_NO_COPY:
         return None
     if occurred is not None and recorded <= occurred < recorded + _SECOND:
         return occurred
-    return recorded + _SECOND / 2
+    return recorded + _HALF
 
 
-def _taken(pending: deque[Effects]) -> Iterator[Effects]:
-    while pending:
-        yield pending.popleft()
+_SECOND, _HALF = timedelta(seconds=1), timedelta(seconds=0.5)
+_OF_COPIES = Headers._fields.index("failed_attempts")
+"""Where the headers begin that only copies have."""
+_OF_NO_COPY = Headers()[_OF_COPIES:]
 
 
 class _Histogram(BatchHistogram):

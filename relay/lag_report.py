@@ -45,6 +45,7 @@ class LagReport:
 
     def confirmed(self, ages: Sequence[float], *, after_claim: float) -> None:
         """Events of a batch with these *ages* were confirmed, some seconds *after_claim*."""
-        self._whole.observe(ages)
-        self._to_claim.observe([age - after_claim for age in ages])
+        ascending = sorted(ages)
+        self._whole.observe_sorted(ascending)
+        self._to_claim.observe_sorted(ascending, less=after_claim)
         self._to_confirm.observe_equal(after_claim, len(ages))

@@ -30,7 +30,7 @@ from consumer.dispatch.failure_recorder import FailureRecorder
 from consumer.dispatch.retry_publisher import RetryPublisher
 from consumer.execution.delivery_batch import QueuedDelivery
 from consumer.execution.ordering import Lanes
-from consumer.lag_report import MOST_PENDING
+from consumer.lag_report import MOST_PENDING, SAMPLE
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.failing import FailedAttempt
@@ -143,15 +143,20 @@ class Settlement:
         return waits if all_settled else None
 
     def _report_lag(self, step: Step) -> None:
+        """Report the times of the first messages of each second."""
+        lag = self._telemetry.lag
+        if (at := time.monotonic()) >= lag.until:
+            lag.left, lag.until = SAMPLE, at + 1
+        elif not lag.left:
+            return
         now = asyncio.get_running_loop().time()
         messages = [
             (queued.delivery.headers, now - queued.since)
-            for queued, verdict in step
+            for queued, verdict in step[: lag.left]
             if type(verdict) is Done and not verdict.duplicate
         ]
         if messages:
-            lag = self._telemetry.lag
-            # Few are observed at a time, and no message alone.
+            lag.left -= len(messages)
             lag.pending.append((time.time(), messages))
             if len(lag.pending) >= MOST_PENDING:
                 lag.observe()

@@ -45,16 +45,16 @@ class BatchHistogram(Collector):
 
     def observe(self, seconds: Iterable[float]) -> None:
         """Count each of *seconds*; of two clocks, some may be negative, and count as 0."""
-        values = list(seconds)
-        if values and min(values) < 0:
-            values = [max(value, 0.0) for value in values]
-        for value in values:
-            self._sum += value
-        values.sort()
+        self.observe_sorted(sorted(seconds))
+
+    def observe_sorted(self, seconds: Sequence[float], *, less: float = 0.0) -> None:
+        """Count each of *seconds*, which ascend, *less* a number of seconds for all of them."""
         # How many values are up to each bound.
-        up_to = [bisect_right(values, bound) for bound in self._bounds]
-        for number, (before, now) in enumerate(pairwise([0, *up_to, len(values)])):
+        up_to = [bisect_right(seconds, bound + less) for bound in self._bounds]
+        for number, (before, now) in enumerate(pairwise([0, *up_to, len(seconds)])):
             self._counts[number] += now - before
+        positive = seconds[bisect_left(seconds, less) :]
+        self._sum += sum(positive) - less * len(positive)
 
     def observe_equal(self, seconds: float, count: int) -> None:
         """Count the duration *seconds* as often as *count* says."""
