@@ -27,8 +27,8 @@ For the process `consumer`, in the order in which a delivery meets them:
     queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
     telemetry, hook_report,      all metric names and log events;
-    copy_report, log_fields,     the log fields of messages
-    failure_metrics
+    copy_report, lag_report,     the stages of a message's way;
+    log_fields, failure_metrics  the log fields of messages
     tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`

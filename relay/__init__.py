@@ -10,7 +10,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     poll_interval, wakeup     when the next claim begins
     batch_size                how many rows it takes, smaller on a slow network
     maintenance               promotes due rows and measures the backlog
-    telemetry                 all metric names and log events; with batch_histogram
+    telemetry, lag_report     all metric names and log events; the stages of an event's way
     tracing                   spans, if OpenTelemetry is set up
     event_group, measured_rows, event_gauges  why events are in the outbox; the gauges of that
     status, status_view       the command `relay status`; its output for people
@@ -18,6 +18,7 @@ The process `relay`: it moves committed events from the outbox to the broker.
     storage/                  every SQL statement
     inspection                all that `relay check` looks at
     replay                    moves dead letters back into the outbox
+    monitor/                  the command `relay monitor`
 
 May import `outbox`, never `consumer`. Only `assembly` names a database or a broker.
 """

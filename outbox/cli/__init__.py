@@ -15,5 +15,6 @@ The parts of the command line that `relay` and `consumer` share.
     adoption                 `topology --adopt`: another exchange or queue for a source
 
 May import every other package of `outbox`; none of them imports this one.
-Only here, in `*/cli.py` and in `consumer/status_view.py` may `typer` and `rich` be imported.
+Only here, in `*/cli.py`, in the two `status_view.py`, and in the modules `view` and `screen` of
+`relay/monitor/` may `typer` and `rich` be imported.
 """

@@ -12,6 +12,7 @@ Connecting to Postgres or SQLite, and what their errors mean.
     sqlite_file           one name for a SQLite file, however it is named in a setting
     sqlite_file_lock      `FileLock`: one process at a time works on a SQLite file
     location              the schema in which the tables are, and tables that are in the way
+    processes             the register of running processes
     migrate               upgrade the schema, and check its revision
     verification          all checks of a process on its tables, at start and while it runs:
     privileges              the database user has the rights that it needs

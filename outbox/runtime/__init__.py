@@ -17,6 +17,10 @@ Running a process: what `relay run` and `consumer run` have in common.
     shield           work that a cancellation must not interrupt, such as COMMIT
     certificate_metrics  when certificates end
     schema_monitor   checks the tables again while the process runs
+    register         the row of the process in outbox_processes
+    figures          what the process writes there of its work, and how others read it
+    distribution     a histogram as a value: mean, quantiles, sums
+    batch_histogram  a histogram as a metric, which takes the values of a batch at once
 
 May import `transports.base`, `database`, `settings` and the files below them; never `cli` or
 `dead_letters`.

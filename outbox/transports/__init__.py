@@ -5,6 +5,8 @@ Brokers: one set of protocols, and one package for each broker.
     topology   exchanges, queues and bindings as values
     routes     whether a routing key leads to a queue, from the bindings of a broker
     inspection attempts without an effect, and what a broker answers
+    management what a broker says about itself beside messages
+    broker_figures   its queues, connections, memory and disk as values
     connect    the transport for `MQ_BROKER_URL`
     delivery   a delivery, and the buffer between a connection and the task that takes it
     rabbitmq/  RabbitMQ through aio-pika

@@ -149,14 +149,16 @@ def _dead_letters(found: Snapshot, limits: Thresholds) -> Iterator[Alert]:
     total = sum(each.letters for each in found.dead_letters)
     if total > limits.dead_letters:
         sources = ", ".join(sorted({each.source for each in found.dead_letters}))
-        text = f"{total:,} dead letters, above {limits.dead_letters:,}; see `dead list`"
+        text = f"{_number(total, 'dead letter')}, above {limits.dead_letters:,}; see `dead list`"
         yield _critical("OutboxDeadLetters", sources, text)
 
 
 def _queue(state: QueueState, limits: Thresholds) -> Iterator[Alert]:
     messages = state.messages or 0
     if state.orphaned and messages:
-        text = f"{messages:,} messages, and no queue {state.of} to which they could return"
+        text = (
+            f"{_number(messages, 'message')}, and no queue {state.of} to which they could return"
+        )
         yield _critical("OutboxQueueOrphaned", state.queue, text)
     match state.kind:
         case QueueKind.WORK:
@@ -165,18 +167,18 @@ def _queue(state: QueueState, limits: Thresholds) -> Iterator[Alert]:
             name = "OutboxRetryQueueLong"
             if state.former and messages and not state.orphaned:
                 text = (
-                    f"{messages:,} messages in the queue of a delay that is configured no more: "
-                    "they return by themselves, then delete the queue"
+                    f"{_number(messages, 'message')} in the queue of a delay that is configured no more: "
+                    "once it is empty, delete the queue"
                 )
                 yield _warning("OutboxRetryQueueFormer", state.queue, text)
         case QueueKind.DEAD:
             name = "OutboxDeadQueueNotEmptied"
             if messages and not state.consumers and not state.orphaned:
-                text = f"{messages:,} messages, and no consumer that stores them"
+                text = f"{_number(messages, 'message')}, and no consumer that stores them"
                 yield _warning(name, state.queue, text)
             return
     if messages > limits.queue_messages:
-        text = f"{messages:,} messages, above {limits.queue_messages:,}"
+        text = f"{_number(messages, 'message')}, above {limits.queue_messages:,}"
         yield _warning(name, state.queue, text)
 
 
@@ -210,6 +212,10 @@ def _node(node: NodeFigures, limits: Thresholds) -> Iterator[Alert]:
     if node.disk_free is not None and node.disk_free < limits.disk_free:
         text = f"{node.disk_free:,} bytes free, below {limits.disk_free:,}"
         yield _warning("OutboxBrokerDiskLow", node.name, text)
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _time(duration: timedelta) -> str:

@@ -32,14 +32,15 @@ def screen(found: Snapshot, raised: Sequence[Alert], *, heading: str, width: int
     """Return everything for a terminal of this *width*: columns are left out, and cells cut."""
     first = Text(heading, style="bold", no_wrap=True, overflow="ellipsis")
     parts = (
-        _table(section, width=width) if section.lines else Text(section.title)
+        _table(section, width=width) if section.lines else Text(short(section.title))
         for section in sections(found, raised)
     )
     return Group(first, *parts)
 
 
 def _table(section: Section, *, width: int | None = None) -> Table:
-    table = Table(title=section.title, title_justify="left", title_style="bold")
+    title = Text(short(section.title))
+    table = Table(title=title, title_justify="left", title_style="bold")
     if width is not None:  # without borders, so that more fits on a screen
         table.box, table.padding = None, (0, 2, 0, 0)
     kept = [
