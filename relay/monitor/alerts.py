@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import assert_never
 
 from outbox.transports.broker_figures import NodeFigures
 from relay.event_group import EventState
@@ -155,10 +156,9 @@ def _dead_letters(found: Snapshot, limits: Thresholds) -> Iterator[Alert]:
 
 def _queue(state: QueueState, limits: Thresholds) -> Iterator[Alert]:
     messages = state.messages or 0
+    held = _number(messages, "message")
     if state.orphaned and messages:
-        text = (
-            f"{_number(messages, 'message')}, and no queue {state.of} to which they could return"
-        )
+        text = f"{held}, and no queue {state.of} to which they could return"
         yield _critical("OutboxQueueOrphaned", state.queue, text)
     match state.kind:
         case QueueKind.WORK:
@@ -166,20 +166,17 @@ def _queue(state: QueueState, limits: Thresholds) -> Iterator[Alert]:
         case QueueKind.RETRY:
             name = "OutboxRetryQueueLong"
             if state.former and messages and not state.orphaned:
-                text = (
-                    f"{_number(messages, 'message')} in the queue of a delay that is configured no more: "
-                    "once it is empty, delete the queue"
-                )
+                text = f"{held} of a delay that is configured no more; delete the queue when empty"
                 yield _warning("OutboxRetryQueueFormer", state.queue, text)
         case QueueKind.DEAD:
-            name = "OutboxDeadQueueNotEmptied"
             if messages and not state.consumers and not state.orphaned:
-                text = f"{_number(messages, 'message')}, and no consumer that stores them"
-                yield _warning(name, state.queue, text)
+                text = f"{held}, and no consumer that stores them"
+                yield _warning("OutboxDeadQueueNotEmptied", state.queue, text)
             return
+        case _:
+            assert_never(state.kind)
     if messages > limits.queue_messages:
-        text = f"{_number(messages, 'message')}, above {limits.queue_messages:,}"
-        yield _warning(name, state.queue, text)
+        yield _warning(name, state.queue, f"{held}, above {limits.queue_messages:,}")
 
 
 def _broker(found: Snapshot, limits: Thresholds) -> Iterator[Alert]:

@@ -433,7 +433,7 @@ def test_printed_lines_are_whole_however_narrow_the_terminal_is():
     view.print_all(console, found, alerts(found, LIMITS))
 
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "once it is empty, delete the queue" in text
+    assert "delete the queue when empty" in text
     assert "not shown: policies: the user lacks a tag" in text
 
 
