@@ -24,6 +24,7 @@ from outbox.runtime.process import Availability
 from outbox.runtime.register import Register, registered, this_process
 from outbox.tables import outbox_processes
 from tests.support.eventually import eventually
+from tests.support.query_plans import recorded
 
 RELAY = Process(id=uuid4(), role="relay", name="relay", host="a", pid=1, version="1.0")
 
@@ -159,3 +160,14 @@ async def test_the_times_of_processes_are_those_of_the_database(engine):
 
     assert found.unseen == timedelta(0)
     assert found.uptime >= timedelta(seconds=59)
+
+
+async def test_a_report_is_one_statement_that_waits_for_no_other_process(engine):
+    register = a_register(engine, Health())
+    await register.report()
+
+    with recorded(engine) as statements:
+        await register.report()
+
+    words = [text.split()[0] for text, _ in statements if "set_config" not in text]
+    assert [word for word in words if word not in {"BEGIN", "COMMIT"}] == ["UPDATE"]

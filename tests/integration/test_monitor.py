@@ -28,6 +28,7 @@ from tests.support.dead_letters import a_dead_letter, write_dead_letter
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.processes import REPOSITORY
+from tests.support.roles import execute, role
 
 DLX = "health_data_dlx"
 QUEUE = "health_data_processing.effects"
@@ -113,9 +114,9 @@ async def test_the_monitor_names_a_former_retry_queue_a_killed_relay_and_a_missi
 
     await eventually(names_both, within=20)
 
-    for process, role in ((relay, "relay"), (consumer, "consumer")):
+    for process, kind in ((relay, "relay"), (consumer, "consumer")):
         process.kill()
-        await on_servers.forget(role)
+        await on_servers.forget(kind)
     async with on_servers.engine.begin() as connection:
         await connection.execute(sa.delete(dead_letters))
 
@@ -226,3 +227,21 @@ def test_the_live_view_needs_a_terminal_and_json_one_reading(tmp_path, sqlite_ur
     live = run("relay", "monitor")
     assert live.code == 2
     assert "standard output is no terminal: use --once" in live.err
+
+
+async def test_a_role_for_people_needs_five_tables_and_a_missing_right_is_named(
+    postgres_url, embedded_broker_url, tmp_path
+):
+    tables = ("outbox", "dead_letters", "outbox_processes", "outbox_targets", "failing_messages")
+    versions = ("outbox_relay_version", "outbox_compatibility")
+    grants = [f"GRANT SELECT ON {table}" for table in (*tables, *versions)]
+    async with role(postgres_url, *grants) as (name, url):
+        run = CommandLine(tmp_path, MQ_DATABASE_URL=url, MQ_BROKER_URL=embedded_broker_url)
+        seen = await run.run("relay", "monitor", "--once", "--json")
+        await execute(postgres_url, f"REVOKE SELECT ON failing_messages FROM {name}", "SELECT 1")
+        refused = await run.run("relay", "monitor", "--once", "--json")
+
+    # The file of the broker does not exist.
+    assert (seen.code, json.loads(seen.out)["database_problem"]) == (3, None)
+    assert refused.code == 2
+    assert "no privilege: GRANT SELECT ON failing_messages" in refused.err
