@@ -106,7 +106,7 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- producer:   inserts events. It reads none, so that a service sees no events of another.
 -- relay:      publishes. It cannot change what an event says, only when it is published.
 -- consumer:   handles. Grant it the producer too if its handlers record events.
--- operator:   the commands `status`, `dead` and `topology --adopt`. It sees bodies of dead letters,
+-- operator:   `status`, `monitor`, `dead` and `topology --adopt`. It sees bodies of dead letters,
 --             whose reading is audited, but none of the outbox. xmax shows rows in work.
 -- auditor:    reads who did what, and why.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.

@@ -2,6 +2,7 @@
 What `relay monitor` concludes from a reading, and how it looks.
 """
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
@@ -32,6 +33,7 @@ from relay.monitor.thresholds import Thresholds, thresholds
 from relay.settings import RelaySettings
 from relay.storage.base import Backlog
 from relay.storage.overview import FailingCount, SourceCount
+from tests.support.pages import REPOSITORY
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 LIMITS = thresholds(RelaySettings(_env_file=None))
@@ -221,6 +223,28 @@ def test_a_process_that_ran_beside_the_killed_one_does_not_take_its_place():
     killed, beside = a_process(unseen=5 * MINUTE), a_process(uptime=10 * MINUTE)
 
     assert names(a_reading(processes=[beside, killed, a_process("etl")])) == ["OutboxProcessDown"]
+
+
+OF_MONITOR_ALONE = {
+    "OutboxDatabaseDown",
+    "OutboxBrokerPartitioned",
+    "OutboxQueueOrphaned",
+    "OutboxRetryQueueFormer",
+}
+"""Alerts about what Prometheus does not see."""
+
+
+def test_alerts_have_the_names_of_those_in_prometheus():
+    source = (REPOSITORY / "relay" / "monitor" / "alerts.py").read_text()
+    rules = (REPOSITORY / "deploy" / "prometheus" / "rules.yml").read_text()
+    page = (REPOSITORY / "docs" / "how-to" / "monitor.md").read_text()
+
+    ours = set(re.findall(r'"(Outbox\w+)"', source))
+    theirs = set(re.findall(r"alert: (Outbox\w+)", rules))
+
+    assert ours - theirs == OF_MONITOR_ALONE
+    section = page.partition("### Alerts of the monitor")[2].partition("\n##")[0]
+    assert ours == set(re.findall(r"`(Outbox\w+)`", section))
 
 
 def test_critical_alerts_come_first():
