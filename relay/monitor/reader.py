@@ -1,7 +1,7 @@
 """
 Asks database and broker for a reading. Every question is read only and has a deadline.
 
-What changes slowly, or is a burden to ask for, is asked for once in `SLOWLY`.
+Figures that change slowly, or that are a burden to count, are asked for once in `SLOWLY`.
 """
 
 import asyncio

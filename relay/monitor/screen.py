@@ -46,7 +46,7 @@ async def watch(draw: Callable[[int], Awaitable[Drawing]], stop: asyncio.Event) 
         ):
             while not stop.is_set():
                 drawing = asyncio.ensure_future(draw(console.width))
-                # A server that does not answer keeps nobody from ending the view.
+                # The view ends at once, even while a server does not answer.
                 await asyncio.wait({drawing, ending}, return_when=asyncio.FIRST_COMPLETED)
                 if not drawing.done():
                     drawing.cancel()

@@ -35,7 +35,7 @@ def _alerts(raised: Sequence[Alert]) -> Section:
             Column("alert", is_text=True, whole=True),
             Column("severity", 100, is_text=True, whole=True),
             Column("of", 80, is_text=True),
-            Column("what", is_text=True, folds=True),
+            Column("text", is_text=True, folds=True),
         ],
         [(each.name, each.severity.value, each.subject, each.text) for each in raised],
         [_STYLES[each.severity] for each in raised],
