@@ -152,7 +152,7 @@ class Settlement:
         now = asyncio.get_running_loop().time()
         messages = [
             (queued.delivery.headers, now - queued.since)
-            for queued, verdict in step[: lag.left]
+            for queued, verdict in step.settled[: lag.left]
             if type(verdict) is Done and not verdict.duplicate
         ]
         if messages:

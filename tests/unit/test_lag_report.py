@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.dispatch.settlement import Settlement
+from consumer.dispatch.settlement import Settlement, Step
 from consumer.execution.delivery_batch import QueuedDelivery
 from consumer.lag_report import MOST_PENDING, SAMPLE
 from consumer.lag_report import LagReport as ConsumerLag
@@ -87,11 +87,11 @@ def a_settlement() -> tuple[Settlement, ConsumerLag]:
     return settlement, lag
 
 
-def a_step(count: int, verdict: Any = DONE) -> list[tuple[QueuedDelivery, Any]]:
+def a_step(count: int, verdict: Any = DONE) -> Step:
     since = asyncio.get_running_loop().time() - 0.2
     message = on_the_wire(an_event(), exchange="e")
     deliveries = (Delivery(message, tag, redelivered=False) for tag in range(count))
-    return [(QueuedDelivery(0, each.tag, since, each), verdict) for each in deliveries]
+    return Step([(QueuedDelivery(0, each.tag, since, each), verdict) for each in deliveries])
 
 
 async def test_the_wait_in_the_process_counts():
