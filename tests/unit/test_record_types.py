@@ -10,6 +10,7 @@ from consumer.message_copies import retry_copy
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain
 from outbox.event import Event
 from outbox.health_data import HEALTH_DATA_UPLOADED
+from outbox.runtime.error_summary import summary_of
 from outbox.runtime.record_types import HEALTH_CONNECT, RecordTypes
 from outbox.settings import SharedSettings
 from outbox.wire.codec import WireMessage
@@ -77,7 +78,8 @@ def test_a_consumer_counts_each_record_type_also_that_of_a_copy():
     steps, other = a_delivered(STEPS), a_delivered(UNKNOWN)
     copy = retry_copy(steps, queue="q", attempt=1)
 
-    telemetry.handler_failed(copy, ValueError(), attempt=2, message=None)
+    error = ValueError()
+    telemetry.handler_failed(copy, error, summary=summary_of(error), attempt=2, message=None)
     telemetry.handled(
         HEALTH_DATA_UPLOADED,
         dict.fromkeys("ab", timedelta(seconds=1)),
