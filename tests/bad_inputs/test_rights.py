@@ -47,7 +47,7 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
 } | {"GRANT SELECT ON SEQUENCE parked_messages_id_seq"}
-UNCHECKED = ("outbox_processes", "failing_messages", "outbox_compatibility")
+UNCHECKED = ("outbox_compatibility",)
 """Tables whose rights a process does not check at its start."""
 
 PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
