@@ -66,6 +66,11 @@ class Deployment:
         await self._stack.aclose()
         await self.engine.dispose()
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment variables of every process."""
+        return {**self._env}
+
     def unset(self, setting: str) -> None:
         """Start further processes without *setting*."""
         del self._env[setting]
