@@ -14,6 +14,7 @@ Connecting to Postgres or SQLite, and what their errors mean.
     location              the schema in which the tables are, and tables that are in the way
     processes             the register of running processes
     migrate               upgrade the schema, and check its revision
+    compatibility         whether this program may work on tables of another revision
     verification          all checks of a process on its tables, at start and while it runs:
     privileges              the database user has the rights that it needs
     row_access              no policy, rule or view hides rows

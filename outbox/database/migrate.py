@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import outbox
-from outbox.database import location, row_access
+from outbox.database import compatibility, location, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import NO_PRIVILEGE, driver_errors_translated, reason_of, sqlstate
 from outbox.database.location import VERSION_TABLE, Location
@@ -118,13 +118,20 @@ def known_revisions() -> set[str]:
     return {file.name.partition("_")[0] for file in files}
 
 
+def newer(found: Location) -> str | None:
+    """Return a warning if the tables that were *found* are newer than this program, or None."""
+    return compatibility.warning(found, known_revisions())
+
+
 async def verify(engine: AsyncEngine) -> Location:
     """
-    Check that the schema is at `head`, and that all tables are in one schema; returns which.
+    Check that this program may work on the tables, and that all are in one schema; returns which.
+
+    Their revision is `head`, or a newer one that says that it serves this program as well.
 
     Raises SchemaMismatch, whose text names the command to run, and DatabaseUnavailable.
     """
-    expected = head()
+    known = known_revisions()
     with driver_errors_translated(), _files_checked():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
@@ -134,12 +141,7 @@ async def verify(engine: AsyncEngine) -> Location:
                 place = f" in schema {found.schema}" if found.schema else ""
                 missing = f"the tables are missing{place}: run `relay migrate`"
                 raise SchemaMismatch(*(hidden or [missing]))
-            if found.revision != expected:
-                is_known = found.revision in known_revisions()
-                remedy = "run `relay migrate`"
-                if not is_known:
-                    remedy = "a newer version of this program created it"
-                raise SchemaMismatch(f"{found} instead of {expected}: {remedy}")
+            await connection.run_sync(compatibility.check, found, known)
             await connection.run_sync(location.verify_one_schema, found.schema)
     return found
 

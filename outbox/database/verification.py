@@ -14,7 +14,7 @@ from outbox.database.errors import with_deadline
 from outbox.database.location import Location
 from outbox.database.privileges import Rights
 from outbox.errors import SchemaMismatch
-from outbox.tables import outbox_targets
+from outbox.tables import outbox_compatibility, outbox_targets
 
 _ANSWERS_WITHIN = timedelta(seconds=20)
 
@@ -85,7 +85,12 @@ class Expectation:
 
     @property
     def _all_rights(self) -> Rights:
-        return {**self.rights, outbox_targets: ("SELECT", "INSERT"), migrate.VERSION: ("SELECT",)}
+        return {
+            **self.rights,
+            outbox_targets: ("SELECT", "INSERT"),
+            migrate.VERSION: ("SELECT",),
+            outbox_compatibility: ("SELECT",),
+        }
 
 
 def _has_counter(table: sa.Table) -> bool:

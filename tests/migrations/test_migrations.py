@@ -15,7 +15,7 @@ from consumer.storage.tables import processed_messages
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
-from outbox.tables import audit_log, ordering_secret
+from outbox.tables import audit_log, ordering_secret, outbox_compatibility
 from tests.support.builders import an_upload
 from tests.support.pages import REPOSITORY
 
@@ -145,12 +145,35 @@ async def test_a_database_without_tables_is_refused_with_the_remedy(empty_url):
     await engine.dispose()
 
 
-async def test_a_schema_of_another_version_is_refused(engine):
+async def test_newer_tables_say_which_programs_may_work_on_them(engine):
+    own = migrate.head()
     async with engine.begin() as connection:
         await connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
 
-    with pytest.raises(SchemaMismatch, match="9999"):
+    found = await migrate.verify(engine)
+    assert found.revision == "9999"
+    assert migrate.newer(found) == (
+        f"{found}, and this program is made for {own}: it may work on it, so that processes can be"
+        " replaced one by one; install the newer version"
+    )
+
+    async with engine.begin() as connection:
+        await connection.execute(sa.update(outbox_compatibility).values(oldest_revision="9998"))
+    with pytest.raises(SchemaMismatch) as caught:
         await migrate.verify(engine)
+    assert str(caught.value) == (
+        f"{found} instead of {own}: a newer version of this program created it, and only programs"
+        " from revision 9998 on may work on it"
+    )
+
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("DROP TABLE outbox_compatibility"))
+    with pytest.raises(SchemaMismatch, match=r"a newer version of this program created it$"):
+        await migrate.verify(engine)
+
+
+async def test_tables_of_this_version_need_no_warning(engine):
+    assert migrate.newer(await migrate.verify(engine)) is None
 
 
 async def test_the_sql_function_records_an_event_with_defaults(postgres_url):
