@@ -8,12 +8,13 @@ process that only checks.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import outbox
 from outbox.database import compatibility, location, row_access
@@ -112,10 +113,15 @@ def head() -> str:
     return max(known_revisions())
 
 
-def known_revisions() -> set[str]:
-    """Return all revisions that this version knows; each is the number before a file's name."""
+@cache
+def known_revisions() -> frozenset[str]:
+    """
+    Return all revisions that this version knows; each is the number before a file's name.
+
+    They are read once: a newer version may be installed over the files of a process that runs.
+    """
     files = (_migrations() / "versions").glob("[0-9]*_*.py")
-    return {file.name.partition("_")[0] for file in files}
+    return frozenset(file.name.partition("_")[0] for file in files)
 
 
 def newer(found: Location) -> str | None:
@@ -131,18 +137,27 @@ async def verify(engine: AsyncEngine) -> Location:
 
     Raises SchemaMismatch, whose text names the command to run, and DatabaseUnavailable.
     """
-    known = known_revisions()
     with driver_errors_translated(), _files_checked():
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
-            found = await connection.run_sync(_find)
-            if found.revision is None:
-                hidden = await row_access.problems(connection, {VERSION: ["SELECT"]})
-                place = f" in schema {found.schema}" if found.schema else ""
-                missing = f"the tables are missing{place}: run `relay migrate`"
-                raise SchemaMismatch(*(hidden or [missing]))
-            await connection.run_sync(compatibility.check, found, known)
+            found = await verify_revision(connection)
             await connection.run_sync(location.verify_one_schema, found.schema)
+    return found
+
+
+async def verify_revision(connection: AsyncConnection) -> Location:
+    """
+    Check that this program may work on the tables that *connection* finds; returns where they are.
+
+    Raises SchemaMismatch.
+    """
+    found = await connection.run_sync(_find)
+    if found.revision is None:
+        hidden = await row_access.problems(connection, {VERSION: ["SELECT"]})
+        place = f" in schema {found.schema}" if found.schema else ""
+        missing = f"the tables are missing{place}: run `relay migrate`"
+        raise SchemaMismatch(*(hidden or [missing]))
+    await connection.run_sync(compatibility.check, found, known_revisions())
     return found
 
 

@@ -46,27 +46,29 @@ class Expectation:
         """
         found = await migrate.verify(engine)
         await privileges.verify(engine, self._all_rights)
-        await self.verify_again(engine, found, register=register)
-        return found
+        return await self.verify_again(engine, found, register=register)
 
     async def verify_again(
         self, engine: AsyncEngine, found: Location, *, register: bool = False
-    ) -> None:
+    ) -> Location:
         """
-        Check what an operator may change without a migration, in five statements.
+        Check what an operator may change beneath a process; returns where the tables are now.
 
-        *found* is the result of `verify`. With *register*, the target is recorded if there is
-        none: a migration down and up again empties the table. Raises SchemaMismatch with a line
-        for each problem, and DatabaseUnavailable.
+        *found* is the result of `verify`; the tables may have been migrated since. With
+        *register*, the target is recorded if there is none: a migration down and up again empties
+        the table. Raises SchemaMismatch with a line for each problem, and DatabaseUnavailable.
         """
-        recorded = await self._verify_rows(engine, found)
+        now, recorded = await self._verify_rows(engine, found)
         if register and recorded is None:
             async with with_deadline(_ANSWERS_WITHIN), engine.begin() as connection:
                 await targets.register(connection, self.source, self.target)
             await self._verify_rows(engine, found)
+        return now
 
-    async def _verify_rows(self, engine: AsyncEngine, found: Location) -> str | None:
-        """The recorded target of the source, if there is one."""
+    async def _verify_rows(
+        self, engine: AsyncEngine, found: Location
+    ) -> tuple[Location, str | None]:
+        """Where the tables are now, and the recorded target of the source, if there is one."""
         async with with_deadline(_ANSWERS_WITHIN), engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             problems = await location.moved(connection, self._all_rights, found.schema)
@@ -74,6 +76,7 @@ class Expectation:
             if problems:
                 # Hidden rows would mislead the checks below.
                 raise SchemaMismatch("\n".join(problems))
+            now = await migrate.verify_revision(connection)
             written = [table for table, rights in self.rights.items() if {*rights} - {"SELECT"}]
             problems = await id_counters.problems(connection, filter(_has_counter, written))
             recorded = await targets.read(connection, self.source)
@@ -81,7 +84,7 @@ class Expectation:
             problems.append(self.refusal.format(recorded=recorded))
         if problems:
             raise SchemaMismatch("\n".join(problems))
-        return recorded
+        return now, recorded
 
     @property
     def _all_rights(self) -> Rights:

@@ -1,8 +1,9 @@
 """
 Checking the database again while a process runs.
 
-An operator may restore rows beneath it, or enable row level security. And a process without work
-asks the database nothing else, so this is how it notices that the database is unavailable.
+An operator may migrate the tables beneath it, restore rows, or enable row level security. And a
+process without work asks the database nothing else, so this is how it notices that the database is
+unavailable.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.database import migrate
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
@@ -77,9 +79,11 @@ class SchemaMonitor:
         self._every = every
         self._clock = clock
         self._answered = clock()
+        self._newer: str | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check until *stop* is set."""
+        self._report_newer(self._found)
         while True:
             await pause(stop, self._every)
             if stop.is_set():
@@ -104,7 +108,7 @@ class SchemaMonitor:
     async def _check(self) -> None:
         before = self.gate.problem
         try:
-            await self._expected.verify_again(self._engine, self._found, register=True)
+            now = await self._expected.verify_again(self._engine, self._found, register=True)
         except SchemaMismatch as error:
             self.gate.problem = problem = "; ".join(str(error).splitlines())
             self._health.down(SCHEMA, by=_BY)
@@ -115,3 +119,10 @@ class SchemaMonitor:
             self._health.up(SCHEMA, by=_BY)
             if before is not None:
                 self._log.info("schema_accepted")
+            self._report_newer(now)
+
+    def _report_newer(self, now: Location) -> None:
+        """Log once that the tables are newer than this program."""
+        before, self._newer = self._newer, migrate.newer(now)
+        if self._newer not in (None, before):
+            self._log.warning("schema_is_newer", problem=self._newer)

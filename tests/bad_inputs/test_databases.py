@@ -238,13 +238,16 @@ async def test_a_file_that_is_no_database_is_a_line_that_names_the_setting(sqlit
     ("revision", "problem"),
     [
         ("0001", r"0001 instead of \d+: run `relay migrate`"),
-        ("9999", "newer version of this program created it"),
+        ("9999", "created it, and only programs from revision 9999 on may work on it"),
     ],
 )
 async def test_a_schema_of_another_version_is_a_line_with_the_remedy(engine, revision, problem):
     async with engine.begin() as connection:
         await connection.exec_driver_sql(
             f"UPDATE {migrate.VERSION_TABLE} SET version_num = '{revision}'"
+        )
+        await connection.exec_driver_sql(
+            f"UPDATE outbox_compatibility SET oldest_revision = '{revision}'"
         )
 
     with pytest.raises(SchemaMismatch, match=problem):

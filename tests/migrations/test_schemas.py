@@ -171,10 +171,23 @@ async def test_other_objects_of_another_program_are_refused_and_nothing_is_half_
 
 async def test_a_schema_of_a_newer_version_is_a_line_and_status_2(run, postgres_url, tmp_path):
     newer = f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"
+    oldest = "UPDATE outbox_compatibility SET oldest_revision = '9999'"
     await execute(postgres_url, newer)
+    assert (await run.run("relay", "topology", MQ_DATABASE_URL=postgres_url)).code == 0
+    served = await run.run("relay", "check", MQ_DATABASE_URL=postgres_url)
+    assert (served.code, served.out.splitlines()[0]) == (0, "schema public is at revision 9999")
+    assert (
+        f"warning: schema public is at revision 9999, and this program is made for {HEAD}: it may"
+        " work on it"
+    ) in served.err
+    migrated = await run.run("relay", "migrate", MQ_DATABASE_URL=postgres_url)
+    assert (migrated.code, "which a newer version" in migrated.err) == (2, True)
+
+    await execute(postgres_url, oldest)
     assert (await run.run("relay", "migrate")).code == 0
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as database:
         database.execute(newer)
+        database.execute(oldest)
         database.commit()
 
     for url, place in (({"MQ_DATABASE_URL": postgres_url}, "schema public"), ({}, "the schema")):

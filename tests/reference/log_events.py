@@ -79,6 +79,8 @@ MEANINGS = {
     "row_unreadable": "The outbox row with the id `row` is no event, and moves to `dead_letters`. "
     "`detail` names the column, and never its value.",
     "schema_accepted": "The problem of `schema_refused` is solved; the process works again.",
+    "schema_is_newer": "A newer version has migrated the tables, and they serve this program as "
+    "well; see [Upgrading](../how-to/upgrade.md).",
     "schema_refused": "The tables are not as the process needs them, as `problem` says; it waits "
     "and is not ready; see [Troubleshooting](../how-to/troubleshoot.md#schema-refused).",
     "row_unsettled": "The database refused to delete the row with this id; see "

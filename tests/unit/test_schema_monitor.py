@@ -7,7 +7,10 @@ from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
+from outbox.database import migrate
+from outbox.database.location import Location
 from outbox.database.verification import Expectation
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
 from outbox.runtime import logs
@@ -22,6 +25,7 @@ class Checked:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.now = 0.0
+        self.now_found = Location("public", migrate.head())
         self.health = Health("broker")
         self.registry = CollectorRegistry()
         self.monitor = SchemaMonitor(
@@ -33,10 +37,11 @@ class Checked:
             clock=lambda: self.now,
         )
 
-    async def verify_again(self, _engine: Any, _found: Any, *, register: bool) -> None:
+    async def verify_again(self, _engine: Any, _found: Any, *, register: bool) -> Location:
         assert register
         if self.error is not None:
             raise self.error
+        return self.now_found
 
     async def after(self, seconds: float, error: Exception | None = None) -> list[str]:
         """The dependencies that are missing after a check *seconds* later."""
@@ -83,3 +88,15 @@ async def test_the_work_waits_for_a_schema_that_is_refused(checked):
 
     assert list(refused.value.waits_for) == ["schema"]
     assert await checked.after(5) == ["broker"]
+
+
+async def test_tables_that_are_migrated_beneath_the_process_are_reported_once(checked):
+    with capture_logs() as lines:
+        await checked.after(5)
+        checked.now_found = Location("public", "9999")
+        await checked.after(5)
+        await checked.after(5)
+
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("schema_is_newer", "warning")
+    assert line["problem"].startswith("schema public is at revision 9999, and this program is")
