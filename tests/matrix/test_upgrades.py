@@ -1,8 +1,8 @@
 """
 Row F25: a database of an older schema is upgraded while producers work on it.
 
-There is no older version of the programs yet that could run beside the new one. What there is of
-older ones are their migrations: rows that were written under each are read by the new code.
+Versions from before the first release are known by their migrations only: rows that were written
+under each are read by the new code. Versions side by side are in `test_rolling_upgrades.py`.
 """
 
 import asyncio
