@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION = sa.Table(VERSION_TABLE, sa.MetaData())
 
 _NO_REVISION = "REVISION: there is no such revision"
-_NO_LOCK = "55P03"
+_NO_LOCK = {"55P03", "40P01"}  # a deadlock ends one of the two
 _EXISTS_ALREADY = {"42P07", "42723", "42710"}
 _NO_DATABASE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
@@ -93,7 +93,7 @@ def _refusal(error: DBAPIError) -> BaseException:
             "the role may not create tables: GRANT CREATE ON the schema to it, or run this as the "
             "owner of the existing tables"
         )
-    if state == _NO_LOCK or primary_code(error.orig) == sqlite3.SQLITE_BUSY:
+    if state in _NO_LOCK or primary_code(error.orig) == sqlite3.SQLITE_BUSY:
         return DatabaseUnavailable(
             "another session holds a lock on the tables, so the migration was rolled back and "
             f"changed nothing: run it again when that session has ended ({reason_of(error)})"

@@ -13,7 +13,7 @@ from tests.support.next_versions import ADDED, CONTRACTED, HEAD
 from tests.support.processes import ChildProcess
 from tests.support.upgrading import Upgrade
 
-pytestmark = [pytest.mark.fault, pytest.mark.selection]
+pytestmark = [pytest.mark.fault, pytest.mark.selection, pytest.mark.timeout(300)]
 
 
 async def end(*processes: ChildProcess) -> None:

@@ -17,6 +17,7 @@ from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
 from outbox.tables import audit_log, ordering_secret, outbox_compatibility
 from tests.support.builders import an_upload
+from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
 
 assert processed_messages.metadata is outbox.metadata
@@ -347,6 +348,29 @@ async def test_a_migration_that_gets_no_lock_fails_instead_of_blocking_all(empty
     await engine.dispose()
 
     await asyncio.to_thread(migrate.upgrade, empty_postgres_url)
+
+
+async def test_a_migration_that_ends_a_deadlock_says_that_it_changed_nothing(empty_postgres_url):
+    """A process locks tables in another order: it holds one, and then wants the next."""
+    await asyncio.to_thread(migrate.upgrade, empty_postgres_url, "0010")
+    name = make_url(empty_postgres_url).database
+    await execute(empty_postgres_url, f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '2s'")
+    engine = create_engine(make_url(empty_postgres_url), pool_size=2, application_name="test")
+
+    async def waits() -> bool:
+        blocked = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        async with engine.connect() as connection:
+            return bool(await connection.scalar(blocked))
+
+    async with engine.connect() as process:
+        await process.execute(sa.text("SET deadlock_timeout = '60s'"))
+        await process.execute(sa.text("LOCK TABLE dead_letters IN ACCESS SHARE MODE"))
+        migration = asyncio.create_task(asyncio.to_thread(migrate.upgrade, empty_postgres_url))
+        await eventually(waits, within=30)
+        await process.execute(sa.text(f"LOCK TABLE {VERSION_TABLE} IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(DatabaseUnavailable, match=r"changed nothing: run it again .*40P01"):
+            await migration
+    await engine.dispose()
 
 
 async def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_postgres_url):

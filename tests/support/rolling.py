@@ -42,6 +42,6 @@ async def apply(message: Message[Step], session: AsyncSession) -> None:
     values = {"type": message.type, "key": step["key"], "step": step["step"]}
     await session.execute(sa.insert(applied).values(values))
     if step["rejected"]:
-        raise Reject("as the payload says")
+        raise Reject("unwanted_step")
     if message.attempt <= step["fails"]:
         raise RuntimeError("as the payload says")
