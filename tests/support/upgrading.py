@@ -20,6 +20,7 @@ from tests.support.processes import REPOSITORY, ChildProcess
 from tests.support.rolling import ORDERED, PLAIN, Step, applied
 
 KEYS = ("a", "b", "c")
+EACH = {(kind, key) for kind in (PLAIN, ORDERED) for key in KEYS}
 BETWEEN_TRANSACTIONS = timedelta(milliseconds=400)
 FAILS_EVERY, REJECTED_EVERY = 7, 19
 PATIENCE_SECONDS = 90.0
@@ -85,14 +86,14 @@ class Upgrade(Deployment):
                 stop.set()
 
     async def makes_progress(self) -> None:
-        """Wait until both consumers have applied events that are committed from now on."""
-        first = len(self.events) // (2 * len(KEYS)) + 1
+        """Wait until both consumers have applied an event of each key, committed from now on."""
+        first = len(self.events) // len(EACH) + 1
 
         async def done() -> bool:
             rows = await self.rows(applied)
-            return {row["type"] for row in rows if row["step"] > first} == {PLAIN, ORDERED}
+            return {(row["type"], row["key"]) for row in rows if row["step"] > first} == EACH
 
-        await self.waits_for(done, "no event of both consumers was applied")
+        await self.waits_for(done, "no event of each consumer and key was applied")
 
     async def waits_for(self, condition: Callable[[], Awaitable[bool]], message: str) -> None:
         """Wait for *condition*; its failure has *message* and the logs."""
