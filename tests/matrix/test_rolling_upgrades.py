@@ -38,8 +38,8 @@ async def test_processes_are_replaced_one_by_one_and_back_without_losing_anythin
 
             deployment.program = newer
             await deployment.migrates(to=ADDED)
-            await old_relay.wait_for_line("schema_is_newer")
             await deployment.makes_progress()
+            await old_relay.wait_for_line("schema_is_newer")
 
             # The wrong order: messages of the newer wire format wait for the newer consumers.
             new_relay = await deployment.relay()

@@ -19,6 +19,7 @@ from outbox.tables import audit_log, ordering_secret, outbox_compatibility
 from tests.support.builders import an_upload
 from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
+from tests.support.roles import role
 
 assert processed_messages.metadata is outbox.metadata
 
@@ -171,6 +172,15 @@ async def test_newer_tables_say_which_programs_may_work_on_them(engine):
         await connection.execute(sa.text("DROP TABLE outbox_compatibility"))
     with pytest.raises(SchemaMismatch, match=r"a newer version of this program created it$"):
         await migrate.verify(engine)
+
+
+async def test_a_role_that_may_not_read_which_programs_are_served_gets_the_grant(postgres_url):
+    await execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    async with role(postgres_url, f"GRANT SELECT ON {VERSION_TABLE}") as (_, url):
+        engine = create_engine(make_url(url), pool_size=2, application_name="test")
+        with pytest.raises(SchemaMismatch, match=r"GRANT SELECT ON outbox_compatibility$"):
+            await migrate.verify(engine)
+        await engine.dispose()
 
 
 async def test_tables_of_this_version_need_no_warning(engine):

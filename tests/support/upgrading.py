@@ -47,13 +47,7 @@ class Upgrade(Deployment):
 
     async def consumers(self) -> list[ChildProcess]:
         """Start both consumers."""
-        return [
-            await self._start(
-                *("consumer", "run", f"tests.support.rolling:{name}"),
-                announces="consumer_started",
-            )
-            for name in CONSUMERS
-        ]
+        return await asyncio.gather(*map(self._consumer, CONSUMERS))
 
     async def ends(self, module: str, *arguments: str) -> tuple[int, str]:
         """Run a command of the program to its end; returns its exit code and its output."""
@@ -131,6 +125,10 @@ class Upgrade(Deployment):
     def applicable(self) -> list[tuple[str, Step]]:
         """The committed events that no handler rejects, in their order."""
         return [event for event in self.events if not event[1]["rejected"]]
+
+    async def _consumer(self, name: str) -> ChildProcess:
+        target = f"tests.support.rolling:{name}"
+        return await self._start("consumer", "run", target, announces="consumer_started")
 
     async def _produce(self, stop: asyncio.Event) -> None:
         for step in count():
