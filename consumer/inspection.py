@@ -12,7 +12,7 @@ from outbox.certificate_expiry import expiries
 from outbox.checks import certificates, database, versions
 from outbox.checks.broker import BrokerCheck
 from outbox.checks.report import Report
-from outbox.checks.result import Check, CheckResult
+from outbox.checks.result import Check
 from outbox.database.location import Location
 from outbox.runtime import probes, process
 from outbox.transports.connect import management
@@ -43,7 +43,7 @@ async def _check_database(consumer: Consumer, settings: ConsumerSettings, report
     if database.is_usable(report):
         found = await report.async_step(Check.SCHEMA, _tables(consumer, settings))
         if found is not None:
-            report.add(CheckResult.ok(Check.SCHEMA, str(found)))
+            report.add(database.of_tables(found))
 
 
 async def _tables(consumer: Consumer, settings: ConsumerSettings) -> Location:

@@ -51,7 +51,7 @@ async def _check_tables(settings: RelaySettings, report: Report) -> list[Waiting
     async with assembly.database(settings) as engine:
         location = await assembly.expectation(settings).verify(engine)
         await ordering_secret.read(engine)
-        report.add(CheckResult.ok(Check.SCHEMA, str(location)))
+        report.add(database.of_tables(location))
         report.warn(Check.SCHEMA, await assembly.warnings(engine))
         report.add(*of_vacuum(await assembly.store(engine, settings).backlog()))
         return await waiting_keys.read(engine, exchange=settings.main_exchange)

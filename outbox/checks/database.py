@@ -10,7 +10,8 @@ from outbox.certificate_expiry import CertificateExpiry, expiries
 from outbox.checks import certificates, clocks, versions
 from outbox.checks.report import Report
 from outbox.checks.result import Check, CheckResult
-from outbox.database import server_facts
+from outbox.database import migrate, server_facts
+from outbox.database.location import Location
 from outbox.database.server_facts import ServerFacts
 from outbox.settings import SharedSettings
 
@@ -55,6 +56,13 @@ def is_usable(report: Report) -> bool:
     because = "the database cannot be used"
     report.add(CheckResult.not_checked(Check.SCHEMA, "the tables", because=because))
     return False
+
+
+def of_tables(found: Location) -> CheckResult:
+    """Say at which revision the tables are that were *found*; warn if they are newer."""
+    if (problem := migrate.newer(found)) is not None:
+        return CheckResult.warning(Check.SCHEMA, problem)
+    return CheckResult.ok(Check.SCHEMA, str(found))
 
 
 def of_sqlite(version: tuple[int, ...]) -> CheckResult:
