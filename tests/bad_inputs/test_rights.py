@@ -47,9 +47,6 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
 } | {"GRANT SELECT ON SEQUENCE parked_messages_id_seq"}
-UNCHECKED = ("outbox_compatibility",)
-"""Tables whose rights a process does not check at its start."""
-
 PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
     "relay": ("relay", assembly.expectation(RelaySettings()), set()),
     "consumer": ("consumer", checks.expectation(effects.consumer, "queue"), IN_ORDER),
@@ -72,7 +69,7 @@ async def test_a_missing_privilege_is_a_line_with_the_grant_to_run(name, owner, 
         if process == "relay":
             await ordering_secret.read(engine)
 
-    rights = {right for right in documented_rights(process) if not right.endswith(UNCHECKED)}
+    rights = documented_rights(process)
     await execute(owner, *(f"{right} TO {ROLE}" for right in rights))
     await verify(lowly)
 
