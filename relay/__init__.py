@@ -2,6 +2,7 @@
 The process `relay`: it moves committed events from the outbox to the broker.
 
     settings, cli, assembly   environment, command line, and the choice of adapters
+    service                   the loop and the tasks beside it, until the process has to stop
     run                       the command `relay run`, which imports less than the others
     relay                     the loop: claim, publish, settle
     verdict                   an outcome of a publish → delete, retry, dead-letter or leave the row

@@ -4,13 +4,11 @@ The composition root of the relay: the only place that names concrete adapters.
 Those of the other database are not imported, as its driver may not be installed.
 """
 
-import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
-from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.backoff import Exponential
@@ -18,33 +16,27 @@ from outbox.database import privileges, row_access
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
 from outbox.dead_letters import maintenance as dead_letter_maintenance
-from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
-from outbox.runtime.register import registered
-from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.tables import dead_letters, ordering_secret, outbox, outbox_processes
 from outbox.transports import topology
 from outbox.transports.base import ConnectionCounter, Publisher, Transport, raise_together
 from outbox.transports.connect import management, transport
 from outbox.transports.topology import Topology
 from relay.batch_size import BatchSize
-from relay.maintenance import Maintenance
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import PollInterval
 from relay.relay import Relay
-from relay.required_queues import GatedPublisher, RequiredQueues
+from relay.required_queues import RequiredQueues
 from relay.settings import RelaySettings
 from relay.storage import ordering_secret as secret
 from relay.storage.base import OutboxStore
-from relay.storage.gated import GatedStore
 from relay.storage.settlement import SOURCE
 from relay.telemetry import Telemetry
 from relay.tracing import traced
 from relay.wakeup import Polling, WakeSignal, Wakeup
 
 ROLE = "relay"
-USUAL_METRICS_PORT = 8001
 RIGHTS = {
     outbox: ["SELECT", "UPDATE", "DELETE"],
     dead_letters: ["SELECT", "INSERT"],
@@ -200,76 +192,3 @@ def assemble(
         jitter=random.random,
         cloudevents=settings.cloudevents_writer,
     )
-
-
-async def serve(
-    settings: RelaySettings,
-    stop: asyncio.Event,
-    *,
-    telemetry: Callable[..., Telemetry] = Telemetry,
-) -> None:
-    """
-    Run the relay until *stop* is set.
-
-    Raises ConfigurationError and Unavailable only at start; later it waits for servers that are
-    unavailable.
-    """
-    process.allow_configured_headers(settings)
-    registry = CollectorRegistry()
-    health = probes.Health("broker", "database")
-    events = telemetry(
-        registry, exchange=settings.main_exchange, record_types=settings.record_types
-    )
-    wake_signal = WakeSignal()
-    async with (
-        probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT),
-        database(settings) as engine,
-    ):
-        found, ordering_key_secret = await verified(engine, settings)
-        key_hasher = OrderingKeyHasher(ordering_key_secret)
-        broker_transport = broker(settings, connections=events.availability.connections)
-        await process.prepare(broker_transport, declared(settings), settings)
-        monitor = SchemaMonitor(expectation(settings), found, engine, health, events.availability)
-        outbox_store = GatedStore(store(engine, settings, on_standby=events.standby), monitor.gate)
-        needed = required_queues(settings, broker_transport)
-        listed = registered(engine, "relay", SOURCE, health=health, telemetry=events)
-        async with listed, broker_transport.publisher() as own, asyncio.TaskGroup() as group:
-            publisher: Publisher = own
-            background = [group.create_task(monitor.run(stop))]
-            if needed is not None:
-                gated = GatedPublisher(own, needed, events)
-                background.append(group.create_task(gated.run(stop)))
-                publisher = gated
-            maintenance = Maintenance(
-                store=outbox_store, wake_signal=wake_signal, telemetry=events
-            )
-            background.append(group.create_task(maintenance.run(stop)))
-            dead_letters_kept = DeadLetterMaintenance(
-                engine,
-                SOURCE,
-                retention=settings.dead_letter_retention,
-                actor=process.name(ROLE),
-                report=events.dead_letters,
-                availability=events.availability,
-            )
-            background.append(group.create_task(dead_letters_kept.run(stop)))
-
-            def inserted() -> None:
-                wake_signal.notify()
-                maintenance.inserted()
-
-            relay = assemble(
-                settings,
-                outbox_store,
-                publisher,
-                key_hasher,
-                wakeup=wakeup(engine, settings, notify=inserted),
-                wake_signal=wake_signal,
-                telemetry=events,
-                health=health,
-            )
-            events.started(batch_size=settings.batch_size, database=engine.dialect.name)
-            await relay.run(stop)
-            # They may stop at any point: the next relay does the rest.
-            for task in background:
-                task.cancel()

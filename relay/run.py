@@ -5,7 +5,7 @@ The command `relay run`, without what only the other commands need.
 from outbox.cli import start
 from outbox.cli.output import run_command
 from outbox.runtime import service
-from relay import assembly
+from relay.service import serve
 from relay.settings import RelaySettings
 
 
@@ -17,5 +17,5 @@ def main() -> None:
 def run() -> None:
     """Publish until a signal ends it; ends the process with the exit code of the service."""
     settings = start.settings(RelaySettings, process="relay", warnings="log")
-    code = service.run(lambda stop: assembly.serve(settings, stop), drain=settings.drain)
+    code = service.run(lambda stop: serve(settings, stop), drain=settings.drain)
     raise SystemExit(code)

@@ -16,8 +16,8 @@ from typing import Any
 from outbox.cli import start
 from outbox.runtime import service
 from outbox.transports.base import Outcome
-from relay import assembly
 from relay.row import Row
+from relay.service import serve
 from relay.settings import RelaySettings
 from relay.telemetry import Telemetry
 
@@ -47,7 +47,7 @@ def main(file: Path) -> None:
         return RecordingTelemetry(*arguments, file=file, **named)
 
     code = service.run(
-        lambda stop: assembly.serve(settings, stop, telemetry=telemetry), drain=settings.drain
+        lambda stop: serve(settings, stop, telemetry=telemetry), drain=settings.drain
     )
     raise SystemExit(code)
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import consumer.assembly
-import relay.assembly
+import relay.service
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from consumer.storage.tables import processed_messages
@@ -76,7 +76,7 @@ async def serving(*consumers: Consumer, database_url: str, directory: Path) -> A
         await consumer.assembly.prepare(each, of_consumer)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(relay.assembly.serve(of_relay, stop))
+        group.create_task(relay.service.serve(of_relay, stop))
         for each in consumers:
             group.create_task(consumer.assembly.serve(each, of_consumer, stop))
         try:

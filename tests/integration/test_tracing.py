@@ -25,7 +25,7 @@ from consumer import Consumer, Message, OnLeaseExpired, Reject
 from consumer.testing import running
 from outbox import Event
 from outbox.database.engine import create_engine
-from relay import assembly as relay_assembly
+from relay.service import serve as serve_relay
 from relay.settings import RelaySettings
 from tests.support import effects, running_consumer
 from tests.support.builders import LEAK_MARKER, TRACEPARENT, an_event
@@ -178,7 +178,7 @@ async def test_relay_and_consumer_trace_batches_that_the_instrumentation_does_no
         async with AsyncSession(engine) as session, session.begin():
             for type_ in ["one.by.one", "all.at.once"] * 3:
                 outbox.add(session, a_secret_event(type_))
-        relaying = asyncio.create_task(relay_assembly.serve(relay_settings, stop))
+        relaying = asyncio.create_task(serve_relay(relay_settings, stop))
         await eventually(lambda: len(handled) == 6)
         stop.set()
         await relaying

@@ -43,7 +43,7 @@ MODULES = (
     "outbox.transports.rabbitmq.transport",
     "outbox.transports.sqlite.transport",
     "relay.cli",
-    "relay.assembly",
+    "relay.service",
     "relay.storage.postgres",
     "relay.storage.postgres_notify",
     "relay.storage.sqlite",

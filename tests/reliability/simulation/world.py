@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import consumer.assembly
-import relay.assembly
+import relay.service
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
 from outbox import Priority
@@ -281,7 +281,7 @@ class World:
         services: dict[str, Service] = {}
         for name, role in self.plan.processes.items():
             if role == RELAY:
-                services[name] = partial(relay.assembly.serve, self._relay)
+                services[name] = partial(relay.service.serve, self._relay)
             else:
                 services[name] = partial(self._consume, name, role)
         return services
