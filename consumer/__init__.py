@@ -17,6 +17,7 @@ For a service:
 For the process `consumer`, in the order in which a delivery meets them:
 
     settings, cli, assembly      environment, command line, and the choice of adapters
+    service                      the queues, tasks and resources of a running consumer
     bound, declared, tasks       functions with their resources; the loops of the process
     run, target                  `consumer run`, which imports less; the consumer of a command
     dispatch/                    take deliveries, settle them, publish retries

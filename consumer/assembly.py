@@ -2,13 +2,11 @@
 The composition root of a consumer: the only place that names concrete adapters.
 """
 
-import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
-from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from consumer import checks
@@ -31,7 +29,6 @@ from consumer.execution.ordering import Lanes
 from consumer.execution.parked import ParkedContext
 from consumer.execution.traced_executor import traced, traced_calls
 from consumer.execution.unit_of_work import UnitOfWorkFactory
-from consumer.lifespan import entered
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
 from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import retention
@@ -50,14 +47,11 @@ from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
-from outbox.runtime import log_context, probes, process
-from outbox.runtime.register import registered
+from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
-from outbox.runtime.topology_report import check_policies
 from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import management, transport
 
-USUAL_METRICS_PORT = 8002
 queues, declared = checks.queues, checks.declared
 
 
@@ -86,48 +80,6 @@ def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
         queues(consumer, settings).name,
         dead_letter_retention=settings.dead_letter_retention,
     )
-
-
-async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
-    """
-    Run *consumer* until *stop* is set.
-
-    Raises ConfigurationError and Unavailable at start only; later it waits for the servers.
-    """
-    checks.check_all(consumer, settings)
-    process.allow_configured_headers(settings)
-    registry, health = CollectorRegistry(), probes.Health("broker")
-    queue, *others = queues(consumer, settings).names
-    log_context.bind(consumer=consumer.name, queue=queue)
-    telemetry = Telemetry(
-        registry,
-        source=consumer.name,
-        queue=queue,
-        known=consumer.handlers,
-        health=health,
-        record_types=settings.record_types,
-    )
-    telemetry.figures.facts["queues"] = [queue, *others]
-    served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
-    async with served, database(consumer, settings) as engine:
-        found = await expectation(consumer, settings).verify(engine, register=True)
-        await prepare(consumer, settings, connections=telemetry.availability.connections)
-        async with entered(consumer.lifespan) as value:
-            tasks = assemble(
-                consumer,
-                settings,
-                engine,
-                found=found,
-                telemetry=telemetry,
-                health=health,
-                bound=bind(consumer, value),
-            )
-            telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
-            entry = registered(
-                engine, "consumer", consumer.name, health=health, telemetry=telemetry
-            )
-            async with entry:
-                await tasks.run(stop)
 
 
 def assemble(
@@ -263,16 +215,3 @@ def assemble(
         durations=DurationWriter(engine, consumer.name, executor.take_durations),
         hooks=telemetry.call_hooks(bound.on_failure, bound.on_dead_letter),
     )
-
-
-async def prepare(
-    consumer: Consumer, settings: ConsumerSettings, *, connections: ConnectionCounter | None = None
-) -> None:
-    """
-    Declare the topology of *consumer*, or only check that it exists; check the policies.
-
-    Raises TopologyMismatch, ConfigurationError and BrokerUnavailable.
-    """
-    topology = declared(consumer, settings)
-    await process.prepare(broker(consumer, settings, connections=connections), topology, settings)
-    await check_policies(management(settings), topology)

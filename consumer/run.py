@@ -4,7 +4,8 @@ The command `consumer run`, without what only the other commands need.
 
 import sys
 
-from consumer import assembly, target
+from consumer import target
+from consumer.service import serve
 from outbox.cli.output import run_command
 from outbox.runtime import service
 
@@ -17,5 +18,5 @@ def main() -> None:
 def run(name: str) -> None:
     """Handle events until a signal ends it; ends the process with the code of the service."""
     settings, consumer = target.start(name, warnings="log")
-    code = service.run(lambda stop: assembly.serve(consumer, settings, stop), drain=settings.drain)
+    code = service.run(lambda stop: serve(consumer, settings, stop), drain=settings.drain)
     raise SystemExit(code)

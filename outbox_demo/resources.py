@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from aio_pika.exceptions import AMQPError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consumer import assembly
+from consumer import assembly, service
 from consumer.settings import ConsumerSettings
 from consumer.storage.tables import processed_messages
 from outbox.database.engine import create_engine
@@ -42,7 +42,7 @@ class Resources:
         async with self._database() as connection:
             await connection.run_sync(Tables.of(self.run).metadata.create_all)
         # Before the relay starts: it delays unroutable events by a second and more.
-        await assembly.prepare(consumer_of(self.run), self.settings)
+        await service.prepare(consumer_of(self.run), self.settings)
 
     async def queued(self) -> int:
         """The messages in the queue; some brokers also count those that a consumer holds."""

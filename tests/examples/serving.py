@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import consumer.assembly
+import consumer.service
 import relay.service
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
@@ -73,12 +73,12 @@ async def serving(*consumers: Consumer, database_url: str, directory: Path) -> A
     of_consumer = ConsumerSettings(**shared)
     # Before the relay publishes: events without a queue would wait.
     for each in consumers:
-        await consumer.assembly.prepare(each, of_consumer)
+        await consumer.service.prepare(each, of_consumer)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.service.serve(of_relay, stop))
         for each in consumers:
-            group.create_task(consumer.assembly.serve(each, of_consumer, stop))
+            group.create_task(consumer.service.serve(each, of_consumer, stop))
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ import aio_pika
 from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import make_url
 
-from consumer import Consumer, Message, assembly
+from consumer import Consumer, Message, assembly, service
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
 from outbox.database.engine import create_engine
@@ -80,7 +80,7 @@ async def test_a_delivery_enters_at_most_twenty_one_files(postgres_url, rabbitmq
         called.put_nowait(str(message.id))
 
     settings = ConsumerSettings(_env_file=None, broker_url=rabbitmq_url, concurrency=1)
-    await assembly.prepare(etl, settings)
+    await service.prepare(etl, settings)
     # The connection that declared the queues closes in the background: no work of a delivery.
     await eventually(lambda: not rabbitmq_connection._CLOSING)
     engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")

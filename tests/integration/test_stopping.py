@@ -5,8 +5,8 @@ A consumer that is asked to stop does not wait for a silent broker.
 import asyncio
 
 from consumer import Consumer
-from consumer.assembly import serve
 from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.service import serve
 from consumer.settings import ConsumerSettings
 
 

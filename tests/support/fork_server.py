@@ -48,7 +48,7 @@ MODULES = (
     "relay.storage.postgres_notify",
     "relay.storage.sqlite",
     "consumer.cli",
-    "consumer.assembly",
+    "consumer.service",
     "consumer.execution.driver_unit_of_work",
     "uvloop",
 )

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer import Consumer, assembly
+from consumer import Consumer, assembly, service
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
 from outbox.database.engine import create_engine
@@ -27,7 +27,7 @@ async def running(
     loaded = ConsumerSettings(
         _env_file=None, database_url=database_url, broker_url=broker_url, **settings
     )
-    await assembly.prepare(consumer, loaded)
+    await service.prepare(consumer, loaded)
     engine = create_engine(make_url(database_url), pool_size=5, application_name="test")
     telemetry = Telemetry(
         CollectorRegistry(), source=consumer.name, queue="q", known=consumer.handlers

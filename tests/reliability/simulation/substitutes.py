@@ -1,5 +1,5 @@
 """
-Substitutes simulated parts for the real ones in the product's composition roots.
+Substitutes simulated parts for the real ones where the product's processes look them up.
 
 Only the engine, the transport, the management API, the file lock and the source of randomness are
 replaced. All other parts are the product's own.
@@ -16,6 +16,7 @@ from unittest.mock import patch
 import structlog
 
 import consumer.assembly
+import consumer.service
 import relay.assembly
 from outbox.database import migrate, sqlite_file_lock
 from outbox.runtime import process
@@ -60,6 +61,7 @@ def replaced(database_files: DatabaseFiles, broker: Broker, *, seed: int) -> Ite
             (consumer.assembly, "transport", transport),
             (relay.assembly, "transport", transport),
             (consumer.assembly, "management", lambda _settings: None),
+            (consumer.service, "management", lambda _settings: None),
             (sqlite_file_lock, "fcntl", Locks()),
             (migrate, "head", lambda: database_files.head),
         ):

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import consumer.assembly
+import consumer.service
 import relay.service
 from consumer import Consumer
 from consumer.settings import ConsumerSettings
@@ -290,7 +291,7 @@ class World:
         declared, settings = self.declared[role]
         if not self._is_rolled_out and name == f"{role}-1":
             declared = self._old[role]
-        await consumer.assembly.serve(declared, settings, stop)
+        await consumer.service.serve(declared, settings, stop)
 
     @property
     def now(self) -> float:
