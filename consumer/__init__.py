@@ -27,9 +27,10 @@ For the process `consumer`, in the order in which a delivery meets them:
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
     queues, message_copies       queues with their arguments; copies for retries and replays
     database_retry, checks       an unavailable database; settings that contradict each other
-    telemetry, hook_report,      all metric names and log events;
-    copy_report, lag_report,     the stages of a message's way;
-    log_fields, failure_metrics  the log fields of messages
+    telemetry, delivery_metrics, all log events and metric names: of deliveries, of failed
+    failure_metrics, lag_report, attempts, of the stages of a message's way,
+    hook_report, copy_report,    of hooks and of copies;
+    log_fields                   the log fields of messages
     tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`

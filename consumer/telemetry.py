@@ -1,8 +1,9 @@
 """
 Events of a consumer, written to the log and counted in metrics.
 
-Only this module knows log keys and metric names. Labels are bounded: queues, registered event
-types, configured record types, reason codes, configured delays.
+Only this module, and the metrics and reports that it makes, know log keys and metric names.
+Labels are bounded: queues, registered event types, configured record types, reason codes,
+configured delays.
 """
 
 import collections
@@ -14,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.copy_report import CopyReport
+from consumer.delivery_metrics import DeliveryMetrics
 from consumer.failure_metrics import OTHER, FailureMetrics
 from consumer.hook_report import HookReport
 from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
@@ -28,7 +30,7 @@ from outbox.runtime import logs
 from outbox.runtime.certificate_metrics import CertificateMetrics
 from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.figures import Figures
-from outbox.runtime.in_memory import Counter, Histogram
+from outbox.runtime.in_memory import Histogram
 from outbox.runtime.probes import Health
 from outbox.runtime.process import Availability
 from outbox.runtime.record_types import RecordTypes
@@ -63,60 +65,7 @@ class Telemetry:
         self._known = frozenset(known)
         self._record_types = RecordTypes(record_types)
         self._has_unsupported = False
-        self._processed = Counter(
-            "mq_messages_processed",
-            "Deliveries, by the way they were settled.",
-            ["queue", "type", "record_type", "status"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "mq_processing_duration_seconds",
-            "Duration of the calls of handlers that succeeded; of a list, for each message.",
-            ["queue", "type", "record_type"],
-            registry=registry,
-        )
-        self._scheduled = Counter(
-            "mq_retry_scheduled",
-            "Copies published to a retry queue.",
-            ["type", "record_type", "delay_seconds"],
-            registry=registry,
-        )
-        self._duplicates = Counter(
-            "mq_duplicate_messages",
-            "Deliveries of messages that had been completed before.",
-            ["type", "record_type"],
-            registry=registry,
-        )
-        self._failures = Counter(
-            "mq_permanent_failures",
-            "Messages that were dead-lettered.",
-            ["type", "record_type", "reason"],
-            registry=registry,
-        )
-        self._batches = Counter(
-            "mq_batches_failed",
-            "Rolled back batches; their messages are then tried alone, or in smaller ones.",
-            ["type"],
-            registry=registry,
-        )
-        self._leases = Counter(
-            "mq_leases_lost",
-            "Leases that ended before their handler did.",
-            ["type"],
-            registry=registry,
-        )
-        self._requeues = Counter(
-            "mq_requeued",
-            "Messages that the broker had dead-lettered and the consumer requeued.",
-            ["type"],
-            registry=registry,
-        )
-        self._dead = Counter(
-            "mq_dead_letters",
-            "Rows written to dead_letters.",
-            ["source", "reason"],
-            registry=registry,
-        )
+        self._deliveries = DeliveryMetrics(registry, source=source, queue=queue)
         self.availability = Availability(self._log, registry)
         self.dead_letters = DeadLetterReport(
             registry, source=source, codes=CODES, other=BY_HANDLER
@@ -155,7 +104,7 @@ class Telemetry:
             seconds = of_key.get(routing_key)
             if seconds is None:
                 record_type = self._record_types.label(routing_key)
-                seconds = self._seconds.labels(self._queue, label, record_type)
+                seconds = self._deliveries.seconds(label, record_type)
                 of_key[routing_key] = seconds
             seconds.observe(took.total_seconds())
 
@@ -184,7 +133,7 @@ class Telemetry:
     ) -> None:
         """A batch was rolled back for *error*; its messages are tried alone or in smaller ones."""
         label, place = self._label(event_type), summary.place
-        self._batches.labels(label).inc()
+        self._deliveries.batch_failed(label)
         described = logs.describe(error)
         self._log.warning("batch_failed", type=label, size=size, place=place, **described)
 
@@ -195,7 +144,7 @@ class Telemetry:
     def lease_lost(self, message: WireMessage) -> None:
         """The lease of *message* expired while the handler worked, which was cancelled."""
         label = self._label(message.type)
-        self._leases.labels(label).inc()
+        self._deliveries.lease_lost(label)
         self._log.error("lease_lost", type=label, **ids_of(message))
 
     def settled(self, verdicts: Iterable[tuple[WireMessage, Verdict]]) -> None:
@@ -205,17 +154,14 @@ class Telemetry:
         for message, verdict in verdicts:
             counts[message.type, first_routing_key(message), status_of(verdict)] += 1
             if isinstance(verdict, TryAgain):
-                delay = f"{verdict.delay.total_seconds():g}"
-                self._scheduled.labels(*self._kind(message), delay).inc()
+                self._deliveries.retry_scheduled(*self._kind(message), delay=verdict.delay)
                 self.trace_settled(message, verdict)
             elif isinstance(verdict, DeadLetter):
                 self._dead_lettered(message, verdict)
         for (event_type, routing_key, status), count in counts.items():
             label, record_type = self._label(event_type), self._record_types.label(routing_key)
             self.figures.counts[status] += count
-            self._processed.labels(self._queue, label, record_type, status).inc(count)
-            if status == "duplicate":
-                self._duplicates.labels(label, record_type).inc(count)
+            self._deliveries.settled(label, record_type, status=status, count=count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
     def unsupported(self, message: WireMessage) -> None:
@@ -227,13 +173,12 @@ class Telemetry:
 
     def requeued(self, event_type: str | None) -> None:
         """A message that the broker had dead-lettered was requeued into the work queue."""
-        self._requeues.labels(self._label(event_type)).inc()
+        self._deliveries.requeued(self._label(event_type))
 
     def _dead_lettered(self, message: WireMessage, verdict: DeadLetter) -> None:
         label, record_type = self._kind(message)
         code = verdict.code if verdict.code in CODES else BY_HANDLER
-        self._failures.labels(label, record_type, code).inc()
-        self._dead.labels(self._source, code).inc()
+        self._deliveries.dead_lettered(label, record_type, reason=code)
         self._log.error(
             "message_dead_lettered",
             type=label,
