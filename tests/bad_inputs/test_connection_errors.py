@@ -24,6 +24,7 @@ from outbox.postgres_server import server_of
 from outbox.transports.base import NoCounter
 from outbox.transports.rabbitmq.connection import connect
 from outbox.transports.rabbitmq.management import RabbitMQManagement
+from outbox.transports.rabbitmq.management_client import ManagementClient
 from tests.support.certificates import Authority
 from tests.support.commands import CommandLine
 from tests.support.eventually import eventually
@@ -233,7 +234,7 @@ async def test_a_certificate_that_ends_soon_is_named_with_the_setting_of_its_ser
 
     async def to_management(url: str) -> None:
         def shake_hands() -> None:  # to its end, although the task is cancelled
-            with closing(RabbitMQManagement(URL(url), vhost="/")._connection()) as connection:
+            with closing(ManagementClient(URL(url)).connection()) as connection:
                 connection.connect()
 
         await asyncio.to_thread(shake_hands)

@@ -1,27 +1,16 @@
 """
-The management API of RabbitMQ, over HTTP; see `outbox.transports.management`.
-
-Requests are few and small, so the standard library's client in a thread is enough.
+What the management API of RabbitMQ answers; see `outbox.transports.management`.
 """
 
 import asyncio
-import base64
-import http.client
 import json
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 from yarl import URL
 
-from outbox.certificate_expiry import client_problem, remember_client, remember_expiry
-from outbox.clock_difference import ClockDifference, between
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
-from outbox.network_errors import CLOSED, blames_client, kind_of
-from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import argument_mismatch
 from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.management import API, BrokerHealth, PolicyEffect, effects
@@ -31,6 +20,7 @@ from outbox.transports.rabbitmq.broker_figures import (
     QUEUE_COLUMNS,
     broker_figures,
 )
+from outbox.transports.rabbitmq.management_client import ManagementClient
 from outbox.transports.routes import (
     Link,
     RouteState,
@@ -40,29 +30,20 @@ from outbox.transports.routes import (
 )
 from outbox.transports.topology import Binding, Topology
 
-ANSWERS_WITHIN_SECONDS = 5.0
 SETTLES_WITHIN_SECONDS = 6.0
 ASK_AGAIN_SECONDS = 0.5
 LIMIT = "x-delivery-limit"
 MOST_EXCHANGES = 20
 """Exchanges that are asked for one answer about routes; what lies behind others is unknown."""
 WITHOUT_FIGURES = "disable_stats=true&enable_queue_totals=true"
-CLOCK_STEP = timedelta(seconds=2)
-"""How long a Date header may be behind: it has whole seconds, and is made once a second."""
-_NOT_THE_API = "MQ_MANAGEMENT_URL: the answer does not come from RabbitMQ's management API"
-_REFUSALS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
 class RabbitMQManagement:
     """The API at *url*, which holds user and password, for the virtual host *vhost*."""
 
     def __init__(self, url: URL, *, vhost: str) -> None:
-        self._url = url
+        self._api = ManagementClient(url)
         self._vhost = vhost
-        self._was_api = False
-        self._clock: ClockDifference | None = None
-        word = f"{url.user or 'guest'}:{url.password or 'guest'}"
-        self._authorization = f"Basic {base64.b64encode(word.encode()).decode()}"
 
     async def policies(self, topology: Topology) -> list[PolicyEffect]:
         clock = asyncio.get_running_loop().time
@@ -80,12 +61,12 @@ class RabbitMQManagement:
         A queue reports its effective policy every 5 seconds. The list without figures names the
         policy at once, but neither its keys nor those of an operator policy.
         """
-        listed = await self._get("queues", self._vhost, query=WITHOUT_FIGURES) or []
+        listed = await self._api.get("queues", self._vhost, query=WITHOUT_FIGURES) or []
         names = {each["name"]: each.get("policy") for each in listed}
         found: list[PolicyEffect] = []
         is_settled = True
         for queue in topology.queues:
-            if (answer := await self._get("queues", self._vhost, queue.name)) is None:
+            if (answer := await self._api.get("queues", self._vhost, queue.name)) is None:
                 continue
             definition = answer.get("effective_policy_definition")
             is_settled &= definition is not None and names.get(queue.name) == answer.get("policy")
@@ -98,7 +79,7 @@ class RabbitMQManagement:
         for queue in topology.queues:
             if (declared := queue.arguments.get(LIMIT)) is None:
                 continue
-            answer = await self._get("queues", self._vhost, queue.name)
+            answer = await self._api.get("queues", self._vhost, queue.name)
             if answer is not None and answer["arguments"].get(LIMIT) != declared:
                 found.append(argument_mismatch("queue", queue.name, LIMIT))
         return found
@@ -110,7 +91,7 @@ class RabbitMQManagement:
         return [binding for binding in topology.bindings if binding not in there]
 
     async def queues(self, prefix: str) -> list[str]:
-        answer = await self._get("queues", self._vhost, query="columns=name") or []
+        answer = await self._api.get("queues", self._vhost, query="columns=name") or []
         return sorted(each["name"] for each in answer if each["name"].startswith(prefix))
 
     async def is_bound(self, queue: str, exchange: str) -> bool:
@@ -130,13 +111,13 @@ class RabbitMQManagement:
         return route_states(exchange, keys, found)
 
     async def _state_of_queue(self, name: str) -> RouteState:
-        exists = await self._get("queues", self._vhost, name) is not None if name else False
+        exists = await self._api.get("queues", self._vhost, name) is not None if name else False
         return RouteState.BOUND if exists else RouteState.NO_QUEUE
 
     async def _exchange(self, name: str) -> RoutingExchange | None:
-        if (answer := await self._get("exchanges", self._vhost, name)) is None:
+        if (answer := await self._api.get("exchanges", self._vhost, name)) is None:
             return None
-        bindings = await self._get("exchanges", self._vhost, name, "bindings", "source") or []
+        bindings = await self._api.get("exchanges", self._vhost, name, "bindings", "source") or []
         return RoutingExchange(
             answer["type"],
             [
@@ -152,10 +133,10 @@ class RabbitMQManagement:
         )
 
     async def health(self) -> BrokerHealth:
-        status, body = await self._ask("health/checks/alarms")
+        status, body = await self._api.ask("health/checks/alarms")
         if status != HTTPStatus.SERVICE_UNAVAILABLE:
-            await self._get("health", "checks", "alarms")  # raises for any other refusal
-            return BrokerHealth(clock=self._clock)
+            await self._api.get("health", "checks", "alarms")  # raises for any other refusal
+            return BrokerHealth(clock=self._api.clock)
         try:
             alarms = json.loads(body)["alarms"]
             listed = [f"{alarm['resource']} on {alarm['node']}" for alarm in alarms]
@@ -163,25 +144,25 @@ class RabbitMQManagement:
             raise BrokerUnavailable(
                 f"MQ_MANAGEMENT_URL: the answer has the status {status}", waits_for=[API]
             ) from None
-        return BrokerHealth(listed, self._clock)
+        return BrokerHealth(listed, self._api.clock)
 
     async def held(self, topology: Topology) -> dict[str, int]:
         found: dict[str, int] = {}
         for queue in topology.queues:
-            answer = await self._get("queues", self._vhost, queue.name) or {}
+            answer = await self._api.get("queues", self._vhost, queue.name) or {}
             if held := answer.get("messages_dlx", 0):
                 found[queue.name] = held
         return found
 
     async def figures(self) -> BrokerFigures:
         overview, queues = await asyncio.gather(
-            self._get("overview"), self._get("queues", self._vhost, query=QUEUE_COLUMNS)
+            self._api.get("overview"), self._api.get("queues", self._vhost, query=QUEUE_COLUMNS)
         )
         not_shown = []
         nodes = connections = None
         try:
-            nodes = await self._get("nodes", query=NODE_COLUMNS)
-            connections = await self._get(
+            nodes = await self._api.get("nodes", query=NODE_COLUMNS)
+            connections = await self._api.get(
                 "vhosts", self._vhost, "connections", query=CONNECTION_COLUMNS
             )
         except ConfigurationError:
@@ -196,98 +177,15 @@ class RabbitMQManagement:
         )
 
     async def _bindings(self, queue: str) -> set[Binding]:
-        answer = await self._get("queues", self._vhost, queue, "bindings") or []
+        answer = await self._api.get("queues", self._vhost, queue, "bindings") or []
         return {
             Binding(each["source"], queue, each["routing_key"])
             for each in answer
             if not each["arguments"]
         }
 
-    async def _get(self, *path: str, query: str = "") -> Any:
-        """Return the answer to one request, or None if there is no such thing."""
-        target = "/".join(quote(part, safe="") for part in path)
-        status, body = await self._ask(f"{target}?{query}")
-        if status == HTTPStatus.NOT_FOUND and await self._is_api():
-            return None
-        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST}:
-            raise ConfigurationError(f"{_NOT_THE_API}: write the URL without /api")
-        if status in _REFUSALS:
-            raise ConfigurationError(
-                "MQ_MANAGEMENT_URL: RabbitMQ refuses user or password, or the user lacks the tag "
-                "management or a permission in the virtual host"
-            )
-        if status != HTTPStatus.OK:
-            raise BrokerUnavailable(
-                f"MQ_MANAGEMENT_URL: the answer has the status {status}", waits_for=[API]
-            )
-        try:
-            return json.loads(body)
-        except ValueError:
-            raise ConfigurationError(_NOT_THE_API) from None
-
-    async def _is_api(self) -> bool:
-        """Whether the URL leads to the API: behind a wrong path nothing exists, either."""
-        if not self._was_api:
-            status, _ = await self._ask("whoami")
-            self._was_api = status == HTTPStatus.OK
-        return self._was_api
-
-    async def _ask(self, target: str) -> tuple[int, bytes]:
-        try:
-            return await asyncio.to_thread(self._request, target)
-        except (OSError, http.client.HTTPException) as error:
-            server = f"{self._url.host}:{self._url.port}"
-            reason = _reason(error, self._url)
-            raise BrokerUnavailable(
-                f"MQ_MANAGEMENT_URL: cannot connect to {server}: {reason}", waits_for=[API]
-            ) from None
-
-    def _request(self, target: str) -> tuple[int, bytes]:
-        connection = self._connection()
-        try:
-            path = f"{self._url.raw_path.rstrip('/')}/api/{target}"
-            before = datetime.now(UTC)
-            connection.request("GET", path, headers={"Authorization": self._authorization})
-            response = connection.getresponse()
-            self._clock = _clock(response.getheader("Date"), before)
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._url.host or "127.0.0.1", self._url.port
-        if self._url.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=ANSWERS_WITHIN_SECONDS)
-        context = context_with("MQ_MANAGEMENT_URL: cafile", self._url.query.get("cafile"))
-        if certificate := self._url.query.get("certfile"):
-            key = self._url.query.get("keyfile")
-            load_certificate("MQ_MANAGEMENT_URL: certfile, keyfile", context, certificate, key)
-            remember_client("management", certificate)
-        remember_expiry("management", context)
-        return http.client.HTTPSConnection(
-            host, port, timeout=ANSWERS_WITHIN_SECONDS, context=context
-        )
-
-
-def _reason(error: Exception, url: URL) -> str:
-    kind = kind_of(error) or "the answer is not HTTP"
-    if url.scheme == "http":
-        is_other = kind == CLOSED or not kind_of(error)
-        return f"{kind}; for a port with TLS use https" if is_other else kind
-    found = client_problem("management", datetime.now(UTC)) if blames_client(kind) else None
-    return found or kind
-
 
 def _names(answer: Mapping[str, Any]) -> str:
     """Name the policies that apply to a queue: a user's, an operator's, or both."""
     kinds = {"policy": "policy", "operator_policy": "operator policy"}
     return " or ".join(f"{kind} {answer[key]}" for key, kind in kinds.items() if answer.get(key))
-
-
-def _clock(date: str | None, before: datetime) -> ClockDifference | None:
-    """The difference to the clock that the *date* of an answer shows, asked for at *before*."""
-    try:
-        server = parsedate_to_datetime(date or "")
-        return between(server, before=before, after=datetime.now(UTC), step=CLOCK_STEP)
-    except (ValueError, TypeError):  # also of a date without a zone
-        return None
