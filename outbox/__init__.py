@@ -17,7 +17,7 @@ A producer imports only the files of the first block; in reading order:
     autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises
 
-    settings, url_checks, backoff, schema_name
+    settings, server_settings, url_checks, backoff, schema_name
                                        shared by relay and consumer
     secret_files                       settings in files, as secrets are mounted
     tls_files, certificate_expiry      certificates and keys, and when they end

@@ -4,37 +4,28 @@ Settings that both processes share, read from the environment and `.env`; all be
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict, SettingsError
-from sqlalchemy.engine import URL
-from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox import setting_names
 from outbox.errors import ConfigurationError
 from outbox.health_data import RecordType
-from outbox.schema_name import check_schema_name
-from outbox.secret_files import SettingsWithSecretFiles
+from outbox.server_settings import ServerSettings
 from outbox.setting_types import EntityName, Items
 from outbox.setting_variables import PREFIX
-from outbox.setting_words import EMPTY, NOT_A_URL, line
+from outbox.setting_words import line
 from outbox.url_checks import (
-    broker_url,
     check_broker,
     check_database,
     check_management,
     check_schema,
-    database_url,
     is_local,
-    management_url,
 )
 
-DEFAULT_DATABASE_URL = "sqlite:///outbox.db"
-DEFAULT_BROKER_URL = "sqlite:///broker.db"
 
-
-class SharedSettings(SettingsWithSecretFiles):
+class SharedSettings(ServerSettings):
     """
     Addresses of the servers, names of exchanges, logs, probes and connections.
 
@@ -51,36 +42,6 @@ class SharedSettings(SettingsWithSecretFiles):
         frozen=True,
     )
 
-    database_url: SecretStr = Field(
-        default=SecretStr(DEFAULT_DATABASE_URL),
-        description="The relay's database, which has the outbox; or the consumer's database, "
-        "which has its effects.",
-    )
-    database_schema: Annotated[str, AfterValidator(check_schema_name)] | None = Field(
-        default=None,
-        description="Postgres: the schema with the tables, which `relay migrate` creates. Unset: "
-        "the one in which `search_path` of the role finds them.",
-    )
-    broker_url: SecretStr = Field(
-        default=SecretStr(DEFAULT_BROKER_URL),
-        description="The broker; several URLs of one cluster, separated by commas, are a failover "
-        "list.",
-    )
-    management_url: SecretStr | None = Field(
-        default=None,
-        description="RabbitMQ's management API, as in `https://user:password@host:15671`; only "
-        "read. Unset: policies and delivery limits are not checked, and missing bindings are not "
-        "noticed, nor shown by `relay status`.",
-    )
-    secrets_dir: Path | None = Field(
-        default=None,
-        description="Directory with files that have the names of settings, and their values. "
-        "Unset: `/run/secrets`, if it exists.",
-    )
-    allow_insecure: bool = Field(
-        default=False,
-        description="Allow plaintext, unverified TLS and guest credentials beyond loopback.",
-    )
     main_exchange: EntityName = Field(
         default="health_data_exchange", description="Topic exchange that events are published to."
     )
@@ -197,34 +158,6 @@ class SharedSettings(SettingsWithSecretFiles):
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self
-
-    @property
-    def database(self) -> URL:
-        """MQ_DATABASE_URL, parsed."""
-        return database_url(self.database_url.get_secret_value().strip())
-
-    @property
-    def brokers(self) -> list[BrokerUrl]:
-        """The URLs in MQ_BROKER_URL, parsed."""
-        parts = [part.strip() for part in self.broker_url.get_secret_value().split(",")]
-        parts = [part for part in parts if part]
-        if not parts:
-            raise ValueError(f"MQ_BROKER_URL: {EMPTY}")
-        if any("://" not in part for part in parts[1:]):
-            raise ValueError(
-                "MQ_BROKER_URL: each URL of the list must begin with its scheme; write a comma "
-                "in a user or password as %2C"
-            )
-        try:
-            return [broker_url(part) for part in parts]
-        except ValueError:
-            raise ValueError(f"MQ_BROKER_URL: {NOT_A_URL}") from None
-
-    @property
-    def management(self) -> BrokerUrl | None:
-        """MQ_MANAGEMENT_URL, parsed; None if it is not set."""
-        url = self.management_url
-        return None if url is None else management_url(url.get_secret_value())
 
     @property
     def dead_letter_retention(self) -> timedelta | None:

@@ -13,15 +13,9 @@ from typing import Literal, NoReturn, TypeAlias
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import captured, logs
 from outbox.runtime.service import ExitCode
+from outbox.server_settings import DEFAULT_BROKER_URL, DEFAULT_DATABASE_URL
 from outbox.setting_variables import PREFIX
-from outbox.settings import (
-    DEFAULT_BROKER_URL,
-    DEFAULT_DATABASE_URL,
-    Settings,
-    SharedSettings,
-    checked_names,
-    load,
-)
+from outbox.settings import Settings, SharedSettings, checked_names, load
 
 Warnings: TypeAlias = Literal["log", "stderr"]
 
