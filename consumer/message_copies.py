@@ -189,10 +189,3 @@ def _is_encodable(value: Any) -> bool:
 def _first_text(values: Any, default: str) -> str:
     first = values[0] if isinstance(values, list) and values else default
     return first if isinstance(first, str) else default
-
-
-def first_routing_key(message: WireMessage) -> str:
-    """The routing key that the event of *message* was published with; a copy has another one."""
-    first = message.headers.get(ROUTING_KEY_HEADER)
-    # Any publisher may write any value here.
-    return first if isinstance(first, str) else message.routing_key

@@ -22,7 +22,6 @@ from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.lag_report import LagReport
 from consumer.log_fields import ids_of
 from consumer.message import Message
-from consumer.message_copies import first_routing_key
 from consumer.verdict import CODES, DeadLetter, TryAgain, Verdict, status_of
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
@@ -152,7 +151,7 @@ class Telemetry:
         # By routing key first: there are many messages, and few kinds of them.
         counts: collections.Counter[tuple[str | None, str, str]] = collections.Counter()
         for message, verdict in verdicts:
-            counts[message.type, first_routing_key(message), status_of(verdict)] += 1
+            counts[message.type, message.first_routing_key, status_of(verdict)] += 1
             if isinstance(verdict, TryAgain):
                 self._deliveries.retry_scheduled(*self._kind(message), delay=verdict.delay)
                 self.trace_settled(message, verdict)
@@ -222,5 +221,5 @@ class Telemetry:
         return event_type if event_type is not None and event_type in self._known else OTHER
 
     def _kind(self, message: WireMessage) -> tuple[str, str]:
-        record_type = self._record_types.label(first_routing_key(message))
+        record_type = self._record_types.label(message.first_routing_key)
         return self._label(message.type), record_type

@@ -38,6 +38,7 @@ from outbox.wire.headers import (
     OCCURRED_AT_HEADER,
     PRIORITY_HEADER,
     RECORDED_AT_HEADER,
+    ROUTING_KEY_HEADER,
     VERSION,
     VERSION_HEADER,
     Headers,
@@ -69,6 +70,13 @@ class WireMessage:
     content_encoding: str | None = None
     priority: int | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def first_routing_key(self) -> str:
+        """The routing key that the event was published with; a copy has another one."""
+        first = self.headers.get(ROUTING_KEY_HEADER)
+        # Any publisher may write any value here.
+        return first if isinstance(first, str) else self.routing_key
 
 
 def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> WireMessage:

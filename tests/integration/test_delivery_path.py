@@ -26,7 +26,7 @@ from tests.support.builders import an_event, on_the_wire
 from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
 
-MOST_FILES = 21
+MOST_FILES = 24
 PACKAGES = {"outbox", "consumer"}
 
 
@@ -69,8 +69,8 @@ def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:
         coroutine = coroutine.cr_await
 
 
-async def test_a_delivery_enters_at_most_twenty_one_files(postgres_url, rabbitmq_url):
-    """From the publish of the second message to the third's handler: the second was acked."""
+async def test_a_delivery_enters_at_most_twenty_four_files(postgres_url, rabbitmq_url):
+    """From the publish of the third message to the fourth's handler: the third was acked."""
     profile, stop = Profile(), asyncio.Event()
     called: asyncio.Queue[str] = asyncio.Queue()
     etl = Consumer("etl", bindings=["#"])
@@ -87,7 +87,7 @@ async def test_a_delivery_enters_at_most_twenty_one_files(postgres_url, rabbitmq
     telemetry = Telemetry(CollectorRegistry(), source="etl", queue="q", known=etl.handlers)
     tasks = assembly.assemble(etl, settings, engine, telemetry=telemetry, health=Health())
     working = asyncio.create_task(tasks.worker.run(stop))
-    messages = [on_the_wire(an_event(), exchange=settings.main_exchange) for _ in range(3)]
+    messages = [on_the_wire(an_event(), exchange=settings.main_exchange) for _ in range(4)]
     prepared = [(message, properties(message)) for message in messages]
 
     async with await aio_pika.connect(rabbitmq_url) as connection, connection.channel() as channel:
@@ -102,7 +102,7 @@ async def test_a_delivery_enters_at_most_twenty_one_files(postgres_url, rabbitmq
             )
             async with asyncio.timeout(30):
                 assert await called.get() == message.message_id
-            if message is messages[0]:
+            if message is messages[1]:
                 profile.start()
     profile.stop()
     stop.set()
