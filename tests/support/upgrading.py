@@ -24,7 +24,7 @@ EACH = {(kind, key) for kind in (PLAIN, ORDERED) for key in KEYS}
 BETWEEN_TRANSACTIONS = timedelta(milliseconds=400)
 FAILS_EVERY, REJECTED_EVERY = 7, 19
 PATIENCE_SECONDS = 90.0
-LOCKED = 3  # the exit code
+NO_LOCK = ("rolled back and changed nothing", "deadlock detected", "lock timeout")
 CONSUMERS = ("plain", "ordered")
 
 
@@ -59,14 +59,19 @@ class Upgrade(Deployment):
 
     async def migrates(self, *, to: str) -> None:
         """Migrate the tables up to *to*, by the program; repeats it as long as it gets no lock."""
+        await self._repeats("relay", "migrate", to)
 
+    async def migrates_down(self, *, to: str) -> None:
+        """Migrate the tables down to *to*, by the program, like `migrates`."""
+        await self._repeats("alembic", "downgrade", to)
+
+    async def _repeats(self, module: str, *arguments: str) -> None:
         async def done() -> bool:
-            code, output = await self.ends("relay", "migrate", to)
-            is_locked = code == LOCKED and "rolled back and changed nothing" in output
-            assert code == 0 or is_locked, output
+            code, output = await self.ends(module, *arguments)
+            assert code == 0 or any(words in output for words in NO_LOCK), output
             return code == 0
 
-        await self.waits_for(done, f"the tables were not migrated to {to}")
+        await self.waits_for(done, "the tables were not migrated")
 
     @asynccontextmanager
     async def producing(self) -> AsyncIterator[None]:
