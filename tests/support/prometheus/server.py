@@ -108,6 +108,7 @@ def _config(targets: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
     for job in config["scrape_configs"]:
         ports = targets[job["job_name"]]
+        job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
     return config
 
