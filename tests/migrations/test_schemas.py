@@ -175,11 +175,11 @@ async def test_a_schema_of_a_newer_version_is_a_line_and_status_2(run, postgres_
     await execute(postgres_url, newer)
     assert (await run.run("relay", "topology", MQ_DATABASE_URL=postgres_url)).code == 0
     served = await run.run("relay", "check", MQ_DATABASE_URL=postgres_url)
-    assert (served.code, served.out.splitlines()[0]) == (0, "schema public is at revision 9999")
+    assert served.code == 0
     assert (
         f"warning: schema public is at revision 9999, and this program is made for {HEAD}: it may"
         " work on it"
-    ) in served.err
+    ) in served.out + served.err
     migrated = await run.run("relay", "migrate", MQ_DATABASE_URL=postgres_url)
     assert (migrated.code, "which a newer version" in migrated.err) == (2, True)
 
