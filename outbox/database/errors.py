@@ -6,13 +6,15 @@ operator may repair the server, the schema or a privilege meanwhile.
 """
 
 import asyncio
+import re
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import NoReturn
 
 from sqlalchemy import ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, InterfaceError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox.database import sqlite_errors, sqlstates
@@ -26,6 +28,10 @@ TRANSLATED = (DBAPIError, PoolTimeoutError, OSError, TimeoutError)
 """The classes of error that `raise_translated` takes."""
 
 _OWN = "_of_the_service"
+
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
+_LONGEST_NAME = 120
+_MOST_GROUPS = 3
 
 _STALE_CACHE_ERRORS = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
 """
@@ -159,23 +165,61 @@ def _is_connection_loss(error: BaseException | None) -> bool:
 
 def sqlstate(error: BaseException) -> str | None:
     """Return the SQLSTATE of a database *error*, or None."""
-    orig = getattr(error, "orig", None)
+    orig = _of_driver(error)
     state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
-    return str(state) if state else None
+    return state if isinstance(state, str) and _SQLSTATE.fullmatch(state) else None
+
+
+def _of_driver(error: BaseException) -> BaseException | None:
+    """
+    Return the error of the driver in *error*, or None.
+
+    Only SQLAlchemy's classes are asked: a handler's error may answer to any attribute with a text
+    that quotes a row, or with an error of its own.
+    """
+    return error.orig if isinstance(error, StatementError) else None
 
 
 def reason_of(error: BaseException) -> str:
     """
     Return the class of *error*, with the code if it is a database's; its text may quote rows.
 
-    Of a group, it has the class of the group and that of its first error.
+    Of a group, it has the class of the group and that of its first error; of groups in groups, the
+    classes of the outer ones.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return f"{type(error).__name__} of {reason_of(error.exceptions[0])}"
-    cause = getattr(error, "orig", None) or error
-    state = sqlstate(error) or getattr(cause, "sqlite_errorname", None)
-    name = type(cause).__name__
-    return f"{name} {state}" if state else name
+    *groups, first = firsts_of(error)
+    names = [class_of(group).__name__ for group in groups[:_MOST_GROUPS]]
+    cause = _of_driver(first) or first
+    state = sqlstate(first)
+    if state is None and isinstance(cause, sqlite3.Error):
+        state = getattr(cause, "sqlite_errorname", None)
+    name = class_of(cause).__name__
+    return " of ".join([*names, f"{name} {state}" if state else name])
+
+
+def firsts_of(error: BaseException) -> list[BaseException]:
+    """Return *error*; of a group also its first error, and so on to one that is no group."""
+    found = [error]
+    while isinstance(group := found[-1], BaseExceptionGroup):
+        # As Python reads it: a class may have another attribute of this name.
+        found.append(BaseExceptionGroup.exceptions.__get__(group)[0])
+    return found
+
+
+def class_of(error: BaseException) -> type[BaseException]:
+    """
+    Return the class of *error* to be named.
+
+    That is its nearest base if a program has made the class with a name that is no identifier, as
+    from a text of its own, or longer than any that people write.
+    """
+    kinds = (kind for kind in type(error).__mro__ if issubclass(kind, BaseException))
+    return next(filter(_has_name, kinds))
+
+
+def _has_name(kind: type[BaseException]) -> bool:
+    name = kind.__name__
+    return name.isidentifier() and len(name) <= _LONGEST_NAME
 
 
 def problem_of(error: BaseException) -> str:
@@ -183,11 +227,11 @@ def problem_of(error: BaseException) -> str:
     reason = reason_of(error)
     if (state := sqlstate(error)) is not None:
         return f"{sqlstates.meaning(state)} ({reason})"
-    if (code := sqlite_errors.code_of(getattr(error, "orig", None))) is not None:
+    if (code := sqlite_errors.code_of(_of_driver(error))) is not None:
         return f"{sqlite_errors.meaning(code)} ({reason})"
     if isinstance(error, PoolTimeoutError):
         return f"no connection of MQ_DATABASE_POOL_SIZE became free in time ({reason})"
-    kind = kind_of(getattr(error, "orig", None) or error)
+    kind = kind_of(_of_driver(error) or error)
     if kind is None and cause_of(error) is Cause.SESSION:
         kind = "the connection was lost"
     return f"the database: {kind} ({reason})" if kind else reason

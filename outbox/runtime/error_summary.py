@@ -14,11 +14,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from types import FrameType
 from typing import Any, TypeAlias
 
-from outbox.database.errors import reason_of
+from outbox.database.errors import firsts_of, reason_of
 
 UNKNOWN_PLACE = "unknown"
 """The place of an error that has no traceback."""
@@ -26,7 +25,7 @@ UNKNOWN_PLACE = "unknown"
 _LONGEST_CLASS = 120
 _LONGEST_FILE = 120
 _LONGEST_FUNCTION = 60
-_MOST_ERRORS = 10
+_MOST_CAUSES = 10
 _OURS = frozenset({"outbox", "consumer", "relay", "outbox_relay", "outbox_testing"})
 _INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _SEPARATOR = re.compile(r"[\\/]")
@@ -57,7 +56,7 @@ def place_of(error: BaseException, package: str | None = None) -> str:
     Of a group, it is that of its first error. If the application has no line in the traceback, as
     after a timeout, the causes are searched. Without any, it is the innermost line of all.
     """
-    traces = [_steps(each) for each in islice(_with_causes(error), _MOST_ERRORS)]
+    traces = [_steps(each) for each in _with_causes(error)]
     for has_file in (True, False):
         for steps in traces:
             for step in steps:
@@ -67,22 +66,24 @@ def place_of(error: BaseException, package: str | None = None) -> str:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """*error* and its causes; a group comes after the first of its errors."""
+    """*error* and some of its causes; a group comes after the first of its errors."""
     seen: set[int] = set()
     cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
+    while cause is not None and id(cause) not in seen and len(seen) < _MOST_CAUSES:
         seen.add(id(cause))
-        nested = [cause]
-        while isinstance(nested[-1], BaseExceptionGroup):
-            nested.append(nested[-1].exceptions[0])
-        yield from reversed(nested)
-        context = None if cause.__suppress_context__ else cause.__context__
-        cause = cause.__cause__ or context
+        yield from reversed(firsts_of(cause))
+        context = None if _own(cause, "__suppress_context__") else _own(cause, "__context__")
+        cause = _own(cause, "__cause__") or context
 
 
 def _steps(error: BaseException) -> Sequence[_Step]:
     """The frames and lines of the traceback of *error*, the innermost first."""
-    return list(traceback.walk_tb(error.__traceback__))[::-1]
+    return list(traceback.walk_tb(_own(error, "__traceback__")))[::-1]
+
+
+def _own(error: BaseException, name: str) -> Any:
+    """The attribute as Python reads it: a class may have another one of this name."""
+    return BaseException.__dict__[name].__get__(error)
 
 
 def _is_application(frame: FrameType, package: str | None) -> bool:

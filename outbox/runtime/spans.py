@@ -11,12 +11,15 @@ from uuid import UUID
 
 from yarl import URL
 
+from outbox.database import errors
 from outbox.runtime.loggable_ids import is_loggable
 from outbox.tracing import TRACEPARENT, TRACESTATE, Attributes, of_outbox
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span
+
+_LONGEST_NAME = 255
 
 MOST_LINKS = 128
 """The most links of a span; an SDK keeps as many unless it is configured otherwise."""
@@ -114,12 +117,18 @@ def failed(span: "Span", error_type: str) -> None:
 
 def class_of(error: BaseException) -> str:
     """The name of the class of *error*, with its module."""
-    kind = type(error)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    kind = errors.class_of(error)
+    name, module = kind.__qualname__, kind.__module__
+    if not _is_dotted(name):
+        name = kind.__name__
+    return name if module == "builtins" or not _is_dotted(module) else f"{module}.{name}"
+
+
+def _is_dotted(name: object) -> bool:
+    """Whether *name* is one that Python gives; a program may put any text in its place."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return False
+    return all(part.isidentifier() or part == "<locals>" for part in name.split("."))
 
 
 @contextmanager

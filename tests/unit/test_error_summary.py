@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from consumer.middleware import around
 from outbox.database.errors import reason_of
+from outbox.runtime import logs, spans
 from outbox.runtime.error_summary import UNKNOWN_PLACE, ErrorSummary, place_of, summary_of
 from tests.support.builders import LEAK_MARKER
 
@@ -282,10 +283,67 @@ def test_class_and_place_are_bounded_and_printable():
 
     summary = summary_of(raised_by(getattr(app, f"load_{name}")))
 
-    assert len(summary.error_class) == 120
+    assert summary.error_class == "Exception"
     assert len(summary.place) < 200
-    odd = summary_of(type("A\nB\x1b", (Exception,), {})())
-    assert odd.error_class == "A?B?"
+
+
+@pytest.mark.parametrize("name", [f"No bed for {LEAK_MARKER}", "A\nB\x1b", "n" * 1_000])
+def test_a_class_that_is_named_by_a_text_is_its_nearest_base(name):
+    """An SDK may make a class for each code that a server answers."""
+    error = type(name, (LookupError,), {"__module__": name})()
+
+    assert summary_of(error).error_class == "LookupError"
+    assert spans.class_of(error) == "LookupError"
+
+
+class Answers(Exception):  # noqa: N818 - it is any class
+    """It answers to each name, as errors of some libraries do for the fields of a response."""
+
+    def __getattr__(self, name: str) -> Any:
+        return f"{LEAK_MARKER} {name}"
+
+
+class Raises(Exception):  # noqa: N818 - it is any class
+    def __getattr__(self, name: str) -> Any:
+        return {}[name]
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    @property
+    def __cause__(self) -> Any:
+        raise ValueError
+
+
+class Odd(ExceptionGroup):
+    exceptions = ()
+
+
+def nested(levels: int) -> BaseException:
+    error: Exception = KeyError(LEAK_MARKER)
+    for _ in range(levels):
+        error = ExceptionGroup("", [error])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "error_class"),
+    [
+        (Answers(), "Answers"),
+        (type("Orig", (Exception,), {"orig": Answers()})(), "Orig"),
+        (Raises(), "Raises"),
+        (Odd("", [OSError()]), "Odd of OSError"),
+        (nested(3_000), "ExceptionGroup of ExceptionGroup of ExceptionGroup of KeyError"),
+    ],
+    ids=["answers", "orig", "raises", "odd group", "deep group"],
+)
+def test_no_error_of_an_application_can_answer_for_its_summary(error, error_class):
+    app = module("myapp.etl", "/srv/myapp/etl.py", "def load(error):\n    raise error")
+
+    caught = raised_by(app.load, error)
+
+    assert summary_of(caught) == ErrorSummary(error_class, "myapp/etl.py:2 in load")
+    assert logs.describe(caught)["error"] == error_class
 
 
 def test_variables_of_a_module_may_have_any_value():
