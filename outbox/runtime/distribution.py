@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Self
 
+MOST = 10**12
+"""No number in the report of a process is larger; as seconds it is still a duration."""
+
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
@@ -70,10 +73,12 @@ class Distribution:
             bounds = [float(bound) for bound in value["bounds"]]
             counts = [int(count) for count in value["counts"]]
             total = float(value["total"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
         fits = bounds and len(counts) == len(bounds) + 1 and min(counts) >= 0
-        return cls(bounds, counts, total) if fits else None
+        # Not the other way round: every comparison with NaN is false.
+        is_bounded = all(abs(number) <= MOST for number in (*bounds, *counts, total))
+        return cls(bounds, counts, total) if fits and is_bounded else None
 
 
 def together(distributions: Iterable[Distribution]) -> Distribution | None:

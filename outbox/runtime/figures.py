@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from outbox.runtime.batch_histogram import BatchHistogram
-from outbox.runtime.distribution import Distribution
+from outbox.runtime.distribution import MOST, Distribution
 
 RECENT = timedelta(minutes=1)
 """How far back the figures of the last minute reach; they reach less far in a young process."""
@@ -96,8 +96,8 @@ def read_figures(value: Any) -> ReportedFigures:
     if not isinstance(value, Mapping):
         return ReportedFigures()
     given: Any = value.get("seconds")
-    seconds = float(given) if isinstance(given, int | float) and given > 0 else None
-    recent = _numbers(value.get("recent"))
+    is_known = isinstance(given, int | float) and _SHORTEST <= given <= _LONGEST
+    recent = _numbers(value.get("recent")) if is_known else {}
     lags = {
         str(name): lag
         for name, each in _items(value.get("lag"))
@@ -105,17 +105,19 @@ def read_figures(value: Any) -> ReportedFigures:
     }
     return ReportedFigures(
         since_start=_numbers(value.get("since_start")),
-        rates={} if seconds is None else {name: n / seconds for name, n in recent.items()},
+        rates={name: number / given for name, number in recent.items()},
         lags=lags,
         facts={name: each for name, each in value.items() if name not in _OWN},
     )
 
 
 _OWN = {"since_start", "seconds", "recent", "lag"}
+_SHORTEST, _LONGEST = 0.001, timedelta(days=366).total_seconds()
 
 
 def _numbers(value: Any) -> dict[str, int]:
-    return {str(name): each for name, each in _items(value) if type(each) is int}
+    items = _items(value)
+    return {str(name): n for name, n in items if type(n) is int and abs(n) <= MOST}
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:

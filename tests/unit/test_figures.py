@@ -41,6 +41,14 @@ def test_the_first_report_of_a_process_has_no_rate():
         {"lag": {"way": {"bounds": [1], "counts": [1], "total": 0}}},
         {"lag": {"way": {"bounds": ["a"], "counts": [1, 2], "total": 0}}},
         {"since_start": {"success": "many"}, "recent": {"success": 1}, "seconds": 0},
+        {"recent": {"success": 1}, "seconds": float("nan")},
+        {"recent": {"success": 1}, "seconds": 10**400},
+        {"recent": {"success": 10**400}, "seconds": 1},
+        {"recent": {"success": 1}, "seconds": 5e-324},
+        {"lag": {"way": {"bounds": [1], "counts": [1, 1], "total": float("nan")}}},
+        {"lag": {"way": {"bounds": [1], "counts": [1, float("inf")], "total": 1}}},
+        {"lag": {"way": {"bounds": [10**400], "counts": [1, 1], "total": 1}}},
+        {"lag": {"way": {"bounds": [1e300], "counts": [1, 1], "total": 1}}},
     ],
 )
 def test_figures_that_this_version_cannot_read_are_absent(value):
