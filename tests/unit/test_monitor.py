@@ -450,6 +450,34 @@ def test_names_from_other_programs_cannot_write_on_the_terminal():
     assert "[red]" in text
 
 
+def test_a_broker_cannot_write_on_the_terminal_with_its_answers():
+    answers = {"version": "4.0\x1b[2J", "not_shown": ["policies: \x1b]0;title\x07"]}
+    found = seen(a_reading(a_broker(**answers)))
+    console = Console(width=100, file=StringIO())
+
+    view.print_all(console, found, alerts(found, LIMITS))
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "not shown: policies" in text
+    assert not {"\x1b", "\x07"} & set(text)
+
+
+def test_of_ten_thousand_queues_the_first_are_drawn_and_the_title_says_so():
+    """All of them took a minute, in which the screen reads no key; the document has them."""
+    many = [a_queue(f"{PREFIX}.q{number:05}", 1, 1) for number in range(10_000)]
+    found = seen(a_reading(a_broker(*many)))
+    console = Console(width=100, file=StringIO())
+
+    view.print_all(console, found, alerts(found, LIMITS))
+    text = drawn(100, a_reading(a_broker(*many)))
+
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "200 of 10,003; --once --json has all" in printed
+    assert "50 of 10,003; --once --json has all" in text
+    assert f"{PREFIX}.q00199" not in text
+    assert len(document(found, [])["queues"]) == 10_003
+
+
 def test_printed_lines_are_whole_however_narrow_the_terminal_is():
     found = seen(FULL)
     console = Console(width=20, soft_wrap=True, file=StringIO())
