@@ -37,6 +37,8 @@ from relay.tracing import traced
 from relay.wakeup import Polling, WakeSignal, Wakeup
 
 ROLE = "relay"
+LONGEST_LOCK = timedelta(seconds=5)
+"""How long `status` and `monitor` wait for a lock, as of a migration or VACUUM FULL."""
 RIGHTS = {
     outbox: ["SELECT", "UPDATE", "DELETE"],
     dead_letters: ["SELECT", "INSERT"],
@@ -60,6 +62,11 @@ def broker(settings: RelaySettings, *, connections: ConnectionCounter | None = N
 def database(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
     """The configured database."""
     return process.database(settings, role=ROLE)
+
+
+def database_to_look_at(settings: RelaySettings) -> AbstractAsyncContextManager[AsyncEngine]:
+    """The configured database for a command that only reads: it names a lock that it meets."""
+    return process.database(settings, role=ROLE, lock_timeout=LONGEST_LOCK)
 
 
 def expectation(settings: RelaySettings) -> Expectation:

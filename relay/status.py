@@ -46,7 +46,7 @@ async def read_status(settings: RelaySettings) -> Status:
 
     Raises SchemaMismatch and DatabaseUnavailable.
     """
-    async with assembly.database(settings) as engine:
+    async with assembly.database_to_look_at(settings) as engine:
         await migrate.verify(engine)
         await privileges.verify(engine, RIGHTS)
         await row_access.verify(engine, RIGHTS)

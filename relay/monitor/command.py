@@ -113,7 +113,7 @@ def _judge(
 
 @asynccontextmanager
 async def _reader(settings: RelaySettings) -> AsyncIterator[Reader]:
-    async with assembly.database(settings) as engine:
+    async with assembly.database_to_look_at(settings) as engine:
         store = assembly.store(engine, settings)
         try:
             yield Reader(

@@ -2,6 +2,7 @@
 The output of `relay status` and `consumer status`, for people and for programs.
 """
 
+import asyncio
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -355,3 +356,22 @@ async def test_failing_messages_are_grouped_and_listed_for_people_and_for_progra
     for output in (shown, status):
         assert "myapp/etl.py:42 in load" in output
         assert "59m" in output
+
+
+async def test_a_locked_table_is_named_as_the_reason_why_there_is_no_status(
+    postgres_url, tmp_path
+):
+    """As during VACUUM FULL: the commands once waited for as long as the lock was held."""
+    look = CommandLine(tmp_path, MQ_DATABASE_URL=postgres_url)
+    engine = create_engine(make_url(postgres_url), pool_size=1, application_name="test")
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE"))
+
+        status, monitor = await asyncio.gather(
+            look.run("relay", "status"), look.run("relay", "monitor", "--once")
+        )
+
+    await engine.dispose()
+    for ended in (status, monitor):
+        assert ended.code == 3, ended
+        assert "another transaction holds a lock" in ended.err
