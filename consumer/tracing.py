@@ -21,7 +21,7 @@ from consumer.telemetry import BY_HANDLER, Telemetry
 from consumer.verdict import CODES, DeadLetter, TryAgain, status_of
 from outbox.runtime import spans
 from outbox.settings import SharedSettings
-from outbox.tracing import SCOPE, Attributes, operation, tracer_of_program
+from outbox.tracing import SCOPE, Attributes, begun, end, operation, tracer_of_program
 from outbox.wire.codec import WireMessage
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Tracing:
             with current(processing):
                 yield
             return
-        span = self.tracer.start_span(
+        span = begun(
+            self.tracer,
             f"handle {handler.event_type}",
             context=set_span_in_context(processing),
             attributes={"code.function.name": name_of(handler.function)},
@@ -94,7 +95,7 @@ class Tracing:
         span = self._begin(name, "settle", [Traced(message.headers, attributes)], attributes)
         if isinstance(verdict, DeadLetter):
             spans.failed(span, reason_of(verdict))
-        span.end()
+        end(span)
 
     def _begin(
         self, name: str, kind: str, messages: Sequence["Traced"], attributes: Attributes
@@ -105,7 +106,8 @@ class Tracing:
         is_alone = len(messages) == 1
         # A child of a span that is not recorded is not recorded either.
         parent = links[0] if links and (is_alone or _is_dropped(messages)) else None
-        return self.tracer.start_span(
+        return begun(
+            self.tracer,
             f"{name} {self.queue}",
             context=spans.child_of(parent),
             kind=SpanKind.CONSUMER if kind == "process" else SpanKind.CLIENT,

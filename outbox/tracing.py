@@ -13,6 +13,7 @@ Relay and consumer continue traces with `outbox.runtime.spans`.
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -77,6 +78,27 @@ def of_outbox() -> Attributes:
     return {"messaging.system": SCOPE}
 
 
+def begun(tracer: "Tracer", name: str, **arguments: Any) -> "Span":
+    """
+    Begin a span; if a sampler or a processor of the program raises an error, it is an invalid one.
+
+    The API of OpenTelemetry raises none, but its SDK lets those of a program through. A batch
+    whose outcomes are lost to one would be published again and again.
+    """
+    from opentelemetry.trace import INVALID_SPAN  # noqa: PLC0415
+
+    try:
+        return tracer.start_span(name, **arguments)
+    except Exception:  # noqa: BLE001 - the program's code
+        return INVALID_SPAN
+
+
+def end(span: "Span") -> None:
+    """End *span*; an error of a processor of the program is ignored, see `begun`."""
+    with suppress(Exception):
+        span.end()
+
+
 def recorded(row: dict[str, Any], tracer: "Tracer") -> dict[str, Any]:
     """
     Return *row* of the outbox, with the context of a span of its own in the headers.
@@ -88,7 +110,8 @@ def recorded(row: dict[str, Any], tracer: "Tracer") -> dict[str, Any]:
     headers = row["headers"]
     if TRACEPARENT in headers:
         return row
-    span = tracer.start_span(
+    span = begun(
+        tracer,
         f"create {OUTBOX}",
         kind=SpanKind.PRODUCER,
         attributes={
@@ -99,7 +122,7 @@ def recorded(row: dict[str, Any], tracer: "Tracer") -> dict[str, Any]:
             f"{SCOPE}.event.type": row["type"],
         },
     )
-    span.end()
+    end(span)
     return {**row, "headers": {**headers, **_headers_of(span)}}
 
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from outbox.runtime import spans
 from outbox.settings import SharedSettings
-from outbox.tracing import OUTBOX, SCOPE, Attributes, of_outbox, operation, tracer_of_program
+from outbox.tracing import (
+    OUTBOX,
+    SCOPE,
+    Attributes,
+    begun,
+    end,
+    of_outbox,
+    operation,
+    tracer_of_program,
+)
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 from relay.telemetry import Telemetry
@@ -70,7 +79,8 @@ class TracedPublisher:
         links = spans.links_to(message.headers for message in linked[: spans.MOST_LINKS])
         parent = links[0] if links and len(messages) == 1 else None
         attributes = {**self._broker, **_attributes(messages)}
-        return self._tracer.start_span(
+        return begun(
+            self._tracer,
             f"publish {attributes.get('messaging.destination.name', '')}".rstrip(),
             context=spans.child_of(parent),
             kind=SpanKind.CLIENT,
@@ -125,7 +135,8 @@ class SettledEvents:
         headers = headers_of(row)
         if not spans.is_sampled(headers) or (link := spans.link_to(headers)) is None:
             return
-        span = self._tracer.start_span(
+        span = begun(
+            self._tracer,
             f"{name} {OUTBOX}",
             context=spans.child_of(link),
             kind=SpanKind.CLIENT,
@@ -139,7 +150,7 @@ class SettledEvents:
             links=[link],
         )
         spans.failed(span, code)
-        span.end()
+        end(span)
 
 
 def headers_of(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from yarl import URL
 
 from outbox.database import errors
 from outbox.runtime.loggable_ids import is_loggable
-from outbox.tracing import TRACEPARENT, TRACESTATE, Attributes, of_outbox
+from outbox.tracing import TRACEPARENT, TRACESTATE, Attributes, end, of_outbox
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -142,4 +142,4 @@ def ending(*spans: "Span") -> Iterator[None]:
         raise
     finally:
         for span in spans:
-            span.end()
+            end(span)

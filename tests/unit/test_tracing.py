@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import StatusCode
 from sqlalchemy.orm import Session
@@ -344,3 +345,32 @@ def test_a_sampler_that_follows_parents_records_what_the_producer_records():
         )
 
     assert [span.name for span in traces] == ["dead_letter outbox"]
+
+
+class Raises(SpanProcessor):
+    """A processor of a program that raises when a span begins, or when it ends."""
+
+    def __init__(self, *, at_start: bool) -> None:
+        self._at_start = at_start
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        del span, parent_context
+        if self._at_start:
+            raise OSError(LEAK_MARKER)
+
+    def on_end(self, span: Any) -> None:
+        del span
+        raise OSError(LEAK_MARKER)
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_a_processor_that_raises_keeps_no_event_from_its_way(traces, database, at_start):
+    """Else the relay would lose the confirms, and publish the same events again and again."""
+    traces.provider.add_span_processor(Raises(at_start=at_start))
+    message = on_the_wire(an_event(headers={"traceparent": TRACEPARENT}), exchange="main")
+
+    with Session(database) as session:
+        outbox.add(session, an_event())
+        session.flush()
+        assert len(headers_in(session)) == 1
+    assert await published(traces, message) == [Outcome.ACKED]
