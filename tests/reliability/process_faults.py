@@ -28,8 +28,8 @@ LOW_BANDWIDTH = NetworkConditions(bytes_per_second=20_000)
 FRAGMENTED = NetworkConditions(piece_bytes=7)
 
 EFFECT = statement("INSERT INTO effects")
-EVENT = statement("INSERT INTO outbox")
-SETTLEMENT = statement("DELETE FROM outbox")
+EVENT = statement("INSERT INTO outbox (")
+SETTLEMENT = statement("DELETE FROM outbox WHERE")
 _KINDS = {RELAY: "relay", ORDERED: "ordered consumer"}
 TIMEOUT_SECONDS = 15.0
 
