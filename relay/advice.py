@@ -9,7 +9,7 @@ from typing import assert_never
 from outbox.transports.routes import RouteState
 from relay.event_group import EventGroup, EventState, RouteCount
 
-LATE_AFTER = timedelta(minutes=1)
+LATE_AFTER = timedelta(seconds=15)
 """Ready events that are younger say nothing: a relay may be about to publish them."""
 
 

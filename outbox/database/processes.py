@@ -21,6 +21,9 @@ from outbox.tables import outbox_processes
 Role: TypeAlias = Literal["relay", "consumer"]
 
 RIGHTS_OF_PROCESS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+REPLACED_AFTER = timedelta(minutes=1)
+"""How long a process is silent until one of its name, when it stops, counts as its successor."""
+
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a process stays that has ended without deleting it."""
 
@@ -122,11 +125,23 @@ async def update(
     return updated.rowcount == 1
 
 
-async def remove(engine: AsyncEngine, id_: UUID) -> None:
-    """Delete the row of a process that stops."""
+async def remove(engine: AsyncEngine, process: Process) -> None:
+    """
+    Delete the row of a *process* that stops, and the rows of those that it has replaced.
+
+    They have its name, and were not seen for `REPLACED_AFTER`: they were killed, and would be
+    taken for processes that have just gone.
+    """
+    column = outbox_processes.c
+    was_replaced = sa.and_(
+        column.role == process.role,
+        column.name == process.name,
+        column.seen_at < now_plus(sa.literal(-REPLACED_AFTER.total_seconds())),
+    )
+    gone = sa.delete(outbox_processes).where((column.id == process.id) | was_replaced)
     async with engine.connect() as connection:
         await _quickly(connection)
-        await connection.execute(sa.delete(outbox_processes).where(outbox_processes.c.id == id_))
+        await connection.execute(gone)
         await connection.commit()
 
 

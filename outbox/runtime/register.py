@@ -106,7 +106,7 @@ class Register:
         """Delete the row; if the database does not answer at once, it stays and ages."""
         with suppress(DatabaseUnavailable):
             async with with_deadline(LEAVES_WITHIN):
-                await processes.remove(self._engine, self._process.id)
+                await processes.remove(self._engine, self._process)
 
 
 class Reporting(Protocol):

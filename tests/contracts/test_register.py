@@ -130,6 +130,24 @@ async def test_the_row_of_a_killed_process_ages_and_is_deleted_by_another_after_
     assert [each.pid for each in await listed(engine)] == [3]
 
 
+async def test_a_process_that_stops_takes_the_rows_of_those_that_it_has_replaced(engine):
+    """Otherwise they would look like processes that have just gone."""
+    killed, another = (
+        replace(RELAY, id=uuid4(), host=host, role=role)
+        for host, role in (("b", "relay"), ("c", "consumer"))
+    )
+    for process in (killed, another):
+        await processes.add(engine, process, figures={})
+    await age(engine, 61)
+    recent = replace(RELAY, id=uuid4(), host="d")
+    for process in (recent, RELAY):
+        await processes.add(engine, process, figures={})
+
+    await processes.remove(engine, RELAY)
+
+    assert {each.host for each in await listed(engine)} == {another.host, recent.host}
+
+
 async def test_a_process_replaces_one_with_its_process_id_on_its_host(engine):
     """In a container that is restarted, every process has the same id."""
     for name, host in (("relay", "a"), ("relay", "b"), ("relay", "a")):
