@@ -21,8 +21,8 @@ def show_groups(groups: Sequence[FailingGroup]) -> None:
             [
                 (
                     each.type,
-                    each.error,
-                    each.place,
+                    each.error_class,
+                    each.error_place,
                     each.messages,
                     age(each.first_failure),
                     age(each.last_failure),
@@ -52,8 +52,8 @@ def show_messages(messages: Sequence[FailingMessage]) -> None:
                 each.message_id,
                 each.type,
                 each.attempts,
-                each.error,
-                each.place,
+                each.error_class,
+                each.error_place,
                 age(each.first_failure),
                 age(each.last_failure),
                 "overdue" if each.due < timedelta(0) else age(each.due),

@@ -32,8 +32,8 @@ class FailingGroup:
     """
 
     type: str | None
-    error: str
-    place: str
+    error_class: str
+    error_place: str
     messages: int
     first_failure: timedelta
     last_failure: timedelta
@@ -51,8 +51,8 @@ class FailingMessage:
     message_id: str | None
     type: str | None
     attempts: int
-    error: str
-    place: str
+    error_class: str
+    error_place: str
     first_failure: timedelta
     last_failure: timedelta
     due: timedelta
@@ -79,8 +79,8 @@ async def groups(connection: AsyncConnection, consumer: str) -> list[FailingGrou
     return [
         FailingGroup(
             type=row.type,
-            error=row.error_class,
-            place=row.error_place,
+            error_class=row.error_class,
+            error_place=row.error_place,
             messages=row.messages,
             first_failure=_since(row.first_at, row.now),
             last_failure=_since(row.last_at, row.now),
@@ -102,8 +102,8 @@ async def listed(
             message_id=row.message_id,
             type=row.type,
             attempts=row.attempts,
-            error=row.error_class,
-            place=row.error_place,
+            error_class=row.error_class,
+            error_place=row.error_place,
             first_failure=_since(row.first_at, row.now),
             last_failure=_since(row.last_at, row.now),
             due=row.due_at - row.now,

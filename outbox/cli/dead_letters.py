@@ -34,7 +34,6 @@ from outbox.cli.dead_letter_options import (
 from outbox.cli.interruptible import run_interruptible, run_query
 from outbox.dead_letters import queries, redaction, repair
 from outbox.dead_letters.audit import Audit, user_and_host
-from outbox.dead_letters.redaction import printable
 from outbox.dead_letters.selection import Selection, confirm_all, selection, words
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.dead_letters.store import Order
@@ -97,8 +96,8 @@ class DeadCommands:
         """List dead letters, in groups by their cause and each by itself, without bodies."""
         source = self._open(target)
         audit = _audit_of_search(source, selected, because, by)
+        self._warn_of_reason(source, selected)
         found = run_query(lambda: queries.listed(source, selected, audit, order=sort))
-        _hint(selected, found)
         if as_json:
             print_json(view.as_json(found))
             return
@@ -142,6 +141,7 @@ class DeadCommands:
             audit: Audit | None = _audit(source, selected, because, by, needed=_FOR_BODIES)
         else:
             audit = _audit_of_search(source, selected, because, by)
+        self._warn_of_reason(source, selected)
         to_stderr = Console(stderr=True)
         work = partial(
             export, source, selected, file, audit=audit, bodies=bodies, console=to_stderr
@@ -175,6 +175,7 @@ class DeadCommands:
             audit_of_search = _audit_of_search(source, selected, because, by)
             return self._count(source, selected, audit_of_search, reprocess=completed)
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+        self._warn_of_reason(source, selected)
         request = ReplayRequest(audit=audit, reprocess=completed, body=new_body)
         summary = run_interruptible(lambda stop: operations.replay(source, request, console, stop))
         return _end(is_clean=summary.is_clean)
@@ -197,10 +198,20 @@ class DeadCommands:
         if dry_run:
             return self._count(source, selected, _audit_of_search(source, selected, because, by))
         audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+        self._warn_of_reason(source, selected)
         summary = run_interruptible(
             lambda stop: operations.drop(source, ReplayRequest(audit=audit), console, stop)
         )
         return _end(is_clean=summary.is_clean)
+
+    def _warn_of_reason(self, source: DeadLetterSource, selected: Selection) -> None:
+        """Warn of a reason that no dead letter has: it may be misspelt."""
+        if selected.reason is None:
+            return
+        known = run_query(lambda: queries.reasons(source))
+        if known and selected.reason not in known:
+            there_are = redaction.printable(", ".join(known))
+            warn([f"--reason: no dead letter has this reason; there are: {there_are}"])
 
     def _count(
         self,
@@ -210,20 +221,12 @@ class DeadCommands:
         *,
         reprocess: bool | None = None,
     ) -> None:
+        self._warn_of_reason(source, selected)
         counts, duplicates = run_query(lambda: queries.counted(source, selected, audit))
         view.groups(console, counts)
         console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
         if reprocess is not None:
             view.duplicates(console, duplicates, reprocess=reprocess)
-
-
-def _hint(selected: Selection, found: queries.Listing) -> None:
-    """Warn of a reason that no dead letter has: it may be misspelt."""
-    reasons = {each.reason for each in found.reasons}
-    if selected.reason is None or not reasons or selected.reason in reasons:
-        return
-    there_are = printable(", ".join(sorted(reasons)))
-    warn([f"--reason: no dead letter has this reason; there are: {there_are}"])
 
 
 def _audit_of_search(

@@ -3,7 +3,7 @@ Whether this program may work on tables of another revision than its own.
 
 Tables that are older lack something that this program uses. Newer tables say themselves, in
 `outbox_compatibility`, which programs may work on them: a migration that only adds leaves that row
-as it is, and one that takes something away moves it to the first revision that does without. So a
+as it is, and one that removes something moves it to the first revision that does without. So a
 rolling upgrade migrates first, and replaces the processes one by one.
 """
 

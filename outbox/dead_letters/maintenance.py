@@ -12,19 +12,20 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database.errors import driver_errors_translated
+from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.database.privileges import Rights
 from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import CHANGING, READING, reading
-from outbox.dead_letters.store import DeadLetters
+from outbox.dead_letters.store import DeadLetters, ReasonCount
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.process import Availability
 from outbox.runtime.service import pause
 
 COUNT_EVERY = timedelta(minutes=1)
 PURGE_EVERY = timedelta(hours=1)
+ANSWERS_WITHIN = timedelta(seconds=20)
 
 BECAUSE = "MQ_DEAD_LETTER_RETENTION_DAYS"
 """The reason in the audit log."""
@@ -80,12 +81,17 @@ class DeadLetterMaintenance:
     async def work(self, stop: asyncio.Event) -> None:
         """Purge if it is time, and count; raises DatabaseUnavailable."""
         with driver_errors_translated():
+            # First, with its deadline: a purge would wait for a lock on the table without end.
+            counts = await self._counts()
             if self._retention is not None and self._is_time():
                 await self._purge(self._retention, stop)
                 self._purged_at = self._clock()
-            async with reading(self._engine) as connection:
-                counts = await self._store.reason_counts(connection)
+                counts = await self._counts()
         self._report.sampled(counts)
+
+    async def _counts(self) -> list[ReasonCount]:
+        async with with_deadline(ANSWERS_WITHIN), reading(self._engine) as connection:
+            return await self._store.reason_counts(connection)
 
     def _is_time(self) -> bool:
         last = self._purged_at

@@ -15,7 +15,7 @@ from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import READING, DeadLetterSource, OpenedSource, reading
-from outbox.dead_letters.store import LetterGroup, Order, ReasonCount, Span
+from outbox.dead_letters.store import LetterGroup, Order, Span
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
 
@@ -30,14 +30,12 @@ class Listing:
 
     Args:
         groups: All that the selection matches, by their cause.
-        reasons: The reasons of all dead letters of the source, if the selection matches none.
 
     """
 
     letters: Sequence[Any]
     groups: Sequence[LetterGroup]
     now: datetime
-    reasons: Sequence[ReasonCount] = ()
 
     @property
     def count(self) -> int:
@@ -65,8 +63,16 @@ async def listed(
             order=order,
             limit=LIST_LIMIT if selection.limit is None else selection.limit,
         )
-        reasons = [] if letters else await opened.store.reason_counts(connection)
-    return Listing(letters, opened.groups, opened.snapshot.now, reasons)
+    return Listing(letters, opened.groups, opened.snapshot.now)
+
+
+async def reasons(source: DeadLetterSource) -> list[str]:
+    """Return the reasons of all dead letters of *source*, sorted."""
+    async with (
+        source.opened(Selection(limit=1)) as opened,
+        reading(opened.engine) as connection,
+    ):
+        return [each.reason for each in await opened.store.reason_counts(connection)]
 
 
 async def one(source: DeadLetterSource, selection: Selection, audit: Audit | None) -> Any:

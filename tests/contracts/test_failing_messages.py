@@ -130,7 +130,7 @@ async def test_the_rows_are_grouped_listed_and_counted(failing, engine):
         listed = await failing_reads.listed(connection, "etl", limit=3)
         assert await failing_reads.groups(connection, "other") == []
 
-    assert [(each.type, each.error, each.place, each.messages) for each in groups] == [
+    assert [(each.type, each.error_class, each.error_place, each.messages) for each in groups] == [
         ("test.happened", "KeyError", KEY_ERROR.place, 2),
         ("test.happened", "OSError", OS_ERROR.place, 1),
         ("test.other", "KeyError", KEY_ERROR.place, 1),

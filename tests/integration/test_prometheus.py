@@ -75,7 +75,7 @@ async def test_prometheus_sees_events_by_record_type_and_alerts_on_what_goes_wro
             uploads = [
                 an_upload(record_type=each, user_id=each) for each in ("StepsRecord", "Jane")
             ]
-            lost = an_event(type="nobody.listens")
+            lost = an_event(type="unbound.event")
             await connection.execute(outbox.insert(*uploads, lost))
 
         for record_type in ("StepsRecord", "other"):

@@ -140,7 +140,12 @@ async def test_the_status_of_a_consumer_is_complete_as_json(run, engine):
     assert keys(status) == documented_keys("consumer status")
     assert (status["consumer"], status["processed"]) == ("effects", 3)
     [failing] = status["failing"]
-    assert (failing["type"], failing["error"], failing["place"], failing["messages"]) == (
+    assert (
+        failing["type"],
+        failing["error_class"],
+        failing["error_place"],
+        failing["messages"],
+    ) == (
         *("test.happened", "KeyError", "myapp/etl.py:42 in load"),
         3,
     )
@@ -351,7 +356,7 @@ async def test_failing_messages_are_grouped_and_listed_for_people_and_for_progra
     status = run("consumer", "status", TARGET)
 
     assert keys(listed[0]) == documented_keys("consumer failing")
-    assert [(each["attempts"], each["error"]) for each in listed] == [(2, "KeyError")] * 2
+    assert [(each["attempts"], each["error_class"]) for each in listed] == [(2, "KeyError")] * 2
     assert all(each["message_id"] in shown for each in listed)
     for output in (shown, status):
         assert "myapp/etl.py:42 in load" in output

@@ -2,7 +2,7 @@
 Later versions of the product, made of this one: what a rolling upgrade will meet.
 
 The first has a migration that only adds, and a newer wire format, which it reads beside the older
-one. The second has a migration that takes something away, so that programs of this version may no
+one. The second has a migration that removes something, so that programs of this version may no
 longer work on the tables.
 """
 
