@@ -7,27 +7,21 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database.engine import create_engine
 from relay.row import Row
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
 from tests.support.query_plans import Statement, recorded, rows_read
-from tests.support.relay_stores import claiming, postgres_store
+from tests.support.relay_stores import claiming, postgres_store, without_vacuum
 
 LIMIT, MANY = 200, 100_000
 
 
 @pytest.fixture
 async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(make_url(postgres_url), pool_size=5, application_name="test")
-    async with engine.begin() as connection:
-        # Neither statistics nor vacuum: the claim must not depend on their being up to date.
-        await connection.execute(sa.text("ALTER TABLE outbox SET (autovacuum_enabled = false)"))
-    yield engine
-    await engine.dispose()
+    async with without_vacuum(postgres_url) as engine:
+        yield engine
 
 
 async def fill(engine: AsyncEngine, count: int, *, key: str = "NULL", later: str = "false"):
