@@ -272,6 +272,43 @@ async def test_closing_the_publisher_makes_messages_in_flight_unknown(url, metho
             assert await publishing == [Outcome.UNKNOWN] * 3
 
 
+@pytest.mark.parametrize("moment", ["connects", "opens its channel"])
+async def test_a_publisher_that_is_closed_before_its_channel_is_open_sends_nothing(
+    moment, url, method
+):
+    opening, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        opening.set()
+        await go_on.wait()
+
+    async def connect() -> Any:
+        if moment == "connects":
+            await wait()
+        connection = await aio_pika.connect(url)
+        if moment == "opens its channel":
+            open_channel = connection.channel
+
+            async def slowly(**options: Any) -> Any:
+                await wait()
+                return await open_channel(**options)
+
+            connection.channel = slowly  # type: ignore[method-assign]
+        made.append(connection)
+        return connection
+
+    made: list[Any] = []
+    publisher = RabbitMQPublisher(connect, method=method)
+    publishing = asyncio.create_task(publisher.publish([a_message()], within=LONG))
+    await opening.wait()
+
+    await publisher.close()
+    go_on.set()
+
+    assert await publishing == [Outcome.UNKNOWN]
+    assert [connection.is_closed for connection in made] == [True]
+
+
 async def test_nothing_is_sent_when_there_is_no_time_left(publisher):
     assert await publisher.publish([a_message()], within=timedelta(0)) == [Outcome.UNKNOWN]
 

@@ -196,6 +196,7 @@ class ChannelProvider:
         self._method = method
         self._current: ConfirmChannel | None = None
         self._fruitless_replacements = 0
+        self._closed = False
 
     @property
     def usable(self) -> ConfirmChannel | None:
@@ -211,23 +212,26 @@ class ChannelProvider:
         """
         Return the open channel, or a new one.
 
-        Raises BrokerUnavailable.
+        Raises BrokerUnavailable, also if the provider was closed meanwhile.
         """
         if (usable := self.usable) is not None:
             return usable
         if self._current is not None:
             self._fruitless_replacements = self._current.next_fruitless_replacements
-        await self.close()
-        connection = await self._connect()
+        await self._close_current()
         # Stored before it is open, so that `close` also finds a channel that fails to open.
-        self._current = ConfirmChannel(
-            connection,
+        opened = self._current = ConfirmChannel(
+            await self._connect(),
             method=self._method,
             fruitless_replacements=self._fruitless_replacements,
         )
-        await self._current.open()
-        self._method = self._current.method
-        return self._current
+        if not self._closed:
+            await opened.open()
+        if self._closed:
+            await self._close_current()
+            raise BrokerUnavailable("the publisher was closed")
+        self._method = opened.method
+        return opened
 
     def release(self) -> ConfirmChannel | None:
         """Return the channel, if there is one, and forget it."""
@@ -244,6 +248,10 @@ class ChannelProvider:
         self._current = kept
 
     async def close(self) -> None:
-        """Close the channel; safe to call at any time."""
+        """Close the channel for good; safe to call at any time, and while one is being opened."""
+        self._closed = True
+        await self._close_current()
+
+    async def _close_current(self) -> None:
         if (channel := self.release()) is not None:
             await channel.close()
