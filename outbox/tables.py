@@ -129,6 +129,7 @@ dead_letters = sa.Table(
     sa.Column("last_at", UtcDateTime, nullable=False, server_default=database_now()),
     sa.Column("error_class", sa.Text),
     sa.Column("error_place", sa.Text),
+    sa.Column("body_expired_at", UtcDateTime),
     sa.Index("dead_letters_source", "source", "reason", "last_at"),
     sqlite_autoincrement=True,
 )
@@ -138,7 +139,8 @@ Dead letters, with all the data to show, repair and replay them.
 `source` is `relay` or the name of a consumer; `reason` is a reason code. Columns of the message
 may be null or hold invalid values: an unreadable message is stored as it was delivered.
 `error_class` and `error_place` are the class of the last error of a handler, and the line of the
-application that raised it; null if no handler has failed.
+application that raised it; null if no handler has failed. `body_expired_at` is when the body
+was deleted, so that only metadata is left; null while it is there.
 """
 
 audit_log = sa.Table(
@@ -153,14 +155,59 @@ audit_log = sa.Table(
     sa.Column("because", sa.Text, nullable=False),
     sa.Column("selection", Json, nullable=False, server_default="{}"),
     sa.Column("messages", sa.Integer, nullable=False),
+    sa.Column("details", Json, nullable=False, server_default="{}"),
+    sa.Column("previous_hash", sa.LargeBinary),
+    sa.Column("hash", sa.LargeBinary),
     sa.Index("audit_log_run", "run"),
     sqlite_autoincrement=True,
 )
 """
-Actions on dead letters: actor, time, reason and number. Triggers refuse all but INSERT.
+Actions of people and processes: actor, time, reason and number. Triggers refuse all but INSERT.
 
 One call of a command is a *run*. It adds a row in each of its transactions, so the numbers are
-right even if the run is interrupted. `selection` holds the filters, never a key or a body.
+right even if the run is interrupted. `selection` holds the filters, never a key or a body;
+`details` has what else an auditor needs, such as numbers by table. Each row holds the hash of the
+row before and of itself, so that a row that was changed, removed or moved is found; rows from
+before revision 0012 have none.
+"""
+
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column(
+        "id", sa.SmallInteger, primary_key=True, autoincrement=False, server_default=sa.text("1")
+    ),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+"""
+One row with the number of rows in the hash chain of `audit_log`, and the hash of the last one.
+
+The transaction that adds a row to the log locks it first; without it the chain is empty.
+"""
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("id", Identity, sa.Identity(), primary_key=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("selection", Json, nullable=False),
+    sa.Column("because", sa.Text, nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("requested_role", sa.Text, nullable=False),
+    sa.Column("requested_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.Column("approved_by", sa.Text),
+    sa.Column("approved_role", sa.Text),
+    sa.Column("approved_at", UtcDateTime),
+    sa.Column("used_at", UtcDateTime),
+    sqlite_autoincrement=True,
+)
+"""
+Requests of one person that a second one approves, while MQ_TWO_PERSON is set.
+
+The person is the user and host of the process; the role is the database's, empty on SQLite.
 """
 
 ordering_secret = sa.Table(

@@ -31,6 +31,8 @@ CREATED_BY = {
     "failing_messages": "0011",
     "outbox_processes": "0011",
     "outbox_compatibility": "0011",
+    "audit_head": "0012",
+    "approvals": "0012",
 }
 """The tables, by the revision that creates each."""
 

@@ -54,6 +54,8 @@ async def test_the_schema_goes_up_down_and_up_again(empty_url):
         "outbox_processes",
         "outbox_compatibility",
         "audit_log",
+        "audit_head",
+        "approvals",
         "ordering_secret",
         "outbox_targets",
         "outbox_relay_version",
