@@ -13,6 +13,7 @@ A producer imports only the files of the first block; in reading order:
     tables, consumer_tables            all tables
     database_time                      times by the clock of the database
     tracing                            their traces in OpenTelemetry
+    producer_encryption                whether this process encrypts what it records
     payload, validation                bodies as bytes, what an event may hold
     autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises
@@ -23,6 +24,7 @@ A producer imports only the files of the first block; in reading order:
     tls_files, certificate_expiry      certificates and keys, and when they end
     clock_difference                   how far the clock of a server is from ours
     extras                             a setting that needs packages that are not installed
+    encryption/                        encrypted bodies, and their keys
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ checks/ dead_letters/ cli/
                                        running a process, checks, dead letters, shared commands
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.autogenerate import TABLE_NAMES, include_name, include_object
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority
+from outbox.producer_encryption import use_encryption
 from outbox.record import add, insert
 from outbox.tables import metadata
 from outbox.validation import allow_headers
@@ -56,6 +59,7 @@ __all__ = [
     "include_object",
     "insert",
     "metadata",
+    "use_encryption",
     "use_schema",
 ]
 

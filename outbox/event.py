@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
 from outbox.payload import encode
-from outbox.validation import HeaderValue, _check_time, check, check_type
+from outbox.validation import HeaderValue, _check_time, check, check_key, check_type
 
 
 class Priority(StrEnum):
@@ -47,6 +47,8 @@ class Event:
         idempotency_key: Consumers drop a message whose key they have completed. Default is the id.
         headers: Strings, integers or booleans under allowed names (see `allow_headers`).
         not_before: The relay publishes the event no earlier than this. Default is at once.
+        subject: The person that the event is about. Its key encrypts the event, and never leaves
+            this process; `relay erase` destroys the key. Needs MQ_ENCRYPTION_KEYS.
 
     Raises InvalidEvent, which names the field and never its value.
 
@@ -64,6 +66,7 @@ class Event:
     correlation_id: str | None = field(default=None, kw_only=True)
     not_before: datetime | None = field(default=None, kw_only=True)
     content_type: str = field(default="", kw_only=True)
+    subject: str | None = field(default=None, kw_only=True, repr=False)
     body: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class Event:
         _check_type_of_model(self.type, type(self.payload))
         if self.not_before is not None:
             _check_time("not_before", self.not_before)
+        if self.subject is not None:
+            check_key("subject", self.subject)
         check(self)
 
     @classmethod
@@ -110,6 +115,7 @@ class EventFields(TypedDict, total=False):
     correlation_id: str | None
     not_before: datetime | None
     content_type: str
+    subject: str | None
 
 
 class SupportsEventType(Protocol):

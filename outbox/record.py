@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import sqlalchemy as sa
 
-from outbox import tracing
+from outbox import producer_encryption, tracing
 from outbox.errors import InvalidEvent
 from outbox.event import Event, SupportsEvent, SupportsEventType
 from outbox.payload import is_model
@@ -69,11 +69,14 @@ def insert(*events: Recordable) -> sa.Insert:
 
 
 def _rows(events: Iterable[Recordable]) -> Iterable[dict[str, Any]]:
-    """The values of the rows of *events*; with trace contexts, if the program traces."""
-    rows = (to_row(_event(event)) for event in events)
-    if (tracer := tracing.tracer_of_program()) is None:
-        return rows
-    return (tracing.recorded(row, tracer) for row in rows)
+    """The values of the rows of *events*; traced and encrypted, if the program does that."""
+    tracer = tracing.tracer_of_program()
+    for recordable in events:
+        event = _event(recordable)
+        row = to_row(event)
+        if tracer is not None:
+            row = tracing.recorded(row, tracer)
+        yield producer_encryption.recorded(event, row)
 
 
 def _event(recordable: Recordable) -> Event:

@@ -9,7 +9,7 @@ The wire format is version 1. Its headers are in `outbox.wire.headers`, its AMQP
     correlation_id      as given, or absent
     timestamp           when the event occurred, in whole seconds
     content_type        application/json unless the payload was bytes
-    content_encoding    absent, or gzip
+    content_encoding    absent, gzip, or outbox-aes256gcm for an encrypted body
     priority            0 low, 4 normal, 9 high (RabbitMQ 4 quorum queues: above 4 is high)
     delivery_mode       2, persistent
     app_id              outbox-relay
@@ -31,6 +31,7 @@ from outbox.event import Priority
 from outbox.payload import MAX_BODY_BYTES
 from outbox.validation import MAX_KEY_BYTES, is_key, is_type
 from outbox.wire.compression import decompress
+from outbox.wire.encrypted import ENCODING, KEY_UNKNOWN, Decrypt
 from outbox.wire.envelope import Envelope
 from outbox.wire.headers import (
     IDEMPOTENCY_KEY_HEADER,
@@ -114,29 +115,34 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
     )
 
 
-def from_wire(message: WireMessage, headers: Headers | None = None) -> Envelope:
+def from_wire(
+    message: WireMessage, headers: Headers | None = None, decrypt: Decrypt | None = None
+) -> Envelope:
     """
-    The envelope of a delivered *message*, its body decompressed.
+    The envelope of a delivered *message*, its body decompressed and decrypted.
 
-    *headers* are those of the message, if they are parsed already. Messages of other publishers
-    are read too, as long as they have an id and a type: without the headers of the wire format
-    their idempotency key is the message id, they have no lane, and both times are the property
-    `timestamp`. A correlation id or a time that no event of ours could have counts as absent.
+    *decrypt* is called for each message; without it an encrypted one cannot be read. *headers* are
+    those of the message, if they are parsed already. Messages of other publishers are read too, as
+    long as they have an id and a type: without the headers of the wire format their idempotency
+    key is the message id, they have no lane, and both times are the property `timestamp`. A
+    correlation id or a time that no event of ours could have counts as absent.
 
     Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
-    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`.
+    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`, `key_unknown`, and those
+    of *decrypt*.
     """
     ours = parse(message.headers) if headers is None else headers
     if not ours.is_supported:
         raise UnreadableMessage("schema_unsupported")
     identity = identity_of(message.message_id)
     sent_at = None if message.timestamp is None else possible_time(message.timestamp)
+    body, encoding = message.body, message.content_encoding
+    if encoding and encoding != ENCODING:
+        body, encoding = decompress(body, encoding), None
     envelope = Envelope(
         id=identity,
         type=message.type or "",
-        body=decompress(message.body, message.content_encoding)
-        if message.content_encoding
-        else message.body,
+        body=body,
         exchange=message.exchange if ours.exchange is None else ours.exchange,
         routing_key=message.routing_key if ours.routing_key is None else ours.routing_key,
         idempotency_key=str(identity) if ours.idempotency_key is None else ours.idempotency_key,
@@ -147,7 +153,12 @@ def from_wire(message: WireMessage, headers: Headers | None = None) -> Envelope:
         content_type=message.content_type or media_type.UNKNOWN,
         occurred_at=ours.occurred_at or sent_at or datetime.now(UTC),
         recorded_at=ours.recorded_at or sent_at,
+        content_encoding=encoding or None,
     )
+    if decrypt is not None:
+        envelope = decrypt(envelope)
+    elif envelope.content_encoding is not None:
+        raise UnreadableMessage(KEY_UNKNOWN, "MQ_ENCRYPTION_KEYS")
     if (field := _unusable_field(envelope)) is not None:
         raise UnreadableMessage("malformed", field)
     return envelope

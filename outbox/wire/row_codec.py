@@ -26,6 +26,7 @@ def to_row(event: Event) -> dict[str, Any]:
         "priority": event.priority.value,
         "headers": dict(event.headers),
         "content_type": event.content_type,
+        "content_encoding": None,
         "body": event.body,
         "occurred_at": event.occurred_at,
         "not_before": event.not_before,

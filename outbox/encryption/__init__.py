@@ -1,0 +1,19 @@
+"""
+Encryption of events before the INSERT, and keys that can be destroyed. Needs the extra
+`encryption`; nothing of it is imported while encryption is off.
+
+    body_format      the bytes of an encrypted body: pure
+    content          what is encrypted of an event besides its body: pure
+    associated_data  what an encrypted body is bound to: pure
+    digests          keyed digests in place of keys that may name a person
+    keys             the protocol of a source of keys, and its errors
+    key_ring         keys in memory, as a JSON document has them
+    key_file         a document in a file, which may be replaced while a process runs
+    sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
+    subjects         the protocol of the keys of persons
+    data_keys        the data key of a process, and those that it has unwrapped
+    encryptor        rows of a producer
+    decryptor        messages of a consumer
+
+It stands on `outbox.wire`, and opens no connection to the outbox or the broker.
+"""

@@ -1,0 +1,90 @@
+"""
+MQ_ENCRYPTION_KEYS: from its text to a source of keys.
+
+    file:///run/secrets/keys.json    a JSON document in a file, see `outbox.encryption.key_ring`
+    env:NAME                         the same document in an environment variable
+    python:module:attribute          any KeyProvider, or a function without arguments that makes it
+    postgresql://…, sqlite:///…      a key database, see `outbox.encryption.key_database`
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from outbox.encryption import key_ring
+from outbox.encryption.key_file import KeyFile
+from outbox.encryption.keys import KeyProvider
+from outbox.encryption.subjects import SubjectKeys
+from outbox.errors import ConfigurationError
+
+SETTING = "MQ_ENCRYPTION_KEYS"
+_METHODS = ("digest_key", "wrap", "unwrap")
+_FORMS = "must be file:///…, env:NAME, python:module:attribute or the URL of a key database"
+
+
+def is_database(text: str) -> bool:
+    """Whether the source *text* is a key database."""
+    return text.startswith(("postgresql:", "postgresql+", "postgres:", "sqlite:", "sqlite+"))
+
+
+def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyProvider:
+    """
+    Return the source of keys that *text*, the value of MQ_ENCRYPTION_KEYS, names.
+
+    Raises ConfigurationError, and KeysUnavailable for a key database that cannot be reached.
+    """
+    scheme, _, rest = text.partition(":")
+    match scheme:
+        case "file":
+            return KeyFile(_path(text), source=SETTING)
+        case "env":
+            if rest not in environment:
+                raise ConfigurationError(f"{SETTING}: names a variable that is not set")
+            return key_ring.parse(environment[rest], source=f"{SETTING}: the variable")
+        case "python":
+            return _imported(rest)
+        case _:
+            raise ConfigurationError(f"{SETTING}: {_FORMS}")
+
+
+def both(
+    keys: KeyProvider | str, subjects: SubjectKeys | str | None
+) -> tuple[KeyProvider, SubjectKeys | None]:
+    """
+    Return the source *keys* and the keys of subjects, each of which may be given as its text.
+
+    Without *subjects* a key database has both. Raises as `provider`.
+    """
+    provided = provider(keys) if isinstance(keys, str) else keys
+    return provided, None if isinstance(subjects, str) else subjects
+
+
+def _path(text: str) -> Path:
+    parts = urlsplit(text)
+    if parts.netloc not in {"", "localhost"} or not parts.path:
+        raise ConfigurationError(f"{SETTING}: file: needs a path, as in file:///run/keys.json")
+    return Path(unquote(parts.path))
+
+
+def _imported(name: str) -> KeyProvider:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{SETTING}: python: cannot be imported ({type(error).__name__})"
+        ) from None
+    if not _is_provider(found):
+        found = found() if callable(found) else None
+    if not _is_provider(found):
+        raise ConfigurationError(f"{SETTING}: python: has no {', '.join(_METHODS)}")
+    provider: KeyProvider = found
+    return provider
+
+
+def _is_provider(value: object) -> bool:
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in _METHODS
+    )

@@ -1,0 +1,107 @@
+"""
+Encryption of the events that this process records: off, or by the keys that it is given.
+
+Until `use_encryption` is called, the environment decides when the first event is recorded:
+MQ_ENCRYPTION_KEYS, MQ_SUBJECT_KEYS_URL and MQ_REQUIRE_ENCRYPTION. Without the first one this
+module imports nothing of `outbox.encryption`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from outbox.errors import ConfigurationError, InvalidEvent
+from outbox.event import Event
+from outbox.extras import packages_of
+
+if TYPE_CHECKING:
+    from outbox.encryption.encryptor import Encryptor
+    from outbox.encryption.keys import KeyProvider
+    from outbox.encryption.subjects import SubjectKeys
+
+KEYS = "MQ_ENCRYPTION_KEYS"
+REQUIRED = "MQ_REQUIRE_ENCRYPTION"
+_TRUE = {"1", "true", "yes", "on", "t", "y"}
+_FALSE = {"0", "false", "no", "off", "f", "n", ""}
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The *encryptor* of this process, or None for plaintext, which *required* refuses."""
+
+    encryptor: "Encryptor | None"
+    required: bool
+
+    def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
+        if self.encryptor is not None:
+            return self.encryptor.encrypted(row, subject=event.subject, compression="none")
+        if self.required:
+            raise InvalidEvent("payload", f"must be encrypted: {REQUIRED} is set, {KEYS} is not")
+        if event.subject is not None:
+            raise InvalidEvent("subject", f"needs {KEYS}")
+        return row
+
+
+_choice: _Choice | None = None
+
+
+def use_encryption(
+    keys: "KeyProvider | str | None",
+    *,
+    subjects: "SubjectKeys | str | None" = None,
+    required: bool = False,
+) -> None:
+    """
+    Encrypt the events that this process records, from now on.
+
+    Args:
+        keys: A source, or its text as in MQ_ENCRYPTION_KEYS. None: record plaintext.
+        subjects: The keys of persons, or the URL of a key database, as in MQ_SUBJECT_KEYS_URL;
+            default is *keys* if that is a key database.
+        required: Refuse to record plaintext, as MQ_REQUIRE_ENCRYPTION does.
+
+    Call it once at start; the environment does not count then. Raises ConfigurationError, also
+    without the extra `encryption`, and KeysUnavailable if the source cannot be reached.
+
+    """
+    global _choice  # noqa: PLW0603 - one for the process, like the allowed headers
+    _choice = _Choice(None if keys is None else _encryptor(keys, subjects), required)
+
+
+def use_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Let the environment decide, as it does until `use_encryption` is called; raises as that."""
+    use_encryption(
+        environment.get(KEYS) or None,
+        subjects=environment.get("MQ_SUBJECT_KEYS_URL") or None,
+        required=_flag(environment.get(REQUIRED, "")),
+    )
+
+
+def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the *row* of *event* as it is recorded, encrypted if this process encrypts.
+
+    Raises InvalidEvent, ConfigurationError and KeysUnavailable.
+    """
+    if _choice is None:
+        use_environment()
+    assert _choice is not None  # noqa: S101 - it was chosen just now
+    return _choice.row(event, row)
+
+
+def _encryptor(keys: "KeyProvider | str", subjects: "SubjectKeys | str | None") -> "Encryptor":
+    with packages_of(f"{KEYS}: encryption", extra="encryption"):
+        from outbox.encryption import sources  # noqa: PLC0415 - cryptography is an extra
+        from outbox.encryption.encryptor import Encryptor  # noqa: PLC0415
+    provider, found = sources.both(keys, subjects)
+    return Encryptor(provider, subjects=found)
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word not in _FALSE:
+        raise ConfigurationError(f"{REQUIRED}: must be true or false")
+    return False

@@ -1,0 +1,41 @@
+"""
+Encrypted bodies, as far as relay and broker have to know them: by their content encoding.
+
+The relay has no keys. `outbox.encryption` writes and reads these bodies.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from outbox.errors import UnreadableMessage
+from outbox.wire.envelope import Envelope
+
+ENCODING = "outbox-aes256gcm"
+"""The content encoding of an encrypted body; docs/reference/encrypted-body.md has its bytes."""
+
+KEY_UNKNOWN = "key_unknown"
+"""The reason code of a body whose key this process does not have."""
+
+NOT_AUTHENTIC = "body_not_authentic"
+"""The reason code of a body that was changed, or belongs to another message."""
+
+PLAINTEXT_REFUSED = "plaintext_refused"
+"""The reason code of a plain body where MQ_REQUIRE_ENCRYPTION is set."""
+
+Decrypt: TypeAlias = Callable[[Envelope], Envelope]
+"""
+Returns an envelope with its plain body, the headers and the correlation id of its event.
+
+Raises UnreadableMessage.
+"""
+
+
+def is_encrypted(content_encoding: str | None) -> bool:
+    """Return whether a body of this content encoding is encrypted."""
+    return content_encoding == ENCODING
+
+
+def require_encrypted(content_encoding: str | None) -> None:
+    """Raise UnreadableMessage with the code `plaintext_refused` unless the body is encrypted."""
+    if not is_encrypted(content_encoding):
+        raise UnreadableMessage(PLAINTEXT_REFUSED)
