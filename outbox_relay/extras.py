@@ -10,6 +10,7 @@ OF_SERVERS = {
     "aio_pika": "rabbitmq",
     "aiormq": "rabbitmq",
     "pamqp": "rabbitmq",
+    "cryptography": "encryption",
 }
 """The extra of a package that only one kind of server needs, by the name of its module."""
 

@@ -22,6 +22,9 @@ NOT_AUTHENTIC = "body_not_authentic"
 PLAINTEXT_REFUSED = "plaintext_refused"
 """The reason code of a plain body where MQ_REQUIRE_ENCRYPTION is set."""
 
+SUBJECT_ERASED = "subject_erased"
+"""The code of a body whose subject was erased: it is acked, and its handler is not called."""
+
 Decrypt: TypeAlias = Callable[[Envelope], Envelope]
 """
 Returns an envelope with its plain body, the headers and the correlation id of its event.
