@@ -14,10 +14,10 @@ The bytes of an encrypted body, version 1: pure. docs/reference/encrypted-body.m
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 from uuid import UUID
 
 from outbox.errors import UnreadableMessage
+from outbox.payload import COMPRESSIONS, Compression
 
 VERSION = 1
 NONCE_BYTES, TAG_BYTES, KEY_BYTES = 12, 16, 32
@@ -27,10 +27,6 @@ SUBJECT_AT, SUBJECT_BYTES = 2, 16
 """Where SQL finds the id of the subject key: `substring(body FROM 3 FOR 16)`."""
 MAX_KEY_ID_BYTES = 64
 MAX_WRAPPED_BYTES = 8_192
-
-Compression: TypeAlias = Literal["none", "gzip", "zstd"]
-COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd")
-"""The compressions of a content, at the positions of their numbers."""
 
 _NO_SUBJECT = bytes(SUBJECT_BYTES)
 

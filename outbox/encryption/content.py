@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from outbox.errors import UnreadableMessage
+from outbox.payload import MAX_BODY_BYTES
 
 _LENGTH_BYTES = 4
+MAX_BYTES = MAX_BODY_BYTES + 131_072
+"""The largest content: a body, and private fields of less than twice the headers of a row."""
 _NOTHING = bytes(_LENGTH_BYTES)
 
 

@@ -80,5 +80,5 @@ class Decryptor:
         except InvalidTag:
             raise UnreadableMessage(NOT_AUTHENTIC, "body") from None
         if body.compression != "none":
-            packed = decompress(packed, body.compression)
+            packed = decompress(packed, body.compression, limit=content.MAX_BYTES)
         return content.unpack(packed)
