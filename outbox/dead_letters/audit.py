@@ -5,9 +5,11 @@ The audit log: who did what to dead letters, and why.
 import getpass
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
@@ -36,6 +38,10 @@ class Action(StrEnum):
     EXPORT_BODIES = "export_bodies"
     ADOPT = "adopt"
     """Another exchange or queue was recorded in `outbox_targets`; no message was changed."""
+    ERASE = "erase"
+    """The keys of subjects were destroyed, so that their bodies can be read no more."""
+    READMIT = "readmit"
+    """A subject that was erased may have events again, with a new key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,18 @@ class Audit:
     selection: Selection
     run: UUID = field(default_factory=uuid4)
 
-    async def record(self, connection: AsyncConnection, action: Action, messages: int) -> None:
-        """Record *action* and the number of *messages*, in the open transaction."""
+    async def record(
+        self,
+        connection: AsyncConnection,
+        action: Action,
+        messages: int,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Record *action* and the number of *messages*, in the open transaction.
+
+        *details* are a JSON object without health data.
+        """
         await connection.execute(
             sa.insert(audit_log).values(
                 run=self.run,
@@ -59,6 +75,7 @@ class Audit:
                 because=self.because,
                 selection=self.selection.to_json(),
                 messages=messages,
+                details=dict(details or {}),
             )
         )
 
