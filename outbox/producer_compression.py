@@ -16,6 +16,7 @@ from outbox.wire.compression import compress
 SETTING = "MQ_COMPRESSION"
 
 _chosen: Compression | None = None
+_by_call = False
 
 
 def use_compression(compression: Compression) -> None:
@@ -26,7 +27,15 @@ def use_compression(compression: Compression) -> None:
     compressed only where that makes it a tenth shorter or more. Compression before encryption
     shows by the size of a body how much of it repeats itself. Raises ConfigurationError.
     """
+    global _by_call  # noqa: PLW0603 - one for the process, like the allowed headers
     _use(compression, "use_compression")
+    _by_call = True
+
+
+def use_setting(compression: Compression) -> None:
+    """Compress as the setting of a process says, unless `use_compression` was called."""
+    if not _by_call:
+        _use(compression, SETTING)
 
 
 def compression_of(event: Event) -> Compression:

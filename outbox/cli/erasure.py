@@ -2,7 +2,6 @@
 The commands `erase` and `readmit`: the keys of persons.
 """
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -12,17 +11,12 @@ from typing import Annotated, TypeVar
 import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.cli.console import AsJson, console, once, print_json, show
+from outbox.cli.console import AsJson
 from outbox.cli.start import fail
-from outbox.dead_letters.audit import Action, Audit, user_and_host
-from outbox.dead_letters.selection import Selection
-from outbox.erasure import erasure, readmission, restored, subject_file
-from outbox.erasure.batches import BatchesNotEnded
+from outbox.erasure import erasure, readmission
 from outbox.erasure.erasure import Erasure
-from outbox.erasure.opened import Opened
 from outbox.erasure.opening import opened, opened_alone
 from outbox.errors import ConfigurationError
-from outbox.runtime.service import ExitCode
 from outbox.settings import SharedSettings
 
 STATUSES = (

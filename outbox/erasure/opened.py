@@ -15,10 +15,10 @@ from outbox.database.errors import is_contention
 from outbox.encryption.digests import digest
 from outbox.encryption.keys import KeyProvider
 from outbox.encryption.subject_key_database import OTHER_DIGEST_KEY, fingerprint
-from outbox.errors import ConfigurationError
 from outbox.erasure import key_rows
 from outbox.erasure.batches import BatchesNotEnded
 from outbox.erasure.key_rows import KeyRow
+from outbox.errors import ConfigurationError
 from outbox.key_store import creation
 from outbox.key_store.engine import key_errors_translated
 
