@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_tables import ACTIVE, ERASED, ERASING
 from outbox.erasure import evidence, key_rows, unreadable

@@ -13,8 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.audit.log import Action, Audit
 from outbox.database.privileges import Rights
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.encryptor import Encryptor
 from outbox.event import Event
 from outbox.tables import audit_log, outbox

@@ -5,8 +5,8 @@ Readmitting persons who were erased: their later events get a new key, old ones 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.key_tables import ACTIVE
 from outbox.erasure import evidence, key_rows
 from outbox.erasure.opened import Opened

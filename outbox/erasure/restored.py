@@ -6,8 +6,8 @@ The audit log has their ids, so that no name is needed.
 
 from uuid import UUID
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.key_tables import ERASED
 from outbox.erasure import evidence, key_rows
 from outbox.erasure.batches import Report
