@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.dead_letters.replay import Destination
+from outbox.dead_letters.destination import Destination
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
 from outbox.runtime import process

@@ -33,6 +33,7 @@ _METADATA = (
     "occurred_at",
     "first_at",
     "last_at",
+    "body_expired_at",
 )
 
 
@@ -48,7 +49,9 @@ def keys(letter: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """Return the stored body: its text if that is JSON, else base64."""
+    """Return the stored body: its text if that is JSON, else base64; nothing if it expired."""
+    if letter["body_expired_at"] is not None:
+        return {}
     text = json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
@@ -57,6 +60,8 @@ def body(letter: Mapping[str, Any]) -> dict[str, str]:
 
 def readable_body(letter: Mapping[str, Any]) -> str:
     """Return the body for people: decompressed if possible; text if it is JSON, else base64."""
+    if letter["body_expired_at"] is not None:
+        return f"body expired at {_json_value(letter['body_expired_at'])}"
     try:
         plain = decompress(letter["body"], letter["content_encoding"])
     except UnreadableMessage:

@@ -15,6 +15,9 @@ from outbox.database_time import database_now
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.tables import dead_letters
 
+HAS_BODY = dead_letters.c.body_expired_at.is_(None)
+"""Which dead letters have their body still."""
+
 Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
 
 _SIZE = sa.func.length(dead_letters.c.body).label("size_bytes")
@@ -184,7 +187,15 @@ class DeadLetters:
         await connection.execute(
             sa.update(dead_letters)
             .where(dead_letters.c.id == id_)
-            .values(body=body, content_encoding=None)
+            .values(body=body, content_encoding=None, body_expired_at=None)
+        )
+
+    async def expire(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
+        """Empty the bodies of dead letters that this transaction has locked."""
+        await connection.execute(
+            sa.update(dead_letters)
+            .where(dead_letters.c.id.in_(ids))
+            .values(body=b"", content_encoding=None, body_expired_at=database_now())
         )
 
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
