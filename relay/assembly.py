@@ -198,4 +198,5 @@ def assemble(
         health=health,
         jitter=random.random,
         cloudevents=settings.cloudevents_writer,
+        require_encryption=settings.require_encryption,
     )

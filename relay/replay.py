@@ -16,6 +16,7 @@ from outbox.errors import UnreadableMessage
 from outbox.runtime import process
 from outbox.tables import outbox
 from outbox.wire import row_codec
+from outbox.wire.encrypted import require_encrypted
 from relay import assembly
 from relay.settings import RelaySettings
 from relay.storage.settlement import ENVELOPE_COLUMNS, SOURCE
@@ -24,7 +25,14 @@ ALREADY_IN_OUTBOX = "already in the outbox"
 
 
 class ToOutbox:
-    """Inserts dead letters as new outbox rows, in the transaction that deletes the letters."""
+    """
+    Inserts dead letters as new outbox rows, in the transaction that deletes the letters.
+
+    With *require_encryption* those with a plain body stay.
+    """
+
+    def __init__(self, *, require_encryption: bool = False) -> None:
+        self._require_encryption = require_encryption
 
     async def ready(self) -> None:
         """Return at once: only the database is needed."""
@@ -39,6 +47,8 @@ class ToOutbox:
         for letter in letters:
             try:
                 event = _event(letter)
+                if self._require_encryption:
+                    require_encrypted(event["content_encoding"])
             except UnreadableMessage as error:
                 problems.append(error.code)
                 continue
@@ -80,17 +90,17 @@ async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -
     return set((await connection.execute(statement)).scalars())
 
 
-@asynccontextmanager
-async def _to_outbox() -> AsyncIterator[Destination]:
-    yield ToOutbox()
-
-
 def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
     """The source that the commands on the relay's dead letters work on."""
     process.allow_configured_headers(settings)
+
+    @asynccontextmanager
+    async def to_outbox() -> AsyncIterator[Destination]:
+        yield ToOutbox(require_encryption=settings.require_encryption)
+
     return DeadLetterSource(
         name=SOURCE,
         database=lambda: assembly.database(settings),
-        destination=_to_outbox,
+        destination=to_outbox,
         replay_rights={outbox: ("SELECT", "INSERT")},
     )
