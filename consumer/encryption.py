@@ -59,19 +59,15 @@ async def _reader(
         return cast("SubjectKeyReader", subjects) if hasattr(subjects, "holding") else None
     url, setting = chosen.subjects_url
     # Imports the engine of the database.
-    from outbox.key_store import creation  # noqa: PLC0415
-    from outbox.key_store.engine import key_engine, key_errors_translated, opened  # noqa: PLC0415
-    from outbox.key_store.reader import SubjectKeyStore  # noqa: PLC0415
+    from outbox.key_store.opening import subject_key_store  # noqa: PLC0415
 
-    engine = key_engine(
-        url,
-        setting=setting,
-        allow_insecure=settings.allow_insecure,
-        application_name=name,
-        pool_size=settings.concurrency + SPARE_CONNECTIONS,
+    return await stack.enter_async_context(
+        subject_key_store(
+            url,
+            chosen.keys,
+            setting=setting,
+            allow_insecure=settings.allow_insecure,
+            application_name=name,
+            pool_size=settings.concurrency + SPARE_CONNECTIONS,
+        )
     )
-    await stack.enter_async_context(opened(engine))
-    with key_errors_translated(setting):
-        async with engine.connect() as connection:
-            await creation.verify(connection, setting=setting)
-    return SubjectKeyStore(engine, chosen.keys, setting=setting)

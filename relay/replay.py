@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.dead_letters.encrypted_letters import letter_keys
 from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
@@ -17,6 +18,7 @@ from outbox.runtime import process
 from outbox.tables import outbox
 from outbox.wire import row_codec
 from outbox.wire.encrypted import require_encrypted
+from outbox.wire.envelope import Envelope
 from relay import assembly
 from relay.settings import RelaySettings
 from relay.storage.settlement import ENVELOPE_COLUMNS, SOURCE
@@ -76,6 +78,11 @@ def _event(letter: Any) -> dict[str, Any]:
     return event
 
 
+def _envelope_of(letter: Any) -> Envelope:
+    """The envelope of *letter*, whose body was read; raises UnreadableMessage."""
+    return row_codec.from_row(_event(letter))
+
+
 async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -> set[UUID]:
     if not events:
         return set()
@@ -102,6 +109,8 @@ def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
         name=SOURCE,
         database=lambda: assembly.database(settings),
         destination=to_outbox,
+        envelope_of=_envelope_of,
+        keys=lambda: letter_keys(settings, name=process.name(assembly.ROLE)),
         replay_rights={outbox: ("SELECT", "INSERT")},
         two_person=settings.two_person,
     )

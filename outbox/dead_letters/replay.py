@@ -15,7 +15,7 @@ consumers drop it as duplicates.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
@@ -34,6 +34,10 @@ NO_ANSWER = "unknown"
 
 Letter: TypeAlias = Any
 """A row of `dead_letters`, as a mapping."""
+
+
+Repair: TypeAlias = Callable[[Letter], Awaitable[Mapping[str, Any]]]
+"""Returns the columns of a dead letter with a new body: `body` and `content_encoding`."""
 
 
 class Destination(Protocol):
@@ -133,12 +137,12 @@ class Run:
         *,
         duplicates: Duplicates | None = None,
         reprocess: bool = False,
-        body: bytes | None = None,
+        repair: Repair | None = None,
     ) -> None:
         """
         Send dead letters to their *destination*, and delete those that arrived.
 
-        With *reprocess* consumers process completed messages again. *body* replaces their bodies.
+        With *reprocess* consumers process completed messages again. *repair* replaces bodies.
 
         Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
@@ -149,9 +153,9 @@ class Run:
                 await commit(connection)
 
         async def act(batch: Batch) -> BatchResult:
-            if body is None:
+            if repair is None:
                 return await self._send(batch, destination, duplicates, reprocess=reprocess)
-            repaired = await self._repair(batch, body)
+            repaired = await self._repair(batch, repair)
             result = await self._send(repaired, destination, duplicates, reprocess=reprocess)
             return replace(result, acts=((Action.REPAIR, len(batch.letters)), *result.acts))
 
@@ -239,11 +243,12 @@ class Run:
         forgotten = await duplicates.forget(connection, sent)
         return BatchResult(problems, acts=((Action.RERUN, forgotten),))
 
-    async def _repair(self, batch: Batch, body: bytes) -> Batch:
+    async def _repair(self, batch: Batch, repair: Repair) -> Batch:
         repaired = []
         for letter in batch.letters:
-            await self.store.repair(batch.connection, letter["id"], body)
-            repaired.append({**letter, "body": body, "content_encoding": None})
+            columns = await repair(letter)
+            await self.store.repair(batch.connection, letter["id"], columns)
+            repaired.append({**letter, **columns})
         return Batch(batch.connection, repaired)
 
 
