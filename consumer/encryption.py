@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from consumer.settings import SPARE_CONNECTIONS, ConsumerSettings
 from outbox import producer_encryption
+from outbox.errors import ConfigurationError
 from outbox.extras import packages_of
+from outbox.producer_encryption import KEYS, REQUIRED
 
 if TYPE_CHECKING:
     from consumer.execution.decryption import Decryption
@@ -25,7 +27,8 @@ async def decryption(
 
     Events of its handlers are encrypted with the same keys from now on. Where the program has
     called `outbox.use_encryption`, those keys count. A key database shows the process as *name*.
-    Raises ConfigurationError, also without the extra `encryption`, and KeysUnavailable.
+    Raises ConfigurationError, also without the extra `encryption` or if encryption is required and
+    there are no keys, and KeysUnavailable.
     """
     chosen = await asyncio.to_thread(
         producer_encryption.use_settings,
@@ -35,9 +38,11 @@ async def decryption(
         allow_insecure=settings.allow_insecure,
     )
     if chosen.keys is None:
+        if chosen.required:
+            raise ConfigurationError(f"{KEYS}: is needed with {REQUIRED}")
         yield None
         return
-    with packages_of(f"{producer_encryption.KEYS}: encryption", extra="encryption"):
+    with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from consumer.execution.decryption import Decryption  # noqa: PLC0415 - an extra
         from outbox.encryption.decryptor import Decryptor  # noqa: PLC0415
     async with AsyncExitStack() as stack:

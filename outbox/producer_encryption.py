@@ -85,13 +85,16 @@ def use_settings(
     """
     Encrypt as the settings of a process say, which include files, unless `use_encryption` says.
 
-    Returns what counts. Raises as `use_encryption`.
+    Returns what counts for messages: the settings where `use_encryption` gives no keys. Raises as
+    `use_encryption`.
     """
-    if _choice is not None and _choice.by_call:
+    is_called = _choice is not None and _choice.by_call
+    if _choice is not None and is_called and _choice.keys is not None:
         return _choice
     environment = {**os.environ, INSECURE: str(allow_insecure).lower()}
     made = _made(keys, subjects, required=required, environment=environment)
-    use(made)
+    if not is_called:
+        use(made)
     return made
 
 
