@@ -90,6 +90,7 @@ def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLe
         duplicates=CompletedMessages(consumer.name),
         replay_rights={processed_messages: ("SELECT",)},
         reprocess_rights={processed_messages: ("SELECT", "UPDATE", "DELETE")},
+        two_person=settings.two_person,
     )
 
 

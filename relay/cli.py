@@ -11,11 +11,13 @@ import typer
 
 from outbox.checks.report import Report
 from outbox.checks.result import Check
-from outbox.cli import adoption, start
+from outbox.cli import adoption, second_person, start
+from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
+from outbox.cli.dead_letter_options import with_filters
 from outbox.cli.output import run_command
 from outbox.cli.version import Version
 from outbox.database import migrate
@@ -174,6 +176,10 @@ def _dead_letters(_target: str) -> DeadLetterSource:
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
+app.add_typer(audit_commands.app(_dead_letters, of_consumers=False))
+app.command("approve")(
+    with_filters(second_person.approve_command(_dead_letters), without={"target"})
+)
 
 
 @app.command(

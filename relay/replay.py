@@ -93,4 +93,5 @@ def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
         database=lambda: assembly.database(settings),
         destination=_to_outbox,
         replay_rights={outbox: ("SELECT", "INSERT")},
+        two_person=settings.two_person,
     )

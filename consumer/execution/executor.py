@@ -36,9 +36,9 @@ from consumer.storage.durations import SAMPLE
 from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
 from consumer.verdict import WAIT, TryAgain, Verdict, Wait
+from outbox.audit import log as audit
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.errors import driver_errors_translated, is_contention, may_pass
-from outbox.dead_letters import audit
 from outbox.errors import LeaseLost
 from outbox.runtime.error_summary import summary_of
 from outbox.transports.delivery import Delivery

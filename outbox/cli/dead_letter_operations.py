@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from outbox.audit.log import Audit
 from outbox.cli import dead_letter_view as view
 from outbox.dead_letters import repair
-from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run, Summary
+from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import CHANGING, DeadLetterSource, OpenedSource, reading
 from outbox.dead_letters.store import Span
 
@@ -28,7 +29,7 @@ class ReplayRequest:
 
     """
 
-    audit: Audit
+    audit: Audit[Selection]
     reprocess: bool = False
     body: bytes | None = None
 

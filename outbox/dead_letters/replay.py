@@ -16,15 +16,15 @@ consumers drop it as duplicates.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
-from outbox.dead_letters.selection import Snapshot
+from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, Span
 from outbox.runtime.shield import commit, shielded
 
@@ -96,11 +96,13 @@ class BatchResult:
     Args:
         problems: For each dead letter the code for which it stays; None if it is to be deleted.
         duplicates: Number of sent messages that consumers will drop as duplicates.
+        acts: What else the audit log has to say of the batch, with numbers of messages.
 
     """
 
     problems: Sequence[str | None]
     duplicates: int = 0
+    acts: tuple[tuple[Action, int], ...] = ()
 
 
 BatchAction: TypeAlias = Callable[[Batch], Awaitable[BatchResult]]
@@ -120,7 +122,7 @@ class Run:
     engine: AsyncEngine
     store: DeadLetters
     snapshot: Snapshot
-    audit: Audit
+    audit: Audit[Selection]
     stop: asyncio.Event
     on_progress: Callable[[int], None]
     summary: Summary = field(default_factory=Summary)
@@ -147,9 +149,11 @@ class Run:
                 await commit(connection)
 
         async def act(batch: Batch) -> BatchResult:
-            if body is not None:
-                batch = await self._repair(batch, body)
-            return await self._send(batch, destination, duplicates, reprocess=reprocess)
+            if body is None:
+                return await self._send(batch, destination, duplicates, reprocess=reprocess)
+            repaired = await self._repair(batch, body)
+            result = await self._send(repaired, destination, duplicates, reprocess=reprocess)
+            return replace(result, acts=((Action.REPAIR, len(batch.letters)), *result.acts))
 
         await self._sweep(act, Action.REPLAY)
 
@@ -202,7 +206,9 @@ class Run:
         gone = _arrived(letters, result.problems)
         if gone:
             await self.store.delete(connection, [letter["id"] for letter in gone])
-            await self.audit.record(connection, action, len(gone))
+        # Last, because the log is locked from the first row of this transaction on.
+        for act, messages in (*result.acts, *([(action, len(gone))] if gone else ())):
+            await self.audit.record(connection, act, messages)
 
         async def committed() -> None:
             await connection.commit()
@@ -231,15 +237,13 @@ class Run:
         if duplicates is None or not reprocess or not sent:
             return BatchResult(problems, len(sent))
         forgotten = await duplicates.forget(connection, sent)
-        await self.audit.record(connection, Action.RERUN, forgotten)
-        return BatchResult(problems)
+        return BatchResult(problems, acts=((Action.RERUN, forgotten),))
 
     async def _repair(self, batch: Batch, body: bytes) -> Batch:
         repaired = []
         for letter in batch.letters:
             await self.store.repair(batch.connection, letter["id"], body)
             repaired.append({**letter, "body": body, "content_encoding": None})
-        await self.audit.record(batch.connection, Action.REPAIR, len(repaired))
         return Batch(batch.connection, repaired)
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.audit.log import Action, Audit
 from outbox.database import migrate, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
-from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
@@ -40,6 +40,7 @@ class DeadLetterSource:
         duplicates: Finds those that would be dropped as duplicates; None for the relay.
         replay_rights: The rights that a replay needs besides those on the dead letters.
         reprocess_rights: Those that it needs if consumers process completed messages again.
+        two_person: Whether a second person has to approve that bodies are opened.
 
     """
 
@@ -49,10 +50,15 @@ class DeadLetterSource:
     duplicates: "Duplicates | None" = None
     replay_rights: Rights = field(default_factory=dict)
     reprocess_rights: Rights = field(default_factory=dict)
+    two_person: bool = False
 
     @asynccontextmanager
     async def opened(
-        self, selection: Selection, audit: Audit | None = None, *, rights: Rights = READING
+        self,
+        selection: Selection,
+        audit: Audit[Selection] | None = None,
+        *,
+        rights: Rights = READING,
     ) -> AsyncIterator["OpenedSource"]:
         """
         Open the database, and count the dead letters that *selection* matches.
@@ -95,7 +101,7 @@ class OpenedSource:
         return sum(each.letters for each in self.groups)
 
 
-async def _record_search(opened: OpenedSource, audit: Audit | None) -> None:
+async def _record_search(opened: OpenedSource, audit: Audit[Selection] | None) -> None:
     if audit is None:
         raise ConfigurationError("--because: is needed with --key")
     with driver_errors_translated(refusals=False):
