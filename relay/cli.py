@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 
 from outbox.checks.report import Report
 from outbox.checks.result import Check
@@ -16,8 +17,10 @@ from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
+from outbox.cli import keys as key_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.dead_letter_options import with_filters
+from outbox.cli.key_settings import KeySettings
 from outbox.cli.output import run_command
 from outbox.cli.version import Version
 from outbox.database import migrate
@@ -175,7 +178,22 @@ def _dead_letters(_target: str) -> DeadLetterSource:
     return replay.dead_letter_source(start.settings(RelaySettings, process="relay"))
 
 
+def _keys() -> KeySettings:
+    settings = start.settings(RelaySettings, process="relay")
+    return KeySettings(
+        keys=_secret(settings.encryption_keys),
+        subjects=_secret(settings.subject_keys_url),
+        allow_insecure=settings.allow_insecure,
+        database=lambda: assembly.database(settings),
+    )
+
+
+def _secret(given: SecretStr | None) -> str | None:
+    return None if given is None else given.get_secret_value().strip() or None
+
+
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
+app.add_typer(key_commands.app(_keys))
 app.add_typer(audit_commands.app(_dead_letters, of_consumers=False))
 app.command("approve")(
     with_filters(second_person.approve_command(_dead_letters), without={"target"})

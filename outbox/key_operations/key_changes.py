@@ -1,5 +1,5 @@
 """
-Changes of keys, and of whether the outbox accepts plaintext; each has a row in the audit log.
+Keys that are added to their source or removed; each change has a row in the audit log.
 
 The row is written first, and committed last: a database that cannot record it keeps the source as
 it is. A source that refuses the change leaves no row.
@@ -7,21 +7,23 @@ it is. A source that refuses the change leaves no row.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database import plaintext_trigger
-from outbox.database.errors import driver_errors_translated, problem_of
-from outbox.dead_letters.audit import Action, Audit
+from outbox.audit.log import Action, Audit, StatedFilters
+from outbox.database.errors import TRANSLATED, driver_errors_translated, problem_of
 from outbox.encryption.key_ring import EncryptionKey
 from outbox.encryption.managed_keys import ManagedKeys
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import commit
 
+KeyAudit: TypeAlias = Audit[StatedFilters]
+"""One run of a command on keys."""
+
 
 async def rotate(
-    engine: AsyncEngine, keys: ManagedKeys, key: EncryptionKey, audit: Audit
+    engine: AsyncEngine, keys: ManagedKeys, key: EncryptionKey, audit: KeyAudit
 ) -> None:
     """Add *key* to its source; raises ConfigurationError and DatabaseUnavailable."""
     details = {"key": key.id, "active_from": key.active_from.isoformat()}
@@ -29,31 +31,17 @@ async def rotate(
 
 
 async def retire(
-    engine: AsyncEngine, keys: ManagedKeys, key_id: str, audit: Audit, *, rows: int
+    engine: AsyncEngine, keys: ManagedKeys, key_id: str, audit: KeyAudit, *, rows: int
 ) -> None:
     """Remove the key *key_id*, which *rows* still need; raises as `rotate`."""
     details = {"key": key_id, "rows": rows}
     await _change(engine, lambda: keys.remove(key_id), audit, Action.KEYS_RETIRE, details)
 
 
-async def refuse_plaintext(connection: AsyncConnection, audit: Audit) -> None:
-    """Let the outbox refuse plaintext, and commit."""
-    await plaintext_trigger.create(connection)
-    await audit.record(connection, Action.KEYS_REQUIRE, 0)
-    await commit(connection)
-
-
-async def allow_plaintext(connection: AsyncConnection, audit: Audit) -> None:
-    """Let the outbox accept plaintext again, and commit."""
-    await plaintext_trigger.drop(connection)
-    await audit.record(connection, Action.KEYS_ALLOW_PLAINTEXT, 0)
-    await commit(connection)
-
-
 async def _change(
     engine: AsyncEngine,
     change: Callable[[], None],
-    audit: Audit,
+    audit: KeyAudit,
     action: Action,
     details: Mapping[str, Any],
 ) -> None:
@@ -64,7 +52,7 @@ async def _change(
             await asyncio.to_thread(change)
             try:
                 await commit(connection)
-            except Exception as error:
+            except TRANSLATED as error:
                 raise DatabaseUnavailable(
                     f"{problem_of(error)}: the source was changed, and audit_log may lack that:"
                     f" {details['key']}"

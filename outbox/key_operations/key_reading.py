@@ -50,5 +50,3 @@ async def rows_of(engine: AsyncEngine, key_id: str) -> dict[str, int]:
     async with reading(engine) as connection:
         uses: list[KeyUse] = await key_usage.by_key(connection)
     return totals(uses, key_id, is_encrypted=True)
-
-

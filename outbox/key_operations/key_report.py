@@ -91,15 +91,17 @@ class KeysReport:
         found = []
         if self.current is None:
             found.append("no key is active: see active_from, and `relay keys rotate`")
-        elif max_age is not None and self.current.active_from is not None:
-            if self.now - self.current.active_from > max_age:
-                found.append(f"{self.current.id}: is older than --max-age: `relay keys rotate`")
+        elif max_age is not None and self._age_of(self.current) > max_age:
+            found.append(f"{self.current.id}: is older than --max-age: `relay keys rotate`")
         found += [
             f"{key.id}: rows need this key, and the source does not have it"
             for key in self.keys
             if not key.is_known
         ]
         return found
+
+    def _age_of(self, key: KeyState) -> timedelta:
+        return timedelta(0) if key.active_from is None else self.now - key.active_from
 
 
 def current_id(keys: KeyProvider) -> str:

@@ -41,8 +41,8 @@ def check(
     if any(rows.values()):
         where = ", ".join(f"{number:,} of {table}" for table, number in rows.items() if number)
         raise ConfigurationError(
-            f"KEYID: rows need the key ({where}): `relay keys rewrap`, or --force, after which they"
-            " can be read no more"
+            f"KEYID: rows need the key ({where}): `relay keys rewrap`, or --force, after which"
+            " they can be read no more"
         )
     since = replaced_at(ring, key)
     if since is None or now - since < replaced_for:

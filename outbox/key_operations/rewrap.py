@@ -22,8 +22,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit.log import Action, Audit, StatedFilters
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.source import reading
 from outbox.encryption import body_format
 from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
@@ -118,7 +118,7 @@ class Run:
     engine: AsyncEngine
     wrapped: WrappedAgain
     wanted: Wanted
-    audit: Audit
+    audit: Audit[StatedFilters]
     stop: asyncio.Event
     on_progress: Callable[[int], None]
     summary: Summary = field(default_factory=Summary)
@@ -180,7 +180,12 @@ class Run:
                 if locked:
                     chosen = {id_: parts[id_] for id_ in locked}
                     await rewrapping.replace(connection, each, chosen)
-                    await self.audit.record(connection, Action.KEYS_REWRAP, len(locked))
+                    await self.audit.record(
+                        connection,
+                        Action.KEYS_REWRAP,
+                        len(locked),
+                        {"table": each.name, "key": self.wanted.current},
+                    )
                     await shielded(self._commit(connection, each, len(locked)))
         return len(locked)
 
