@@ -13,9 +13,16 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     managed_keys     sources whose keys our commands may add and remove
     sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
     subjects         the protocol of the keys of persons
+    key_tables       the tables of a key database, which holds both
+    key_database     its keys
+    subject_key_database
+                     its keys of persons, as a producer makes them
+    key_connection   a producer's connection to it, of limited time
+    key_drivers      the same with each driver
     data_keys        the data key of a process, and those that it has unwrapped
     encryptor        rows of a producer
     decryptor        messages of a consumer
 
-It stands on `outbox.wire`, and opens no connection to the outbox or the broker.
+It stands on `outbox.wire`, and opens no connection to the outbox or the broker. Consumers and
+commands read key databases with `outbox.key_store`.
 """
