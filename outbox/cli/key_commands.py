@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from outbox.cli import dead_letter_view, key_view
 from outbox.cli.console import console, once, print_json
 from outbox.cli.interruptible import run_interruptible, run_query
-from outbox.cli.key_settings import KeySettings, audit_of
+from outbox.cli.key_settings import KeySettings, audit_of, subject_store
 from outbox.consumer_tables import parked_messages
 from outbox.database.privileges import Rights
 from outbox.dead_letters.selection import duration
@@ -18,10 +18,12 @@ from outbox.encryption.key_ring import new_key
 from outbox.encryption.keys import KeyProvider
 from outbox.encryption.managed_keys import managed
 from outbox.errors import ConfigurationError
-from outbox.key_operations import key_changes, key_reading, retirement
-from outbox.key_operations.key_report import KeysReport, current_id
-from outbox.key_operations.rewrap import Run, Summary, WrappedAgain
+from outbox.key_operations import key_changes, key_reading, retirement, subject_rewrap
+from outbox.key_operations.key_report import KeysReport, SubjectKeyCounts, current_id
+from outbox.key_operations.rewrap import Run, WrappedAgain
 from outbox.key_operations.rewrapping import Wanted
+from outbox.key_operations.subject_rewrap import SubjectRun
+from outbox.key_operations.wrapped_again import Summary
 from outbox.runtime.service import ExitCode
 from outbox.tables import audit_log, dead_letters, outbox
 
@@ -41,7 +43,7 @@ def status(settings: KeySettings, *, max_age: str | None, as_json: bool) -> None
     async def work() -> KeysReport:
         provider = await asyncio.to_thread(sources.provider, source)
         async with settings.opened(READING) as engine:
-            return await key_reading.read(engine, provider)
+            return await key_reading.read(engine, provider, await _subjects(settings))
 
     report = run_query(work)
     problems = report.problems(max_age=limit)
@@ -104,7 +106,7 @@ def retire(
 
     async def work() -> int:
         async with settings.opened({**READING, **RECORDING}) as engine:
-            rows = await key_reading.rows_of(engine, key_id)
+            rows = await key_reading.rows_of(engine, key_id, await _subjects(settings))
             ring = await asyncio.to_thread(keys.ring)
             now = datetime.now(UTC)
             retirement.check(ring, key_id, rows, now=now, replaced_for=wait, force=force)
@@ -122,6 +124,13 @@ def keys_of(settings: KeySettings) -> str:
     return settings.keys
 
 
+async def _subjects(settings: KeySettings) -> SubjectKeyCounts | None:
+    async with subject_store(settings) as store:
+        if store is None:
+            return None
+        return await subject_rewrap.counts(store.engine, setting=store.setting)
+
+
 async def _rewrap(
     settings: KeySettings,
     provider: KeyProvider,
@@ -131,7 +140,7 @@ async def _rewrap(
 ) -> Summary:
     summary = Summary()
     current = await asyncio.to_thread(current_id, provider)
-    async with settings.opened(REWRAPPING) as engine:
+    async with settings.opened(REWRAPPING) as engine, subject_store(settings) as store:
         with dead_letter_view.bar(console) as bar:
             task = bar.add_task("rewrapped", total=None)
             run = Run(
@@ -146,6 +155,18 @@ async def _rewrap(
             bar.update(task, total=await run.rows())
             try:
                 await run.run()
+                if store is not None:
+                    await SubjectRun(
+                        engine=store.engine,
+                        setting=store.setting,
+                        outbox=engine,
+                        keys=provider,
+                        wanted=run.wanted,
+                        audit=audit,
+                        stop=stop,
+                        on_progress=run.on_progress,
+                        summary=summary,
+                    ).run()
             finally:
                 key_view.show_rewrapped(console, summary, current=current)
     return summary

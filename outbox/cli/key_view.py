@@ -12,7 +12,7 @@ from outbox.cli.console import show, show_lines
 from outbox.cli.dead_letter_view import age
 from outbox.encryption.data_keys import MAX_SECONDS
 from outbox.key_operations.key_report import KeysReport, KeyState
-from outbox.key_operations.rewrap import Summary
+from outbox.key_operations.wrapped_again import Summary
 
 _HEADINGS = ("key", "state", "active from", "replaced at", "age", "rows", "oldest row")
 
@@ -50,11 +50,6 @@ def as_json(report: KeysReport, problems: Sequence[str]) -> dict[str, Any]:
         "refuses_plaintext": report.refuses_plaintext,
         "subject_keys": None if subjects is None else dict(subjects.by_key),
         "unfinished_erasures": None if subjects is None else subjects.unfinished,
-        "oldest_unfinished_erasure_seconds": (
-            None
-            if subjects is None or subjects.oldest_unfinished is None
-            else subjects.oldest_unfinished.total_seconds()
-        ),
         "problems": list(problems),
     }
 

@@ -6,6 +6,7 @@ Keys as an operator handles them: which rows need which key, another key for row
     key_reading        reads that report
     rewrapping         statements that replace the wrapped key of a row
     rewrap             a run that replaces the wrapped keys of all rows, one batch per transaction
+    wrapped_again      one wrapped key by the current key, and how many have one
     subject_rewrap     another wrapped key for keys of persons
     retirement         whether a key may be removed
     key_changes        adding keys to their source, and removing them

@@ -11,12 +11,19 @@ from outbox.database import plaintext_trigger
 from outbox.dead_letters.source import reading
 from outbox.encryption.keys import KeyProvider
 from outbox.key_operations import key_usage
-from outbox.key_operations.key_report import OF_SUBJECTS, KeysReport, key_states, totals
-from outbox.key_operations.key_usage import KeyUse
+from outbox.key_operations.key_report import (
+    OF_SUBJECTS,
+    KeysReport,
+    SubjectKeyCounts,
+    key_states,
+    totals,
+)
 from outbox.key_operations.rewrap import wrapped_key
 
 
-async def read(engine: AsyncEngine, keys: KeyProvider) -> KeysReport:
+async def read(
+    engine: AsyncEngine, keys: KeyProvider, subjects: SubjectKeyCounts | None
+) -> KeysReport:
     """
     Return the report; it reads the first bytes of all bodies, and asks the source for each key.
 
@@ -32,7 +39,14 @@ async def read(engine: AsyncEngine, keys: KeyProvider) -> KeysReport:
         refuses_plaintext = await plaintext_trigger.exists(connection)
     samples = {id_: found for id_, head in heads.items() if (found := wrapped_key(head))}
     now = datetime.now(UTC)
-    states = await asyncio.to_thread(key_states, keys, uses, samples, subjects={}, now=now)
+    states = await asyncio.to_thread(
+        key_states,
+        keys,
+        uses,
+        samples if subjects is None else {**subjects.samples, **samples},
+        subjects={} if subjects is None else subjects.by_key,
+        now=now,
+    )
     return KeysReport(
         now=now,
         keys=states,
@@ -41,12 +55,16 @@ async def read(engine: AsyncEngine, keys: KeyProvider) -> KeysReport:
         plain_since=min((use.oldest_at for use in uses if not use.is_encrypted), default=None),
         malformed=totals(uses, None, is_encrypted=True),
         refuses_plaintext=refuses_plaintext,
-        subjects=None,
+        subjects=subjects,
     )
 
 
-async def rows_of(engine: AsyncEngine, key_id: str) -> dict[str, int]:
+async def rows_of(
+    engine: AsyncEngine, key_id: str, subjects: SubjectKeyCounts | None
+) -> dict[str, int]:
     """Return the numbers of rows that need the key *key_id*, by table."""
     async with reading(engine) as connection:
-        uses: list[KeyUse] = await key_usage.by_key(connection)
-    return totals(uses, key_id, is_encrypted=True)
+        rows = totals(await key_usage.by_key(connection), key_id, is_encrypted=True)
+    if subjects is not None and key_id in subjects.by_key:
+        rows["subject_keys"] = subjects.by_key[key_id]
+    return rows

@@ -4,7 +4,7 @@ What `relay keys status` shows: keys, how many rows need each, and what is wrong
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from outbox.encryption.body_format import KEY_BYTES
@@ -46,15 +46,15 @@ class SubjectKeyCounts:
     The keys of subjects.
 
     Args:
-        by_key: Their numbers, by the key-encryption key that wraps them.
-        unfinished: Erasures that began, and have not ended.
-        oldest_unfinished: The age of the oldest of those.
+        by_key: Numbers of active ones, by the key-encryption key that wraps them.
+        samples: One of each of them.
+        unfinished: Keys whose erasure began, and has not ended.
 
     """
 
     by_key: Mapping[str, int]
+    samples: Mapping[str, WrappedKey] = field(repr=False)
     unfinished: int
-    oldest_unfinished: timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,10 @@ class KeysReport:
             for key in self.keys
             if not key.is_known
         ]
+        if self.subjects is not None and self.subjects.unfinished:
+            found.append(
+                f"{self.subjects.unfinished:,} erasures have not ended: repeat `relay erase`"
+            )
         return found
 
     def _age_of(self, key: KeyState) -> timedelta:

@@ -26,14 +26,14 @@ from outbox.audit.log import Action, Audit, StatedFilters
 from outbox.database.errors import driver_errors_translated
 from outbox.dead_letters.source import reading
 from outbox.encryption import body_format
-from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
-from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.encryption.keys import KeyProvider, WrappedKey
+from outbox.errors import UnreadableMessage
 from outbox.key_operations import rewrapping
 from outbox.key_operations.key_usage import TABLES, BodyTable
 from outbox.key_operations.rewrapping import Head, Rewrapped, Wanted
+from outbox.key_operations.wrapped_again import Summary, wrapped_again
 from outbox.runtime.service import pause
 from outbox.runtime.shield import shielded
-from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC
 
 BATCH = 500
 PASSES_EVERY = timedelta(milliseconds=200)
@@ -43,26 +43,12 @@ LOCKED = "locked"
 MALFORMED = "malformed"
 
 
-@dataclass(slots=True)
-class Summary:
-    """The result so far: committed rows by table, and those that were left by their code."""
-
-    done: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
-    interrupted: bool = False
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether every row has the current key."""
-        return not self.left and not self.interrupted
-
-
 class WrappedAgain:
     """Wraps data keys by the current key of *keys*; remembers each, as many rows share one."""
 
     def __init__(self, keys: KeyProvider) -> None:
         self._keys = keys
-        self._known: dict[WrappedKey, bytes | str] = {}
+        self._known: dict[WrappedKey, WrappedKey | str] = {}
 
     async def load(self, wanted: Iterable[WrappedKey]) -> None:
         """Ask the source for those that are not known, in a thread; raises KeysUnavailable."""
@@ -70,37 +56,12 @@ class WrappedAgain:
         if missing:
             self._known.update(await asyncio.to_thread(self._ask, missing))
 
-    def of(self, wrapped: WrappedKey) -> bytes | str:
-        """Return the new key part of bodies with *wrapped*, or the code why there is none."""
+    def of(self, wrapped: WrappedKey) -> WrappedKey | str:
+        """Return the new wrapped key, or the code why there is none."""
         return self._known[wrapped]
 
-    def _ask(self, missing: Sequence[WrappedKey]) -> dict[WrappedKey, bytes | str]:
-        return {each: self._again(each) for each in missing}
-
-    def _again(self, wrapped: WrappedKey) -> bytes | str:
-        try:
-            key = self._keys.unwrap(wrapped)
-        except UnknownKey:
-            return KEY_UNKNOWN
-        except WrongKey:
-            return NOT_AUTHENTIC
-        return body_format.key_part(*wrapped_surely(self._keys, key))
-
-
-def wrapped_surely(keys: KeyProvider, key: bytes) -> WrappedKey:
-    """
-    Return *key* as the current key wraps it, and know that it can be unwrapped.
-
-    The old wrapped key is about to be overwritten. Raises ConfigurationError if the source does
-    not return the same key, and KeysUnavailable.
-    """
-    wrapped = keys.wrap(key)
-    try:
-        if keys.unwrap(wrapped) == key:
-            return wrapped
-    except (UnknownKey, WrongKey):
-        pass
-    raise ConfigurationError("MQ_ENCRYPTION_KEYS: the source cannot unwrap what it has wrapped")
+    def _ask(self, missing: Sequence[WrappedKey]) -> dict[WrappedKey, WrappedKey | str]:
+        return {each: wrapped_again(self._keys, each) for each in missing}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +125,10 @@ class Run:
         parts: dict[int, Rewrapped] = {}
         for id_, key in wrapped.items():
             new = MALFORMED if key is None else self.wrapped.of(key)
-            if isinstance(new, str) or key is None:
+            if key is None or isinstance(new, str):
                 left[str(new)] += 1
             else:
-                parts[id_] = Rewrapped(body_format.key_part(*key), new)
+                parts[id_] = Rewrapped(body_format.key_part(*key), body_format.key_part(*new))
         if parts:
             left[LOCKED] += len(parts) - await self._replace(each, parts)
         return left
