@@ -57,10 +57,15 @@ class CurrentDataKey:
 
 
 class UnwrappedKeys:
-    """The data keys that this process has unwrapped, the latest MOST_UNWRAPPED of them."""
+    """
+    The data keys that this process has unwrapped, the latest MOST_UNWRAPPED of them.
+
+    `may_block` says whether `cipher` may wait for a server.
+    """
 
     def __init__(self, keys: KeyProvider) -> None:
         self._keys = keys
+        self.may_block = not getattr(keys, "is_in_memory", False)
         self._known: dict[WrappedKey, AESGCM] = {}
 
     def is_known(self, wrapped: WrappedKey) -> bool:

@@ -15,7 +15,7 @@ from outbox.encryption.data_keys import UnwrappedKeys
 from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import UnreadableMessage
 from outbox.wire.compression import decompress
-from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC
+from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PrivateText
 from outbox.wire.envelope import Envelope
 
 
@@ -45,7 +45,7 @@ class Decryptor:
             envelope.exchange,
             None,
             envelope.lane,
-            found.correlation_id,
+            _private(found.correlation_id, envelope.correlation_id),
             envelope.priority,
             {**envelope.headers, **found.headers},
             envelope.recorded_at,
@@ -82,3 +82,7 @@ class Decryptor:
         if body.compression != "none":
             packed = decompress(packed, body.compression)
         return content.unpack(packed)
+
+
+def _private(text: str | None, digest: str | None) -> PrivateText | None:
+    return None if text is None else PrivateText.of(text, digest)
