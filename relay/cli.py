@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr
 
 from outbox.checks.report import Report
 from outbox.checks.result import Check
@@ -181,15 +180,11 @@ def _dead_letters(_target: str) -> DeadLetterSource:
 def _keys() -> KeySettings:
     settings = start.settings(RelaySettings, process="relay")
     return KeySettings(
-        keys=_secret(settings.encryption_keys),
-        subjects=_secret(settings.subject_keys_url),
+        keys=settings.keys,
+        subjects=settings.subject_keys,
         allow_insecure=settings.allow_insecure,
         database=lambda: assembly.database(settings),
     )
-
-
-def _secret(given: SecretStr | None) -> str | None:
-    return None if given is None else given.get_secret_value().strip() or None
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))

@@ -189,7 +189,14 @@ async def test_the_outbox_refuses_plaintext_while_that_is_required(database_url,
         assert "encrypt" in refused.value.orig.__cause__.hint
     await insert(engine, a_row(a_ring(1)))
     assert (await shell.status())[1]["refuses_plaintext"]
+    checked = await shell.run("relay", "check")
+    assert "outbox refuses plaintext: set it, or run `relay keys allow-plaintext`" in checked.err
+    assert "runs before each INSERT" not in checked.err
+    checked = await shell.run("relay", "check", MQ_REQUIRE_ENCRYPTION="true")
+    assert "ok: plaintext is refused" in checked.out
     assert (await shell.keys("allow-plaintext", *BECAUSE)).code == 0
+    checked = await shell.run("relay", "check", MQ_REQUIRE_ENCRYPTION="true")
+    assert "accepts plaintext from producers without it" in checked.err
     await insert(engine, a_row(None))
 
     actions = [row["action"] for row in await audit_rows(engine)]
