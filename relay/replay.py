@@ -10,12 +10,14 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.database import plaintext_trigger
 from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
 from outbox.runtime import process
 from outbox.tables import outbox
 from outbox.wire import row_codec
+from outbox.wire.encrypted import require_encrypted
 from relay import assembly
 from relay.settings import RelaySettings
 from relay.storage.settlement import ENVELOPE_COLUMNS, SOURCE
@@ -36,9 +38,12 @@ class ToOutbox:
         del run  # no replay for a consumer: the relay has never published these events
         events: dict[UUID, dict[str, Any]] = {}
         problems: list[str | None] = []
+        refuses_plaintext = await plaintext_trigger.exists(connection)
         for letter in letters:
             try:
                 event = _event(letter)
+                if refuses_plaintext:
+                    require_encrypted(event["content_encoding"])
             except UnreadableMessage as error:
                 problems.append(error.code)
                 continue
