@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.database import plaintext_trigger
 from outbox.dead_letters.encrypted_letters import letter_keys
 from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource
@@ -46,10 +47,11 @@ class ToOutbox:
         del run  # no replay for a consumer: the relay has never published these events
         events: dict[UUID, dict[str, Any]] = {}
         problems: list[str | None] = []
+        refuses_plaintext = await plaintext_trigger.exists(connection)
         for letter in letters:
             try:
                 event = _event(letter)
-                if self._require_encryption:
+                if self._require_encryption or refuses_plaintext:
                     require_encrypted(event["content_encoding"])
             except UnreadableMessage as error:
                 problems.append(error.code)

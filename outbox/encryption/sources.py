@@ -42,7 +42,7 @@ def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyPr
     scheme, _, rest = text.partition(":")
     match scheme:
         case "file":
-            return KeyFile(_path(text), source=SETTING)
+            return KeyFile(file_path(text), source=SETTING)
         case "env":
             if rest not in environment:
                 raise ConfigurationError(f"{SETTING}: names a variable that is not set")
@@ -93,7 +93,8 @@ def subject_keys_url(
     return subjects, SUBJECTS_SETTING
 
 
-def _path(text: str) -> Path:
+def file_path(text: str) -> Path:
+    """Return the path in the source *text*, file:///…; raises ConfigurationError."""
     parts = urlsplit(text)
     if parts.netloc not in {"", "localhost"} or not parts.path:
         raise ConfigurationError(f"{SETTING}: file: needs a path, as in file:///run/keys.json")
