@@ -1,14 +1,49 @@
 """
-Opens the keys of persons for a process that reads them.
+Opens the keys that settings name, for a process that reads them.
 """
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
+from outbox.encryption import sources
 from outbox.encryption.keys import KeyProvider
+from outbox.encryption_settings import EncryptionSettings
 from outbox.key_store import creation
 from outbox.key_store.engine import key_engine, key_errors_translated, opened
 from outbox.key_store.reader import SubjectKeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedKeys:
+    """The source of *keys*, and the keys of persons if they are in a key database."""
+
+    keys: KeyProvider
+    subjects: SubjectKeyStore | None
+
+
+@asynccontextmanager
+async def opened_keys(settings: EncryptionSettings, *, name: str) -> AsyncIterator[OpenedKeys]:
+    """
+    Yield the keys of *settings*, which must name a source; a key database shows us as *name*.
+
+    Raises ConfigurationError and KeysUnavailable.
+    """
+    source, insecure = settings.keys or "", settings.allow_insecure
+    environment = {**os.environ, "MQ_ALLOW_INSECURE": str(insecure).lower()}
+    keys = await asyncio.to_thread(sources.provider, source, environment=environment)
+    found = sources.subject_keys_url(source, settings.subject_keys)
+    async with AsyncExitStack() as stack:
+        if found is None:
+            yield OpenedKeys(keys, None)
+            return
+        url, setting = found
+        store = subject_key_store(
+            url, keys, setting=setting, allow_insecure=insecure, application_name=name
+        )
+        yield OpenedKeys(keys, await stack.enter_async_context(store))
 
 
 @asynccontextmanager
