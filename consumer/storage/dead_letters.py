@@ -23,7 +23,7 @@ from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
 
-_WITHOUT_BODY = {"body": b"", "content_encoding": None, "body_expired_at": database_now()}
+_WITHOUT_BODY = {"body": b"", "body_expired_at": database_now()}
 
 
 @dataclass(frozen=True, slots=True)

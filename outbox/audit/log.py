@@ -49,6 +49,8 @@ class Action(StrEnum):
     """The keys of subjects were destroyed, so that their bodies can be read no more."""
     KEYS_ROTATE = "keys_rotate"
     KEYS_REWRAP = "keys_rewrap"
+    KEYS_RETIRE = "keys_retire"
+    """A key was removed from its source: what it has encrypted can be read no more."""
     KEYS_REQUIRE = "keys_require"
     """From then on the table refuses bodies that are not encrypted."""
     KEYS_ALLOW_PLAINTEXT = "keys_allow_plaintext"

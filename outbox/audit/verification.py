@@ -180,9 +180,9 @@ def _page(dialect: str) -> sa.Select[Any]:
         .subquery("page")
     )
     one = sa.select(sa.literal(1).label("one")).subquery("one")
-    head = sa.select(
-        audit_head.c.rows, sa.type_coerce(audit_head.c.hash, sa.types.NULLTYPE).label("head")
-    ).subquery("stored")
+    stored_hash = sa.type_coerce(audit_head.c.hash, sa.types.NULLTYPE).label("head")
+    # By its key: Postgres would expect many rows, and spend a second on compiling the statement.
+    head = sa.select(audit_head.c.rows, stored_hash).where(audit_head.c.id == 1).subquery("stored")
     return (
         sa.select(head, page)
         .select_from(one.outerjoin(head, sa.true()).outerjoin(page, sa.true()))
@@ -203,7 +203,8 @@ def _texts(dialect: str) -> dict[str, sa.ColumnElement[str]]:
 
 
 def _row(found: sa.Row[Any]) -> Row:
-    texts = [getattr(found, f"text_{name}") for name in FIELDS]
+    # After rows, head and id come the texts of FIELDS.
+    texts = found[3 : 3 + len(FIELDS)]
     return Row(found.id, texts, _bytes(found.previous_hash), found.hash and _bytes(found.hash))
 
 

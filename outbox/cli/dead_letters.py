@@ -21,6 +21,7 @@ from outbox.cli.dead_letter_options import (
     Bodies,
     By,
     Completed,
+    Decrypt,
     DryRun,
     Everything,
     File,
@@ -41,6 +42,7 @@ from outbox.cli.dead_letter_reason import (
 from outbox.cli.interruptible import run_interruptible, run_query
 from outbox.cli.second_person import Approval, approved
 from outbox.dead_letters import queries, redaction, repair
+from outbox.dead_letters.encrypted_letters import with_digests
 from outbox.dead_letters.selection import Selection, confirm_all, selection
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.dead_letters.store import Order
@@ -97,7 +99,7 @@ class DeadCommands:
         selected: Selection,
     ) -> None:
         """List dead letters, in groups by their cause and each by itself, without bodies."""
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         audit = audit_of_search(source, selected, because, by)
         self._warn_of_reason(source, selected)
         found = run_query(lambda: queries.listed(source, selected, audit, order=sort))
@@ -115,21 +117,23 @@ class DeadCommands:
         target: Target = "",
         id_: Id,
         body: ShowBody = False,
+        decrypt: Decrypt = False,
         because: Because = None,
         by: By = None,
         approval: Approval = None,
     ) -> None:
         """Show a dead letter; its body and keys only with --body and --because."""
         source = self._open(target)
-        chosen = selection({"ids": [id_]})
+        chosen, body = selection({"ids": [id_]}), body or decrypt
         audit = audit_of(source, chosen, because, by, needed=FOR_BODIES) if body else None
         if audit is not None:
             audit = approved(source, audit, Action.SHOW_BODY, approval=approval, target=target)
         letter = run_query(lambda: queries.one(source, chosen, audit))
         view.letter(console, redaction.metadata(letter))
         if body:
-            view.letter(console, redaction.keys(letter))
-            print(redaction.printable(redaction.readable_body(letter)))  # noqa: T201 - rich would fold it
+            shown = run_query(lambda: operations.decrypted(source, letter)) if decrypt else letter
+            view.letter(console, redaction.keys(letter) | redaction.private(shown))
+            print(redaction.printable(redaction.readable_body(shown)))  # noqa: T201 - rich would fold it
 
     def export(
         self,
@@ -143,7 +147,7 @@ class DeadCommands:
         selected: Selection,
     ) -> None:
         """Write dead letters to a new file as lines of JSON; bodies only with --bodies."""
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         if bodies:
             for_bodies = audit_of(source, selected, because, by, needed=FOR_BODIES)
             audit: Audit[Selection] | None = approved(
@@ -179,7 +183,7 @@ class DeadCommands:
     ) -> None:
         """Send dead letters to where they came from, and delete those that arrived."""
         del positions  # `with_filters` put them into the selection
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         confirm_all(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
@@ -206,7 +210,7 @@ class DeadCommands:
     ) -> None:
         """Delete dead letters permanently."""
         del positions
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         confirm_all(selected, everything=everything)
         if dry_run:
             return self._count(source, selected, audit_of_search(source, selected, because, by))
@@ -216,6 +220,13 @@ class DeadCommands:
             lambda stop: operations.drop(source, ReplayRequest(audit=audit), console, stop)
         )
         return _end(is_clean=summary.is_clean)
+
+    def _opened(self, target: str, selected: Selection) -> tuple[DeadLetterSource, Selection]:
+        """The source, and *selected* with the digests of its key."""
+        source = self._open(target)
+        if selected.key is None:
+            return source, selected
+        return source, run_query(lambda: with_digests(source.keys, selected))
 
     def _warn_of_reason(self, source: DeadLetterSource, selected: Selection) -> None:
         """Warn of a reason that no dead letter has: it may be misspelt."""

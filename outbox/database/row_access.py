@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.database import plaintext_trigger
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
@@ -77,10 +78,12 @@ _CHAIN = (
     " ALTER TABLE audit_log ENABLE TRIGGER audit_log_chain"
 )
 
-# Bits of tgtype: 1 for each row, 2 before, 4 on INSERT. All triggers of ours run after it.
+# Bits of tgtype: 1 for each row, 2 before, 4 on INSERT. Of our triggers only the one that refuses
+# plaintext runs before it, with an error.
 _BEFORE_INSERT = sa.text(
     "SELECT quote_ident(tgname) FROM pg_trigger WHERE tgrelid = to_regclass('outbox')"
-    " AND tgtype & 7 = 7 AND tgenabled <> 'D' ORDER BY tgname"
+    f" AND tgtype & 7 = 7 AND tgenabled <> 'D' AND tgname <> '{plaintext_trigger.NAME}'"
+    " ORDER BY tgname"
 )
 
 

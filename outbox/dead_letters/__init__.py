@@ -6,6 +6,8 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
     destination where a replay sends them
     replay      a run that replays or drops, one batch per transaction
     source      what the relay or a consumer provides: database, destination, duplicates
+    encrypted_letters  encrypted bodies, by the keys of an operator
+    letter_keys        those keys; imported only if there are any
     queries     lists, single dead letters, counts and pages
     redaction   which parts of a dead letter may be shown to whom
     repair      a new body for a dead letter

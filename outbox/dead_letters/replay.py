@@ -15,9 +15,9 @@ consumers drop it as duplicates.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -31,6 +31,9 @@ from outbox.runtime.shield import commit, shielded
 BATCH = 100
 NO_ANSWER = "unknown"
 """The code of a dead letter whose destination did not answer."""
+
+Repair: TypeAlias = Callable[[Letter], Awaitable[Mapping[str, Any]]]
+"""Returns the columns of a dead letter with a new body: `body` and `content_encoding`."""
 
 
 @dataclass(slots=True)
@@ -101,12 +104,12 @@ class Run:
         *,
         duplicates: Duplicates | None = None,
         reprocess: bool = False,
-        body: bytes | None = None,
+        repair: Repair | None = None,
     ) -> None:
         """
         Send dead letters to their *destination*, and delete those that arrived.
 
-        With *reprocess* consumers process completed messages again. *body* replaces their bodies.
+        With *reprocess* consumers process completed messages again. *repair* replaces bodies.
 
         Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
@@ -117,9 +120,9 @@ class Run:
                 await commit(connection)
 
         async def act(batch: Batch) -> BatchResult:
-            if body is None:
+            if repair is None:
                 return await self._send(batch, destination, duplicates, reprocess=reprocess)
-            repaired = await self._repair(batch, body)
+            repaired = await self._repair(batch, repair)
             result = await self._send(repaired, destination, duplicates, reprocess=reprocess)
             return replace(result, acts=((Action.REPAIR, len(batch.letters)), *result.acts))
 
@@ -221,12 +224,12 @@ class Run:
         forgotten = await duplicates.forget(connection, again)
         return BatchResult(problems, acts=((Action.RERUN, forgotten),))
 
-    async def _repair(self, batch: Batch, body: bytes) -> Batch:
+    async def _repair(self, batch: Batch, repair: Repair) -> Batch:
         repaired = []
         for letter in batch.letters:
-            await self.store.repair(batch.connection, letter["id"], body)
-            changes = {"body": body, "content_encoding": None, "body_expired_at": None}
-            repaired.append({**letter, **changes})
+            columns = {**await repair(letter), "body_expired_at": None}
+            await self.store.repair(batch.connection, letter["id"], columns)
+            repaired.append({**letter, **columns})
         return Batch(batch.connection, repaired)
 
 

@@ -14,6 +14,7 @@ from outbox.database import migrate, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
+from outbox.dead_letters.encrypted_letters import EnvelopeOf, OpenKeys, no_keys
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
@@ -40,6 +41,8 @@ class DeadLetterSource:
         duplicates: Finds those that would be dropped as duplicates; None for the relay.
         replay_rights: The rights that a replay needs besides those on the dead letters.
         reprocess_rights: Those that it needs if consumers process completed messages again.
+        envelope_of: The envelope of a dead letter, as it was sent.
+        keys: Opens the keys of the operator, for encrypted bodies.
         two_person: Whether a second person has to approve that bodies are opened.
 
     """
@@ -47,9 +50,11 @@ class DeadLetterSource:
     name: str
     database: Callable[[], AbstractAsyncContextManager[AsyncEngine]]
     destination: Callable[[], AbstractAsyncContextManager["Destination"]]
+    envelope_of: EnvelopeOf
     duplicates: "Duplicates | None" = None
     replay_rights: Rights = field(default_factory=dict)
     reprocess_rights: Rights = field(default_factory=dict)
+    keys: OpenKeys = no_keys
     two_person: bool = False
 
     @asynccontextmanager

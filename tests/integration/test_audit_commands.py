@@ -4,7 +4,6 @@ The commands `audit` and `approve`, and what MQ_TWO_PERSON does to those on dead
 
 import json
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -171,20 +170,16 @@ async def test_bodies_are_replaced_and_exported_with_a_second_person(
 ):
     await write_dead_letter(postgres_engine, a_dead_letter_of_the_relay())
     (tmp_path / "new.json").write_text("{}")
-    for number, (command, code) in enumerate(
-        (
-            (("relay", "dead", "replay", "1", "--body", "new.json", *BECAUSE), 0),
-            (("relay", "dead", "export", "-", "--bodies", *BECAUSE), 0),
-        ),
-        start=1,
-    ):
+    commands = (
+        ("relay", "dead", "export", "-", "--bodies", *BECAUSE),
+        ("relay", "dead", "replay", "1", "--body", "new.json", *BECAUSE),
+    )
+    for number, command in enumerate(commands, start=1):
         assert (await persons.run("anna", *command)).code == NEEDED
         assert (await persons.run("bela", "relay", "approve", str(number), *BECAUSE)).code == 0
-        assert (await persons.run("anna", *command, "--approval", str(number))).code == code
+        assert (await persons.run("anna", *command, "--approval", str(number))).code == 0
     assert await remaining(postgres_engine) == []
 
-    by_key = await persons.run("anna", "relay", "dead", "export", "-", "--bodies", "--key", "k")
-    assert by_key.code == 2
     with_reason = ("relay", "dead", "export", "-", "--bodies", "--key", "k", *BECAUSE)
     by_key = await persons.run("anna", *with_reason)
     assert (by_key.code, "--key: MQ_TWO_PERSON" in by_key.err) == (2, True)
@@ -209,4 +204,3 @@ async def test_a_user_of_a_sqlite_file_is_no_second_person_under_another_name(
 
     unneeded = await shell.run(*SHOW, "--approval", "1", MQ_TWO_PERSON="false")
     assert (unneeded.code, "--approval: is needed only while" in unneeded.err) == (2, True)
-    assert timedelta(hours=1) == approvals.USABLE
