@@ -11,6 +11,7 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     key_file         a document in a file, which may be replaced while a process runs
     sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
     subjects         the protocol of the keys of persons
+    process_lock     a lock that a forked child finds free
     data_keys        the data key of a process, and those that it has unwrapped
     encryptor        rows of a producer
     decryptor        messages of a consumer

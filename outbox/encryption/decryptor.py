@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption import associated_data, body_format, content
 from outbox.encryption.body_format import EncryptedBody
-from outbox.encryption.content import Content
+from outbox.encryption.content import PUBLIC_HEADERS, Content
 from outbox.encryption.data_keys import UnwrappedKeys
 from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import UnreadableMessage
+from outbox.validation import HeaderValue, is_key
 from outbox.wire.compression import decompress
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC
 from outbox.wire.envelope import Envelope
@@ -35,6 +36,7 @@ class Decryptor:
         """
         body = body_format.parse(envelope.body)
         found = self._content(envelope, body, self._cipher(body, subjects))
+        outside, correlation_id = envelope.headers, found.correlation_id
         return Envelope(
             envelope.id,
             envelope.type,
@@ -45,9 +47,9 @@ class Decryptor:
             envelope.exchange,
             None,
             envelope.lane,
-            found.correlation_id,
+            correlation_id if correlation_id is not None and is_key(correlation_id) else None,
             envelope.priority,
-            {**envelope.headers, **found.headers},
+            {**_public(outside), **found.headers} if outside else found.headers,
             envelope.recorded_at,
             envelope.content_type,
         )
@@ -82,3 +84,7 @@ class Decryptor:
         if body.compression != "none":
             packed = decompress(packed, body.compression)
         return content.unpack(packed)
+
+
+def _public(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
+    return {name: value for name, value in headers.items() if name in PUBLIC_HEADERS}

@@ -62,7 +62,10 @@ def both(
 
 
 def _path(text: str) -> Path:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets without an address between them
+        parts = urlsplit("")
     if parts.netloc not in {"", "localhost"} or not parts.path:
         raise ConfigurationError(f"{SETTING}: file: needs a path, as in file:///run/keys.json")
     return Path(unquote(parts.path))
