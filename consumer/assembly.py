@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
@@ -23,10 +24,11 @@ from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.strikes import Strikes
 from consumer.dispatch.turns import InTurn, Turns
 from consumer.dispatch.worker import Worker
+from consumer.execution.decrypting_executor import decrypting
 from consumer.execution.executor import Executor
 from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
-from consumer.execution.parked import ParkedContext
+from consumer.execution.parked_context import ParkedContext
 from consumer.execution.traced_executor import traced, traced_calls
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
@@ -51,6 +53,9 @@ from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.transports.base import ConnectionCounter, Transport
 from outbox.transports.connect import management, transport
+
+if TYPE_CHECKING:
+    from consumer.execution.decryption import Decryption
 
 queues, declared = checks.queues, checks.declared
 
@@ -91,12 +96,14 @@ def assemble(
     health: probes.Health,
     found: Location = ANYWHERE,
     bound: Bound | None = None,
+    decryption: "Decryption | None" = None,
     jitter: Callable[[], float] = random.random,
 ) -> Tasks:
     """
     Build all parts of *consumer*, whose tables were *found*; returns those with a loop.
 
-    *bound* are its functions with their resources. *jitter* returns a number in [0, 1).
+    *bound* are its functions with their resources. *decryption* reads encrypted messages. *jitter*
+    returns a number in [0, 1).
     """
     bound = bound or bind(consumer)
     consumer_queues = queues(consumer, settings)
@@ -127,7 +134,8 @@ def assemble(
         batch_sizes=BatchSizes(bound.handlers),
     )
     tracing = tracing_of(consumer.name, consumer_queues.name, settings, telemetry)
-    attempts = traced(executor, tracing)
+    decrypting_executor = decrypting(executor, decryption)
+    attempts = traced(decrypting_executor, tracing)
     begun, turns = BegunDeliveries(consumer.name, sessions), Turns() if lanes else None
     settlement = Settlement(
         queues=consumer_queues,
@@ -162,6 +170,7 @@ def assemble(
             parked=parked,
             begun=begun,
             dead_letter_writer=dead_letter_writer,
+            decryption=decryption,
         )
         parked_worker = ParkedWorker(
             strikes=ParkedStrikes(context, settings.delivery_limit),
@@ -176,7 +185,7 @@ def assemble(
             transport=broker_transport,
             queue=consumer_queues.name,
             dispatcher=dispatcher,
-            executor=executor,
+            executor=decrypting_executor,
             database_retry=database_retry,
             ordered=consumer.ordered,
             telemetry=telemetry,

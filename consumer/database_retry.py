@@ -1,5 +1,6 @@
 """
 Repeats work that needs the database while the database is unavailable; no attempt is counted.
+The same for work that needs keys, while their source is unavailable.
 
 The consumer keeps its deliveries meanwhile: to requeue them would use up the delivery limit of the
 queue, and the broker would dead-letter healthy messages. It must not keep them forever either,
@@ -8,13 +9,13 @@ consumer requeues its deliveries once, and takes no more until the database answ
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import TypeVar
 
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
-from outbox.errors import DatabaseUnavailable
+from outbox.errors import DatabaseUnavailable, KeysUnavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import pause
 
@@ -22,6 +23,9 @@ FIRST_PAUSE = timedelta(milliseconds=200)
 
 LONGEST = timedelta(minutes=10)
 """A third of RabbitMQ's default consumer timeout, after which it closes the channel."""
+
+WAITED_FOR = (DatabaseUnavailable, KeysUnavailable)
+_NEEDS = ("database", "keys")
 
 Result = TypeVar("Result")
 
@@ -58,14 +62,14 @@ class DatabaseRetry:
         began = asyncio.get_running_loop().time()
         try:
             result = await work()
-        except DatabaseUnavailable as error:
+        except WAITED_FOR as error:
             return await self.repeat(error, work, stop, began=began, longest=longest)
         self.succeeded()
         return result
 
     async def repeat(
         self,
-        error: DatabaseUnavailable,
+        error: DatabaseUnavailable | KeysUnavailable,
         work: Callable[[], Awaitable[Result]],
         stop: asyncio.Event,
         *,
@@ -78,14 +82,14 @@ class DatabaseRetry:
         while True:
             wait = self.pause_after(failures)
             self.is_unavailable = True
-            self._health.down("database")
+            self._wait_for(error.waits_for)
             self._telemetry.availability.down(error, pause=wait)
             if stop.is_set() or clock() - began > longest.total_seconds():
                 return None
             await pause(stop, wait)
             try:
                 result = await work()
-            except DatabaseUnavailable as again:
+            except WAITED_FOR as again:
                 error, failures = again, failures + 1
             else:
                 self._telemetry.availability.up()
@@ -93,9 +97,13 @@ class DatabaseRetry:
                 return result
 
     def succeeded(self) -> None:
-        """Work has succeeded, so the database is available."""
+        """Work has succeeded, so the database is available, and so are the keys."""
         self.is_unavailable = False
-        self._health.up("database")
+        self._wait_for(())
+
+    def _wait_for(self, needs: Collection[str]) -> None:
+        for each in _NEEDS:
+            (self._health.down if each in needs else self._health.up)(each)
 
     def pause_after(self, failures: int) -> timedelta:
         """The pause after this number of *failures* in a row."""

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from consumer import assembly, checks
 from consumer.bound import bind
 from consumer.consumer import Consumer
+from consumer.encryption import decryption_of
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
@@ -25,7 +26,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     """
     Run *consumer* until *stop* is set.
 
-    Raises ConfigurationError and Unavailable at start only; later it waits for the servers.
+    Raises ConfigurationError and Unavailable at start only; later it waits for servers and keys.
     """
     checks.check_all(consumer, settings)
     process.allow_configured_headers(settings)
@@ -45,6 +46,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     async with served, assembly.database(consumer, settings) as engine:
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
+        decryption = await decryption_of(settings)
         async with entered(consumer.lifespan) as value:
             tasks = assembly.assemble(
                 consumer,
@@ -54,6 +56,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
                 telemetry=telemetry,
                 health=health,
                 bound=bind(consumer, value),
+                decryption=decryption,
             )
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             entry = registered(

@@ -3,6 +3,7 @@ The verdict on a delivery after an attempt: pure decisions.
 
     Done         the effects are committed, now or by an earlier attempt: ack
     Filtered     the handler's filter does not accept the message: ack
+    Erased       the subject of the message was erased: ack
     Parked       the message waits in the database, in its lane: ack
     TryAgain     publish a copy to a retry queue, or park it in its lane: then ack
     DeadLetter   move the message to `dead_letters`: then ack
@@ -18,6 +19,7 @@ from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
 from outbox.runtime.error_summary import ErrorSummary
+from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PLAINTEXT_REFUSED
 
 RETRIES_EXHAUSTED = "retries_exhausted"
 NO_HANDLER = "no_handler"
@@ -39,6 +41,9 @@ CODES = frozenset(
         "cloudevent_invalid",
         "rejected",
         "expired",
+        KEY_UNKNOWN,
+        NOT_AUTHENTIC,
+        PLAINTEXT_REFUSED,
         DELIVERY_LIMIT,
         "maxlen",
         "dead_lettered",
@@ -57,6 +62,11 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Filtered:
     """The handler's filter does not accept the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """The subject of the message was erased, so that no key decrypts it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +114,12 @@ class DeadLetter:
     summary: ErrorSummary | None = field(default=None, compare=False)
 
 
-Verdict: TypeAlias = Done | Filtered | Parked | TryAgain | Wait | DeadLetter
+Verdict: TypeAlias = Done | Filtered | Erased | Parked | TryAgain | Wait | DeadLetter
 
 DONE = Done()
 DUPLICATE = Done(duplicate=True)
 FILTERED = Filtered()
+ERASED = Erased()
 PARKED = Parked()
 WAIT = Wait(timedelta(0))
 
@@ -173,15 +184,16 @@ def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelt
     return next((each for each in delays if each >= delay), delays[-1])
 
 
+_STATUS = {Filtered: "filtered", Erased: "erased", Parked: "parked"}
+
+
 def status_of(verdict: Verdict) -> str:
     """The status of a delivery in metrics."""
     match verdict:
         case Done(duplicate=duplicate):
             return "duplicate" if duplicate else "success"
-        case Filtered():
-            return "filtered"
-        case Parked():
-            return "parked"
+        case Filtered() | Erased() | Parked():
+            return _STATUS[type(verdict)]
         case TryAgain(failed=failed, unsupported_since=since):
             return "retry" if failed else "early" if since is None else "unsupported"
         case DeadLetter():

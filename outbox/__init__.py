@@ -21,10 +21,11 @@ A producer imports only the files of the first block; in reading order:
     settings, server_settings, url_checks, backoff, schema_name
                                        shared by relay and consumer
     secret_files                       settings in files, as secrets are mounted
-    tls_files, certificate_expiry      certificates and keys, and when they end
+    tls_files, certificate_expiry, postgres_tls
+                                       certificates and keys, and when they end
     clock_difference                   how far the clock of a server is from ours
     extras                             a setting that needs packages that are not installed
-    encryption/                        encrypted bodies, and their keys
+    encryption/ key_store/             encrypted bodies, and their keys
     wire/ database/ transports/        rows and messages, databases, brokers
     runtime/ checks/ dead_letters/ cli/
                                        running a process, checks, dead letters, shared commands

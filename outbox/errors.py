@@ -13,7 +13,8 @@ Every exception that this project raises on purpose.
     └── Unavailable                    exit code 3 at start; a running process waits and retries
         ├── DatabaseUnavailable        the database is unreachable, or refuses the work for now
         │   └── SessionLost            the database ended one session
-        └── BrokerUnavailable          the broker is unreachable, or refuses the work for now
+        ├── BrokerUnavailable          the broker is unreachable, or refuses the work for now
+        └── KeysUnavailable            the source of encryption keys is unreachable for now
 
 Any other exception ends a process with exit code 1.
 Messages name fields, settings and codes, never values, so they may be logged.
@@ -159,3 +160,14 @@ class BrokerUnavailable(Unavailable):
     """
 
     waits_for = ("broker",)
+
+
+class KeysUnavailable(Unavailable):
+    """
+    The source of encryption keys, or the key database, cannot be reached for now.
+
+    Raised to a producer that records an event, and by commands; exit code 3 at start. Relay and
+    consumer wait.
+    """
+
+    waits_for = ("keys",)

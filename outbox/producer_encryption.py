@@ -27,11 +27,18 @@ _FALSE = {"0", "false", "no", "off", "f", "n", ""}
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """The *encryptor* of this process, or None for plaintext, which *required* refuses."""
+class Choice:
+    """
+    The *encryptor* of this process, or None for plaintext, which *required* refuses.
+
+    *by_call* says whether `use_encryption` was called; *keys* and *subjects* are those in use.
+    """
 
     encryptor: "Encryptor | None"
     required: bool
+    by_call: bool = False
+    keys: "KeyProvider | None" = None
+    subjects: "SubjectKeys | None" = None
 
     def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
         if self.encryptor is not None:
@@ -43,7 +50,7 @@ class _Choice:
         return row
 
 
-_choice: _Choice | None = None
+_choice: Choice | None = None
 
 
 def use_encryption(
@@ -61,21 +68,47 @@ def use_encryption(
             default is *keys* if that is a key database.
         required: Refuse to record plaintext, as MQ_REQUIRE_ENCRYPTION does.
 
-    Call it once at start; the environment does not count then. Raises ConfigurationError, also
-    without the extra `encryption`, and KeysUnavailable if the source cannot be reached.
+    Call it once at start; the environment does not count then. In the process of a consumer these
+    keys decrypt messages as well. Raises ConfigurationError, also without the extra `encryption`,
+    and KeysUnavailable if the source cannot be reached.
 
     """
-    global _choice  # noqa: PLW0603 - one for the process, like the allowed headers
-    _choice = _Choice(None if keys is None else _encryptor(keys, subjects), required)
+    use(_made(keys, subjects, required=required, by_call=True))
+
+
+def use_settings(keys: str | None, *, subjects: str | None, required: bool) -> Choice:
+    """
+    Encrypt as the settings of a process say, which include files, unless `use_encryption` says.
+
+    Returns what counts. Raises as `use_encryption`.
+    """
+    if _choice is not None and _choice.by_call:
+        return _choice
+    made = _made(keys, subjects, required=required)
+    use(made)
+    return made
 
 
 def use_environment(environment: Mapping[str, str] = os.environ) -> None:
     """Let the environment decide, as it does until `use_encryption` is called; raises as that."""
-    use_encryption(
-        environment.get(KEYS) or None,
-        subjects=environment.get("MQ_SUBJECT_KEYS_URL") or None,
-        required=_flag(environment.get(REQUIRED, "")),
+    use(
+        _made(
+            environment.get(KEYS) or None,
+            environment.get("MQ_SUBJECT_KEYS_URL") or None,
+            required=_flag(environment.get(REQUIRED, "")),
+        )
     )
+
+
+def use(choice: Choice | None) -> None:
+    """Encrypt as *choice* says; None: as if nothing was chosen yet."""
+    global _choice  # noqa: PLW0603 - one for the process, like the allowed headers
+    _choice = choice
+
+
+def chosen() -> Choice | None:
+    """What was chosen; None before the first event."""
+    return _choice
 
 
 def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
@@ -90,12 +123,20 @@ def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
     return _choice.row(event, row)
 
 
-def _encryptor(keys: "KeyProvider | str", subjects: "SubjectKeys | str | None") -> "Encryptor":
+def _made(
+    keys: "KeyProvider | str | None",
+    subjects: "SubjectKeys | str | None",
+    *,
+    required: bool,
+    by_call: bool = False,
+) -> Choice:
+    if keys is None:
+        return Choice(None, required, by_call)
     with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from outbox.encryption import sources  # noqa: PLC0415 - cryptography is an extra
         from outbox.encryption.encryptor import Encryptor  # noqa: PLC0415
     provider, found = sources.both(keys, subjects)
-    return Encryptor(provider, subjects=found)
+    return Choice(Encryptor(provider, subjects=found), required, by_call, provider, found)
 
 
 def _flag(text: str) -> bool:

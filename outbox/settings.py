@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict, SettingsError
 
 from outbox import setting_names
+from outbox.encryption_settings import EncryptionSettings
 from outbox.errors import ConfigurationError
 from outbox.health_data import RecordType
-from outbox.server_settings import ServerSettings
 from outbox.setting_types import EntityName, Items
 from outbox.setting_variables import PREFIX
 from outbox.setting_words import line
@@ -25,7 +25,7 @@ from outbox.url_checks import (
 )
 
 
-class SharedSettings(ServerSettings):
+class SharedSettings(EncryptionSettings):
     """
     Addresses of the servers, names of exchanges, logs, probes and connections.
 

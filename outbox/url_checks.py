@@ -4,13 +4,17 @@ The server URLs that settings refuse: unknown schemes, and insecure connections 
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
 from outbox.postgres_server import PostgresServer, server_of
 from outbox.setting_words import EMPTY, NO_SCHEME, NOT_A_URL
+
+if TYPE_CHECKING:
+    # The URL class of aio-pika. A producer may lack it, and checks the URL of a key database.
+    from yarl import URL as BrokerUrl  # noqa: N811
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 _DATABASE_PARAMETERS = {
@@ -115,7 +119,7 @@ def check_schema(url: URL, schema: str | None) -> None:
         raise ValueError("MQ_DATABASE_SCHEMA: a SQLite file has no schemas: remove it")
 
 
-def check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
+def check_broker(url: "BrokerUrl", *, allow_insecure: bool) -> None:
     """Raise ValueError if the process must not connect to the broker at *url*."""
     _check_broker_parts(url)
     if url.scheme == "sqlite":
@@ -130,19 +134,21 @@ def check_broker(url: BrokerUrl, *, allow_insecure: bool) -> None:
         raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")
 
 
-def broker_url(text: str) -> BrokerUrl:
+def broker_url(text: str) -> "BrokerUrl":
     """
     Return *text* as a URL.
 
     Raises ValueError also if a user or password has a character that ends it too early.
     """
+    from yarl import URL as BrokerUrl  # noqa: N811, PLC0415 - a producer may lack it
+
     after_authority = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[1:]
     if any("@" in part for part in after_authority):
         raise ValueError
     return BrokerUrl(text)
 
 
-def management_url(text: str) -> BrokerUrl:
+def management_url(text: str) -> "BrokerUrl":
     """Return *text* as a URL, or raise ValueError."""
     if not text.strip():
         raise ValueError(f"MQ_MANAGEMENT_URL: {EMPTY}")
@@ -152,7 +158,7 @@ def management_url(text: str) -> BrokerUrl:
         raise ValueError(f"MQ_MANAGEMENT_URL: {NOT_A_URL}") from None
 
 
-def check_management(url: BrokerUrl, *, allow_insecure: bool) -> None:
+def check_management(url: "BrokerUrl", *, allow_insecure: bool) -> None:
     """Raise ValueError if the process must not ask RabbitMQ's management API at *url*."""
     if url.scheme not in {"http", "https"} or url.host is None:
         raise ValueError("MQ_MANAGEMENT_URL: must be a URL as in https://user:password@host:15671")
@@ -194,7 +200,7 @@ def _source_of_host(url: URL) -> str:
     return "" if url.host or "host" in url.query else " (the host is that of PGHOST)"
 
 
-def _check_broker_parts(url: BrokerUrl) -> None:
+def _check_broker_parts(url: "BrokerUrl") -> None:
     if url.scheme == "sqlite":
         if url.path in {"", "/", "/:memory:"}:
             raise ValueError("MQ_BROKER_URL: SQLite needs a file, as in sqlite:///broker.db")
@@ -212,7 +218,7 @@ def _check_broker_parts(url: BrokerUrl) -> None:
     _check_tls_parameters("MQ_BROKER_URL", url, scheme="amqps")
 
 
-def _check_tls_parameters(setting: str, url: BrokerUrl, *, scheme: str) -> None:
+def _check_tls_parameters(setting: str, url: "BrokerUrl", *, scheme: str) -> None:
     """Raise ValueError if a parameter of *url* for TLS would be ignored."""
     for name in (*_FILES_OF_TLS, "no_verify_ssl"):
         if name not in url.query:

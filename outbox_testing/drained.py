@@ -14,11 +14,13 @@ from consumer.verdict import (
     RETRIES_EXHAUSTED,
     DeadLetter,
     Done,
+    Erased,
     Filtered,
     Parked,
     TryAgain,
     Verdict,
     Wait,
+    status_of,
 )
 from outbox.errors import UnreadableMessage
 from outbox.testing import RecordedEvent
@@ -37,6 +39,8 @@ class Settled(StrEnum):
     """Its idempotency key was completed before: the handler was not called."""
     FILTERED = "filtered"
     """The handler's filter did not accept it."""
+    ERASED = "erased"
+    """Its subject was erased: the handler was not called."""
     RETRY = "retry"
     """The handler failed, and the message waits for its next attempt."""
     PARKED = "parked"
@@ -113,6 +117,11 @@ class Drained:
         return self._settled(Settled.FILTERED)
 
     @property
+    def erased(self) -> list[SettledMessage]:
+        """The messages whose subject was erased."""
+        return self._settled(Settled.ERASED)
+
+    @property
     def retries(self) -> list[SettledMessage]:
         """The messages that wait for their next attempt."""
         return self._settled(Settled.RETRY)
@@ -153,10 +162,8 @@ def settled_by(verdict: Verdict) -> Settled:
     match verdict:
         case Done(duplicate=duplicate):
             return Settled.DUPLICATE if duplicate else Settled.HANDLED
-        case Filtered():
-            return Settled.FILTERED
-        case Parked():
-            return Settled.PARKED
+        case Filtered() | Erased() | Parked():
+            return Settled(status_of(verdict))
         case TryAgain():
             return Settled.RETRY
         case DeadLetter():

@@ -3,18 +3,21 @@ The record of what relay and consumers do: they report it to their telemetry.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 import consumer.telemetry
 import relay.telemetry
+from consumer.execution.reading import IN_CLEAR, Reading
 from consumer.hooks import HookFunction, HookOutcome, Hooks
 from consumer.message import Message
 from consumer.verdict import DeadLetter, Verdict
+from outbox import media_type
 from outbox.database.errors import is_contention
 from outbox.errors import UnreadableMessage
 from outbox.runtime.error_summary import ErrorSummary
@@ -24,10 +27,14 @@ from outbox.transports.base import Outcome, Publisher
 from outbox.transports.topology import matches
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.encrypted import is_encrypted
 from outbox_testing.drained import Drained, FailedAttempt, SettledMessage, error_of, settled_by
 from relay.storage.settlement import SOURCE
 from relay.verdict import DeadLetter as DeadEvent
 from relay.verdict import Verdict as RelayVerdict
+
+if TYPE_CHECKING:
+    from consumer.execution.decryption import Decryption
 
 HELD = (
     "While a session of the test has uncommitted writes, relay and consumer cannot write to its"
@@ -137,10 +144,15 @@ class RelayTelemetry(relay.telemetry.Telemetry):
 
 @dataclass(frozen=True, slots=True)
 class RecordingPublisher:
-    """*publisher*, which adds the events that the broker has taken to *record*."""
+    """
+    *publisher*, which adds the events that the broker has taken to *record*.
+
+    *decryption* reads those that are encrypted; one without a key is recorded as it was sent.
+    """
 
     publisher: Publisher
     record: Record
+    decryption: "Decryption | None"
 
     async def ready(self) -> None:
         await self.publisher.ready()
@@ -149,15 +161,30 @@ class RecordingPublisher:
         self, messages: Sequence[WireMessage], *, within: timedelta
     ) -> list[Outcome]:
         outcomes = await self.publisher.publish(messages, within=within)
-        for message, outcome in zip(messages, outcomes, strict=True):
-            if outcome is Outcome.ACKED:
-                self.record.published.append(published_event(message))
+        acked = [
+            message
+            for message, outcome in zip(messages, outcomes, strict=True)
+            if outcome is Outcome.ACKED
+        ]
+        async with self._reading(acked) as reading:
+            self.record.published += [published_event(each, reading) for each in acked]
         return outcomes
 
+    def _reading(self, messages: Sequence[WireMessage]) -> AbstractAsyncContextManager[Reading]:
+        if self.decryption is None:
+            return nullcontext(IN_CLEAR)
+        return self.decryption.reading(messages)
 
-def published_event(message: WireMessage) -> RecordedEvent:
-    """The event that the relay has published as *message*."""
-    envelope = codec.from_wire(message)
+
+def published_event(message: WireMessage, reading: Reading = IN_CLEAR) -> RecordedEvent:
+    """The event that the relay has published as *message*, whose body is read by *reading*."""
+    try:
+        envelope = codec.from_wire(message, decrypt=reading.decrypt)
+    except UnreadableMessage:
+        if not is_encrypted(message.content_encoding):
+            raise
+        sent = codec.from_wire(message, decrypt=lambda envelope: envelope)
+        envelope = replace(sent, content_type=media_type.UNKNOWN)
     return from_values(
         {
             "event_id": envelope.id,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -20,8 +20,10 @@ import relay.assembly
 from consumer import checks
 from consumer.bound import Bound, bind
 from consumer.consumer import Consumer
+from consumer.encryption import decryption_of
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
+from outbox import producer_encryption
 from outbox.errors import ConfigurationError
 from outbox.runtime import probes
 from outbox.transports.base import Publisher, Transport
@@ -44,6 +46,9 @@ from outbox_testing.settings import (
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.settings import RelaySettings
 from relay.storage import ordering_secret
+
+if TYPE_CHECKING:
+    from consumer.execution.decryption import Decryption
 
 
 @asynccontextmanager
@@ -160,11 +165,13 @@ class Deployment:
             Record([pattern for each in self._consumers for pattern in each.bindings]),
             SkippingClock(),
         )
+        stack.callback(producer_encryption.use, producer_encryption.chosen())
+        decryption = await decryption_of(self._settings)
         secret = await ordering_secret.read(self._engine)
         publishing = Publishing(
             self._relay,
             self._engine,
-            RecordingPublisher(servers.publisher, servers.record),
+            RecordingPublisher(servers.publisher, servers.record, decryption),
             OrderingKeyHasher(secret),
             RelayTelemetry(servers.record, exchange=self._prefix),
         )
@@ -175,7 +182,7 @@ class Deployment:
             exchange=self._prefix,
             publishing=publishing,
             handlings=[
-                self._handling(*each, await self._bound(each[1], stack), servers)
+                self._handling(*each, await self._bound(each[1], stack), servers, decryption)
                 for each in zip(self._declared, self._consumers, strict=True)
             ],
             record=servers.record,
@@ -207,7 +214,12 @@ class Deployment:
         return bind(own, await stack.enter_async_context(entered(own.lifespan)))
 
     def _handling(
-        self, declared: Consumer, own: Consumer, bound: Bound, servers: _Servers
+        self,
+        declared: Consumer,
+        own: Consumer,
+        bound: Bound,
+        servers: _Servers,
+        decryption: "Decryption | None",
     ) -> Handling:
         queues = checks.queues(own, self._settings)
         telemetry = ConsumerTelemetry(
@@ -220,6 +232,7 @@ class Deployment:
             telemetry=telemetry,
             health=probes.Health(),
             bound=bound,
+            decryption=decryption,
             jitter=lambda: 0.0,
         )
         subscription = PulledSubscription(queues, servers.queues, servers.publisher, servers.clock)

@@ -17,14 +17,14 @@ Handles the deliveries of one subscription after another.
 import asyncio
 from collections.abc import Sequence
 
-from consumer.database_retry import LONGEST, DatabaseRetry
+from consumer.database_retry import LONGEST, WAITED_FOR, DatabaseRetry
 from consumer.dispatch.delivery_queue import DeliveryQueue
 from consumer.dispatch.session import Session
 from consumer.dispatch.settlement import Settlement
 from consumer.dispatch.strikes import Strikes
 from consumer.execution.delivery_batch import BatchExecutor, DeliveryBatch, QueuedDelivery
 from consumer.verdict import WAIT, Verdict, has_failed, is_failure
-from outbox.errors import BrokerUnavailable, DatabaseUnavailable
+from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
 from outbox.transports.base import Subscription
 
@@ -170,7 +170,7 @@ class Dispatcher:
 
     async def _verdicts(self, batch: DeliveryBatch, session: Session) -> list[Verdict] | None:
         """
-        Verdicts on the deliveries of *batch*, or None after a long outage of the database.
+        Verdicts on the deliveries of *batch*, or None after a long outage of database or keys.
 
         While the circuit breaker is open a failure is not counted: the message waits.
         """
@@ -180,7 +180,7 @@ class Dispatcher:
             verdicts = await self._execute(batch)
             if self._database_retry.is_unavailable:
                 self._database_retry.succeeded()
-        except DatabaseUnavailable as error:
+        except WAITED_FOR as error:
             verdicts = await self._database_retry.repeat(
                 error, lambda: self._execute(batch), session.closing, began=began
             )

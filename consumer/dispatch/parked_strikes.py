@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from consumer.dispatch.suspects import SUSPECT_FROM, hold_seconds, least_limit
-from consumer.execution.parked import ParkedContext, ParkedResult, ParkedSteps
+from consumer.execution.parked import ParkedSteps
+from consumer.execution.parked_context import ParkedContext, ParkedResult
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.storage.parked import ParkedMessage
 from consumer.verdict import DELIVERY_LIMIT, DeadLetter, Verdict

@@ -56,7 +56,7 @@ class ParkedWorker:
         """
         Attempt the first message of a lane that is due. Returns False if there is none.
 
-        Raises DatabaseUnavailable.
+        Raises DatabaseUnavailable and KeysUnavailable.
         """
         try:
             async with self.turns.beside_others(), self.strikes.begin() as steps:
@@ -72,7 +72,8 @@ class ParkedWorker:
             return False
         outcome: Verdict | BaseException | None
         try:
-            outcome = await transact(self.strikes.context.executor.units, steps)
+            async with self.strikes.context.reading(steps.message) as steps.reading:
+                outcome = await transact(self.strikes.context.executor.units, steps)
         except SessionLost as lost:
             if not self._is_lost_too_often(steps.message):
                 raise

@@ -4,6 +4,7 @@ Settling deliveries as their verdicts say: in the database, and then with the br
 | verdict               | database                   | broker                              |
 |-----------------------|----------------------------|-------------------------------------|
 | Done, Filtered        | –                          | ack                                 |
+| Erased                | –                          | ack                                 |
 | Parked                | –, the attempt parked it   | ack                                 |
 | DeadLetter            | write the dead letter      | ack                                 |
 | TryAgain              | record the failure         | publish a copy for the retry, ack   |
@@ -35,7 +36,17 @@ from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.storage.failing import FailedAttempt
 from consumer.telemetry import Telemetry
-from consumer.verdict import DUPLICATE, DeadLetter, Done, Filtered, Parked, TryAgain, Verdict, Wait
+from consumer.verdict import (
+    DUPLICATE,
+    DeadLetter,
+    Done,
+    Erased,
+    Filtered,
+    Parked,
+    TryAgain,
+    Verdict,
+    Wait,
+)
 from outbox.transports.base import Subscription
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
@@ -94,7 +105,7 @@ class Settlement:
         failed: list[FailedAttempt] = []
         for queued, verdict in zip(batch, verdicts, strict=True):
             match verdict:
-                case Done() | Filtered() | Parked() | Wait():
+                case Done() | Filtered() | Erased() | Parked() | Wait():
                     at_once.append((queued, verdict))
                 case TryAgain() if self._lane_of(queued.delivery) is None:
                     failed += _failed(queued.delivery, verdict)
@@ -169,7 +180,7 @@ class Settlement:
     ) -> Verdict | None:
         """The verdict as it was carried out; None if it was not."""
         match verdict:
-            case Done() | Filtered() | Parked() | Wait():
+            case Done() | Filtered() | Erased() | Parked() | Wait():
                 return verdict
             case DeadLetter():
                 return await self._dead_letter(delivery, verdict, stop)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from consumer.database_retry import DatabaseRetry
 from consumer.dispatch.dispatcher import Dispatcher
-from consumer.execution.executor import Executor
+from consumer.execution.delivery_batch import ReadyExecutor
 from consumer.telemetry import Telemetry
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
@@ -23,8 +23,8 @@ class Worker:
     """
     Handles the deliveries of *queue* by *dispatcher*, and reconnects.
 
-    *executor* says whether the database answers. *ordered* says whether the queue has a single
-    active consumer.
+    *executor* says whether the database answers, and the source of keys. *ordered* says whether
+    the queue has a single active consumer.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Worker:
         transport: Transport,
         queue: str,
         dispatcher: Dispatcher,
-        executor: Executor,
+        executor: ReadyExecutor,
         database_retry: DatabaseRetry,
         ordered: bool,
         telemetry: Telemetry,

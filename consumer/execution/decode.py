@@ -8,18 +8,31 @@ from typing import Any, cast
 
 from pydantic import RootModel, ValidationError
 
+from consumer.execution.reading import IN_CLEAR, Reading
 from consumer.handler import Handler
 from consumer.message import Message
 from consumer.outcomes import LONGEST_WAIT
 from consumer.payload_type import PayloadType
-from consumer.verdict import FILTERED, NO_HANDLER, TOO_OLD, DeadLetter, TryAgain, Verdict, Wait
+from consumer.verdict import (
+    ERASED,
+    FILTERED,
+    NO_HANDLER,
+    TOO_OLD,
+    DeadLetter,
+    TryAgain,
+    Verdict,
+    Wait,
+)
 from outbox import json_text, media_type, model_json
 from outbox.errors import UnreadableMessage
 from outbox.transports.delivery import Delivery
 from outbox.wire import codec
+from outbox.wire.encrypted import KEY_UNKNOWN, SUBJECT_ERASED, PrivateText
 from outbox.wire.envelope import Envelope
 
 _UNSUPPORTED_DELAY = timedelta(seconds=5)
+
+_WAITED_FOR = {NO_HANDLER, KEY_UNKNOWN}
 
 _HELD_FOR = timedelta(seconds=5)
 """A message that comes less than this too early waits in the process."""
@@ -28,12 +41,17 @@ _HELD_FOR = timedelta(seconds=5)
 # Not frozen: a frozen dataclass takes three times as long to create.
 @dataclass(slots=True)
 class Attempt:
-    """Attempt *number*, from 1 on, at *delivery*."""
+    """
+    Attempt *number*, from 1 on, at *delivery*, whose body was read by *reading*.
+
+    What *envelope* has may be stored in clear; *message* has what was encrypted.
+    """
 
     delivery: Delivery
     envelope: Envelope
     message: Message[Any]
     number: int
+    reading: Reading = IN_CLEAR
 
     @property
     def key(self) -> str:
@@ -62,20 +80,23 @@ def decode_delivery(
     now: datetime,
     oldest: datetime,
     unsupported_wait: timedelta = timedelta(0),
+    reading: Reading = IN_CLEAR,
 ) -> Attempt | Verdict:
     """
     The attempt for which to call *handler*, or a verdict on *delivery* without a call.
 
     A message that was recorded before *oldest* may have been completed and purged. One that only a
-    later version of the program can handle waits for it for *unsupported_wait*.
-    Raises FilterFailed.
+    later version of the program can handle waits for it for *unsupported_wait*, and so does one
+    whose key this process does not have yet. Raises FilterFailed and KeysUnavailable.
     """
     number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
         return early
     try:
-        attempt = _read(delivery, handler, number, oldest=oldest)
+        attempt = _read(delivery, handler, number, reading, oldest=oldest)
     except UnreadableMessage as error:
+        if error.code == SUBJECT_ERASED:
+            return ERASED
         return _unsupported(delivery, error.code, now, unsupported_wait) or DeadLetter(
             number, error.code, error.detail
         )
@@ -117,12 +138,17 @@ def read_message(
 
 
 def _read(
-    delivery: Delivery, handler: Handler | None, number: int, *, oldest: datetime
+    delivery: Delivery,
+    handler: Handler | None,
+    number: int,
+    reading: Reading,
+    *,
+    oldest: datetime,
 ) -> Attempt:
     """Raises UnreadableMessage with the reason code for which it is dead-lettered."""
     if delivery.decode_error is not None:
         raise UnreadableMessage(delivery.decode_error, delivery.decode_detail)
-    envelope = codec.from_wire(delivery.message, delivery.headers)
+    envelope = codec.from_wire(delivery.message, delivery.headers, reading.decrypt)
     if handler is None:
         raise UnreadableMessage(NO_HANDLER)
     message = read_message(
@@ -130,17 +156,20 @@ def _read(
     )
     if envelope.recorded_at is not None and envelope.recorded_at < oldest:
         raise UnreadableMessage(TOO_OLD)
-    return Attempt(delivery, envelope, message, number)
+    if isinstance(envelope.correlation_id, PrivateText):
+        envelope.correlation_id = envelope.correlation_id.digest
+    return Attempt(delivery, envelope, message, number, reading)
 
 
 def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) -> TryAgain | None:
     """
-    The verdict on a message that a later version of the program may handle.
+    The verdict on a message that a later version of the program may handle, or one with more keys.
 
-    A deployment replaces processes one by one, so that old ones get messages of new types.
+    A deployment replaces processes one by one, so that old ones get messages of new types, and a
+    new key reaches consumers one by one.
     """
     headers = delivery.headers
-    if code != NO_HANDLER and not headers.is_newer:
+    if code not in _WAITED_FOR and not headers.is_newer:
         return None
     # No clock of ours writes a time in the future.
     since = min(headers.unsupported_since or now, now)

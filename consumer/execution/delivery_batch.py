@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID, uuid4
 
+from consumer.execution.reading import IN_CLEAR, Reading
 from consumer.handler import Handler
 from consumer.verdict import Verdict
 from outbox.transports.delivery import Delivery
@@ -37,6 +38,7 @@ class DeliveryBatch:
         handler: None if no handler is registered for their type.
         has_breaker: Whether the handler has a circuit breaker.
         owner: The owner of their leases; the same if the batch is executed again.
+        reading: How their bodies are read.
 
     """
 
@@ -45,10 +47,18 @@ class DeliveryBatch:
     deliveries: Sequence[Delivery]
     has_breaker: bool = False
     owner: UUID = field(default_factory=uuid4)
+    reading: Reading = IN_CLEAR
 
 
 class BatchExecutor(Protocol):
     """The executor, as the dispatcher calls it."""
 
     async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
-        """A verdict on each delivery of *batch*. Raises DatabaseUnavailable."""
+        """A verdict on each delivery of *batch*. Raises Unavailable."""
+
+
+class ReadyExecutor(BatchExecutor, Protocol):
+    """An executor that says whether it could work."""
+
+    async def ready(self) -> bool:
+        """Whether it can work; always true. Raises Unavailable."""

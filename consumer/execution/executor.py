@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from math import inf
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -19,27 +19,21 @@ from consumer import verdict
 from consumer.batch_sizes import LONGEST_CALLS, BatchSizes
 from consumer.execution.decode import Attempt, FilterFailed, decode_delivery, is_too_old
 from consumer.execution.delivery_batch import DeliveryBatch
-from consumer.execution.leased import Leased, after_lost_lease
+from consumer.execution.leased import Leased
 from consumer.execution.ordering import Lanes
-from consumer.execution.transaction import (
-    Committed,
-    HandlerSteps,
-    is_cancelled_from_outside,
-    transact,
-)
+from consumer.execution.reading import Reading
+from consumer.execution.transaction import Committed, HandlerSteps, transact
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.message import Message
 from consumer.storage.answer import answers
 from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
-from consumer.storage.leases import Held
 from consumer.telemetry import Telemetry
 from consumer.verdict import WAIT, TryAgain, Verdict, Wait
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.errors import driver_errors_translated, is_contention, may_pass
 from outbox.dead_letters import audit
-from outbox.errors import LeaseLost
 from outbox.runtime.error_summary import summary_of
 from outbox.transports.delivery import Delivery
 
@@ -89,33 +83,47 @@ class Executor:
         """
         Handle the deliveries of *batch*; returns a verdict on each.
 
-        Raises DatabaseUnavailable if the batch has to be executed again; no attempt is counted.
+        Raises DatabaseUnavailable or KeysUnavailable if the batch has to be executed again; no
+        attempt is counted.
         """
         handler, now = batch.handler, datetime.now(UTC)
         oldest = now - self.retention
-        decoded = [self.decode(delivery, handler, now, oldest) for delivery in batch.deliveries]
+        decode = partial(self.decode, handler, batch.reading, now)
+        decoded = [decode(oldest, delivery) for delivery in batch.deliveries]
         for position, delivery in enumerate(batch.deliveries):
             if is_too_old(decoded[position]) and await self._was_replayed(delivery):
-                decoded[position] = self.decode(delivery, handler, now, BEFORE_ALL)
+                decoded[position] = decode(BEFORE_ALL, delivery)
         attempts = [each for each in decoded if isinstance(each, Attempt)]
         if handler is None or not attempts:
             return [each for each in decoded if not isinstance(each, Attempt)]
         if handler.lease is not None:
-            verdicts = [
-                await self._execute_leased(handler, each, batch.owner) for each in attempts
-            ]
+            leased = partial(
+                self.leased.execute, handler, owner=batch.owner, telemetry=self.telemetry
+            )
+            failed = self.after_failure
+            verdicts = [await leased(each, after_failure=failed) for each in attempts]
         else:
             verdicts = await self._handle(handler, attempts)
         of_attempts = iter(verdicts)
         return [next(of_attempts) if isinstance(each, Attempt) else each for each in decoded]
 
     def decode(
-        self, delivery: Delivery, handler: Handler | None, now: datetime, oldest: datetime
+        self,
+        handler: Handler | None,
+        reading: Reading,
+        now: datetime,
+        oldest: datetime,
+        delivery: Delivery,
     ) -> Attempt | Verdict:
         """Like `decode_delivery`; if the filter raises, the attempt has failed."""
         try:
             decoded = decode_delivery(
-                delivery, handler, now=now, oldest=oldest, unsupported_wait=self.unsupported_wait
+                delivery,
+                handler,
+                now=now,
+                oldest=oldest,
+                unsupported_wait=self.unsupported_wait,
+                reading=reading,
             )
         except FilterFailed as failed:
             return self.after_failure(handler, delivery, failed.error, failed.message)
@@ -202,26 +210,6 @@ class Executor:
         await self.ready()
         pause = _CONTENTION.delay(trial, jitter=self.jitter()) or timedelta(0)
         await asyncio.sleep(pause.total_seconds())
-
-    async def _execute_leased(self, handler: Handler, attempt: Attempt, owner: UUID) -> Verdict:
-        claim = await self.leased.claim(handler, attempt, owner=owner)
-        if not isinstance(claim, Held):
-            return claim
-        try:
-            took = await self.leased.call(handler, attempt, claim)
-        except LeaseLost:
-            self.telemetry.lease_lost(attempt.delivery.message)
-            return after_lost_lease(handler, attempt)
-        except BaseException as error:
-            if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
-                # Its effects are unknown: the lease stays, and `on_expired` decides.
-                raise
-            await self.leased.release(attempt, claim)
-            return self.after_failure(handler, attempt.delivery, error, attempt.message)
-        verdict = await self.leased.complete(handler, attempt, claim, took=took)
-        key, routing_key = attempt.key, attempt.message.routing_key
-        self.telemetry.handled(handler.event_type, {key: took}, {key: routing_key})
-        return verdict
 
     def record_success(
         self, handler: Handler, durations: Mapping[str, timedelta], routing_keys: Mapping[str, str]

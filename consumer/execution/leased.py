@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Generic, TypeVar, assert_never, cast
+from typing import Any, Generic, TypeAlias, TypeVar, assert_never, cast
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,13 +25,19 @@ from consumer.execution.transaction import is_cancelled_from_outside, transact, 
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.log_fields import fields_of
+from consumer.message import Message
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
+from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait
 from outbox.database.errors import raise_translated
 from outbox.errors import DatabaseUnavailable, LeaseLost
 from outbox.runtime.log_context import HANDLED
+from outbox.transports.delivery import Delivery
 
 Result = TypeVar("Result")
+AfterFailure: TypeAlias = Callable[
+    [Handler, Delivery, BaseException, Message[Any] | None], Verdict
+]
 
 _SHORTEST_WAIT = timedelta(milliseconds=50)
 _LONGEST_WAIT = timedelta(seconds=5)
@@ -75,6 +81,39 @@ class Leased:
 
     units: UnitOfWorkFactory
     leases: Leases
+
+    async def execute(
+        self,
+        handler: Handler,
+        attempt: Attempt,
+        *,
+        owner: UUID,
+        telemetry: Telemetry,
+        after_failure: AfterFailure,
+    ) -> Verdict:
+        """
+        The verdict on the message of *attempt*: claim it, call *handler*, and complete it.
+
+        *after_failure* is the verdict if the handler has failed. Raises DatabaseUnavailable.
+        """
+        claim = await self.claim(handler, attempt, owner=owner)
+        if not isinstance(claim, Held):
+            return claim
+        try:
+            took = await self.call(handler, attempt, claim)
+        except LeaseLost:
+            telemetry.lease_lost(attempt.delivery.message)
+            return after_lost_lease(handler, attempt)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or is_cancelled_from_outside(error):
+                # Its effects are unknown: the lease stays, and `on_expired` decides.
+                raise
+            await self.release(attempt, claim)
+            return after_failure(handler, attempt.delivery, error, attempt.message)
+        verdict = await self.complete(handler, attempt, claim, took=took)
+        key, routing_key = attempt.key, attempt.message.routing_key
+        telemetry.handled(handler.event_type, {key: took}, {key: routing_key})
+        return verdict
 
     async def claim(self, handler: Handler, attempt: Attempt, *, owner: UUID) -> Held | Verdict:
         """

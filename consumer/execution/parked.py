@@ -13,26 +13,23 @@ is gone with it. Then the message is settled in a second transaction, which find
 another process has attempted it meanwhile.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from consumer.execution.decode import Attempt
-from consumer.execution.executor import BEFORE_ALL, TRIALS, Executor
+from consumer.execution.executor import BEFORE_ALL, TRIALS
+from consumer.execution.parked_context import ParkedContext, ParkedResult
+from consumer.execution.reading import IN_CLEAR
 from consumer.execution.transaction import call, raise_unless_failure
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
-from consumer.message import Message
-from consumer.message_copies import retry_copy, waiting_since
-from consumer.storage.begun import BegunDeliveries
-from consumer.storage.dead_letters import DeadLetterWriter
+from consumer.message_copies import waiting_since
 from consumer.storage.failing import FailedAttempt
-from consumer.storage.parked import ParkedMessage, ParkedMessages
+from consumer.storage.parked import ParkedMessage
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.database.errors import (
     NO_PRIVILEGE,
@@ -44,49 +41,13 @@ from outbox.database.errors import (
     sqlstate,
 )
 from outbox.errors import DatabaseUnavailable, SessionLost
-from outbox.transports.delivery import Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedResult:
-    """The verdict on an attempt; *handler* and *durations* are set if it has succeeded."""
-
-    verdict: Verdict
-    handler: Handler | None = None
-    durations: Mapping[str, timedelta] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedContext:
-    """The parts that the transactions use; the messages came from *queue*."""
-
-    handlers: Mapping[str, Handler]
-    queue: str
-    executor: Executor
-    parked: ParkedMessages
-    begun: BegunDeliveries
-    dead_letter_writer: DeadLetterWriter
-
-    def handler_of(self, message: ParkedMessage) -> Handler | None:
-        """The handler for the type of *message*."""
-        return self.handlers.get(message.message.type or "")
-
-    def failed(
-        self, message: ParkedMessage, error: BaseException, read: Message[Any] | None
-    ) -> ParkedResult:
-        """The result of an attempt at *message* that failed with *error*, once it was *read*."""
-        delivery, handler = self.as_delivered(message), self.handler_of(message)
-        return ParkedResult(self.executor.after_failure(handler, delivery, error, read))
-
-    def as_delivered(self, message: ParkedMessage) -> Delivery:
-        """*message* as the retry queue of an unordered consumer would deliver it."""
-        copy = retry_copy(message.message, queue=self.queue, attempt=message.attempts)
-        return Delivery(copy, 0, redelivered=True)
 
 
 class ParkedSteps:
     """
     One attempt at *message*, the head of a lane. With *attempted*, it only settles the message.
+
+    `reading` is how its body is read.
     """
 
     def __init__(
@@ -98,6 +59,7 @@ class ParkedSteps:
         self._context = context
         self.message = message
         self.attempted = attempted
+        self.reading = IN_CLEAR
         self._handler: Handler | None = None
         self._attempt: Attempt | None = None
         self._savepoint: AsyncSessionTransaction | None = None
@@ -113,7 +75,9 @@ class ParkedSteps:
         # Its age was checked when it was delivered.
         delivery = self._context.as_delivered(self.message)
         now = datetime.now(UTC)
-        decoded = self._context.executor.decode(delivery, self._handler, now, BEFORE_ALL)
+        decoded = self._context.executor.decode(
+            self._handler, self.reading, now, BEFORE_ALL, delivery
+        )
         if isinstance(decoded, Attempt):
             self._attempt = decoded
         else:
@@ -173,6 +137,8 @@ class ParkedSteps:
         """Returns False if another process has attempted the message meanwhile."""
         if self.attempted is None:
             raise AssertionError("a message that is settled was attempted")
+        if self.attempted.handler is not None and self.reading.verify is not None:
+            await self.reading.verify()
         with session_loss_raised(work):
             self._settled = await self._write(work.session, self.message, self.attempted.verdict)
             if self._settled is not None:

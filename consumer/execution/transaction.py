@@ -48,13 +48,16 @@ from outbox.database.errors import (
     raise_translated,
 )
 from outbox.database.sqlstates import Cause
-from outbox.errors import DatabaseUnavailable, TransactionEndedByHandler
+from outbox.errors import DatabaseUnavailable, KeysUnavailable, TransactionEndedByHandler
 from outbox.runtime.log_context import HANDLED
 
 Result_co = TypeVar("Result_co", covariant=True)
 
 _OF_MESSAGE = {Cause.CONTENTION, Cause.VALUE}
 """Errors of the record of a message that are an attempt: to be repeated, or failed."""
+
+
+_NOT_OF_HANDLER = (DatabaseUnavailable, KeysUnavailable, GeneratorExit)
 
 
 class Steps(Protocol[Result_co]):
@@ -168,6 +171,8 @@ class HandlerSteps:
             self._uncalled = [each for each in self._fresh if each.key not in self._durations]
             await self._dedup.forget(work.session, [each.key for each in self._uncalled])
         has_parked = len(self._free) < len(self._attempts)
+        if self._fresh and (verify := self._fresh[0].reading.verify) is not None:
+            await verify()
         return bool(self._fresh) or has_parked or self._has_forgotten
 
     def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
@@ -186,15 +191,16 @@ class HandlerSteps:
 
 def raise_unless_failure(error: BaseException) -> None:
     """
-    Raise an *error* that is not the handler's failure: the task's own cancellation, and
-    DatabaseUnavailable for the consumer's database that has no room or is damaged.
+    Raise an *error* that is not the handler's failure: the task's own cancellation,
+    KeysUnavailable, and DatabaseUnavailable for the consumer's database that has no room or is
+    damaged.
 
     A handler may also be cancelled by its own code, or ask the process to exit; both are failures
     like any other.
     """
     if is_of_server(error):
         raise DatabaseUnavailable(problem_of(error)) from None
-    if isinstance(error, (DatabaseUnavailable, GeneratorExit)) or is_cancelled_from_outside(error):
+    if isinstance(error, _NOT_OF_HANDLER) or is_cancelled_from_outside(error):
         raise error
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 
 from outbox.certificate_expiry import client_problem
-from outbox.database.postgres_tls import TlsArgument
 from outbox.errors import ConfigurationError, DatabaseUnavailable
 from outbox.network_errors import blames_client, kind_of
 from outbox.postgres_server import PostgresServer
+from outbox.postgres_tls import TlsArgument
 
 _CLOSED = "08003"
 _LOGIN = {

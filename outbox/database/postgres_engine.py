@@ -23,8 +23,8 @@ from outbox.database.postgres_connection import (
     is_unusable,
     refuse_closed,
 )
-from outbox.database.postgres_tls import TlsArgument
 from outbox.postgres_server import server_of
+from outbox.postgres_tls import TlsArgument
 from outbox.schema_name import SCHEMA
 
 CONNECT_SECONDS = 10

@@ -24,30 +24,25 @@ from outbox.database.sqlite_connection import BUSY_SECONDS
 from outbox.database.sqlite_file import real_file
 from outbox.errors import SchemaMismatch
 
+_USUAL = ("synchronous = FULL", "foreign_keys = ON")
+_PRAGMAS = {"WAL": _USUAL, "DELETE": (*_USUAL, "secure_delete = ON")}
 _TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
-def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngine:
+def sqlite_engine(
+    url: URL, *, pool_size: int, create: bool = True, journal: str = "WAL"
+) -> AsyncEngine:
     """
     Return an engine for the file of *url*, and create the file if it is missing and *create*.
 
     Transactions begin IMMEDIATE unless the execution option `sqlite_begin` says otherwise. Their
     commits wait for the disk unless `sqlite_durable` is false, and they wait for other writers as
-    long as `sqlite_busy_seconds` says.
+    long as `sqlite_busy_seconds` says. With the *journal* DELETE a commit waits for readers, and
+    deleted values are overwritten.
     Raises ConfigurationError if the file may also be opened by a name in another place, and
     SchemaMismatch if it does not exist and is not created.
     """
-    if url.database and url.database != ":memory:":
-        url = url.set(database=str(real_file(url.database, setting="MQ_DATABASE_URL")))
-    if not create and url.database and not Path(url.database).exists():
-        raise SchemaMismatch(
-            f"the tables are missing, because there is no file {Path(url.database).absolute()}: "
-            "run `relay migrate`"
-        )
-    if url.database:
-        # The file contains health data. SQLite gives -wal and -shm the same permissions.
-        with suppress(OSError):
-            os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
+    url = _with_file(url, create=create)
     # By its module: the instrumentation of OpenTelemetry puts another function there.
     engine = sa_asyncio.create_async_engine(
         url.set(drivername="sqlite+aiosqlite"),
@@ -76,9 +71,8 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
         # Other programs may store text that is not UTF-8. One such row must not hide the others.
         connection.driver_connection.text_factory = _TEXT
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        for pragma in (f"journal_mode = {journal}", *_PRAGMAS[journal]):
+            cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @sa.event.listens_for(engine.sync_engine, "reset")
@@ -98,3 +92,19 @@ def sqlite_engine(url: URL, *, pool_size: int, create: bool = True) -> AsyncEngi
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _with_file(url: URL, *, create: bool) -> URL:
+    """Return *url* with the one name of its file, which only its owner can read; see above."""
+    if url.database and url.database != ":memory:":
+        url = url.set(database=str(real_file(url.database, setting="MQ_DATABASE_URL")))
+    if not create and url.database and not Path(url.database).exists():
+        raise SchemaMismatch(
+            f"the tables are missing, because there is no file {Path(url.database).absolute()}: "
+            "run `relay migrate`"
+        )
+    if url.database:
+        # The file contains health data. SQLite gives -wal and -shm the same permissions.
+        with suppress(OSError):
+            os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
+    return url

@@ -11,10 +11,17 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     key_file         a document in a file, which may be replaced while a process runs
     sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
     subjects         the protocol of the keys of persons
+    key_tables       the tables of a key database, which holds both
+    key_database     its keys
+    subject_key_database
+                     its keys of persons, as a producer makes them
+    key_connection   a producer's connection to it, of limited time
+    key_drivers      the same with each driver
     process_lock     a lock that a forked child finds free
     data_keys        the data key of a process, and those that it has unwrapped
     encryptor        rows of a producer
     decryptor        messages of a consumer
 
-It stands on `outbox.wire`, and opens no connection to the outbox or the broker.
+It stands on `outbox.wire`, and opens no connection to the outbox or the broker. Consumers and
+commands read key databases with `outbox.key_store`.
 """

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from outbox.encryption.keys import WrappedKey
 from outbox.errors import ConfigurationError, UnreadableMessage
 
 VERSION = 1
@@ -131,6 +132,23 @@ def parse(body: bytes) -> EncryptedBody:
         body[nonce_at:ciphertext_at],
         body[ciphertext_at:],
     )
+
+
+def subject_of(body: bytes) -> UUID | None:
+    """The id of the subject key of *body*; None if it names none, or is none of this version."""
+    subject = body[SUBJECT_AT:FIXED_BYTES]
+    if len(body) <= FIXED_BYTES or body[0] != VERSION or subject == _NO_SUBJECT:
+        return None
+    return UUID(bytes=subject)
+
+
+def wrapped_key_of(body: bytes) -> WrappedKey | None:
+    """The wrapped data key of *body*; None if a subject key encrypts it, or it is malformed."""
+    try:
+        parts = parse(body)
+    except UnreadableMessage:
+        return None
+    return None if parts.subject is not None else WrappedKey(parts.key_id, parts.wrapped_key)
 
 
 # A consumer meets few keys.

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption.body_format import KEY_BYTES, key_part
-from outbox.encryption.keys import KeyProvider, KeysUnavailable, WrappedKey, WrongKey
+from outbox.encryption.keys import KeyProvider, WrappedKey, WrongKey
 from outbox.encryption.process_lock import ProcessLock
+from outbox.errors import KeysUnavailable
 
 MAX_EVENTS = 1_000_000
 MAX_SECONDS = 300.0
@@ -93,10 +94,15 @@ class CurrentDataKey:
 
 
 class UnwrappedKeys:
-    """The data keys that this process has unwrapped, the latest MOST_UNWRAPPED of them."""
+    """
+    The data keys that this process has unwrapped, the latest MOST_UNWRAPPED of them.
+
+    `may_block` says whether `cipher` may wait for a server.
+    """
 
     def __init__(self, keys: KeyProvider) -> None:
         self._keys = keys
+        self.may_block = not getattr(keys, "is_in_memory", False)
         self._lock = ProcessLock()
         self._known: dict[tuple[str, bytes], AESGCM] = {}
 

@@ -16,7 +16,7 @@ from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import UnreadableMessage
 from outbox.validation import HeaderValue, is_key
 from outbox.wire.compression import decompress
-from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC
+from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PrivateText
 from outbox.wire.envelope import Envelope
 
 
@@ -36,7 +36,7 @@ class Decryptor:
         """
         body = body_format.parse(envelope.body)
         found = self._content(envelope, body, self._cipher(body, subjects))
-        outside, correlation_id = envelope.headers, found.correlation_id
+        outside = envelope.headers
         return Envelope(
             envelope.id,
             envelope.type,
@@ -47,7 +47,7 @@ class Decryptor:
             envelope.exchange,
             None,
             envelope.lane,
-            correlation_id if correlation_id is not None and is_key(correlation_id) else None,
+            _private(found.correlation_id, envelope.correlation_id),
             envelope.priority,
             {**_public(outside), **found.headers} if outside else found.headers,
             envelope.recorded_at,
@@ -88,3 +88,8 @@ class Decryptor:
 
 def _public(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
     return {name: value for name, value in headers.items() if name in PUBLIC_HEADERS}
+
+
+def _private(text: str | None, digest: str | None) -> PrivateText | None:
+    """The correlation id *text*, unless no event could have it."""
+    return PrivateText.of(text, digest) if text is not None and is_key(text) else None

@@ -10,7 +10,9 @@ from typing import Literal, TypeAlias, get_args
 
 DIGEST_KEY_BYTES = 32
 
-Domain: TypeAlias = Literal["ordering_key", "idempotency_key", "correlation_id", "subject"]
+Domain: TypeAlias = Literal[
+    "ordering_key", "idempotency_key", "correlation_id", "subject", "fingerprint"
+]
 """What a digest stands for: one value has another digest in each field."""
 
 

@@ -24,6 +24,8 @@ class KeyFile:
     Raises ConfigurationError if there are none.
     """
 
+    is_in_memory = True
+
     def __init__(
         self, path: Path, *, source: str, clock: Callable[[], float] = time.monotonic
     ) -> None:

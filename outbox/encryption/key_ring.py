@@ -51,6 +51,8 @@ class EncryptionKey:
 class KeyRing:
     """Keys in memory; *clock* returns the time."""
 
+    is_in_memory = True
+
     def __init__(
         self, keys: Iterable[EncryptionKey], digest_key: bytes, *, clock: Clock = _now
     ) -> None:

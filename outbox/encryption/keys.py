@@ -7,7 +7,9 @@ A source has key-encryption keys, each with an id, and the digest key. A key man
 
 from typing import NamedTuple, Protocol
 
-from outbox.errors import Unavailable
+from outbox.errors import KeysUnavailable
+
+__all__ = ["KeyProvider", "KeysUnavailable", "UnknownKey", "WrappedKey", "WrongKey"]
 
 
 class WrappedKey(NamedTuple):
@@ -25,22 +27,15 @@ class WrongKey(Exception):  # noqa: N818 - callers turn it into a reason code
     """A wrapped key was changed, or was wrapped by another key of the same id."""
 
 
-class KeysUnavailable(Unavailable):
-    """
-    The source of keys cannot be reached for now.
-
-    Raised to a producer that records an event, and by commands; relay and consumer wait.
-    """
-
-    waits_for = ("keys",)
-
-
 class KeyProvider(Protocol):
     """
     A source of keys. Its methods may block, and may be called by several threads.
 
     A producer calls `wrap` every five minutes and a consumer calls `unwrap` once for each data
     key, so that a service on the network is called rarely. All raise KeysUnavailable.
+
+    A source with an attribute `is_in_memory` that is true never waits: a consumer calls it in its
+    event loop, and any other source in a thread.
     """
 
     def digest_key(self) -> bytes:

@@ -14,12 +14,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from outbox.encryption import key_ring
+from outbox.encryption.key_connection import KeyConnection
+from outbox.encryption.key_database import KeyDatabase
 from outbox.encryption.key_file import KeyFile
 from outbox.encryption.keys import KeyProvider
+from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.encryption.subjects import SubjectKeys
 from outbox.errors import ConfigurationError
 
 SETTING = "MQ_ENCRYPTION_KEYS"
+SUBJECTS_SETTING = "MQ_SUBJECT_KEYS_URL"
 _METHODS = ("digest_key", "wrap", "unwrap")
 _FORMS = "must be file:///…, env:NAME, python:module:attribute or the URL of a key database"
 
@@ -45,6 +49,8 @@ def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyPr
             return key_ring.parse(environment[rest], source=f"{SETTING}: the variable")
         case "python":
             return _imported(rest)
+        case _ if is_database(text):
+            return KeyDatabase(KeyConnection(text, setting=SETTING), setting=SETTING)
         case _:
             raise ConfigurationError(f"{SETTING}: {_FORMS}")
 
@@ -58,7 +64,15 @@ def both(
     Without *subjects* a key database has both. Raises as `provider`.
     """
     provided = provider(keys) if isinstance(keys, str) else keys
-    return provided, None if isinstance(subjects, str) else subjects
+    url, setting = subjects, SUBJECTS_SETTING
+    if url is None and isinstance(keys, str) and is_database(keys):
+        url, setting = keys, SETTING
+    if not isinstance(url, str):
+        return provided, url
+    if not is_database(url):
+        raise ConfigurationError(f"{setting}: must be the URL of a key database")
+    connection = KeyConnection(url, setting=setting)
+    return provided, SubjectKeyDatabase(connection, provided, setting=setting)
 
 
 def _path(text: str) -> Path:

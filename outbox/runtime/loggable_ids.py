@@ -12,6 +12,8 @@ import secrets
 from hashlib import blake2b
 from uuid import UUID
 
+from outbox.wire.encrypted import PrivateText
+
 _KEY = secrets.token_bytes(32)
 
 _OPAQUE = re.compile(
@@ -27,8 +29,12 @@ _OPAQUE = re.compile(
 
 
 def loggable(identifier: UUID | str, *, key: bytes = _KEY) -> str:
-    """Return *identifier* if its form shows that it is random, else its digest with *key*."""
-    text = str(identifier)
+    """
+    Return *identifier* if its form shows that it is random, else its digest with *key*.
+
+    For a private text, the digest that was sent.
+    """
+    text = str(identifier.digest if isinstance(identifier, PrivateText) else identifier)
     return text if is_loggable(text) else digest(text, key=key)
 
 

@@ -14,6 +14,7 @@ from yarl import URL
 from outbox.database import errors
 from outbox.runtime.loggable_ids import is_loggable
 from outbox.tracing import TRACEPARENT, TRACESTATE, Attributes, end, of_outbox
+from outbox.wire.encrypted import PrivateText
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -52,6 +53,8 @@ def of_message(
     )
     if identity and is_loggable(identity):
         attributes["messaging.message.id"] = str(identity)
+    if isinstance(correlation_id, PrivateText):
+        correlation_id = correlation_id.digest
     if correlation_id and is_loggable(correlation_id):
         attributes["messaging.message.conversation_id"] = correlation_id
     return attributes

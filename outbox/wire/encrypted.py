@@ -25,6 +25,21 @@ PLAINTEXT_REFUSED = "plaintext_refused"
 SUBJECT_ERASED = "subject_erased"
 """The code of a body whose subject was erased: it is acked, and its handler is not called."""
 
+
+class PrivateText(str):
+    """A text from an encrypted body; in logs, spans and tables *digest* stands for it."""
+
+    __slots__ = ("digest",)
+    digest: str | None
+
+    @classmethod
+    def of(cls, text: str, digest: str | None) -> "PrivateText":
+        """Return *text*, with the digest that was sent in its place."""
+        private = cls(text)
+        private.digest = digest
+        return private
+
+
 Decrypt: TypeAlias = Callable[[Envelope], Envelope]
 """
 Returns an envelope with its plain body, the headers and the correlation id of its event.

@@ -18,9 +18,9 @@ from outbox.checks.certificates import of_expiries
 from outbox.checks.result import Status
 from outbox.database import migrate
 from outbox.database.engine import create_engine
-from outbox.database.postgres_tls import tls_of
 from outbox.errors import BrokerUnavailable, ConfigurationError, OutboxError, Unavailable
 from outbox.postgres_server import server_of
+from outbox.postgres_tls import tls_of
 from outbox.transports.base import NoCounter
 from outbox.transports.rabbitmq.connection import connect
 from outbox.transports.rabbitmq.management import RabbitMQManagement

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_ring import KeyRing, new_ring
-from outbox.encryption.keys import KeysUnavailable, WrappedKey
+from outbox.encryption.keys import WrappedKey
 from outbox.encryption.subjects import SubjectKey
+from outbox.errors import KeysUnavailable
 from outbox.event import Event
 from outbox.wire import codec, row_codec
 from outbox.wire.codec import WireMessage

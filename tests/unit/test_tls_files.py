@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from outbox import certificate_expiry
-from outbox.database.postgres_tls import TlsArgument
 from outbox.errors import ConfigurationError
 from outbox.postgres_server import server_of
+from outbox.postgres_tls import TlsArgument
 from outbox.tls_files import SYSTEM, stamp_of
 from tests.support.certificates import Authority
 

@@ -1,0 +1,124 @@
+"""
+Decrypts the messages of a batch, while the keys of their subjects are held.
+
+    before the decode    read and hold the keys of subjects; unwrap data keys that are not known
+    decode               decrypt, without a request to a server
+    before the COMMIT    verify that the keys are still held
+    after the COMMIT     free them: an erasure that waits for this batch goes on
+
+Nothing of it is imported without MQ_ENCRYPTION_KEYS.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from consumer.execution.reading import Reading
+from outbox.encryption import body_format
+from outbox.encryption.decryptor import Decryptor
+from outbox.encryption.keys import UnknownKey, WrappedKey, WrongKey
+from outbox.encryption.subjects import SubjectKeyReader
+from outbox.errors import KeysUnavailable, UnreadableMessage
+from outbox.wire.codec import WireMessage
+from outbox.wire.encrypted import (
+    KEY_UNKNOWN,
+    NOT_AUTHENTIC,
+    SUBJECT_ERASED,
+    Decrypt,
+    is_encrypted,
+    require_encrypted,
+)
+from outbox.wire.envelope import Envelope
+
+
+@dataclass(slots=True)
+class Decryption:
+    """
+    How a consumer decrypts: by *decryptor*, and with the keys of *subjects* if it has a reader.
+
+    With *required*, a plain body is refused.
+    """
+
+    decryptor: Decryptor
+    subjects: SubjectKeyReader | None = None
+    required: bool = False
+    _unwrapping: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _waiting: Sequence[WireMessage] = field(default=(), init=False)
+
+    async def ready(self) -> None:
+        """Raise KeysUnavailable while the keys that a batch needed last cannot be read."""
+        if self._waiting:
+            async with self.reading(self._waiting):
+                pass
+
+    @asynccontextmanager
+    async def reading(self, messages: Sequence[WireMessage]) -> AsyncIterator[Reading]:
+        """Hold the keys of *messages*; yields how they are read. Raises KeysUnavailable."""
+        bodies = [each.body for each in messages if is_encrypted(each.content_encoding)]
+        ids = set(filter(None, map(body_format.subject_of, bodies)))
+        try:
+            refused = await self._unwrap(bodies)
+            if not ids or self.subjects is None:
+                self._waiting = ()
+                yield Reading(self._decrypt({}, refused))
+                return
+            async with self.subjects.holding(ids) as held:
+                self._waiting = ()
+                yield Reading(self._decrypt(held.keys, refused), held.verify)
+        except KeysUnavailable:
+            self._waiting = messages
+            raise
+
+    async def _unwrap(self, bodies: Iterable[bytes]) -> Mapping[WrappedKey, UnreadableMessage]:
+        """Unwrap the data keys of *bodies*, in a thread; returns those refused, and why."""
+        keys = self.decryptor.data_keys
+        if not keys.may_block:
+            return {}
+        needed = dict.fromkeys(filter(None, map(body_format.wrapped_key_of, bodies)))
+        if all(map(keys.is_known, needed)):
+            return {}
+        # One batch after another: the next one may find its keys unwrapped.
+        async with self._unwrapping:
+            unknown = [each for each in needed if not keys.is_known(each)]
+            return await asyncio.to_thread(self._unwrapped, unknown)
+
+    def _unwrapped(self, needed: Iterable[WrappedKey]) -> Mapping[WrappedKey, UnreadableMessage]:
+        refused: dict[WrappedKey, UnreadableMessage] = {}
+        for wrapped in needed:
+            try:
+                self.decryptor.data_keys.cipher(wrapped)
+            except UnknownKey:
+                refused[wrapped] = UnreadableMessage(KEY_UNKNOWN, wrapped.key_id)
+            except WrongKey:
+                refused[wrapped] = UnreadableMessage(NOT_AUTHENTIC, "data key")
+        return refused
+
+    def _decrypt(
+        self,
+        keys: Mapping[UUID, bytes | None],
+        refused: Mapping[WrappedKey, UnreadableMessage],
+    ) -> Decrypt:
+        ciphers = {id_: AESGCM(key) for id_, key in keys.items() if key is not None}
+        erased = {id_ for id_, key in keys.items() if key is None}
+
+        def decrypt(envelope: Envelope) -> Envelope:
+            if envelope.content_encoding is None:
+                if self.required:
+                    require_encrypted(None)
+                return envelope
+            if erased and body_format.subject_of(envelope.body) in erased:
+                raise UnreadableMessage(SUBJECT_ERASED)
+            if refused and (wrapped := body_format.wrapped_key_of(envelope.body)):
+                _raise_if(refused.get(wrapped))
+            return self.decryptor.decrypted(envelope, ciphers)
+
+        return decrypt
+
+
+def _raise_if(error: UnreadableMessage | None) -> None:
+    if error is not None:
+        raise error

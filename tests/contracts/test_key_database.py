@@ -1,0 +1,147 @@
+"""
+Key databases: what producers and consumers read and write there, with each driver.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from outbox.encryption import sources
+from outbox.encryption.key_connection import KeyConnection
+from outbox.encryption.key_database import KeyDatabase
+from outbox.encryption.key_ring import new_ring
+from outbox.encryption.key_tables import subject_keys
+from outbox.encryption.keys import KeysUnavailable
+from outbox.encryption.subject_key_database import SubjectKeyDatabase
+from outbox.encryption.subjects import SubjectErased
+from outbox.errors import ConfigurationError
+from outbox.key_store import creation
+from outbox.key_store.reader import SubjectKeyStore
+from tests.support.keys import SETTING, KeyStore, key_store
+
+
+@pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
+def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty database of each kind, which names the driver."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    empty = make_url(request.getfixturevalue("empty_postgres_url"))
+    named = empty.set(drivername=f"postgresql+{request.param}")
+    return named.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+async def store(key_url: str) -> AsyncIterator[KeyStore]:
+    async with key_store(key_url) as made:
+        yield made
+
+
+@pytest.fixture
+def connection(store: KeyStore) -> Iterator[KeyConnection]:
+    made = KeyConnection(store.url, setting=SETTING)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def producer(store: KeyStore, connection: KeyConnection) -> SubjectKeyDatabase:
+    return SubjectKeyDatabase(connection, store.ring, setting=SETTING)
+
+
+@pytest.fixture
+def consumer(store: KeyStore) -> SubjectKeyStore:
+    return SubjectKeyStore(store.engine, store.ring, setting=SETTING)
+
+
+async def test_producers_that_ask_at_the_same_time_get_one_key_for_a_person(
+    store: KeyStore,
+) -> None:
+    connections = [KeyConnection(store.url, setting=SETTING) for _ in range(4)]
+    producers = [SubjectKeyDatabase(each, store.ring, setting=SETTING) for each in connections]
+    with ThreadPoolExecutor(4) as threads:
+        found = [
+            list(threads.map(SubjectKeyDatabase.key_of, producers, [digest] * 4))
+            for digest in map(store.digest, "abcde")
+        ]
+
+    assert all(len(set(keys)) == 1 for keys in found)
+    assert len({key for keys in found for key in keys}) == 5
+    for each in connections:
+        each.close()
+
+
+async def test_a_consumer_reads_the_keys_of_producers_and_knows_erased_and_unknown_ids(
+    store: KeyStore, producer: SubjectKeyDatabase, consumer: SubjectKeyStore
+) -> None:
+    one, erased = producer.key_of(store.digest("one")), producer.key_of(store.digest("erased"))
+    await store.rows(
+        sa.update(subject_keys)
+        .where(subject_keys.c.id == erased.id)
+        .values(state="erased", wrapped=None)
+    )
+
+    async with consumer.holding({one.id, erased.id, uuid4()}) as held:
+        assert held.keys == {one.id: one.key, erased.id: None}
+        await held.verify()
+    with pytest.raises(SubjectErased):
+        producer.key_of(store.digest("erased"))
+
+
+async def test_a_key_database_is_the_source_of_keys_and_of_new_ones(
+    store: KeyStore, connection: KeyConnection
+) -> None:
+    keys = KeyDatabase(connection, setting=SETTING)
+    wrapped = keys.wrap(bytes(32))
+    later = new_ring(datetime.now(UTC) - timedelta(seconds=1))
+    await store.add_key(later)
+    keys._read_at -= 60
+
+    assert store.ring.unwrap(wrapped) == bytes(32)
+    assert keys.unwrap(later.wrap(bytes(32))) == bytes(32)
+    assert keys.wrap(bytes(32)).key_id == later.current.id
+    assert keys.digest_key() == store.ring.digest_key()
+
+
+async def test_one_url_is_the_source_of_both(store: KeyStore) -> None:
+    keys, subjects = sources.both(store.url, None)
+
+    assert keys.digest_key() == store.ring.digest_key()
+    assert subjects is not None
+    assert subjects.key_of(store.digest("one")) == subjects.key_of(store.digest("one"))
+    subjects._connection.close()  # type: ignore[attr-defined]
+    keys._connection.close()  # type: ignore[attr-defined]
+
+
+async def test_subjects_of_another_digest_key_are_refused(
+    store: KeyStore, producer: SubjectKeyDatabase, connection: KeyConnection
+) -> None:
+    producer.key_of(store.digest("one"))
+    other = SubjectKeyDatabase(connection, new_ring(datetime.now(UTC)), setting=SETTING)
+
+    with pytest.raises(ConfigurationError, match=r"^MQ_SUBJECT_KEYS_URL: .* another digest key"):
+        other.key_of(bytes(32))
+
+
+async def test_tables_are_made_once_and_never_beside_an_outbox(
+    store: KeyStore,
+) -> None:
+    assert not await creation.create(store.engine, setting=SETTING)
+    await store.rows(sa.text("CREATE TABLE outbox (id integer)"))
+
+    with pytest.raises(ConfigurationError, match="must be another database"):
+        await creation.create(store.engine, setting=SETTING)
+
+
+async def test_a_database_without_the_tables_is_named(store: KeyStore) -> None:
+    await store.rows(sa.text("DROP TABLE key_store"))
+    connection = KeyConnection(store.url, setting=SETTING)
+
+    with pytest.raises(KeysUnavailable, match=r"^MQ_SUBJECT_KEYS_URL: .* run `relay keys init`"):
+        KeyDatabase(connection, setting=SETTING)
+    connection.close()
