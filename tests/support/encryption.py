@@ -76,6 +76,6 @@ def encrypted_row(encryptor: Encryptor, event: Event, **options: Any) -> dict[st
     return {**row, "exchange": None}
 
 
-def encrypted_message(row: Mapping[str, Any]) -> WireMessage:
+def encrypted_message(row: Mapping[str, Any], exchange: str = "main") -> WireMessage:
     """The message of an encrypted *row*."""
-    return codec.to_wire(row_codec.from_row(row), exchange="main")
+    return codec.to_wire(row_codec.from_row(row), exchange=exchange)
