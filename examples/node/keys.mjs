@@ -35,7 +35,7 @@ export class Keys {
   /** `dataKey`, encrypted with the key whose time has come last, and the id of that key. */
   wrap(dataKey) {
     const active = [...this.#keys].filter(([, { from }]) => from <= Date.now());
-    const latest = ([, a], [, b]) => a.from - b.from;
+    const latest = ([a, { from }], [b, other]) => from - other.from || (a < b ? -1 : 1);
     const [id, { key }] = active.sort(latest).at(-1) ?? fail("no key is active yet");
     const nonce = randomBytes(NONCE);
     return { id, wrapped: Buffer.concat([nonce, seal(key, nonce, dataKey, boundKey(id))]) };
