@@ -23,6 +23,7 @@ class Check(StrEnum):
 
     SETTINGS = "settings"
     HANDLERS = "handlers"
+    ENCRYPTION = "encryption"
     PROBES = "probes"
     PYTHON_VERSION = "python_version"
     DATABASE_VERSION = "database_version"
@@ -30,6 +31,7 @@ class Check(StrEnum):
     DATABASE_CLOCK = "database_clock"
     DATABASE_POOLER = "database_pooler"
     SCHEMA = "schema"
+    PLAINTEXT = "plaintext"
     VACUUM = "vacuum"
     BROKER_VERSION = "broker_version"
     BROKER_TLS = "broker_tls"
