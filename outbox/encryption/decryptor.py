@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption import associated_data, body_format, content
 from outbox.encryption.body_format import EncryptedBody
-from outbox.encryption.content import Content
+from outbox.encryption.content import PUBLIC_HEADERS, Content
 from outbox.encryption.data_keys import UnwrappedKeys
 from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import UnreadableMessage
+from outbox.validation import HeaderValue, is_key
 from outbox.wire.compression import decompress
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PrivateText
 from outbox.wire.envelope import Envelope
@@ -34,6 +35,7 @@ class Decryptor:
         `schema_unsupported` or one of `outbox.wire.compression`, and KeysUnavailable.
         """
         found = self.content(envelope, subjects)
+        outside = envelope.headers
         return Envelope(
             envelope.id,
             envelope.type,
@@ -46,7 +48,7 @@ class Decryptor:
             envelope.lane,
             _private(found.correlation_id, envelope.correlation_id),
             envelope.priority,
-            {**envelope.headers, **found.headers},
+            {**_public(outside), **found.headers} if outside else found.headers,
             envelope.recorded_at,
             envelope.content_type,
         )
@@ -84,9 +86,14 @@ class Decryptor:
         except InvalidTag:
             raise UnreadableMessage(NOT_AUTHENTIC, "body") from None
         if body.compression != "none":
-            packed = decompress(packed, body.compression, limit=content.MAX_BYTES)
+            packed = decompress(packed, body.compression, limit=content.MAX_CONTENT_BYTES)
         return content.unpack(packed)
 
 
+def _public(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
+    return {name: value for name, value in headers.items() if name in PUBLIC_HEADERS}
+
+
 def _private(text: str | None, digest: str | None) -> PrivateText | None:
-    return None if text is None else PrivateText.of(text, digest)
+    """The correlation id *text*, unless no event could have it."""
+    return PrivateText.of(text, digest) if text is not None and is_key(text) else None
