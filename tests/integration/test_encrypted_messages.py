@@ -2,6 +2,7 @@
 The whole way of encrypted events, from the producer's row to the effects of the handler.
 """
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
