@@ -3,6 +3,7 @@ The whole way of encrypted events, from the producer's row to the effects of the
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
