@@ -13,6 +13,7 @@ from consumer.encryption import decryption
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
+from outbox import producer_compression
 from outbox.runtime import log_context, probes, process
 from outbox.runtime.register import registered
 from outbox.runtime.topology_report import check_policies
@@ -30,6 +31,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     """
     checks.check_all(consumer, settings)
     process.allow_configured_headers(settings)
+    producer_compression.use_setting(settings.compression)
     registry, health = CollectorRegistry(), probes.Health("broker")
     queue, *others = assembly.queues(consumer, settings).names
     log_context.bind(consumer=consumer.name, queue=queue)

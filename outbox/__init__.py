@@ -13,7 +13,8 @@ A producer imports only the files of the first block; in reading order:
     tables, consumer_tables            all tables
     database_time                      times by the clock of the database
     tracing                            their traces in OpenTelemetry
-    producer_encryption                whether this process encrypts what it records
+    producer_encryption, producer_compression
+                                       whether this process encrypts and compresses what it records
     payload, validation                bodies as bytes, what an event may hold
     autogenerate                       the application's own migrations leave the tables alone
     errors                             every exception that this project raises
@@ -40,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.autogenerate import TABLE_NAMES, include_name, include_object
 from outbox.errors import InvalidEvent, OutboxError
 from outbox.event import Event, Priority
+from outbox.producer_compression import use_compression
 from outbox.producer_encryption import use_encryption
 from outbox.record import add, insert
 from outbox.tables import metadata
@@ -60,6 +62,7 @@ __all__ = [
     "include_object",
     "insert",
     "metadata",
+    "use_compression",
     "use_encryption",
     "use_schema",
 ]

@@ -21,7 +21,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
-from outbox.payload import encode
+from outbox.payload import COMPRESSIONS, Compression, encode
 from outbox.validation import HeaderValue, _check_time, check, check_key, check_type
 
 
@@ -49,6 +49,7 @@ class Event:
         not_before: The relay publishes the event no earlier than this. Default is at once.
         subject: The person that the event is about. Its key encrypts the event, and never leaves
             this process; `relay erase` destroys the key. Needs MQ_ENCRYPTION_KEYS.
+        compression: "gzip", "zstd" or "none". Default is that of the process, MQ_COMPRESSION.
 
     Raises InvalidEvent, which names the field and never its value.
 
@@ -67,6 +68,7 @@ class Event:
     not_before: datetime | None = field(default=None, kw_only=True)
     content_type: str = field(default="", kw_only=True)
     subject: str | None = field(default=None, kw_only=True, repr=False)
+    compression: Compression | None = field(default=None, kw_only=True)
     body: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class Event:
             _check_time("not_before", self.not_before)
         if self.subject is not None:
             check_key("subject", self.subject)
+        if self.compression not in {None, *COMPRESSIONS}:
+            raise InvalidEvent("compression", f"must be {', '.join(COMPRESSIONS)} or None")
         check(self)
 
     @classmethod
@@ -116,6 +120,7 @@ class EventFields(TypedDict, total=False):
     not_before: datetime | None
     content_type: str
     subject: str | None
+    compression: Compression | None
 
 
 class SupportsEventType(Protocol):

@@ -5,7 +5,7 @@ Payloads as bytes.
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from outbox import json_text, media_type
 from outbox.errors import InvalidEvent
@@ -15,6 +15,10 @@ JSON_CONTENT_TYPE = media_type.JSON
 MAX_BODY_BYTES = 1_048_576
 """Largest body in bytes; brokers refuse 16 MiB (RabbitMQ 4), and one large row stalls a batch."""
 
+Compression: TypeAlias = Literal["none", "gzip", "zstd"]
+"""How a producer compresses a body, if that makes it shorter."""
+
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 _MAX_PATH = 20
 _LEAVES = frozenset({str, int, float, bool, type(None)})

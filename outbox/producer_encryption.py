@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.event import Event
 from outbox.extras import packages_of
+from outbox.producer_compression import compressed, compression_of
 
 if TYPE_CHECKING:
     from outbox.encryption.encryptor import Encryptor
@@ -45,12 +46,14 @@ class Choice:
 
     def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
         if self.encryptor is not None:
-            return self.encryptor.encrypted(row, subject=event.subject, compression="none")
+            return self.encryptor.encrypted(
+                row, subject=event.subject, compression=compression_of(event)
+            )
         if self.required:
             raise InvalidEvent("payload", f"must be encrypted: {REQUIRED} is set, {KEYS} is not")
         if event.subject is not None:
             raise InvalidEvent("subject", f"needs {KEYS}")
-        return row
+        return compressed(row, compression_of(event))
 
 
 _choice: Choice | None = None
@@ -123,7 +126,7 @@ def chosen() -> Choice | None:
 
 def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the *row* of *event* as it is recorded, encrypted if this process encrypts.
+    Return the *row* of *event* as it is recorded: compressed and encrypted, if this process does.
 
     Raises InvalidEvent, ConfigurationError and KeysUnavailable.
     """

@@ -13,6 +13,7 @@ from outbox import setting_names
 from outbox.encryption_settings import EncryptionSettings
 from outbox.errors import ConfigurationError
 from outbox.health_data import RecordType
+from outbox.payload import Compression
 from outbox.setting_types import EntityName, Items
 from outbox.setting_variables import PREFIX
 from outbox.setting_words import line
@@ -56,6 +57,11 @@ class SharedSettings(EncryptionSettings):
     )
     allowed_headers: Items[str] = Field(
         default=(), description="Header names that events may carry, besides the allowed ones."
+    )
+    compression: Compression = Field(
+        default="none",
+        description="How producers compress bodies, where it makes them a tenth shorter or more; "
+        "`zstd` needs the extra of that name. Handlers of a consumer are producers too.",
     )
     declare_topology: bool = Field(
         default=True,

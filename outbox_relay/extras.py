@@ -11,6 +11,7 @@ OF_SERVERS = {
     "aiormq": "rabbitmq",
     "pamqp": "rabbitmq",
     "cryptography": "encryption",
+    "zstandard": "zstd",
 }
 """The extra of a package that only one kind of server needs, by the name of its module."""
 

@@ -28,6 +28,7 @@ def test_the_public_names_are_these():
         "include_object",
         "insert",
         "metadata",
+        "use_compression",
         "use_encryption",
         "use_schema",
     ]

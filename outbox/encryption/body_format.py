@@ -15,11 +15,12 @@ The bytes of an encrypted body, version 1: pure. docs/reference/encrypted-body.m
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
 from outbox.encryption.keys import WrappedKey
 from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.payload import COMPRESSIONS, Compression
 
 VERSION = 1
 NONCE_BYTES, TAG_BYTES, KEY_BYTES = 12, 16, 32
@@ -30,10 +31,6 @@ SUBJECT_AT, SUBJECT_BYTES = 2, 16
 MAX_KEY_ID_BYTES = 255
 """Names of keys in the services of clouds have 75 bytes and more."""
 MAX_WRAPPED_BYTES = 8_192
-
-Compression: TypeAlias = Literal["none", "gzip", "zstd"]
-COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd")
-"""The compressions of a content, at the positions of their numbers."""
 
 _STARTS = {name: bytes((VERSION, number)) for number, name in enumerate(COMPRESSIONS)}
 _NO_SUBJECT = bytes(SUBJECT_BYTES)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption import associated_data, content
-from outbox.encryption.body_format import NO_KEY_PART, NONCE_BYTES, Compression, fixed
+from outbox.encryption.body_format import NO_KEY_PART, NONCE_BYTES, fixed
 from outbox.encryption.content import PUBLIC_HEADERS, Content
 from outbox.encryption.data_keys import CurrentDataKey
 from outbox.encryption.digests import Digests, Domain
@@ -18,7 +18,8 @@ from outbox.encryption.keys import KeyProvider
 from outbox.encryption.process_lock import ProcessLock
 from outbox.encryption.subjects import SubjectKey, SubjectKeys
 from outbox.errors import InvalidEvent
-from outbox.payload import MAX_BODY_BYTES
+from outbox.payload import MAX_BODY_BYTES, Compression
+from outbox.wire.compression import compress
 from outbox.wire.encrypted import ENCODING
 
 SUBJECT_SECONDS = 60.0
@@ -71,7 +72,7 @@ class Encryptor:
             public = {name: headers[name] for name in headers if name in PUBLIC_HEADERS}
             private = {name: headers[name] for name in headers if name not in PUBLIC_HEADERS}
         packed = content.pack(Content(row["body"], row["correlation_id"], private))
-        packed, compression = _compressed(packed, compression)
+        packed, compression = _compressed(packed, compression, row["content_type"])
         if subject is None:
             cipher, key_part = self._current.take()
             start = fixed(compression, None)
@@ -118,7 +119,9 @@ class Encryptor:
         return found
 
 
-def _compressed(packed: bytes, compression: Compression) -> tuple[bytes, Compression]:
+def _compressed(
+    packed: bytes, compression: Compression, content_type: str
+) -> tuple[bytes, Compression]:
     """*packed*, compressed if that pays."""
-    del compression
-    return packed, "none"
+    smaller, encoding = compress(packed, compression, content_type)
+    return smaller, "none" if encoding is None else compression
