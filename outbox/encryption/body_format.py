@@ -14,8 +14,8 @@ The bytes of an encrypted body, version 1: pure. docs/reference/encrypted-body.m
     33 + k + w  n     ciphertext of the content, and 16 bytes of its tag
 """
 
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 from outbox.encryption.keys import WrappedKey
@@ -37,29 +37,49 @@ _NO_SUBJECT = bytes(SUBJECT_BYTES)
 _KEY_ID_AT = FIXED_BYTES + 1
 
 
-# Not frozen: each message of a consumer makes one.
-@dataclass(slots=True)
-class EncryptedBody:
+class Head(NamedTuple):
     """
-    An encrypted body in its parts.
+    What is in front of the nonce: the same in all bodies that one data key encrypts.
 
     Args:
         fixed: The first 18 bytes, which the tag covers.
         compression: That of the content.
         subject: The id of the subject key; None if the event names no subject.
-        key_id: The key-encryption key; empty with a subject.
-        wrapped_key: The data key, encrypted; empty with a subject.
-        ciphertext: With its tag.
+        wrapped: The data key, as the key-encryption key has encrypted it; both of its fields are
+            empty with a subject.
 
     """
 
     fixed: bytes
     compression: Compression
     subject: UUID | None
-    key_id: str
-    wrapped_key: bytes
+    wrapped: WrappedKey
+
+
+class EncryptedBody(NamedTuple):
+    """An encrypted body in its parts; *ciphertext* is with its tag."""
+
+    head: Head
     nonce: bytes
-    ciphertext: bytes = field(repr=False)
+    ciphertext: bytes
+
+    @property
+    def key_id(self) -> str:
+        """The key-encryption key; empty with a subject."""
+        return self.head.wrapped.key_id
+
+    @property
+    def wrapped_key(self) -> bytes:
+        """The data key, encrypted; empty with a subject."""
+        return self.head.wrapped.wrapped
+
+    @property
+    def subject(self) -> UUID | None:
+        """The id of the subject key."""
+        return self.head.subject
+
+    def __repr__(self) -> str:
+        return f"EncryptedBody({self.head}, {len(self.ciphertext)} bytes)"
 
 
 def fixed(compression: Compression, subject: UUID | None) -> bytes:
@@ -101,33 +121,39 @@ def parse(body: bytes) -> EncryptedBody:
         body = bytes(body)  # some drivers have a memoryview
     if len(body) <= FIXED_BYTES:
         raise UnreadableMessage("malformed", "body")
-    version, compression = body[0], body[1]
-    if version != VERSION:
-        raise UnreadableMessage("schema_unsupported", "body")
     wrapped_at = _KEY_ID_AT + body[FIXED_BYTES] + 2
     nonce_at = wrapped_at + int.from_bytes(body[wrapped_at - 2 : wrapped_at])
+    head = _head(body[:nonce_at])
     ciphertext_at = nonce_at + NONCE_BYTES
-    if compression >= len(COMPRESSIONS) or len(body) < ciphertext_at + TAG_BYTES:
+    if len(body) < ciphertext_at + TAG_BYTES:
         raise UnreadableMessage("malformed", "body")
-    fixed = body[:FIXED_BYTES]
-    if fixed.endswith(_NO_SUBJECT):
-        subject, key_id = None, _key_id(body[_KEY_ID_AT : wrapped_at - 2])
-        if not 0 < nonce_at - wrapped_at <= MAX_WRAPPED_BYTES:
-            raise UnreadableMessage("malformed", "body")
-    else:
-        subject, key_id = UUID(bytes=fixed[SUBJECT_AT:]), ""
+    return EncryptedBody(head, body[nonce_at:ciphertext_at], body[ciphertext_at:])
+
+
+# A data key encrypts many events.
+@lru_cache(maxsize=1024)
+def _head(head: bytes) -> Head:
+    version, compression = head[0], head[1]
+    if version != VERSION:
+        raise UnreadableMessage("schema_unsupported", "body")
+    if compression >= len(COMPRESSIONS):
+        raise UnreadableMessage("malformed", "body")
+    fixed, key_part = head[:FIXED_BYTES], head[FIXED_BYTES:]
+    if not fixed.endswith(_NO_SUBJECT):
         # The tag does not cover a key part: with a subject there is none that could be changed.
-        if nonce_at != FIXED_BYTES + len(NO_KEY_PART):
+        if key_part != NO_KEY_PART:
             raise UnreadableMessage("malformed", "body")
-    return EncryptedBody(
-        fixed,
-        COMPRESSIONS[compression],
-        subject,
-        key_id,
-        body[wrapped_at:nonce_at],
-        body[nonce_at:ciphertext_at],
-        body[ciphertext_at:],
-    )
+        subject = UUID(bytes=fixed[SUBJECT_AT:])
+        return Head(fixed, COMPRESSIONS[compression], subject, WrappedKey("", b""))
+    wrapped_at = 1 + key_part[0] + 2
+    key_id, wrapped_key = key_part[1 : wrapped_at - 2].decode("latin-1"), key_part[wrapped_at:]
+    if not _is_plain(key_id) or not 0 < len(wrapped_key) <= MAX_WRAPPED_BYTES:
+        raise UnreadableMessage("malformed", "body")
+    return Head(fixed, COMPRESSIONS[compression], None, WrappedKey(key_id, wrapped_key))
+
+
+def _is_plain(key_id: str) -> bool:
+    return key_id.isascii() and key_id.isprintable() and key_id != "" and " " not in key_id
 
 
 def subject_of(body: bytes) -> UUID | None:
@@ -144,21 +170,7 @@ def wrapped_key_of(body: bytes) -> WrappedKey | None:
         parts = parse(body)
     except UnreadableMessage:
         return None
-    return None if parts.subject is not None else WrappedKey(parts.key_id, parts.wrapped_key)
-
-
-# A consumer meets few keys.
-@lru_cache(maxsize=256)
-def _key_id(name: bytes) -> str:
-    """The id in *name*; raises UnreadableMessage if no key may have it."""
-    key_id = name.decode("ascii", "replace")
-    if not _is_plain(key_id):
-        raise UnreadableMessage("malformed", "body")
-    return key_id
-
-
-def _is_plain(key_id: str) -> bool:
-    return key_id.isascii() and key_id.isprintable() and key_id != "" and " " not in key_id
+    return None if parts.subject is not None else parts.head.wrapped
 
 
 def rewrapped(body: bytes, key_id: str, wrapped_key: bytes) -> bytes:
@@ -170,4 +182,5 @@ def rewrapped(body: bytes, key_id: str, wrapped_key: bytes) -> bytes:
     parts = parse(body)
     if parts.subject is not None:
         raise ValueError("a body of a subject has no wrapped key")
-    return b"".join((parts.fixed, key_part(key_id, wrapped_key), parts.nonce, parts.ciphertext))
+    start = parts.head.fixed + key_part(key_id, wrapped_key)
+    return b"".join((start, parts.nonce, parts.ciphertext))

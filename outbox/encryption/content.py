@@ -26,7 +26,7 @@ MAX_PRIVATE_BYTES = 65_536
 
 _LENGTH_BYTES = 4
 _NOTHING = bytes(_LENGTH_BYTES)
-MAX_CONTENT_BYTES = _LENGTH_BYTES + MAX_PRIVATE_BYTES + MAX_BODY_BYTES
+MAX_BYTES = _LENGTH_BYTES + MAX_PRIVATE_BYTES + MAX_BODY_BYTES
 """The largest content, before compression."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

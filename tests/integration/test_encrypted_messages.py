@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 import outbox
 from consumer import Consumer, Message
 from consumer.storage.tables import parked_messages, processed_messages
-from consumer.testing import App, running
+from consumer.testing import App, Settled, running
 from outbox import Event, producer_encryption
 from outbox.encryption import key_ring
 from outbox.encryption.key_ring import KeyRing

@@ -2,7 +2,9 @@
 The standard of encrypted bodies: its test vectors, and everything that a body is bound to.
 """
 
+import gzip
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -235,6 +237,35 @@ def test_a_body_that_is_too_large_once_encrypted_is_refused_by_field():
     encrypted_row(encryptor, an_event(payload=b"x" * largest, content_type="a/b"))
     with pytest.raises(InvalidEvent, match="payload: is larger than 1048576 bytes when encrypted"):
         encrypted_row(encryptor, an_event(payload=b"x" * MAX_BODY_BYTES, content_type="a/b"))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_the_largest_payload_is_read_back_if_compression_makes_it_fit(compression):
+    ring = a_ring()
+    event = an_event(payload=b"x" * MAX_BODY_BYTES, content_type="a/b", headers={"source": "s"})
+
+    row = encrypted_row(Encryptor(ring), event, compression=compression)
+
+    assert len(row["body"]) < 10_000
+    assert body_format.parse(row["body"]).head.compression == compression
+    assert read(encrypted_message(row), ring).body == event.body
+
+
+def test_a_content_that_does_not_end_is_stopped_at_its_limit():
+    vector, ring = VECTORS["bodies"][0], a_ring()
+    key = os.urandom(32)
+    fixed = body_format.fixed("gzip", None)
+    event = vector["event"]
+    bound = associated_data.of_body(
+        *(fixed, event["type"], event["routing_key"], event["content_type"]),
+        *(event["event_id"], event["idempotency_key"]),
+    )
+    bomb = gzip.compress(bytes(content.MAX_BYTES + 1))
+    sealed = AESGCM(key).encrypt(bytes(12), bomb, bound)
+    body = fixed + body_format.key_part(*ring.wrap(key)) + bytes(12) + sealed
+
+    with pytest.raises(UnreadableMessage, match="decompress_limit"):
+        read(replace(message_of(vector), body=body), ring)
 
 
 def test_a_rewrapped_body_is_read_with_the_new_key_alone():
