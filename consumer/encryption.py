@@ -3,15 +3,30 @@ The keys of a consumer's process: for messages that it reads, and events that it
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from outbox import producer_encryption
 from outbox.extras import packages_of
+from outbox.runtime import process
 from outbox.settings import SharedSettings
 
 if TYPE_CHECKING:
     from consumer.execution.decryption import Decryption
-    from outbox.encryption.subjects import SubjectKeyReader
+    from outbox.encryption.keys import KeyProvider
+    from outbox.encryption.subjects import SubjectKeyReader, SubjectKeys
+
+
+@asynccontextmanager
+async def decrypting(settings: SharedSettings) -> AsyncIterator["Decryption | None"]:
+    """Yield what `decryption_of` returns, and close its connections at the end."""
+    decryption = await decryption_of(settings)
+    try:
+        yield decryption
+    finally:
+        if decryption is not None:
+            await decryption.close()
 
 
 async def decryption_of(settings: SharedSettings) -> "Decryption | None":
@@ -34,9 +49,31 @@ async def decryption_of(settings: SharedSettings) -> "Decryption | None":
         from consumer.execution.decryption import Decryption  # noqa: PLC0415 - an extra
         from outbox.encryption.decryptor import Decryptor  # noqa: PLC0415
     required = settings.require_encryption or chosen.required
-    return Decryption(Decryptor(chosen.keys), _reader(chosen.subjects), required)
+    reader = _reader(chosen.subjects, chosen.keys, settings)
+    return Decryption(Decryptor(chosen.keys), reader, required)
 
 
-def _reader(subjects: object) -> "SubjectKeyReader | None":
-    """*subjects* if it can be read by a consumer too, as keys in memory may be."""
-    return cast("SubjectKeyReader", subjects) if hasattr(subjects, "holding") else None
+def _reader(
+    subjects: "SubjectKeys | None", keys: "KeyProvider", settings: SharedSettings
+) -> "SubjectKeyReader | None":
+    """
+    Return *subjects* if a consumer can read them too, as keys in memory may be.
+
+    Else those of the same key database, by asyncio; it has as many connections as the database of
+    the effects, so that no batch waits for one. Raises ConfigurationError.
+    """
+    if subjects is None or hasattr(subjects, "holding"):
+        return cast("SubjectKeyReader | None", subjects)
+    from outbox.encryption.subject_key_database import SubjectKeyDatabase  # noqa: PLC0415
+    from outbox.key_store.reader import opened_reader  # noqa: PLC0415
+
+    if not isinstance(subjects, SubjectKeyDatabase):
+        return None
+    return opened_reader(
+        subjects.url,
+        keys,
+        setting=subjects.setting,
+        allow_insecure=settings.allow_insecure,
+        application_name=process.name("outbox consumer keys"),
+        pool_size=settings.database_pool_size,
+    )

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from consumer import assembly, checks
 from consumer.bound import bind
 from consumer.consumer import Consumer
-from consumer.encryption import decryption_of
+from consumer.encryption import decrypting
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
@@ -46,8 +46,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     async with served, assembly.database(consumer, settings) as engine:
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
-        decryption = await decryption_of(settings)
-        async with entered(consumer.lifespan) as value:
+        async with decrypting(settings) as decryption, entered(consumer.lifespan) as value:
             tasks = assembly.assemble(
                 consumer,
                 settings,

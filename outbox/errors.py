@@ -10,6 +10,7 @@ Every exception that this project raises on purpose.
     ├── ConfigurationError             exit code 2
     │   ├── SchemaMismatch             the database schema or a privilege is wrong
     │   └── TopologyMismatch           an exchange or queue is missing or has other arguments
+    ├── BatchesNotEnded                exit code 4 of `relay erase`; consumers work with a key
     └── Unavailable                    exit code 3 at start; a running process waits and retries
         ├── DatabaseUnavailable        the database is unreachable, or refuses the work for now
         │   └── SessionLost            the database ended one session
@@ -111,6 +112,14 @@ class TopologyMismatch(ConfigurationError):  # noqa: N818
     def __init__(self, problem: str, *, argument: str | None = None) -> None:
         super().__init__(problem)
         self.argument = argument
+
+
+class BatchesNotEnded(OutboxError):  # noqa: N818
+    """
+    Batches of consumers that began before a key was refused have not ended in time.
+
+    Raised by `relay erase`, with exit code 4; the key is refused and not destroyed yet.
+    """
 
 
 class Unavailable(OutboxError):  # noqa: N818

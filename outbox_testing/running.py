@@ -20,7 +20,7 @@ import relay.assembly
 from consumer import checks
 from consumer.bound import Bound, bind
 from consumer.consumer import Consumer
-from consumer.encryption import decryption_of
+from consumer.encryption import decrypting
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from outbox import producer_encryption
@@ -166,7 +166,7 @@ class Deployment:
             SkippingClock(),
         )
         stack.callback(producer_encryption.use, producer_encryption.chosen())
-        decryption = await decryption_of(self._settings)
+        decryption = await stack.enter_async_context(decrypting(self._settings))
         secret = await ordering_secret.read(self._engine)
         publishing = Publishing(
             self._relay,

@@ -15,6 +15,7 @@ from outbox.cli import adoption, start
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
+from outbox.cli import erasure as erasure_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.output import run_command
 from outbox.cli.version import Version
@@ -174,6 +175,9 @@ def _dead_letters(_target: str) -> DeadLetterSource:
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
+erasure_commands.add_commands(
+    app, lambda: start.settings(RelaySettings, process="relay"), assembly.database
+)
 
 
 @app.command(

@@ -63,6 +63,7 @@ class KeyConnection:
         seconds: float | None = None,
     ) -> None:
         insecure = environment.get("MQ_ALLOW_INSECURE", "").strip().lower() in _TRUE
+        self.text = text
         self._url = checked_url(text, setting=setting, allow_insecure=insecure)
         self._setting = setting
         self._seconds = seconds or CALL_SECONDS[self._url.get_backend_name()]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.sqlite_file_lock import FileLock
-from outbox.errors import ConfigurationError, Unavailable
+from outbox.errors import BatchesNotEnded, ConfigurationError
 
 LOOK_SECONDS = 0.05
 REPORT_SECONDS = 5.0
@@ -42,10 +42,6 @@ One that takes its lock later takes its snapshot later as well, and sees which k
 """
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('outbox erasure'))")
 _OTHER = "another erasure is working on this key database: wait for its end"
-
-
-class BatchesNotEnded(Unavailable):
-    """Batches that began before the keys were refused have not ended in time."""
 
 
 async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Report) -> None:
@@ -79,7 +75,7 @@ async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Repo
 async def _holders(engine: AsyncEngine) -> Mapping[str, str]:
     async with engine.connect() as connection:
         found = await connection.execute(_HOLDERS)
-        return {transaction: name for transaction, name in found}
+        return {row[0]: row[1] for row in found}
 
 
 @asynccontextmanager

@@ -87,8 +87,9 @@ async def named(connection: AsyncConnection, action: Action) -> AsyncIterator[li
         ).all()
         if not rows:
             return
-        for last, details in rows:
-            yield list(_keys(details))
+        last = rows[-1].id
+        for row in rows:
+            yield list(_keys(row.details))
 
 
 def _keys(details: Any) -> Iterator[UUID]:

@@ -2,8 +2,6 @@
 The whole way of encrypted events, from the producer's row to the effects of the handler.
 """
 
-import asyncio
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,11 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import outbox
 from consumer import Consumer, Message
 from consumer.storage.tables import parked_messages, processed_messages
-from consumer.testing import App, Settled, running
+from consumer.testing import App, running
 from outbox import Event, producer_encryption
 from outbox.encryption import key_ring
 from outbox.encryption.key_ring import KeyRing
-from outbox.errors import KeysUnavailable
 from outbox.tables import dead_letters
 from outbox.tables import outbox as outbox_table
 from outbox.wire.encrypted import ENCODING
