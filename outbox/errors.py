@@ -116,7 +116,7 @@ class TopologyMismatch(ConfigurationError):  # noqa: N818
 
 class BatchesNotEnded(OutboxError):  # noqa: N818
     """
-    Batches of consumers that began before a key was refused have not ended in time.
+    Batches of consumers that began before a key was refused, or another erasure, have not ended.
 
     Raised by `relay erase`, with exit code 4; the key is refused and not destroyed yet.
     """

@@ -81,7 +81,7 @@ async def test_the_same_command_finishes_an_erasure_that_was_killed(  # noqa: PL
         async with child:
             await point.wait_until_hit()
             child.kill()
-    ended = CommandLine(tmp_path, **direct)(*command)
+    ended = await CommandLine(tmp_path, **direct).run(*command)
 
     assert ended.code == 0, ended.err
     done = json.loads(ended.out)
