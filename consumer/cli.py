@@ -24,11 +24,13 @@ from consumer.status_view import show
 from consumer.target import load_consumer, start
 from outbox.checks.report import Report
 from outbox.checks.result import Check
-from outbox.cli import adoption, contract_options
+from outbox.cli import adoption, contract_options, second_person
+from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli.console import EXIT_CODES, console
+from outbox.cli.dead_letter_options import with_filters
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
 from outbox.cli.start import configure_logs, fail
@@ -232,6 +234,8 @@ def _dead_letters(target: str) -> DeadLetterSource:
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))
+app.add_typer(audit_commands.app(_dead_letters, of_consumers=True))
+app.command("approve")(with_filters(second_person.approve_command(_dead_letters), without=set()))
 
 
 if __name__ == "__main__":

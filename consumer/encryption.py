@@ -4,76 +4,75 @@ The keys of a consumer's process: for messages that it reads, and events that it
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
 
+from consumer.settings import SPARE_CONNECTIONS, ConsumerSettings
 from outbox import producer_encryption
+from outbox.errors import ConfigurationError
 from outbox.extras import packages_of
-from outbox.runtime import process
-from outbox.settings import SharedSettings
+from outbox.producer_encryption import KEYS, REQUIRED
 
 if TYPE_CHECKING:
     from consumer.execution.decryption import Decryption
-    from outbox.encryption.keys import KeyProvider
-    from outbox.encryption.subjects import SubjectKeyReader, SubjectKeys
+    from outbox.encryption.subjects import SubjectKeyReader
 
 
 @asynccontextmanager
-async def decrypting(settings: SharedSettings) -> AsyncIterator["Decryption | None"]:
-    """Yield what `decryption_of` returns, and close its connections at the end."""
-    decryption = await decryption_of(settings)
-    try:
-        yield decryption
-    finally:
-        if decryption is not None:
-            await decryption.close()
-
-
-async def decryption_of(settings: SharedSettings) -> "Decryption | None":
+async def decryption(
+    settings: ConsumerSettings, *, name: str
+) -> AsyncIterator["Decryption | None"]:
     """
-    Return how a consumer with these *settings* decrypts; None if it has no keys.
+    Yield how a consumer with these *settings* decrypts; None if it has no keys.
 
     Events of its handlers are encrypted with the same keys from now on. Where the program has
-    called `outbox.use_encryption`, those keys count. Raises ConfigurationError, also without the
-    extra `encryption`, and KeysUnavailable.
+    called `outbox.use_encryption`, those keys count. A key database shows the process as *name*.
+    Raises ConfigurationError, also without the extra `encryption` or if encryption is required and
+    there are no keys, and KeysUnavailable.
     """
     chosen = await asyncio.to_thread(
         producer_encryption.use_settings,
         settings.keys,
         subjects=settings.subject_keys,
         required=settings.require_encryption,
+        allow_insecure=settings.allow_insecure,
     )
     if chosen.keys is None:
-        return None
-    with packages_of(f"{producer_encryption.KEYS}: encryption", extra="encryption"):
+        if chosen.required:
+            raise ConfigurationError(f"{KEYS}: is needed with {REQUIRED}")
+        yield None
+        return
+    with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from consumer.execution.decryption import Decryption  # noqa: PLC0415 - an extra
         from outbox.encryption.decryptor import Decryptor  # noqa: PLC0415
-    required = settings.require_encryption or chosen.required
-    reader = _reader(chosen.subjects, chosen.keys, settings)
-    return Decryption(Decryptor(chosen.keys), reader, required)
+    async with AsyncExitStack() as stack:
+        reader = await _reader(chosen, settings, name, stack)
+        required = settings.require_encryption or chosen.required
+        yield Decryption(Decryptor(chosen.keys), reader, required)
 
 
-def _reader(
-    subjects: "SubjectKeys | None", keys: "KeyProvider", settings: SharedSettings
+async def _reader(
+    chosen: producer_encryption.Choice,
+    settings: ConsumerSettings,
+    name: str,
+    stack: AsyncExitStack,
 ) -> "SubjectKeyReader | None":
-    """
-    Return *subjects* if a consumer can read them too, as keys in memory may be.
+    """The keys of persons as a consumer reads them; None if there are none."""
+    if chosen.subjects_url is None or chosen.keys is None:
+        # Keys in memory, as in a test, may be read by producers and consumers.
+        subjects: Any = chosen.subjects
+        return cast("SubjectKeyReader", subjects) if hasattr(subjects, "holding") else None
+    url, setting = chosen.subjects_url
+    # Imports the engine of the database.
+    from outbox.key_store.opening import subject_key_store  # noqa: PLC0415
 
-    Else those of the same key database, by asyncio; it has as many connections as the database of
-    the effects, so that no batch waits for one. Raises ConfigurationError.
-    """
-    if subjects is None or hasattr(subjects, "holding"):
-        return cast("SubjectKeyReader | None", subjects)
-    from outbox.encryption.subject_key_database import SubjectKeyDatabase  # noqa: PLC0415
-    from outbox.key_store.reader import opened_reader  # noqa: PLC0415
-
-    if not isinstance(subjects, SubjectKeyDatabase):
-        return None
-    return opened_reader(
-        subjects.url,
-        keys,
-        setting=subjects.setting,
-        allow_insecure=settings.allow_insecure,
-        application_name=process.name("outbox consumer keys"),
-        pool_size=settings.database_pool_size,
+    return await stack.enter_async_context(
+        subject_key_store(
+            url,
+            chosen.keys,
+            setting=setting,
+            allow_insecure=settings.allow_insecure,
+            application_name=name,
+            pool_size=settings.concurrency + SPARE_CONNECTIONS,
+        )
     )

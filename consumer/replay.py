@@ -18,10 +18,14 @@ from consumer.settings import ConsumerSettings
 from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages, key_of
 from consumer.storage.tables import processed_messages
+from outbox.dead_letters.encrypted_letters import letter_keys
 from outbox.dead_letters.source import DeadLetterSource
+from outbox.errors import UnreadableMessage
 from outbox.runtime import process
 from outbox.transports.base import Outcome, Publisher
+from outbox.wire import codec
 from outbox.wire.codec import WireMessage
+from outbox.wire.envelope import Envelope
 
 PUBLISHING = timedelta(seconds=10)
 """Time for the broker to confirm a batch; the rows (SQLite: the file) are locked meanwhile."""
@@ -87,10 +91,22 @@ def dead_letter_source(consumer: Consumer, settings: ConsumerSettings) -> DeadLe
         name=consumer.name,
         database=lambda: assembly.database(consumer, settings),
         destination=to_queue,
+        envelope_of=_envelope_of,
+        keys=lambda: letter_keys(settings, name=process.name(assembly.role(consumer))),
         duplicates=CompletedMessages(consumer.name),
         replay_rights={processed_messages: ("SELECT",)},
         reprocess_rights={processed_messages: ("SELECT", "UPDATE", "DELETE")},
+        two_person=settings.two_person,
     )
+
+
+def _envelope_of(dead_letter: Any) -> Envelope:
+    """The envelope of *dead_letter*, as it was sent; raises UnreadableMessage."""
+    try:
+        message = stored_message.from_columns(dead_letter)
+        return codec.from_wire(message, decrypt=lambda envelope: envelope)
+    except (ValueError, TypeError, AttributeError):
+        raise UnreadableMessage(Outcome.MALFORMED.value) from None
 
 
 def _check_texts(dead_letter: Any) -> None:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from consumer import assembly, checks
 from consumer.bound import bind
 from consumer.consumer import Consumer
-from consumer.encryption import decrypting
+from consumer.encryption import decryption
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
@@ -46,7 +46,8 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     async with served, assembly.database(consumer, settings) as engine:
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
-        async with decrypting(settings) as decryption, entered(consumer.lifespan) as value:
+        opened = decryption(settings, name=process.name(assembly.role(consumer)))
+        async with opened as reads, entered(consumer.lifespan) as value:
             tasks = assembly.assemble(
                 consumer,
                 settings,
@@ -55,7 +56,7 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
                 telemetry=telemetry,
                 health=health,
                 bound=bind(consumer, value),
-                decryption=decryption,
+                decryption=reads,
             )
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             entry = registered(

@@ -11,6 +11,7 @@ Every exception that this project raises on purpose.
     │   ├── SchemaMismatch             the database schema or a privilege is wrong
     │   └── TopologyMismatch           an exchange or queue is missing or has other arguments
     ├── BatchesNotEnded                exit code 4 of `relay erase`; consumers work with a key
+    ├── ApprovalNeeded                 exit code 5: a second person has to approve an act
     └── Unavailable                    exit code 3 at start; a running process waits and retries
         ├── DatabaseUnavailable        the database is unreachable, or refuses the work for now
         │   └── SessionLost            the database ended one session
@@ -120,6 +121,18 @@ class BatchesNotEnded(OutboxError):  # noqa: N818
 
     Raised by `relay erase`, with exit code 4; the key is refused and not destroyed yet.
     """
+
+
+class ApprovalNeeded(OutboxError):  # noqa: N818
+    """
+    A second person has to approve an act first; *number* is the request, which is recorded.
+
+    Raised by commands that open bodies while MQ_TWO_PERSON is set; exit code 5.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"request {number} needs the approval of a second person")
+        self.number = number
 
 
 class Unavailable(OutboxError):  # noqa: N818

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KEYS = "MQ_ENCRYPTION_KEYS"
 REQUIRED = "MQ_REQUIRE_ENCRYPTION"
+INSECURE = "MQ_ALLOW_INSECURE"
 _TRUE = {"1", "true", "yes", "on", "t", "y"}
 _FALSE = {"0", "false", "no", "off", "f", "n", ""}
 
@@ -32,6 +33,7 @@ class Choice:
     The *encryptor* of this process, or None for plaintext, which *required* refuses.
 
     *by_call* says whether `use_encryption` was called; *keys* and *subjects* are those in use.
+    *subjects_url* is that of their key database, and the setting that has it.
     """
 
     encryptor: "Encryptor | None"
@@ -39,6 +41,7 @@ class Choice:
     by_call: bool = False
     keys: "KeyProvider | None" = None
     subjects: "SubjectKeys | None" = None
+    subjects_url: tuple[str, str] | None = None
 
     def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
         if self.encryptor is not None:
@@ -76,16 +79,22 @@ def use_encryption(
     use(_made(keys, subjects, required=required, by_call=True))
 
 
-def use_settings(keys: str | None, *, subjects: str | None, required: bool) -> Choice:
+def use_settings(
+    keys: str | None, *, subjects: str | None, required: bool, allow_insecure: bool
+) -> Choice:
     """
     Encrypt as the settings of a process say, which include files, unless `use_encryption` says.
 
-    Returns what counts. Raises as `use_encryption`.
+    Returns what counts for messages: the settings where `use_encryption` gives no keys. Raises as
+    `use_encryption`.
     """
-    if _choice is not None and _choice.by_call:
+    is_called = _choice is not None and _choice.by_call
+    if _choice is not None and is_called and _choice.keys is not None:
         return _choice
-    made = _made(keys, subjects, required=required)
-    use(made)
+    environment = {**os.environ, INSECURE: str(allow_insecure).lower()}
+    made = _made(keys, subjects, required=required, environment=environment)
+    if not is_called:
+        use(made)
     return made
 
 
@@ -96,6 +105,7 @@ def use_environment(environment: Mapping[str, str] = os.environ) -> None:
             environment.get(KEYS) or None,
             environment.get("MQ_SUBJECT_KEYS_URL") or None,
             required=_flag(environment.get(REQUIRED, "")),
+            environment=environment,
         )
     )
 
@@ -129,14 +139,16 @@ def _made(
     *,
     required: bool,
     by_call: bool = False,
+    environment: Mapping[str, str] = os.environ,
 ) -> Choice:
     if keys is None:
         return Choice(None, required, by_call)
     with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from outbox.encryption import sources  # noqa: PLC0415 - cryptography is an extra
         from outbox.encryption.encryptor import Encryptor  # noqa: PLC0415
-    provider, found = sources.both(keys, subjects)
-    return Choice(Encryptor(provider, subjects=found), required, by_call, provider, found)
+    provider, found = sources.both(keys, subjects, environment=environment)
+    url = sources.subject_keys_url(keys, subjects)
+    return Choice(Encryptor(provider, subjects=found), required, by_call, provider, found, url)
 
 
 def _flag(text: str) -> bool:

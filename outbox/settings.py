@@ -98,6 +98,11 @@ class SharedSettings(EncryptionSettings):
         description="How long dead letters are kept: a running process deletes older ones of its "
         "own, and audit_log has their number. Unset: until a person replays or drops them.",
     )
+    two_person: bool = Field(
+        default=False,
+        description="Commands open bodies of dead letters, or replace one, only after a second "
+        "person has approved it with `approve`.",
+    )
     record_types: Items[RecordType] = Field(
         default=(),
         max_length=500,

@@ -156,6 +156,7 @@ audit_log = sa.Table(
     sa.Column("selection", Json, nullable=False, server_default="{}"),
     sa.Column("messages", sa.Integer, nullable=False),
     sa.Column("details", Json, nullable=False, server_default="{}"),
+    sa.Column("role", sa.Text, nullable=False, server_default=""),
     sa.Column("previous_hash", sa.LargeBinary),
     sa.Column("hash", sa.LargeBinary),
     sa.Index("audit_log_run", "run"),
@@ -166,9 +167,10 @@ Actions of people and processes: actor, time, reason and number. Triggers refuse
 
 One call of a command is a *run*. It adds a row in each of its transactions, so the numbers are
 right even if the run is interrupted. `selection` holds the filters, never a key or a body;
-`details` has what else an auditor needs, such as numbers by table. Each row holds the hash of the
-row before and of itself, so that a row that was changed, removed or moved is found; rows from
-before revision 0012 have none.
+`details` has what else an auditor needs, such as numbers by table. `actor` is what a person says,
+and `role` is the role of the session on Postgres, and the number of the OS user on SQLite. Each
+row holds the hash of the row before and of itself, so that a row that was changed, removed or
+moved is found; rows from before revision 0012 have none.
 """
 
 audit_head = sa.Table(
@@ -207,7 +209,8 @@ approvals = sa.Table(
 """
 Requests of one person that a second one approves, while MQ_TWO_PERSON is set.
 
-The person is the user and host of the process; the role is the database's, empty on SQLite.
+The person is the user and host of the process; the role is that of the session on Postgres, and
+the number of the OS user on SQLite.
 """
 
 ordering_secret = sa.Table(

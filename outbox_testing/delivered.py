@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from outbox import producer_encryption
 from outbox.event import Event, EventFields, SupportsEventType
 from outbox.testing.recorded_event import type_of
 from outbox.transports.delivery import Delivery
@@ -42,9 +43,8 @@ def event_of(kind: object, payload: Any, fields: EventFields) -> Event:
 def delivery_of(event: Event, *, exchange: str, attempt: int, redelivered: bool) -> Delivery:
     """The delivery of *event* at this *attempt*, as the relay and a retry queue would make it."""
     row = {
-        **row_codec.to_row(event),
+        **producer_encryption.recorded(event, row_codec.to_row(event)),
         "exchange": None,
-        "content_encoding": None,
         "created_at": datetime.now(UTC),
     }
     message = codec.to_wire(row_codec.from_row(row), exchange=exchange)

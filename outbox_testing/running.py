@@ -20,7 +20,7 @@ import relay.assembly
 from consumer import checks
 from consumer.bound import Bound, bind
 from consumer.consumer import Consumer
-from consumer.encryption import decrypting
+from consumer.encryption import decryption
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from outbox import producer_encryption
@@ -166,12 +166,12 @@ class Deployment:
             SkippingClock(),
         )
         stack.callback(producer_encryption.use, producer_encryption.chosen())
-        decryption = await stack.enter_async_context(decrypting(self._settings))
+        reads = await stack.enter_async_context(decryption(self._settings, name="outbox test"))
         secret = await ordering_secret.read(self._engine)
         publishing = Publishing(
             self._relay,
             self._engine,
-            RecordingPublisher(servers.publisher, servers.record, decryption),
+            RecordingPublisher(servers.publisher, servers.record, reads),
             OrderingKeyHasher(secret),
             RelayTelemetry(servers.record, exchange=self._prefix),
         )
@@ -182,7 +182,7 @@ class Deployment:
             exchange=self._prefix,
             publishing=publishing,
             handlings=[
-                self._handling(*each, await self._bound(each[1], stack), servers, decryption)
+                self._handling(*each, await self._bound(each[1], stack), servers, reads)
                 for each in zip(self._declared, self._consumers, strict=True)
             ],
             record=servers.record,
@@ -219,7 +219,7 @@ class Deployment:
         own: Consumer,
         bound: Bound,
         servers: _Servers,
-        decryption: "Decryption | None",
+        reads: "Decryption | None",
     ) -> Handling:
         queues = checks.queues(own, self._settings)
         telemetry = ConsumerTelemetry(
@@ -232,7 +232,7 @@ class Deployment:
             telemetry=telemetry,
             health=probes.Health(),
             bound=bound,
-            decryption=decryption,
+            decryption=reads,
             jitter=lambda: 0.0,
         )
         subscription = PulledSubscription(queues, servers.queues, servers.publisher, servers.clock)

@@ -12,10 +12,11 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.backoff import Exponential
-from outbox.database import privileges, row_access
+from outbox.database import plaintext_trigger, privileges, row_access
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
 from outbox.dead_letters import maintenance as dead_letter_maintenance
+from outbox.dead_letters.source import reading
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
 from outbox.tables import dead_letters, ordering_secret, outbox, outbox_processes
@@ -108,6 +109,12 @@ async def warnings(engine: AsyncEngine) -> list[str]:
     return found
 
 
+async def refuses_plaintext(engine: AsyncEngine) -> bool:
+    """Whether the outbox in the database of *engine* refuses plaintext."""
+    async with reading(engine) as connection:
+        return await plaintext_trigger.exists(connection)
+
+
 def store(
     engine: AsyncEngine,
     settings: RelaySettings,
@@ -198,4 +205,5 @@ def assemble(
         health=health,
         jitter=random.random,
         cloudevents=settings.cloudevents_writer,
+        require_encryption=settings.require_encryption,
     )

@@ -10,6 +10,7 @@ from outbox.errors import UnreadableMessage
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire import codec, row_message
 from outbox.wire.cloudevents_writer import CloudEventsWriter
+from outbox.wire.encrypted import PLAINTEXT_REFUSED, require_encrypted
 from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.row import Row
@@ -22,7 +23,7 @@ class BatchPublisher:
     Publishes rows to *exchange*, unless they name another one.
 
     *batch_size* gives the deadline of each publish, and learns how long it took. *cloudevents*
-    writes the messages as CloudEvents too.
+    writes the messages as CloudEvents too. With *require_encryption* plain bodies are refused.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class BatchPublisher:
         batch_size: BatchSize,
         telemetry: Telemetry,
         cloudevents: CloudEventsWriter | None,
+        require_encryption: bool = False,
     ) -> None:
         self._publisher = publisher
         self._exchange = exchange
@@ -41,6 +43,7 @@ class BatchPublisher:
         self._size = batch_size
         self._telemetry = telemetry
         self._cloudevents = cloudevents
+        self._to_message = self._encrypted_message if require_encryption else self._any_message
 
     async def publish(self, rows: Sequence[Row]) -> dict[int, Outcome]:
         """
@@ -81,7 +84,8 @@ class BatchPublisher:
             try:
                 messages[row.id] = self._to_message(row)
             except UnreadableMessage as error:
-                outcomes[row.id] = Outcome.MALFORMED
+                is_plain = error.code == PLAINTEXT_REFUSED
+                outcomes[row.id] = Outcome.PLAIN if is_plain else Outcome.MALFORMED
                 self._telemetry.unreadable(row, error)
         if messages:
             began = _now()
@@ -93,7 +97,12 @@ class BatchPublisher:
                 self._size.measured(size, took=timedelta(seconds=_now() - began))
         return outcomes, size
 
-    def _to_message(self, row: Row) -> codec.WireMessage:
+    def _encrypted_message(self, row: Row) -> codec.WireMessage:
+        """Raises UnreadableMessage also if the body is not encrypted."""
+        require_encrypted(row.values["content_encoding"])
+        return self._any_message(row)
+
+    def _any_message(self, row: Row) -> codec.WireMessage:
         """Raises UnreadableMessage if *row* is no valid event."""
         message = row_message.to_message(
             row.values, exchange=self._exchange, lane_of=self._key_hasher.lane

@@ -11,12 +11,16 @@ import typer
 
 from outbox.checks.report import Report
 from outbox.checks.result import Check
-from outbox.cli import adoption, start
+from outbox.cli import adoption, second_person, start
+from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
 from outbox.cli import erasure as erasure_commands
+from outbox.cli import keys as key_commands
 from outbox.cli.console import EXIT_CODES, console
+from outbox.cli.dead_letter_options import with_filters
+from outbox.cli.key_settings import KeySettings
 from outbox.cli.output import run_command
 from outbox.cli.version import Version
 from outbox.database import migrate
@@ -174,9 +178,24 @@ def _dead_letters(_target: str) -> DeadLetterSource:
     return replay.dead_letter_source(start.settings(RelaySettings, process="relay"))
 
 
+def _keys() -> KeySettings:
+    settings = start.settings(RelaySettings, process="relay")
+    return KeySettings(
+        keys=settings.keys,
+        subjects=settings.subject_keys,
+        allow_insecure=settings.allow_insecure,
+        database=lambda: assembly.database(settings),
+    )
+
+
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
 erasure_commands.add_commands(
     app, lambda: start.settings(RelaySettings, process="relay"), assembly.database
+)
+app.add_typer(key_commands.app(_keys))
+app.add_typer(audit_commands.app(_dead_letters, of_consumers=False))
+app.command("approve")(
+    with_filters(second_person.approve_command(_dead_letters), without={"target"})
 )
 
 

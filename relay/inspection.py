@@ -53,6 +53,12 @@ async def _check_tables(settings: RelaySettings, report: Report) -> list[Waiting
         await ordering_secret.read(engine)
         report.add(database.of_tables(location))
         report.warn(Check.SCHEMA, await assembly.warnings(engine))
+        report.add(
+            *database.of_plaintext(
+                is_refused=await assembly.refuses_plaintext(engine),
+                is_required=settings.require_encryption,
+            )
+        )
         report.add(*of_vacuum(await assembly.store(engine, settings).backlog()))
         return await waiting_keys.read(engine, exchange=settings.main_exchange)
 

@@ -60,6 +60,7 @@ class Relay:
         health: Health,
         jitter: Callable[[], float],
         cloudevents: CloudEventsWriter | None = None,
+        require_encryption: bool = False,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -80,6 +81,7 @@ class Relay:
             batch_size=batch_size,
             telemetry=telemetry,
             cloudevents=cloudevents,
+            require_encryption=require_encryption,
         )
         self._load = LoadMeter()
         self._reachable = asyncio.Event()

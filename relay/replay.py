@@ -10,12 +10,16 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.database import plaintext_trigger
+from outbox.dead_letters.encrypted_letters import letter_keys
 from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
 from outbox.runtime import process
 from outbox.tables import outbox
 from outbox.wire import row_codec
+from outbox.wire.encrypted import require_encrypted
+from outbox.wire.envelope import Envelope
 from relay import assembly
 from relay.settings import RelaySettings
 from relay.storage.settlement import ENVELOPE_COLUMNS, SOURCE
@@ -24,7 +28,14 @@ ALREADY_IN_OUTBOX = "already in the outbox"
 
 
 class ToOutbox:
-    """Inserts dead letters as new outbox rows, in the transaction that deletes the letters."""
+    """
+    Inserts dead letters as new outbox rows, in the transaction that deletes the letters.
+
+    With *require_encryption* those with a plain body stay.
+    """
+
+    def __init__(self, *, require_encryption: bool = False) -> None:
+        self._require_encryption = require_encryption
 
     async def ready(self) -> None:
         """Return at once: only the database is needed."""
@@ -36,9 +47,12 @@ class ToOutbox:
         del run  # no replay for a consumer: the relay has never published these events
         events: dict[UUID, dict[str, Any]] = {}
         problems: list[str | None] = []
+        refuses_plaintext = await plaintext_trigger.exists(connection)
         for letter in letters:
             try:
                 event = _event(letter)
+                if self._require_encryption or refuses_plaintext:
+                    require_encrypted(event["content_encoding"])
             except UnreadableMessage as error:
                 problems.append(error.code)
                 continue
@@ -66,6 +80,11 @@ def _event(letter: Any) -> dict[str, Any]:
     return event
 
 
+def _envelope_of(letter: Any) -> Envelope:
+    """The envelope of *letter*, whose body was read; raises UnreadableMessage."""
+    return row_codec.from_row(_event(letter))
+
+
 async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -> set[UUID]:
     if not events:
         return set()
@@ -80,17 +99,20 @@ async def _inserted(connection: AsyncConnection, events: list[dict[str, Any]]) -
     return set((await connection.execute(statement)).scalars())
 
 
-@asynccontextmanager
-async def _to_outbox() -> AsyncIterator[Destination]:
-    yield ToOutbox()
-
-
 def dead_letter_source(settings: RelaySettings) -> DeadLetterSource:
     """The source that the commands on the relay's dead letters work on."""
     process.allow_configured_headers(settings)
+
+    @asynccontextmanager
+    async def to_outbox() -> AsyncIterator[Destination]:
+        yield ToOutbox(require_encryption=settings.require_encryption)
+
     return DeadLetterSource(
         name=SOURCE,
         database=lambda: assembly.database(settings),
-        destination=_to_outbox,
+        destination=to_outbox,
+        envelope_of=_envelope_of,
+        keys=lambda: letter_keys(settings, name=process.name(assembly.ROLE)),
         replay_rights={outbox: ("SELECT", "INSERT")},
+        two_person=settings.two_person,
     )

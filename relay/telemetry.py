@@ -36,6 +36,7 @@ _REASONS = {
     Outcome.NACKED.value,
     Outcome.REJECTED.value,
     Outcome.MALFORMED.value,
+    Outcome.PLAIN.value,
     UNSETTLED,
 }
 """The reasons for which the relay dead-letters an event."""

@@ -4,6 +4,7 @@ The verdict on a claimed row after its publish: a pure decision.
     acked                    Delete
     unroutable, refused      Retry, or DeadLetter when the policy allows no further attempt
     rejected, malformed      DeadLetter: another attempt would fail in the same way
+    plaintext_refused        DeadLetter
     unknown                  Leave: as if the row had never been claimed
 """
 
@@ -85,7 +86,7 @@ def decide(
             if delay is None:
                 return DeadLetter(row, outcome.value)
             return Retry(row, delay, outcome.value)
-        case Outcome.REJECTED | Outcome.MALFORMED:
+        case Outcome.REJECTED | Outcome.MALFORMED | Outcome.PLAIN:
             return DeadLetter(row, outcome.value)
         case Outcome.UNKNOWN:
             return Leave(row)

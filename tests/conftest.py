@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from outbox.database.engine import create_engine
-from tests.support.other_clients.installation import Installation, install
+from tests.support.other_clients.installation import Installation, install, install_kms
 from tests.support.prometheus.programs import Programs, programs
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ
@@ -35,6 +35,7 @@ from tests.support.servers.selection import uses
 
 FLEET = pytest.StashKey[Fleet]()
 OTHER_CLIENTS = pytest.StashKey[Future[Installation]]()
+KMS_PACKAGES = pytest.StashKey[Future[Path]]()
 EXIT_WITHOUT_SERVER = 3
 S = TypeVar("S")
 
@@ -95,6 +96,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if "other_clients" in requested:
         # Meanwhile other tests run.
         session.config.stash[OTHER_CLIENTS] = ThreadPoolExecutor(1).submit(install)
+    if "kms_packages" in requested:
+        session.config.stash[KMS_PACKAGES] = ThreadPoolExecutor(1).submit(install_kms)
 
 
 def _exit(*missing: ServerMissingError) -> NoReturn:
@@ -213,6 +216,12 @@ async def server(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 def other_clients(pytestconfig: pytest.Config) -> Installation:
     """Give the installed libraries of other clients; a registry has to answer once."""
     return pytestconfig.stash[OTHER_CLIENTS].result()
+
+
+@pytest.fixture(scope="session")
+def kms_packages(pytestconfig: pytest.Config) -> Path:
+    """Give the folder of boto3 and moto; a registry has to answer once."""
+    return pytestconfig.stash[KMS_PACKAGES].result()
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,6 @@ class Decryption:
             async with self.reading(self._waiting):
                 pass
 
-    async def close(self) -> None:
-        """Close the connections to the key database, if this process has opened them."""
-        if self.subjects is not None:
-            await self.subjects.close()
-
     @asynccontextmanager
     async def reading(self, messages: Sequence[WireMessage]) -> AsyncIterator[Reading]:
         """Hold the keys of *messages*; yields how they are read. Raises KeysUnavailable."""

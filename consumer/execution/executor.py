@@ -31,9 +31,9 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.durations import SAMPLE
 from consumer.telemetry import Telemetry
 from consumer.verdict import WAIT, TryAgain, Verdict, Wait
+from outbox.audit import log as audit
 from outbox.backoff import Exponential, RetryPolicy
 from outbox.database.errors import driver_errors_translated, is_contention, may_pass
-from outbox.dead_letters import audit
 from outbox.runtime.error_summary import summary_of
 from outbox.transports.delivery import Delivery
 

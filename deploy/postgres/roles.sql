@@ -69,7 +69,7 @@ alter default privileges for role :"owner" revoke execute on functions from publ
 
 -- Tables and functions of an installation that began without this script.
 \set tables '{approvals, audit_head, audit_log, begun_deliveries, dead_letters, failing_messages, ordering_secret, outbox, outbox_compatibility, outbox_processes, outbox_relay_version, outbox_targets, parked_messages, processed_messages}'
-\set functions '{audit_log_append_only, outbox_add, outbox_refuse_ids, outbox_refuse_plaintext, outbox_repair_ids, outbox_wake_relay}'
+\set functions '{approvals_two_persons, audit_log_append_only, audit_log_chain, outbox_add, outbox_refuse_ids, outbox_refuse_plaintext, outbox_repair_ids, outbox_wake_relay}'
 
 select format('alter table %s owner to %I', relation.oid::regclass, :'owner')
   from pg_class as relation
@@ -146,8 +146,10 @@ select format(
 
            ('operator', 'select, update, delete', 'table', 'dead_letters', null),
            ('operator', 'select, insert', 'table', 'audit_log', null),
-           ('operator', 'select, insert, update', 'table', 'audit_head', null),
-           ('operator', 'select, insert, update', 'table', 'approvals', null),
+           ('operator', 'select', 'table', 'audit_head', null),
+           ('operator', 'select, insert', 'table', 'approvals', null),
+           ('operator', 'update', 'table', 'approvals',
+            'approved_by, approved_role, approved_at, used_at'),
            ('operator', 'insert', 'table', 'outbox', null),
            ('operator', 'select', 'table', 'outbox',
             'id, event_id, type, exchange, routing_key, ordering_key, priority, content_type, '
@@ -202,8 +204,7 @@ select format(
 \if :{?retention}
 select format('grant %s on %s to %I, %I', rights, relation.oid::regclass, :'relay', :'consumer')
   from (
-         values ('update, delete', 'dead_letters'), ('select, insert', 'audit_log'),
-                ('select, insert, update', 'audit_head')
+         values ('update, delete', 'dead_letters'), ('select, insert', 'audit_log')
        ) as granted (rights, object)
   join pg_class as relation
     on relation.relname = object

@@ -65,6 +65,34 @@ def of_tables(found: Location) -> CheckResult:
     return CheckResult.ok(Check.SCHEMA, str(found))
 
 
+def of_plaintext(*, is_refused: bool, is_required: bool) -> list[CheckResult]:
+    """
+    Judge whether the outbox and MQ_REQUIRE_ENCRYPTION say the same; nothing if both are off.
+
+    Without the trigger, a producer that does not know the setting inserts plaintext, which the
+    relay dead-letters; without the setting, the relay publishes plaintext from before the trigger.
+    """
+    if is_refused and is_required:
+        return [CheckResult.ok(Check.PLAINTEXT, "plaintext is refused")]
+    if is_required:
+        return [
+            CheckResult.warning(
+                Check.PLAINTEXT,
+                "MQ_REQUIRE_ENCRYPTION: is set, and the outbox accepts plaintext from producers"
+                " without it: run `relay keys require`",
+            )
+        ]
+    if is_refused:
+        return [
+            CheckResult.warning(
+                Check.PLAINTEXT,
+                "MQ_REQUIRE_ENCRYPTION: is not set, and the outbox refuses plaintext: set it, or"
+                " run `relay keys allow-plaintext`",
+            )
+        ]
+    return []
+
+
 def of_sqlite(version: tuple[int, ...]) -> CheckResult:
     """Judge the *version* of SQLite."""
     shown = versions.shown(version)

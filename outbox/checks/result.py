@@ -30,6 +30,7 @@ class Check(StrEnum):
     DATABASE_CLOCK = "database_clock"
     DATABASE_POOLER = "database_pooler"
     SCHEMA = "schema"
+    PLAINTEXT = "plaintext"
     VACUUM = "vacuum"
     BROKER_VERSION = "broker_version"
     BROKER_TLS = "broker_tls"

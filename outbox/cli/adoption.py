@@ -8,10 +8,10 @@ import sqlalchemy as sa
 import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit.log import Action, Audit, user_and_host
 from outbox.database import migrate, privileges, row_access, targets
 from outbox.database.errors import driver_errors_translated
 from outbox.database.verification import Expectation
-from outbox.dead_letters.audit import Action, Audit, user_and_host
 from outbox.dead_letters.selection import Selection
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, outbox_targets

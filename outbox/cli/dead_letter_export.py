@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from outbox.audit.log import Audit
 from outbox.cli import dead_letter_view as view
 from outbox.dead_letters import redaction
-from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.queries import pages
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import DeadLetterSource
@@ -32,7 +32,7 @@ async def export(
     selection: Selection,
     file: str,
     *,
-    audit: Audit | None,
+    audit: Audit[Selection] | None,
     bodies: bool,
     console: Console,
     stop: asyncio.Event,

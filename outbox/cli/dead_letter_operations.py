@@ -3,18 +3,21 @@ One run of `replay` or `drop`, with a progress bar and a summary.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
+from outbox.audit.log import Audit
 from outbox.cli import dead_letter_view as view
-from outbox.dead_letters import repair
-from outbox.dead_letters.audit import Audit
-from outbox.dead_letters.replay import Run, Summary
+from outbox.dead_letters import encrypted_letters, repair
+from outbox.dead_letters.replay import Repair, Run, Summary
+from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import CHANGING, DeadLetterSource, OpenedSource, reading
 from outbox.dead_letters.store import Span
+from outbox.wire.encrypted import is_encrypted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class ReplayRequest:
 
     """
 
-    audit: Audit
+    audit: Audit[Selection]
     reprocess: bool = False
     body: bytes | None = None
 
@@ -42,6 +45,7 @@ async def replay(
         rights |= source.reprocess_rights
     async with source.opened(request.audit.selection, request.audit, rights=rights) as opened:
         await check_body(opened, request.body)
+        repair = None if request.body is None else repair_with(source, request.body)
         async with (
             source.destination() as destination,
             _run(opened, request, console, stop, verb="replayed") as run,
@@ -50,7 +54,7 @@ async def replay(
                 destination,
                 duplicates=source.duplicates,
                 reprocess=request.reprocess,
-                body=request.body,
+                repair=repair,
             )
             return run.summary
 
@@ -65,6 +69,28 @@ async def drop(
     ):
         await run.drop()
         return run.summary
+
+
+async def decrypted(source: DeadLetterSource, letter: Any) -> dict[str, Any]:
+    """
+    Return *letter* with its decrypted body, and what else was encrypted as `private`.
+
+    One that is not encrypted is returned as it is. Raises ConfigurationError and KeysUnavailable.
+    """
+    if not is_encrypted(letter["content_encoding"]):
+        return dict(letter)
+    found = await encrypted_letters.decrypted(source.keys, source.envelope_of, letter)
+    private = {"correlation_id": found.correlation_id, "headers": found.headers}
+    return {**letter, "body": found.body, "content_encoding": None, "private": private}
+
+
+def repair_with(source: DeadLetterSource, body: bytes) -> Repair:
+    """Return how the body of a dead letter of *source* is replaced with *body*."""
+
+    async def repaired(letter: Any) -> Mapping[str, Any]:
+        return await encrypted_letters.sealed(source.keys, source.envelope_of, letter, body)
+
+    return repaired
 
 
 async def check_body(opened: OpenedSource, body: bytes | None) -> None:

@@ -55,6 +55,12 @@ NewBody = Annotated[
     ),
 ]
 ShowBody = Annotated[bool, typer.Option("--body", help="Show body and keys; needs --because.")]
+Decrypt = Annotated[
+    bool,
+    typer.Option(
+        "--decrypt", help="Like --body, and decrypt an encrypted one with MQ_ENCRYPTION_KEYS."
+    ),
+]
 Bodies = Annotated[bool, typer.Option("--bodies", help="Add bodies and keys; needs --because.")]
 File = Annotated[str, typer.Argument(metavar="FILE", help="A new file, or - for standard output.")]
 

@@ -9,6 +9,7 @@ from functools import partial
 import typer
 from rich.console import Console
 
+from outbox.audit.log import Action, Audit
 from outbox.cli import dead_letter_operations as operations
 from outbox.cli import dead_letter_view as view
 from outbox.cli.console import AsJson, console, print_json, warn
@@ -20,6 +21,7 @@ from outbox.cli.dead_letter_options import (
     Bodies,
     By,
     Completed,
+    Decrypt,
     DryRun,
     Everything,
     File,
@@ -31,22 +33,25 @@ from outbox.cli.dead_letter_options import (
     Target,
     with_filters,
 )
+from outbox.cli.dead_letter_reason import (
+    FOR_BODIES,
+    FOR_CHANGES,
+    audit_of,
+    audit_of_search,
+)
 from outbox.cli.interruptible import run_interruptible, run_query
+from outbox.cli.second_person import Approval, approved
 from outbox.dead_letters import queries, redaction, repair
-from outbox.dead_letters.audit import Audit, user_and_host
-from outbox.dead_letters.selection import Selection, confirm_all, selection, words
+from outbox.dead_letters.encrypted_letters import with_digests
+from outbox.dead_letters.selection import Selection, confirm_all, selection
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.dead_letters.store import Order
 from outbox.runtime.service import ExitCode
 
 EXIT_CODES = (
     "Exit status: 0 done, 1 dead letters were left or an error occurred, 2 bad options or "
-    "settings, 3 database or broker unreachable."
+    "settings, 3 database or broker unreachable, 5 a second person has to approve it first."
 )
-
-_FOR_BODIES = "is needed to see bodies: give the reason, which is stored"
-_FOR_KEYS = "is needed with --key: give the reason, which is stored"
-_FOR_CHANGES = "is needed: give the reason, which is stored"
 
 OpenSource = Callable[[str], DeadLetterSource]
 """Returns the source that a target names; ends the process with exit code 2 if none exists."""
@@ -94,8 +99,8 @@ class DeadCommands:
         selected: Selection,
     ) -> None:
         """List dead letters, in groups by their cause and each by itself, without bodies."""
-        source = self._open(target)
-        audit = _audit_of_search(source, selected, because, by)
+        source, selected = self._opened(target, selected)
+        audit = audit_of_search(source, selected, because, by)
         self._warn_of_reason(source, selected)
         found = run_query(lambda: queries.listed(source, selected, audit, order=sort))
         if as_json:
@@ -112,18 +117,23 @@ class DeadCommands:
         target: Target = "",
         id_: Id,
         body: ShowBody = False,
+        decrypt: Decrypt = False,
         because: Because = None,
         by: By = None,
+        approval: Approval = None,
     ) -> None:
         """Show a dead letter; its body and keys only with --body and --because."""
         source = self._open(target)
-        chosen = selection({"ids": [id_]})
-        audit = _audit(source, chosen, because, by, needed=_FOR_BODIES) if body else None
+        chosen, body = selection({"ids": [id_]}), body or decrypt
+        audit = audit_of(source, chosen, because, by, needed=FOR_BODIES) if body else None
+        if audit is not None:
+            audit = approved(source, audit, Action.SHOW_BODY, approval=approval, target=target)
         letter = run_query(lambda: queries.one(source, chosen, audit))
         view.letter(console, redaction.metadata(letter))
         if body:
-            view.letter(console, redaction.keys(letter))
-            print(redaction.printable(redaction.readable_body(letter)))  # noqa: T201 - rich would fold it
+            shown = run_query(lambda: operations.decrypted(source, letter)) if decrypt else letter
+            view.letter(console, redaction.keys(letter) | redaction.private(shown))
+            print(redaction.printable(redaction.readable_body(shown)))  # noqa: T201 - rich would fold it
 
     def export(
         self,
@@ -133,14 +143,18 @@ class DeadCommands:
         bodies: Bodies = False,
         because: Because = None,
         by: By = None,
+        approval: Approval = None,
         selected: Selection,
     ) -> None:
         """Write dead letters to a new file as lines of JSON; bodies only with --bodies."""
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         if bodies:
-            audit: Audit | None = _audit(source, selected, because, by, needed=_FOR_BODIES)
+            for_bodies = audit_of(source, selected, because, by, needed=FOR_BODIES)
+            audit: Audit[Selection] | None = approved(
+                source, for_bodies, Action.EXPORT_BODIES, approval=approval, target=target
+            )
         else:
-            audit = _audit_of_search(source, selected, because, by)
+            audit = audit_of_search(source, selected, because, by)
         self._warn_of_reason(source, selected)
         to_stderr = Console(stderr=True)
         work = partial(
@@ -163,18 +177,21 @@ class DeadCommands:
         by: By = None,
         dry_run: DryRun = False,
         body: NewBody = None,
+        approval: Approval = None,
         completed: Completed = False,
         selected: Selection,
     ) -> None:
         """Send dead letters to where they came from, and delete those that arrived."""
         del positions  # `with_filters` put them into the selection
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         confirm_all(selected, everything=everything)
         new_body = None if body is None else repair.read(body, selected)
         if dry_run:
-            audit_of_search = _audit_of_search(source, selected, because, by)
-            return self._count(source, selected, audit_of_search, reprocess=completed)
-        audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+            search = audit_of_search(source, selected, because, by)
+            return self._count(source, selected, search, reprocess=completed)
+        audit = audit_of(source, selected, because, by, needed=FOR_CHANGES)
+        if new_body is not None:
+            audit = approved(source, audit, Action.REPAIR, approval=approval, target=target)
         self._warn_of_reason(source, selected)
         request = ReplayRequest(audit=audit, reprocess=completed, body=new_body)
         summary = run_interruptible(lambda stop: operations.replay(source, request, console, stop))
@@ -193,16 +210,23 @@ class DeadCommands:
     ) -> None:
         """Delete dead letters permanently."""
         del positions
-        source = self._open(target)
+        source, selected = self._opened(target, selected)
         confirm_all(selected, everything=everything)
         if dry_run:
-            return self._count(source, selected, _audit_of_search(source, selected, because, by))
-        audit = _audit(source, selected, because, by, needed=_FOR_CHANGES)
+            return self._count(source, selected, audit_of_search(source, selected, because, by))
+        audit = audit_of(source, selected, because, by, needed=FOR_CHANGES)
         self._warn_of_reason(source, selected)
         summary = run_interruptible(
             lambda stop: operations.drop(source, ReplayRequest(audit=audit), console, stop)
         )
         return _end(is_clean=summary.is_clean)
+
+    def _opened(self, target: str, selected: Selection) -> tuple[DeadLetterSource, Selection]:
+        """The source, and *selected* with the digests of its key."""
+        source = self._open(target)
+        if selected.key is None:
+            return source, selected
+        return source, run_query(lambda: with_digests(source.keys, selected))
 
     def _warn_of_reason(self, source: DeadLetterSource, selected: Selection) -> None:
         """Warn of a reason that no dead letter has: it may be misspelt."""
@@ -217,7 +241,7 @@ class DeadCommands:
         self,
         source: DeadLetterSource,
         selected: Selection,
-        audit: Audit | None,
+        audit: Audit[Selection] | None,
         *,
         reprocess: bool | None = None,
     ) -> None:
@@ -227,31 +251,6 @@ class DeadCommands:
         console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
         if reprocess is not None:
             view.duplicates(console, duplicates, reprocess=reprocess)
-
-
-def _audit_of_search(
-    source: DeadLetterSource, selected: Selection, because: str | None, by: str | None
-) -> Audit | None:
-    """Return the audit of a search by key, whose result concerns a person; None for others."""
-    if selected.key is None:
-        return None
-    return _audit(source, selected, because, by, needed=_FOR_KEYS)
-
-
-def _audit(
-    source: DeadLetterSource,
-    selected: Selection,
-    because: str | None,
-    by: str | None,
-    *,
-    needed: str,
-) -> Audit:
-    return Audit(
-        actor=words("--by", user_and_host() if by is None else by, needed="is empty"),
-        because=words("--because", because, needed=needed),
-        source=source.name,
-        selection=selected,
-    )
 
 
 def _end(*, is_clean: bool) -> None:

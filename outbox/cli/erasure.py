@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit.log import Audit, Filters, StatedFilters, user_and_host
 from outbox.cli.console import AsJson, once, print_json, show
+from outbox.cli.second_person import Approval, say_how_to_approve
 from outbox.cli.start import fail
-from outbox.dead_letters.audit import Audit, user_and_host
-from outbox.dead_letters.selection import Selection
-from outbox.errors import BatchesNotEnded, ConfigurationError
+from outbox.dead_letters.selection import whole_number
+from outbox.errors import ApprovalNeeded, BatchesNotEnded, ConfigurationError
 from outbox.extras import packages_of
 from outbox.runtime.service import ExitCode
 from outbox.settings import SharedSettings
@@ -29,7 +30,8 @@ SOURCE = "relay"
 STATUSES = (
     "Exit status: 0 erased, also if a subject is unknown or was erased before; 2 bad settings or"
     " file; 3 a database or the source of keys is unreachable; 4 batches of consumers did not end"
-    " within --wait. After 3, 4 or a crash, the same command goes on."
+    " within --wait; 5 a second person has to approve it (MQ_TWO_PERSON). After 3, 4 or a"
+    " crash, the same command goes on."
 )
 Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=SharedSettings)
@@ -83,6 +85,7 @@ def add_commands(
         because: Because = None,
         by: By = None,
         wait: Wait = 60.0,
+        approval: Approval = None,
         again: Again = False,
         dry_run: DryRun = False,
         as_json: AsJson = False,
@@ -91,7 +94,7 @@ def add_commands(
         if again == (subject_file is not None):
             fail(ConfigurationError("--subject-file: give a file, or --again"))
         audit = None if dry_run else _audit(because, by)
-        request = _request(subject_file, audit, wait)
+        request = _request(subject_file, audit, wait, approval)
         loaded = settings()
 
         async def work() -> object:
@@ -108,12 +111,13 @@ def add_commands(
         because: Because = None,
         by: By = None,
         wait: Wait = 60.0,
+        approval: Approval = None,
         as_json: AsJson = False,
     ) -> None:
         """Let persons who were erased have events again, with new keys."""
         if subject_file is None:
             fail(ConfigurationError("--subject-file: is needed"))
-        request = _request(subject_file, _audit(because, by), wait)
+        request = _request(subject_file, _audit(because, by), wait, approval)
         loaded = settings()
 
         async def work() -> object:
@@ -124,25 +128,31 @@ def add_commands(
         _show("readmitted", _once(work), as_json=as_json)
 
 
-def _request(file: Path | None, audit: Audit | None, wait_seconds: float) -> "Request":
+def _request(
+    file: Path | None, audit: Audit[Filters] | None, wait_seconds: float, approval: str | None
+) -> "Request":
     """The request of a command line; ends the process if the file cannot be used."""
     try:
         with packages_of("MQ_ENCRYPTION_KEYS: encryption", extra="encryption"):
             from outbox.erasure import subject_file  # noqa: PLC0415
             from outbox.erasure.command import Request  # noqa: PLC0415
         names = None if file is None else subject_file.read(file)
+        number = None if approval is None else whole_number("--approval", approval)
     except ConfigurationError as error:
         fail(error)
     wait = timedelta(seconds=wait_seconds)
-    return Request(subjects=names, audit=audit, wait=wait, report=_report)
+    return Request(subjects=names, audit=audit, wait=wait, report=_report, approval=number)
 
 
-def _audit(because: str | None, by: str | None) -> Audit:
+def _audit(because: str | None, by: str | None) -> Audit[Filters]:
     """The audit of one run; its selection names no subject."""
     if not (because or "").strip():
         fail(ConfigurationError("--because: is needed, without a name; audit_log keeps it"))
     return Audit(
-        actor=by or user_and_host(), because=because or "", source=SOURCE, selection=Selection()
+        actor=by or user_and_host(),
+        because=because or "",
+        source=SOURCE,
+        selection=StatedFilters(),
     )
 
 
@@ -158,6 +168,9 @@ def _once(work: Callable[[], Awaitable[Result]]) -> Result:
         except BatchesNotEnded as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(ExitCode.DRAIN_DEADLINE) from None
+        except ApprovalNeeded as needed:
+            say_how_to_approve(needed, "")
+            raise SystemExit(ExitCode.APPROVAL_NEEDED) from None
 
     return once(ended)
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.database import plaintext_trigger
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
@@ -64,15 +65,25 @@ CROSS JOIN LATERAL (
     sa.bindparam("names", type_=ARRAY(sa.Text)), sa.bindparam("commands", type_=ARRAY(sa.CHAR))
 )
 
-_APPEND_ONLY = sa.text(
-    "SELECT true FROM pg_trigger WHERE tgrelid = to_regclass('audit_log')"
-    " AND tgname = 'audit_log_append_only' AND tgenabled IN ('O', 'A')"
+_AUDITED = sa.text(
+    "SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass('audit_log')"
+    " AND tgenabled IN ('O', 'A')"
+)
+_APPEND_ONLY = (
+    "audit_log: the trigger that refuses changes of its rows is disabled or missing:"
+    " ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_append_only"
+)
+_CHAIN = (
+    "audit_log: the trigger that gives each row its hash is disabled or missing:"
+    " ALTER TABLE audit_log ENABLE TRIGGER audit_log_chain"
 )
 
-# Bits of tgtype: 1 for each row, 2 before, 4 on INSERT. All triggers of ours run after it.
+# Bits of tgtype: 1 for each row, 2 before, 4 on INSERT. Of our triggers only the one that refuses
+# plaintext runs before it, with an error.
 _BEFORE_INSERT = sa.text(
     "SELECT quote_ident(tgname) FROM pg_trigger WHERE tgrelid = to_regclass('outbox')"
-    " AND tgtype & 7 = 7 AND tgenabled <> 'D' ORDER BY tgname"
+    f" AND tgtype & 7 = 7 AND tgenabled <> 'D' AND tgname <> '{plaintext_trigger.NAME}'"
+    " ORDER BY tgname"
 )
 
 
@@ -109,7 +120,7 @@ async def verify(engine: AsyncEngine, needed: Rights) -> None:
 
 async def warnings(engine: AsyncEngine) -> list[str]:
     """
-    Return a line for each trigger that may drop events, and if rows of the audit log may change.
+    Return a line for each trigger that may drop events, or that the audit log lacks.
 
     Raises DatabaseUnavailable.
     """
@@ -117,18 +128,17 @@ async def warnings(engine: AsyncEngine) -> list[str]:
         return []
     with driver_errors_translated():
         async with engine.connect() as connection:
-            is_append_only = await connection.scalar(_APPEND_ONLY)
+            audited = (await connection.scalars(_AUDITED)).all()
             before_insert = (await connection.scalars(_BEFORE_INSERT)).all()
     lines = [
         f"outbox: the trigger {name} runs before each INSERT: an event is lost without an error"
         " if it returns NULL"
         for name in before_insert
     ]
-    if not is_append_only:
-        lines.append(
-            "audit_log: the trigger that refuses changes of its rows is disabled or missing:"
-            " ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_append_only"
-        )
+    if "audit_log_append_only" not in audited:
+        lines.append(_APPEND_ONLY)
+    if "audit_log_chain" not in audited:
+        lines.append(_CHAIN)
     return lines
 
 

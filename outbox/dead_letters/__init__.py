@@ -3,7 +3,6 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
 
     selection   the filters that choose dead letters
     store       every statement on the table `dead_letters`
-    audit       the rows of `audit_log`: who did what, and why
     replay      a run that replays or drops, one batch per transaction
     source      what the relay or a consumer provides: database, destination, duplicates
     queries     lists, single dead letters, counts and pages
@@ -12,5 +11,5 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
     report      log lines and metrics of a running process on its dead letters
     maintenance what that process does from time to time: count them, and purge old ones
 
-May import `runtime`, `database` and the files below them; never `cli`, and no broker adapter.
+May import `audit`, `runtime` and the files below them; never `cli`, and no broker adapter.
 """

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated, with_deadline
 from outbox.database.privileges import Rights
-from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import CHANGING, READING, reading

@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import READING, DeadLetterSource, OpenedSource, reading
@@ -46,7 +46,7 @@ class Listing:
 async def listed(
     source: DeadLetterSource,
     selection: Selection,
-    audit: Audit | None,
+    audit: Audit[Selection] | None,
     *,
     order: Order = Order.OLDEST,
 ) -> Listing:
@@ -75,7 +75,9 @@ async def reasons(source: DeadLetterSource) -> list[str]:
         return [each.reason for each in await opened.store.reason_counts(connection)]
 
 
-async def one(source: DeadLetterSource, selection: Selection, audit: Audit | None) -> Any:
+async def one(
+    source: DeadLetterSource, selection: Selection, audit: Audit[Selection] | None
+) -> Any:
     """
     Return the dead letter that *selection* names; with its body only if *audit* is given.
 
@@ -88,7 +90,7 @@ async def one(source: DeadLetterSource, selection: Selection, audit: Audit | Non
 
 
 async def counted(
-    source: DeadLetterSource, selection: Selection, audit: Audit | None
+    source: DeadLetterSource, selection: Selection, audit: Audit[Selection] | None
 ) -> tuple[list[LetterGroup], int]:
     """
     Count the matches by their cause, and those that consumers would drop as duplicates.
@@ -107,7 +109,10 @@ async def counted(
 
 
 async def pages(
-    opened: OpenedSource, *, audit: Audit | None = None, action: Action = Action.EXPORT_BODIES
+    opened: OpenedSource,
+    *,
+    audit: Audit[Selection] | None = None,
+    action: Action = Action.EXPORT_BODIES,
 ) -> AsyncIterator[Sequence[Any]]:
     """
     Yield the selected dead letters, a page at a time.
@@ -127,7 +132,7 @@ async def pages(
 
 
 async def _page(
-    opened: OpenedSource, span: Span, audit: Audit | None, action: Action
+    opened: OpenedSource, span: Span, audit: Audit[Selection] | None, action: Action
 ) -> Sequence[Any]:
     where = opened.selection.where(opened.store.source, opened.snapshot)
     read = partial(opened.store.read, where=where, span=span)

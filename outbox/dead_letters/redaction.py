@@ -11,6 +11,7 @@ from typing import Any
 from outbox.errors import UnreadableMessage
 from outbox.validation import is_allowed_header
 from outbox.wire.compression import decompress
+from outbox.wire.encrypted import is_encrypted
 from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 
 _METADATA = (
@@ -47,21 +48,41 @@ def keys(letter: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: _json_value(letter[name]) for name in ("idempotency_key", "ordering_key")}
 
 
+def private(letter: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were decrypted with the body."""
+    found: dict[str, Any] = letter.get("private") or {}
+    return found
+
+
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """Return the stored body: its text if that is JSON, else base64."""
-    text = json_text(letter["body"])
+    """Return the stored body: its text if that is JSON, else base64; base64 if encrypted."""
+    text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
     return {"body": text}
 
 
 def readable_body(letter: Mapping[str, Any]) -> str:
-    """Return the body for people: decompressed if possible; text if it is JSON, else base64."""
+    """
+    Return the body for people: decompressed if possible; text if it is JSON, else base64.
+
+    Of an encrypted one, only by which key it is encrypted.
+    """
+    if is_encrypted(letter["content_encoding"]):
+        return encrypted_with(letter["body"])
     try:
         plain = decompress(letter["body"], letter["content_encoding"])
     except UnreadableMessage:
         plain = letter["body"]
     return json_text(plain) or base64.b64encode(plain).decode()
+
+
+def encrypted_with(body: bytes) -> str:
+    """Return by which key *body* is encrypted, as far as its first bytes say it."""
+    if any(body[2:18]):
+        return "encrypted with the key of a person"
+    key_id = body[19 : 19 + (body[18] if len(body) > 18 else 0)]  # noqa: PLR2004 - offsets
+    return f"encrypted with key {key_id.decode('ascii', 'replace')}"
 
 
 def json_text(data: bytes) -> str | None:

@@ -15,16 +15,16 @@ consumers drop it as duplicates.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
-from outbox.dead_letters.selection import Snapshot
+from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, Span
 from outbox.runtime.shield import commit, shielded
 
@@ -34,6 +34,10 @@ NO_ANSWER = "unknown"
 
 Letter: TypeAlias = Any
 """A row of `dead_letters`, as a mapping."""
+
+
+Repair: TypeAlias = Callable[[Letter], Awaitable[Mapping[str, Any]]]
+"""Returns the columns of a dead letter with a new body: `body` and `content_encoding`."""
 
 
 class Destination(Protocol):
@@ -96,11 +100,13 @@ class BatchResult:
     Args:
         problems: For each dead letter the code for which it stays; None if it is to be deleted.
         duplicates: Number of sent messages that consumers will drop as duplicates.
+        acts: What else the audit log has to say of the batch, with numbers of messages.
 
     """
 
     problems: Sequence[str | None]
     duplicates: int = 0
+    acts: tuple[tuple[Action, int], ...] = ()
 
 
 BatchAction: TypeAlias = Callable[[Batch], Awaitable[BatchResult]]
@@ -120,7 +126,7 @@ class Run:
     engine: AsyncEngine
     store: DeadLetters
     snapshot: Snapshot
-    audit: Audit
+    audit: Audit[Selection]
     stop: asyncio.Event
     on_progress: Callable[[int], None]
     summary: Summary = field(default_factory=Summary)
@@ -131,12 +137,12 @@ class Run:
         *,
         duplicates: Duplicates | None = None,
         reprocess: bool = False,
-        body: bytes | None = None,
+        repair: Repair | None = None,
     ) -> None:
         """
         Send dead letters to their *destination*, and delete those that arrived.
 
-        With *reprocess* consumers process completed messages again. *body* replaces their bodies.
+        With *reprocess* consumers process completed messages again. *repair* replaces bodies.
 
         Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
@@ -147,9 +153,11 @@ class Run:
                 await commit(connection)
 
         async def act(batch: Batch) -> BatchResult:
-            if body is not None:
-                batch = await self._repair(batch, body)
-            return await self._send(batch, destination, duplicates, reprocess=reprocess)
+            if repair is None:
+                return await self._send(batch, destination, duplicates, reprocess=reprocess)
+            repaired = await self._repair(batch, repair)
+            result = await self._send(repaired, destination, duplicates, reprocess=reprocess)
+            return replace(result, acts=((Action.REPAIR, len(batch.letters)), *result.acts))
 
         await self._sweep(act, Action.REPLAY)
 
@@ -202,7 +210,9 @@ class Run:
         gone = _arrived(letters, result.problems)
         if gone:
             await self.store.delete(connection, [letter["id"] for letter in gone])
-            await self.audit.record(connection, action, len(gone))
+        # Last, because the log is locked from the first row of this transaction on.
+        for act, messages in (*result.acts, *([(action, len(gone))] if gone else ())):
+            await self.audit.record(connection, act, messages)
 
         async def committed() -> None:
             await connection.commit()
@@ -231,15 +241,14 @@ class Run:
         if duplicates is None or not reprocess or not sent:
             return BatchResult(problems, len(sent))
         forgotten = await duplicates.forget(connection, sent)
-        await self.audit.record(connection, Action.RERUN, forgotten)
-        return BatchResult(problems)
+        return BatchResult(problems, acts=((Action.RERUN, forgotten),))
 
-    async def _repair(self, batch: Batch, body: bytes) -> Batch:
+    async def _repair(self, batch: Batch, repair: Repair) -> Batch:
         repaired = []
         for letter in batch.letters:
-            await self.store.repair(batch.connection, letter["id"], body)
-            repaired.append({**letter, "body": body, "content_encoding": None})
-        await self.audit.record(batch.connection, Action.REPAIR, len(repaired))
+            columns = await repair(letter)
+            await self.store.repair(batch.connection, letter["id"], columns)
+            repaired.append({**letter, **columns})
         return Batch(batch.connection, repaired)
 
 

@@ -34,9 +34,9 @@ def _begins(column: sa.Column[Any], text: str, ends: Sequence[str]) -> sa.Column
     return sa.or_(column == text, *longer)
 
 
-def _is_key(key: str) -> sa.ColumnElement[bool]:
+def _is_key(keys: Sequence[str]) -> sa.ColumnElement[bool]:
     table = dead_letters.c
-    return (table.idempotency_key == key) | (table.ordering_key == key)
+    return table.idempotency_key.in_(keys) | table.ordering_key.in_(keys)
 
 
 _CONDITIONS: dict[str, Callable[[Any, datetime], sa.ColumnElement[bool]]] = {
@@ -48,7 +48,7 @@ _CONDITIONS: dict[str, Callable[[Any, datetime], sa.ColumnElement[bool]]] = {
     "place": lambda place, _now: _begins(dead_letters.c.error_place, place, (" ", ":")),
     "since": lambda time, _now: dead_letters.c.last_at >= time,
     "until": lambda time, _now: dead_letters.c.last_at < time,
-    "key": lambda key, _now: _is_key(key),
+    "keys": lambda keys, _now: _is_key(keys),
 }
 """The condition of each filter of a selection, for its value and the time of the snapshot."""
 
@@ -66,6 +66,7 @@ class Selection:
         since: Dead-lettered at this time or later.
         until: Dead-lettered before this time.
         key: The idempotency key or the ordering key; never shown and never stored.
+        digests: What stands for the key in encrypted events.
         limit: Maximum number of dead letters, the oldest first.
 
     """
@@ -80,7 +81,13 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
     key: str | None = None
+    digests: tuple[str, ...] = ()
     limit: int | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...] | None:
+        """The key and its digests; None if there is no key."""
+        return None if self.key is None else (self.key, *self.digests)
 
     def where(self, source: str, snapshot: Snapshot) -> sa.ColumnElement[bool]:
         """

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from outbox.audit.log import Action, Audit
 from outbox.database import migrate, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
-from outbox.dead_letters.audit import Action, Audit
+from outbox.dead_letters.encrypted_letters import EnvelopeOf, OpenKeys, no_keys
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
@@ -40,19 +41,29 @@ class DeadLetterSource:
         duplicates: Finds those that would be dropped as duplicates; None for the relay.
         replay_rights: The rights that a replay needs besides those on the dead letters.
         reprocess_rights: Those that it needs if consumers process completed messages again.
+        envelope_of: The envelope of a dead letter, as it was sent.
+        keys: Opens the keys of the operator, for encrypted bodies.
+        two_person: Whether a second person has to approve that bodies are opened.
 
     """
 
     name: str
     database: Callable[[], AbstractAsyncContextManager[AsyncEngine]]
     destination: Callable[[], AbstractAsyncContextManager["Destination"]]
+    envelope_of: EnvelopeOf
     duplicates: "Duplicates | None" = None
     replay_rights: Rights = field(default_factory=dict)
     reprocess_rights: Rights = field(default_factory=dict)
+    keys: OpenKeys = no_keys
+    two_person: bool = False
 
     @asynccontextmanager
     async def opened(
-        self, selection: Selection, audit: Audit | None = None, *, rights: Rights = READING
+        self,
+        selection: Selection,
+        audit: Audit[Selection] | None = None,
+        *,
+        rights: Rights = READING,
     ) -> AsyncIterator["OpenedSource"]:
         """
         Open the database, and count the dead letters that *selection* matches.
@@ -95,7 +106,7 @@ class OpenedSource:
         return sum(each.letters for each in self.groups)
 
 
-async def _record_search(opened: OpenedSource, audit: Audit | None) -> None:
+async def _record_search(opened: OpenedSource, audit: Audit[Selection] | None) -> None:
     if audit is None:
         raise ConfigurationError("--because: is needed with --key")
     with driver_errors_translated(refusals=False):

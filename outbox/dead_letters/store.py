@@ -2,7 +2,7 @@
 Every statement on the table `dead_letters`, except the INSERTs of relay and consumer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -179,12 +179,12 @@ class DeadLetters:
         page = span.of(_columns_with(bodies=bodies).where(where)).with_for_update(skip_locked=True)
         return (await connection.execute(page)).mappings().all()
 
-    async def repair(self, connection: AsyncConnection, id_: int, body: bytes) -> None:
-        """Replace the body of a dead letter with *body*, which is not compressed."""
+    async def repair(
+        self, connection: AsyncConnection, id_: int, columns: Mapping[str, Any]
+    ) -> None:
+        """Replace the body of a dead letter; *columns* are `body` and `content_encoding`."""
         await connection.execute(
-            sa.update(dead_letters)
-            .where(dead_letters.c.id == id_)
-            .values(body=body, content_encoding=None)
+            sa.update(dead_letters).where(dead_letters.c.id == id_).values(**columns)
         )
 
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:

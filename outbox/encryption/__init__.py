@@ -9,6 +9,8 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     keys             the protocol of a source of keys, and its errors
     key_ring         keys in memory, as a JSON document has them
     key_file         a document in a file, which may be replaced while a process runs
+    key_file_writer  makes such a file, and replaces it
+    managed_keys     sources whose keys our commands may add and remove
     sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
     subjects         the protocol of the keys of persons
     key_tables       the tables of a key database, which holds both

@@ -33,8 +33,7 @@ class Decryptor:
         Raises UnreadableMessage with the code `key_unknown`, `body_not_authentic`, `malformed`,
         `schema_unsupported` or one of `outbox.wire.compression`, and KeysUnavailable.
         """
-        body = body_format.parse(envelope.body)
-        found = self._content(envelope, body, self._cipher(body, subjects))
+        found = self.content(envelope, subjects)
         return Envelope(
             envelope.id,
             envelope.type,
@@ -51,6 +50,11 @@ class Decryptor:
             envelope.recorded_at,
             envelope.content_type,
         )
+
+    def content(self, envelope: Envelope, subjects: Mapping[UUID, AESGCM]) -> Content:
+        """Return the content of the body of *envelope*; raises as `decrypted`."""
+        body = body_format.parse(envelope.body)
+        return self._content(envelope, body, self._cipher(body, subjects))
 
     def _cipher(self, body: EncryptedBody, subjects: Mapping[UUID, AESGCM]) -> AESGCM:
         if body.subject is not None:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from outbox.encryption.key_drivers import Answer, Session, Work, session
 from outbox.encryption.keys import KeysUnavailable
 from outbox.errors import ConfigurationError, OutboxError
-from outbox.url_checks import check_database, database_url
+from outbox.key_database_url import check_key_database, key_database_url
 
 CALL_SECONDS = {"postgresql": 5.0, "sqlite": 30.0}
 """
@@ -41,10 +41,10 @@ _MEANINGS = {
 def checked_url(text: str, *, setting: str, allow_insecure: bool) -> URL:
     """Return the URL of a key database; raises ConfigurationError that begins with *setting*."""
     try:
-        url = database_url(text.strip())
-        check_database(url, allow_insecure=allow_insecure)
+        url = key_database_url(text.strip(), setting=setting)
+        check_key_database(url, setting=setting, allow_insecure=allow_insecure)
     except ValueError as error:
-        raise ConfigurationError(str(error).replace("MQ_DATABASE_URL", setting)) from None
+        raise ConfigurationError(str(error)) from None
     return url
 
 
@@ -64,7 +64,6 @@ class KeyConnection:
         seconds: float | None = None,
     ) -> None:
         insecure = environment.get("MQ_ALLOW_INSECURE", "").strip().lower() in _TRUE
-        self.text = text
         self._url = checked_url(text, setting=setting, allow_insecure=insecure)
         self._setting = setting
         self._seconds = seconds or CALL_SECONDS[self._url.get_backend_name()]

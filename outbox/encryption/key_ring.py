@@ -88,6 +88,15 @@ class KeyRing:
         except (InvalidTag, ValueError):
             raise WrongKey from None
 
+    def with_key(self, key: EncryptionKey) -> "KeyRing":
+        """Return a ring that has *key* too."""
+        return KeyRing((*self.keys, key), self._digest_key, clock=self._clock)
+
+    def without(self, key_id: str) -> "KeyRing":
+        """Return a ring that does not have the key *key_id*."""
+        kept = [key for key in self.keys if key.id != key_id]
+        return KeyRing(kept, self._digest_key, clock=self._clock)
+
     def to_document(self) -> dict[str, Any]:
         """Return the JSON document, which holds the keys in clear."""
         return {

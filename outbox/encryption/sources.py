@@ -42,7 +42,7 @@ def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyPr
     scheme, _, rest = text.partition(":")
     match scheme:
         case "file":
-            return KeyFile(_path(text), source=SETTING)
+            return KeyFile(file_path(text), source=SETTING)
         case "env":
             if rest not in environment:
                 raise ConfigurationError(f"{SETTING}: names a variable that is not set")
@@ -50,32 +50,51 @@ def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyPr
         case "python":
             return _imported(rest)
         case _ if is_database(text):
-            return KeyDatabase(KeyConnection(text, setting=SETTING), setting=SETTING)
+            connection = KeyConnection(text, setting=SETTING, environment=environment)
+            return KeyDatabase(connection, setting=SETTING)
         case _:
             raise ConfigurationError(f"{SETTING}: {_FORMS}")
 
 
 def both(
-    keys: KeyProvider | str, subjects: SubjectKeys | str | None
+    keys: KeyProvider | str,
+    subjects: SubjectKeys | str | None,
+    *,
+    environment: Mapping[str, str] = os.environ,
 ) -> tuple[KeyProvider, SubjectKeys | None]:
     """
     Return the source *keys* and the keys of subjects, each of which may be given as its text.
 
     Without *subjects* a key database has both. Raises as `provider`.
     """
-    provided = provider(keys) if isinstance(keys, str) else keys
-    url, setting = subjects, SUBJECTS_SETTING
-    if url is None and isinstance(keys, str) and is_database(keys):
-        url, setting = keys, SETTING
-    if not isinstance(url, str):
-        return provided, url
-    if not is_database(url):
-        raise ConfigurationError(f"{setting}: must be the URL of a key database")
-    connection = KeyConnection(url, setting=setting)
+    provided = provider(keys, environment=environment) if isinstance(keys, str) else keys
+    found = subject_keys_url(keys, subjects)
+    if found is None:
+        return provided, None if isinstance(subjects, str) else subjects
+    url, setting = found
+    connection = KeyConnection(url, setting=setting, environment=environment)
     return provided, SubjectKeyDatabase(connection, provided, setting=setting)
 
 
-def _path(text: str) -> Path:
+def subject_keys_url(
+    keys: KeyProvider | str, subjects: SubjectKeys | str | None
+) -> tuple[str, str] | None:
+    """
+    Return the URL of the database with the keys of subjects, and the setting that has it.
+
+    None if they are in no key database. Raises ConfigurationError.
+    """
+    if subjects is None and isinstance(keys, str) and is_database(keys):
+        return keys, SETTING
+    if not isinstance(subjects, str):
+        return None
+    if not is_database(subjects):
+        raise ConfigurationError(f"{SUBJECTS_SETTING}: must be the URL of a key database")
+    return subjects, SUBJECTS_SETTING
+
+
+def file_path(text: str) -> Path:
+    """Return the path in the source *text*, file:///…; raises ConfigurationError."""
     parts = urlsplit(text)
     if parts.netloc not in {"", "localhost"} or not parts.path:
         raise ConfigurationError(f"{SETTING}: file: needs a path, as in file:///run/keys.json")

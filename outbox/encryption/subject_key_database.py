@@ -40,16 +40,6 @@ class SubjectKeyDatabase:
         self._setting = setting
         self._is_checked = False
 
-    @property
-    def url(self) -> str:
-        """The URL of the key database."""
-        return self._connection.text
-
-    @property
-    def setting(self) -> str:
-        """The setting that names it."""
-        return self._setting
-
     def key_of(self, digest: bytes, /) -> SubjectKey:
         """
         Return the key of the subject with this *digest*, made when it is first asked for.

@@ -60,7 +60,3 @@ class SubjectKeyReader(Protocol):
         The effects of the messages are committed before the exit. Raises KeysUnavailable.
         """
         ...
-
-    async def close(self) -> None:
-        """Close its connections; no key is held."""
-        ...

@@ -13,8 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.privileges import Rights
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.encryptor import Encryptor
 from outbox.event import Event
 from outbox.tables import audit_log, outbox
@@ -47,7 +47,7 @@ async def record_events(
 
 async def record(
     connection: AsyncConnection,
-    audit: Audit,
+    audit: Audit[Filters],
     action: Action,
     keys: Collection[UUID],
     details: Mapping[str, Any],

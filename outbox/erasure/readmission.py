@@ -5,8 +5,8 @@ Readmitting persons who were erased: their later events get a new key, old ones 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.audit import Action, Audit
 from outbox.encryption.key_tables import ACTIVE
 from outbox.erasure import evidence, key_rows
 from outbox.erasure.opened import Opened
@@ -31,7 +31,7 @@ class Readmission:
     unknown: int
 
 
-async def readmit(opened: Opened, subjects: Collection[str], audit: Audit) -> Readmission:
+async def readmit(opened: Opened, subjects: Collection[str], audit: Audit[Filters]) -> Readmission:
     """
     Let *subjects* have events again; the audit log names their old keys.
 

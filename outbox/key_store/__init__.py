@@ -3,6 +3,7 @@ Key databases, as consumers and commands work on them; producers use `outbox.enc
 
     engine      the engine for a key database
     creation    makes its tables, and checks them
+    opening     opens the keys of persons for a process
     reader      the keys of the persons of a batch, which no erasure destroys meanwhile
 
 May import `outbox.database` and `outbox.encryption`, and nothing above them.

@@ -27,7 +27,6 @@ from outbox.errors import DatabaseUnavailable
 from outbox.key_store.engine import (
     NO_TIMEOUTS_FOR_TRANSACTION,
     is_pooled,
-    key_engine,
     keys_unavailable,
 )
 from outbox.key_store.unwrapped import UnwrappedSubjectKeys
@@ -50,10 +49,6 @@ class SubjectKeyStore:
         self._engine = engine.execution_options(**DEFERRED)
         self._setting = setting
         self._unwrapped = UnwrappedSubjectKeys(keys)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._engine.dispose()
 
     @asynccontextmanager
     async def holding(self, ids: Collection[UUID], /) -> AsyncIterator[HeldSubjectKeys]:
@@ -97,26 +92,6 @@ class SubjectKeyStore:
                 return await request
         except DatabaseUnavailable as error:
             raise keys_unavailable(self._setting, error) from None
-
-
-def opened_reader(
-    text: str,
-    keys: KeyProvider,
-    *,
-    setting: str,
-    allow_insecure: bool,
-    application_name: str,
-    pool_size: int,
-) -> SubjectKeyStore:
-    """Return the keys in the key database of the URL *text*; raises ConfigurationError."""
-    engine = key_engine(
-        text,
-        setting=setting,
-        allow_insecure=allow_insecure,
-        application_name=application_name,
-        pool_size=pool_size,
-    )
-    return SubjectKeyStore(engine, keys, setting=setting)
 
 
 class _Held:

@@ -40,6 +40,8 @@ class ExitCode(IntEnum):
     """The database or the broker could not be reached at start."""
     DRAIN_DEADLINE = 4
     """Messages in flight were not finished in time; the next process repeats them."""
+    APPROVAL_NEEDED = 5
+    """A command has recorded a request, which a second person has to approve first."""
 
 
 def run(service: Service, *, drain: timedelta) -> ExitCode:

@@ -19,6 +19,7 @@ from outbox.transports.delivery import Delivery
 from outbox.transports.inspection import Act, BrokerFacts
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
+from outbox.wire.encrypted import PLAINTEXT_REFUSED
 
 
 def argument_mismatch(kind: str, name: str, argument: str) -> TopologyMismatch:
@@ -47,6 +48,8 @@ class Outcome(StrEnum):
     """It closes the channel even when published alone; a retry cannot succeed."""
     MALFORMED = "malformed"
     """It cannot be decoded as a message, and was not published."""
+    PLAIN = PLAINTEXT_REFUSED
+    """MQ_REQUIRE_ENCRYPTION refuses its plain body, so it was not published."""
     UNKNOWN = "unknown"
     """No confirm came: the broker may have it; the relay publishes it again with the same id."""
 

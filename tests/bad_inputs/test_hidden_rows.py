@@ -247,9 +247,9 @@ async def test_a_check_warns_of_triggers_that_may_change_the_audit_log_or_drop_e
     await execute(postgres_url, "ALTER TABLE audit_log DISABLE TRIGGER ALL")
     done = await run.run("relay", "check")
     assert done.code == 0
-    [line] = [line for line in done.err.splitlines() if line.startswith("warning: audit_log")]
-
-    await execute(postgres_url, line.rpartition("missing: ")[2])
+    lines = [line for line in done.err.splitlines() if line.startswith("warning: audit_log")]
+    assert len(lines) == 2
+    await execute(postgres_url, *(line.rpartition("missing: ")[2] for line in lines), "SELECT 1")
     await execute(postgres_url, DROPPING)
     await execute(
         postgres_url,

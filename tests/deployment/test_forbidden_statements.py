@@ -29,6 +29,11 @@ REPLACEMENT = (
 ROW = "(event_id, type, routing_key, idempotency_key, body)"
 VALUES = "(gen_random_uuid(), 'test.happened', 'test', 'k', '{}')"
 
+ASKED = (
+    "INSERT INTO approvals (action, source, selection, because, requested_by, requested_role)"
+    " VALUES ('show_body', 'etl', '{}', 'x', 'x', 'another')"
+)
+
 ACTS = {
     "a producer reads which events wait": ("producer", "SELECT id FROM outbox"),
     "a producer reads a body": ("producer", "SELECT body FROM outbox"),
@@ -73,6 +78,24 @@ ACTS = {
     "an operator deletes from the audit log": ("operator", "DELETE FROM audit_log"),
     "an operator changes the audit log": ("operator", "UPDATE audit_log SET actor = 'x'"),
     "an operator empties the audit log": ("operator", "TRUNCATE audit_log"),
+    "an operator changes the head of the audit log": (
+        "operator",
+        "UPDATE audit_head SET rows = 0",
+    ),
+    "an operator removes the head of the audit log": ("operator", "DELETE FROM audit_head"),
+    "an operator approves a request in another name": (
+        "operator",
+        f"{ASKED}; UPDATE approvals SET approved_role = 'third', approved_at = now()",
+    ),
+    "an operator uses a request that is not approved": (
+        "operator",
+        f"{ASKED}; UPDATE approvals SET used_at = now()",
+    ),
+    "an operator changes what was requested": (
+        "operator",
+        f"{ASKED}; UPDATE approvals SET source = 'other'",
+    ),
+    "an operator removes a request": ("operator", f"{ASKED}; DELETE FROM approvals"),
     "an operator reads a body of the outbox": ("operator", "SELECT body FROM outbox"),
     "an operator reads headers of the outbox": ("operator", "SELECT headers FROM outbox"),
     "an operator deletes an event": ("operator", "DELETE FROM outbox"),
@@ -88,6 +111,8 @@ ACTS = {
     "an operator reads the ordering secret": ("operator", "SELECT secret FROM ordering_secret"),
     "an auditor changes the audit log": ("auditor", "UPDATE audit_log SET actor = 'x'"),
     "an auditor adds to the audit log": ("auditor", AUDIT),
+    "an auditor approves a request": ("auditor", "UPDATE approvals SET approved_at = now()"),
+    "an auditor changes the head": ("auditor", "UPDATE audit_head SET rows = 0"),
     "an auditor reads a dead letter": ("auditor", "SELECT body FROM dead_letters"),
     "monitoring reads a body of the outbox": ("monitoring", "SELECT body FROM outbox"),
     "monitoring reads headers": ("monitoring", "SELECT headers FROM outbox"),

@@ -2,26 +2,35 @@
 The whole way of encrypted events, from the producer's row to the effects of the handler.
 """
 
+import asyncio
+import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import outbox
 from consumer import Consumer, Message
 from consumer.storage.tables import parked_messages, processed_messages
-from consumer.testing import App, running
+from consumer.testing import App, Settled, running
 from outbox import Event, producer_encryption
 from outbox.encryption import key_ring
 from outbox.encryption.key_ring import KeyRing
+from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.runtime.probes import Health
 from outbox.tables import dead_letters
 from outbox.tables import outbox as outbox_table
 from outbox.wire.encrypted import ENCODING
+from outbox_testing.delivered import delivery_of
 from tests.support.builders import AN_INSTANT
+from tests.support.consumer_deployment import EXCHANGE, SOON, broker
+from tests.support.eventually import eventually
+from tests.support.running_consumer import running as running_tasks
 from tests.support.subject_keys import SubjectKeysInMemory
 
 METADATA = sa.MetaData()
@@ -117,3 +126,155 @@ async def test_the_messages_of_an_erased_person_are_acked_without_a_call(where, 
         assert [row["type"] for row in await rows(app, processed_messages)] == ["note.taken"]
         assert await rows(app, dead_letters) == []
         assert await rows(app, parked_messages) == []
+
+
+async def test_a_person_is_erased_only_after_the_batches_that_hold_the_key(where, ring, subjects):
+    notes, handling = Notes(), asyncio.Event()
+    erased_early = []
+
+    async def let_an_erasure_begin(_message: Message[Any]) -> None:
+        handling.set()
+        erased, _ = await asyncio.wait({erasing}, timeout=0.1)
+        erased_early.extend(erased)
+
+    async def erase() -> None:
+        await handling.wait()
+        await subjects.erase("patient", ring.digest_key())
+
+    notes.before = let_an_erasure_begin
+    async with running(notes, **where) as app:
+        erasing = asyncio.create_task(erase())
+        await app.record(a_note(subject="patient"))
+        drained = await app.drain()
+        await erasing
+
+    assert (len(drained.handled), erased_early) == (1, [])
+
+
+async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_attempt(
+    urls, subjects
+):
+    """
+    The key database is unavailable before the first message, and its session is lost during the
+    handler: of the first attempt at the first message, and of the second at the parked one.
+    """
+    notes, health = Notes(ordered=True), Health()
+    lost: list[int] = []
+
+    async def fail_or_lose(message: Message[Any]) -> None:
+        if message.payload["note"] == "fails" and message.attempt == 1:
+            raise RuntimeError
+        if len(lost) < message.attempt:
+            lost.append(message.attempt)
+            subjects.lose_sessions()
+
+    async def has_notes(engine: AsyncEngine, *expected: str) -> bool:
+        async with engine.connect() as connection:
+            return sorted(await connection.scalars(sa.select(NOTES.c.note))) == sorted(expected)
+
+    notes.before = fail_or_lose
+    subjects.is_reachable = False
+    options = {"retry_delays": (0.1,), "reconnect_max_seconds": 0.2}
+    about = {"subject": "patient", "ordering_key": "patient"}
+    database, transport = urls[0], broker(urls[1])
+    async with (
+        running_tasks(notes, database, urls[1], health=health, **options) as engine,
+        transport.publisher() as publisher,
+    ):
+        async with engine.begin() as connection:
+            await connection.run_sync(METADATA.create_all)
+        subjects.is_reachable = True
+        messages = [
+            delivery_of(a_note(text, **about), exchange=EXCHANGE, attempt=1, redelivered=False)
+            for text in ("first", "fails")
+        ]
+        subjects.is_reachable = False
+        await publisher.publish([messages[0].message], within=SOON)
+        await eventually(lambda: health.missing == ["keys"])
+
+        subjects.is_reachable = True
+        await eventually(partial(has_notes, engine, "first"), within=20)
+        await publisher.publish([messages[1].message], within=SOON)
+        await eventually(partial(has_notes, engine, "first", "fails"), within=20)
+        assert lost == [1, 2]
+        assert health.missing == []
+        async with engine.connect() as connection:
+            completed = await connection.scalars(sa.select(processed_messages.c.attempts))
+            assert sorted(completed) == [1, 2]
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "type": {"type": "note.read"},
+    "routing key": {"routing_key": "note.other"},
+    "content type": {"content_type": "application/fhir+json"},
+    "idempotency key": {"idempotency_key": "another"},
+}
+
+
+async def test_a_body_of_another_message_is_not_authentic(where, subjects):
+    """Each message was changed in the outbox; the last two have the bodies of each other."""
+    notes = Notes()
+    notes.on("note.read")(notes.store)
+    table = outbox_table.c
+    async with running(notes, **where) as app:
+        events = [a_note(str(number)) for number in range(len(CHANGES) + 2)]
+        await app.record(*events)
+        bodies = {row["event_id"]: row["body"] for row in await rows(app, outbox_table)}
+        one, other = (event.id for event in events[-2:])
+        swapped = [{"body": bodies[other]}, {"body": bodies[one]}]
+        changes = [*CHANGES.values(), *swapped]
+        async with app.sessionmaker.begin() as session:
+            for event, changed in zip(events, changes, strict=True):
+                where_ = table.event_id == event.id
+                await session.execute(outbox_table.update().where(where_).values(**changed))
+        drained = await app.drain(raises=False)
+
+        assert [each.reason for each in drained.dead_letters] == ["body_not_authentic"] * 6
+        assert await rows(app, NOTES) == []
+        # The id in the envelope is in clear, so that the dedup store has what failed.
+        assert len(await rows(app, processed_messages)) == 6
+
+
+async def test_a_message_waits_for_its_key_before_it_is_a_dead_letter(where, ring, tmp_path):
+    file, notes = tmp_path / "keys.json", Notes()
+    file.write_text(json.dumps(key_ring.new_ring(AN_INSTANT).to_document()))
+    given: dict[str, Any] = {"encryption_keys": f"file://{file}"}
+    async with running(notes, **where, settings=given) as app:
+        outbox.use_encryption(ring)
+        await app.record(a_note())
+        [dead] = (await app.drain(raises=False)).dead_letters
+        assert dead.reason == "key_unknown"
+        outbox.use_encryption(None)
+
+    async with running(notes, **where, settings={**given, "unsupported_wait_seconds": 60}) as app:
+        outbox.use_encryption(ring)
+        await app.record(a_note())
+        assert len((await app.drain()).retries) == 1
+        file.write_text(json.dumps(ring.to_document()))
+        assert len((await app.advance(timedelta(minutes=1))).handled) == 1
+    assert [message.attempt for message in notes.seen] == [1]
+
+
+async def test_plain_bodies_are_refused_where_encryption_is_required(where, ring, monkeypatch):
+    outbox.use_encryption(None)
+    async with running(**where) as app:
+        await app.record(a_note())
+    monkeypatch.setenv("NOTES_KEYS", json.dumps(ring.to_document()))
+    given = {"encryption_keys": "env:NOTES_KEYS", "require_encryption": True}
+    async with running(Notes(), **where, settings=given) as app:
+        drained = await app.drain(raises=False)
+        [letter] = await rows(app, dead_letters)
+        assert (letter["source"], letter["reason"]) == ("relay", "plaintext_refused")
+        assert drained.published == ()
+
+        # As a relay publishes it that does not require encryption.
+        with pytest.raises(UnreadableMessage, match="plaintext_refused"):
+            await app.call(a_note())
+
+        outbox.use_encryption(ring)
+        assert await app.call(a_note()) is Settled.HANDLED
+
+    outbox.use_encryption(None)
+    without = running(Notes(), settings={"require_encryption": True})
+    with pytest.raises(ConfigurationError, match="MQ_ENCRYPTION_KEYS"):
+        await without.__aenter__()

@@ -120,6 +120,9 @@ async def test_a_switch_over_keeps_order_and_effects_and_a_publication_refuses_n
         for command in (["relay"], ["consumer", EFFECTS], ["consumer", ORDERED]):
             done = await run.run(command[0], "check", *command[1:])
             assert done.code == 0, done.err
+        assert (await run.run("relay", "topology", "--adopt", *BECAUSE)).code == 0
+        verified = await run.run("relay", "audit", "verify")
+        assert (verified.code, "\n0 rows" in f"\n{verified.out}") == (0, False)
         await record(new, *map(a_step, range(7, 9)))
         await new.relay()
         await new.ordered_consumer()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from consumer import outcomes
 from outbox import errors
-from outbox.errors import ConfigurationError, OutboxError, Unavailable
+from outbox.errors import ApprovalNeeded, ConfigurationError, OutboxError, Unavailable
 from outbox.runtime.service import ExitCode
 from outbox.transports.base import Outcome
 from tests.reference import markdown
@@ -64,6 +64,8 @@ def _exceptions(kind: type[BaseException]) -> Iterator[list[str]]:
 def _exit_code(kind: type[BaseException]) -> str:
     if issubclass(kind, ConfigurationError):
         return str(ExitCode.BAD_CONFIGURATION.value)
+    if issubclass(kind, ApprovalNeeded):
+        return str(ExitCode.APPROVAL_NEEDED.value)
     if issubclass(kind, Unavailable):
         return f"{ExitCode.UNREACHABLE.value}, at start only"
     return "–"

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage import stored_message
+from outbox.audit.log import Audit
 from outbox.database_time import database_now, now_plus
-from outbox.dead_letters.audit import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import reading

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer import Consumer, assembly, service
+from consumer.encryption import decryption
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
 from outbox.database.engine import create_engine
@@ -20,10 +21,15 @@ from outbox.runtime.probes import Health
 
 @asynccontextmanager
 async def running(
-    consumer: Consumer, database_url: str, broker_url: str, **settings: Any
+    consumer: Consumer,
+    database_url: str,
+    broker_url: str,
+    *,
+    health: Health | None = None,
+    **settings: Any,
 ) -> AsyncIterator[AsyncEngine]:
     """Declare the queues of *consumer*, and handle their messages; yields its database."""
-    stop = asyncio.Event()
+    stop, health = asyncio.Event(), health or Health()
     loaded = ConsumerSettings(
         _env_file=None, database_url=database_url, broker_url=broker_url, **settings
     )
@@ -32,11 +38,14 @@ async def running(
     telemetry = Telemetry(
         CollectorRegistry(), source=consumer.name, queue="q", known=consumer.handlers
     )
-    tasks = assembly.assemble(consumer, loaded, engine, telemetry=telemetry, health=Health())
-    working = asyncio.create_task(tasks.run(stop))
-    try:
-        yield engine
-    finally:
-        stop.set()
-        await working
-        await engine.dispose()
+    async with decryption(loaded, name="test") as reads:
+        tasks = assembly.assemble(
+            consumer, loaded, engine, telemetry=telemetry, health=health, decryption=reads
+        )
+        working = asyncio.create_task(tasks.run(stop))
+        try:
+            yield engine
+        finally:
+            stop.set()
+            await working
+            await engine.dispose()

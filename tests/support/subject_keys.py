@@ -68,9 +68,6 @@ class SubjectKeysInMemory:
             await self._freed.wait()
         self._keys[id_] = None
 
-    async def close(self) -> None:
-        """Do nothing: there is no connection."""
-
     def lose_sessions(self) -> None:
         """Let the sessions of the batches that are handled now be lost."""
         for held in self._held:

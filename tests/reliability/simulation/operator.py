@@ -14,7 +14,7 @@ from consumer.assembly import database
 from consumer.maintenance.retention import retention
 from consumer.settings import ConsumerSettings
 from consumer.verdict import RETRIES_EXHAUSTED
-from outbox.dead_letters.audit import Audit
+from outbox.audit.log import Audit
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import DeadLetterSource

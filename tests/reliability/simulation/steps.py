@@ -26,7 +26,7 @@ _STEPS = (
     (r"INSERT INTO parked_messages\b", "park"),
     (r"UPDATE parked_messages\b", "park_longer"),
     (r"DELETE FROM parked_messages\b", "unpark"),
-    (r"INSERT INTO audit_log\b", "audit"),
+    (r"INSERT INTO (audit_log|audit_head)\b", "audit"),
     (r"INSERT INTO outbox_targets\b", "register"),
     (r"(INSERT INTO|UPDATE|DELETE FROM) outbox_processes\b", "register"),
     (r"INSERT INTO effects\b", "effect"),

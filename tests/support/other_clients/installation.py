@@ -68,6 +68,17 @@ def install_node(locks: Path) -> Path:
         return _with_npm(npm, locks)
 
 
+def install_kms() -> Path:
+    """
+    Install boto3, and moto with its server of AWS KMS; return their folder.
+
+    Raises InstallationError with the last lines of the installer.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone():
+        return _with_pip("kms.txt")
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two processes of one run would fill the same folder."""

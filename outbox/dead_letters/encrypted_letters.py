@@ -1,0 +1,121 @@
+"""
+Encrypted dead letters, as commands find, show and repair them: by their keys, if there are any.
+
+Nothing of `outbox.encryption` is imported without MQ_ENCRYPTION_KEYS.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from outbox.dead_letters.selection import Selection
+from outbox.encryption_settings import KEYS
+from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.extras import packages_of
+from outbox.settings import SharedSettings
+from outbox.wire.encrypted import ENCODING, is_encrypted
+from outbox.wire.envelope import Envelope
+
+if TYPE_CHECKING:
+    from outbox.dead_letters.letter_keys import LetterKeys
+    from outbox.encryption.content import Content
+    from outbox.encryption.keys import KeyProvider
+    from outbox.encryption.subjects import SubjectKeyReader
+
+OpenKeys: TypeAlias = Callable[[], AbstractAsyncContextManager["LetterKeys | None"]]
+"""Opens the keys of the operator; None without MQ_ENCRYPTION_KEYS."""
+
+EnvelopeOf: TypeAlias = Callable[[Any], Envelope]
+"""The envelope of a dead letter, as it was sent; raises UnreadableMessage."""
+
+
+def no_keys() -> AbstractAsyncContextManager["LetterKeys | None"]:
+    """Open no keys."""
+    return nullcontext(None)
+
+
+@asynccontextmanager
+async def letter_keys(
+    settings: SharedSettings, *, name: str
+) -> AsyncIterator["LetterKeys | None"]:
+    """
+    Yield the keys that *settings* name; a key database shows the command as *name*.
+
+    Raises ConfigurationError and KeysUnavailable.
+    """
+    if settings.keys is None:
+        yield None
+        return
+    with packages_of(f"{KEYS}: encryption", extra="encryption"):
+        from outbox.dead_letters.letter_keys import LetterKeys  # noqa: PLC0415 - an extra
+        from outbox.encryption import sources  # noqa: PLC0415
+    environment = {**os.environ, "MQ_ALLOW_INSECURE": str(settings.allow_insecure).lower()}
+    keys = await asyncio.to_thread(sources.provider, settings.keys, environment=environment)
+    found = sources.subject_keys_url(settings.keys, settings.subject_keys)
+    async with _subjects(found, keys, settings, name) as subjects:
+        yield LetterKeys(keys, subjects)
+
+
+def _subjects(
+    found: tuple[str, str] | None, keys: "KeyProvider", settings: SharedSettings, name: str
+) -> "AbstractAsyncContextManager[SubjectKeyReader | None]":
+    if found is None:
+        return nullcontext(None)
+    from outbox.key_store.opening import subject_key_store  # noqa: PLC0415
+
+    url, setting = found
+    return subject_key_store(
+        url,
+        keys,
+        setting=setting,
+        allow_insecure=settings.allow_insecure,
+        application_name=name,
+    )
+
+
+async def with_digests(open_keys: OpenKeys, selected: Selection) -> Selection:
+    """Return *selected*, which finds a key by its digests as well, if the operator has keys."""
+    if selected.key is None:
+        return selected
+    async with open_keys() as keys:
+        return selected if keys is None else replace(selected, digests=keys.digests(selected.key))
+
+
+async def decrypted(open_keys: OpenKeys, envelope_of: EnvelopeOf, letter: Any) -> "Content":
+    """
+    Return the content of an encrypted *letter*.
+
+    Raises ConfigurationError without keys or if they do not decrypt it, and KeysUnavailable.
+    """
+    async with open_keys() as keys:
+        if keys is None:
+            raise ConfigurationError(f"--decrypt: needs {KEYS}")
+        try:
+            return await keys.content(envelope_of(letter))
+        except UnreadableMessage as error:
+            raise ConfigurationError(f"--decrypt: cannot be decrypted: {error}") from None
+
+
+async def sealed(
+    open_keys: OpenKeys, envelope_of: EnvelopeOf, letter: Any, body: bytes
+) -> dict[str, Any]:
+    """
+    Return the columns of *letter* with a new *body*, encrypted if the old one is.
+
+    Raises ConfigurationError without keys, and KeysUnavailable.
+    """
+    if not is_encrypted(letter["content_encoding"]):
+        return {"body": body, "content_encoding": None}
+    async with open_keys() as keys:
+        if keys is None:
+            raise ConfigurationError(
+                f"--body: the dead letter is encrypted: set {KEYS}, so that the new body is too"
+            )
+        try:
+            envelope = envelope_of(letter)
+        except UnreadableMessage as error:
+            raise ConfigurationError(f"--body: cannot be encrypted: {error}") from None
+        return {"body": await keys.sealed(envelope, body), "content_encoding": ENCODING}
