@@ -70,7 +70,7 @@ class Decryptor:
         except InvalidTag:
             raise UnreadableMessage(NOT_AUTHENTIC, "body") from None
         if head.compression != "none":
-            packed = decompress(packed, head.compression, limit=content.MAX_CONTENT_BYTES)
+            packed = decompress(packed, head.compression, limit=content.MAX_BYTES)
         return content.unpack(packed)
 
     def _cipher(self, head: Head, subjects: Mapping[UUID, AESGCM]) -> AESGCM:
