@@ -185,7 +185,7 @@ class DeadLetters:
     async def repair(
         self, connection: AsyncConnection, id_: int, columns: Mapping[str, Any]
     ) -> None:
-        """Replace the body of a dead letter; *columns* are `body`, `content_encoding`, `body_expired_at`."""
+        """Replace the body of a dead letter by *columns*; see `Repair`."""
         await connection.execute(
             sa.update(dead_letters).where(dead_letters.c.id == id_).values(**columns)
         )

@@ -26,15 +26,11 @@ def of_body(  # noqa: PLR0917 - called for each message
     idempotency_key: str,
 ) -> bytes:
     """The associated data of the body of this event, which begins with *fixed*."""
-    return b"".join(
-        (
-            _PREFIX,
-            fixed,
-            _of_kind(type_, routing_key, content_type),
-            _field(event_id),
-            _field(idempotency_key),
-        )
-    )
+    id_field = _field(event_id)
+    # Nearly all events have no key of their own.
+    key_field = id_field if idempotency_key == event_id else _field(idempotency_key)
+    kind = _of_kind(type_, routing_key, content_type)
+    return b"".join((_PREFIX, fixed, kind, id_field, key_field))
 
 
 def of_wrapped_key(key_id: str) -> bytes:

@@ -2,23 +2,30 @@
 Data keys: the one that a process encrypts with, and those that it has unwrapped.
 
 A data key encrypts at most MAX_EVENTS events. With random nonces of 96 bits, NIST SP 800-38D,
-section 8.3, allows 2**32 for one key.
+section 8.3, allows 2**32 for one key; a child that is forked goes on with the key of its parent,
+and counts for itself.
 """
 
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption.body_format import KEY_BYTES, key_part
-from outbox.encryption.keys import KeyProvider, WrappedKey
+from outbox.encryption.keys import KeyProvider, WrappedKey, WrongKey
+from outbox.encryption.process_lock import ProcessLock
+from outbox.errors import KeysUnavailable
 
 MAX_EVENTS = 1_000_000
 MAX_SECONDS = 300.0
 """A process encrypts with the new key at most this long after the old one was replaced."""
+MAX_SECONDS_UNAVAILABLE = 3_600.0
+"""So old may a data key become while no new one can be wrapped."""
+RETRY_SECONDS = 10.0
+"""A source that was unavailable is asked again after this time."""
 MOST_UNWRAPPED = 4_096
 """The data keys that a consumer remembers; each needs about 1 KB."""
 
@@ -30,25 +37,55 @@ class DataKey(NamedTuple):
     key_part: bytes
 
 
+class _Use(NamedTuple):
+    """The use of *key*: *numbers* counts its events; it is replaced at *until*."""
+
+    key: DataKey
+    numbers: Iterator[int]
+    until: float
+    last: float
+
+
 class CurrentDataKey:
-    """The data key that this process encrypts with; *clock* returns seconds."""
+    """
+    The data key that this process encrypts with; *clock* returns seconds.
+
+    While the source is unavailable, the key that was wrapped before stays in use, up to
+    MAX_EVENTS events and MAX_SECONDS_UNAVAILABLE.
+    """
 
     def __init__(self, keys: KeyProvider, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._clock = clock
-        self._lock = threading.Lock()
-        self._current: DataKey | None = None
-        self._events = 0
-        self._until = 0.0
+        self._lock = ProcessLock()
+        self._use: _Use | None = None
 
     def take(self) -> DataKey:
         """Return the data key for one event; raises KeysUnavailable."""
+        use = self._use
+        if use is None or self._clock() >= use.until or next(use.numbers) >= MAX_EVENTS:
+            use = self._next_use(use)
+        return use.key
+
+    def _next_use(self, used: _Use | None) -> _Use:
+        """The use that follows *used*, for the first of its events."""
         with self._lock:
-            self._events += 1
-            if self._current is None or self._events > MAX_EVENTS or self._clock() >= self._until:
-                self._current = self._new()
-                self._events, self._until = 1, self._clock() + MAX_SECONDS
-            return self._current
+            use = self._use
+            # Another thread has replaced it already.
+            if use is None or use is used or next(use.numbers) >= MAX_EVENTS:
+                use = self._use = self._renewed(use)
+            return use
+
+    def _renewed(self, used: _Use | None) -> _Use:
+        try:
+            key = self._new()
+        except KeysUnavailable:
+            now = self._clock()
+            if used is None or now >= used.last or next(used.numbers) >= MAX_EVENTS:
+                raise
+            return used._replace(until=min(now + RETRY_SECONDS, used.last))
+        now = self._clock()
+        return _Use(key, count(1), now + MAX_SECONDS, now + MAX_SECONDS_UNAVAILABLE)
 
     def _new(self) -> DataKey:
         key = os.urandom(KEY_BYTES)
@@ -66,7 +103,8 @@ class UnwrappedKeys:
     def __init__(self, keys: KeyProvider) -> None:
         self._keys = keys
         self.may_block = not getattr(keys, "is_in_memory", False)
-        self._known: dict[WrappedKey, AESGCM] = {}
+        self._lock = ProcessLock()
+        self._known: dict[tuple[str, bytes], AESGCM] = {}
 
     def is_known(self, wrapped: WrappedKey) -> bool:
         """Whether `cipher` returns without a call of the source."""
@@ -75,9 +113,16 @@ class UnwrappedKeys:
     def cipher(self, wrapped: WrappedKey) -> AESGCM:
         """Return the data key; raises UnknownKey, WrongKey and KeysUnavailable."""
         found = self._known.get(wrapped)
-        if found is None:
-            found = AESGCM(self._keys.unwrap(wrapped))
+        return self._unwrapped(wrapped) if found is None else found
+
+    def _unwrapped(self, wrapped: WrappedKey) -> AESGCM:
+        key = self._keys.unwrap(wrapped)
+        if len(key) != KEY_BYTES:
+            # A shorter one would be a key of a weaker cipher.
+            raise WrongKey
+        cipher = AESGCM(key)
+        with self._lock:
             if len(self._known) >= MOST_UNWRAPPED:
-                self._known.pop(next(iter(self._known)), None)
-            self._known[wrapped] = found
-        return found
+                del self._known[next(iter(self._known))]
+            self._known[wrapped] = cipher
+        return cipher

@@ -9,11 +9,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption import associated_data, body_format, content
-from outbox.encryption.body_format import EncryptedBody
-from outbox.encryption.content import Content
+from outbox.encryption.body_format import Head
+from outbox.encryption.content import PUBLIC_HEADERS, Content
 from outbox.encryption.data_keys import UnwrappedKeys
-from outbox.encryption.keys import KeyProvider, UnknownKey, WrappedKey, WrongKey
+from outbox.encryption.keys import KeyProvider, UnknownKey, WrongKey
 from outbox.errors import UnreadableMessage
+from outbox.validation import HeaderValue, is_key
 from outbox.wire.compression import decompress
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PrivateText
 from outbox.wire.envelope import Envelope
@@ -34,6 +35,7 @@ class Decryptor:
         `schema_unsupported` or one of `outbox.wire.compression`, and KeysUnavailable.
         """
         found = self.content(envelope, subjects)
+        outside = envelope.headers
         return Envelope(
             envelope.id,
             envelope.type,
@@ -46,33 +48,17 @@ class Decryptor:
             envelope.lane,
             _private(found.correlation_id, envelope.correlation_id),
             envelope.priority,
-            {**envelope.headers, **found.headers},
+            {**_public(outside), **found.headers} if outside else found.headers,
             envelope.recorded_at,
             envelope.content_type,
         )
 
     def content(self, envelope: Envelope, subjects: Mapping[UUID, AESGCM]) -> Content:
         """Return the content of the body of *envelope*; raises as `decrypted`."""
-        body = body_format.parse(envelope.body)
-        return self._content(envelope, body, self._cipher(body, subjects))
-
-    def _cipher(self, body: EncryptedBody, subjects: Mapping[UUID, AESGCM]) -> AESGCM:
-        if body.subject is not None:
-            key = subjects.get(body.subject)
-            if key is None:
-                raise UnreadableMessage(KEY_UNKNOWN, "subject")
-            return key
-        try:
-            return self.data_keys.cipher(WrappedKey(body.key_id, body.wrapped_key))
-        except UnknownKey:
-            raise UnreadableMessage(KEY_UNKNOWN, body.key_id) from None
-        except WrongKey:
-            raise UnreadableMessage(NOT_AUTHENTIC, "data key") from None
-
-    @staticmethod
-    def _content(envelope: Envelope, body: EncryptedBody, cipher: AESGCM) -> Content:
+        head, nonce, ciphertext = body_format.parse(envelope.body)
+        cipher = self._cipher(head, subjects)
         bound = associated_data.of_body(
-            body.fixed,
+            head.fixed,
             envelope.type,
             envelope.routing_key,
             envelope.content_type,
@@ -80,13 +66,31 @@ class Decryptor:
             envelope.idempotency_key,
         )
         try:
-            packed = cipher.decrypt(body.nonce, body.ciphertext, bound)
+            packed = cipher.decrypt(nonce, ciphertext, bound)
         except InvalidTag:
             raise UnreadableMessage(NOT_AUTHENTIC, "body") from None
-        if body.compression != "none":
-            packed = decompress(packed, body.compression, limit=content.MAX_BYTES)
+        if head.compression != "none":
+            packed = decompress(packed, head.compression, limit=content.MAX_BYTES)
         return content.unpack(packed)
+
+    def _cipher(self, head: Head, subjects: Mapping[UUID, AESGCM]) -> AESGCM:
+        if head.subject is not None:
+            key = subjects.get(head.subject)
+            if key is None:
+                raise UnreadableMessage(KEY_UNKNOWN, "subject")
+            return key
+        try:
+            return self.data_keys.cipher(head.wrapped)
+        except UnknownKey:
+            raise UnreadableMessage(KEY_UNKNOWN, head.wrapped.key_id) from None
+        except WrongKey:
+            raise UnreadableMessage(NOT_AUTHENTIC, "data key") from None
+
+
+def _public(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
+    return {name: value for name, value in headers.items() if name in PUBLIC_HEADERS}
 
 
 def _private(text: str | None, digest: str | None) -> PrivateText | None:
-    return None if text is None else PrivateText.of(text, digest)
+    """The correlation id *text*, unless no event could have it."""
+    return PrivateText.of(text, digest) if text is not None and is_key(text) else None

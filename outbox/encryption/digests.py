@@ -6,7 +6,7 @@ without the digest key, a digest cannot be compared with a guess.
 """
 
 import hmac
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 DIGEST_KEY_BYTES = 32
 
@@ -16,6 +16,29 @@ Domain: TypeAlias = Literal[
 """What a digest stands for: one value has another digest in each field."""
 
 
+class Digests:
+    """HMAC-SHA-256, with *key*, of the domain, a zero byte and the value in UTF-8."""
+
+    def __init__(self, key: bytes) -> None:
+        # A copy of a HMAC that knows key and domain costs half of a new one.
+        self._begun = {
+            domain: hmac.new(key, domain.encode() + b"\0", "sha256") for domain in get_args(Domain)
+        }
+
+    def of(self, domain: Domain, value: str) -> bytes:
+        """The digest of *value* in this *domain*: 32 bytes."""
+        return self._hmac(domain, value).digest()
+
+    def text_of(self, domain: Domain, value: str) -> str:
+        """The digest as it stands for *value* in a row: 64 hex digits."""
+        return self._hmac(domain, value).hexdigest()
+
+    def _hmac(self, domain: Domain, value: str) -> hmac.HMAC:
+        begun = self._begun[domain].copy()
+        begun.update(value.encode())
+        return begun
+
+
 def digest(key: bytes, domain: Domain, value: str) -> bytes:
-    """HMAC-SHA-256, with *key*, of *domain*, a zero byte and *value* in UTF-8: 32 bytes."""
-    return hmac.digest(key, domain.encode() + b"\0" + value.encode(), "sha256")
+    """One digest, with *key*: 32 bytes."""
+    return Digests(key).of(domain, value)

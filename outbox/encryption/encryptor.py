@@ -6,27 +6,26 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from outbox.encryption import associated_data, content
 from outbox.encryption.body_format import NO_KEY_PART, NONCE_BYTES, fixed
-from outbox.encryption.content import Content
+from outbox.encryption.content import PUBLIC_HEADERS, Content
 from outbox.encryption.data_keys import CurrentDataKey
-from outbox.encryption.digests import Domain, digest
+from outbox.encryption.digests import Digests, Domain
 from outbox.encryption.keys import KeyProvider
+from outbox.encryption.process_lock import ProcessLock
 from outbox.encryption.subjects import SubjectKey, SubjectKeys
 from outbox.errors import InvalidEvent
 from outbox.payload import MAX_BODY_BYTES, Compression
-from outbox.tracing import TRACEPARENT, TRACESTATE
 from outbox.wire.compression import compress
 from outbox.wire.encrypted import ENCODING
 
 SUBJECT_SECONDS = 60.0
 """A producer remembers the key of a subject this long: later it is refused if it was erased."""
 MOST_SUBJECTS = 10_000
-
-_PUBLIC_HEADERS = frozenset({TRACEPARENT, TRACESTATE})
 
 
 class _Subject(NamedTuple):
@@ -51,11 +50,12 @@ class Encryptor:
         subjects: SubjectKeys | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._digest_key = keys.digest_key()
+        self._digests = Digests(keys.digest_key())
         self._current = CurrentDataKey(keys, clock=clock)
         self._subject_keys = subjects
         self._subjects: dict[bytes, _Subject] = {}
         self._clock = clock
+        self._lock = ProcessLock()
 
     def encrypted(
         self, row: Mapping[str, Any], *, subject: str | None = None, compression: Compression
@@ -68,8 +68,10 @@ class Encryptor:
         event_id, key = str(row["event_id"]), row["idempotency_key"]
         if key != event_id:
             key = self.digest("idempotency_key", key)
-        headers = row["headers"]
-        private = {name: headers[name] for name in headers if name not in _PUBLIC_HEADERS}
+        public = private = headers = row["headers"]
+        if headers:
+            public = {name: headers[name] for name in headers if name in PUBLIC_HEADERS}
+            private = {name: headers[name] for name in headers if name not in PUBLIC_HEADERS}
         packed = content.pack(Content(row["body"], row["correlation_id"], private))
         packed, compression = _compressed(packed, compression, row["content_type"])
         if subject is None:
@@ -90,14 +92,19 @@ class Encryptor:
             "idempotency_key": key,
             "ordering_key": self._digest_of("ordering_key", row["ordering_key"]),
             "correlation_id": self._digest_of("correlation_id", row["correlation_id"]),
-            "headers": {name: headers[name] for name in headers if name in _PUBLIC_HEADERS},
+            "headers": public,
             "content_encoding": ENCODING,
             "body": body,
         }
 
+    @property
+    def subject_ciphers(self) -> Mapping[UUID, AESGCM]:
+        """The keys of the subjects of the last events, by their ids."""
+        return {each.key.id: each.cipher for each in self._subjects.values()}
+
     def digest(self, domain: Domain, value: str) -> str:
         """The digest that stands for *value* outside the body: 64 hex digits."""
-        return digest(self._digest_key, domain, value).hex()
+        return self._digests.text_of(domain, value)
 
     def _digest_of(self, domain: Domain, value: str | None) -> str | None:
         return None if value is None else self.digest(domain, value)
@@ -105,15 +112,16 @@ class Encryptor:
     def _subject(self, subject: str) -> _Subject:
         if self._subject_keys is None:
             raise InvalidEvent("subject", "needs a key database: set MQ_SUBJECT_KEYS_URL")
-        name = digest(self._digest_key, "subject", subject)
+        name = self._digests.of("subject", subject)
         found, now = self._subjects.get(name), self._clock()
         if found is None or now >= found.until:
             key = self._subject_keys.key_of(name)
             found = _Subject(key, AESGCM(key.key), now + SUBJECT_SECONDS)
-            self._subjects.pop(name, None)
-            if len(self._subjects) >= MOST_SUBJECTS:
-                self._subjects.pop(next(iter(self._subjects)), None)
-            self._subjects[name] = found
+            with self._lock:
+                self._subjects.pop(name, None)
+                if len(self._subjects) >= MOST_SUBJECTS:
+                    del self._subjects[next(iter(self._subjects))]
+                self._subjects[name] = found
         return found
 
 

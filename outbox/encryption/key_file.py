@@ -2,7 +2,6 @@
 Keys in a file that may be replaced while a process runs, as a mounted secret is.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from outbox.encryption import key_ring
 from outbox.encryption.key_ring import KeyRing
 from outbox.encryption.keys import UnknownKey, WrappedKey
+from outbox.encryption.process_lock import ProcessLock
 from outbox.errors import ConfigurationError
 
 CHECK_SECONDS = 1.0
@@ -32,7 +32,7 @@ class KeyFile:
         self._path = path
         self._source = source
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._version, self._ring = self._read()
         self._checked = clock()
 
@@ -71,7 +71,7 @@ class KeyFile:
         try:
             version = _version(self._path)
             text = self._path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path may have a zero byte
             raise ConfigurationError(
                 f"{self._source}: the file cannot be read ({type(error).__name__})"
             ) from None

@@ -153,7 +153,9 @@ def _key(entry: Any, place: str) -> EncryptionKey:
         raise ConfigurationError(f"{place}: must be an object with id, key and active_from")
     id_ = entry.get("id")
     if not isinstance(id_, str) or _KEY_ID.fullmatch(id_) is None:
-        raise ConfigurationError(f"{place}.id: must be 1 to 64 letters, digits and _.:/-")
+        raise ConfigurationError(
+            f"{place}.id: must be 1 to {MAX_KEY_ID_BYTES} letters, digits and _.:/-"
+        )
     try:
         active_from = datetime.fromisoformat(entry["active_from"])
     except (KeyError, TypeError, ValueError):

@@ -95,7 +95,10 @@ def subject_keys_url(
 
 def file_path(text: str) -> Path:
     """Return the path in the source *text*, file:///…; raises ConfigurationError."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets without an address between them
+        parts = urlsplit("")
     if parts.netloc not in {"", "localhost"} or not parts.path:
         raise ConfigurationError(f"{SETTING}: file: needs a path, as in file:///run/keys.json")
     return Path(unquote(parts.path))

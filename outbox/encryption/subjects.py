@@ -16,6 +16,9 @@ class SubjectKey(NamedTuple):
     id: UUID
     key: bytes
 
+    def __repr__(self) -> str:
+        return f"SubjectKey(id={self.id})"
+
 
 class SubjectErased(InvalidEvent):
     """The subject of an event was erased; raised to the producer that records the event."""

@@ -44,6 +44,7 @@ from outbox.wire.headers import (
     VERSION_HEADER,
     Headers,
     epoch_seconds,
+    event_headers,
     iso_text,
     octet,
     parse,
@@ -128,8 +129,8 @@ def from_wire(
     correlation id or a time that no event of ours could have counts as absent.
 
     Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
-    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`, `key_unknown`, and those
-    of *decrypt*.
+    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`, `zstd_missing`,
+    `key_unknown`, and those of *decrypt*.
     """
     ours = parse(message.headers) if headers is None else headers
     if not ours.is_supported:
@@ -149,7 +150,7 @@ def from_wire(
         lane=ours.lane,
         correlation_id=message.correlation_id if _is_key(message.correlation_id) else None,
         priority=priority_of(message),
-        headers=_event_headers(message.headers),
+        headers=event_headers(message.headers),
         content_type=message.content_type or media_type.UNKNOWN,
         occurred_at=ours.occurred_at or sent_at or datetime.now(UTC),
         recorded_at=ours.recorded_at or sent_at,
@@ -223,11 +224,3 @@ def _is_key(value: str | None) -> bool:
     if value.isascii() and value.isprintable():
         return 0 < len(value) <= MAX_KEY_BYTES and " " not in value
     return is_key(value)
-
-
-def _event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in headers.items()
-        if not name.startswith("x-") and isinstance(value, str | int | bool)
-    }

@@ -132,6 +132,15 @@ def parse(headers: Mapping[str, Any]) -> Headers:
     )
 
 
+def event_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Of *headers* those of the event itself, with values that an event may have."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if not name.startswith("x-") and isinstance(value, str | int | bool)
+    }
+
+
 def iso_text(moment: datetime) -> str:
     """*moment* in ISO 8601, in UTC and with microseconds."""
     since = moment - EPOCH

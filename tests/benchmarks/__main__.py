@@ -15,6 +15,7 @@ from tests.benchmarks import (
     consumption,
     dedup,
     embedded,
+    encryption,
     end_to_end,
     flatness,
     keys,
@@ -46,6 +47,7 @@ GROUPS: dict[str, Group] = {
     "embedded": embedded.measure,
     "wal": wal.measure,
     "dedup": dedup.measure,
+    "encryption": encryption.measure,
 }
 RESULTS = Path(__file__).parent / "results"
 

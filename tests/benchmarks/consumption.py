@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from outbox.encryption.encryptor import Encryptor
 from outbox.wire.codec import WireMessage
 from tests.benchmarks import effects, prepared_messages
 from tests.benchmarks.consumers import QUEUE
@@ -92,21 +93,29 @@ async def _turn(environment: Environment, name: str, messages: int) -> Turn:
     return await drain(environment, name, messages, within=LONGEST_SECONDS)
 
 
-async def fill(environment: Environment, messages: int) -> None:
+async def fill(
+    environment: Environment, messages: int, *, encryptor: Encryptor | None = None
+) -> None:
     """Nothing but *messages* messages is in the queue, and nothing was done yet."""
     # Once the consumer before has gone, the broker has back what that one had not acked.
     await eventually(lambda: environment.is_unread(QUEUE), message="the queue has a consumer")
     await environment.purge(QUEUE)
     await effects.forget(environment.database)
     async with prepared_messages.publisher(environment.broker_url, name="benchmark") as to:
-        await prepared_messages.publish_all(to, _batches(messages))
+        await prepared_messages.publish_all(to, _batches(messages, encryptor))
 
 
-async def drain(environment: Environment, name: str, messages: int, *, within: float) -> Turn:
-    """Start the consumer *name*, and measure how it handles what is in the queue."""
+async def drain(
+    environment: Environment, name: str, messages: int, *, within: float, **variables: str
+) -> Turn:
+    """
+    Start the consumer *name*, and measure how it handles what is in the queue.
+
+    *variables* are added to the environment of the product's consumer.
+    """
     used: dict[Sample, float] = {}
     began = time.monotonic()
-    async with _program(environment, name) as program:
+    async with _program(environment, name, **variables) as program:
 
         def observe(sample: Sample) -> None:
             used[sample] = program.cpu_seconds
@@ -138,16 +147,16 @@ def evaluate(curve: DrainCurve, used: Mapping[Sample, float], messages: int) -> 
     return Turn(going.rate(first.gone), cpu)
 
 
-def _program(environment: Environment, name: str) -> Program:
+def _program(environment: Environment, name: str, **variables: str) -> Program:
     if name == ON_ASYNCPG:
         module = f"tests.benchmarks.{HANDWRITTEN_BATCH}"
         return environment.program(module, QUEUE, "asyncpg", ready="ready")
     if name in {HANDWRITTEN, HANDWRITTEN_BATCH}:
         return environment.program(f"tests.benchmarks.{name}", QUEUE, ready="ready")
-    return environment.consumer(name)
+    return environment.consumer(name, **variables)
 
 
-def _batches(count: int) -> Iterator[list[WireMessage]]:
+def _batches(count: int, encryptor: Encryptor | None) -> Iterator[list[WireMessage]]:
     """Batches that go straight to the queue, through the default exchange."""
     for first in range(0, count, prepared_messages.BATCH):
         yield prepared_messages.messages(
@@ -155,4 +164,5 @@ def _batches(count: int) -> Iterator[list[WireMessage]]:
             exchange="",
             routing_key=QUEUE,
             event_type=effects.EVENT_TYPE,
+            encryptor=encryptor,
         )

@@ -7,16 +7,18 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 from yarl import URL
 
+from outbox.encryption.encryptor import Encryptor
+from outbox.event import Event
 from outbox.transports.base import Outcome, Publisher
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
-from outbox.wire import codec
-from outbox.wire.envelope import Envelope
+from outbox.wire import codec, row_codec
 from tests.benchmarks import outbox_rows
 
 BATCH = 500
@@ -29,25 +31,30 @@ _numbers = itertools.count()
 
 
 def messages(
-    count: int, *, exchange: str, routing_key: str, event_type: str
+    count: int,
+    *,
+    exchange: str,
+    routing_key: str,
+    event_type: str,
+    encryptor: Encryptor | None = None,
 ) -> list[codec.WireMessage]:
-    """*count* messages with ids of their own."""
-    return [
-        codec.to_wire(_envelope(next(_numbers), routing_key, event_type), exchange=exchange)
-        for _ in range(count)
-    ]
+    """*count* messages with ids of their own, their bodies encrypted by *encryptor*."""
+    found = []
+    for _ in range(count):
+        row = a_row(routing_key, event_type)
+        if encryptor is not None:
+            row = encryptor.encrypted(row, compression="none")
+        found.append(
+            codec.to_wire(row_codec.from_row({**row, "exchange": None}), exchange=exchange)
+        )
+    return found
 
 
-def _envelope(number: int, routing_key: str, event_type: str) -> Envelope:
+def a_row(routing_key: str, event_type: str) -> dict[str, Any]:
+    """The row of an event with the next of the bodies."""
     identity: UUID = uuid7()
-    return Envelope(
-        id=identity,
-        type=event_type,
-        body=_bodies[number % outbox_rows.STOCK],
-        routing_key=routing_key,
-        idempotency_key=str(identity),
-        occurred_at=datetime.now(UTC),
-    )
+    event = Event(event_type, None, id=identity, routing_key=routing_key)
+    return {**row_codec.to_row(event), "body": _bodies[next(_numbers) % outbox_rows.STOCK]}
 
 
 @asynccontextmanager

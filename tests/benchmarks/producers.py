@@ -5,9 +5,11 @@ Applications that commit events.
     python -m tests.benchmarks.producers notifications FILE SECONDS      for the floor
     python -m tests.benchmarks.producers rows FILE SECONDS RATE          for the relay by hand
     python -m tests.benchmarks.producers load COUNT SECONDS              COUNT at once
+    python -m tests.benchmarks.producers bulk COUNT                      COUNT events in all
 
 The first three write the id of each event, and the monotonic clock when its commit had returned.
-The last prints how many transactions were committed in how many seconds.
+`load` prints how many transactions were committed in how many seconds, and `bulk` in how many
+seconds its events were, BULK in a transaction.
 """
 
 import asyncio
@@ -33,6 +35,7 @@ from tests.benchmarks.contenders import OWN_TABLE
 from tests.benchmarks.effects import URGENT_TYPE
 
 PER_SECOND = 100
+BULK = 100
 FLOOR_CHANNEL = "benchmark_floor"
 WARM_UP_SECONDS = 0.5
 
@@ -136,6 +139,27 @@ async def load(count: int, seconds: float) -> None:
     print(json.dumps({"transactions": done - before, "seconds": took}), flush=True)
 
 
+async def bulk(count: int) -> None:
+    """*count* events through `outbox.insert`, BULK in a statement and a transaction."""
+    engine = create_engine(
+        make_url(os.environ["MQ_DATABASE_URL"]), pool_size=2, application_name="producer"
+    )
+
+    async def record(connection: Any) -> None:
+        events = [Event(outbox_rows.EVENT_TYPE, _jitter.choice(_payloads)) for _ in range(BULK)]
+        await connection.execute(outbox.insert(*events))
+        await connection.commit()
+
+    async with engine.connect() as connection:
+        await record(connection)
+        began = time.monotonic()
+        for _ in range(count // BULK):
+            await record(connection)
+        took = time.monotonic() - began
+    await engine.dispose()
+    print(json.dumps({"events": count // BULK * BULK, "seconds": took}), flush=True)
+
+
 async def _connect() -> Any:
     return await asyncpg.connect(os.environ["MQ_DATABASE_URL"].replace("+asyncpg", ""))
 
@@ -152,6 +176,8 @@ def main() -> None:
             asyncio.run(notifications(Path(file), float(seconds)))
         case ["load", count, seconds]:
             asyncio.run(load(int(count), float(seconds)))
+        case ["bulk", count]:
+            asyncio.run(bulk(int(count)))
         case _:
             raise SystemExit(__doc__)
 

@@ -37,6 +37,7 @@ CLIENTS = {
     "with_cloudevents.mjs": "cloudevents_node",
 }
 AMQP_1_0 = "with_rhea.mjs"
+ENCRYPTED = ("with_pg_encrypted.mjs", "with_amqplib_encrypted.mjs")
 SQL = ("psycopg.py", "asyncpg.py", "pg.mjs", "django.py", "sqlmodel.py")
 STARTED = 60.0
 """Seconds: the programs start at the same time, and some import much."""
@@ -80,7 +81,10 @@ def clients_of(messages: list[Message[Any]]) -> Counter[str]:
 
 
 def test_the_page_has_no_program_that_is_not_run():
-    assert set(programs()) == {*CLIENTS, AMQP_1_0, *(f"with_{name}" for name in SQL)}
+    assert set(programs()) == {
+        *(*CLIENTS, AMQP_1_0, *ENCRYPTED),
+        *(f"with_{name}" for name in SQL),
+    }
 
 
 async def test_every_client_publishes_to_a_consumer_and_consumes_from_the_relay(

@@ -3,6 +3,7 @@ The programs of `docs/how-to/other-clients.md`, as files that can be run.
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.support.pages import REPOSITORY
 from tests.support.processes import ChildProcess
 
 PAGE = REPOSITORY / "docs" / "how-to" / "other-clients.md"
+COPIED = REPOSITORY / "examples" / "node"
+"""The files that the page says to copy."""
 
 _PROGRAM = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -36,6 +39,8 @@ class Programs:
         (directory / "node_modules").symlink_to(modules, target_is_directory=True)
         for name, text in programs().items():
             (directory / name).write_text(text)
+        for file in COPIED.glob("*.mjs"):
+            shutil.copy(file, directory)
 
     def program(self, name: str, **variables: str) -> ChildProcess:
         """The program in the file *name*, which is not started yet."""
