@@ -27,8 +27,6 @@ NO_HANDLER = "no_handler"
 TOO_OLD = "too_old_to_dedupe"
 LEASE_EXPIRED = "lease_expired"
 DELIVERY_LIMIT = "delivery_limit"
-BODY_EXPIRED = "body_expired"
-"""A parked message has waited longer than MQ_PARKED_BODY_RETENTION_DAYS: its body is deleted."""
 
 CODES = frozenset(
     {
@@ -36,7 +34,6 @@ CODES = frozenset(
         NO_HANDLER,
         TOO_OLD,
         LEASE_EXPIRED,
-        BODY_EXPIRED,
         "malformed",
         "no_identity",
         "schema_unsupported",

@@ -34,7 +34,6 @@ _METADATA = (
     "occurred_at",
     "first_at",
     "last_at",
-    "body_expired_at",
 )
 
 
@@ -56,9 +55,7 @@ def private(letter: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """Return the stored body: text if it is JSON, else or if encrypted base64; none if expired."""
-    if letter["body_expired_at"] is not None:
-        return {}
+    """Return the stored body: its text if that is JSON, else base64; base64 if encrypted."""
     text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
@@ -69,10 +66,8 @@ def readable_body(letter: Mapping[str, Any]) -> str:
     """
     Return the body for people: decompressed if possible; text if it is JSON, else base64.
 
-    Of an encrypted one, only by which key it is encrypted; of an expired one, when it expired.
+    Of an encrypted one, only by which key it is encrypted.
     """
-    if letter["body_expired_at"] is not None:
-        return f"body expired at {_json_value(letter['body_expired_at'])}"
     if is_encrypted(letter["content_encoding"]):
         return encrypted_with(letter["body"])
     try:
