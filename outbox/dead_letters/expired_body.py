@@ -77,7 +77,7 @@ def as_it_was(letter: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_expired(letter: Mapping[str, Any]) -> bool:
     """Return whether the body of *letter* has expired."""
-    return letter["body_expired_at"] is not None
+    return letter.get("body_expired_at") is not None
 
 
 class WithBody:
