@@ -73,7 +73,7 @@ def test_a_parked_message_may_stay_for_longer_than_all_its_retries_take():
     ordered = Consumer("etl", bindings=["#"], ordered=True)
     ordered.on("a", retry=RetrySchedule([HOUR], 24))(handle)
 
-    with pytest.raises(ConfigurationError, match="^MQ_PARKED_BODY_RETENTION_DAYS: .* 1.0 days"):
+    with pytest.raises(ConfigurationError, match=r"^MQ_PARKED_BODY_RETENTION_DAYS: .* 1\.0 days"):
         check(ordered, settings(parked_body_retention_days=1))
 
     check(ordered, settings(parked_body_retention_days=2))
