@@ -84,6 +84,7 @@ def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
         consumer,
         queues(consumer, settings).name,
         dead_letter_retention=settings.dead_letter_retention,
+        dead_letter_body_retention=settings.dead_letter_body_retention,
     )
 
 
@@ -109,7 +110,8 @@ def assemble(
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    dedup, parked = Dedup(consumer.name), ParkedMessages(consumer.name)
+    dedup = Dedup(consumer.name)
+    parked = ParkedMessages(consumer.name, bodies_kept=settings.parked_body_retention)
     expected = expectation(consumer, settings)
     schema_monitor = SchemaMonitor(expected, found, engine, health, telemetry.availability)
     units = UnitOfWorkFactory(engine, schema_monitor.gate)
@@ -177,6 +179,7 @@ def assemble(
             turns=turns,
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
+            expiring=settings.parked_body_retention is not None,
         )
     return Tasks(
         executor=attempts,
@@ -216,6 +219,7 @@ def assemble(
             engine,
             consumer.name,
             retention=settings.dead_letter_retention,
+            body_retention=settings.dead_letter_body_retention,
             actor=process.name(role(consumer)),
             report=telemetry.dead_letters,
             availability=telemetry.availability,

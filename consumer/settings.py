@@ -87,7 +87,14 @@ class ConsumerSettings(SharedSettings):
         gt=0,
         description="How long completed messages are remembered; an older one is dead-lettered.",
     )
-
+    parked_body_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long an ordered consumer parks a message: an older one becomes a dead "
+        "letter without its body, in the order of its lane. Above the time of all retries. Unset: "
+        "until it is handled or dead-lettered.",
+    )
     requeue_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
         default=("expired",),
         description="Reasons for which a message that the broker dead-lettered is requeued into "
@@ -147,6 +154,12 @@ class ConsumerSettings(SharedSettings):
         """`message_ttl_seconds` as a timedelta."""
         seconds = self.message_ttl_seconds
         return None if seconds is None else timedelta(seconds=seconds)
+
+    @property
+    def parked_body_retention(self) -> timedelta | None:
+        """`parked_body_retention_days` as a timedelta; None if it is not set."""
+        days = self.parked_body_retention_days
+        return None if days is None else timedelta(days=days)
 
     @property
     def unsupported_wait(self) -> timedelta:

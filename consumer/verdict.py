@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, assert_never
 from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
+from outbox.dead_letters.expired_body import BODY_EXPIRED
 from outbox.runtime.error_summary import ErrorSummary
 from outbox.wire.compression import ZSTD_MISSING
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PLAINTEXT_REFUSED
@@ -45,6 +46,7 @@ CODES = frozenset(
         "expired",
         KEY_UNKNOWN,
         NOT_AUTHENTIC,
+        BODY_EXPIRED,
         PLAINTEXT_REFUSED,
         DELIVERY_LIMIT,
         "maxlen",

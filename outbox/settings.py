@@ -104,6 +104,14 @@ class SharedSettings(EncryptionSettings):
         description="How long dead letters are kept: a running process deletes older ones of its "
         "own, and audit_log has their number. Unset: until a person replays or drops them.",
     )
+    dead_letter_body_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long bodies of dead letters are kept: a running process deletes older "
+        "ones, with keys and headers that may name a person, and keeps the other metadata. Below "
+        "MQ_DEAD_LETTER_RETENTION_DAYS. Unset: as long as the dead letter.",
+    )
     two_person: bool = Field(
         default=False,
         description="Commands open bodies of dead letters, or replace one, only after a second "
@@ -166,6 +174,12 @@ class SharedSettings(EncryptionSettings):
                 "MQ_LOG_TRACEBACKS: needs a database on this host, because tracebacks may quote "
                 "health data: unset it, or set MQ_ALLOW_INSECURE=true"
             )
+        letters, bodies = self.dead_letter_retention_days, self.dead_letter_body_retention_days
+        if letters is not None and bodies is not None and bodies >= letters:
+            raise ValueError(
+                "MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be below MQ_DEAD_LETTER_RETENTION_DAYS, "
+                "which deletes bodies as well"
+            )
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self
@@ -173,13 +187,21 @@ class SharedSettings(EncryptionSettings):
     @property
     def dead_letter_retention(self) -> timedelta | None:
         """`dead_letter_retention_days` as a timedelta; None if it is not set."""
-        days = self.dead_letter_retention_days
-        return None if days is None else timedelta(days=days)
+        return _days(self.dead_letter_retention_days)
+
+    @property
+    def dead_letter_body_retention(self) -> timedelta | None:
+        """`dead_letter_body_retention_days` as a timedelta; None if it is not set."""
+        return _days(self.dead_letter_body_retention_days)
 
     @property
     def drain(self) -> timedelta:
         """`drain_seconds` as a timedelta."""
         return timedelta(seconds=self.drain_seconds)
+
+
+def _days(number: int | None) -> timedelta | None:
+    return None if number is None else timedelta(days=number)
 
 
 Settings = TypeVar("Settings", bound=SharedSettings)

@@ -74,7 +74,10 @@ def expectation(settings: RelaySettings) -> Expectation:
     """The database that the relay needs."""
     return Expectation(
         rights=privileges.together(
-            RIGHTS, dead_letter_maintenance.rights(settings.dead_letter_retention)
+            RIGHTS,
+            dead_letter_maintenance.rights(
+                settings.dead_letter_retention, settings.dead_letter_body_retention
+            ),
         ),
         source=SOURCE,
         target=settings.main_exchange,

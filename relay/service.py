@@ -75,6 +75,7 @@ async def serve(
                 engine,
                 SOURCE,
                 retention=settings.dead_letter_retention,
+                body_retention=settings.dead_letter_body_retention,
                 actor=process.name(assembly.ROLE),
                 report=events.dead_letters,
                 availability=events.availability,

@@ -140,15 +140,15 @@ class ParkedSteps:
         if self.attempted.handler is not None and self.reading.verify is not None:
             await self.reading.verify()
         with session_loss_raised(work):
-            self._settled = await self._write(work.session, self.message, self.attempted.verdict)
+            self._settled = await self._write(work.session, self.message, self.attempted)
             if self._settled is not None:
                 await self._context.begun.forget_parked(work.session, self.message.id)
         return self._settled is not None
 
     async def _write(
-        self, session: AsyncSession, message: ParkedMessage, verdict: Verdict
+        self, session: AsyncSession, message: ParkedMessage, attempted: ParkedResult
     ) -> Verdict | None:
-        parked = self._context.parked
+        parked, verdict = self._context.parked, attempted.verdict
         match verdict:
             case TryAgain(attempt=attempts, delay=delay, unsupported_since=since):
                 headers = dict(waiting_since(message.message, since).headers)
@@ -175,6 +175,7 @@ class ParkedSteps:
             reason=verdict.code,
             attempts=verdict.attempt,
             summary=verdict.summary,
+            body_expired=attempted.body_expired,
         )
         return verdict if written else DUPLICATE
 

@@ -14,8 +14,9 @@
 --     owner, producer, relay, consumer, operator, key_operator, auditor, monitoring
 --              another name for one role, which may exist already
 --     retention
---              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS is set: relay and consumer then
---              delete dead letters, and record that in the audit log
+--              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS or
+--              MQ_DEAD_LETTER_BODY_RETENTION_DAYS is set: relay and consumer then delete dead
+--              letters, or their bodies, and record that in the audit log
 --
 -- A role that the script creates cannot log in. Either give it a password and LOGIN, or grant it
 -- to a role that can: see docs/how-to/deploy.md.
@@ -194,7 +195,7 @@ select format(
             'occurred_at, created_at, not_before, attempts, last_error'),
            ('monitoring', 'select', 'table', 'dead_letters',
             'id, source, queue, reason, attempts, type, exchange, routing_key, first_at, last_at, '
-            'error_class, error_place'),
+            'error_class, error_place, body_expired_at'),
            ('monitoring', 'select', 'table', 'processed_messages',
             'consumer, type, status, attempts, lease_until, processing_duration_seconds, '
             'processed_at'),
@@ -222,7 +223,7 @@ select format(
  where coalesce(relation.oid, function.oid) is not null
 \gexec
 
--- Only then may a process delete dead letters.
+-- Only then may a process delete dead letters, or their bodies.
 \if :{?retention}
 select format('grant %s on %s to %I, %I', rights, relation.oid::regclass, :'relay', :'consumer')
   from (

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
+from outbox.dead_letters.expired_body import BODY_EXPIRED, WithBody
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, Span
 from outbox.runtime.shield import commit, shielded
@@ -37,6 +38,7 @@ Letter: TypeAlias = Any
 
 Repair: TypeAlias = Callable[[Letter], Awaitable[Mapping[str, Any]]]
 """Returns the columns of a dead letter with a new body: `body` and `content_encoding`."""
+
 
 class Destination(Protocol):
     """The target of a replay."""
@@ -140,10 +142,12 @@ class Run:
         """
         Send dead letters to their *destination*, and delete those that arrived.
 
-        With *reprocess* consumers process completed messages again. *repair* replaces bodies.
+        With *reprocess* consumers process completed messages again. *repair* replaces bodies;
+        without one, those whose body has expired stay.
 
         Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
+        destination = WithBody(destination)
         await destination.ready()
         with driver_errors_translated(refusals=False):
             async with self.engine.connect() as connection:
@@ -193,7 +197,7 @@ class Run:
                     result = await act(Batch(connection, letters))
                     await self._settle(connection, letters, result, action)
             self.on_progress(len(letters))
-            if set(result.problems) == {NO_ANSWER}:
+            if set(result.problems) - {BODY_EXPIRED} == {NO_ANSWER}:
                 return
             after = letters[-1]["id"]
             allowed = None if allowed is None else allowed - len(letters)
@@ -244,7 +248,7 @@ class Run:
     async def _repair(self, batch: Batch, repair: Repair) -> Batch:
         repaired = []
         for letter in batch.letters:
-            columns = await repair(letter)
+            columns = {**await repair(letter), "body_expired_at": None}
             await self.store.repair(batch.connection, letter["id"], columns)
             repaired.append({**letter, **columns})
         return Batch(batch.connection, repaired)

@@ -44,7 +44,14 @@ class DeadLetterReport:
             ["source"],
             registry=registry,
         )
+        self._bodies_expired = Counter(
+            "mq_dead_letters_bodies_expired",
+            "Dead letters whose body was deleted since it is older than the retention of bodies.",
+            ["source"],
+            registry=registry,
+        )
         self._oldest.labels(source)
+        self._bodies_expired.labels(source)
         self._purged.labels(source)
 
     def sampled(self, counts: Sequence[ReasonCount]) -> None:
@@ -63,3 +70,8 @@ class DeadLetterReport:
         """A batch of old dead letters was deleted."""
         self._purged.labels(self._source).inc(letters)
         self._log.warning("dead_letters_purged", letters=letters)
+
+    def bodies_expired(self, letters: int) -> None:
+        """The bodies of a batch of old dead letters were deleted."""
+        self._bodies_expired.labels(self._source).inc(letters)
+        self._log.warning("dead_letter_bodies_expired", letters=letters)

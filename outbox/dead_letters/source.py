@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # a running process replays nothing
 READING: Rights = {dead_letters: ("SELECT",)}
 CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}
 """The rights of commands that lock dead letters, and delete them."""
+EXPIRING: Rights = {dead_letters: ("SELECT", "UPDATE"), audit_log: ("INSERT",)}
+"""The rights of a process that deletes their bodies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

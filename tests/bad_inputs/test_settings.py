@@ -2,6 +2,8 @@
 Settings that cannot work: a line that names the setting and its bound, and shows no value.
 """
 
+from datetime import timedelta
+
 import pytest
 from yarl import URL
 
@@ -192,6 +194,17 @@ def test_delays_that_are_no_seconds_are_refused_with_an_example(monkeypatch, wri
 
     line = "MQ_RETRY_DELAYS: must be numbers of seconds, as in 30,300,900"
     assert refusal(ConsumerSettings) == line
+
+
+def test_bodies_that_are_kept_for_as_long_as_their_dead_letters_are_refused(monkeypatch):
+    monkeypatch.setenv("MQ_DEAD_LETTER_RETENTION_DAYS", "30")
+    for days in ("30", "31"):
+        monkeypatch.setenv("MQ_DEAD_LETTER_BODY_RETENTION_DAYS", days)
+        refused = refusal(KINDS["relay"])
+        assert refused.startswith("MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be below MQ_DEAD_")
+
+    monkeypatch.setenv("MQ_DEAD_LETTER_BODY_RETENTION_DAYS", "29")
+    assert load(KINDS["relay"]).dead_letter_body_retention == timedelta(days=29)
 
 
 def test_a_list_that_is_nested_too_deeply_is_refused(monkeypatch):
