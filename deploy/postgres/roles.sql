@@ -111,19 +111,13 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- producer:   inserts events. It reads none, so that a service sees no events of another.
 -- relay:      publishes. It cannot change what an event says, only when it is published.
 -- consumer:   handles. Grant it the producer too if its handlers record events.
-<<<<<<< HEAD
--- operator:   `status`, `monitor`, `dead` and `topology --adopt`. It sees bodies of dead letters,
---             whose reading is audited, but none of the outbox. xmax shows rows in work.
--- key_operator: `keys status`, `rotate`, `rewrap` and `retire`. It sees and replaces encrypted
---             bodies, since their first bytes name the key, and plain ones too: with the keys it can
---             read every event anyway. `require` and `allow-plaintext` need the owner.
--- auditor:    reads who did what, and why.
-=======
 -- operator:   `status`, `monitor`, `dead`, `approve` and `topology --adopt`. It sees bodies of dead
 --             letters, whose reading is audited, but none of the outbox. xmax shows rows in work.
 --             Give each person a role of their own: a second person is another role.
+-- key_operator: `keys status`, `rotate`, `rewrap` and `retire`. It sees and replaces encrypted
+--             bodies, since their first bytes name the key, and plain ones too: with the keys it can
+--             read every event anyway. `require` and `allow-plaintext` need the owner.
 -- auditor:    reads who did what, and why, and verifies the log.
->>>>>>> audit
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
          'grant %s on %s %s to %I',

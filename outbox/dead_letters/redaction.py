@@ -64,7 +64,7 @@ def body(letter: Mapping[str, Any]) -> dict[str, str | None]:
     """
     if is_expired(letter):
         return {"body": None}
-    text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
+    text = None if is_encrypted(letter.get("content_encoding")) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
     return {"body": text}
@@ -78,7 +78,7 @@ def readable_body(letter: Mapping[str, Any]) -> str:
     """
     if is_expired(letter):
         return expired_at(letter)
-    if is_encrypted(letter["content_encoding"]):
+    if is_encrypted(letter.get("content_encoding")):
         return encrypted_with(letter["body"])
     try:
         plain = decompress(letter["body"], letter["content_encoding"])
