@@ -45,6 +45,8 @@ async def decryption(
         from consumer.execution.decryption import Decryption  # noqa: PLC0415 - an extra
         from outbox.encryption.decryptor import Decryptor  # noqa: PLC0415
     async with AsyncExitStack() as stack:
+        if not chosen.by_call:
+            stack.push_async_callback(asyncio.to_thread, chosen.close)
         reader = await _reader(chosen, settings, name, stack)
         required = settings.require_encryption or chosen.required
         yield Decryption(Decryptor(chosen.keys), reader, required)

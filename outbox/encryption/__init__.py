@@ -22,6 +22,7 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     process_lock     a lock that a forked child finds free
     data_keys        the data key of a process, and those that it has unwrapped
     encryptor        rows of a producer
+    row_reader       rows again, in tests of their producer
     decryptor        messages of a consumer
 
 It stands on `outbox.wire`, and opens no connection to the outbox or the broker. Consumers and
