@@ -417,10 +417,14 @@ def test_each_part_with_encryption_is_compared_with_itself_without_in_the_same_r
         for name, some in ((encryption.PLAIN, plain), (encryption.ENCRYPTED, encrypted))
     }
 
-    found = {result.name: result for result in encryption.figures(rates)}
+    found = {
+        result.name: result
+        for result in encryption.figures(rates, {"consumer on_batch, plain": [0.2]})
+    }
 
     assert found["encrypted_vs_plain, relay"].value == pytest.approx(0.9)
     assert found["encrypted_vs_plain, relay"].met is False
     assert found["encrypted_vs_plain, producer"].met is True
     assert found["consumer on_batch, plain: rate"].value == 50.0
+    assert found["consumer on_batch, plain: CPU per 1,000"].value == 0.2
     assert set(encryption.COUNTS) == set(encryption.GOALS)
