@@ -23,7 +23,7 @@ from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights, together
 from outbox.database.processes import RIGHTS_OF_PROCESS
 from outbox.database.verification import Expectation
-from outbox.dead_letters import maintenance
+from outbox.dead_letters.maintenance import KEPT, DeadLetterRetention
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters, outbox_processes
 from outbox.transports.topology import Topology
@@ -186,11 +186,11 @@ def rights_of_purge(consumer: Consumer) -> Rights:
 
 
 def expectation(
-    consumer: Consumer, queue: str, *, dead_letter_retention: timedelta | None = None
+    consumer: Consumer, queue: str, *, retention: DeadLetterRetention = KEPT
 ) -> Expectation:
     """The database that *consumer* needs if it reads *queue*."""
     return Expectation(
-        rights=together(rights_of_process(consumer), maintenance.rights(dead_letter_retention)),
+        rights=together(rights_of_process(consumer), retention.rights),
         source=consumer.name,
         target=queue,
         refusal=f"consumer {consumer.name}: its dedup rows in this schema belong to the queue"

@@ -10,7 +10,7 @@ from consumer import encryption as encryption_of_process
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from outbox.certificate_expiry import expiries
-from outbox.checks import certificates, database, encryption, versions
+from outbox.checks import certificates, compression, database, encryption, versions
 from outbox.checks.broker import BrokerCheck
 from outbox.checks.report import Report
 from outbox.checks.result import Check
@@ -28,6 +28,7 @@ _BY_CLOCK = (
 async def inspect(consumer: Consumer, settings: ConsumerSettings, report: Report) -> None:
     """Add the results of all checks to *report*."""
     report.add(*versions.of_python(sys.version_info[:3]))
+    report.add(*compression.of_compression(settings.compression))
     report.step(Check.HANDLERS, lambda: checks.check_handlers(consumer))
     report.step(Check.SETTINGS, lambda: checks.check(consumer, settings))
     report.step(Check.SETTINGS, lambda: process.allow_configured_headers(settings))

@@ -105,6 +105,14 @@ class ConsumerSettings(SharedSettings):
         description="How long after its last attempt a message may still come from a backlog or "
         "be replayed; MQ_DEDUPLICATION_RETENTION_HOURS has to cover it and all retries.",
     )
+    parked_body_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long a message may wait in its lane: the first of a lane that has waited "
+        "longer becomes a dead letter without its body, when its next attempt is due. Unset: "
+        "until its retries end.",
+    )
     lock_timeout_seconds: float = Field(
         default=30.0,
         gt=0,
@@ -147,6 +155,12 @@ class ConsumerSettings(SharedSettings):
         """`message_ttl_seconds` as a timedelta."""
         seconds = self.message_ttl_seconds
         return None if seconds is None else timedelta(seconds=seconds)
+
+    @property
+    def parked_body_retention(self) -> timedelta | None:
+        """`parked_body_retention_days` as a timedelta; None if it is not set."""
+        days = self.parked_body_retention_days
+        return None if days is None else timedelta(days=days)
 
     @property
     def unsupported_wait(self) -> timedelta:

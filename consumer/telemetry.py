@@ -63,7 +63,7 @@ class Telemetry:
         self._queue = queue
         self._known = frozenset(known)
         self._record_types = RecordTypes(record_types)
-        self._has_unsupported = False
+        self._unsupported: set[str] = set()
         self._deliveries = DeliveryMetrics(registry, source=source, queue=queue)
         self.availability = Availability(self._log, registry)
         self.dead_letters = DeadLetterReport(
@@ -166,12 +166,12 @@ class Telemetry:
             self._deliveries.settled(label, record_type, status=status, count=count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
-    def unsupported(self, message: WireMessage) -> None:
-        """A message waits for a version of the program that can handle it; logged once."""
-        if not self._has_unsupported:
-            self._has_unsupported = True
+    def unsupported(self, message: WireMessage, reason: str) -> None:
+        """A message waits for a process that can handle it; logged once for each *reason* code."""
+        if reason not in self._unsupported:
+            self._unsupported.add(reason)
             label = self._label(message.type)
-            self._log.warning("message_unsupported", type=label, **ids_of(message))
+            self._log.warning("message_unsupported", type=label, reason=reason, **ids_of(message))
 
     def requeued(self, event_type: str | None) -> None:
         """A message that the broker had dead-lettered was requeued into the work queue."""

@@ -19,6 +19,7 @@ from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
 from outbox.runtime.error_summary import ErrorSummary
+from outbox.wire.compression import ZSTD_MISSING
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PLAINTEXT_REFUSED
 
 RETRIES_EXHAUSTED = "retries_exhausted"
@@ -26,6 +27,8 @@ NO_HANDLER = "no_handler"
 TOO_OLD = "too_old_to_dedupe"
 LEASE_EXPIRED = "lease_expired"
 DELIVERY_LIMIT = "delivery_limit"
+BODY_EXPIRED = "body_expired"
+"""A parked message has waited longer than MQ_PARKED_BODY_RETENTION_DAYS: its body is deleted."""
 
 CODES = frozenset(
     {
@@ -33,10 +36,12 @@ CODES = frozenset(
         NO_HANDLER,
         TOO_OLD,
         LEASE_EXPIRED,
+        BODY_EXPIRED,
         "malformed",
         "no_identity",
         "schema_unsupported",
         "content_encoding_unknown",
+        ZSTD_MISSING,
         "decompress_limit",
         "cloudevent_invalid",
         "rejected",
@@ -80,13 +85,15 @@ class TryAgain:
     The message has failed *attempt* times: retry it after *delay*.
 
     *failed* is False if the handler was not called, because the message came too early, or because
-    *unsupported_since* then no process has had a handler for it. *summary* is that of its error.
+    *unsupported_since* then no process could handle it, for the reason code *unsupported_because*.
+    *summary* is that of its error.
     """
 
     attempt: int
     delay: timedelta
     failed: bool = True
     unsupported_since: datetime | None = None
+    unsupported_because: str = field(default="", compare=False)
     summary: ErrorSummary | None = field(default=None, compare=False)
 
 

@@ -28,8 +28,9 @@ A producer imports only the files of the first block; in reading order:
     extras                             a setting that needs packages that are not installed
     encryption/ key_store/             encrypted bodies, and their keys
     wire/ database/ transports/        rows and messages, databases, brokers
-    runtime/ checks/ dead_letters/ cli/
-                                       running a process, checks, dead letters, shared commands
+    runtime/ checks/ dead_letters/ erasure/ key_operations/ cli/
+                                       running a process, checks, dead letters, erasing persons,
+                                       keys as an operator handles them, shared commands
     testing/                           assertions on recorded events, for tests of producers
 
 Each package names its own files. `outbox` never imports `relay` or `consumer`; the order of its

@@ -10,6 +10,7 @@ Every exception that this project raises on purpose.
     ├── ConfigurationError             exit code 2
     │   ├── SchemaMismatch             the database schema or a privilege is wrong
     │   └── TopologyMismatch           an exchange or queue is missing or has other arguments
+    ├── BatchesNotEnded                exit code 4 of `relay erase`; consumers work with a key
     ├── ApprovalNeeded                 exit code 5: a second person has to approve an act
     └── Unavailable                    exit code 3 at start; a running process waits and retries
         ├── DatabaseUnavailable        the database is unreachable, or refuses the work for now
@@ -112,6 +113,14 @@ class TopologyMismatch(ConfigurationError):  # noqa: N818
     def __init__(self, problem: str, *, argument: str | None = None) -> None:
         super().__init__(problem)
         self.argument = argument
+
+
+class BatchesNotEnded(OutboxError):  # noqa: N818
+    """
+    Batches of consumers that began before a key was refused, or another erasure, have not ended.
+
+    Raised by `relay erase`, with exit code 4; the key is refused and not destroyed yet.
+    """
 
 
 class ApprovalNeeded(OutboxError):  # noqa: N818

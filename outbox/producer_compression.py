@@ -11,7 +11,7 @@ from typing import Any
 from outbox.errors import ConfigurationError
 from outbox.event import Event
 from outbox.payload import COMPRESSIONS, Compression
-from outbox.wire.compression import compress
+from outbox.wire.compression import check_usable, compress
 
 SETTING = "MQ_COMPRESSION"
 
@@ -60,6 +60,7 @@ def _use(compression: str, source: str) -> None:
     global _chosen  # noqa: PLW0603 - one for the process, like the allowed headers
     for known in COMPRESSIONS:
         if compression == known:
+            check_usable(known, source)
             _chosen = known
             return
     raise ConfigurationError(f"{source}: must be {', '.join(COMPRESSIONS)}")

@@ -109,6 +109,13 @@ class SharedSettings(EncryptionSettings):
         description="Commands open bodies of dead letters, or replace one, only after a second "
         "person has approved it with `approve`.",
     )
+    dead_letter_body_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long the bodies of dead letters are kept, while their metadata stays; "
+        "less than MQ_DEAD_LETTER_RETENTION_DAYS. Unset: as long as the dead letters.",
+    )
     record_types: Items[RecordType] = Field(
         default=(),
         max_length=500,
@@ -166,6 +173,12 @@ class SharedSettings(EncryptionSettings):
                 "MQ_LOG_TRACEBACKS: needs a database on this host, because tracebacks may quote "
                 "health data: unset it, or set MQ_ALLOW_INSECURE=true"
             )
+        letters, bodies = self.dead_letter_retention_days, self.dead_letter_body_retention_days
+        if letters is not None and bodies is not None and bodies >= letters:
+            raise ValueError(
+                "MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be less than "
+                "MQ_DEAD_LETTER_RETENTION_DAYS, which deletes whole dead letters"
+            )
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
         return self
@@ -173,13 +186,21 @@ class SharedSettings(EncryptionSettings):
     @property
     def dead_letter_retention(self) -> timedelta | None:
         """`dead_letter_retention_days` as a timedelta; None if it is not set."""
-        days = self.dead_letter_retention_days
-        return None if days is None else timedelta(days=days)
+        return _days(self.dead_letter_retention_days)
+
+    @property
+    def dead_letter_body_retention(self) -> timedelta | None:
+        """`dead_letter_body_retention_days` as a timedelta; None if it is not set."""
+        return _days(self.dead_letter_body_retention_days)
 
     @property
     def drain(self) -> timedelta:
         """`drain_seconds` as a timedelta."""
         return timedelta(seconds=self.drain_seconds)
+
+
+def _days(days: int | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 Settings = TypeVar("Settings", bound=SharedSettings)

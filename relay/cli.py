@@ -16,6 +16,7 @@ from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
 from outbox.cli import dead_letters as dead_commands
+from outbox.cli import erasure as erasure_commands
 from outbox.cli import keys as key_commands
 from outbox.cli.console import EXIT_CODES, console
 from outbox.cli.dead_letter_options import with_filters
@@ -188,6 +189,9 @@ def _keys() -> KeySettings:
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=False))
+erasure_commands.add_commands(
+    app, lambda: start.settings(RelaySettings, process="relay"), assembly.database
+)
 app.add_typer(key_commands.app(_keys))
 app.add_typer(audit_commands.app(_dead_letters, of_consumers=False))
 app.command("approve")(

@@ -27,12 +27,13 @@ from outbox import json_text, media_type, model_json
 from outbox.errors import UnreadableMessage
 from outbox.transports.delivery import Delivery
 from outbox.wire import codec
+from outbox.wire.compression import ZSTD_MISSING
 from outbox.wire.encrypted import KEY_UNKNOWN, SUBJECT_ERASED, PrivateText
 from outbox.wire.envelope import Envelope
 
 _UNSUPPORTED_DELAY = timedelta(seconds=5)
 
-_WAITED_FOR = {NO_HANDLER, KEY_UNKNOWN}
+_WAITED_FOR = {NO_HANDLER, KEY_UNKNOWN, ZSTD_MISSING}
 
 _HELD_FOR = timedelta(seconds=5)
 """A message that comes less than this too early waits in the process."""
@@ -87,7 +88,8 @@ def decode_delivery(
 
     A message that was recorded before *oldest* may have been completed and purged. One that only a
     later version of the program can handle waits for it for *unsupported_wait*, and so does one
-    whose key this process does not have yet. Raises FilterFailed and KeysUnavailable.
+    whose key, or the package for whose compression, this process does not have yet. Raises
+    FilterFailed and KeysUnavailable.
     """
     number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
@@ -177,7 +179,13 @@ def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) 
     if left <= timedelta(0):
         return None
     delay = min(_UNSUPPORTED_DELAY, left)
-    return TryAgain(headers.failed_attempts, delay, failed=False, unsupported_since=since)
+    return TryAgain(
+        headers.failed_attempts,
+        delay,
+        failed=False,
+        unsupported_since=since,
+        unsupported_because=code,
+    )
 
 
 def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:

@@ -30,7 +30,7 @@ from consumer.handler import Handler
 from consumer.message_copies import waiting_since
 from consumer.storage.failing import FailedAttempt
 from consumer.storage.parked import ParkedMessage
-from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
+from consumer.verdict import BODY_EXPIRED, DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.database.errors import (
     NO_PRIVILEGE,
     driver_errors_translated,
@@ -71,6 +71,10 @@ class ParkedSteps:
         with driver_errors_translated():
             if not await self._context.parked.lock(work.session, self.message):
                 return False
+            if await self._context.parked.has_expired(work.session, self.message):
+                verdict = DeadLetter(self.message.attempts, BODY_EXPIRED)
+                self.attempted = ParkedResult(verdict)
+                return True
         self._handler = self._context.handler_of(self.message)
         # Its age was checked when it was delivered.
         delivery = self._context.as_delivered(self.message)

@@ -12,7 +12,9 @@ from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
 from consumer.storage.failing import LastFailure
 from consumer.storage.inserted import verify_inserted
+from consumer.verdict import BODY_EXPIRED
 from outbox.database.errors import driver_errors_translated
+from outbox.database_time import database_now
 from outbox.errors import UnreadableMessage
 from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.shield import shielded
@@ -20,6 +22,8 @@ from outbox.tables import dead_letters
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
+
+_WITHOUT_BODY = {"body": b"", "body_expired_at": database_now()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ async def write_dead_letter(
     *summary* is that of the last error, or else the one of the *failure* before. `first_at` is the
     time of the first error, and `last_at` the time at which the message became a dead letter.
     """
+    without = _WITHOUT_BODY if reason == BODY_EXPIRED else {}
     result = await session.execute(
         sa.insert(dead_letters).values(
             source=source,
@@ -111,7 +116,7 @@ async def write_dead_letter(
             reason=reason,
             attempts=attempts,
             **_error_columns(summary, failure),
-            **stored_message.to_columns(message),
+            **stored_message.to_columns(message) | without,
         )
     )
     verify_inserted(result, dead_letters)

@@ -71,10 +71,15 @@ class ParkedMessage:
 
 
 class ParkedMessages:
-    """The rows of one *consumer* in `parked_messages`, in the transactions of its handlers."""
+    """
+    The rows of one *consumer* in `parked_messages`, in the transactions of its handlers.
 
-    def __init__(self, consumer: str) -> None:
+    *body_retention* is how long their bodies are kept; None: until their lanes go on.
+    """
+
+    def __init__(self, consumer: str, *, body_retention: timedelta | None = None) -> None:
         self._consumer = consumer
+        self._body_retention = body_retention
         # `next_due` continues behind this lane. Otherwise a lane with many due rows would be the
         # first each time.
         self._after = _BEFORE_ALL
@@ -138,6 +143,18 @@ class ParkedMessages:
             .with_for_update(skip_locked=True)
         )
         return result.first() is not None
+
+    async def has_expired(self, session: AsyncSession, parked: ParkedMessage) -> bool:
+        """Whether *parked* has waited for longer than bodies are kept."""
+        if self._body_retention is None:
+            return False
+        oldest = now_plus(sa.literal(-self._body_retention.total_seconds()))
+        found = await session.scalar(
+            sa.select(parked_messages.c.parked_at < oldest).where(
+                parked_messages.c.id == parked.id
+            )
+        )
+        return bool(found)
 
     async def postpone(
         self,

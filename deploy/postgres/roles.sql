@@ -11,7 +11,7 @@
 --     schema   the schema of the tables, as in MQ_DATABASE_SCHEMA; public by default
 --     prefix   what the names of roles begin with; outbox_ by default. Roles belong to the whole
 --              server, so two installations on one server need two prefixes.
---     owner, producer, relay, consumer, operator, auditor, monitoring
+--     owner, producer, relay, consumer, operator, key_operator, auditor, monitoring
 --              another name for one role, which may exist already
 --     retention
 --              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS is set: relay and consumer then
@@ -33,6 +33,7 @@
 \if :{?relay}      \else \set relay :prefix relay \endif
 \if :{?consumer}   \else \set consumer :prefix consumer \endif
 \if :{?operator}   \else \set operator :prefix operator \endif
+\if :{?key_operator} \else \set key_operator :prefix key_operator \endif
 \if :{?auditor}    \else \set auditor :prefix auditor \endif
 \if :{?monitoring} \else \set monitoring :prefix monitoring \endif
 
@@ -44,7 +45,8 @@ set local client_min_messages = warning;
 -- Roles.
 select format('create role %I nologin', wanted.name)
   from unnest(array[
-         :'owner', :'producer', :'relay', :'consumer', :'operator', :'auditor', :'monitoring'
+         :'owner', :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'monitoring'
        ]) as wanted (name)
  where to_regrole(quote_ident(wanted.name)) is null
 \gexec
@@ -62,7 +64,8 @@ select format('create schema %I authorization %I', :'schema', :'owner')
 revoke create on schema :"schema" from public;
 grant usage, create on schema :"schema" to :"owner";
 grant usage on schema :"schema"
-   to :"producer", :"relay", :"consumer", :"operator", :"auditor", :"monitoring";
+   to :"producer", :"relay", :"consumer", :"operator", :"key_operator", :"auditor",
+      :"monitoring";
 
 -- No role but the owner may call functions that later migrations create.
 alter default privileges for role :"owner" revoke execute on functions from public;
@@ -88,7 +91,8 @@ select format('alter function %s owner to %I', function.oid::regprocedure, :'own
 select format('revoke all on %s from %I', relation.oid::regclass, named.name)
   from pg_class as relation,
        unnest(array[
-         :'producer', :'relay', :'consumer', :'operator', :'auditor', :'monitoring'
+         :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'monitoring'
        ]) as named (name)
  where relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
    and relation.relkind in ('r', 'S')
@@ -108,6 +112,9 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- consumer:   handles. Grant it the producer too if its handlers record events.
 -- operator:   `status`, `monitor`, `dead` and `topology --adopt`. It sees bodies of dead letters,
 --             whose reading is audited, but none of the outbox. xmax shows rows in work.
+-- key_operator: `keys status`, `rotate`, `rewrap` and `retire`. It sees and replaces encrypted
+--             bodies, since their first bytes name the key, and plain ones too: with the keys it can
+--             read every event anyway. `require` and `allow-plaintext` need the owner.
 -- auditor:    reads who did what, and why.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
@@ -163,6 +170,20 @@ select format(
            ('operator', 'select', 'table', 'outbox_relay_version', null),
            ('operator', 'select', 'table', 'outbox_compatibility', null),
 
+           ('key_operator', 'select', 'table', 'outbox',
+            'id, content_encoding, body, created_at'),
+           ('key_operator', 'update', 'table', 'outbox', 'body'),
+           ('key_operator', 'select', 'table', 'dead_letters',
+            'id, content_encoding, body, body_expired_at, first_at'),
+           ('key_operator', 'update', 'table', 'dead_letters', 'body'),
+           ('key_operator', 'select', 'table', 'parked_messages',
+            'id, content_encoding, body, parked_at'),
+           ('key_operator', 'update', 'table', 'parked_messages', 'body'),
+           ('key_operator', 'select, insert', 'table', 'audit_log', null),
+           ('key_operator', 'select', 'table', 'audit_head', null),
+           ('key_operator', 'select', 'table', 'outbox_relay_version', null),
+           ('key_operator', 'select', 'table', 'outbox_compatibility', null),
+
            ('auditor', 'select', 'table', 'audit_log', null),
            ('auditor', 'select', 'table', 'audit_head', null),
            ('auditor', 'select', 'table', 'approvals', null),
@@ -189,7 +210,8 @@ select format(
   join (
          values
            ('producer', :'producer'), ('relay', :'relay'), ('consumer', :'consumer'),
-           ('operator', :'operator'), ('auditor', :'auditor'), ('monitoring', :'monitoring')
+           ('operator', :'operator'), ('key_operator', :'key_operator'), ('auditor', :'auditor'),
+           ('monitoring', :'monitoring')
        ) as named (role, name) using (role)
   left join pg_class as relation
     on kind <> 'function' and relation.relname = object

@@ -164,24 +164,26 @@ def own_user() -> str:
 
 
 # The counter is above ids whose rows are missing; a copy may lack the counter.
-_NEXT = sa.text(
-    "SELECT max(coalesce((SELECT max(id) FROM audit_log), 0),"
-    " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'audit_log'), 0)) + 1"
+_NEXT_ID = sa.literal_column(
+    "(SELECT max(coalesce((SELECT max(id) FROM audit_log), 0),"
+    " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'audit_log'), 0)) + 1)"
+)
+_BEFORE = sa.select(
+    sa.select(audit_head.c.hash).scalar_subquery().label("hash"),
+    sa.type_coerce(database_now(), sa.Text).label("at"),
+    _NEXT_ID.label("id"),
 )
 
 
 async def _chain(connection: AsyncConnection, row: dict[str, Any]) -> None:
     """Add *row*, whose JSON is text, and the new head; no other connection writes meanwhile."""
-    head = sa.select(audit_head.c.hash).scalar_subquery()
-    previous, at = (
-        await connection.execute(sa.select(head, sa.type_coerce(database_now(), sa.Text)))
-    ).one()
+    before = (await connection.execute(_BEFORE)).one()
     stored = row | {
-        "id": await connection.scalar(_NEXT),
-        "at": at,
+        "id": before.id,
+        "at": before.at,
         "run": row["run"].hex,
         "role": own_user(),
-        "previous_hash": START if previous is None else previous,
+        "previous_hash": START if before.hash is None else before.hash,
     }
     stored["hash"] = hash_of(stored["previous_hash"], [str(stored[name]) for name in FIELDS])
     texts = {name: sa.literal(stored[name], sa.Text) for name in _TEXTS}

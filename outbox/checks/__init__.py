@@ -7,6 +7,7 @@ change nothing. A result is a value that the command lines print.
     result.py        one result, and its status
     report.py        all results of one run, and the error with which it ends
     versions.py      the oldest versions that are supported, and faults of later ones
+    compression.py   packages that bodies of some compressions need
     clocks.py        how far two clocks are apart
     certificates.py  certificates that end soon
     database.py      version, clock, TLS and connection pooler of the database

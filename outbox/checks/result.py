@@ -26,6 +26,7 @@ class Check(StrEnum):
     ENCRYPTION = "encryption"
     PROBES = "probes"
     PYTHON_VERSION = "python_version"
+    COMPRESSION = "compression"
     DATABASE_VERSION = "database_version"
     DATABASE_TLS = "database_tls"
     DATABASE_CLOCK = "database_clock"

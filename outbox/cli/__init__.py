@@ -11,6 +11,12 @@ The parts of the command line that `relay` and `consumer` share.
     dead_letter_operations   one run of `replay` or `drop`, with a progress bar and a summary
     dead_letter_view         how dead letters look on a terminal
     dead_letter_export       dead letters as lines of JSON
+    keys                     the commands `keys`: their options
+    key_settings             what they need: settings, databases, who runs them and why
+    key_making               `keys init`
+    key_commands             `keys status`, `rotate`, `rewrap` and `retire`
+    key_view                 how keys look on a terminal, and as JSON
+    plaintext                `keys require` and `allow-plaintext`
     contract_options         the options of AsyncAPI documents
     adoption                 `topology --adopt`: another exchange or queue for a source
 

@@ -2,28 +2,38 @@
 The commands `erase` and `readmit`: the keys of persons.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.cli.console import AsJson
+from outbox.audit.log import Audit, Filters, StatedFilters, user_and_host
+from outbox.cli.console import AsJson, once, print_json, show
+from outbox.cli.second_person import Approval, say_how_to_approve
 from outbox.cli.start import fail
-from outbox.erasure import erasure, readmission
-from outbox.erasure.erasure import Erasure
-from outbox.erasure.opening import opened, opened_alone
-from outbox.errors import ConfigurationError
+from outbox.dead_letters.selection import whole_number
+from outbox.errors import ApprovalNeeded, BatchesNotEnded, ConfigurationError
+from outbox.extras import packages_of
+from outbox.runtime.service import ExitCode
 from outbox.settings import SharedSettings
 
+if TYPE_CHECKING:
+    from outbox.erasure.command import Request
+
+SOURCE = "relay"
 STATUSES = (
     "Exit status: 0 erased, also if a subject is unknown or was erased before; 2 bad settings or"
     " file; 3 a database or the source of keys is unreachable; 4 batches of consumers did not end"
-    " within --wait. After 3, 4 or a crash, the same command goes on."
+    " within --wait; 5 a second person has to approve it (MQ_TWO_PERSON). After 3, 4 or a"
+    " crash, the same command goes on."
 )
+Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=SharedSettings)
 Database = Callable[[Settings], AbstractAsyncContextManager[AsyncEngine]]
 
@@ -37,7 +47,7 @@ SubjectFile = Annotated[
 ]
 Because = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="Why you do this; stored in audit_log. No name in it!"),
+    typer.Option(metavar="TEXT", help="Why you do this; audit_log keeps it, so name nobody."),
 ]
 By = Annotated[
     str | None, typer.Option(metavar="NAME", help="The actor; default is the user and the host.")
@@ -52,6 +62,15 @@ Wait = Annotated[
         help="How long to wait for batches of consumers that began before.",
     ),
 ]
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again",
+        help="After a restore of the key database: destroy again the keys that audit_log names. "
+        "Needs no file.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
 
 
 def add_commands(
@@ -62,59 +81,105 @@ def add_commands(
     @app.command(epilog=STATUSES)
     def erase(
         *,
-        subjects: SubjectFile = None,
+        subject_file: SubjectFile = None,
         because: Because = None,
         by: By = None,
         wait: Wait = 60.0,
-        again: Annotated[
-            bool,
-            typer.Option(
-                "--again",
-                help="After a restore of the key database: destroy again the keys that audit_log"
-                " names. Needs no file.",
-            ),
-        ] = False,
-        dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Only count; change nothing.")
-        ] = False,
+        approval: Approval = None,
+        again: Again = False,
+        dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
         """Destroy the keys of persons: their events can be read no more, in any queue or table."""
-        if again == (subjects is not None):
+        if again == (subject_file is not None):
             fail(ConfigurationError("--subject-file: give a file, or --again"))
-        names = None if subjects is None else _read(subjects)
         audit = None if dry_run else _audit(because, by)
+        request = _request(subject_file, audit, wait, approval)
         loaded = settings()
 
-        async def work() -> Erasure | dict[str, int]:
-            within = timedelta(seconds=wait)
-            opening = opened if audit is None else opened_alone
-            async with opening(loaded, lambda: database(loaded), wait=within) as both:
-                if names is None:
-                    return {"erased_again": await _again(both, audit)}
-                if audit is None:
-                    return await erasure.plan(both, names)
-                return await erasure.erase(both, names, audit, report=_report)
+        async def work() -> object:
+            from outbox.erasure import command  # noqa: PLC0415 - needs an extra
+
+            return await command.erase(loaded, lambda: database(loaded), request)
 
         _show("would be erased" if dry_run else "erased", _once(work), as_json=as_json)
 
     @app.command()
     def readmit(
         *,
-        subjects: SubjectFile = None,
+        subject_file: SubjectFile = None,
         because: Because = None,
         by: By = None,
         wait: Wait = 60.0,
+        approval: Approval = None,
         as_json: AsJson = False,
     ) -> None:
         """Let persons who were erased have events again, with new keys."""
-        if subjects is None:
+        if subject_file is None:
             fail(ConfigurationError("--subject-file: is needed"))
-        names, audit, loaded = _read(subjects), _audit(because, by), settings()
+        request = _request(subject_file, _audit(because, by), wait, approval)
+        loaded = settings()
 
-        async def work() -> readmission.Readmission:
-            within = timedelta(seconds=wait)
-            async with opened_alone(loaded, lambda: database(loaded), wait=within) as both:
-                return await readmission.readmit(both, names, audit)
+        async def work() -> object:
+            from outbox.erasure import command  # noqa: PLC0415 - needs an extra
+
+            return await command.readmit(loaded, lambda: database(loaded), request)
 
         _show("readmitted", _once(work), as_json=as_json)
+
+
+def _request(
+    file: Path | None, audit: Audit[Filters] | None, wait_seconds: float, approval: str | None
+) -> "Request":
+    """The request of a command line; ends the process if the file cannot be used."""
+    try:
+        with packages_of("MQ_ENCRYPTION_KEYS: encryption", extra="encryption"):
+            from outbox.erasure import subject_file  # noqa: PLC0415
+            from outbox.erasure.command import Request  # noqa: PLC0415
+        names = None if file is None else subject_file.read(file)
+        number = None if approval is None else whole_number("--approval", approval)
+    except ConfigurationError as error:
+        fail(error)
+    wait = timedelta(seconds=wait_seconds)
+    return Request(subjects=names, audit=audit, wait=wait, report=_report, approval=number)
+
+
+def _audit(because: str | None, by: str | None) -> Audit[Filters]:
+    """The audit of one run; its selection names no subject."""
+    if not (because or "").strip():
+        fail(ConfigurationError("--because: is needed, without a name; audit_log keeps it"))
+    return Audit(
+        actor=by or user_and_host(),
+        because=because or "",
+        source=SOURCE,
+        selection=StatedFilters(),
+    )
+
+
+def _report(passed: timedelta, names: list[str]) -> None:
+    seconds = int(passed.total_seconds())
+    print(f"waiting for {seconds} s: {'; '.join(names)}", file=sys.stderr)  # noqa: T201
+
+
+def _once(work: Callable[[], Awaitable[Result]]) -> Result:
+    async def ended() -> Result:
+        try:
+            return await work()
+        except BatchesNotEnded as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(ExitCode.DRAIN_DEADLINE) from None
+        except ApprovalNeeded as needed:
+            say_how_to_approve(needed, "")
+            raise SystemExit(ExitCode.APPROVAL_NEEDED) from None
+
+    return once(ended)
+
+
+def _show(title: str, found: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    rows = asdict(found) if is_dataclass(found) and not isinstance(found, type) else dict(found)
+    tables = rows.pop("unreadable", {})
+    rows |= {f"unreadable in {table}": number for table, number in tables.items()}
+    show(title, {name.replace("_", " "): value for name, value in rows.items()})

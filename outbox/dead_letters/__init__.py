@@ -3,6 +3,7 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
 
     selection   the filters that choose dead letters
     store       every statement on the table `dead_letters`
+    destination where a replay sends them
     replay      a run that replays or drops, one batch per transaction
     source      what the relay or a consumer provides: database, destination, duplicates
     encrypted_letters  encrypted bodies, by the keys of an operator

@@ -34,6 +34,7 @@ _METADATA = (
     "occurred_at",
     "first_at",
     "last_at",
+    "body_expired_at",
 )
 
 
@@ -55,7 +56,9 @@ def private(letter: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """Return the stored body: its text if that is JSON, else base64; base64 if encrypted."""
+    """Return the stored body: text if it is JSON, else or if encrypted base64; none if expired."""
+    if letter["body_expired_at"] is not None:
+        return {}
     text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
@@ -66,8 +69,10 @@ def readable_body(letter: Mapping[str, Any]) -> str:
     """
     Return the body for people: decompressed if possible; text if it is JSON, else base64.
 
-    Of an encrypted one, only by which key it is encrypted.
+    Of an encrypted one, only by which key it is encrypted; of an expired one, when it expired.
     """
+    if letter["body_expired_at"] is not None:
+        return f"body expired at {_json_value(letter['body_expired_at'])}"
     if is_encrypted(letter["content_encoding"]):
         return encrypted_with(letter["body"])
     try:

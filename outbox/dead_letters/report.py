@@ -44,7 +44,14 @@ class DeadLetterReport:
             ["source"],
             registry=registry,
         )
+        self._expired = Counter(
+            "mq_dead_letter_bodies_expired",
+            "Bodies of dead letters that were deleted since they are older than the retention.",
+            ["source"],
+            registry=registry,
+        )
         self._oldest.labels(source)
+        self._expired.labels(source)
         self._purged.labels(source)
 
     def sampled(self, counts: Sequence[ReasonCount]) -> None:
@@ -63,3 +70,8 @@ class DeadLetterReport:
         """A batch of old dead letters was deleted."""
         self._purged.labels(self._source).inc(letters)
         self._log.warning("dead_letters_purged", letters=letters)
+
+    def bodies_expired(self, letters: int) -> None:
+        """The bodies of a batch of old dead letters were deleted."""
+        self._expired.labels(self._source).inc(letters)
+        self._log.warning("dead_letter_bodies_expired", letters=letters)

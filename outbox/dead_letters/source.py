@@ -22,7 +22,7 @@ from outbox.runtime.shield import commit
 from outbox.tables import audit_log, dead_letters
 
 if TYPE_CHECKING:  # a running process replays nothing
-    from outbox.dead_letters.replay import Destination, Duplicates
+    from outbox.dead_letters.destination import Destination, Duplicates
 
 READING: Rights = {dead_letters: ("SELECT",)}
 CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}

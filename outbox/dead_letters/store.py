@@ -15,6 +15,9 @@ from outbox.database_time import database_now
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.tables import dead_letters
 
+HAS_BODY = dead_letters.c.body_expired_at.is_(None)
+"""Which dead letters have their body still."""
+
 Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
 
 _SIZE = sa.func.length(dead_letters.c.body).label("size_bytes")
@@ -182,9 +185,17 @@ class DeadLetters:
     async def repair(
         self, connection: AsyncConnection, id_: int, columns: Mapping[str, Any]
     ) -> None:
-        """Replace the body of a dead letter; *columns* are `body` and `content_encoding`."""
+        """Replace the body of a dead letter by *columns*; see `Repair`."""
         await connection.execute(
             sa.update(dead_letters).where(dead_letters.c.id == id_).values(**columns)
+        )
+
+    async def expire(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
+        """Empty the bodies of dead letters that this transaction has locked."""
+        await connection.execute(
+            sa.update(dead_letters)
+            .where(dead_letters.c.id.in_(ids))
+            .values(body=b"", body_expired_at=database_now())
         )
 
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:

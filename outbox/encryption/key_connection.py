@@ -10,8 +10,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import NoReturn
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from sqlalchemy.engine import URL
 
 from outbox.encryption.key_drivers import Answer, Session, Work, session
 from outbox.encryption.keys import KeysUnavailable
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, OutboxError
 from outbox.key_database_url import check_key_database, key_database_url
 
 CALL_SECONDS = {"postgresql": 5.0, "sqlite": 30.0}
@@ -89,14 +90,13 @@ class KeyConnection:
             target=_answer, args=(self._session, work, answer, lock), daemon=True
         ).start()
         try:
-            return answer.result(max(0.0, deadline - time.monotonic()))
+            answer.exception(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
-            if answer.done():  # the driver's own
-                self._fail(answer.exception())
+            if not answer.cancel():  # it has just ended
+                return self._ended(answer)
             self._abandon(lock)
             self._fail_late()
-        except Exception as error:  # noqa: BLE001 - drivers have no common class
-            self._fail(error)
+        return self._ended(answer)
 
     def close(self) -> None:
         """Close the connection; the next call makes another one."""
@@ -130,8 +130,12 @@ class KeyConnection:
             f"{self._setting}: the key database did not answer within {self._seconds:g} seconds"
         )
 
-    def _fail(self, error: BaseException | None) -> NoReturn:
-        if isinstance(error, ConfigurationError | KeysUnavailable):
+    def _ended(self, answer: Future[Answer]) -> Answer:
+        """The answer; raises the errors of drivers, which have no common class, in our words."""
+        error = answer.exception()
+        if error is None:
+            return answer.result()
+        if isinstance(error, OutboxError):
             raise error
         raise _translated(self._setting, error) from None
 
@@ -139,6 +143,7 @@ class KeyConnection:
 def _answer(
     used: Session, work: Work[Answer], answer: Future[Answer], lock: threading.Lock
 ) -> None:
+    failure: BaseException | None = None
     try:
         try:
             found = used.run(work)
@@ -147,11 +152,16 @@ def _answer(
                 raise
             found = used.run(work)
     except BaseException as error:  # noqa: BLE001 - raised in the thread of the caller
-        lock.release()
-        answer.set_exception(error)
-    else:
-        lock.release()
-        answer.set_result(found)
+        failure = error
+    lock.release()
+    try:
+        if failure is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(failure)
+    except InvalidStateError:  # the caller has stopped waiting, and uses another session
+        with suppress(Exception):
+            used.close()
 
 
 def _translated(setting: str, error: BaseException | None) -> KeysUnavailable:

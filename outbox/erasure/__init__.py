@@ -7,7 +7,11 @@ Erasing persons: destroying their keys, and what proves it. Commands only; no pr
     unreadable      the rows whose bodies nothing can read any more
     evidence        events and rows of the audit log
     erasure         the protocol
+    readmission     a person has events again
+    restored        after a restore of the key database
     opened          the two databases that a command works on
+    opening         opening them
+    command         one call of a command
 
 The protocol, each step of which may be repeated:
 

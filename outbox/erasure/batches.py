@@ -6,9 +6,10 @@ commit that refused the keys has waited already.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.sqlite_file_lock import FileLock
-from outbox.errors import ConfigurationError, Unavailable
+from outbox.errors import BatchesNotEnded
 
 LOOK_SECONDS = 0.05
 REPORT_SECONDS = 5.0
@@ -41,11 +42,6 @@ The transactions that have used the table; a lock on it is held until the end of
 One that takes its lock later takes its snapshot later as well, and sees which keys are refused.
 """
 _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('outbox erasure'))")
-_OTHER = "another erasure is working on this key database: wait for its end"
-
-
-class BatchesNotEnded(Unavailable):
-    """Batches that began before the keys were refused have not ended in time."""
 
 
 async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Report) -> None:
@@ -79,22 +75,40 @@ async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Repo
 async def _holders(engine: AsyncEngine) -> Mapping[str, str]:
     async with engine.connect() as connection:
         found = await connection.execute(_HOLDERS)
-        return {transaction: name for transaction, name in found}
+        return {row[0]: row[1] for row in found}
 
 
 @asynccontextmanager
-async def alone(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Keep other erasures from working on the key database of *engine*; raises if one does."""
+async def alone(engine: AsyncEngine, *, within: timedelta) -> AsyncIterator[None]:
+    """
+    Keep other erasures from working on the key database of *engine*.
+
+    The lock of one that was killed lasts until its server has noticed. Raises BatchesNotEnded if
+    another one works longer than *within*.
+    """
     if engine.dialect.name == "sqlite":
         lock = FileLock(Path(f"{engine.url.database}-erasure"))
-        if not lock.acquire():
-            raise ConfigurationError(_OTHER)
         try:
+            await _acquired(partial(_answer, lock.acquire), within)
             yield
         finally:
             lock.close()
         return
     async with engine.connect() as connection:
-        if not await connection.scalar(_LOCK):
-            raise ConfigurationError(_OTHER)
+        await _acquired(partial(connection.scalar, _LOCK), within)
         yield
+
+
+async def _acquired(attempt: Callable[[], Awaitable[bool | None]], within: timedelta) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within.total_seconds()
+    while not await attempt():
+        if loop.time() >= deadline:
+            raise BatchesNotEnded(
+                "--wait: another erasure is working on this key database: wait for its end"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _answer(attempt: Callable[[], bool]) -> bool:
+    return attempt()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from outbox.audit.log import Action, Audit
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_tables import ACTIVE, ERASED, ERASING
@@ -45,8 +45,14 @@ async def plan(opened: Opened, subjects: Collection[str]) -> Erasure:
     return await _summary(opened, found, pending, await _count(opened, pending))
 
 
+async def begins(opened: Opened, subjects: Collection[str]) -> bool:
+    """Return whether `erase` would begin to erase one of *subjects*; raises as `plan`."""
+    found = await opened.find(subjects)
+    return any(row.state == ACTIVE for row in found.rows.values())
+
+
 async def erase(
-    opened: Opened, subjects: Collection[str], audit: Audit, *, report: Report
+    opened: Opened, subjects: Collection[str], audit: Audit[Filters], *, report: Report
 ) -> Erasure:
     """
     Erase *subjects*; *report* is called while batches have not ended.
@@ -111,7 +117,7 @@ async def _count(opened: Opened, pending: Mapping[str, KeyRow]) -> dict[str, int
 async def _announce(
     opened: Opened,
     subjects: Mapping[UUID, str],
-    audit: Audit,
+    audit: Audit[Filters],
     encryptor: Encryptor,
     counts: Mapping[str, int],
 ) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.audit.log import Action, Audit
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.privileges import Rights
 from outbox.encryption.encryptor import Encryptor
 from outbox.event import Event
@@ -47,7 +47,7 @@ async def record_events(
 
 async def record(
     connection: AsyncConnection,
-    audit: Audit,
+    audit: Audit[Filters],
     action: Action,
     keys: Collection[UUID],
     details: Mapping[str, Any],
@@ -87,8 +87,9 @@ async def named(connection: AsyncConnection, action: Action) -> AsyncIterator[li
         ).all()
         if not rows:
             return
-        for last, details in rows:
-            yield list(_keys(details))
+        last = rows[-1].id
+        for row in rows:
+            yield list(_keys(row.details))
 
 
 def _keys(details: Any) -> Iterator[UUID]:

@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from sqlite3 import SQLITE_BUSY
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.engine import waiting_at_most
-from outbox.database.errors import is_contention
+from outbox.database.sqlite_errors import primary_code
 from outbox.encryption.digests import digest
 from outbox.encryption.keys import KeyProvider
 from outbox.encryption.subject_key_database import OTHER_DIGEST_KEY, fingerprint
 from outbox.erasure import key_rows
-from outbox.erasure.batches import BatchesNotEnded
 from outbox.erasure.key_rows import KeyRow
-from outbox.errors import ConfigurationError
+from outbox.errors import BatchesNotEnded, ConfigurationError
 from outbox.key_store import creation
 from outbox.key_store.engine import key_errors_translated
 
@@ -53,13 +53,12 @@ class Opened:
         Raises KeysUnavailable, and on SQLite BatchesNotEnded if its commit waits too long.
         """
         engine = self.key_database.execution_options(**waiting_at_most(self.wait))
-        is_sqlite = engine.dialect.name == "sqlite"
         with self.translated():
             try:
                 async with engine.begin() as connection:
                     yield connection
             except DBAPIError as error:
-                if is_sqlite and is_contention(error):
+                if primary_code(error.orig) == SQLITE_BUSY:
                     raise BatchesNotEnded(
                         f"--wait: readers of the key database have not ended after"
                         f" {self.wait.total_seconds():g} seconds: run the command again"

@@ -61,10 +61,10 @@ async def opened_alone(
     *,
     wait: timedelta,
 ) -> AsyncIterator[Opened]:
-    """Like `opened`; raises ConfigurationError as well if another erasure is at work."""
+    """Like `opened`; raises BatchesNotEnded as well if another erasure works too long."""
     async with opened(settings, database, wait=wait) as both:
         with both.translated():
-            async with alone(both.key_database):
+            async with alone(both.key_database, within=wait):
                 yield both
 
 

@@ -5,7 +5,7 @@ Readmitting persons who were erased: their later events get a new key, old ones 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from outbox.audit.log import Action, Audit
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
 from outbox.encryption.key_tables import ACTIVE
 from outbox.erasure import evidence, key_rows
@@ -31,7 +31,7 @@ class Readmission:
     unknown: int
 
 
-async def readmit(opened: Opened, subjects: Collection[str], audit: Audit) -> Readmission:
+async def readmit(opened: Opened, subjects: Collection[str], audit: Audit[Filters]) -> Readmission:
     """
     Let *subjects* have events again; the audit log names their old keys.
 

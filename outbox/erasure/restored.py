@@ -6,7 +6,7 @@ The audit log has their ids, so that no name is needed.
 
 from uuid import UUID
 
-from outbox.audit.log import Action, Audit
+from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
 from outbox.encryption.key_tables import ERASED
 from outbox.erasure import evidence, key_rows
@@ -37,7 +37,7 @@ async def returned(opened: Opened) -> set[UUID]:
     return {row.id for row in rows if row.state != ERASED or not row.is_announced}
 
 
-async def erase_again(opened: Opened, audit: Audit, *, report: Report) -> int:
+async def erase_again(opened: Opened, audit: Audit[Filters], *, report: Report) -> int:
     """
     Destroy the keys that a restore has brought back, and return their number.
 

@@ -129,8 +129,8 @@ def from_wire(
     correlation id or a time that no event of ours could have counts as absent.
 
     Raises UnreadableMessage with one of the codes `no_identity`, `malformed`,
-    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`, `key_unknown`, and those
-    of *decrypt*.
+    `schema_unsupported`, `content_encoding_unknown`, `decompress_limit`, `zstd_missing`,
+    `key_unknown`, and those of *decrypt*.
     """
     ours = parse(message.headers) if headers is None else headers
     if not ours.is_supported:

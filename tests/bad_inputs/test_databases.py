@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import outbox
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.storage.dedup import Dedup
-from outbox.database import migrate, sqlite_connection
+from outbox.database import migrate, sqlite_connection, sqlite_engine
 from outbox.database.engine import create_engine
 from outbox.database.errors import driver_errors_translated, may_pass
 from outbox.errors import (
@@ -159,7 +159,8 @@ async def file(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await engine.dispose()
 
 
-async def test_a_locked_sqlite_file_is_waited_for(file):
+async def test_a_locked_sqlite_file_is_waited_for(file, monkeypatch):
+    monkeypatch.setattr(sqlite_engine, "BUSY_SECONDS", 0.1)
     async with file.begin():
         with pytest.raises(DatabaseUnavailable) as caught:
             await insert(file)

@@ -27,7 +27,7 @@ from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.compression import decompress
 from tests.support.builders import LEAK_MARKER, an_event, an_upload, on_the_wire
-from tests.support.decompression_bomb import gzip_bomb
+from tests.support.decompression_bomb import gzip_bomb, zstd_bomb
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ANY = Handler("test.happened")
@@ -203,14 +203,15 @@ def test_bytes_that_were_packed_twice_or_in_parts_are_not_handed_over_in_part():
         assert opened(message) == DeadLetter(1, "malformed")
 
 
-def test_a_body_that_unpacks_to_ten_gigabytes_takes_a_few_megabytes():
-    packed = gzip_bomb(10 * 2**30)
+@pytest.mark.parametrize(("encoding", "bomb"), [("gzip", gzip_bomb), ("zstd", zstd_bomb)])
+def test_a_body_that_unpacks_to_ten_gigabytes_takes_a_few_megabytes(encoding, bomb):
+    packed = bomb(10 * 2**30)
     assert len(packed) < 20 * MIB
 
     tracemalloc.start()
     try:
         with pytest.raises(UnreadableMessage) as caught:
-            decompress(packed, "gzip")
+            decompress(packed, encoding)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -85,7 +85,7 @@ GIVEN_UP: dict[str, tuple[str, WireMessage]] = {
     ),
     "a content type that is none": ("malformed", a_message(content_type=LEAK_MARKER)),
     "text for a model": ("malformed", an_upload_message(content_type="text/plain")),
-    "an unknown encoding": ("content_encoding_unknown", a_message(content_encoding="zstd")),
+    "an unknown encoding": ("content_encoding_unknown", a_message(content_encoding="br")),
     "ciphertext": (
         "content_encoding_unknown",
         a_message(content_encoding="aes-256-gcm", body=b"\x8f" * 64),

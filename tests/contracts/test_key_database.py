@@ -2,6 +2,8 @@
 Key databases: what producers and consumers read and write there, with each driver.
 """
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,7 @@ from outbox.encryption.subjects import SubjectErased
 from outbox.errors import ConfigurationError
 from outbox.key_store import creation
 from outbox.key_store.reader import SubjectKeyStore
+from tests.support.breakpoints import BreakpointProxy
 from tests.support.keys import SETTING, KeyStore, key_store
 
 
@@ -145,3 +148,75 @@ async def test_a_database_without_the_tables_is_named(store: KeyStore) -> None:
     with pytest.raises(KeysUnavailable, match=r"^MQ_SUBJECT_KEYS_URL: .* run `relay keys init`"):
         KeyDatabase(connection, setting=SETTING)
     connection.close()
+
+
+async def test_a_forked_process_asks_by_a_connection_of_its_own(
+    store: KeyStore, producer: SubjectKeyDatabase
+) -> None:
+    before = producer.key_of(store.digest("one"))
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if producer.key_of(store.digest("one")) == before else 1)
+        finally:
+            os._exit(2)
+
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert producer.key_of(store.digest("one")) == before
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_server_that_does_not_answer_blocks_a_producer_for_a_limited_time(
+    driver: str, empty_postgres_url: str
+) -> None:
+    async with (
+        key_store(empty_postgres_url) as store,
+        BreakpointProxy(empty_postgres_url) as proxy,
+    ):
+        url = make_url(proxy.url).set(drivername=f"postgresql+{driver}")
+        text = url.render_as_string(hide_password=False)
+        connection = KeyConnection(text, setting=SETTING, seconds=1)
+        producer = SubjectKeyDatabase(connection, store.ring, setting=SETTING)
+        proxy.after(lambda message: b"FROM subject_keys" in message)
+
+        with pytest.raises(KeysUnavailable, match="did not answer within 1 seconds"):
+            await asyncio.to_thread(producer.key_of, store.digest("one"))
+        found = await asyncio.to_thread(producer.key_of, store.digest("one"))
+        proxy.reset()
+        again = await asyncio.to_thread(producer.key_of, store.digest("one"))
+
+        assert found == again
+        await asyncio.to_thread(connection.close)
+
+
+async def test_a_batch_that_has_lost_its_session_does_not_commit(
+    empty_postgres_url: str,
+) -> None:
+    async with key_store(empty_postgres_url) as store:
+        reader = SubjectKeyStore(store.engine, store.ring, setting=SETTING)
+        async with reader.holding({uuid4()}) as held:
+            await held.verify()
+            await store.rows(
+                sa.text(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE state = 'idle in transaction' AND datname = current_database()"
+                )
+            )
+            with pytest.raises(KeysUnavailable, match=f"^{SETTING}: "):
+                await held.verify()
+        async with reader.holding({uuid4()}) as held:
+            await held.verify()
+
+
+async def test_a_batch_without_subjects_asks_no_server(tmp_path: Path) -> None:
+    async with key_store(f"sqlite:///{tmp_path / 'keys.db'}") as store:
+        reader = SubjectKeyStore(store.engine, store.ring, setting=SETTING)
+        await store.rows(sa.text("DROP TABLE subject_keys"))
+
+        async with reader.holding(()) as held:
+            await held.verify()
+            assert held.keys == {}
+        with pytest.raises(KeysUnavailable):
+            async with reader.holding({uuid4()}):
+                pytest.fail("the table is missing")

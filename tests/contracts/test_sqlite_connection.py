@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.database import sqlite_connection
+from outbox.database import sqlite_connection, sqlite_engine
 from outbox.database.engine import NOT_DURABLE, create_engine
 from outbox.database.sqlite_connection import LONGEST_PAUSE_SECONDS, ROWS_AT_ONCE
 
@@ -133,7 +133,7 @@ async def test_a_writer_looks_often_whether_the_other_one_is_done(engine, file, 
 
 
 async def test_a_writer_gives_up_after_some_time(engine, file, monkeypatch):
-    monkeypatch.setattr(sqlite_connection.Connection, "busy_seconds", 0.01)
+    monkeypatch.setattr(sqlite_engine, "BUSY_SECONDS", 0.01)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OperationalError, match="locked"):

@@ -109,6 +109,19 @@ ACTS = {
     ),
     "an operator marks a message as processed": ("operator", COMPLETED),
     "an operator reads the ordering secret": ("operator", "SELECT secret FROM ordering_secret"),
+    "a key operator reads a key of an event": (
+        "key_operator",
+        "SELECT idempotency_key FROM outbox",
+    ),
+    "a key operator changes where an event goes": (
+        "key_operator",
+        "UPDATE outbox SET routing_key = 'x'",
+    ),
+    "a key operator deletes an event": ("key_operator", "DELETE FROM outbox"),
+    "a key operator lets the outbox accept plaintext": (
+        "key_operator",
+        "ALTER TABLE outbox DISABLE TRIGGER ALL",
+    ),
     "an auditor changes the audit log": ("auditor", "UPDATE audit_log SET actor = 'x'"),
     "an auditor adds to the audit log": ("auditor", AUDIT),
     "an auditor approves a request": ("auditor", "UPDATE approvals SET approved_at = now()"),

@@ -4,9 +4,12 @@ Each role does its work with our commands, and with no right but those that `dep
 
 import json
 import sys
+from typing import Any
 
 import asyncpg
+import pytest
 
+from tests.support.encrypted_rows import a_ring, a_row, write_ring
 from tests.support.eventually import eventually
 from tests.support.installation import TARGET, Installation
 from tests.support.processes import PreparedProcess
@@ -35,6 +38,11 @@ DASHBOARD = (
     "SELECT role, count(*), max(seen_at) FROM mq.outbox_processes GROUP BY ROLLUP (1)",
 )
 """What a dashboard asks as the role monitoring."""
+INSERT = (
+    "INSERT INTO mq.outbox"
+    " (event_id, type, routing_key, idempotency_key, body, content_encoding)"
+    " VALUES ($1, $2, $3, $4, $5, 'outbox-aes256gcm')"
+)
 ADD = "SELECT mq.outbox_add('health.data.uploaded', $1, routing_key => $2)"
 ROUTING_KEY = "health.processing.bloodglucoserecord.normal"
 
@@ -80,6 +88,32 @@ async def uploads(installation: Installation) -> int:
     return len(await execute(installation.administration, "SELECT message_id FROM uploads"))
 
 
+async def keys_are_operated(installation: Installation, because: tuple[str, str]) -> None:
+    """Rewrap an encrypted event, and let the outbox refuse plaintext for a time."""
+    file = installation.directory / "keys.json"
+    settings = {"MQ_ENCRYPTION_KEYS": write_ring(file, a_ring(30, 10))}
+    await execute_with(installation.database("producer"), INSERT, a_row(a_ring(30)))
+    for command in (("rewrap", *because), ("rotate", *because), ("status",)):
+        await good(installation, "key_operator", "relay", "keys", *command, **settings)
+    await good(
+        installation, "key_operator", "relay", "keys", "retire", "key-30", *because, **settings
+    )
+    await good(installation, "owner", "relay", "keys", "require", *because)
+    with pytest.raises(asyncpg.CheckViolationError, match="must be encrypted"):
+        await add(installation, UPLOAD)
+    await good(installation, "owner", "relay", "keys", "allow-plaintext", *because)
+    await execute(installation.administration, "DELETE FROM mq.outbox")
+
+
+async def execute_with(url: str, statement: str, row: dict[str, Any]) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        names = ("event_id", "type", "routing_key", "idempotency_key", "body")
+        await connection.execute(statement, *(row[name] for name in names))
+    finally:
+        await connection.close()
+
+
 async def test_every_role_does_its_work(installation):
     management = {"MQ_MANAGEMENT_URL": installation.api("monitoring")}
     await good(installation, "relay", "relay", "check")
@@ -109,6 +143,7 @@ async def test_every_role_does_its_work(installation):
         await good(installation, role, "relay", "status")
     for statement in DASHBOARD:
         assert await execute(installation.database("monitoring"), statement)
+    await keys_are_operated(installation, because)
     head = await good(installation, "operator", "relay", "audit", "head", "--publish")
     verified = ("relay", "audit", "verify", "--head", head.strip())
     assert "are as they were recorded" in await good(installation, "auditor", *verified)

@@ -5,6 +5,7 @@ The commands `relay keys`, on keys in a file and in a key database.
 import asyncio
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,23 @@ async def test_a_row_that_a_relay_holds_is_taken_later(postgres_url, server):
 
     assert run.summary.is_clean
     assert key_ids(await bodies(server)) == ["key-10"] * 3
+
+
+async def test_a_run_that_was_interrupted_is_continued(engine, monkeypatch):
+    monkeypatch.setattr("outbox.key_operations.rewrap.BATCH", 2)
+    old, ring = a_ring(30), a_ring(30, 10)
+    await write_rows(engine, [a_row(old) for _ in range(5)])
+    first = a_run(engine, ring)
+    first = replace(first, on_progress=lambda _rows: first.stop.set())
+
+    await first.run()
+
+    assert (first.summary.interrupted, dict(first.summary.done)) == (True, {"outbox": 2})
+    assert key_ids(await bodies(engine)) == ["key-10"] * 2 + ["key-30"] * 3
+    await a_run(engine, ring).run()
+    for table in BODIES:
+        assert key_ids(await bodies(engine, table)) == ["key-10"] * 5
+    assert sum(row["messages"] for row in await audit_rows(engine)) == 15
 
 
 async def test_a_source_that_cannot_unwrap_its_own_keys_overwrites_none(engine):

@@ -31,6 +31,7 @@ from consumer import (
 )
 from consumer.testing import App, Settled, running
 from outbox import Event
+from outbox.database import sqlite_engine
 from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import ConfigurationError, DatabaseUnavailable, UnreadableMessage
 from outbox.testing import assert_recorded
@@ -294,7 +295,8 @@ async def test_a_handler_that_answers_itself_is_noticed(monkeypatch: pytest.Monk
             await app.drain()
 
 
-async def test_an_open_session_with_writes_is_named_as_the_reason():
+async def test_an_open_session_with_writes_is_named_as_the_reason(monkeypatch):
+    monkeypatch.setattr(sqlite_engine, "BUSY_SECONDS", 0.1)
     async with running(a_consumer(), tables=METADATA) as app, app.session() as session:
         await session.execute(SIZES.insert().values(size=1))
 

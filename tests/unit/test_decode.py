@@ -2,12 +2,14 @@
 Decoding a delivery: to an attempt, or to the reason why it is dead-lettered.
 """
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+import zstandard
 
 from consumer import message_copies
 from consumer.execution.decode import Attempt, decode_delivery
@@ -156,11 +158,21 @@ def test_a_message_that_a_later_version_may_handle_waits_for_it_and_then_is_give
         ({"message_id": None}, "no_identity"),
         ({"headers": {"x-outbox-version": 0}}, "schema_unsupported"),
         ({"headers": {"x-outbox-version": "2"}}, "schema_unsupported"),
-        ({"body": b"{}", "content_encoding": "zstd"}, "content_encoding_unknown"),
+        ({"body": b"{}", "content_encoding": "br"}, "content_encoding_unknown"),
     ],
 )
 def test_a_message_that_no_version_can_handle_does_not_wait(changes, code):
     assert waiting(a_message(**changes)) == DeadLetter(1, code)
+
+
+def test_a_zstd_body_waits_for_a_process_that_has_the_package_and_then_is_given_up(monkeypatch):
+    message = a_message(body=zstandard.compress(b"{}"), content_encoding="zstd")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+
+    assert waiting(message) == TryAgain(
+        0, timedelta(seconds=5), failed=False, unsupported_since=NOON
+    )
+    assert waiting(message, since=NOON - QUARTER) == DeadLetter(1, "zstd_missing")
 
 
 def test_a_message_that_has_a_handler_again_has_waited_for_no_time():

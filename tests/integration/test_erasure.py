@@ -1,0 +1,224 @@
+"""
+`relay erase` and `relay readmit`: the keys of persons, their events, the evidence.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from outbox import Event
+from outbox.encryption.body_format import subject_of
+from outbox.encryption.decryptor import Decryptor
+from outbox.encryption.encryptor import Encryptor
+from outbox.encryption.key_connection import KeyConnection
+from outbox.encryption.key_tables import subject_keys
+from outbox.encryption.subject_key_database import SubjectKeyDatabase
+from outbox.encryption.subjects import SubjectErased
+from outbox.key_store.reader import SubjectKeyStore
+from outbox.tables import audit_log, dead_letters, outbox
+from outbox.wire.row_codec import from_row, to_row
+from tests.support.commands import CommandLine, Ended
+from tests.support.keys import SETTING, KeyStore, key_store
+
+BECAUSE = ("--because", "request 17")
+
+
+@dataclass
+class Scene:
+    """An outbox and a key database, with a producer and the command line of an operator."""
+
+    store: KeyStore
+    engine: AsyncEngine
+    producer: SubjectKeyDatabase
+    relay: CommandLine
+    directory: Path
+
+    def encrypted(self, subject: str, number: int = 0) -> dict[str, Any]:
+        """The row of an event about *subject*; raises SubjectErased."""
+        encryptor = Encryptor(self.store.ring, subjects=self.producer)
+        event = Event("note.taken", {"note": number}, subject=subject)
+        return encryptor.encrypted(to_row(event), subject=subject, compression="none")
+
+    async def record(self, table: sa.Table, subject: str, **columns: Any) -> UUID:
+        """Insert an event about *subject* into *table*; returns the id of its key."""
+        row = {**self.encrypted(subject), **columns}
+        known = {name: value for name, value in row.items() if name in table.c}
+        async with self.engine.begin() as connection:
+            await connection.execute(sa.insert(table).values(known))
+        found = subject_of(row["body"])
+        assert found is not None
+        return found
+
+    def file(self, *subjects: str) -> str:
+        path = self.directory / "subjects"
+        path.write_text("".join(f"{each}\n" for each in subjects))
+        return str(path)
+
+    def run(self, *arguments: str) -> Ended:
+        return self.relay("relay", *arguments, "--json")
+
+    async def rows(self, table: sa.Table) -> list[sa.RowMapping]:
+        async with self.engine.connect() as connection:
+            found = await connection.execute(sa.select(table).order_by(*table.primary_key))
+            return list(found.mappings())
+
+    async def announced(self) -> list[Any]:
+        """The payloads of the events `subject.erased`, decrypted."""
+        decryptor = Decryptor(self.store.ring)
+        rows = [row for row in await self.rows(outbox) if row["type"] == "subject.erased"]
+        return [json.loads(decryptor.decrypted(from_row(row), {}).body) for row in rows]
+
+
+@pytest.fixture
+def key_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if database_url.startswith("sqlite"):
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    url: str = request.getfixturevalue("empty_postgres_url")
+    return url
+
+
+@pytest.fixture
+async def scene(
+    key_url: str, database_url: str, engine: AsyncEngine, tmp_path: Path
+) -> AsyncIterator[Scene]:
+    async with key_store(key_url) as store:
+        connection = KeyConnection(key_url, setting=SETTING)
+        producer = SubjectKeyDatabase(connection, store.ring, setting=SETTING)
+        relay = CommandLine(
+            tmp_path,
+            MQ_DATABASE_URL=database_url,
+            MQ_ENCRYPTION_KEYS=key_url,
+            MQ_BROKER_URL=f"sqlite:///{tmp_path / 'broker.db'}",
+        )
+        yield Scene(store, engine, producer, relay, tmp_path)
+        connection.close()
+
+
+def as_json(ended: Ended) -> Any:
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+async def states(scene: Scene) -> set[str]:
+    column = subject_keys.c
+    return {row.state for row in await scene.store.rows(sa.select(column.state))}
+
+
+async def test_an_erasure_destroys_keys_and_leaves_events_and_evidence_without_a_name(
+    scene: Scene,
+) -> None:
+    waiting = await scene.record(outbox, "patient-17")
+    await scene.record(outbox, "patient-18")
+    await scene.record(dead_letters, "patient-17", source="etl", reason="failed", attempts=1)
+    file = scene.file("patient-17", "patient-99", "", "patient-17")
+
+    planned = as_json(scene.run("erase", "--subject-file", file, "--dry-run"))
+    assert await states(scene) == {"active"}
+    done = as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    repeated = as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+
+    unreadable = {"outbox": 1, "dead_letters": 1, "parked_messages": 0}
+    assert done == {
+        "erased": 1,
+        "erased_before": 0,
+        "unknown": 1,
+        "unreadable": unreadable,
+        "unfinished": 0,
+    }
+    assert planned == done
+    assert (repeated["erased"], repeated["erased_before"]) == (0, 1)
+    assert await scene.announced() == [{"subject": "patient-17"}]
+    (evidence,) = await scene.rows(audit_log)
+    assert (evidence["action"], evidence["messages"]) == ("erase", 1)
+    assert evidence["details"] == {"keys": [str(waiting)], "unreadable": unreadable}
+    assert "patient" not in str(dict(evidence))
+    reader = SubjectKeyStore(scene.store.engine, scene.store.ring, setting=SETTING)
+    async with reader.holding({waiting}) as held:
+        assert held.keys == {waiting: None}
+
+
+async def test_a_person_who_is_readmitted_has_a_new_key(scene: Scene) -> None:
+    old = await scene.record(outbox, "patient-17")
+    file = scene.file("patient-17")
+    as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    with pytest.raises(SubjectErased):
+        scene.encrypted("patient-17")
+
+    done = as_json(scene.run("readmit", "--subject-file", file, *BECAUSE))
+    new = await scene.record(outbox, "patient-17")
+
+    assert done == {"readmitted": 1, "not_erased": 0, "unknown": 0}
+    assert new != old
+    assert [row["action"] for row in await scene.rows(audit_log)] == ["erase", "readmit"]
+
+
+async def test_keys_that_a_restore_brings_back_are_destroyed_again_without_names(
+    scene: Scene,
+) -> None:
+    await scene.record(outbox, "patient-17")
+    await scene.record(outbox, "patient-18")
+    backup = await scene.store.rows(sa.select(subject_keys))
+    file = scene.file("patient-17", "patient-18")
+    as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    as_json(scene.run("readmit", "--subject-file", scene.file("patient-18"), *BECAUSE))
+    await restore(scene, backup)
+
+    counted = as_json(scene.run("erase", "--again", "--dry-run"))
+    done = as_json(scene.run("erase", "--again", *BECAUSE))
+    repeated = as_json(scene.run("erase", "--again", *BECAUSE))
+
+    assert [each["erased_again"] for each in (counted, done, repeated)] == [2, 2, 0]
+    assert await states(scene) == {"erased"}
+    with pytest.raises(SubjectErased):
+        scene.encrypted("patient-17")
+    scene.encrypted("patient-18")
+    assert len(await scene.announced()) == 2
+
+
+async def restore(scene: Scene, backup: Iterable[Any]) -> None:
+    await scene.store.rows(sa.delete(subject_keys))
+    for row in backup:
+        await scene.store.rows(sa.insert(subject_keys).values(row._mapping))
+
+
+async def test_an_erasure_waits_for_the_batches_that_began_before_and_for_no_other(
+    scene: Scene,
+) -> None:
+    key = await scene.record(outbox, "patient-17")
+    file = scene.file("patient-17")
+    reader = SubjectKeyStore(scene.store.engine, scene.store.ring, setting=SETTING)
+
+    async with reader.holding({key}) as held:
+        late = scene.run("erase", "--subject-file", file, *BECAUSE, "--wait", "0.5")
+        assert held.keys[key] is not None
+        await held.verify()
+    assert late.code == 4
+    assert "--wait" in late.err
+    assert await states(scene) <= {"active", "erasing"}
+
+    done = as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    assert done["erased"] == 1
+    assert await scene.announced() == [{"subject": "patient-17"}]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [(b"", "has no line"), (b"\xff\n", "is not UTF-8"), (b"a\nb\0\n", "line 2 cannot be")],
+)
+async def test_a_bad_file_is_refused_without_a_name(
+    scene: Scene, lines: bytes, problem: str
+) -> None:
+    path = scene.directory / "subjects"
+    path.write_bytes(lines)
+
+    ended = scene.run("erase", "--subject-file", str(path), *BECAUSE)
+
+    assert ended.code == 2
+    assert f"--subject-file: {problem}" in ended.err
