@@ -33,7 +33,7 @@ class Message(Generic[Payload_co]):
     routing_key: str
     occurred_at: datetime
     correlation_id: str | None
-    headers: Mapping[str, Any]
+    headers: Mapping[str, Any] = field(repr=False)
     attempt: int
     redelivered: bool
     content_type: str = JSON_CONTENT_TYPE

@@ -39,6 +39,10 @@ class PrivateText(str):
         private.digest = digest
         return private
 
+    def __repr__(self) -> str:
+        """Return that of the digest: messages are logged by their `repr`."""
+        return repr(self.digest)
+
 
 Decrypt: TypeAlias = Callable[[Envelope], Envelope]
 """

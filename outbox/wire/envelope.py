@@ -37,7 +37,7 @@ class Envelope:
     lane: str | None = None
     correlation_id: str | None = None
     priority: Priority = Priority.NORMAL
-    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict, repr=False)
     recorded_at: datetime | None = None
     content_type: str = JSON_CONTENT_TYPE
     content_encoding: str | None = None

@@ -9,8 +9,10 @@ from consumer.execution.decode import read_message
 from consumer.payload_type import UNCHECKED, PayloadType
 from consumer.testing import a_message
 from outbox import HealthDataMessage
+from outbox.encryption.content import Content
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.wire import row_codec
+from outbox.wire.encrypted import PrivateText
 from outbox.wire.envelope import Envelope
 from tests.support.builders import LEAK_MARKER, an_event, an_upload
 
@@ -55,12 +57,18 @@ def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only()
     assert LEAK_MARKER not in str(caught.value)
 
 
-def test_a_message_does_not_show_its_payload():
-    message = read_message(
-        an_envelope(f'"{LEAK_MARKER}"'.encode()), UNCHECKED, attempt=1, redelivered=False
+def test_a_message_shows_nothing_that_encryption_would_hide():
+    content = Content(f'"{LEAK_MARKER}"'.encode(), LEAK_MARKER, {"source": LEAK_MARKER})
+    envelope = replace(
+        an_envelope(content.body),
+        correlation_id=PrivateText.of(LEAK_MARKER, "digest"),
+        headers=content.headers,
     )
+    message = read_message(envelope, UNCHECKED, attempt=1, redelivered=False)
 
-    assert LEAK_MARKER not in repr(message)
+    assert (message.correlation_id, message.headers["source"]) == (LEAK_MARKER, LEAK_MARKER)
+    assert LEAK_MARKER not in f"{message!r} {envelope!r} {content!r}"
+    assert "correlation_id='digest'" in repr(message)
 
 
 @pytest.mark.parametrize(
