@@ -11,7 +11,7 @@
 --     schema   the schema of the tables, as in MQ_DATABASE_SCHEMA; public by default
 --     prefix   what the names of roles begin with; outbox_ by default. Roles belong to the whole
 --              server, so two installations on one server need two prefixes.
---     owner, producer, relay, consumer, operator, auditor, monitoring
+--     owner, producer, relay, consumer, operator, eraser, auditor, monitoring
 --              another name for one role, which may exist already
 --     retention
 --              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS is set: relay and consumer then
@@ -33,6 +33,7 @@
 \if :{?relay}      \else \set relay :prefix relay \endif
 \if :{?consumer}   \else \set consumer :prefix consumer \endif
 \if :{?operator}   \else \set operator :prefix operator \endif
+\if :{?eraser}     \else \set eraser :prefix eraser \endif
 \if :{?auditor}    \else \set auditor :prefix auditor \endif
 \if :{?monitoring} \else \set monitoring :prefix monitoring \endif
 
@@ -44,7 +45,8 @@ set local client_min_messages = warning;
 -- Roles.
 select format('create role %I nologin', wanted.name)
   from unnest(array[
-         :'owner', :'producer', :'relay', :'consumer', :'operator', :'auditor', :'monitoring'
+         :'owner', :'producer', :'relay', :'consumer', :'operator', :'eraser', :'auditor',
+         :'monitoring'
        ]) as wanted (name)
  where to_regrole(quote_ident(wanted.name)) is null
 \gexec
@@ -62,7 +64,7 @@ select format('create schema %I authorization %I', :'schema', :'owner')
 revoke create on schema :"schema" from public;
 grant usage, create on schema :"schema" to :"owner";
 grant usage on schema :"schema"
-   to :"producer", :"relay", :"consumer", :"operator", :"auditor", :"monitoring";
+   to :"producer", :"relay", :"consumer", :"operator", :"eraser", :"auditor", :"monitoring";
 
 -- No role but the owner may call functions that later migrations create.
 alter default privileges for role :"owner" revoke execute on functions from public;
@@ -88,7 +90,8 @@ select format('alter function %s owner to %I', function.oid::regprocedure, :'own
 select format('revoke all on %s from %I', relation.oid::regclass, named.name)
   from pg_class as relation,
        unnest(array[
-         :'producer', :'relay', :'consumer', :'operator', :'auditor', :'monitoring'
+         :'producer', :'relay', :'consumer', :'operator', :'eraser', :'auditor',
+         :'monitoring'
        ]) as named (name)
  where relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
    and relation.relkind in ('r', 'S')
@@ -108,6 +111,8 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- consumer:   handles. Grant it the producer too if its handlers record events.
 -- operator:   `status`, `monitor`, `dead` and `topology --adopt`. It sees bodies of dead letters,
 --             whose reading is audited, but none of the outbox. xmax shows rows in work.
+-- eraser:     `erase` and `readmit`, with key_roles.sql for the key database. It counts the bodies
+--             that can be read no more.
 -- auditor:    reads who did what, and why.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
@@ -163,6 +168,17 @@ select format(
            ('operator', 'select', 'table', 'outbox_relay_version', null),
            ('operator', 'select', 'table', 'outbox_compatibility', null),
 
+           ('eraser', 'insert', 'table', 'outbox', null),
+           ('eraser', 'select', 'table', 'outbox', 'content_encoding, body, xmax'),
+           ('eraser', 'select', 'table', 'dead_letters', 'content_encoding, body'),
+           ('eraser', 'select', 'table', 'parked_messages', 'content_encoding, body'),
+           ('eraser', 'select, insert', 'table', 'audit_log', null),
+           ('eraser', 'select', 'table', 'audit_head', null),
+           ('eraser', 'select, insert', 'table', 'approvals', null),
+           ('eraser', 'update', 'table', 'approvals', 'used_at'),
+           ('eraser', 'select', 'table', 'outbox_relay_version', null),
+           ('eraser', 'select', 'table', 'outbox_compatibility', null),
+
            ('auditor', 'select', 'table', 'audit_log', null),
            ('auditor', 'select', 'table', 'audit_head', null),
            ('auditor', 'select', 'table', 'approvals', null),
@@ -189,7 +205,8 @@ select format(
   join (
          values
            ('producer', :'producer'), ('relay', :'relay'), ('consumer', :'consumer'),
-           ('operator', :'operator'), ('auditor', :'auditor'), ('monitoring', :'monitoring')
+           ('operator', :'operator'), ('eraser', :'eraser'), ('auditor', :'auditor'),
+           ('monitoring', :'monitoring')
        ) as named (role, name) using (role)
   left join pg_class as relation
     on kind <> 'function' and relation.relname = object

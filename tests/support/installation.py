@@ -31,7 +31,7 @@ DEFINITIONS = DEPLOY / "rabbitmq" / "definitions.json"
 HASHES_SCRIPT = DEPLOY / "rabbitmq" / "password_hashes.py"
 SCHEMA = "mq"
 TARGET = "examples.etl:etl"
-ROLES = ("owner", "producer", "relay", "consumer", "operator", "auditor", "monitoring")
+ROLES = ("owner", "producer", "relay", "consumer", "operator", "eraser", "auditor", "monitoring")
 USERS = ("topology", "relay", "consumer_etl", "operator", "monitoring")
 
 
