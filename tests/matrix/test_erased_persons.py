@@ -42,7 +42,7 @@ from tests.support.keys import SETTING, KeyStore, key_store
 from tests.support.persons import REFUSED, SEEN, STUMBLES, seen
 from tests.support.processes import ChildProcess, PreparedProcess
 
-RETRY_SECONDS = 12
+RETRY_SECONDS = 6
 BATCH = 500
 MOST_SECONDS = 60
 ERASED, KILLS = 10, 3
@@ -161,7 +161,8 @@ class Processes:
             self.running.pop(role).kill()
 
     async def kill_in_turn(self, jitter: random.Random) -> None:
-        """Kill one after another, until this task is cancelled."""
+        """Start all; kill one after another, until this task is cancelled."""
+        await self.start(*CONSUMERS, *RELAYS)
         while True:
             for role in list(self.running):
                 self.running[role].kill()
@@ -180,14 +181,14 @@ RELAYS = ("relay 1", "relay 2")
 
 
 @pytest.mark.selection
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_erased_persons_are_erased_everywhere_and_others_lose_nothing(
     environment, empty_postgres_url, tmp_path
 ):
     await erased_under_load(environment, empty_postgres_url, tmp_path, count=100, events=5_000)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 async def test_persons_are_erased_among_a_hundred_thousand_events(
     environment, empty_postgres_url, tmp_path
 ):
@@ -199,54 +200,26 @@ async def erased_under_load(
 ) -> None:
     async with recording(environment, key_url, directory, count) as crowd:
         processes = Processes(crowd.deployment)
-        import time as t
-
-        t0 = t.monotonic()
         await spread(crowd, processes, events)
-        print("SPREAD", t.monotonic() - t0)
-
         chosen = random.Random(1).sample(range(count), ERASED)
         load = asyncio.create_task(crowd.record(events - crowd.recorded))
         kills = asyncio.create_task(processes.kill_in_turn(random.Random(2)))
         took, printed = await erase(crowd, chosen, directory)
-        print("ERASED", took)
-
         before = await crowd.effects_of(chosen)
         await load
         kills.cancel()
         await asyncio.wait([kills])
         await processes.start(*({*CONSUMERS, *RELAYS} - processes.alive))
         others = [person for person in range(count) if person not in chosen]
-        try:
-            await eventually(lambda: crowd.has_seen_all(others), within=60)
-        except AssertionError:
-            eff = await crowd.effects()
-            import collections
-
-            print(
-                "DIAG",
-                {
-                    c: sum(len(crowd.expected(p)) - len(eff[c, p]) for p in others)
-                    for c in CONSUMERS
-                },
-                "outbox",
-                await crowd.count_of(sa.select(sa.func.count()).select_from(outbox)),
-                "parked",
-                await crowd.count_of(sa.select(sa.func.count()).select_from(parked_messages)),
-                collections.Counter(
-                    await crowd.rows(sa.select(dead_letters.c.source, dead_letters.c.reason))
-                ),
-                processes.alive,
-            )
-            for f in sorted(directory.glob("*.log")):
-                print("LOG", f, f.read_text()[-1500:])
-            raise
+        await eventually(lambda: crowd.has_seen_all(others), within=1_200)
         await eventually(crowd.is_empty, within=60)
 
         logging.getLogger(__name__).info("erased in %.1f s: %s", took, printed)
         assert took <= MOST_SECONDS
         await nothing_is_lost_or_repeated(crowd, others)
         await nothing_can_be_read(crowd, chosen, before)
+        announced = await crowd.rows(sa.select(persons.erased.c.person))
+        assert sorted(person for (person,) in announced) == sorted(chosen)
 
 
 async def spread(crowd: "Crowd", processes: "Processes", events: int) -> None:
@@ -258,11 +231,11 @@ async def spread(crowd: "Crowd", processes: "Processes", events: int) -> None:
     await eventually(crowd.has_dead, within=60)
     processes.stop(*CONSUMERS)
     await crowd.record(events // 4)
-    await eventually(crowd.is_published, within=120)
+    await eventually(crowd.is_published, within=300)
     processes.stop(*RELAYS)
     await crowd.record(crowd.count, not_before=datetime.now(UTC) + timedelta(seconds=6))
     await crowd.record(events // 8)
-    await processes.start(*CONSUMERS, *RELAYS)
+    assert await crowd.has_parked()
 
 
 async def erase(

@@ -21,11 +21,14 @@ seen = sa.Table(
 )
 """An effect, inserted `at` this time by the clock of the server. It has no unique key."""
 
+erased = sa.Table("erased", metadata, sa.Column("person", sa.Integer, nullable=False))
+"""A row for each event `subject.erased` that took effect."""
+
 SEEN, STUMBLES, REFUSED = "person.seen", "person.stumbles", "person.refused"
 """Handled at once; in the second attempt; refused, so that it becomes a dead letter."""
 
 ordered = Consumer("ordered", bindings=["person.#"], ordered=True)
-free = Consumer("free", bindings=["person.#"])
+free = Consumer("free", bindings=["person.#", "subject.erased"])
 
 
 @ordered.on(SEEN)
@@ -40,6 +43,12 @@ async def in_order(message: Message[dict[str, Any]], session: AsyncSession) -> N
 @free.on(REFUSED)
 async def in_any_order(message: Message[dict[str, Any]], session: AsyncSession) -> None:
     await apply("free", message, session)
+
+
+@free.on("subject.erased")
+async def erase(message: Message[dict[str, str]], session: AsyncSession) -> None:
+    person = int(message.payload["subject"].removeprefix("patient-"))
+    await session.execute(sa.insert(erased).values(person=person))
 
 
 async def apply(consumer: str, message: Message[dict[str, Any]], session: AsyncSession) -> None:
