@@ -11,7 +11,7 @@
 --     schema   the schema of the tables, as in MQ_DATABASE_SCHEMA; public by default
 --     prefix   what the names of roles begin with; outbox_ by default. Roles belong to the whole
 --              server, so two installations on one server need two prefixes.
---     owner, producer, relay, consumer, operator, key_operator, auditor, monitoring
+--     owner, producer, relay, consumer, operator, key_operator, eraser, auditor, monitoring
 --              another name for one role, which may exist already
 --     retention
 --              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS or
@@ -35,6 +35,7 @@
 \if :{?consumer}   \else \set consumer :prefix consumer \endif
 \if :{?operator}   \else \set operator :prefix operator \endif
 \if :{?key_operator} \else \set key_operator :prefix key_operator \endif
+\if :{?eraser}     \else \set eraser :prefix eraser \endif
 \if :{?auditor}    \else \set auditor :prefix auditor \endif
 \if :{?monitoring} \else \set monitoring :prefix monitoring \endif
 
@@ -46,7 +47,8 @@ set local client_min_messages = warning;
 -- Roles.
 select format('create role %I nologin', wanted.name)
   from unnest(array[
-         :'owner', :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'owner', :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'eraser',
+         :'auditor',
          :'monitoring'
        ]) as wanted (name)
  where to_regrole(quote_ident(wanted.name)) is null
@@ -65,7 +67,7 @@ select format('create schema %I authorization %I', :'schema', :'owner')
 revoke create on schema :"schema" from public;
 grant usage, create on schema :"schema" to :"owner";
 grant usage on schema :"schema"
-   to :"producer", :"relay", :"consumer", :"operator", :"key_operator", :"auditor",
+   to :"producer", :"relay", :"consumer", :"operator", :"key_operator", :"eraser", :"auditor",
       :"monitoring";
 
 -- No role but the owner may call functions that later migrations create.
@@ -92,7 +94,7 @@ select format('alter function %s owner to %I', function.oid::regprocedure, :'own
 select format('revoke all on %s from %I', relation.oid::regclass, named.name)
   from pg_class as relation,
        unnest(array[
-         :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'eraser', :'auditor',
          :'monitoring'
        ]) as named (name)
  where relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
@@ -117,6 +119,8 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- key_operator: `keys status`, `rotate`, `rewrap` and `retire`. It sees and replaces encrypted
 --             bodies, since their first bytes name the key, and plain ones too: with the keys it can
 --             read every event anyway. `require` and `allow-plaintext` need the owner.
+-- eraser:     `erase` and `readmit`, with key_roles.sql for the key database. It counts the bodies
+--             that can be read no more.
 -- auditor:    reads who did what, and why, and verifies the log.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
@@ -186,6 +190,17 @@ select format(
            ('key_operator', 'select', 'table', 'outbox_relay_version', null),
            ('key_operator', 'select', 'table', 'outbox_compatibility', null),
 
+           ('eraser', 'insert', 'table', 'outbox', null),
+           ('eraser', 'select', 'table', 'outbox', 'content_encoding, body, xmax'),
+           ('eraser', 'select', 'table', 'dead_letters', 'content_encoding, body'),
+           ('eraser', 'select', 'table', 'parked_messages', 'content_encoding, body'),
+           ('eraser', 'select, insert', 'table', 'audit_log', null),
+           ('eraser', 'select', 'table', 'audit_head', null),
+           ('eraser', 'select, insert', 'table', 'approvals', null),
+           ('eraser', 'update', 'table', 'approvals', 'used_at'),
+           ('eraser', 'select', 'table', 'outbox_relay_version', null),
+           ('eraser', 'select', 'table', 'outbox_compatibility', null),
+
            ('auditor', 'select', 'table', 'audit_log', null),
            ('auditor', 'select', 'table', 'audit_head', null),
            ('auditor', 'select', 'table', 'approvals', null),
@@ -212,7 +227,8 @@ select format(
   join (
          values
            ('producer', :'producer'), ('relay', :'relay'), ('consumer', :'consumer'),
-           ('operator', :'operator'), ('key_operator', :'key_operator'), ('auditor', :'auditor'),
+           ('operator', :'operator'), ('key_operator', :'key_operator'), ('eraser', :'eraser'),
+           ('auditor', :'auditor'),
            ('monitoring', :'monitoring')
        ) as named (role, name) using (role)
   left join pg_class as relation
