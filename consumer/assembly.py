@@ -48,7 +48,7 @@ from consumer.tracing import tracing_of
 from outbox.backoff import Exponential
 from outbox.database.location import ANYWHERE, Location
 from outbox.database.verification import Expectation
-from outbox.dead_letters.maintenance import DeadLetterMaintenance, retention_of
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime import probes, process
 from outbox.runtime.schema_monitor import SchemaMonitor
 from outbox.transports.base import ConnectionCounter, Transport
@@ -83,7 +83,8 @@ def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
     return checks.expectation(
         consumer,
         queues(consumer, settings).name,
-        retention=retention_of(settings),
+        dead_letter_retention=settings.dead_letter_retention,
+        dead_letter_body_retention=settings.dead_letter_body_retention,
     )
 
 
@@ -109,10 +110,8 @@ def assemble(
     consumer_queues = queues(consumer, settings)
     broker_transport = broker(consumer, settings, connections=telemetry.availability.connections)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    dedup, parked = (
-        Dedup(consumer.name),
-        ParkedMessages(consumer.name, body_retention=settings.parked_body_retention),
-    )
+    dedup = Dedup(consumer.name)
+    parked = ParkedMessages(consumer.name, bodies_kept=settings.parked_body_retention)
     expected = expectation(consumer, settings)
     schema_monitor = SchemaMonitor(expected, found, engine, health, telemetry.availability)
     units = UnitOfWorkFactory(engine, schema_monitor.gate)
@@ -180,6 +179,7 @@ def assemble(
             turns=turns,
             lanes_at_once=min(concurrency, LANES_AT_ONCE),
             database_retry=database_retry,
+            expiring=settings.parked_body_retention is not None,
         )
     return Tasks(
         executor=attempts,
@@ -218,7 +218,8 @@ def assemble(
         dead_letter_maintenance=DeadLetterMaintenance(
             engine,
             consumer.name,
-            retention=retention_of(settings),
+            retention=settings.dead_letter_retention,
+            body_retention=settings.dead_letter_body_retention,
             actor=process.name(role(consumer)),
             report=telemetry.dead_letters,
             availability=telemetry.availability,

@@ -23,7 +23,7 @@ from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights, together
 from outbox.database.processes import RIGHTS_OF_PROCESS
 from outbox.database.verification import Expectation
-from outbox.dead_letters.maintenance import KEPT, DeadLetterRetention
+from outbox.dead_letters import maintenance
 from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, dead_letters, outbox_processes
 from outbox.transports.topology import Topology
@@ -145,6 +145,14 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
         problems.append(
             f"MQ_PREFETCH: must not be below the largest batch, {largest_batch(consumer)}"
         )
+    retries = max(policy.longest for policy in policies(consumer, settings))
+    kept = settings.parked_body_retention
+    if consumer.ordered and kept is not None and kept <= retries:
+        problems.append(
+            "MQ_PARKED_BODY_RETENTION_DAYS: must be above "
+            f"{retries / timedelta(days=1):.1f} days, the longest time of all retries by "
+            "MQ_RETRY_DELAYS and MQ_MAX_RETRIES"
+        )
     if problems:
         raise ConfigurationError("\n".join(problems))
 
@@ -186,11 +194,16 @@ def rights_of_purge(consumer: Consumer) -> Rights:
 
 
 def expectation(
-    consumer: Consumer, queue: str, *, retention: DeadLetterRetention = KEPT
+    consumer: Consumer,
+    queue: str,
+    *,
+    dead_letter_retention: timedelta | None = None,
+    dead_letter_body_retention: timedelta | None = None,
 ) -> Expectation:
     """The database that *consumer* needs if it reads *queue*."""
+    of_maintenance = maintenance.rights(dead_letter_retention, dead_letter_body_retention)
     return Expectation(
-        rights=together(rights_of_process(consumer), retention.rights),
+        rights=together(rights_of_process(consumer), of_maintenance),
         source=consumer.name,
         target=queue,
         refusal=f"consumer {consumer.name}: its dedup rows in this schema belong to the queue"

@@ -87,7 +87,14 @@ class ConsumerSettings(SharedSettings):
         gt=0,
         description="How long completed messages are remembered; an older one is dead-lettered.",
     )
-
+    parked_body_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How long an ordered consumer parks a message: an older one becomes a dead "
+        "letter without its body, in the order of its lane. Above the time of all retries. Unset: "
+        "until it is handled or dead-lettered.",
+    )
     requeue_reasons: Items[Literal["expired", "delivery_limit", "rejected", "maxlen"]] = Field(
         default=("expired",),
         description="Reasons for which a message that the broker dead-lettered is requeued into "
@@ -104,14 +111,6 @@ class ConsumerSettings(SharedSettings):
         ge=0,
         description="How long after its last attempt a message may still come from a backlog or "
         "be replayed; MQ_DEDUPLICATION_RETENTION_HOURS has to cover it and all retries.",
-    )
-    parked_body_retention_days: int | None = Field(
-        default=None,
-        ge=1,
-        le=36_500,
-        description="How long a message may wait in its lane: the first of a lane that has waited "
-        "longer becomes a dead letter without its body, when its next attempt is due. Unset: "
-        "until its retries end.",
     )
     lock_timeout_seconds: float = Field(
         default=30.0,

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, assert_never
 from consumer.message import Message
 from consumer.outcomes import Reject, Retry
 from outbox.backoff import RetryPolicy
+from outbox.dead_letters.expired_body import BODY_EXPIRED
 from outbox.runtime.error_summary import ErrorSummary
 from outbox.wire.compression import ZSTD_MISSING
 from outbox.wire.encrypted import KEY_UNKNOWN, NOT_AUTHENTIC, PLAINTEXT_REFUSED
@@ -27,8 +28,6 @@ NO_HANDLER = "no_handler"
 TOO_OLD = "too_old_to_dedupe"
 LEASE_EXPIRED = "lease_expired"
 DELIVERY_LIMIT = "delivery_limit"
-BODY_EXPIRED = "body_expired"
-"""A parked message has waited longer than MQ_PARKED_BODY_RETENTION_DAYS: its body is deleted."""
 
 CODES = frozenset(
     {
@@ -36,7 +35,6 @@ CODES = frozenset(
         NO_HANDLER,
         TOO_OLD,
         LEASE_EXPIRED,
-        BODY_EXPIRED,
         "malformed",
         "no_identity",
         "schema_unsupported",
@@ -48,6 +46,7 @@ CODES = frozenset(
         "expired",
         KEY_UNKNOWN,
         NOT_AUTHENTIC,
+        BODY_EXPIRED,
         PLAINTEXT_REFUSED,
         DELIVERY_LIMIT,
         "maxlen",

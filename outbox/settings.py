@@ -104,17 +104,18 @@ class SharedSettings(EncryptionSettings):
         description="How long dead letters are kept: a running process deletes older ones of its "
         "own, and audit_log has their number. Unset: until a person replays or drops them.",
     )
-    two_person: bool = Field(
-        default=False,
-        description="Commands open bodies of dead letters, or replace one, only after a second "
-        "person has approved it with `approve`.",
-    )
     dead_letter_body_retention_days: int | None = Field(
         default=None,
         ge=1,
         le=36_500,
-        description="How long the bodies of dead letters are kept, while their metadata stays; "
-        "less than MQ_DEAD_LETTER_RETENTION_DAYS. Unset: as long as the dead letters.",
+        description="How long bodies of dead letters are kept: a running process deletes older "
+        "ones, with keys and headers that may name a person, and keeps the other metadata. Below "
+        "MQ_DEAD_LETTER_RETENTION_DAYS. Unset: as long as the dead letter.",
+    )
+    two_person: bool = Field(
+        default=False,
+        description="Commands open bodies of dead letters, or replace one, only after a second "
+        "person has approved it with `approve`.",
     )
     record_types: Items[RecordType] = Field(
         default=(),
@@ -176,8 +177,8 @@ class SharedSettings(EncryptionSettings):
         letters, bodies = self.dead_letter_retention_days, self.dead_letter_body_retention_days
         if letters is not None and bodies is not None and bodies >= letters:
             raise ValueError(
-                "MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be less than "
-                "MQ_DEAD_LETTER_RETENTION_DAYS, which deletes whole dead letters"
+                "MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be below MQ_DEAD_LETTER_RETENTION_DAYS, "
+                "which deletes bodies as well"
             )
         if len({url.scheme for url in self.brokers}) > 1:
             raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
@@ -199,8 +200,8 @@ class SharedSettings(EncryptionSettings):
         return timedelta(seconds=self.drain_seconds)
 
 
-def _days(days: int | None) -> timedelta | None:
-    return None if days is None else timedelta(days=days)
+def _days(number: int | None) -> timedelta | None:
+    return None if number is None else timedelta(days=number)
 
 
 Settings = TypeVar("Settings", bound=SharedSettings)

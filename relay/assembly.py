@@ -15,7 +15,7 @@ from outbox.backoff import Exponential
 from outbox.database import plaintext_trigger, privileges, row_access
 from outbox.database.location import Location
 from outbox.database.verification import Expectation
-from outbox.dead_letters.maintenance import retention_of
+from outbox.dead_letters import maintenance as dead_letter_maintenance
 from outbox.dead_letters.source import reading
 from outbox.errors import TopologyMismatch
 from outbox.runtime import probes, process
@@ -73,7 +73,12 @@ def database_to_look_at(settings: RelaySettings) -> AbstractAsyncContextManager[
 def expectation(settings: RelaySettings) -> Expectation:
     """The database that the relay needs."""
     return Expectation(
-        rights=privileges.together(RIGHTS, retention_of(settings).rights),
+        rights=privileges.together(
+            RIGHTS,
+            dead_letter_maintenance.rights(
+                settings.dead_letter_retention, settings.dead_letter_body_retention
+            ),
+        ),
         source=SOURCE,
         target=settings.main_exchange,
         refusal="MQ_MAIN_EXCHANGE: the events of this schema go to the exchange {recorded}, and"

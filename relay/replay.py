@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.database import plaintext_trigger
-from outbox.dead_letters.destination import Destination
 from outbox.dead_letters.encrypted_letters import letter_keys
+from outbox.dead_letters.replay import Destination
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import UnreadableMessage
 from outbox.runtime import process

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from outbox.dead_letters.maintenance import DeadLetterMaintenance, retention_of
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime import probes, process
 from outbox.runtime.register import registered
 from outbox.runtime.schema_monitor import SchemaMonitor
@@ -74,7 +74,8 @@ async def serve(
             dead_letters_kept = DeadLetterMaintenance(
                 engine,
                 SOURCE,
-                retention=retention_of(settings),
+                retention=settings.dead_letter_retention,
+                body_retention=settings.dead_letter_body_retention,
                 actor=process.name(assembly.ROLE),
                 report=events.dead_letters,
                 availability=events.availability,

@@ -9,6 +9,11 @@ Begins attempts at parked messages, and counts the processes that end with one.
 Of a message with 2 strikes or more, only a process that has lived for `hold_seconds` begins an
 attempt, alone. So a further strike is evidence, as for a redelivery; see `suspects`. Meanwhile the
 message is not due: its lane waits, and other lanes go on.
+
+A message that has been parked for longer than MQ_PARKED_BODY_RETENTION_DAYS is given up before
+any of that. It is the first of its lane, so dead letters have the order of the lane. Its
+transaction deletes the row only if no attempt was recorded since it was chosen: the outcome of an
+attempt that another process has begun meanwhile counts.
 """
 
 import asyncio
@@ -23,6 +28,7 @@ from consumer.execution.unit_of_work import UnitOfWork
 from consumer.storage.parked import ParkedMessage
 from consumer.verdict import DELIVERY_LIMIT, DeadLetter, Verdict
 from outbox.database.errors import driver_errors_translated
+from outbox.dead_letters.expired_body import BODY_EXPIRED
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.shield import shielded
 
@@ -65,7 +71,8 @@ class ParkedStrikes:
         """
         The attempt at *suspect*, alone, or at the next message that is due; with a strike.
 
-        A message at the limit is given up instead. None if no message is due.
+        A message at the limit, or one that is expired, is given up instead. None if no message is
+        due.
         Raises Suspect or DatabaseUnavailable.
         """
         claimed: set[int] = set()
@@ -76,6 +83,12 @@ class ParkedStrikes:
             raise
         finally:
             self._in_flight -= claimed
+
+    async def hasten_expired(self) -> None:
+        """Make expired messages due; raises DatabaseUnavailable."""
+        async with self._transaction() as work:
+            await self.context.parked.hasten_expired(work.session)
+            await work.commit()
 
     async def settled(self, message: ParkedMessage, verdict: Verdict | None) -> None:
         """Record *verdict*: the strikes are deleted. Without one, the strike is taken back."""
@@ -96,8 +109,9 @@ class ParkedStrikes:
                 return None
             claimed.add(message.id)
             self._in_flight.add(message.id)
-            if message.id in self._begun:
-                return ParkedSteps(self.context, message)
+            expired = await self._if_expired(work, message)
+            if expired is not None or message.id in self._begun:
+                return ParkedSteps(self.context, message, expired)
             strikes = await self.context.begun.begin_parked(work.session, message.id)
             if strikes >= self._limit:
                 given_up = ParkedResult(DeadLetter(message.attempts, DELIVERY_LIMIT))
@@ -115,6 +129,11 @@ class ParkedStrikes:
         if hold <= 0:
             return ParkedSteps(self.context, message)
         return await self._begin(None, claimed)
+
+    async def _if_expired(self, work: UnitOfWork, message: ParkedMessage) -> ParkedResult | None:
+        if not await self.context.parked.is_expired(work.session, message):
+            return None
+        return ParkedResult(DeadLetter(message.attempts, BODY_EXPIRED), body_expired=True)
 
     async def _choose(
         self, work: UnitOfWork, suspect: ParkedMessage | None

@@ -6,6 +6,7 @@ Each attempt is a transaction of `consumer.execution.parked`, after one that com
 
 import asyncio
 from collections import Counter
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -14,6 +15,7 @@ from consumer.dispatch.parked_strikes import ParkedStrikes, Suspect
 from consumer.dispatch.turns import Turns
 from consumer.execution.executor import TRIALS
 from consumer.execution.parked import ParkedSteps
+from consumer.execution.reading import IN_CLEAR, Reading
 from consumer.execution.transaction import transact
 from consumer.storage.parked import ParkedMessage
 from consumer.verdict import Verdict
@@ -22,6 +24,7 @@ from outbox.errors import SessionLost
 from outbox.runtime.service import pause
 
 POLL_EVERY = timedelta(seconds=1)
+EXPIRE_EVERY = timedelta(minutes=10)
 LANES_AT_ONCE = 2
 
 
@@ -30,13 +33,15 @@ class ParkedWorker:
     """
     Attempts parked messages when they are due, with *strikes* and in *turns* of the process.
 
-    *lanes_at_once* is the number of lanes that are attempted side by side.
+    *lanes_at_once* is the number of lanes that are attempted side by side. If messages may be
+    *expiring*, those that wait for an attempt are looked through every 10 minutes.
     """
 
     strikes: ParkedStrikes
     turns: Turns
     lanes_at_once: int
     database_retry: DatabaseRetry
+    expiring: bool = False
     _losses: Counter[int] = field(default_factory=Counter, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -44,6 +49,8 @@ class ParkedWorker:
         async with asyncio.TaskGroup() as group:
             for _ in range(self.lanes_at_once):
                 group.create_task(self._poll(stop))
+            if self.expiring:
+                group.create_task(self._hasten(stop))
         await self.strikes.stopped()
 
     async def _poll(self, stop: asyncio.Event) -> None:
@@ -51,6 +58,12 @@ class ParkedWorker:
             found = await self.database_retry.run(self.attempt_next, stop, longest=timedelta.max)
             if not found:
                 await pause(stop, POLL_EVERY)
+
+    async def _hasten(self, stop: asyncio.Event) -> None:
+        hasten = self.strikes.hasten_expired
+        while not stop.is_set():
+            await self.database_retry.run(hasten, stop, longest=timedelta.max)
+            await pause(stop, EXPIRE_EVERY)
 
     async def attempt_next(self) -> bool:
         """
@@ -72,7 +85,7 @@ class ParkedWorker:
             return False
         outcome: Verdict | BaseException | None
         try:
-            async with self.strikes.context.reading(steps.message) as steps.reading:
+            async with self._reading(steps) as steps.reading:
                 outcome = await transact(self.strikes.context.executor.units, steps)
         except SessionLost as lost:
             if not self._is_lost_too_often(steps.message):
@@ -83,6 +96,12 @@ class ParkedWorker:
             outcome = await self._settle(steps)
         await self._settled(steps, outcome)
         return True
+
+    def _reading(self, steps: ParkedSteps) -> AbstractAsyncContextManager[Reading]:
+        """A message that is given up needs no keys, and does not wait for them."""
+        if steps.attempted is not None:
+            return nullcontext(IN_CLEAR)
+        return self.strikes.context.reading(steps.message)
 
     async def _settle(self, steps: ParkedSteps) -> Verdict | None:
         outcome = await transact(self.strikes.context.executor.units, steps)

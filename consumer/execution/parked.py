@@ -30,7 +30,7 @@ from consumer.handler import Handler
 from consumer.message_copies import waiting_since
 from consumer.storage.failing import FailedAttempt
 from consumer.storage.parked import ParkedMessage
-from consumer.verdict import BODY_EXPIRED, DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
+from consumer.verdict import DONE, DUPLICATE, DeadLetter, TryAgain, Verdict, Wait
 from outbox.database.errors import (
     NO_PRIVILEGE,
     driver_errors_translated,
@@ -71,10 +71,6 @@ class ParkedSteps:
         with driver_errors_translated():
             if not await self._context.parked.lock(work.session, self.message):
                 return False
-            if await self._context.parked.has_expired(work.session, self.message):
-                verdict = DeadLetter(self.message.attempts, BODY_EXPIRED)
-                self.attempted = ParkedResult(verdict)
-                return True
         self._handler = self._context.handler_of(self.message)
         # Its age was checked when it was delivered.
         delivery = self._context.as_delivered(self.message)
@@ -144,15 +140,15 @@ class ParkedSteps:
         if self.attempted.handler is not None and self.reading.verify is not None:
             await self.reading.verify()
         with session_loss_raised(work):
-            self._settled = await self._write(work.session, self.message, self.attempted.verdict)
+            self._settled = await self._write(work.session, self.message, self.attempted)
             if self._settled is not None:
                 await self._context.begun.forget_parked(work.session, self.message.id)
         return self._settled is not None
 
     async def _write(
-        self, session: AsyncSession, message: ParkedMessage, verdict: Verdict
+        self, session: AsyncSession, message: ParkedMessage, attempted: ParkedResult
     ) -> Verdict | None:
-        parked = self._context.parked
+        parked, verdict = self._context.parked, attempted.verdict
         match verdict:
             case TryAgain(attempt=attempts, delay=delay, unsupported_since=since):
                 headers = dict(waiting_since(message.message, since).headers)
@@ -179,6 +175,7 @@ class ParkedSteps:
             reason=verdict.code,
             attempts=verdict.attempt,
             summary=verdict.summary,
+            body_expired=attempted.body_expired,
         )
         return verdict if written else DUPLICATE
 

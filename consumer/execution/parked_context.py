@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ParkedResult:
-    """The verdict on an attempt; *handler* and *durations* are set if it has succeeded."""
+    """
+    The verdict on an attempt; *handler* and *durations* are set if it has succeeded.
+
+    If *body_expired*, the dead letter gets no body.
+    """
 
     verdict: Verdict
     handler: Handler | None = None
     durations: Mapping[str, timedelta] = field(default_factory=dict)
+    body_expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)

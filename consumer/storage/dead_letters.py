@@ -12,9 +12,9 @@ from consumer.storage import stored_message
 from consumer.storage.dedup import Dedup
 from consumer.storage.failing import LastFailure
 from consumer.storage.inserted import verify_inserted
-from consumer.verdict import BODY_EXPIRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database_time import database_now
+from outbox.dead_letters import expired_body
 from outbox.errors import UnreadableMessage
 from outbox.runtime.error_summary import ErrorSummary
 from outbox.runtime.shield import shielded
@@ -22,8 +22,6 @@ from outbox.tables import dead_letters
 from outbox.wire import codec
 from outbox.wire.codec import WireMessage
 from outbox.wire.envelope import Envelope
-
-_WITHOUT_BODY = {"body": b"", "body_expired_at": database_now()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,9 @@ class DeadLetterWriter:
         reason: str,
         attempts: int,
         summary: ErrorSummary | None = None,
+        body_expired: bool = False,
     ) -> bool:
-        """The same in the transaction of *session*."""
+        """The same in the transaction of *session*; without the body if it is *body_expired*."""
         envelope = _envelope(message)
         is_completed = envelope is not None and not await self.dedup.record_failed(
             session, envelope, attempt=attempts
@@ -87,6 +86,7 @@ class DeadLetterWriter:
             attempts=attempts,
             summary=summary,
             failure=failure,
+            body_expired=body_expired,
         )
         return True
 
@@ -101,6 +101,7 @@ async def write_dead_letter(
     attempts: int,
     summary: ErrorSummary | None = None,
     failure: LastFailure | None = None,
+    body_expired: bool = False,
 ) -> None:
     """
     Write *message* to `dead_letters` in the transaction of *session*.
@@ -108,7 +109,14 @@ async def write_dead_letter(
     *summary* is that of the last error, or else the one of the *failure* before. `first_at` is the
     time of the first error, and `last_at` the time at which the message became a dead letter.
     """
-    without = _WITHOUT_BODY if reason == BODY_EXPIRED else {}
+    columns = stored_message.to_columns(message)
+    if body_expired:
+        columns |= expired_body.columns(
+            headers=columns["headers"],
+            content_encoding=columns["content_encoding"],
+            start=columns["body"],
+        )
+        columns["body_expired_at"] = database_now()
     result = await session.execute(
         sa.insert(dead_letters).values(
             source=source,
@@ -116,7 +124,7 @@ async def write_dead_letter(
             reason=reason,
             attempts=attempts,
             **_error_columns(summary, failure),
-            **stored_message.to_columns(message) | without,
+            **columns,
         )
     )
     verify_inserted(result, dead_letters)

@@ -50,7 +50,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from consumer.storage import stored_message
 from consumer.storage.inserted import verify_inserted
 from consumer.storage.parked_statements import DUE, DUE_AGAIN, IS_PARKED, attempts_of
-from consumer.storage.tables import COMPLETED, parked_messages, processed_messages
+from consumer.storage.tables import COMPLETED, ago, parked_messages, processed_messages
 from outbox.database_time import database_now, now_plus
 from outbox.wire.codec import WireMessage
 
@@ -74,12 +74,12 @@ class ParkedMessages:
     """
     The rows of one *consumer* in `parked_messages`, in the transactions of its handlers.
 
-    *body_retention* is how long their bodies are kept; None: until their lanes go on.
+    A message that has been parked for longer than *bodies_kept* is expired; None: it never is.
     """
 
-    def __init__(self, consumer: str, *, body_retention: timedelta | None = None) -> None:
+    def __init__(self, consumer: str, *, bodies_kept: timedelta | None = None) -> None:
         self._consumer = consumer
-        self._body_retention = body_retention
+        self._bodies_kept = bodies_kept
         # `next_due` continues behind this lane. Otherwise a lane with many due rows would be the
         # first each time.
         self._after = _BEFORE_ALL
@@ -135,6 +135,36 @@ class ParkedMessages:
         self._after = found[-1].lane if found and len(found) == limit else _BEFORE_ALL
         return found
 
+    async def is_expired(self, session: AsyncSession, parked: ParkedMessage) -> bool:
+        """Whether *parked* has been parked for too long; costs no statement if it never is."""
+        if self._bodies_kept is None:
+            return False
+        is_old = (parked_messages.c.id == parked.id) & _is_older(self._bodies_kept)
+        return await session.scalar(sa.select(parked_messages.c.id).where(is_old)) is not None
+
+    async def hasten_expired(self, session: AsyncSession) -> None:
+        """
+        Make messages that are expired due at once; reads all rows.
+
+        A row that a transaction attempts is skipped: after a failure it is due later, and the next
+        call finds it. No row changes its place in its lane.
+        """
+        if self._bodies_kept is None:
+            return
+        table = parked_messages
+        expired = (
+            sa.select(table.c.id)
+            .where(
+                table.c.consumer == self._consumer,
+                table.c.due_at > database_now(),
+                _is_older(self._bodies_kept),
+            )
+            .with_for_update(skip_locked=True)
+        )
+        await session.execute(
+            sa.update(table).where(table.c.id.in_(expired)).values(due_at=database_now())
+        )
+
     async def lock(self, session: AsyncSession, parked: ParkedMessage) -> bool:
         """Lock *parked* again; False if another transaction has it, or has changed it."""
         result = await session.execute(
@@ -143,18 +173,6 @@ class ParkedMessages:
             .with_for_update(skip_locked=True)
         )
         return result.first() is not None
-
-    async def has_expired(self, session: AsyncSession, parked: ParkedMessage) -> bool:
-        """Whether *parked* has waited for longer than bodies are kept."""
-        if self._body_retention is None:
-            return False
-        oldest = now_plus(sa.literal(-self._body_retention.total_seconds()))
-        found = await session.scalar(
-            sa.select(parked_messages.c.parked_at < oldest).where(
-                parked_messages.c.id == parked.id
-            )
-        )
-        return bool(found)
 
     async def postpone(
         self,
@@ -215,6 +233,10 @@ class ParkedMessages:
             )
             for row in map(stored_message.readable, rows.mappings())
         ]
+
+
+def _is_older(than: timedelta) -> sa.ColumnElement[bool]:
+    return parked_messages.c.parked_at <= ago(than)
 
 
 def _is_unchanged(parked: ParkedMessage) -> sa.ColumnElement[bool]:

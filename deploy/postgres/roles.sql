@@ -11,11 +11,12 @@
 --     schema   the schema of the tables, as in MQ_DATABASE_SCHEMA; public by default
 --     prefix   what the names of roles begin with; outbox_ by default. Roles belong to the whole
 --              server, so two installations on one server need two prefixes.
---     owner, producer, relay, consumer, operator, key_operator, auditor, monitoring
+--     owner, producer, relay, consumer, operator, key_operator, eraser, auditor, monitoring
 --              another name for one role, which may exist already
 --     retention
---              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS is set: relay and consumer then
---              delete dead letters, and record that in the audit log
+--              set it to anything if MQ_DEAD_LETTER_RETENTION_DAYS or
+--              MQ_DEAD_LETTER_BODY_RETENTION_DAYS is set: relay and consumer then delete dead
+--              letters, or their bodies, and record that in the audit log
 --
 -- A role that the script creates cannot log in. Either give it a password and LOGIN, or grant it
 -- to a role that can: see docs/how-to/deploy.md.
@@ -34,6 +35,7 @@
 \if :{?consumer}   \else \set consumer :prefix consumer \endif
 \if :{?operator}   \else \set operator :prefix operator \endif
 \if :{?key_operator} \else \set key_operator :prefix key_operator \endif
+\if :{?eraser}     \else \set eraser :prefix eraser \endif
 \if :{?auditor}    \else \set auditor :prefix auditor \endif
 \if :{?monitoring} \else \set monitoring :prefix monitoring \endif
 
@@ -45,7 +47,8 @@ set local client_min_messages = warning;
 -- Roles.
 select format('create role %I nologin', wanted.name)
   from unnest(array[
-         :'owner', :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'owner', :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'eraser',
+         :'auditor',
          :'monitoring'
        ]) as wanted (name)
  where to_regrole(quote_ident(wanted.name)) is null
@@ -64,7 +67,7 @@ select format('create schema %I authorization %I', :'schema', :'owner')
 revoke create on schema :"schema" from public;
 grant usage, create on schema :"schema" to :"owner";
 grant usage on schema :"schema"
-   to :"producer", :"relay", :"consumer", :"operator", :"key_operator", :"auditor",
+   to :"producer", :"relay", :"consumer", :"operator", :"key_operator", :"eraser", :"auditor",
       :"monitoring";
 
 -- No role but the owner may call functions that later migrations create.
@@ -91,7 +94,7 @@ select format('alter function %s owner to %I', function.oid::regprocedure, :'own
 select format('revoke all on %s from %I', relation.oid::regclass, named.name)
   from pg_class as relation,
        unnest(array[
-         :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'auditor',
+         :'producer', :'relay', :'consumer', :'operator', :'key_operator', :'eraser', :'auditor',
          :'monitoring'
        ]) as named (name)
  where relation.relnamespace = to_regnamespace(quote_ident(:'schema'))
@@ -110,12 +113,15 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- producer:   inserts events. It reads none, so that a service sees no events of another.
 -- relay:      publishes. It cannot change what an event says, only when it is published.
 -- consumer:   handles. Grant it the producer too if its handlers record events.
--- operator:   `status`, `monitor`, `dead` and `topology --adopt`. It sees bodies of dead letters,
---             whose reading is audited, but none of the outbox. xmax shows rows in work.
+-- operator:   `status`, `monitor`, `dead`, `approve` and `topology --adopt`. It sees bodies of dead
+--             letters, whose reading is audited, but none of the outbox. xmax shows rows in work.
+--             Give each person a role of their own: a second person is another role.
 -- key_operator: `keys status`, `rotate`, `rewrap` and `retire`. It sees and replaces encrypted
 --             bodies, since their first bytes name the key, and plain ones too: with the keys it can
 --             read every event anyway. `require` and `allow-plaintext` need the owner.
--- auditor:    reads who did what, and why.
+-- eraser:     `erase` and `readmit`, with key_roles.sql for the key database. It counts the bodies
+--             that can be read no more.
+-- auditor:    reads who did what, and why, and verifies the log.
 -- monitoring: reads numbers, times and codes: no body, no header, no key, no id of a message.
 select format(
          'grant %s on %s %s to %I',
@@ -184,6 +190,17 @@ select format(
            ('key_operator', 'select', 'table', 'outbox_relay_version', null),
            ('key_operator', 'select', 'table', 'outbox_compatibility', null),
 
+           ('eraser', 'insert', 'table', 'outbox', null),
+           ('eraser', 'select', 'table', 'outbox', 'content_encoding, body, xmax'),
+           ('eraser', 'select', 'table', 'dead_letters', 'content_encoding, body'),
+           ('eraser', 'select', 'table', 'parked_messages', 'content_encoding, body'),
+           ('eraser', 'select, insert', 'table', 'audit_log', null),
+           ('eraser', 'select', 'table', 'audit_head', null),
+           ('eraser', 'select, insert', 'table', 'approvals', null),
+           ('eraser', 'update', 'table', 'approvals', 'used_at'),
+           ('eraser', 'select', 'table', 'outbox_relay_version', null),
+           ('eraser', 'select', 'table', 'outbox_compatibility', null),
+
            ('auditor', 'select', 'table', 'audit_log', null),
            ('auditor', 'select', 'table', 'audit_head', null),
            ('auditor', 'select', 'table', 'approvals', null),
@@ -194,7 +211,7 @@ select format(
             'occurred_at, created_at, not_before, attempts, last_error'),
            ('monitoring', 'select', 'table', 'dead_letters',
             'id, source, queue, reason, attempts, type, exchange, routing_key, first_at, last_at, '
-            'error_class, error_place'),
+            'error_class, error_place, body_expired_at'),
            ('monitoring', 'select', 'table', 'processed_messages',
             'consumer, type, status, attempts, lease_until, processing_duration_seconds, '
             'processed_at'),
@@ -210,7 +227,8 @@ select format(
   join (
          values
            ('producer', :'producer'), ('relay', :'relay'), ('consumer', :'consumer'),
-           ('operator', :'operator'), ('key_operator', :'key_operator'), ('auditor', :'auditor'),
+           ('operator', :'operator'), ('key_operator', :'key_operator'), ('eraser', :'eraser'),
+           ('auditor', :'auditor'),
            ('monitoring', :'monitoring')
        ) as named (role, name) using (role)
   left join pg_class as relation
@@ -222,7 +240,7 @@ select format(
  where coalesce(relation.oid, function.oid) is not null
 \gexec
 
--- Only then may a process delete dead letters.
+-- Only then may a process delete dead letters, or their bodies.
 \if :{?retention}
 select format('grant %s on %s to %I, %I', rights, relation.oid::regclass, :'relay', :'consumer')
   from (

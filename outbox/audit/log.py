@@ -164,7 +164,7 @@ def own_user() -> str:
 
 
 # The counter is above ids whose rows are missing; a copy may lack the counter.
-_NEXT_ID = sa.literal_column(
+_NEXT_ID: sa.ColumnClause[int] = sa.literal_column(
     "(SELECT max(coalesce((SELECT max(id) FROM audit_log), 0),"
     " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'audit_log'), 0)) + 1)"
 )

@@ -13,7 +13,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from outbox.audit.chain import FIELDS, START, Head, hash_of
+from outbox.audit.chain import FIELDS, Head, hash_of
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
@@ -160,7 +160,7 @@ async def _pages(engine: AsyncEngine) -> AsyncIterator[tuple[list[Row], Head]]:
                 found = (await connection.execute(statement, {"first": first})).all()
         rows = [_row(each) for each in found if each.id is not None]
         stored = found[0]
-        yield rows, Head(0, START) if stored.rows is None else Head(stored.rows, stored.head)
+        yield rows, Head() if stored.rows is None else _head(stored)
         is_last = len(rows) < PAGE
         first = rows[-1].id + 1 if rows else first
 
@@ -205,7 +205,13 @@ def _texts(dialect: str) -> dict[str, sa.ColumnElement[str]]:
 def _row(found: sa.Row[Any]) -> Row:
     # After rows, head and id come the texts of FIELDS.
     texts = found[3 : 3 + len(FIELDS)]
-    return Row(found.id, texts, _bytes(found.previous_hash), found.hash and _bytes(found.hash))
+    own_hash = None if found.hash is None else _bytes(found.hash)
+    return Row(found.id, texts, _bytes(found.previous_hash), own_hash)
+
+
+def _head(found: sa.Row[Any]) -> Head:
+    # SQLite stores texts in columns of numbers too.
+    return Head(found.rows if isinstance(found.rows, int) else -1, _bytes(found.head))
 
 
 def _bytes(value: object) -> bytes:

@@ -25,9 +25,9 @@ async def check(settings: EncryptionSettings, report: Report, *, name: str) -> N
     with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from outbox.encryption import sources  # noqa: PLC0415 - an extra
         from outbox.key_store.opening import opened_keys  # noqa: PLC0415
-    if settings.keys.startswith("file:"):
-        report.add(*of_mode(sources.file_path(settings.keys).stat().st_mode))
     async with opened_keys(settings, name=name) as opened:
+        if settings.keys.startswith("file:"):
+            report.add(*of_mode(sources.file_path(settings.keys).stat().st_mode))
         wrapped = await asyncio.to_thread(opened.keys.wrap, os.urandom(32))
         ring = getattr(opened.keys, "ring", opened.keys)
         current = getattr(ring, "current", None)

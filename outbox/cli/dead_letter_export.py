@@ -15,6 +15,7 @@ from rich.console import Console
 from outbox.audit.log import Audit
 from outbox.cli import dead_letter_view as view
 from outbox.dead_letters import redaction
+from outbox.dead_letters.expired_body import is_expired
 from outbox.dead_letters.queries import pages
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import DeadLetterSource
@@ -43,17 +44,20 @@ async def export(
     Bodies, and a selection by key, need *audit*. Returns whether all were written. Raises
     ConfigurationError if the file exists already or cannot be created, and ExportFailed.
     """
-    written = 0
+    written = expired = 0
     async with source.opened(selection, audit) as opened:
         with _new(file) as output, view.bar(console) as bar:
             task = bar.add_task("exported", total=opened.count)
             async for page in pages(opened, audit=audit if bodies else None):
                 _write(output, page, bodies=bodies)
                 written += len(page)
+                expired += sum(map(is_expired, page))
                 bar.advance(task, len(page))
                 if stop.is_set():
                     break
         console.print(f"exported {written:,} of {opened.count:,}")
+        if bodies and expired:
+            console.print(f"{expired:,} without a body, since it has expired: body_expired_at")
         return written >= opened.count or not stop.is_set()
 
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from outbox.cli.tables import print_table, short
-from outbox.dead_letters.queries import Listing
-from outbox.dead_letters.redaction import metadata, printable
+from outbox.dead_letters.expired_body import BODY_EXPIRED, is_expired
+from outbox.dead_letters.queries import Counts, Listing
+from outbox.dead_letters.redaction import expired_at, metadata, printable
 from outbox.dead_letters.replay import Summary
 from outbox.dead_letters.store import LetterGroup, ReasonCount
 
@@ -35,7 +36,7 @@ def letters(console: Console, rows: Sequence[Mapping[str, Any]], *, now: datetim
                     row["error_class"],
                     row["attempts"],
                     age(now - row["last_at"]),
-                    row["size_bytes"],
+                    expired_at(row) if is_expired(row) else row["size_bytes"],
                     row["message_id"],
                 ),
             )
@@ -110,9 +111,25 @@ def outcome(console: Console, verb: str, summary: Summary, *, selected: int) -> 
     console.print(f"{verb} {summary.done:,} of {selected:,}")
     for code, count in summary.left.most_common():
         console.print(f"{count:,} left: {code}")
+        if code == BODY_EXPIRED:
+            console.print(
+                "their bodies are deleted: drop them, or give one a new body with --body"
+            )
     duplicates(console, summary.duplicates)
     if summary.interrupted:
         console.print("interrupted: the other dead letters are unchanged")
+
+
+def counts(console: Console, found: Counts, *, reprocess: bool | None) -> None:
+    """Print what a run would do; *reprocess* is None unless it is a replay."""
+    groups(console, found.groups)
+    console.print(f"{sum(each.letters for each in found.groups):,} selected, nothing changed")
+    if reprocess is not None:
+        duplicates(console, found.duplicates, reprocess=reprocess)
+        if found.expired:
+            console.print(
+                f"{found.expired:,} have no body any more and will be left: {BODY_EXPIRED}"
+            )
 
 
 def duplicates(console: Console, count: int, *, reprocess: bool = False) -> None:

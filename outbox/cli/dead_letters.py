@@ -246,11 +246,8 @@ class DeadCommands:
         reprocess: bool | None = None,
     ) -> None:
         self._warn_of_reason(source, selected)
-        counts, duplicates = run_query(lambda: queries.counted(source, selected, audit))
-        view.groups(console, counts)
-        console.print(f"{sum(count.letters for count in counts):,} selected, nothing changed")
-        if reprocess is not None:
-            view.duplicates(console, duplicates, reprocess=reprocess)
+        counts = run_query(lambda: queries.counted(source, selected, audit))
+        view.counts(console, counts, reprocess=reprocess)
 
 
 def _end(*, is_clean: bool) -> None:

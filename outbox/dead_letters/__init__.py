@@ -3,7 +3,6 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
 
     selection   the filters that choose dead letters
     store       every statement on the table `dead_letters`
-    destination where a replay sends them
     replay      a run that replays or drops, one batch per transaction
     source      what the relay or a consumer provides: database, destination, duplicates
     encrypted_letters  encrypted bodies, by the keys of an operator
@@ -11,8 +10,12 @@ Reading, repairing, replaying and dropping dead letters: no terminal, no broker 
     queries     lists, single dead letters, counts and pages
     redaction   which parts of a dead letter may be shown to whom
     repair      a new body for a dead letter
+    expired_body
+                what stays of a message whose body has expired; no replay sends it
+    body_store  the statements that delete the bodies of old dead letters
+    expiry      a run that deletes the bodies of old dead letters
     report      log lines and metrics of a running process on its dead letters
-    maintenance what that process does from time to time: count them, and purge old ones
+    maintenance what that process does from time to time: count them, purge old ones and old bodies
 
 May import `audit`, `runtime` and the files below them; never `cli`, and no broker adapter.
 """

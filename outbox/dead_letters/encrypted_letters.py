@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from outbox.dead_letters.expired_body import as_it_was
 from outbox.dead_letters.selection import Selection
 from outbox.encryption_settings import KEYS
 from outbox.errors import ConfigurationError, UnreadableMessage
@@ -83,6 +84,7 @@ async def sealed(
 
     Raises ConfigurationError without keys, and KeysUnavailable.
     """
+    letter = as_it_was(letter)
     if not is_encrypted(letter["content_encoding"]):
         return {"body": body, "content_encoding": None}
     async with open_keys() as keys:

@@ -89,14 +89,27 @@ async def one(
     raise ConfigurationError("--id: the dead letter was replayed or dropped meanwhile")
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """
+    How many dead letters a selection matches.
+
+    Args:
+        groups: All of them, by their cause.
+        duplicates: Those that consumers would drop as duplicates.
+        expired: Those whose body has expired, so that a replay leaves them.
+
+    """
+
+    groups: Sequence[LetterGroup]
+    duplicates: int
+    expired: int
+
+
 async def counted(
     source: DeadLetterSource, selection: Selection, audit: Audit[Selection] | None
-) -> tuple[list[LetterGroup], int]:
-    """
-    Count the matches by their cause, and those that consumers would drop as duplicates.
-
-    A selection by key needs *audit*.
-    """
+) -> Counts:
+    """Count the matches; a selection by key needs *audit*."""
     duplicates = 0
     rights = READING if source.duplicates is None else {**READING, **source.replay_rights}
     async with source.opened(selection, audit, rights=rights) as opened:
@@ -105,7 +118,9 @@ async def counted(
                 async with reading(opened.engine) as connection:
                     found = await source.duplicates.among(connection, page, hold=False)
                 duplicates += len(found)
-        return opened.groups, duplicates
+        async with reading(opened.engine) as connection:
+            expired = await opened.store.expired(connection, selection, opened.snapshot)
+        return Counts(opened.groups, duplicates, expired)
 
 
 async def pages(

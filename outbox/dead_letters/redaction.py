@@ -5,9 +5,10 @@ Which parts of a dead letter are shown: metadata always, body and keys only on r
 import base64
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from outbox.dead_letters.expired_body import is_expired
 from outbox.errors import UnreadableMessage
 from outbox.validation import is_allowed_header
 from outbox.wire.compression import decompress
@@ -55,11 +56,15 @@ def private(letter: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def body(letter: Mapping[str, Any]) -> dict[str, str]:
-    """Return the stored body: text if it is JSON, else or if encrypted base64; none if expired."""
-    if letter["body_expired_at"] is not None:
-        return {}
-    text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
+def body(letter: Mapping[str, Any]) -> dict[str, str | None]:
+    """
+    Return the stored body: its text if that is JSON, else base64; base64 if encrypted.
+
+    None in place of one that has expired.
+    """
+    if is_expired(letter):
+        return {"body": None}
+    text = None if is_encrypted(letter.get("content_encoding")) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
     return {"body": text}
@@ -69,17 +74,23 @@ def readable_body(letter: Mapping[str, Any]) -> str:
     """
     Return the body for people: decompressed if possible; text if it is JSON, else base64.
 
-    Of an encrypted one, only by which key it is encrypted; of an expired one, when it expired.
+    Of an encrypted one, only by which key it is encrypted; of an expired one, since when.
     """
-    if letter["body_expired_at"] is not None:
-        return f"body expired at {_json_value(letter['body_expired_at'])}"
-    if is_encrypted(letter["content_encoding"]):
+    if is_expired(letter):
+        return expired_at(letter)
+    if is_encrypted(letter.get("content_encoding")):
         return encrypted_with(letter["body"])
     try:
         plain = decompress(letter["body"], letter["content_encoding"])
     except UnreadableMessage:
         plain = letter["body"]
     return json_text(plain) or base64.b64encode(plain).decode()
+
+
+def expired_at(letter: Mapping[str, Any]) -> str:
+    """Return since when *letter* has no body."""
+    when = letter["body_expired_at"].astimezone(UTC)
+    return f"body expired at {when.isoformat(timespec='minutes')}"
 
 
 def encrypted_with(body: bytes) -> str:

@@ -17,23 +17,56 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.audit.log import Action, Audit
 from outbox.database.errors import driver_errors_translated
-from outbox.dead_letters.destination import Destination, Duplicates, Letter, sent
+from outbox.dead_letters.expired_body import BODY_EXPIRED, WithBody
 from outbox.dead_letters.selection import Selection, Snapshot
-from outbox.dead_letters.store import HAS_BODY, DeadLetters, Span
+from outbox.dead_letters.store import DeadLetters, Span
 from outbox.runtime.shield import commit, shielded
 
 BATCH = 100
 NO_ANSWER = "unknown"
 """The code of a dead letter whose destination did not answer."""
 
+Letter: TypeAlias = Any
+"""A row of `dead_letters`, as a mapping."""
+
 Repair: TypeAlias = Callable[[Letter], Awaitable[Mapping[str, Any]]]
 """Returns the columns of a dead letter with a new body: `body` and `content_encoding`."""
+
+
+class Destination(Protocol):
+    """The target of a replay."""
+
+    async def ready(self) -> None:
+        """Raise BrokerUnavailable if the destination is unreachable."""
+
+    async def send(
+        self, connection: AsyncConnection, letters: Sequence[Letter], *, run: UUID
+    ) -> list[str | None]:
+        """Send *letters*; return a code for each that did not arrive, and None for the others."""
+
+
+class Duplicates(Protocol):
+    """Finds dead letters whose messages were completed before, so consumers would drop them."""
+
+    async def among(
+        self, connection: AsyncConnection, letters: Sequence[Letter], *, hold: bool
+    ) -> list[int]:
+        """
+        Return the ids of such dead letters.
+
+        With *hold*, a consumer that gets a copy waits for this transaction before it reads the
+        record of the message.
+        """
+
+    async def forget(self, connection: AsyncConnection, letters: Sequence[Letter]) -> int:
+        """Delete the records that *letters* are completed, and return their number."""
 
 
 @dataclass(slots=True)
@@ -109,10 +142,12 @@ class Run:
         """
         Send dead letters to their *destination*, and delete those that arrived.
 
-        With *reprocess* consumers process completed messages again. *repair* replaces bodies.
+        With *reprocess* consumers process completed messages again. *repair* replaces bodies;
+        without one, those whose body has expired stay.
 
         Raises BrokerUnavailable before the first batch, and DatabaseUnavailable at any time.
         """
+        destination = WithBody(destination)
         await destination.ready()
         with driver_errors_translated(refusals=False):
             async with self.engine.connect() as connection:
@@ -140,18 +175,8 @@ class Run:
 
         await self._sweep(act, action)
 
-    async def expire_bodies(self) -> None:
-        """Empty the bodies of dead letters; raises DatabaseUnavailable."""
-
-        async def act(batch: Batch) -> BatchResult:
-            return BatchResult([None] * len(batch.letters))
-
-        await self._sweep(act, Action.EXPIRE_BODIES)
-
     async def _sweep(self, act: BatchAction, action: Action) -> None:
         where = self.audit.selection.where(self.store.source, self.snapshot)
-        if action is Action.EXPIRE_BODIES:
-            where &= HAS_BODY
         allowed = self.audit.selection.limit
         after = 0
         while allowed is None or allowed > 0:
@@ -172,7 +197,7 @@ class Run:
                     result = await act(Batch(connection, letters))
                     await self._settle(connection, letters, result, action)
             self.on_progress(len(letters))
-            if set(result.problems) == {NO_ANSWER}:
+            if set(result.problems) - {BODY_EXPIRED} == {NO_ANSWER}:
                 return
             after = letters[-1]["id"]
             allowed = None if allowed is None else allowed - len(letters)
@@ -186,11 +211,7 @@ class Run:
     ) -> None:
         gone = _arrived(letters, result.problems)
         if gone:
-            ids = [letter["id"] for letter in gone]
-            if action is Action.EXPIRE_BODIES:
-                await self.store.expire(connection, ids)
-            else:
-                await self.store.delete(connection, ids)
+            await self.store.delete(connection, [letter["id"] for letter in gone])
         # Last, because the log is locked from the first row of this transaction on.
         for act, messages in (*result.acts, *([(action, len(gone))] if gone else ())):
             await self.audit.record(connection, act, messages)
@@ -217,11 +238,11 @@ class Run:
         if duplicates is not None:
             # Before sending: a consumer must not find a record that is about to be deleted.
             completed = set(await duplicates.among(connection, letters, hold=reprocess))
-        problems = await sent(destination, connection, letters, run=self.audit.run)
-        again = [one for one in _arrived(letters, problems) if one["id"] in completed]
-        if duplicates is None or not reprocess or not again:
-            return BatchResult(problems, len(again))
-        forgotten = await duplicates.forget(connection, again)
+        problems = await destination.send(connection, letters, run=self.audit.run)
+        sent = [one for one in _arrived(letters, problems) if one["id"] in completed]
+        if duplicates is None or not reprocess or not sent:
+            return BatchResult(problems, len(sent))
+        forgotten = await duplicates.forget(connection, sent)
         return BatchResult(problems, acts=((Action.RERUN, forgotten),))
 
     async def _repair(self, batch: Batch, repair: Repair) -> Batch:

@@ -44,14 +44,14 @@ class DeadLetterReport:
             ["source"],
             registry=registry,
         )
-        self._expired = Counter(
-            "mq_dead_letter_bodies_expired",
-            "Bodies of dead letters that were deleted since they are older than the retention.",
+        self._bodies_expired = Counter(
+            "mq_dead_letters_bodies_expired",
+            "Dead letters whose body was deleted since it is older than the retention of bodies.",
             ["source"],
             registry=registry,
         )
         self._oldest.labels(source)
-        self._expired.labels(source)
+        self._bodies_expired.labels(source)
         self._purged.labels(source)
 
     def sampled(self, counts: Sequence[ReasonCount]) -> None:
@@ -73,5 +73,5 @@ class DeadLetterReport:
 
     def bodies_expired(self, letters: int) -> None:
         """The bodies of a batch of old dead letters were deleted."""
-        self._expired.labels(self._source).inc(letters)
+        self._bodies_expired.labels(self._source).inc(letters)
         self._log.warning("dead_letter_bodies_expired", letters=letters)

@@ -22,11 +22,13 @@ from outbox.runtime.shield import commit
 from outbox.tables import audit_log, dead_letters
 
 if TYPE_CHECKING:  # a running process replays nothing
-    from outbox.dead_letters.destination import Destination, Duplicates
+    from outbox.dead_letters.replay import Destination, Duplicates
 
 READING: Rights = {dead_letters: ("SELECT",)}
 CHANGING: Rights = {dead_letters: ("SELECT", "UPDATE", "DELETE"), audit_log: ("INSERT",)}
 """The rights of commands that lock dead letters, and delete them."""
+EXPIRING: Rights = {dead_letters: ("SELECT", "UPDATE"), audit_log: ("INSERT",)}
+"""The rights of a process that deletes their bodies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """
-Every statement on the table `dead_letters`, except the INSERTs of relay and consumer.
+Every statement on the table `dead_letters`, except the INSERTs of relay and consumer, and those of
+`body_store`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,11 @@ from outbox.database_time import database_now
 from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.tables import dead_letters
 
-HAS_BODY = dead_letters.c.body_expired_at.is_(None)
-"""Which dead letters have their body still."""
-
 Page: TypeAlias = "sa.Select[tuple[Any, ...]]"
 
 _SIZE = sa.func.length(dead_letters.c.body).label("size_bytes")
+BODY = sa.cast(dead_letters.c.body, sa.LargeBinary)
+"""SQLite stores text and numbers in this column too."""
 _CAUSE = [
     dead_letters.c.type,
     dead_letters.c.reason,
@@ -190,13 +190,18 @@ class DeadLetters:
             sa.update(dead_letters).where(dead_letters.c.id == id_).values(**columns)
         )
 
-    async def expire(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
-        """Empty the bodies of dead letters that this transaction has locked."""
-        await connection.execute(
-            sa.update(dead_letters)
-            .where(dead_letters.c.id.in_(ids))
-            .values(body=b"", body_expired_at=database_now())
+    async def expired(
+        self, connection: AsyncConnection, selection: Selection, snapshot: Snapshot
+    ) -> int:
+        """Count the dead letters that *selection* matches and whose body has expired."""
+        matching = (
+            sa.select(dead_letters.c.body_expired_at)
+            .where(selection.where(self.source, snapshot))
+            .order_by(dead_letters.c.id)
+            .limit(selection.limit)
+            .subquery()
         )
+        return await connection.scalar(sa.select(sa.func.count(matching.c.body_expired_at))) or 0
 
     async def delete(self, connection: AsyncConnection, ids: Sequence[int]) -> None:
         """Delete dead letters that this transaction has locked."""
@@ -225,6 +230,4 @@ def _nulls_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 def _columns_with(*, bodies: bool) -> Page:
     columns: list[Any] = [*_METADATA, _SIZE]
-    # SQLite stores text and numbers in this column too.
-    body = sa.cast(dead_letters.c.body, sa.LargeBinary).label("body")
-    return sa.select(*columns, *([body] if bodies else []))
+    return sa.select(*columns, *([BODY.label("body")] if bodies else []))

@@ -42,9 +42,6 @@ class Content(NamedTuple):
     def __repr__(self) -> str:
         return f"Content({len(self.body)} bytes)"
 
-    def __repr__(self) -> str:
-        return f"Content({len(self.body)} bytes)"
-
 
 def pack(content: Content) -> bytes:
     """The bytes of *content*; raises InvalidEvent if its private fields are too large."""

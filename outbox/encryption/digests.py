@@ -8,6 +8,8 @@ without the digest key, a digest cannot be compared with a guess.
 import hmac
 from typing import Literal, TypeAlias, get_args
 
+from outbox.errors import ConfigurationError
+
 DIGEST_KEY_BYTES = 32
 
 Domain: TypeAlias = Literal[
@@ -17,9 +19,17 @@ Domain: TypeAlias = Literal[
 
 
 class Digests:
-    """HMAC-SHA-256, with *key*, of the domain, a zero byte and the value in UTF-8."""
+    """
+    HMAC-SHA-256, with *key*, of the domain, a zero byte and the value in UTF-8.
+
+    Raises ConfigurationError if a source of keys has another key than one of 32 bytes.
+    """
 
     def __init__(self, key: bytes) -> None:
+        if len(key) != DIGEST_KEY_BYTES:
+            raise ConfigurationError(
+                f"MQ_ENCRYPTION_KEYS: the digest key must have {DIGEST_KEY_BYTES} bytes"
+            )
         # A copy of a HMAC that knows key and domain costs half of a new one.
         self._begun = {
             domain: hmac.new(key, domain.encode() + b"\0", "sha256") for domain in get_args(Domain)

@@ -4,7 +4,7 @@ Opening the two databases of an erasure, as the settings name them.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -62,10 +62,10 @@ async def opened_alone(
     wait: timedelta,
 ) -> AsyncIterator[Opened]:
     """Like `opened`; raises BatchesNotEnded as well if another erasure works too long."""
-    async with opened(settings, database, wait=wait) as both:
+    async with opened(settings, database, wait=wait) as both, AsyncExitStack() as stack:
         with both.translated():
-            async with alone(both.key_database, within=wait):
-                yield both
+            await stack.enter_async_context(alone(both.key_database, within=wait))
+        yield both
 
 
 def _key_database(keys: str, subject_keys: str | None) -> tuple[str, str]:

@@ -52,7 +52,7 @@ class BodyTable:
             return self.table.c.body_expired_at.is_(None)
         return sa.true()
 
-    def key_part(self, length: int) -> sa.ColumnElement[bytes]:
+    def key_part(self, length: int | sa.ColumnElement[int]) -> sa.ColumnElement[bytes]:
         """The first *length* bytes of the key part: the length of the key id, and the id."""
         return sa.func.substr(self.body, KEY_PART_AT, length, type_=sa.LargeBinary)
 

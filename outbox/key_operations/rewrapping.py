@@ -6,10 +6,13 @@ changes it locks those rows that still need it, and skips rows that another one 
 that publishes a row deletes it, and a consumer decides on a parked one. Nothing waits for a lock.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.encryption.body_format import FIXED_BYTES
@@ -99,25 +102,42 @@ async def replace(
     connection: AsyncConnection, each: BodyTable, parts: Mapping[int, Rewrapped]
 ) -> None:
     """Replace the key parts of locked rows, given by their ids."""
+    # A process encrypts many events with one data key.
+    rows: dict[Rewrapped, list[int]] = {}
+    for id_, part in parts.items():
+        rows.setdefault(part, []).append(id_)
+    is_sqlite = connection.dialect.name == "sqlite"
+    await connection.execute(
+        _replacement(each, is_sqlite=is_sqlite),
+        [
+            {"rows": json.dumps(ids) if is_sqlite else ids, "old": part.old, "new": part.new}
+            for part, ids in rows.items()
+        ],
+    )
+
+
+def _replacement(each: BodyTable, *, is_sqlite: bool) -> sa.Update:
     old, new = sa.bindparam("old", type_=sa.LargeBinary), sa.bindparam("new", type_=sa.LargeBinary)
     fixed = sa.func.substr(each.body, 1, FIXED_BYTES, type_=sa.LargeBinary)
     rest_at = KEY_PART_AT + sa.func.length(old)
     rest = sa.func.substr(each.body, rest_at, type_=sa.LargeBinary)
+    # A repaired body has another key part.
+    is_old = each.key_part(sa.func.length(old)) == old
     # On SQLite the operator gives text, whatever its bytes are.
     body = sa.cast(fixed.op("||")(new).op("||")(rest), sa.LargeBinary)
-    statement = (
+    return (
         sa.update(each.table)
-        .where(
-            each.table.c.id == sa.bindparam("row"),
-            each.is_encrypted,
-            # A repaired body has another one.
-            sa.func.substr(each.body, KEY_PART_AT, sa.func.length(old), type_=sa.LargeBinary)
-            == old,
-        )
+        .where(_is_one(each.table.c.id, is_sqlite=is_sqlite), each.is_encrypted, is_old)
         .values(body=body)
     )
-    rows = [{"row": id_, "old": part.old, "new": part.new} for id_, part in parts.items()]
-    await connection.execute(statement, rows)
+
+
+def _is_one(column: sa.Column[Any], *, is_sqlite: bool) -> sa.ColumnElement[bool]:
+    """Whether *column* is one of the ids in the parameter `rows`."""
+    if is_sqlite:
+        given = sa.func.json_each(sa.bindparam("rows", type_=sa.Text)).table_valued("value")
+        return column.in_(sa.select(given.c.value))
+    return column == sa.any_(sa.bindparam("rows", type_=ARRAY(sa.BigInteger)))
 
 
 def _begins_with(each: BodyTable, key_id: str) -> sa.ColumnElement[bool]:

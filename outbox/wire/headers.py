@@ -59,6 +59,15 @@ _OF_COPIES = frozenset(
 )
 """The headers that no message has when it is first published."""
 
+NAMES = _OF_COPIES | {
+    VERSION_HEADER,
+    IDEMPOTENCY_KEY_HEADER,
+    OCCURRED_AT_HEADER,
+    RECORDED_AT_HEADER,
+    LANE_HEADER,
+}
+"""All headers of the wire format."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LANE = re.compile(r"[0-9a-f]{32}")

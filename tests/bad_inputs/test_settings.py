@@ -2,6 +2,8 @@
 Settings that cannot work: a line that names the setting and its bound, and shows no value.
 """
 
+from datetime import timedelta
+
 import pytest
 from yarl import URL
 
@@ -122,12 +124,33 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_BROKER_URL", f"amqp://localhost/?{SECRET}=1"),
         ("MQ_BROKER_URL", "amqp:///x"),
         ("MQ_BROKER_URL", "amqp:/localhost"),
+        ("MQ_ENCRYPTION_KEYS", ""),
+        ("MQ_ENCRYPTION_KEYS", SECRET),
+        ("MQ_ENCRYPTION_KEYS", f"https://{SECRET}/"),
+        ("MQ_ENCRYPTION_KEYS", f"postgresql://u:{SECRET}@keys.example/keys"),
+        ("MQ_SUBJECT_KEYS_URL", f"file:///{SECRET}"),
+        ("MQ_SUBJECT_KEYS_URL", f"postgresql://u:{SECRET}@10.0.0.1/keys?sslmode=require"),
     ],
 )
 def test_an_invalid_or_unsafe_address_is_refused_and_not_shown(monkeypatch, name, url):
     monkeypatch.setenv(name, url)
 
     assert refusal(SharedSettings).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("database", "keys"),
+    [
+        ("sqlite:///outbox.db", "sqlite:///./outbox.db"),
+        (f"postgresql://u:{SECRET}@localhost/health", "postgresql://k:x@localhost:5432/health"),
+    ],
+)
+@pytest.mark.parametrize("name", ["MQ_ENCRYPTION_KEYS", "MQ_SUBJECT_KEYS_URL"])
+def test_a_key_database_is_another_one_than_that_of_the_events(monkeypatch, name, database, keys):
+    monkeypatch.setenv("MQ_DATABASE_URL", database)
+    monkeypatch.setenv(name, keys)
+
+    assert refusal(SharedSettings).startswith(f"{name}: must be another database than MQ_DATABASE")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +215,17 @@ def test_delays_that_are_no_seconds_are_refused_with_an_example(monkeypatch, wri
 
     line = "MQ_RETRY_DELAYS: must be numbers of seconds, as in 30,300,900"
     assert refusal(ConsumerSettings) == line
+
+
+def test_bodies_that_are_kept_for_as_long_as_their_dead_letters_are_refused(monkeypatch):
+    monkeypatch.setenv("MQ_DEAD_LETTER_RETENTION_DAYS", "30")
+    for days in ("30", "31"):
+        monkeypatch.setenv("MQ_DEAD_LETTER_BODY_RETENTION_DAYS", days)
+        refused = refusal(KINDS["relay"])
+        assert refused.startswith("MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be below MQ_DEAD_")
+
+    monkeypatch.setenv("MQ_DEAD_LETTER_BODY_RETENTION_DAYS", "29")
+    assert load(KINDS["relay"]).dead_letter_body_retention == timedelta(days=29)
 
 
 def test_a_list_that_is_nested_too_deeply_is_refused(monkeypatch):

@@ -56,6 +56,7 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
     }
     encryptors = {PLAIN: None, ENCRYPTED: Encryptor(ring)}
     rates: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, list[float]] = defaultdict(list)
     await _prepare(environment, encryptors, plan.rows(COUNTS["relay"]))
     async with consuming(environment):
         for number in range(1, plan.rounds + 1):
@@ -73,14 +74,21 @@ async def measure(environment: Environment, plan: Plan) -> list[Result]:
                             environment, handler, count, within=LONGEST_SECONDS, **variables
                         )
                         rate = turn.rate
+                        cpu[f"{part}, {name}"].append(turn.cpu)
                     plan.say(f"  {part}, {name} {number}/{plan.rounds}: {rate:,.0f}/s")
                     rates[f"{part}, {name}"].append(rate)
     await outbox_rows.empty(environment.database)
-    return figures(rates)
+    return figures(rates, cpu)
 
 
-def figures(rates: Mapping[str, Sequence[float]]) -> list[Result]:
-    """The rate of each part with encryption over its rate without, and the rates."""
+def figures(
+    rates: Mapping[str, Sequence[float]], cpu: Mapping[str, Sequence[float]]
+) -> list[Result]:
+    """
+    The rate of each part with encryption over its rate without, and the values themselves.
+
+    *cpu* has the seconds of CPU for 1,000 messages, which a busy machine changes less than rates.
+    """
     return [
         *(
             of_rounds(
@@ -92,6 +100,7 @@ def figures(rates: Mapping[str, Sequence[float]]) -> list[Result]:
             for part, bound in GOALS.items()
         ),
         *(of_rounds(f"{name}: rate", some, "events/s") for name, some in rates.items()),
+        *(of_rounds(f"{name}: CPU per 1,000", some, "s") for name, some in cpu.items()),
     ]
 
 

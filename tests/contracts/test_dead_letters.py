@@ -19,7 +19,7 @@ from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
 from outbox.audit.log import is_known
 from outbox.database_time import now_plus
-from outbox.dead_letters.maintenance import DeadLetterMaintenance, DeadLetterRetention
+from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.dead_letters.replay import BATCH
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.dead_letters.selection import Selection
@@ -44,7 +44,6 @@ from tests.support.dead_letters import (
 )
 
 AN_HOUR = timedelta(hours=1)
-A_DAY = DeadLetterRetention(letters=timedelta(days=1))
 EARLY, LATE, LATER = (datetime(2026, 3, day, 8, 30, tzinfo=UTC) for day in (1, 2, 3))
 
 
@@ -155,15 +154,11 @@ async def test_a_list_has_the_order_that_is_asked_for(engine):
     assert "body" not in newest
 
 
-def a_maintenance(
-    engine: AsyncEngine,
-    registry: CollectorRegistry,
-    retention: DeadLetterRetention = A_DAY,
-) -> DeadLetterMaintenance:
+def a_maintenance(engine: AsyncEngine, registry: CollectorRegistry) -> DeadLetterMaintenance:
     return DeadLetterMaintenance(
         engine,
         SOURCE,
-        retention=retention,
+        retention=timedelta(days=1),
         actor="relay host:1",
         report=DeadLetterReport(
             registry, source=SOURCE, codes={"malformed"}, other="rejected_by_handler"
@@ -199,40 +194,6 @@ async def test_a_process_purges_its_old_dead_letters_and_counts_the_others(engin
     assert sample("mq_dead_letters_waiting", {**labels, "reason": "malformed"}) == 1
     assert sample("mq_dead_letters_waiting", {**labels, "reason": "rejected_by_handler"}) == 1
     assert 79_999 < (sample("mq_dead_letters_oldest_age_seconds", labels) or 0) < 80_100
-
-
-async def test_old_bodies_expire_and_a_replay_sends_only_what_has_a_body_again(engine):
-    rows = [a_dead_letter(age_seconds=90_000) for _ in range(BATCH)]
-    first, second, *_ = await write_dead_letter(engine, *rows)
-    (young,) = await write_dead_letter(engine, a_dead_letter(age_seconds=80_000))
-    registry = CollectorRegistry()
-    maintenance = a_maintenance(engine, registry, DeadLetterRetention(bodies=timedelta(days=1)))
-
-    await maintenance.work(asyncio.Event())
-    await a_maintenance(engine, CollectorRegistry(), DeadLetterRetention()).work(asyncio.Event())
-
-    stored = {row["id"]: row for row in await remaining(engine)}
-    assert len(stored) == BATCH + 1
-    assert [id_ for id_, row in stored.items() if row["body"]] == [young]
-    assert stored[young]["body_expired_at"] is None
-    assert stored[first]["body_expired_at"] is not None
-    assert stored[first]["message_id"] == rows[0]["message_id"]
-    (act,) = await audit_rows(engine)
-    assert (act["action"], act["messages"]) == ("expire_bodies", BATCH)
-    assert act["because"] == "MQ_DEAD_LETTER_BODY_RETENTION_DAYS"
-    labels = {"source": SOURCE}
-    assert registry.get_sample_value("mq_dead_letter_bodies_expired_total", labels) == BATCH
-
-    destination = Recorder()
-    selection = Selection(ids=(first, young))
-    run = await a_run(engine, selection=selection)
-    await run.replay(destination)
-    assert [letter["id"] for letter in destination.taken] == [young]
-    assert run.summary.left == {"body_expired": 1}
-    run = await a_run(engine, selection=Selection(ids=(second,)))
-    await run.replay(destination, body=b'{"repaired": true}')
-    assert destination.taken[-1]["body"] == b'{"repaired": true}'
-    assert second not in [row["id"] for row in await remaining(engine)]
 
 
 async def test_a_purge_leaves_what_a_replay_has_locked_and_a_reason_without_letters_has_no_metric(

@@ -203,17 +203,24 @@ async def test_the_script_takes_back_a_right_that_a_person_has_granted(installat
     assert [tuple(row) for row in await execute(installation.administration, held)] == [(False,)]
 
 
-async def test_processes_delete_dead_letters_only_with_a_retention(written):
-    delete = "DELETE FROM dead_letters WHERE id = 0"
+async def test_processes_delete_dead_letters_and_bodies_only_with_a_retention(written):
+    acts = [
+        (role, statement)
+        for role in ("relay", "consumer")
+        for statement in (
+            "DELETE FROM dead_letters WHERE id = 0",
+            "UPDATE dead_letters SET body = '', body_expired_at = now() WHERE id = 0",
+        )
+    ]
     await written.apply_roles("retention=yes")
-    for role in ("relay", "consumer"):
-        await as_role(written, role, delete)
+    for role, statement in acts:
+        await as_role(written, role, statement)
 
     await written.apply_roles()
 
-    for role in ("relay", "consumer"):
+    for role, statement in acts:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await as_role(written, role, delete)
+            await as_role(written, role, statement)
 
 
 async def test_a_role_that_is_no_superuser_can_run_the_script(postgres_server, tmp_path):

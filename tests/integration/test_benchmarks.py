@@ -16,7 +16,6 @@ from tests.support.servers.fleet import BROKER_VARIABLE, DATABASE_VARIABLE, MANA
 QUICK = ("--scale", "0.001", "--rounds", "1", "--no-peers")
 OF_THE_RELAY = ("--only", "throughput", "--only", "latency")
 OF_THE_CONSUMER = ("--only", "consumer", "--only", "end_to_end", "--only", "dedup")
-OF_ENCRYPTION = ("--only", "encryption")
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_the_benchmark_writes_its_results(run, tmp_path: Path):
 
 
 def test_the_consumer_its_path_and_its_dedup_store_are_measured(run, tmp_path: Path):
-    assert re.search(r"\d+ of 13 goals met", run(*QUICK, *OF_THE_CONSUMER, *OF_ENCRYPTION))
+    assert re.search(r"\d of 8 goals met", run(*QUICK, *OF_THE_CONSUMER))
 
     found, _ = written(tmp_path)
     # A purge may have no lock to wait for, and few messages take less time than is measured.
@@ -72,7 +71,6 @@ def test_the_consumer_its_path_and_its_dedup_store_are_measured(run, tmp_path: P
     assert found["consumer_on_batch_vs_handwritten_batch"]["goal"] == "≥ 4"
     assert found["end_to_end_p50_vs_floor"]["met"] in {True, False}
     assert found["dedup_10m_vs_empty"]["met"] in {True, False}
-    assert found["encrypted_vs_plain, consumer on_batch"]["met"] in {True, False}
 
 
 async def test_an_unknown_group_is_refused_before_anything_is_started(tmp_path: Path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -250,6 +251,28 @@ async def test_bodies_and_keys_are_shown_only_with_a_reason(shell, engine, tmp_p
     assert json.loads(exported)["body"] == f'{{"note":"{LEAK_MARKER}"}}'
     assert await audited(engine) == [("show_body", 1), ("export_bodies", 1)]
     assert LEAK_MARKER not in str(await audit_rows(engine))
+
+
+async def test_commands_say_that_a_body_has_expired_and_go_on_with_the_others(shell, engine):
+    at = datetime(2026, 3, 1, 8, 30, tzinfo=UTC)
+    expired, whole = await write_dead_letter(
+        engine,
+        a_dead_letter(body=b"", content_encoding="outbox-expired", body_expired_at=at),
+        a_dead_letter(body=b"{}"),
+    )
+    said = "body expired at 2026-03-01T08:30+00:00"
+
+    _, listed, _ = await shell.consumer("list")
+    _, shown, _ = await shell.consumer("show", str(expired), "--body", *BECAUSE)
+    _, exported, summary = await shell.consumer("export", "-", "--bodies", *BECAUSE)
+    _, dry, _ = await shell.consumer("replay", "--all", "--dry-run")
+
+    assert said in listed
+    assert said in shown
+    assert [json.loads(line)["body"] for line in exported.splitlines()] == [None, "{}"]
+    assert summary.splitlines()[1].startswith("1 without a body, since it has expired")
+    assert "1 have no body any more and will be left: body_expired" in dry
+    assert [row["id"] for row in await remaining(engine)] == [expired, whole]
 
 
 async def test_an_export_is_a_new_file_for_its_owner_alone(shell, engine, tmp_path):

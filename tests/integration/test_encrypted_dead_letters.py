@@ -151,3 +151,26 @@ async def test_a_repaired_body_is_encrypted_for_the_same_person_and_keeps_its_pr
         assert json.loads(read.body) == {"note": "repaired"}
         assert read.correlation_id == f"{PRIVATE}-2"
     assert PRIVATE not in shell.printed
+
+
+async def test_a_check_says_which_key_encrypts_and_what_is_wrong_with_the_source(
+    shell: CommandLine, store: KeyStore, tmp_path: Path
+) -> None:
+    check = ("consumer", "check", "tests.support.effects:consumer")
+    readable = tmp_path / "keys.json"
+    readable.write_text(json.dumps(store.ring.to_document()))
+    readable.chmod(0o644)
+
+    found = (await shell.run(*check)).out
+    assert f"key {store.ring.current.id} encrypts, for 0 days; a key database has" in found
+    found = (await shell.run(*check, MQ_ENCRYPTION_KEYS=f"file://{readable}")).err
+    assert "all users of this host may read the file" in found
+    gone = await shell.run(*check, MQ_ENCRYPTION_KEYS=f"file://{tmp_path / 'gone.json'}")
+    assert gone.code == 2
+    assert "MQ_ENCRYPTION_KEYS: the file cannot be read" in gone.out + gone.err
+    del shell.settings["MQ_ENCRYPTION_KEYS"]
+    required = await shell.run(*check, MQ_REQUIRE_ENCRYPTION="true")
+    assert required.code == 2
+    assert (
+        "MQ_ENCRYPTION_KEYS: is needed with MQ_REQUIRE_ENCRYPTION" in required.out + required.err
+    )

@@ -72,6 +72,7 @@ class Notes(Consumer):
     def __init__(self, **options: Any) -> None:
         super().__init__("notes", bindings=["note.#"], **options)
         self.seen: list[Message[Any]] = []
+        self.seen_erasures: list[asyncio.Task[None]] = []
         self.before: Any = None
         self.on("note.taken")(self.store)
 
@@ -132,27 +133,30 @@ async def test_the_messages_of_an_erased_person_are_acked_without_a_call(where, 
         assert await rows(app, parked_messages) == []
 
 
-async def test_a_person_is_erased_only_after_the_batches_that_hold_the_key(where, ring, subjects):
-    notes, handling = Notes(), asyncio.Event()
-    erased_early = []
+async def test_a_person_is_erased_only_after_the_calls_that_have_the_key(where, ring, subjects):
+    """Of a handler with a transaction, and of one with a lease."""
+    notes = Notes()
+    erased_early: list[object] = []
 
-    async def let_an_erasure_begin(_message: Message[Any]) -> None:
-        handling.set()
-        erased, _ = await asyncio.wait({erasing}, timeout=0.1)
-        erased_early.extend(erased)
+    async def let_an_erasure_begin(subject: object) -> None:
+        erasing = asyncio.create_task(subjects.erase(str(subject), ring.digest_key()))
+        early, _ = await asyncio.wait({erasing}, timeout=0.1)
+        erased_early.extend(early)
+        notes.seen_erasures.append(erasing)
 
-    async def erase() -> None:
-        await handling.wait()
-        await subjects.erase("patient", ring.digest_key())
+    async def erase(message: Message[Any]) -> None:
+        await let_an_erasure_begin(message.headers["source"])
 
-    notes.before = let_an_erasure_begin
+    notes.before = erase
+    notes.on_leased("note.mailed")(erase)
     async with running(notes, **where) as app:
-        erasing = asyncio.create_task(erase())
-        await app.record(a_note(subject="patient"))
+        for kind, subject in (("note.taken", "one"), ("note.mailed", "other")):
+            headers = {"source": subject}
+            await app.record(Event(kind, {"note": "secret"}, subject=subject, headers=headers))
         drained = await app.drain()
-        await erasing
+        await asyncio.gather(*notes.seen_erasures)
 
-    assert (len(drained.handled), erased_early) == (1, [])
+    assert (len(drained.handled), erased_early) == (2, [])
 
 
 async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_attempt(

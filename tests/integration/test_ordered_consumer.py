@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from consumer.storage.tables import parked_messages
 from outbox import Event, insert
-from outbox.database_time import now_plus
 from tests.support import ordered
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -126,45 +125,6 @@ async def test_while_a_message_waits_only_its_own_key_does(deployment):
     await eventually(lambda: steps_of(deployment))
     await eventually(parked)
     assert (await steps_of(deployment))["free"] == [0]
-
-
-@pytest.fixture
-async def patient(urls, tmp_path):
-    """A deployment that retries after a minute, and keeps the bodies of parked messages a day."""
-    settings = {"MQ_RETRY_DELAYS": "[60]", "MQ_PARKED_BODY_RETENTION_DAYS": "1"}
-    async with Deployment(*urls, tmp_path, **settings) as deployment:
-        async with deployment.engine.begin() as connection:
-            await ordered.create(connection)
-        yield deployment
-
-
-async def test_messages_that_wait_too_long_lose_their_bodies_and_their_lane_goes_on(patient):
-    deployment, consumer = patient, await patient.ordered_consumer()
-    await deployment.relay()
-    await record(deployment, an_event("stuck", 0, fails=99), an_event("stuck", 1))
-
-    async def parked() -> bool:
-        return len(await deployment.rows(parked_messages)) == 2
-
-    await eventually(parked)
-    consumer.kill()
-    long_ago = now_plus(sa.literal(-2 * 86_400.0))
-    async with deployment.engine.begin() as connection:
-        old = sa.update(parked_messages).values(parked_at=long_ago, due_at=long_ago)
-        await connection.execute(old)
-    await record(deployment, an_event("stuck", 2))
-    await deployment.ordered_consumer()
-
-    async def went_on() -> bool:
-        return await steps_of(deployment) == {"stuck": [2]}
-
-    await eventually(went_on)
-    dead = await deployment.dead()
-    assert [(row["reason"], row["attempts"], row["body"]) for row in dead] == [
-        ("body_expired", 1, b""),
-        ("body_expired", 0, b""),
-    ]
-    assert all(row["body_expired_at"] is not None for row in dead)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ MEANINGS = {
     "is missing (`unroutable`), or no confirm came (`unknown`). The consumer repeats it, and is "
     "not ready; see [A process is not ready](../how-to/troubleshoot.md#a-process-is-not-ready).",
     "crashed": "The process exits with 1.",
-    "dead_letter_bodies_expired": "Bodies older than `MQ_DEAD_LETTER_BODY_RETENTION_DAYS` were "
-    "deleted; the metadata of their dead letters stays.",
+    "dead_letter_bodies_expired": "Bodies of dead letters older than "
+    "`MQ_DEAD_LETTER_BODY_RETENTION_DAYS` were deleted.",
     "dead_letters_purged": "Dead letters older than `MQ_DEAD_LETTER_RETENTION_DAYS` were deleted.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",

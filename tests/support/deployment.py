@@ -78,8 +78,8 @@ class Deployment:
     async def relay(self) -> ChildProcess:
         return await self._start("relay", "run", announces="relay_started")
 
-    async def consumer(self, module: str = "effects") -> ChildProcess:
-        target = f"tests.support.{module}:consumer"
+    async def consumer(self, module: str = "effects", *, name: str = "consumer") -> ChildProcess:
+        target = f"tests.support.{module}:{name}"
         return await self._start("consumer", "run", target, announces="consumer_started")
 
     async def ordered_consumer(self) -> ChildProcess:

@@ -38,6 +38,7 @@ ROLES = (
     "consumer",
     "operator",
     "key_operator",
+    "eraser",
     "auditor",
     "monitoring",
 )

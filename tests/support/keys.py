@@ -47,8 +47,8 @@ class KeyStore:
 
 
 @asynccontextmanager
-async def key_store(url: str) -> AsyncIterator[KeyStore]:
-    """Make a key database at *url*, which has no tables yet."""
+async def engine_of(url: str) -> AsyncIterator[AsyncEngine]:
+    """Connect to the key database at *url*, or create its file."""
     engine = key_engine(
         url,
         setting=SETTING,
@@ -58,10 +58,17 @@ async def key_store(url: str) -> AsyncIterator[KeyStore]:
         create=True,
     )
     try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def key_store(url: str) -> AsyncIterator[KeyStore]:
+    """Make a key database at *url*, which has no tables yet."""
+    async with engine_of(url) as engine:
         ring = new_ring(datetime.now(UTC) - timedelta(minutes=1))
         assert await creation.create(engine, setting=SETTING, digest_key=ring.digest_key())
         store = KeyStore(url, engine, ring)
         await store.add_key(ring)
         yield store
-    finally:
-        await engine.dispose()

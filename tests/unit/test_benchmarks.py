@@ -9,6 +9,7 @@ from tests.benchmarks import (
     consumption,
     dedup,
     embedded,
+    encryption,
     end_to_end,
     flatness,
     latency,
@@ -406,3 +407,24 @@ def test_bodies_are_json_of_one_kilobyte():
     assert [len(body) for body in bodies] == [outbox_rows.BODY_BYTES] * 2
     assert json.loads(bodies[1])["number"] == "000999"
     assert bodies[0] != bodies[1]
+
+
+def test_each_part_with_encryption_is_compared_with_itself_without_in_the_same_round():
+    plain, encrypted = [100.0, 50.0, 10.0], [96.0, 45.0, 9.0]
+    rates = {
+        f"{part}, {name}": some
+        for part in encryption.GOALS
+        for name, some in ((encryption.PLAIN, plain), (encryption.ENCRYPTED, encrypted))
+    }
+
+    found = {
+        result.name: result
+        for result in encryption.figures(rates, {"consumer on_batch, plain": [0.2]})
+    }
+
+    assert found["encrypted_vs_plain, relay"].value == pytest.approx(0.9)
+    assert found["encrypted_vs_plain, relay"].met is False
+    assert found["encrypted_vs_plain, producer"].met is True
+    assert found["consumer on_batch, plain: rate"].value == 50.0
+    assert found["consumer on_batch, plain: CPU per 1,000"].value == 0.2
+    assert set(encryption.COUNTS) == set(encryption.GOALS)

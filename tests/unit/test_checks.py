@@ -69,6 +69,16 @@ def test_a_contradiction_is_one_line_that_names_the_setting(options, values, set
     assert len(str(refused.value).splitlines()) == 1
 
 
+def test_a_parked_message_may_stay_for_longer_than_all_its_retries_take():
+    ordered = Consumer("etl", bindings=["#"], ordered=True)
+    ordered.on("a", retry=RetrySchedule([HOUR], 24))(handle)
+
+    with pytest.raises(ConfigurationError, match=r"^MQ_PARKED_BODY_RETENTION_DAYS: .* 1\.0 days"):
+        check(ordered, settings(parked_body_retention_days=1))
+
+    check(ordered, settings(parked_body_retention_days=2))
+
+
 def test_the_prefetch_is_enough_for_handlers_and_batches():
     assert prefetch(a_consumer(), settings()) == 128
     assert prefetch(a_consumer(batch_size=1), settings()) == 64

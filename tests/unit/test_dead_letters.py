@@ -132,6 +132,7 @@ def a_shown_dead_letter(**changes):
         "size_bytes": 2,
         "first_at": AN_INSTANT,
         "last_at": AN_INSTANT,
+        "body_expired_at": None,
         **a_dead_letter_of_the_relay(idempotency_key=LEAK_MARKER),
     }
     return {**row, **changes}

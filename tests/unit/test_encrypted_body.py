@@ -122,6 +122,11 @@ def test_the_digests_of_the_vectors_are_those_of_the_product():
         assert digests.text_of(vector["domain"], vector["value"]) == vector["digest"]
 
 
+def test_a_source_without_a_whole_digest_key_is_refused():
+    with pytest.raises(ConfigurationError, match="MQ_ENCRYPTION_KEYS: the digest key"):
+        Digests(b"")
+
+
 keys = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=40
 )

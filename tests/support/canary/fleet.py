@@ -25,9 +25,7 @@ class Fleet(Deployment):
     *keys* is the source of keys of producers and consumers.
     """
 
-    def __init__(
-        self, database_url: str, broker_url: str, directory: Path, *, keys: str
-    ) -> None:
+    def __init__(self, database_url: str, broker_url: str, directory: Path, *, keys: str) -> None:
         super().__init__(
             database_url,
             broker_url,

@@ -105,9 +105,7 @@ class Scenario:
         # The relay would take events for unroutable before the consumers have declared queues.
         consumers = await asyncio.gather(self.fleet.canary(), self.fleet.lanes())
         relay = await self.fleet.relay()
-        await self._has(
-            dead=2 * (len(DEAD) + 4), parked=2 * 2, effects=2 * EFFECTS, within=30
-        )
+        await self._has(dead=2 * (len(DEAD) + 4), parked=2 * 2, effects=2 * EFFECTS, within=30)
         self.search.look("processes", processes())
         for process in (relay, *consumers):
             self.search.look("metrics", await metrics(process))
@@ -119,9 +117,7 @@ class Scenario:
 
     async def _survive(self) -> None:
         """All processes are killed, and the servers end, while events are on their way."""
-        await self._record(
-            {group: self.events(group) for group in (Group.ENCRYPTED, Group.PLAIN)}
-        )
+        await self._record({group: self.events(group) for group in (Group.ENCRYPTED, Group.PLAIN)})
         for process in self._processes:
             process.kill()
         self.search.look("processes", processes())
@@ -154,9 +150,7 @@ class Scenario:
     async def _damage(self, ids: list[str]) -> None:
         """Cut the end of each body, or flip its last bit."""
         async with self.fleet.engine.begin() as connection:
-            rows = (
-                await connection.execute(sa.select(outbox.c.event_id, outbox.c.body))
-            ).all()
+            rows = (await connection.execute(sa.select(outbox.c.event_id, outbox.c.body))).all()
             chosen = [row for row in rows if str(row.event_id) in ids]
             for number, row in enumerate(chosen):
                 body = bytes(row.body)
@@ -178,7 +172,9 @@ class Scenario:
                 async with self.fleet.engine.connect() as connection:
                     row = (await connection.execute(one_row)).one()
                 counted.update(zip((each.name for each in wanted), row, strict=True))
-            return counted != {} and all(counted[table.name] >= least for table, least in wanted.items())
+            return counted != {} and all(
+                counted[table.name] >= least for table, least in wanted.items()
+            )
 
         try:
             await eventually(reached, within=within)

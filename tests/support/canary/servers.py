@@ -99,9 +99,7 @@ async def on_servers() -> AsyncIterator[Servers]:
         await asyncio.gather(postgres.start(), rabbitmq.start())
         outbox, keys = [await postgres.create_database() for _ in range(2)]
         vhost = await rabbitmq.create_vhost()
-        yield Servers(
-            postgres.url(outbox), rabbitmq.url(vhost), postgres.url(keys), outage, look
-        )
+        yield Servers(postgres.url(outbox), rabbitmq.url(vhost), postgres.url(keys), outage, look)
     finally:
         postgres.close()
         rabbitmq.close()
