@@ -34,7 +34,7 @@ def _without_bodies() -> Iterator[tuple[str, ...]]:
 
 async def look(search: Search, fleet: Fleet, subjects: list[str], unsearched: Path) -> None:
     """Search all that commands with keys print and write; the last one erases *subjects*."""
-    shell = CommandLine(unsearched, **{**fleet.with_keys, "PYTHONASYNCIODEBUG": ""})
+    shell = CommandLine(unsearched, **fleet.with_keys)
 
     async def printed(*command: str) -> bytes:
         ended = await shell.run(*command)

@@ -37,7 +37,6 @@ class Fleet(Deployment):
             MQ_PUBLISH_RETRY_MAX_SECONDS="0.1",
             MQ_MAX_RETRIES="1",
             MQ_UNSUPPORTED_WAIT_SECONDS="0",
-            PYTHONASYNCIODEBUG="1",
         )
         self._keys = keys
         self._begun: set[tuple[str, ...]] = set()
@@ -61,12 +60,17 @@ class Fleet(Deployment):
         """A new interpreter the first time, whose command line and environment `ps` shows."""
         python, _m, module, *arguments = command
         environment = self.settings if module == "relay" else self.with_keys
-        kind = PreparedProcess if tuple(command) in self._begun else ChildProcess
+        is_new = tuple(command) not in self._begun
         self._begun.add(tuple(command))
+        kind = ChildProcess if is_new else PreparedProcess
         return kind(
             [python, "-m", "tests.support.canary.program", module, *arguments],
             log=log,
-            env={**environment, "SPANS": str(log.with_suffix(".spans"))},
+            env={
+                **environment,
+                "SPANS": str(log.with_suffix(".spans")),
+                "PYTHONASYNCIODEBUG": "1" if is_new else "",
+            },
         )
 
     async def record(self, events: Mapping[str, list[dict[str, Any]]], unsearched: Path) -> None:
