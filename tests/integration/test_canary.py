@@ -6,6 +6,7 @@ that this project knows. Then each place is searched for the markers of both: th
 events prove that the search finds markers there, and that the page on such places is complete.
 """
 
+import asyncio
 import base64
 import gzip
 import json
@@ -92,7 +93,7 @@ async def test_markers_of_encrypted_events_are_nowhere(kind: str, tmp_path: Path
             on_files(work) if kind == "files" else await stack.enter_async_context(on_servers())
         )
         fleet = Fleet(servers.database_url, servers.broker_url, logs, keys=servers.keys)
-        await prepare(fleet, work)
+        await asyncio.gather(prepare(fleet, work), servers.ready())
         async with fleet:
             scenario = Scenario(fleet, markers, servers.outage, unsearched, search)
             await scenario.live()

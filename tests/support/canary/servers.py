@@ -34,12 +34,14 @@ class Servers:
     """
     URLs of database, broker and key database.
 
+    The broker has begun to start, and *ready* waits for it.
     *outage* kills the servers and starts them again. *look* searches their files, and stops them.
     """
 
     database_url: str
     broker_url: str
     keys: str
+    ready: Callable[[], Awaitable[None]]
     outage: Callable[[], Awaitable[None]]
     look: Callable[[Search], Awaitable[None]]
 
@@ -47,7 +49,7 @@ class Servers:
 def on_files(directory: Path) -> Servers:
     """SQLite and the embedded broker, with all files in *directory*."""
 
-    async def outage() -> None: ...
+    async def nothing() -> None: ...
 
     async def look(search: Search) -> None:
         for path, data in files(directory):
@@ -58,7 +60,8 @@ def on_files(directory: Path) -> Servers:
         f"sqlite+aiosqlite:///{directory / 'outbox.db'}",
         f"sqlite:///{directory / 'broker.db'}",
         f"sqlite:///{directory / 'keys.db'}",
-        outage,
+        nothing,
+        nothing,
         look,
     )
 
@@ -96,10 +99,17 @@ async def on_servers() -> AsyncIterator[Servers]:
                 search.look(place, data)
 
     try:
-        await asyncio.gather(postgres.start(), rabbitmq.start())
+        rabbitmq.launch()
+        await postgres.start()
         outbox, keys = [await postgres.create_database() for _ in range(2)]
-        vhost = await rabbitmq.create_vhost()
-        yield Servers(postgres.url(outbox), rabbitmq.url(vhost), postgres.url(keys), outage, look)
+        yield Servers(
+            postgres.url(outbox),
+            rabbitmq.url("/"),
+            postgres.url(keys),
+            rabbitmq.ready,
+            outage,
+            look,
+        )
     finally:
         postgres.close()
         rabbitmq.close()
