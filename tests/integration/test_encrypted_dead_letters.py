@@ -171,4 +171,6 @@ async def test_a_check_says_which_key_encrypts_and_what_is_wrong_with_the_source
     del shell.settings["MQ_ENCRYPTION_KEYS"]
     required = await shell.run(*check, MQ_REQUIRE_ENCRYPTION="true")
     assert required.code == 2
-    assert "MQ_ENCRYPTION_KEYS: is needed with MQ_REQUIRE_ENCRYPTION" in required.out + required.err
+    assert (
+        "MQ_ENCRYPTION_KEYS: is needed with MQ_REQUIRE_ENCRYPTION" in required.out + required.err
+    )
