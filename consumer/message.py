@@ -29,10 +29,10 @@ class Message(Generic[Payload_co]):
     id: UUID | str
     type: str
     payload: Payload_co = field(repr=False)
-    idempotency_key: str
+    idempotency_key: str = field(repr=False)
     routing_key: str
     occurred_at: datetime
-    correlation_id: str | None
+    correlation_id: str | None = field(repr=False)
     headers: Mapping[str, Any] = field(repr=False)
     attempt: int
     redelivered: bool

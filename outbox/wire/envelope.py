@@ -30,12 +30,12 @@ class Envelope:
     type: str
     body: bytes = field(repr=False)
     routing_key: str
-    idempotency_key: str
+    idempotency_key: str = field(repr=False)
     occurred_at: datetime
     exchange: str | None = None
-    ordering_key: str | None = None
+    ordering_key: str | None = field(default=None, repr=False)
     lane: str | None = None
-    correlation_id: str | None = None
+    correlation_id: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
     headers: Mapping[str, HeaderValue] = field(default_factory=dict, repr=False)
     recorded_at: datetime | None = None

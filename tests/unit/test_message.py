@@ -57,18 +57,19 @@ def test_a_payload_that_does_not_fit_the_model_is_reported_by_field_names_only()
     assert LEAK_MARKER not in str(caught.value)
 
 
-def test_a_message_shows_nothing_that_encryption_would_hide():
+def test_the_repr_of_a_message_shows_nothing_that_encryption_would_hide():
     content = Content(f'"{LEAK_MARKER}"'.encode(), LEAK_MARKER, {"source": LEAK_MARKER})
     envelope = replace(
         an_envelope(content.body),
         correlation_id=PrivateText.of(LEAK_MARKER, "digest"),
+        idempotency_key=LEAK_MARKER,
         headers=content.headers,
     )
     message = read_message(envelope, UNCHECKED, attempt=1, redelivered=False)
 
     assert (message.correlation_id, message.headers["source"]) == (LEAK_MARKER, LEAK_MARKER)
     assert LEAK_MARKER not in f"{message!r} {envelope!r} {content!r}"
-    assert "correlation_id='digest'" in repr(message)
+    assert repr(message.correlation_id) == "'digest'"
 
 
 @pytest.mark.parametrize(
