@@ -205,6 +205,9 @@ async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_atte
         await publisher.publish([messages[1].message], within=SOON)
         await eventually(partial(has_notes, engine, "first", "fails"), within=20)
         assert lost == [1, 2]
+        # Each of them was called again, as its effects were not committed.
+        called = [message.payload["note"] for message in notes.seen]
+        assert called == ["first", "first", "fails", "fails"]
         assert health.missing == []
         async with engine.connect() as connection:
             completed = await connection.scalars(sa.select(processed_messages.c.attempts))
