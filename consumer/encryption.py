@@ -38,17 +38,27 @@ async def decryption(
         allow_insecure=settings.allow_insecure,
     )
     if chosen.keys is None:
-        if chosen.required:
-            raise ConfigurationError(f"{KEYS}: is needed with {REQUIRED}")
+        check_required(settings)
         yield None
         return
     with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from consumer.execution.decryption import Decryption  # noqa: PLC0415 - an extra
         from outbox.encryption.decryptor import Decryptor  # noqa: PLC0415
     async with AsyncExitStack() as stack:
+        if not chosen.by_call:
+            stack.push_async_callback(asyncio.to_thread, chosen.close)
         reader = await _reader(chosen, settings, name, stack)
         required = settings.require_encryption or chosen.required
         yield Decryption(Decryptor(chosen.keys), reader, required)
+
+
+def check_required(settings: ConsumerSettings) -> None:
+    """Raise ConfigurationError if the process has no keys, and has to refuse plaintext."""
+    chosen = producer_encryption.chosen()
+    has_keys = settings.keys is not None or (chosen is not None and chosen.keys is not None)
+    is_required = settings.require_encryption or (chosen is not None and chosen.required)
+    if is_required and not has_keys:
+        raise ConfigurationError(f"{KEYS}: is needed with {REQUIRED}")
 
 
 async def _reader(

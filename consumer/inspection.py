@@ -6,10 +6,11 @@ import sys
 from datetime import UTC, datetime
 
 from consumer import assembly, checks
+from consumer import encryption as encryption_of_process
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from outbox.certificate_expiry import expiries
-from outbox.checks import certificates, database, versions
+from outbox.checks import certificates, database, encryption, versions
 from outbox.checks.broker import BrokerCheck
 from outbox.checks.report import Report
 from outbox.checks.result import Check
@@ -31,10 +32,19 @@ async def inspect(consumer: Consumer, settings: ConsumerSettings, report: Report
     report.step(Check.SETTINGS, lambda: checks.check(consumer, settings))
     report.step(Check.SETTINGS, lambda: process.allow_configured_headers(settings))
     report.step(Check.PROBES, lambda: probes.check_host(settings))
+    await report.async_step(Check.SETTINGS, _check_encryption(consumer, settings, report))
     await _check_database(consumer, settings, report)
     # The client of the broker may not be installed.
     await report.async_step(Check.SETTINGS, _check_broker(consumer, settings, report))
     report.add(*certificates.of_expiries(expiries(), datetime.now(UTC)))
+
+
+async def _check_encryption(
+    consumer: Consumer, settings: ConsumerSettings, report: Report
+) -> None:
+    encryption_of_process.check_required(settings)
+    name = process.name(assembly.role(consumer))
+    await report.async_step(Check.ENCRYPTION, encryption.check(settings, report, name=name))
 
 
 async def _check_database(consumer: Consumer, settings: ConsumerSettings, report: Report) -> None:

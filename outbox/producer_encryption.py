@@ -2,8 +2,8 @@
 Encryption of the events that this process records: off, or by the keys that it is given.
 
 Until `use_encryption` is called, the environment decides when the first event is recorded:
-MQ_ENCRYPTION_KEYS, MQ_SUBJECT_KEYS_URL and MQ_REQUIRE_ENCRYPTION. Without the first one this
-module imports nothing of `outbox.encryption`.
+MQ_ENCRYPTION_KEYS, MQ_SUBJECT_KEYS_URL and MQ_REQUIRE_ENCRYPTION, or files with these names in
+MQ_SECRETS_DIR. Without the first one this module imports nothing of `outbox.encryption`.
 """
 
 import os
@@ -11,18 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from outbox import media_type
 from outbox.errors import ConfigurationError, InvalidEvent
 from outbox.event import Event
 from outbox.extras import packages_of
+from outbox.mounted_secrets import mounted
+from outbox.wire.encrypted import ENCODING
 
 if TYPE_CHECKING:
+    from outbox.encryption.digests import Domain
     from outbox.encryption.encryptor import Encryptor
     from outbox.encryption.keys import KeyProvider
     from outbox.encryption.subjects import SubjectKeys
 
 KEYS = "MQ_ENCRYPTION_KEYS"
+SUBJECTS = "MQ_SUBJECT_KEYS_URL"
 REQUIRED = "MQ_REQUIRE_ENCRYPTION"
 INSECURE = "MQ_ALLOW_INSECURE"
+_NAMES = {KEYS, SUBJECTS, REQUIRED, INSECURE}
 _TRUE = {"1", "true", "yes", "on", "t", "y"}
 _FALSE = {"0", "false", "no", "off", "f", "n", ""}
 
@@ -51,6 +57,12 @@ class Choice:
         if event.subject is not None:
             raise InvalidEvent("subject", f"needs {KEYS}")
         return row
+
+    def close(self) -> None:
+        """Close the connections to key databases; they are opened again if they are needed."""
+        for each in (self.keys, self.subjects):
+            if callable(close := getattr(each, "close", None)):
+                close()
 
 
 _choice: Choice | None = None
@@ -99,11 +111,16 @@ def use_settings(
 
 
 def use_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Let the environment decide, as it does until `use_encryption` is called; raises as that."""
+    """
+    Let the environment decide, as it does until `use_encryption` is called; raises as that.
+
+    Files in MQ_SECRETS_DIR count like variables of their names, which take precedence.
+    """
+    environment = {**mounted(_NAMES, environment), **environment}
     use(
         _made(
             environment.get(KEYS) or None,
-            environment.get("MQ_SUBJECT_KEYS_URL") or None,
+            environment.get(SUBJECTS) or None,
             required=_flag(environment.get(REQUIRED, "")),
             environment=environment,
         )
@@ -131,6 +148,28 @@ def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
         use_environment()
     assert _choice is not None  # noqa: S101 - it was chosen just now
     return _choice.row(event, row)
+
+
+def digest_of(domain: "Domain", value: str) -> str | None:
+    """Return what stands for *value* in events that this process encrypts; None if in clear."""
+    encryptor = None if _choice is None else _choice.encryptor
+    return None if encryptor is None else encryptor.digest(domain, value)
+
+
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return *row* with the body, the headers and the correlation id of its event, for tests.
+
+    Keys that may name a person stay digests. A body that this process cannot decrypt stays as it
+    is, as one of bytes.
+    """
+    if row["content_encoding"] != ENCODING:
+        return row
+    if _choice is None or _choice.keys is None or _choice.encryptor is None:
+        return {**row, "content_type": media_type.UNKNOWN}
+    from outbox.encryption.row_reader import read  # noqa: PLC0415 - cryptography is an extra
+
+    return read(row, _choice.keys, _choice.encryptor.subject_ciphers)
 
 
 def _made(

@@ -17,12 +17,10 @@ from pydantic_settings import (
     SecretsSettingsSource,
 )
 
+from outbox.mounted_secrets import DIRECTORY, USUAL
 from outbox.setting_variables import PREFIX
 
-USUAL = Path("/run/secrets")
-"""Where Docker mounts secrets."""
-
-SETTING = "MQ_SECRETS_DIR"
+SETTING = DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)

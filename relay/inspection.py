@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from outbox.certificate_expiry import expiries
-from outbox.checks import certificates, database, versions
+from outbox.checks import certificates, database, encryption, versions
 from outbox.checks.broker import BrokerCheck
 from outbox.checks.report import Report
 from outbox.checks.result import Check, CheckResult
@@ -18,7 +18,7 @@ from outbox.transports.inspection import Act, Publishing, acts_of_bindings
 from outbox.transports.topology import Binding
 from relay import assembly
 from relay.settings import RelaySettings
-from relay.storage import ordering_secret, waiting_keys
+from relay.storage import ordering_secret, plain_rows, waiting_keys
 from relay.storage.base import Backlog
 
 OLD_SNAPSHOT = timedelta(hours=1)
@@ -31,6 +31,8 @@ async def inspect(settings: RelaySettings, report: Report) -> None:
     report.add(*versions.of_python(sys.version_info[:3]))
     report.step(Check.SETTINGS, lambda: process.allow_configured_headers(settings))
     report.step(Check.PROBES, lambda: probes.check_host(settings))
+    name = process.name(assembly.ROLE)
+    await report.async_step(Check.ENCRYPTION, encryption.check(settings, report, name=name))
     waiting = await _check_database(settings, report)
     # The client of the broker may not be installed.
     await report.async_step(Check.SETTINGS, _check_broker(settings, report, waiting))
@@ -57,6 +59,7 @@ async def _check_tables(settings: RelaySettings, report: Report) -> list[Waiting
             *database.of_plaintext(
                 is_refused=await assembly.refuses_plaintext(engine),
                 is_required=settings.require_encryption,
+                waiting=await plain_rows.count(engine) if settings.require_encryption else 0,
             )
         )
         report.add(*of_vacuum(await assembly.store(engine, settings).backlog()))

@@ -10,6 +10,7 @@ change nothing. A result is a value that the command lines print.
     clocks.py        how far two clocks are apart
     certificates.py  certificates that end soon
     database.py      version, clock, TLS and connection pooler of the database
+    encryption.py    whether the source of keys can be used
     broker.py        version, alarms, permissions and clock of the broker
     permissions.py   what the broker's user may do
     unroutable.py    routing keys that no queue is bound for

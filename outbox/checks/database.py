@@ -65,13 +65,22 @@ def of_tables(found: Location) -> CheckResult:
     return CheckResult.ok(Check.SCHEMA, str(found))
 
 
-def of_plaintext(*, is_refused: bool, is_required: bool) -> list[CheckResult]:
+def of_plaintext(*, is_refused: bool, is_required: bool, waiting: int = 0) -> list[CheckResult]:
     """
     Judge whether the outbox and MQ_REQUIRE_ENCRYPTION say the same; nothing if both are off.
 
-    Without the trigger, a producer that does not know the setting inserts plaintext, which the
-    relay dead-letters; without the setting, the relay publishes plaintext from before the trigger.
+    Among the first rows of the outbox are *waiting* plain ones. Without the trigger, a producer
+    that does not know the setting inserts plaintext, which the relay dead-letters; without the
+    setting, the relay publishes plaintext from before the trigger.
     """
+    if is_required and waiting:
+        return [
+            CheckResult.warning(
+                Check.PLAINTEXT,
+                f"MQ_REQUIRE_ENCRYPTION: {waiting:,} of the first events in the outbox are in"
+                " plaintext: the relay dead-letters them as plaintext_refused",
+            )
+        ]
     if is_refused and is_required:
         return [CheckResult.ok(Check.PLAINTEXT, "plaintext is refused")]
     if is_required:

@@ -23,6 +23,7 @@ class Check(StrEnum):
 
     SETTINGS = "settings"
     HANDLERS = "handlers"
+    ENCRYPTION = "encryption"
     PROBES = "probes"
     PYTHON_VERSION = "python_version"
     DATABASE_VERSION = "database_version"

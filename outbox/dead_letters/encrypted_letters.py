@@ -4,8 +4,6 @@ Encrypted dead letters, as commands find, show and repair them: by their keys, i
 Nothing of `outbox.encryption` is imported without MQ_ENCRYPTION_KEYS.
 """
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
@@ -22,8 +20,6 @@ from outbox.wire.envelope import Envelope
 if TYPE_CHECKING:
     from outbox.dead_letters.letter_keys import LetterKeys
     from outbox.encryption.content import Content
-    from outbox.encryption.keys import KeyProvider
-    from outbox.encryption.subjects import SubjectKeyReader
 
 OpenKeys: TypeAlias = Callable[[], AbstractAsyncContextManager["LetterKeys | None"]]
 """Opens the keys of the operator; None without MQ_ENCRYPTION_KEYS."""
@@ -51,29 +47,9 @@ async def letter_keys(
         return
     with packages_of(f"{KEYS}: encryption", extra="encryption"):
         from outbox.dead_letters.letter_keys import LetterKeys  # noqa: PLC0415 - an extra
-        from outbox.encryption import sources  # noqa: PLC0415
-    environment = {**os.environ, "MQ_ALLOW_INSECURE": str(settings.allow_insecure).lower()}
-    keys = await asyncio.to_thread(sources.provider, settings.keys, environment=environment)
-    found = sources.subject_keys_url(settings.keys, settings.subject_keys)
-    async with _subjects(found, keys, settings, name) as subjects:
-        yield LetterKeys(keys, subjects)
-
-
-def _subjects(
-    found: tuple[str, str] | None, keys: "KeyProvider", settings: SharedSettings, name: str
-) -> "AbstractAsyncContextManager[SubjectKeyReader | None]":
-    if found is None:
-        return nullcontext(None)
-    from outbox.key_store.opening import subject_key_store  # noqa: PLC0415
-
-    url, setting = found
-    return subject_key_store(
-        url,
-        keys,
-        setting=setting,
-        allow_insecure=settings.allow_insecure,
-        application_name=name,
-    )
+        from outbox.key_store.opening import opened_keys  # noqa: PLC0415
+    async with opened_keys(settings, name=name) as opened:
+        yield LetterKeys(opened.keys, opened.subjects)
 
 
 async def with_digests(open_keys: OpenKeys, selected: Selection) -> Selection:

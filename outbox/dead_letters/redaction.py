@@ -56,7 +56,7 @@ def private(letter: Mapping[str, Any]) -> dict[str, Any]:
 
 def body(letter: Mapping[str, Any]) -> dict[str, str]:
     """Return the stored body: its text if that is JSON, else base64; base64 if encrypted."""
-    text = None if is_encrypted(letter["content_encoding"]) else json_text(letter["body"])
+    text = None if is_encrypted(letter.get("content_encoding")) else json_text(letter["body"])
     if text is None:
         return {"body_base64": base64.b64encode(letter["body"]).decode()}
     return {"body": text}
@@ -68,7 +68,7 @@ def readable_body(letter: Mapping[str, Any]) -> str:
 
     Of an encrypted one, only by which key it is encrypted.
     """
-    if is_encrypted(letter["content_encoding"]):
+    if is_encrypted(letter.get("content_encoding")):
         return encrypted_with(letter["body"])
     try:
         plain = decompress(letter["body"], letter["content_encoding"])

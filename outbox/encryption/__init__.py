@@ -21,6 +21,7 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     key_drivers      the same with each driver
     data_keys        the data key of a process, and those that it has unwrapped
     encryptor        rows of a producer
+    row_reader       rows again, in tests of their producer
     decryptor        messages of a consumer
 
 It stands on `outbox.wire`, and opens no connection to the outbox or the broker. Consumers and

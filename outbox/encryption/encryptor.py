@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -93,6 +94,11 @@ class Encryptor:
             "content_encoding": ENCODING,
             "body": body,
         }
+
+    @property
+    def subject_ciphers(self) -> Mapping[UUID, AESGCM]:
+        """The keys of the subjects of the last events, by their ids."""
+        return {each.key.id: each.cipher for each in self._subjects.values()}
 
     def digest(self, domain: Domain, value: str) -> str:
         """The digest that stands for *value* outside the body: 64 hex digits."""

@@ -58,6 +58,10 @@ class KeyDatabase:
                 with suppress(KeysUnavailable):
                     self._ring = self._read()
 
+    def close(self) -> None:
+        """Close the connection; a call that needs it makes another one."""
+        self._connection.close()
+
     def digest_key(self) -> bytes:
         return self._ring.digest_key()
 

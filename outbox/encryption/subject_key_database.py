@@ -64,6 +64,10 @@ class SubjectKeyDatabase:
             ) from None
         return SubjectKey(found.id, key)
 
+    def close(self) -> None:
+        """Close the connection; a call that needs it makes another one."""
+        self._connection.close()
+
     def _check(self) -> None:
         own = fingerprint(self._keys.digest_key())
         if self._connection.run(partial(_recorded_fingerprint, own)) != own:

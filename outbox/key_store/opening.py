@@ -36,6 +36,8 @@ async def opened_keys(settings: EncryptionSettings, *, name: str) -> AsyncIterat
     keys = await asyncio.to_thread(sources.provider, source, environment=environment)
     found = sources.subject_keys_url(source, settings.subject_keys)
     async with AsyncExitStack() as stack:
+        if callable(close := getattr(keys, "close", None)):
+            stack.push_async_callback(asyncio.to_thread, close)
         if found is None:
             yield OpenedKeys(keys, None)
             return

@@ -104,7 +104,7 @@ class Availability:
         )
         unavailable = Gauge(
             "mq_unavailable_seconds",
-            "How long the process has waited for the database or the broker; 0 while it works.",
+            "How long the process has waited for database, broker or keys; 0 while it works.",
             registry=registry,
         )
         unavailable.set_function(self._unavailable_seconds)

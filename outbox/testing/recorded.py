@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
+from outbox.producer_encryption import readable
 from outbox.testing.recorded_event import RecordedEvent, from_values, type_of
 from outbox.testing.unawaited import to_await
 from outbox.wire.row_codec import WRITTEN_COLUMNS
@@ -90,10 +91,10 @@ def _stored(connection: sa.Connection) -> Iterator[RecordedEvent]:
     columns = written().table.c
     rows = sa.select(*(columns[name] for name in WRITTEN_COLUMNS)).order_by(columns.id)
     for row in connection.execute(rows).mappings().all():
-        yield from_values(dict(row))
+        yield from_values(readable(dict(row)))
 
 
 def _pending(session: Session) -> Iterator[RecordedEvent]:
     for row in session.new:
         if isinstance(row, written_row()):
-            yield from_values({name: getattr(row, name) for name in WRITTEN_COLUMNS})
+            yield from_values(readable({name: getattr(row, name) for name in WRITTEN_COLUMNS}))

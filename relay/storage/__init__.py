@@ -22,6 +22,7 @@ The outbox table as the relay uses it: every SQL statement of the relay is in th
     sqlite             holds a claim with a lock on a file
     gated              a store that gives no rows while the schema monitor has found a problem
     waiting_keys       routing keys of the first rows, for `relay check`
+    plain_rows         those of them that are not encrypted, for `relay check`
     overview           what `relay monitor` reads: dead letters, failing messages, targets
     ordering_secret    reads the secret with which relays hash ordering keys
 

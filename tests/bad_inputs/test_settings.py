@@ -122,12 +122,33 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_BROKER_URL", f"amqp://localhost/?{SECRET}=1"),
         ("MQ_BROKER_URL", "amqp:///x"),
         ("MQ_BROKER_URL", "amqp:/localhost"),
+        ("MQ_ENCRYPTION_KEYS", ""),
+        ("MQ_ENCRYPTION_KEYS", SECRET),
+        ("MQ_ENCRYPTION_KEYS", f"https://{SECRET}/"),
+        ("MQ_ENCRYPTION_KEYS", f"postgresql://u:{SECRET}@keys.example/keys"),
+        ("MQ_SUBJECT_KEYS_URL", f"file:///{SECRET}"),
+        ("MQ_SUBJECT_KEYS_URL", f"postgresql://u:{SECRET}@10.0.0.1/keys?sslmode=require"),
     ],
 )
 def test_an_invalid_or_unsafe_address_is_refused_and_not_shown(monkeypatch, name, url):
     monkeypatch.setenv(name, url)
 
     assert refusal(SharedSettings).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("database", "keys"),
+    [
+        ("sqlite:///outbox.db", "sqlite:///./outbox.db"),
+        (f"postgresql://u:{SECRET}@localhost/health", "postgresql://k:x@localhost:5432/health"),
+    ],
+)
+@pytest.mark.parametrize("name", ["MQ_ENCRYPTION_KEYS", "MQ_SUBJECT_KEYS_URL"])
+def test_a_key_database_is_another_one_than_that_of_the_events(monkeypatch, name, database, keys):
+    monkeypatch.setenv("MQ_DATABASE_URL", database)
+    monkeypatch.setenv(name, keys)
+
+    assert refusal(SharedSettings).startswith(f"{name}: must be another database than MQ_DATABASE")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -21,15 +22,18 @@ from consumer.testing import App, Settled, running
 from outbox import Event, producer_encryption
 from outbox.encryption import key_ring
 from outbox.encryption.key_ring import KeyRing
-from outbox.errors import ConfigurationError, UnreadableMessage
+from outbox.errors import ConfigurationError, KeysUnavailable, UnreadableMessage
 from outbox.runtime.probes import Health
 from outbox.tables import dead_letters
 from outbox.tables import outbox as outbox_table
+from outbox.testing import assert_recorded
+from outbox.wire import row_codec
 from outbox.wire.encrypted import ENCODING
 from outbox_testing.delivered import delivery_of
 from tests.support.builders import AN_INSTANT
 from tests.support.consumer_deployment import EXCHANGE, SOON, broker
 from tests.support.eventually import eventually
+from tests.support.keys import key_store
 from tests.support.running_consumer import running as running_tasks
 from tests.support.subject_keys import SubjectKeysInMemory
 
@@ -68,6 +72,7 @@ class Notes(Consumer):
     def __init__(self, **options: Any) -> None:
         super().__init__("notes", bindings=["note.#"], **options)
         self.seen: list[Message[Any]] = []
+        self.seen_erasures: list[asyncio.Task[None]] = []
         self.before: Any = None
         self.on("note.taken")(self.store)
 
@@ -128,27 +133,30 @@ async def test_the_messages_of_an_erased_person_are_acked_without_a_call(where, 
         assert await rows(app, parked_messages) == []
 
 
-async def test_a_person_is_erased_only_after_the_batches_that_hold_the_key(where, ring, subjects):
-    notes, handling = Notes(), asyncio.Event()
-    erased_early = []
+async def test_a_person_is_erased_only_after_the_calls_that_have_the_key(where, ring, subjects):
+    """Of a handler with a transaction, and of one with a lease."""
+    notes = Notes()
+    erased_early: list[object] = []
 
-    async def let_an_erasure_begin(_message: Message[Any]) -> None:
-        handling.set()
-        erased, _ = await asyncio.wait({erasing}, timeout=0.1)
-        erased_early.extend(erased)
+    async def let_an_erasure_begin(subject: object) -> None:
+        erasing = asyncio.create_task(subjects.erase(str(subject), ring.digest_key()))
+        early, _ = await asyncio.wait({erasing}, timeout=0.1)
+        erased_early.extend(early)
+        notes.seen_erasures.append(erasing)
 
-    async def erase() -> None:
-        await handling.wait()
-        await subjects.erase("patient", ring.digest_key())
+    async def erase(message: Message[Any]) -> None:
+        await let_an_erasure_begin(message.headers["source"])
 
-    notes.before = let_an_erasure_begin
+    notes.before = erase
+    notes.on_leased("note.mailed")(erase)
     async with running(notes, **where) as app:
-        erasing = asyncio.create_task(erase())
-        await app.record(a_note(subject="patient"))
+        for kind, subject in (("note.taken", "one"), ("note.mailed", "other")):
+            headers = {"source": subject}
+            await app.record(Event(kind, {"note": "secret"}, subject=subject, headers=headers))
         drained = await app.drain()
-        await erasing
+        await asyncio.gather(*notes.seen_erasures)
 
-    assert (len(drained.handled), erased_early) == (1, [])
+    assert (len(drained.handled), erased_early) == (2, [])
 
 
 async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_attempt(
@@ -278,3 +286,78 @@ async def test_plain_bodies_are_refused_where_encryption_is_required(where, ring
     without = running(Notes(), settings={"require_encryption": True})
     with pytest.raises(ConfigurationError, match="MQ_ENCRYPTION_KEYS"):
         await without.__aenter__()
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+async def test_an_encrypted_cloudevent_travels_in_binary_mode(where, subjects, mode):
+    notes = Notes()
+    given = {"cloudevents": mode, "cloudevents_source": "https://clinic.example/notes"}
+    async with running(notes, **where, settings=given) as app:
+        await app.record(a_note(correlation_id="visit"), a_note(subject="patient"))
+        drained = await app.drain()
+
+    assert len(drained.handled) == 2
+    assert {message.correlation_id for message in notes.seen} == {"visit", None}
+    assert {message.payload["note"] for message in notes.seen} == {"secret"}
+
+
+@pytest.fixture
+def key_url(where: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty database of the same kind."""
+    if where["database"].startswith("sqlite"):
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
+
+
+async def test_the_keys_of_persons_come_from_a_key_database(key_url, where):
+    """On Postgres the consumer's session there ends while it handles the first message."""
+    notes, is_postgres = Notes(), key_url.startswith("postgresql")
+    given = {"encryption_keys": key_url}
+    async with key_store(key_url) as store, running(notes, **where, settings=given) as app:
+
+        async def end_its_session(_message: Message[Any]) -> None:
+            notes.before = None
+            if is_postgres:
+                others = sa.text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'outbox test%'"
+                    " AND datname = current_database()"
+                )
+                await store.rows(others)
+
+        notes.before = end_its_session
+        await app.record(a_note(subject="patient"))
+        if is_postgres:
+            with pytest.raises(KeysUnavailable, match="MQ_ENCRYPTION_KEYS"):
+                await app.drain()
+            assert await rows(app, NOTES) == []
+            await app.record(a_note(subject="patient"))
+        await app.drain()
+        assert len(await rows(app, NOTES)) == 1
+
+
+async def test_a_test_reads_what_was_recorded_and_published(subjects):
+    """By the keys of the process, as in the tests of users who call `use_encryption`."""
+    about = {"ordering_key": "patient", "idempotency_key": "a-key", "correlation_id": "visit"}
+    async with running(Notes(), tables=METADATA) as app:
+        async with app.session() as session:
+            outbox.add(session, a_note("first", **about), a_note("second", subject="patient"))
+            await assert_recorded(session, "note.taken", payload={"note": "first"}, **about)
+            await assert_recorded(session, "note.taken", payload={"note": "second"})
+            await session.commit()
+            await assert_recorded(session, "note.taken", count=2)
+        await app.drain()
+        app.assert_published("note.taken", payload={"note": "first"}, correlation_id="visit")
+        app.assert_published("note.taken", payload={"note": "second"})
+
+
+async def test_the_keys_of_a_producer_may_be_mounted_as_a_secret(ring, tmp_path, monkeypatch):
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps(ring.to_document()))
+    (tmp_path / "mq_encryption_keys").write_text(f"file://{file}\n")
+    producer_encryption.use_environment({"MQ_SECRETS_DIR": str(tmp_path)})
+    row = producer_encryption.recorded(a_note(), row_codec.to_row(a_note()))
+    assert row["content_encoding"] == ENCODING
+
+    with pytest.raises(ConfigurationError, match="MQ_SECRETS_DIR"):
+        producer_encryption.use_environment({"MQ_SECRETS_DIR": str(tmp_path / "missing")})

@@ -66,6 +66,8 @@ MEANINGS = {
     "message_unsupported": "A message has no handler, or a newer wire format, and waits for a "
     "process that can handle it. A process logs only the first one that it meets, of any type. "
     "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
+    "message_erased": "A message was acked without a call of its handler, because the key of its "
+    "person was destroyed.",
     "messages_settled": "How many deliveries of a type ended with a status.",
     "policies_not_checked": "No policy of the broker was checked at start, and why; see "
     "[Running](../how-to/run.md#policies).",

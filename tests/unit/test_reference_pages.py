@@ -24,7 +24,13 @@ from tests.reference.signatures import signature
 PAGES = {page.name: page.read_text() for page in pages.PAGES}
 DLX = "health_data_dlx"
 QUEUES = ConsumerQueues("<queue>", bindings=["#"], delays=[timedelta(seconds=30)])
-DEAD_LETTERED_BY_RELAY = {Outcome.RETURNED, Outcome.NACKED, Outcome.REJECTED, Outcome.MALFORMED}
+DEAD_LETTERED_BY_RELAY = {
+    Outcome.RETURNED,
+    Outcome.NACKED,
+    Outcome.REJECTED,
+    Outcome.MALFORMED,
+    Outcome.PLAIN,
+}
 
 
 def reasons_under(heading):
