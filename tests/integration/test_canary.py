@@ -25,6 +25,7 @@ from tests.support.commands import CommandLine
 from tests.support.processes import REPOSITORY
 
 PAGE = REPOSITORY / "docs/reference/where-data-rests.md"
+CELLS = len(("place", "data", "end", "encrypted", "reader"))
 DIGESTS = {"digests", "digest without a key", "correlation id as digest"}
 """What the page says of encryption for a place that has nothing else in any case."""
 
@@ -70,9 +71,9 @@ def documented() -> dict[str, bool]:
     """Whether a place has data of an event that is not encrypted, as the page says."""
     found = {}
     for line in PAGE.read_text().splitlines():
-        place, *cells = line.removeprefix("| ").split(" | ")
-        if line.startswith("| ") and len(cells) == len(("data", "end", "encrypted", "reader")):
-            data, _, encrypted, _ = cells
+        cells = [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
+        if line.startswith("| ") and len(cells) == CELLS:
+            place, data, _, encrypted, _ = cells
             is_empty = data.startswith(("nothing", "no "))
             found[place] = not is_empty and encrypted not in DIGESTS
     return found
@@ -80,7 +81,7 @@ def documented() -> dict[str, bool]:
 
 @pytest.mark.parametrize("kind", ["files", "servers"])
 @pytest.mark.timeout(300)  # of the machine, if others use it; alone it takes a tenth
-async def test_markers_of_encrypted_events_are_nowhere(kind, tmp_path):
+async def test_markers_of_encrypted_events_are_nowhere(kind: str, tmp_path: Path) -> None:
     work, logs, unsearched = (tmp_path / name for name in ("work", "logs", "unsearched"))
     for directory in (work, logs, unsearched):
         directory.mkdir()
@@ -127,7 +128,7 @@ def found_of_encrypted(search: Search) -> dict[str, str]:
     }
 
 
-def test_a_marker_is_found_in_each_encoding():
+def test_a_marker_is_found_in_each_encoding() -> None:
     def is_found(data: bytes) -> bool:
         search = Search({Group.PLAIN: markers})
         search.look("here", b"before" + data + b"behind")

@@ -77,8 +77,8 @@ async def handle(message: Message[Any], session: AsyncSession) -> None:
     held.append(message)
     log_values(message)
     await done(message, session)
-    private = {"correlation_id": str(message.correlation_id), "headers": {"source": "canary"}}
-    outbox.add(session, Event("canary.followed", message.payload, **private))
+    follows = Event("canary.followed", message.payload, correlation_id=message.correlation_id)
+    outbox.add(session, follows)
 
 
 @canary.on("canary.followed")

@@ -48,12 +48,12 @@ class Fleet(Deployment):
         return {**self.settings, KEYS: self._keys}
 
     async def canary(self) -> ChildProcess:
-        return await self.consumer("canary")
+        return await self._consumer("canary")
 
     async def lanes(self) -> ChildProcess:
-        return await self.consumer("lanes")
+        return await self._consumer("lanes")
 
-    async def consumer(self, module: str = "canary") -> ChildProcess:
+    async def _consumer(self, module: str) -> ChildProcess:
         target = f"tests.support.canary.application:{module}"
         return await self._start("consumer", "run", target, announces="consumer_started")
 

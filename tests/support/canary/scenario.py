@@ -121,7 +121,7 @@ class Scenario:
         for process in self._processes:
             process.kill()
         self.search.look("processes", processes())
-        self._processes = await asyncio.gather(
+        self._processes[:] = await asyncio.gather(
             self.fleet.relay(), self.fleet.canary(), self.fleet.lanes()
         )
         await self.outage()
