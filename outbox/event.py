@@ -47,8 +47,9 @@ class Event:
         idempotency_key: Consumers drop a message whose key they have completed. Default is the id.
         headers: Strings, integers or booleans under allowed names (see `allow_headers`).
         not_before: The relay publishes the event no earlier than this. Default is at once.
-        subject: The person that the event is about. Its key encrypts the event, and never leaves
-            this process; `relay erase` destroys the key. Needs MQ_ENCRYPTION_KEYS.
+        subject: The person that the event is about, whose key encrypts it; `relay erase` destroys
+            the key. The name never leaves this process. Needs MQ_ENCRYPTION_KEYS. Default is the
+            field of a model that its `event_subject` names, where persons have keys.
         compression: "gzip", "zstd" or "none". Default is that of the process, MQ_COMPRESSION.
 
     Raises InvalidEvent, which names the field and never its value.

@@ -44,7 +44,7 @@ class HealthDataMessage(BaseModel):
 
     The idempotency key is derived from user, content and upload time, so that an upload that is
     announced twice has one effect. The whole message is the body of its event; the user's id
-    appears in no other place.
+    appears in no other place. Where persons have keys, the user is the subject of the event.
 
     Args:
         content_hash: SHA-256 of the file, 64 hexadecimal digits.
@@ -57,6 +57,7 @@ class HealthDataMessage(BaseModel):
     """
 
     event_type: ClassVar[str] = HEALTH_DATA_UPLOADED
+    event_subject: ClassVar[str] = "user_id"
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 

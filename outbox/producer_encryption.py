@@ -17,6 +17,7 @@ from outbox.event import Event
 from outbox.extras import packages_of
 from outbox.mounted_secrets import mounted
 from outbox.producer_compression import compressed, compression_of
+from outbox.validation import check_key
 from outbox.wire.encrypted import ENCODING
 
 if TYPE_CHECKING:
@@ -53,13 +54,22 @@ class Choice:
     def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
         if self.encryptor is not None:
             return self.encryptor.encrypted(
-                row, subject=event.subject, compression=compression_of(event)
+                row, subject=self._subject_of(event), compression=compression_of(event)
             )
         if self.required:
             raise InvalidEvent("payload", f"must be encrypted: {REQUIRED} is set, {KEYS} is not")
         if event.subject is not None:
             raise InvalidEvent("subject", f"needs {KEYS}")
         return compressed(row, compression_of(event))
+
+    def _subject_of(self, event: Event) -> str | None:
+        """The person of *event*, or the one that its model names if persons have keys here."""
+        name = getattr(type(event.payload), "event_subject", None)
+        if event.subject is not None or self.subjects is None or not isinstance(name, str):
+            return event.subject
+        subject: str = getattr(event.payload, name, "")
+        check_key(f"payload.{name}", subject)
+        return subject
 
     def close(self) -> None:
         """Close the connections to key databases; they are opened again if they are needed."""

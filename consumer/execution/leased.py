@@ -7,6 +7,9 @@ An attempt with effects outside the database; a lease keeps other processes from
 
 If the process ends in between, no record says whether the effects happened. Once the lease has
 expired, the handler's `on_expired` decides about the message.
+
+The key of the person whom an encrypted message names is held during the call, so that an erasure
+waits for its end. `complete` does not ask whether it is still held: the effects have happened.
 """
 
 import asyncio

@@ -370,13 +370,17 @@ async def test_a_cancelled_batch_is_rolled_back(engine):
     assert await audited(engine) == [("replay_started", 0), ("replay", 100)]
 
 
+async def repaired(_letter: Any) -> dict[str, Any]:
+    return {"body": b"{}", "content_encoding": None}
+
+
 async def test_a_repaired_dead_letter_is_sent_with_its_new_body(engine):
     (id_,) = await write_dead_letter(
         engine, a_dead_letter(body=b"broken", content_encoding="gzip")
     )
     destination = Recorder()
 
-    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
+    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, repair=repaired)
 
     (sent,) = destination.taken
     assert (sent["body"], sent["content_encoding"]) == (b"{}", None)
@@ -389,7 +393,7 @@ async def test_a_repaired_dead_letter_that_was_not_sent_keeps_its_new_body(engin
     )
     destination = Recorder(refused={letter["message_id"]: "unroutable"})
 
-    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, body=b"{}")
+    await (await a_run(engine, Selection(ids=(id_,)))).replay(destination, repair=repaired)
 
     (left,) = await remaining(engine)
     assert (left["body"], left["content_encoding"]) == (b"{}", None)

@@ -29,6 +29,7 @@ from outbox.tables import outbox as outbox_table
 from outbox.testing import assert_recorded
 from outbox.wire import row_codec
 from outbox.wire.encrypted import ENCODING
+from outbox.wire.headers import LANE_HEADER
 from outbox_testing.delivered import delivery_of
 from tests.support.builders import AN_INSTANT
 from tests.support.consumer_deployment import EXCHANGE, SOON, broker
@@ -196,6 +197,8 @@ async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_atte
             delivery_of(a_note(text, **about), exchange=EXCHANGE, attempt=1, redelivered=False)
             for text in ("first", "fails")
         ]
+        for each in messages:
+            each.message.headers = {**each.message.headers, LANE_HEADER: "0" * 32}
         subjects.is_reachable = False
         await publisher.publish([messages[0].message], within=SOON)
         await eventually(lambda: health.missing == ["keys"])
@@ -205,6 +208,9 @@ async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_atte
         await publisher.publish([messages[1].message], within=SOON)
         await eventually(partial(has_notes, engine, "first", "fails"), within=20)
         assert lost == [1, 2]
+        # Each of them was called again, as its effects were not committed.
+        called = [message.payload["note"] for message in notes.seen]
+        assert called == ["first", "first", "fails", "fails"]
         assert health.missing == []
         async with engine.connect() as connection:
             completed = await connection.scalars(sa.select(processed_messages.c.attempts))

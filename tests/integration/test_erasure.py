@@ -222,3 +222,21 @@ async def test_a_bad_file_is_refused_without_a_name(
 
     assert ended.code == 2
     assert f"--subject-file: {problem}" in ended.err
+
+
+async def test_a_second_person_approves_an_erasure_before_it_begins(scene: Scene) -> None:
+    await scene.record(outbox, "patient-17")
+    command = ("erase", "--subject-file", scene.file("patient-17"), *BECAUSE, "--json")
+
+    ended = scene.relay("relay", *command, MQ_TWO_PERSON="true")
+
+    assert ended.code == 5
+    assert "relay approve 1" in ended.err
+    assert await states(scene) == {"active"}
+    (request,) = await scene.rows(audit_log)
+    assert request["action"] == "request"
+    assert "patient" not in str(dict(request))
+
+    await scene.store.rows(sa.update(subject_keys).values(state="erasing"))
+    assert scene.relay("relay", *command, MQ_TWO_PERSON="true").code == 0
+    assert await states(scene) == {"erased"}

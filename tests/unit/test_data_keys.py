@@ -5,16 +5,20 @@ Data keys: when a new one is taken, threads and forks, and a source that is unav
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 
+import outbox
+from outbox import producer_encryption
 from outbox.encryption import body_format, data_keys, encryptor
+from outbox.encryption.body_format import SUBJECT_AT, SUBJECT_BYTES
 from outbox.encryption.data_keys import CurrentDataKey, UnwrappedKeys
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.keys import KeysUnavailable, UnknownKey, WrappedKey, WrongKey
 from outbox.encryption.process_lock import ProcessLock
 from outbox.errors import InvalidEvent
-from tests.support.builders import an_event
+from tests.support.builders import an_event, an_upload
 from tests.support.encryption import SourceOfKeys, SubjectsInMemory, a_ring, encrypted_row
 
 
@@ -203,3 +207,24 @@ def test_the_key_of_a_subject_is_remembered_for_a_minute(source, clock, monkeypa
     assert (subjects.asked, len(producer._subjects)) == (4, 2)
     with pytest.raises(InvalidEvent, match="subject: needs a key database"):
         encrypted_row(Encryptor(source), an_event(subject="a"))
+
+
+def test_a_model_names_the_person_by_a_field_where_persons_have_keys(source, monkeypatch):
+    monkeypatch.setattr(producer_encryption, "_choice", None)
+    subjects = SubjectsInMemory()
+
+    def subject_of(event: object) -> UUID | None:
+        body = outbox.insert(event).compile().params["body_m0"]
+        id_ = UUID(bytes=body[SUBJECT_AT : SUBJECT_AT + SUBJECT_BYTES])
+        return id_ if id_.int else None
+
+    outbox.use_encryption(source, subjects=subjects)
+    named = subject_of(an_upload(user_id="a"))
+    assert named is not None
+    assert subject_of(an_event(subject="a")) == named != subject_of(an_event(subject="b"))
+    assert subject_of(an_event()) is None
+    with pytest.raises(InvalidEvent, match=r"payload\.user_id: must have no white space"):
+        subject_of(an_upload(user_id="a b"))
+
+    outbox.use_encryption(source)
+    assert subject_of(an_upload(user_id="a b")) is None
