@@ -157,13 +157,13 @@ async def test_a_forked_process_asks_by_a_connection_of_its_own(
     before, keys = producer.key_of(store.digest("one")), KeyDatabase(connection, setting=SETTING)
     with keys._lock:  # as if another thread asked for the keys
         child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        try:
-            keys.refresh()
-            os._exit(0 if producer.key_of(store.digest("one")) == before else 1)
-        finally:
-            os._exit(2)
+        if child == 0:
+            try:
+                signal.alarm(20)
+                keys.refresh()
+                os._exit(0 if producer.key_of(store.digest("one")) == before else 1)
+            finally:
+                os._exit(2)
 
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
