@@ -34,6 +34,14 @@ from outbox.wire.encrypted import (
 )
 from outbox.wire.envelope import Envelope
 
+_AT_ONCE = 4
+"""
+How many data keys a service is asked for at the same time.
+
+Each producer process has a new one every five minutes, so that a consumer that was stopped for a
+day meets thousands.
+"""
+
 
 @dataclass(slots=True)
 class Decryption:
@@ -74,7 +82,7 @@ class Decryption:
             raise
 
     async def _unwrap(self, bodies: Iterable[bytes]) -> Mapping[WrappedKey, UnreadableMessage]:
-        """Unwrap the data keys of *bodies*, in a thread; returns those refused, and why."""
+        """Unwrap the data keys of *bodies*, in threads; returns those refused, and why."""
         keys = self.decryptor.data_keys
         if not keys.may_block:
             return {}
@@ -84,7 +92,9 @@ class Decryption:
         # One batch after another: the next one may find its keys unwrapped.
         async with self._unwrapping:
             unknown = [each for each in needed if not keys.is_known(each)]
-            return await asyncio.to_thread(self._unwrapped, unknown)
+            parts = [unknown[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(unknown)))]
+            found = await asyncio.gather(*(asyncio.to_thread(self._unwrapped, p) for p in parts))
+            return {wrapped: error for refused in found for wrapped, error in refused.items()}
 
     def _unwrapped(self, needed: Iterable[WrappedKey]) -> Mapping[WrappedKey, UnreadableMessage]:
         refused: dict[WrappedKey, UnreadableMessage] = {}

@@ -11,6 +11,7 @@ Encryption of events before the INSERT, and keys that can be destroyed. Needs th
     key_file         a document in a file, which may be replaced while a process runs
     key_file_writer  makes such a file, and replaces it
     managed_keys     sources whose keys our commands may add and remove
+    guarded_keys     a source of the user's own, in a limited time and with known errors
     sources          MQ_ENCRYPTION_KEYS: from its text to a source of keys
     subjects         the protocol of the keys of persons
     key_tables       the tables of a key database, which holds both

@@ -7,8 +7,10 @@ and counts for itself.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from outbox.encryption.body_format import KEY_BYTES, key_part
 from outbox.encryption.keys import KeyProvider, WrappedKey, WrongKey
 from outbox.encryption.process_lock import ProcessLock
-from outbox.errors import KeysUnavailable
+from outbox.errors import ConfigurationError, KeysUnavailable
 
 MAX_EVENTS = 1_000_000
 MAX_SECONDS = 300.0
@@ -26,6 +28,8 @@ MAX_SECONDS_UNAVAILABLE = 3_600.0
 """So old may a data key become while no new one can be wrapped."""
 RETRY_SECONDS = 10.0
 """A source that was unavailable is asked again after this time."""
+EARLIER_SECONDS = 30.0
+"""A source that may block is asked so much earlier than MAX_SECONDS, beside the producer."""
 MOST_UNWRAPPED = 4_096
 """The data keys that a consumer remembers; each needs about 1 KB."""
 
@@ -50,18 +54,21 @@ class CurrentDataKey:
     """
     The data key that this process encrypts with; *clock* returns seconds.
 
-    While the source is unavailable, the key that was wrapped before stays in use, up to
-    MAX_EVENTS events and MAX_SECONDS_UNAVAILABLE.
+    A source that may block is asked for the next key in a thread of its own: a producer in an
+    event loop waits for its first key, and after a pause, but not while it records. While the
+    source is unavailable, the key that was wrapped before stays in use, up to MAX_EVENTS events
+    and MAX_SECONDS_UNAVAILABLE.
     """
 
     def __init__(self, keys: KeyProvider, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
+        self._may_block = not getattr(keys, "is_in_memory", False)
         self._clock = clock
         self._lock = ProcessLock()
         self._use: _Use | None = None
 
     def take(self) -> DataKey:
-        """Return the data key for one event; raises KeysUnavailable."""
+        """Return the data key for one event; raises KeysUnavailable and ConfigurationError."""
         use = self._use
         if use is None or self._clock() >= use.until or next(use.numbers) >= MAX_EVENTS:
             use = self._next_use(use)
@@ -77,15 +84,37 @@ class CurrentDataKey:
             return use
 
     def _renewed(self, used: _Use | None) -> _Use:
-        try:
-            key = self._new()
-        except KeysUnavailable:
-            now = self._clock()
-            if used is None or now >= used.last or next(used.numbers) >= MAX_EVENTS:
-                raise
-            return used._replace(until=min(now + RETRY_SECONDS, used.last))
         now = self._clock()
-        return _Use(key, count(1), now + MAX_SECONDS, now + MAX_SECONDS_UNAVAILABLE)
+        if used is None or now >= used.last or next(used.numbers) >= MAX_EVENTS:
+            return self._made()
+        # After a pause the key may have been replaced long ago.
+        if self._may_block and now < used.until + RETRY_SECONDS and self._is_made_beside():
+            return used._replace(until=min(now + RETRY_SECONDS, used.last))
+        try:
+            return self._made()
+        except (KeysUnavailable, ConfigurationError):
+            # Without an active key, too: a clock may have been set back.
+            return used._replace(until=min(self._clock() + RETRY_SECONDS, used.last))
+
+    def _is_made_beside(self) -> bool:
+        """Whether a thread has begun to make the next use."""
+        try:
+            threading.Thread(target=self._make_beside, daemon=True).start()
+        except RuntimeError:  # there are too many threads, or the process ends
+            return False
+        return True
+
+    def _make_beside(self) -> None:
+        with suppress(KeysUnavailable, ConfigurationError):
+            made = self._made()
+            with self._lock:
+                self._use = made
+
+    def _made(self) -> _Use:
+        key = self._new()
+        now = self._clock()
+        until = now + MAX_SECONDS - (EARLIER_SECONDS if self._may_block else 0)
+        return _Use(key, count(1), until, now + MAX_SECONDS_UNAVAILABLE)
 
     def _new(self) -> DataKey:
         key = os.urandom(KEY_BYTES)

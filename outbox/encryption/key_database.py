@@ -2,7 +2,6 @@
 A key database as the source of keys of a producer or a consumer.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_ring import EncryptionKey, KeyRing
 from outbox.encryption.key_tables import VERSION, encryption_keys, key_store
 from outbox.encryption.keys import KeysUnavailable, UnknownKey, WrappedKey
+from outbox.encryption.process_lock import ProcessLock
 from outbox.errors import ConfigurationError
 
 CHECK_SECONDS = 5.0
@@ -39,7 +39,7 @@ class KeyDatabase:
         self._connection = connection
         self._setting = setting
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._ring = self._read()
         self._read_at = clock()
 

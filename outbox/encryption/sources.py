@@ -9,18 +9,20 @@ MQ_ENCRYPTION_KEYS: from its text to a source of keys.
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from outbox.encryption import key_ring
+from outbox.encryption.guarded_keys import guarded
 from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_database import KeyDatabase
 from outbox.encryption.key_file import KeyFile
-from outbox.encryption.keys import KeyProvider
+from outbox.encryption.keys import KeyProvider, KeysUnavailable
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.encryption.subjects import SubjectKeys
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, OutboxError
 
 SETTING = "MQ_ENCRYPTION_KEYS"
 SUBJECTS_SETTING = "MQ_SUBJECT_KEYS_URL"
@@ -48,7 +50,7 @@ def provider(text: str, *, environment: Mapping[str, str] = os.environ) -> KeyPr
                 raise ConfigurationError(f"{SETTING}: names a variable that is not set")
             return key_ring.parse(environment[rest], source=f"{SETTING}: the variable")
         case "python":
-            return _imported(rest)
+            return guarded(_imported(rest), setting=SETTING)
         case _ if is_database(text):
             connection = KeyConnection(text, setting=SETTING, environment=environment)
             return KeyDatabase(connection, setting=SETTING)
@@ -67,7 +69,11 @@ def both(
 
     Without *subjects* a key database has both. Raises as `provider`.
     """
-    provided = provider(keys, environment=environment) if isinstance(keys, str) else keys
+    provided = (
+        provider(keys, environment=environment)
+        if isinstance(keys, str)
+        else guarded(keys, setting="use_encryption")
+    )
     found = subject_keys_url(keys, subjects)
     if found is None:
         return provided, None if isinstance(subjects, str) else subjects
@@ -113,11 +119,22 @@ def _imported(name: str) -> KeyProvider:
             f"{SETTING}: python: cannot be imported ({type(error).__name__})"
         ) from None
     if not _is_provider(found):
-        found = found() if callable(found) else None
+        found = _called(found) if callable(found) else None
     if not _is_provider(found):
         raise ConfigurationError(f"{SETTING}: python: has no {', '.join(_METHODS)}")
     provider: KeyProvider = found
     return provider
+
+
+def _called(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except OutboxError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's code; its text may quote anything
+        raise KeysUnavailable(
+            f"{SETTING}: python: the source cannot be made ({type(error).__name__})"
+        ) from None
 
 
 def _is_provider(value: object) -> bool:

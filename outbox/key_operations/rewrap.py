@@ -41,6 +41,8 @@ WAITS_FOR_LOCKS = timedelta(seconds=15)
 """A relay holds the rows of a batch while it publishes, and then they are deleted."""
 LOCKED = "locked"
 MALFORMED = "malformed"
+TOO_LARGE = "too_large"
+"""The new wrapped key is longer, and the body would have more bytes than the table allows."""
 
 
 class WrappedAgain:
@@ -119,19 +121,27 @@ class Run:
         return +left
 
     async def _batch(self, each: BodyTable, heads: Sequence[Head]) -> Counter[str]:
-        wrapped = {head.id: wrapped_key(head.start) for head in heads}
-        await self.wrapped.load(key for key in wrapped.values() if key is not None)
+        wrapped = [(head, wrapped_key(head.start)) for head in heads]
+        await self.wrapped.load(key for _, key in wrapped if key is not None)
         left: Counter[str] = Counter()
         parts: dict[int, Rewrapped] = {}
-        for id_, key in wrapped.items():
-            new = MALFORMED if key is None else self.wrapped.of(key)
-            if key is None or isinstance(new, str):
-                left[str(new)] += 1
+        for head, key in wrapped:
+            new = MALFORMED if key is None else self._part(head, key)
+            if isinstance(new, str):
+                left[new] += 1
             else:
-                parts[id_] = Rewrapped(body_format.key_part(*key), body_format.key_part(*new))
+                parts[head.id] = new
         if parts:
             left[LOCKED] += len(parts) - await self._replace(each, parts)
         return left
+
+    def _part(self, head: Head, key: WrappedKey) -> Rewrapped | str:
+        """The new key part of *head*, or the code why it keeps the old one."""
+        new = self.wrapped.of(key)
+        if isinstance(new, str):
+            return new
+        part = Rewrapped(body_format.key_part(*key), body_format.key_part(*new))
+        return part if part.fits(head.size) else TOO_LARGE
 
     async def _replace(self, each: BodyTable, parts: dict[int, Rewrapped]) -> int:
         """Replace the key parts in a transaction; returns the number of rows."""

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.encryption.body_format import FIXED_BYTES
 from outbox.key_operations.key_usage import HEAD_BYTES, KEY_PART_AT, BodyTable
+from outbox.payload import MAX_BODY_BYTES
 
 _NO_KEY_ID = b"\0"
 
@@ -50,10 +51,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first bytes of the body of the row *id*."""
+    """The first bytes of the body of the row *id*, which has *size* bytes."""
 
     id: int
     start: bytes
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class Rewrapped:
 
     old: bytes
     new: bytes
+
+    def fits(self, size: int) -> bool:
+        """Whether a body of *size* bytes is not too large for the table afterwards."""
+        return size - len(self.old) + len(self.new) <= MAX_BODY_BYTES
 
 
 async def count(connection: AsyncConnection, each: BodyTable, wanted: Wanted) -> int:
@@ -77,12 +83,12 @@ async def read(
     start = sa.func.substr(each.body, 1, HEAD_BYTES, type_=sa.LargeBinary)
     identity = each.table.c.id
     page = (
-        sa.select(identity, start)
+        sa.select(identity, start, sa.func.length(each.body))
         .where(wanted.of(each), identity > after)
         .order_by(identity)
         .limit(limit)
     )
-    return [Head(id_, start) for id_, start in await connection.execute(page)]
+    return [Head(*row) for row in await connection.execute(page)]
 
 
 async def lock(

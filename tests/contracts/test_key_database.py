@@ -4,6 +4,7 @@ Key databases: what producers and consumers read and write there, with each driv
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -151,15 +152,18 @@ async def test_a_database_without_the_tables_is_named(store: KeyStore) -> None:
 
 
 async def test_a_forked_process_asks_by_a_connection_of_its_own(
-    store: KeyStore, producer: SubjectKeyDatabase
+    store: KeyStore, producer: SubjectKeyDatabase, connection: KeyConnection
 ) -> None:
-    before = producer.key_of(store.digest("one"))
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if producer.key_of(store.digest("one")) == before else 1)
-        finally:
-            os._exit(2)
+    before, keys = producer.key_of(store.digest("one")), KeyDatabase(connection, setting=SETTING)
+    with keys._lock:  # as if another thread asked for the keys
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(20)
+                keys.refresh()
+                os._exit(0 if producer.key_of(store.digest("one")) == before else 1)
+            finally:
+                os._exit(2)
 
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -19,13 +19,14 @@ from outbox.database.engine import create_engine
 from outbox.encryption import body_format
 from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_database import KeyDatabase
-from outbox.encryption.key_ring import KeyRing
+from outbox.encryption.key_ring import EncryptionKey, KeyRing
 from outbox.encryption.keys import KeyProvider, WrappedKey
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.encryption.subjects import SubjectKey
 from outbox.errors import ConfigurationError
 from outbox.key_operations.rewrap import Run, WrappedAgain
 from outbox.key_operations.rewrapping import Wanted
+from outbox.payload import MAX_BODY_BYTES
 from outbox.tables import outbox
 from tests.support.builders import LEAK_MARKER
 from tests.support.commands import CommandLine, Ended
@@ -181,6 +182,21 @@ async def test_a_run_that_was_interrupted_is_continued(engine, monkeypatch):
     for table in BODIES:
         assert key_ids(await bodies(engine, table)) == ["key-10"] * 5
     assert sum(row["messages"] for row in await audit_rows(engine)) == 15
+
+
+async def test_a_body_that_a_longer_key_would_make_too_large_keeps_the_old_one(engine):
+    """A key of a service is longer: the table refused the row, and with it each run."""
+    old, ring = a_ring(30), a_ring(30, 10)
+    longer = EncryptionKey("k" * 200, bytes(32), ring.current.active_from)
+    small = a_row(old, content_type="a/b", payload=b"")
+    payload = bytes(MAX_BODY_BYTES - len(small["body"]))
+    await write_rows(engine, [a_row(old, content_type="a/b", payload=payload), small])
+    run = a_run(engine, KeyRing([*old.keys, longer], b"d" * 32))
+
+    await run.run()
+
+    assert run.summary.left == {"too_large": 3}
+    assert key_ids(await bodies(engine)) == ["key-30", longer.id]
 
 
 async def test_a_source_that_cannot_unwrap_its_own_keys_overwrites_none(engine):

@@ -55,9 +55,11 @@ class OneSubject:
         return self.key
 
 
-def a_row(keys: KeyProvider | None, *, subject: str | None = None) -> dict[str, Any]:
-    """The columns of a message, encrypted by *keys*; plain without them."""
-    row = row_codec.to_row(an_event(payload={"note": LEAK_MARKER}))
+def a_row(
+    keys: KeyProvider | None, *, subject: str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """The columns of a message with these *fields*, encrypted by *keys*; plain without them."""
+    row = row_codec.to_row(an_event(**{"payload": {"note": LEAK_MARKER}, **fields}))
     if keys is None:
         return row
     encryptor = Encryptor(keys, subjects=OneSubject())

@@ -46,6 +46,8 @@ class SubjectsInMemory:
 class SourceOfKeys:
     """A source that counts its calls, and is unavailable while a test says so."""
 
+    is_in_memory = True
+
     def __init__(self) -> None:
         self.ring = a_ring()
         self.is_available = True

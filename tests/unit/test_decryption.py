@@ -86,6 +86,23 @@ async def test_a_service_is_asked_in_a_thread_and_once_for_each_data_key() -> No
     assert threading.get_ident() not in service.threads
 
 
+async def test_a_service_is_asked_for_several_data_keys_at_the_same_time() -> None:
+    """A consumer that was stopped for a day meets thousands of them, one after another."""
+    together = threading.Barrier(3)
+
+    class Slow(Service):
+        def unwrap(self, wrapped: WrappedKey, /) -> bytes:
+            together.wait(10)
+            return super().unwrap(wrapped)
+
+    service = Slow(new_ring(AN_INSTANT))
+    of_three_producers = [a_message(service) for _ in range(3)]
+
+    found = await verdicts(Decryption(Decryptor(service)), *of_three_producers)
+
+    assert all(isinstance(each, Attempt) for each in found)
+
+
 async def test_a_data_key_that_a_service_refuses_is_not_asked_for_again_in_the_event_loop() -> (
     None
 ):
