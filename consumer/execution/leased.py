@@ -97,11 +97,18 @@ class Leased:
         """
         The verdict on the message of *attempt*: claim it, call *handler*, and complete it.
 
-        *after_failure* is the verdict if the handler has failed. Raises DatabaseUnavailable.
+        *after_failure* is the verdict if the handler has failed. Raises DatabaseUnavailable, and
+        KeysUnavailable before the call if the person may have been erased since it was decrypted.
         """
         claim = await self.claim(handler, attempt, owner=owner)
         if not isinstance(claim, Held):
             return claim
+        if attempt.reading.verify is not None:
+            try:
+                await attempt.reading.verify()
+            except BaseException:
+                await self.release(attempt, claim)
+                raise
         try:
             took = await self.call(handler, attempt, claim)
         except LeaseLost:

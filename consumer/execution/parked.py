@@ -137,12 +137,13 @@ class ParkedSteps:
         """Returns False if another process has attempted the message meanwhile."""
         if self.attempted is None:
             raise AssertionError("a message that is settled was attempted")
-        if self.attempted.handler is not None and self.reading.verify is not None:
-            await self.reading.verify()
         with session_loss_raised(work):
             self._settled = await self._write(work.session, self.message, self.attempted)
             if self._settled is not None:
                 await self._context.begun.forget_parked(work.session, self.message.id)
+        if self.attempted.handler is not None and self.reading.verify is not None:
+            # Last: the statements before may wait for locks.
+            await self.reading.verify()
         return self._settled is not None
 
     async def _write(

@@ -172,6 +172,8 @@ class HandlerSteps:
             await self._dedup.forget(work.session, [each.key for each in self._uncalled])
         has_parked = len(self._free) < len(self._attempts)
         if self._fresh and (verify := self._fresh[0].reading.verify) is not None:
+            # First: what the session has not written yet may wait for locks.
+            await work.session.flush()
             await verify()
         return bool(self._fresh) or has_parked or self._has_forgotten
 

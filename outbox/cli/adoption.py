@@ -12,8 +12,7 @@ from outbox.audit.log import Action, Audit, user_and_host
 from outbox.database import migrate, privileges, row_access, targets
 from outbox.database.errors import driver_errors_translated
 from outbox.database.verification import Expectation
-from outbox.dead_letters.selection import Selection
-from outbox.errors import ConfigurationError
+from outbox.dead_letters.selection import Selection, words
 from outbox.tables import audit_log, outbox_targets
 
 Because = Annotated[
@@ -29,9 +28,9 @@ _RIGHTS: dict[sa.Table, tuple[str, ...]] = {
 
 
 def check_reason(*, adopt: bool, because: str | None) -> None:
-    """Raise ConfigurationError if *adopt* has no reason in *because*."""
-    if adopt and not (because or "").strip():
-        raise ConfigurationError("--because: --adopt needs a reason, which audit_log keeps")
+    """Raise ConfigurationError if *adopt* has no reason in *because* that can be stored."""
+    if adopt:
+        words("--because", because, needed="--adopt needs a reason, which audit_log keeps")
 
 
 async def adopt(engine: AsyncEngine, expected: Expectation, *, because: str) -> None:

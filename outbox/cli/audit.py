@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.audit import pin, verification
@@ -164,7 +165,7 @@ def _show(rows: Any) -> None:
             for name in columns
         ]
         stated = [json.dumps(row[name]) for name in ("selection", "details")]
-        table.add_row(*(short(str(text)) for text in (*texts, *stated)))
+        table.add_row(*(Text(short(str(text))) for text in (*texts, *stated)))
     print_table(console, table)
 
 

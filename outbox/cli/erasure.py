@@ -17,7 +17,7 @@ from outbox.audit.log import Audit, Filters, StatedFilters, user_and_host
 from outbox.cli.console import AsJson, once, print_json, show
 from outbox.cli.second_person import Approval, say_how_to_approve
 from outbox.cli.start import fail
-from outbox.dead_letters.selection import whole_number
+from outbox.dead_letters.selection import whole_number, words
 from outbox.errors import ApprovalNeeded, BatchesNotEnded, ConfigurationError
 from outbox.extras import packages_of
 from outbox.runtime.service import ExitCode
@@ -33,6 +33,7 @@ STATUSES = (
     " within --wait; 5 a second person has to approve it (MQ_TWO_PERSON). After 3, 4 or a"
     " crash, the same command goes on."
 )
+WHY = "is needed, without a name; audit_log keeps it"
 Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=SharedSettings)
 Database = Callable[[Settings], AbstractAsyncContextManager[AsyncEngine]]
@@ -145,15 +146,16 @@ def _request(
 
 
 def _audit(because: str | None, by: str | None) -> Audit[Filters]:
-    """The audit of one run; its selection names no subject."""
-    if not (because or "").strip():
-        fail(ConfigurationError("--because: is needed, without a name; audit_log keeps it"))
-    return Audit(
-        actor=by or user_and_host(),
-        because=because or "",
-        source=SOURCE,
-        selection=StatedFilters(),
-    )
+    """The audit of one run, whose selection names no subject; ends the process if it cannot be."""
+    try:
+        return Audit(
+            actor=words("--by", user_and_host() if by is None else by, needed="is empty"),
+            because=words("--because", because, needed=WHY),
+            source=SOURCE,
+            selection=StatedFilters(),
+        )
+    except ConfigurationError as error:
+        fail(error)
 
 
 def _report(passed: timedelta, names: list[str]) -> None:

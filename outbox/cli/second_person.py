@@ -16,6 +16,7 @@ from outbox.cli.console import console
 from outbox.cli.dead_letter_options import By, Target
 from outbox.cli.interruptible import run_query
 from outbox.database import migrate, privileges, row_access
+from outbox.dead_letters.redaction import printable
 from outbox.dead_letters.selection import Selection, whole_number, words
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ApprovalNeeded, ConfigurationError
@@ -94,9 +95,10 @@ def approve_command(open_source: Callable[[str], DeadLetterSource]) -> Callable[
                 return await approvals.approve(engine, chosen, actor=actor, because=reason)
 
         allowed = run_query(work)
-        console.print(
+        said = (
             f"approved {chosen}: {allowed.action} of {allowed.source},"
             f" selection {allowed.selection}; it can be used once, within an hour"
         )
+        console.print(printable(said), markup=False, highlight=False)
 
     return approve

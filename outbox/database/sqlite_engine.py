@@ -105,6 +105,8 @@ def _with_file(url: URL, *, create: bool) -> URL:
         )
     if url.database:
         # The file contains health data. SQLite gives -wal and -shm the same permissions.
+        # Only a new one: to close a file frees all locks of this process on it, also those of
+        # other connections (sqlite.org/howtocorrupt.html, "Posix advisory locks canceled").
         with suppress(OSError):
-            os.close(os.open(url.database, os.O_CREAT | os.O_RDWR, 0o600))
+            os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     return url

@@ -34,9 +34,7 @@ class GuardedKeys:
     own.
     """
 
-    def __init__(
-        self, keys: KeyProvider, *, setting: str, seconds: float = CALL_SECONDS
-    ) -> None:
+    def __init__(self, keys: KeyProvider, *, setting: str, seconds: float = CALL_SECONDS) -> None:
         self.is_in_memory = bool(getattr(keys, "is_in_memory", False))
         self._keys = keys
         self._setting = setting

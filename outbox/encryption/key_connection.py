@@ -23,12 +23,8 @@ from outbox.encryption.keys import KeysUnavailable
 from outbox.errors import ConfigurationError, OutboxError
 from outbox.key_database_url import check_key_database, key_database_url
 
-CALL_SECONDS = {"postgresql": 5.0, "sqlite": 30.0}
-"""
-The longest time of a call.
-
-On SQLite a new person's key waits for the batches that consumers have begun.
-"""
+CALL_SECONDS = 5.0
+"""The longest time of a call."""
 
 _TRUE = {"1", "true", "yes", "on", "t", "y"}
 _MEANINGS = {
@@ -66,7 +62,7 @@ class KeyConnection:
         insecure = environment.get("MQ_ALLOW_INSECURE", "").strip().lower() in _TRUE
         self._url = checked_url(text, setting=setting, allow_insecure=insecure)
         self._setting = setting
-        self._seconds = seconds or CALL_SECONDS[self._url.get_backend_name()]
+        self._seconds = seconds or CALL_SECONDS
         self._lock = threading.Lock()
         self._session: Session | None = self._new_session()
         _connections.add(self)

@@ -1,8 +1,8 @@
 """
 Waiting until the batches of consumers have ended that may have read a key before it was refused.
 
-Each holds a lock on the table of keys until its end, see `outbox.key_store.reader`. On SQLite the
-commit that refused the keys has waited already.
+Each holds a lock until its end: on the table of keys, or on SQLite on a file beside it; see
+`outbox.key_store.reader` and `batch_file`.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.database.sqlite_file_lock import FileLock
 from outbox.errors import BatchesNotEnded
+from outbox.key_store.batch_file import BatchFile
 
 LOOK_SECONDS = 0.05
 REPORT_SECONDS = 5.0
@@ -46,19 +47,16 @@ _LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext('outbox erasure'))")
 
 async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Report) -> None:
     """
-    Return once the transactions that hold a lock on the table of keys now have ended.
+    Return once the batches that have begun before have ended.
 
-    Raises BatchesNotEnded, which names them, after *within*.
+    Raises BatchesNotEnded, which names their sessions, after *within*.
     """
-    if engine.dialect.name == "sqlite":
-        return
     loop = asyncio.get_running_loop()
     began = loop.time()
     next_report = began + REPORT_SECONDS
-    older = await _holders(engine)
-    while older:
+    older = _older_of(engine)
+    while names := await older():
         passed = timedelta(seconds=loop.time() - began)
-        names = sorted(older.values())
         if passed >= within:
             raise BatchesNotEnded(
                 f"--wait: not ended after {within.total_seconds():g} seconds: {'; '.join(names)}."
@@ -68,8 +66,28 @@ async def wait_for_older(engine: AsyncEngine, *, within: timedelta, report: Repo
             report(passed, names)
             next_report += REPORT_SECONDS
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _older_of(engine: AsyncEngine) -> Callable[[], Awaitable[list[str]]]:
+    """A function whose calls name those of the batches of the first call that have not ended."""
+    if engine.dialect.name == "sqlite":
+        file, began = BatchFile(engine.url.database or ""), False
+
+        async def by_file() -> list[str]:
+            nonlocal began
+            began = began or file.begin()
+            return [] if began and file.is_free() else ["batches of consumers"]
+
+        return by_file
+    older: dict[str, str] | None = None
+
+    async def by_locks() -> list[str]:
+        nonlocal older
         now = await _holders(engine)
-        older = {each: name for each, name in older.items() if each in now}
+        older = {each: now[each] for each in now if older is None or each in older}
+        return sorted(older.values())
+
+    return by_locks
 
 
 async def _holders(engine: AsyncEngine) -> Mapping[str, str]:

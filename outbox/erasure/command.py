@@ -2,11 +2,11 @@
 One call of `relay erase` or `relay readmit`, without its command line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -54,19 +54,28 @@ async def erase(
     Raises ConfigurationError, KeysUnavailable, DatabaseUnavailable, BatchesNotEnded, and
     ApprovalNeeded if a second person has to approve it.
     """
+    _check(settings, request)
     opening = opened if request.audit is None else opened_alone
     async with opening(settings, database, wait=request.wait) as both:
         names, audit = request.subjects, request.audit
-        if audit is None:
-            if names is None:
-                return {"erased_again": len(await restored.returned(both))}
-            return await erasure.plan(both, names)
         if names is None:
-            # A second person has approved the erasure that is repeated.
-            again = await restored.erase_again(both, audit, report=request.report)
+            found = await restored.returned(both)
+            if audit is None:
+                return {"erased_again": len(found.destroyed)}
+            # An operator may add rows to the audit log, which name any key.
+            ids = found.destroyed | found.readmitted
+            chosen = _Chosen(Action.ERASE, {"again": True, "keys": len(ids)}, map(str, ids))
+            if found.begins:
+                audit = await _approved(both, settings, request, audit, chosen)
+            again = await restored.erase_again(both, found, audit, report=request.report)
             return {"erased_again": again}
-        approved = await _approved(both, settings, request, audit, Action.ERASE)
-        return await erasure.erase(both, names, approved, report=request.report)
+        if audit is None:
+            return await erasure.plan(both, names)
+        # What has begun is finished without an approval.
+        if await erasure.begins(both, names):
+            chosen = _Chosen(Action.ERASE, {"subjects": len(names)}, names)
+            audit = await _approved(both, settings, request, audit, chosen)
+        return await erasure.erase(both, names, audit, report=request.report)
 
 
 async def readmit(
@@ -75,9 +84,27 @@ async def readmit(
     """Readmit the subjects of *request*, which needs an audit; raises as `erase`."""
     if request.subjects is None or request.audit is None:
         raise ValueError
+    _check(settings, request)
     async with opened_alone(settings, database, wait=request.wait) as both:
-        approved = await _approved(both, settings, request, request.audit, Action.READMIT)
-        return await readmission.readmit(both, request.subjects, approved)
+        names = request.subjects
+        chosen = _Chosen(Action.READMIT, {"subjects": len(names)}, names)
+        approved = await _approved(both, settings, request, request.audit, chosen)
+        return await readmission.readmit(both, names, approved)
+
+
+def _check(settings: SharedSettings, request: Request) -> None:
+    """Raise ConfigurationError for an approval that no act needs."""
+    if request.approval is not None and not settings.two_person:
+        raise ConfigurationError("--approval: is needed only while MQ_TWO_PERSON is set")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """An *action*, what a person may know of its selection, and all that it names."""
+
+    action: Action
+    selection: Mapping[str, Any]
+    names: Iterable[str]
 
 
 async def _approved(
@@ -85,23 +112,19 @@ async def _approved(
     settings: SharedSettings,
     request: Request,
     audit: Audit[Filters],
-    action: Action,
+    chosen: _Chosen,
 ) -> Audit[Filters]:
     """
-    Return the audit of *action*, which names its approval if MQ_TWO_PERSON asks for one.
+    Return the *audit*, which names its approval if MQ_TWO_PERSON asks for one.
 
-    An erasure that has begun needs none to be finished. Raises ApprovalNeeded, and
-    ConfigurationError if the approval does not hold for these subjects or is not needed.
+    Raises ApprovalNeeded, and ConfigurationError if the approval does not hold for what is
+    *chosen*.
     """
     if not settings.two_person:
-        if request.approval is not None:
-            raise ConfigurationError("--approval: is needed only while MQ_TWO_PERSON is set")
-        return audit
-    names = request.subjects or ()
-    if action is Action.ERASE and not await erasure.begins(both, names):
         return audit
     await privileges.verify(both.outbox, approvals.RIGHTS)
-    # The approval holds for these persons, and the request names none of them.
-    chosen = digest(both.keys.digest_key(), "fingerprint", "\n".join(sorted(names))).hex()
-    stated = replace(audit, selection=StatedFilters({"subjects": len(names), "digest": chosen}))
-    return await approvals.required(both.outbox, stated, action, approval=request.approval)
+    # The approval holds for these names, and the request has none of them.
+    text = "\n".join(sorted(chosen.names))
+    found = digest(both.keys.digest_key(), "fingerprint", text).hex()
+    stated = replace(audit, selection=StatedFilters({**chosen.selection, "digest": found}))
+    return await approvals.required(both.outbox, stated, chosen.action, approval=request.approval)

@@ -9,7 +9,8 @@ from uuid import UUID
 from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
 from outbox.encryption.encryptor import Encryptor
-from outbox.encryption.key_tables import ACTIVE, ERASED, ERASING
+from outbox.encryption.key_tables import ACTIVE, ERASED
+from outbox.encryption.keys import KeysUnavailable
 from outbox.erasure import evidence, key_rows, unreadable
 from outbox.erasure.batches import Report, wait_for_older
 from outbox.erasure.key_rows import KeyRow
@@ -41,7 +42,7 @@ class Erasure:
 async def plan(opened: Opened, subjects: Collection[str]) -> Erasure:
     """Return what `erase` would do, and change nothing. Raises as `erase`."""
     found = await opened.find(subjects)
-    pending = _pending(found)
+    pending = _pending(found, await _recorded(opened, found))
     return await _summary(opened, found, pending, await _count(opened, pending))
 
 
@@ -62,10 +63,10 @@ async def erase(
     """
     encryptor = Encryptor(opened.keys)
     found = await opened.find(subjects)
-    pending = _pending(found)
-    recorded = await _recorded(opened, pending)
-    await destroy(opened, [row.id for row in pending.values()], audit.run, report=report)
+    recorded = await _recorded(opened, found)
+    pending = _pending(found, recorded)
     missing = {row.id: name for name, row in pending.items() if row.id not in recorded}
+    await destroy(opened, missing, audit.run, report=report)
     counts = await _count(opened, pending)
     await _announce(opened, missing, audit, encryptor, counts)
     async with opened.key_transaction() as connection:
@@ -73,34 +74,45 @@ async def erase(
     return await _summary(opened, found, pending, counts)
 
 
-async def destroy(opened: Opened, ids: Collection[UUID], run: UUID, *, report: Report) -> int:
+async def destroy(opened: Opened, ids: Collection[UUID], run: UUID, *, report: Report) -> None:
     """
-    Destroy the keys with these *ids*, and return the number of those that were not.
+    Destroy the keys with these *ids*; *run* is about to record the evidence of them all.
 
-    Raises KeysUnavailable and BatchesNotEnded.
+    Raises BatchesNotEnded, and KeysUnavailable, also if a key is not destroyed: a failover or a
+    restore may have undone the first step.
     """
     if not ids:
-        return 0
+        return
     async with opened.key_transaction() as connection:
         await key_rows.mark_erasing(connection, ids, run)
     with opened.translated():
         await wait_for_older(opened.key_database, within=opened.wait, report=report)
     async with opened.key_transaction() as connection:
-        return await key_rows.destroy(connection, ids, run)
+        await key_rows.destroy(connection, ids)
+        if await key_rows.adopt(connection, ids, run) < len(set(ids)):
+            raise KeysUnavailable(
+                f"{opened.setting}: the key database has lost that keys are refused, as after a"
+                " failover: run the command again"
+            )
 
 
-def _pending(found: Found) -> dict[str, KeyRow]:
-    """The keys that are not destroyed, or whose erasure is not announced."""
+def _pending(found: Found, recorded: Collection[UUID]) -> dict[str, KeyRow]:
+    """The keys that are not destroyed, or whose erasure is not announced or has no evidence."""
     return {
         name: row
         for name, row in found.rows.items()
-        if row.state in {ACTIVE, ERASING} or not row.is_announced
+        if row.state != ERASED or not row.is_announced or row.id not in recorded
     }
 
 
-async def _recorded(opened: Opened, pending: Mapping[str, KeyRow]) -> set[UUID]:
-    """The keys that a run has announced before it crashed, without saying so at the keys."""
-    runs = {row.run for row in pending.values() if row.state == ERASED and row.run is not None}
+async def _recorded(opened: Opened, found: Found) -> set[UUID]:
+    """
+    The destroyed keys whose evidence is in the audit log.
+
+    A run that crashed may not have said so at the keys; a restore of the outbox may have lost it.
+    """
+    rows = [row for row in found.rows.values() if row.state == ERASED]
+    runs = {row.run for row in rows if row.run is not None}
     if not runs:
         return set()
     with driver_errors_translated(refusals=False):

@@ -12,7 +12,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from outbox.database_time import database_now
+from outbox.database_time import database_now, now_plus
+from outbox.encryption.encryptor import SUBJECT_SECONDS
 from outbox.encryption.key_tables import (
     ACTIVE,
     ERASED,
@@ -30,13 +31,21 @@ _column = subject_keys.c
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A subject key without the key; *run* changed it last."""
+    """
+    A subject key without the key.
+
+    Args:
+        run: The erasure whose evidence names it, or will name it.
+        is_recent: Whether it was destroyed so lately that producers may still remember it.
+
+    """
 
     id: UUID
     digest: bytes | None
     state: State
     is_announced: bool
     run: UUID | None
+    is_recent: bool
 
 
 async def fingerprint(connection: AsyncConnection) -> bytes | None:
@@ -60,7 +69,7 @@ async def mark_erasing(connection: AsyncConnection, ids: Collection[UUID], run: 
     return await _change(connection, ids, _column.state == ACTIVE, state=ERASING, run=run)
 
 
-async def destroy(connection: AsyncConnection, ids: Collection[UUID], run: UUID) -> int:
+async def destroy(connection: AsyncConnection, ids: Collection[UUID]) -> int:
     """Destroy these keys, which must be refused already; returns the number of keys."""
     return await _change(
         connection,
@@ -69,8 +78,12 @@ async def destroy(connection: AsyncConnection, ids: Collection[UUID], run: UUID)
         state=ERASED,
         wrapped=None,
         erased_at=database_now(),
-        run=run,
     )
+
+
+async def adopt(connection: AsyncConnection, ids: Collection[UUID], run: UUID) -> int:
+    """Say that *run* records the evidence of these destroyed keys; returns their number."""
+    return await _change(connection, ids, _column.state == ERASED, run=run)
 
 
 async def mark_announced(connection: AsyncConnection, ids: Collection[UUID]) -> int:
@@ -103,11 +116,12 @@ async def _read(
                 _column.state,
                 _column.announced_at.is_not(None),
                 _column.run,
+                _column.erased_at > now_plus(-SUBJECT_SECONDS),
             ).where(column.in_(some))
         )
-        for id_, digest, state, is_announced, run in rows:
+        for id_, digest, state, is_announced, run, is_recent in rows:
             name = None if digest is None else bytes(digest)
-            found.append(KeyRow(id_, name, state, bool(is_announced), run))
+            found.append(KeyRow(id_, name, state, bool(is_announced), run, bool(is_recent)))
     return found
 
 

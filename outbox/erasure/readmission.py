@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from outbox.audit.log import Action, Audit, Filters
 from outbox.database.errors import driver_errors_translated
+from outbox.encryption.encryptor import SUBJECT_SECONDS
 from outbox.encryption.key_tables import ACTIVE
 from outbox.erasure import evidence, key_rows
 from outbox.erasure.opened import Opened
@@ -36,7 +37,8 @@ async def readmit(opened: Opened, subjects: Collection[str], audit: Audit[Filter
     Let *subjects* have events again; the audit log names their old keys.
 
     Raises KeysUnavailable, DatabaseUnavailable, and ConfigurationError if the erasure of one has
-    begun and is not finished.
+    begun and is not finished, or has ended so lately that a producer may use the old key: its
+    events would be acked as those of an erased person.
     """
     found = await opened.find(subjects)
     rows = found.rows.values()
@@ -45,6 +47,11 @@ async def readmit(opened: Opened, subjects: Collection[str], audit: Audit[Filter
             "--subject-file: the erasure of a subject is not finished: run `relay erase` first"
         )
     keys = [row.id for row in rows if row.state != ACTIVE]
+    if any(row.is_recent for row in rows):
+        raise ConfigurationError(
+            f"--subject-file: a subject was erased less than {SUBJECT_SECONDS:g} seconds ago, and"
+            " producers may still use the old key: run the command again later"
+        )
     if keys:
         # First: a crash leaves a record of an intention, and the same command finishes it.
         with driver_errors_translated(refusals=False):

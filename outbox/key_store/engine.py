@@ -1,8 +1,7 @@
 """
 The database engine for a key database.
 
-On SQLite it has a rollback journal: readers block the commit of a writer, so that an erasure waits
-for batches. Deleted keys are overwritten. On Postgres no timeout of the server or the role ends a
+On SQLite it has a rollback journal, and deleted keys are overwritten. On Postgres no timeout of the server or the role ends a
 transaction that holds keys.
 """
 

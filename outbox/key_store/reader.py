@@ -1,15 +1,16 @@
 """
 The keys of the persons of a batch, which no erasure destroys before the batch ends.
 
-A batch reads its keys in a transaction that stays open until its end. An erasure first commits the
-state `erasing`, and then waits for the transactions that had begun to read before: on Postgres it
-finds them by their locks on the table; on SQLite its commit waits for the readers. Batches never
-wait for each other.
+An erasure first commits the state `erasing`, and then waits for the batches that had begun to read
+before. On Postgres a batch reads its keys in a transaction that stays open until its end, and the
+erasure finds it by its lock on the table; on SQLite see `batch_file`. Batches never wait for each
+other.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -21,9 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import TRANSLATED, with_deadline
 from outbox.encryption.key_tables import ACTIVE, subject_keys
-from outbox.encryption.keys import KeyProvider
+from outbox.encryption.keys import KeyProvider, KeysUnavailable
 from outbox.encryption.subjects import HeldSubjectKeys
 from outbox.errors import DatabaseUnavailable
+from outbox.key_store.batch_file import BatchFile
 from outbox.key_store.engine import (
     NO_TIMEOUTS_FOR_TRANSACTION,
     is_pooled,
@@ -49,6 +51,8 @@ class SubjectKeyStore:
         self._engine = engine.execution_options(**DEFERRED)
         self._setting = setting
         self._unwrapped = UnwrappedSubjectKeys(keys)
+        is_file = engine.dialect.name == "sqlite"
+        self._file = BatchFile(engine.url.database or "") if is_file else None
 
     @asynccontextmanager
     async def holding(self, ids: Collection[UUID], /) -> AsyncIterator[HeldSubjectKeys]:
@@ -56,10 +60,35 @@ class SubjectKeyStore:
         if not ids:
             yield _NONE
             return
+        if self._file is not None:
+            with self._locked(self._file):
+                yield _HeldByFile(await self._read_once(ids))
+            return
         connection = await self._connected()
         try:
             keys = await self._read(connection, ids)
             yield _Held(connection, keys, self._setting)
+        finally:
+            await _release(connection)
+
+    @contextmanager
+    def _locked(self, file: BatchFile) -> Iterator[None]:
+        """Hold the lock of a batch; errors of the block are raised as they are."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file.held())
+            except OSError as error:
+                name = type(error).__name__
+                raise KeysUnavailable(
+                    f"{self._setting}: the file {file.name} cannot be locked ({name})"
+                ) from None
+            yield
+
+    async def _read_once(self, ids: Collection[UUID]) -> Mapping[UUID, bytes | None]:
+        """Read keys in a transaction that ends at once."""
+        connection = await self._connected()
+        try:
+            return await self._read(connection, ids)
         finally:
             await _release(connection)
 
@@ -112,6 +141,16 @@ class _Held:
                 await self._connection.execute(_ALIVE)
         except DatabaseUnavailable as error:
             raise keys_unavailable(self._setting, error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldByFile:
+    """The keys of a batch on SQLite."""
+
+    keys: Mapping[UUID, bytes | None]
+
+    async def verify(self) -> None:
+        """Do nothing: the lock is held until this process frees it."""
 
 
 class _HeldNone:

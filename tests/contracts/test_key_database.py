@@ -5,10 +5,14 @@ Key databases: what producers and consumers read and write there, with each driv
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -23,8 +27,10 @@ from outbox.encryption.key_tables import subject_keys
 from outbox.encryption.keys import KeysUnavailable
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.encryption.subjects import SubjectErased
-from outbox.errors import ConfigurationError
+from outbox.erasure.batches import wait_for_older
+from outbox.errors import BatchesNotEnded, ConfigurationError
 from outbox.key_store import creation
+from outbox.key_store.batch_file import BatchFile
 from outbox.key_store.reader import SubjectKeyStore
 from tests.support.breakpoints import BreakpointProxy
 from tests.support.keys import SETTING, KeyStore, key_store
@@ -224,3 +230,42 @@ async def test_a_batch_without_subjects_asks_no_server(tmp_path: Path) -> None:
         with pytest.raises(KeysUnavailable):
             async with reader.holding({uuid4()}):
                 pytest.fail("the table is missing")
+
+
+async def test_a_handler_makes_the_key_of_a_new_person_while_its_batch_holds_keys(
+    store: KeyStore, producer: SubjectKeyDatabase, consumer: SubjectKeyStore
+) -> None:
+    one = producer.key_of(store.digest("one"))
+
+    async with consumer.holding({one.id}):
+        assert producer.key_of(store.digest("two")) != one
+
+
+async def test_an_erasure_that_goes_on_waits_for_all_batches_that_began_before(
+    store: KeyStore, consumer: SubjectKeyStore
+) -> None:
+    """Also if another program has changed the journal mode of a SQLite file meanwhile."""
+    wait = partial(wait_for_older, store.engine, report=Mock())
+    async with consumer.holding({uuid4()}):
+        if store.engine.dialect.name == "sqlite":
+            with closing(sqlite3.connect(store.engine.url.database or "")) as other:
+                other.execute("PRAGMA journal_mode = WAL")
+        for _ in ("ends early", "goes on"):
+            with pytest.raises(BatchesNotEnded, match="--wait: not ended"):
+                await wait(within=timedelta(0))
+
+    await wait(within=timedelta(0))
+
+
+async def test_an_erasure_on_sqlite_waits_for_no_later_batch(tmp_path: Path) -> None:
+    (database := tmp_path / "keys.db").touch()
+    database.chmod(0o660)
+    file, of_eraser = BatchFile(database), BatchFile(database)
+    with ExitStack() as older:
+        older.enter_context(file.held())
+        assert of_eraser.begin()
+        with file.held():
+            assert not of_eraser.is_free()
+            older.close()
+            assert of_eraser.is_free()
+    assert (tmp_path / "keys.db-batches").stat().st_mode & 0o777 == 0o660

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.execution.leased import Leased, after_lost_lease
+from consumer.execution.reading import Reading
 from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.message import Message
@@ -21,7 +23,7 @@ from consumer.storage.leases import Held, Leases
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE, DUPLICATE, DeadLetter, Wait
 from outbox.database_time import now_plus
-from outbox.errors import LeaseLost
+from outbox.errors import KeysUnavailable, LeaseLost
 from outbox.transports.delivery import Delivery
 from tests.support.builders import an_event, on_the_wire
 
@@ -174,3 +176,18 @@ async def test_a_cancellation_from_outside_ends_the_handler_and_leaves_the_lease
     with pytest.raises(asyncio.CancelledError):
         await calling
     assert isinstance(await leased.claim(handler, attempt, owner=uuid4()), Wait)
+
+
+async def test_a_message_whose_person_may_be_erased_is_not_called_and_has_no_lease(
+    leased, attempt
+):
+    """The session that held the key was lost, as during the call before in the same batch."""
+    function = AsyncMock()
+    attempt.reading = Reading(verify=AsyncMock(side_effect=KeysUnavailable("lost")))
+    rest = {"owner": uuid4(), "telemetry": Mock(), "after_failure": Mock()}
+
+    with pytest.raises(KeysUnavailable):
+        await leased.execute(a_handler(function), attempt, **rest)
+
+    function.assert_not_called()
+    assert isinstance(await leased.claim(a_handler(), attempt, owner=uuid4()), Held)

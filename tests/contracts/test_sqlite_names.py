@@ -2,8 +2,11 @@
 One SQLite file that processes open by different names.
 """
 
+import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -146,3 +149,22 @@ def test_a_file_that_is_itself_a_mount_is_refused_and_a_mounted_folder_is_not(
         sqlite_file.real_file(file, setting="MQ_DATABASE_URL")
     mounts.unlink()
     assert sqlite_file.real_file(file, setting="MQ_DATABASE_URL") == file.resolve()
+
+
+async def test_a_second_engine_frees_no_lock_of_the_first(sqlite_url):
+    """The kernel frees the locks of a process on a file with any close of that file."""
+    file = tables_in(sqlite_url)
+    engines = [
+        create_engine(
+            make_url(sqlite_url), pool_size=1, application_name="test", sqlite_journal="DELETE"
+        )
+    ]
+    async with engines[0].begin():
+        engines.append(an_engine(file))
+        script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], 0).execute('BEGIN IMMEDIATE')"
+        other = [sys.executable, "-c", script, str(file)]
+        ended = await asyncio.to_thread(subprocess.run, other, capture_output=True, check=False)
+
+    assert b"database is locked" in ended.stderr
+    for engine in engines:
+        await engine.dispose()

@@ -110,6 +110,20 @@ async def test_an_auditor_lists_the_log_and_verifies_it_against_a_pinned_head(
     assert (said.code, "row 3: rows behind it were removed" in said.out) == (1, True)
 
 
+async def test_what_a_person_has_stated_is_shown_as_it_is(persons, postgres_engine):
+    """Text in brackets is markup for rich, which would hide it, or end the command."""
+    await write_dead_letter(postgres_engine, a_dead_letter_of_the_relay())
+    export = ("relay", "dead", "export", "-", "--bodies", "--type", "[/a]", "--because")
+
+    asked = await persons.run("anna", *export, "[conceal]ticket[/b]")
+    given = await persons.run("bela", "relay", "approve", "1", *BECAUSE)
+    listed = await persons.run("bela", "relay", "audit", "list")
+
+    assert (asked.code, given.code, listed.code) == (NEEDED, 0, 0)
+    assert "[/a]" in given.out
+    assert "[conceal]ticket[/b]" in listed.out
+
+
 async def test_a_second_person_approves_that_a_body_is_opened_once(persons, postgres_engine):
     await write_dead_letter(
         postgres_engine, a_dead_letter_of_the_relay(), a_dead_letter_of_the_relay()

@@ -14,6 +14,7 @@ from unittest.mock import AsyncMock
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import outbox
 from consumer import Consumer, Message
@@ -31,6 +32,7 @@ from outbox.wire import row_codec
 from outbox.wire.encrypted import ENCODING
 from outbox.wire.headers import LANE_HEADER
 from outbox_testing.delivered import delivery_of
+from tests.support import subject_keys
 from tests.support.builders import AN_INSTANT
 from tests.support.consumer_deployment import EXCHANGE, SOON, broker
 from tests.support.eventually import eventually
@@ -158,6 +160,38 @@ async def test_a_person_is_erased_only_after_the_calls_that_have_the_key(where, 
         await asyncio.gather(*notes.seen_erasures)
 
     assert (len(drained.handled), erased_early) == (2, [])
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Kept(Base):
+    """A row that a handler adds to its session."""
+
+    __tablename__ = "kept"
+
+    note: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+
+
+async def test_the_keys_are_verified_once_all_effects_are_written(where, subjects, monkeypatch):
+    """A row that waits for a lock would leave an erasure time between the check and the COMMIT."""
+    notes, sessions, unwritten = Notes(), [], []
+
+    async def keep(_message: Message[Any], session: AsyncSession) -> None:
+        session.add(Kept(note="secret"))
+        sessions.append(session)
+
+    async def verify(_held: object) -> None:
+        unwritten.extend(len(each.new) for each in sessions)
+
+    monkeypatch.setattr(subject_keys._Held, "verify", verify)
+    notes.on("note.kept")(keep)
+    async with running(notes, **{**where, "tables": Base.metadata}) as app:
+        await app.record(Event("note.kept", {}, subject="patient"))
+        assert len((await app.drain()).handled) == 1
+
+    assert unwritten == [0]
 
 
 async def test_a_message_waits_while_keys_are_unavailable_and_has_no_failed_attempt(

@@ -5,25 +5,33 @@
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from unittest.mock import Mock
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox import Event
+from outbox.audit.log import Action
+from outbox.database_time import database_now, now_plus
 from outbox.encryption.body_format import subject_of
 from outbox.encryption.decryptor import Decryptor
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_tables import subject_keys
+from outbox.encryption.keys import KeysUnavailable
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.encryption.subjects import SubjectErased
+from outbox.erasure import erasure
+from outbox.erasure.opened import Opened
 from outbox.key_store.reader import SubjectKeyStore
-from outbox.tables import audit_log, dead_letters, outbox
+from outbox.tables import audit_head, audit_log, dead_letters, outbox
 from outbox.wire.row_codec import from_row, to_row
+from tests.support.audit import an_audit, without_triggers
 from tests.support.commands import CommandLine, Ended
 from tests.support.keys import SETTING, KeyStore, key_store
 
@@ -63,6 +71,14 @@ class Scene:
 
     def run(self, *arguments: str) -> Ended:
         return self.relay("relay", *arguments, "--json")
+
+    def erase(self, *subjects: str) -> Any:
+        """Erase *subjects*; the output of the command."""
+        return as_json(self.run("erase", "--subject-file", self.file(*subjects), *BECAUSE))
+
+    async def change_keys(self, **values: Any) -> None:
+        """Change all keys, as a crash, a restore or the clock does."""
+        await self.store.rows(sa.update(subject_keys).values(**values))
 
     async def rows(self, table: sa.Table) -> list[sa.RowMapping]:
         async with self.engine.connect() as connection:
@@ -148,6 +164,7 @@ async def test_a_person_who_is_readmitted_has_a_new_key(scene: Scene) -> None:
     old = await scene.record(outbox, "patient-17")
     file = scene.file("patient-17")
     as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    await scene.change_keys(erased_at=now_plus(-61.0))
     with pytest.raises(SubjectErased):
         scene.encrypted("patient-17")
 
@@ -167,6 +184,7 @@ async def test_keys_that_a_restore_brings_back_are_destroyed_again_without_names
     backup = await scene.store.rows(sa.select(subject_keys))
     file = scene.file("patient-17", "patient-18")
     as_json(scene.run("erase", "--subject-file", file, *BECAUSE))
+    await scene.change_keys(erased_at=now_plus(-61.0))
     as_json(scene.run("readmit", "--subject-file", scene.file("patient-18"), *BECAUSE))
     await restore(scene, backup)
 
@@ -240,3 +258,98 @@ async def test_a_second_person_approves_an_erasure_before_it_begins(scene: Scene
     await scene.store.rows(sa.update(subject_keys).values(state="erasing"))
     assert scene.relay("relay", *command, MQ_TWO_PERSON="true").code == 0
     assert await states(scene) == {"erased"}
+
+
+async def test_an_erasure_that_crashed_twice_has_one_event_and_one_evidence(scene: Scene) -> None:
+    """Once after the keys were destroyed; the run that went on, before it had noted its end."""
+    await scene.record(outbox, "patient-17")
+    destroyed = {"state": "erased", "wrapped": None, "run": uuid4()}
+    await scene.change_keys(**destroyed, erased_at=database_now())
+    scene.erase("patient-17")
+    await scene.change_keys(announced_at=None)
+
+    done = scene.erase("patient-17", "patient-18")
+
+    assert done["unfinished"] == 0
+    assert await scene.announced() == [{"subject": "patient-17"}]
+    assert len(await scene.rows(audit_log)) == 1
+
+
+async def test_a_restored_outbox_gets_event_and_evidence_again(scene: Scene) -> None:
+    await scene.record(outbox, "patient-17")
+    scene.erase("patient-17")
+    await without_triggers(scene.engine)
+    async with scene.engine.begin() as connection:
+        for table in (audit_log, audit_head, outbox):
+            await connection.execute(sa.delete(table))
+
+    done, repeated = scene.erase("patient-17"), scene.erase("patient-17")
+
+    assert (done["erased"], repeated["erased"]) == (1, 0)
+    assert await scene.announced() == [{"subject": "patient-17"}]
+    assert [row["action"] for row in await scene.rows(audit_log)] == ["erase"]
+
+
+async def test_an_erasure_that_a_failover_has_undone_is_no_evidence(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await scene.record(outbox, "patient-17")
+
+    async def failover(*_arguments: Any, **_options: Any) -> None:
+        await scene.change_keys(state="active")
+
+    monkeypatch.setattr(erasure, "wait_for_older", failover)
+    opened = Opened(scene.store.engine, SETTING, scene.engine, scene.store.ring, timedelta(1))
+
+    with pytest.raises(KeysUnavailable, match=r"^MQ_SUBJECT_KEYS_URL: .*run the command again"):
+        await erasure.destroy(opened, [key], uuid4(), report=Mock())
+
+
+async def test_a_readmission_waits_until_no_producer_has_the_old_key(scene: Scene) -> None:
+    """Events with the old key would be acked by consumers, and never be seen."""
+    await scene.record(outbox, "patient-17")
+    scene.erase("patient-17")
+    file = scene.file("patient-17")
+
+    early = scene.run("readmit", "--subject-file", file, *BECAUSE)
+    await scene.change_keys(erased_at=now_plus(-61.0))
+    late = scene.run("readmit", "--subject-file", file, *BECAUSE)
+
+    assert (early.code, late.code) == (2, 0)
+    assert "erased less than 60 seconds ago" in early.err
+    assert [row["action"] for row in await scene.rows(audit_log)] == ["erase", "readmit"]
+
+
+async def test_a_second_person_approves_what_the_log_says_is_to_be_destroyed_again(
+    scene: Scene,
+) -> None:
+    """An operator may insert rows into the log, which name keys of persons who live."""
+    key = await scene.record(outbox, "patient-17")
+    forged = an_audit().record
+    async with scene.engine.begin() as connection:
+        await forged(connection, Action.ERASE, 1, {"keys": [str(key)]})
+    again = ("relay", "erase", "--again", *BECAUSE)
+
+    refused = scene.relay(*again, MQ_TWO_PERSON="true")
+    state_then = await states(scene)
+    await scene.change_keys(state="erasing")
+    goes_on = scene.relay(*again, MQ_TWO_PERSON="true")
+
+    assert (refused.code, state_then) == (5, {"active"})
+    assert (goes_on.code, await states(scene)) == (0, {"erased"})
+    requested = (await scene.rows(audit_log))[1]
+    assert (requested["action"], requested["selection"]["keys"]) == ("request", 1)
+
+
+async def test_a_reason_that_cannot_be_stored_is_refused_before_a_key_is_destroyed(
+    scene: Scene,
+) -> None:
+    await scene.record(outbox, "patient-17")
+    file = scene.file("patient-17")
+
+    for option, text in (("--because", "x" * 1_025), ("--by", " ")):
+        arguments = {"--because": "request 17", option: text}
+        stated = [each for pair in arguments.items() for each in pair]
+        ended = scene.run("erase", "--subject-file", file, *stated)
+        assert (ended.code, f"error: {option}: " in ended.err) == (2, True)
+    assert await states(scene) == {"active"}
