@@ -15,7 +15,13 @@ from outbox.encryption_settings import KEYS
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.extras import packages_of
 from outbox.settings import SharedSettings
-from outbox.wire.encrypted import ENCODING, KEY_UNKNOWN, NOT_AUTHENTIC, SUBJECT_ERASED, is_encrypted
+from outbox.wire.encrypted import (
+    ENCODING,
+    KEY_UNKNOWN,
+    NOT_AUTHENTIC,
+    SUBJECT_ERASED,
+    is_encrypted,
+)
 from outbox.wire.envelope import Envelope
 
 if TYPE_CHECKING:
