@@ -114,8 +114,8 @@ class SharedSettings(EncryptionSettings):
     )
     two_person: bool = Field(
         default=False,
-        description="Commands open bodies of dead letters, or replace one, only after a second "
-        "person has approved it with `approve`.",
+        description="Commands open bodies of dead letters, replace one, erase persons or readmit "
+        "them only after a second person has approved it with `approve`.",
     )
     record_types: Items[RecordType] = Field(
         default=(),

@@ -244,7 +244,10 @@ select format(
 \if :{?retention}
 select format('grant %s on %s to %I, %I', rights, relation.oid::regclass, :'relay', :'consumer')
   from (
-         values ('update, delete', 'dead_letters'), ('select, insert', 'audit_log')
+         values
+           ('update, delete', 'dead_letters'),
+           ('select, insert', 'audit_log'),
+           ('select', 'audit_log_id_seq')
        ) as granted (rights, object)
   join pg_class as relation
     on relation.relname = object

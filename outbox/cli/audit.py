@@ -180,7 +180,7 @@ def _as_json(found: Verified) -> dict[str, Any]:
 
 
 def _sentence(found: Verified) -> str:
-    lines = [f"{found.head.rows:,} rows are as they were recorded, up to {found.head}"]
+    lines = [f"rows as they were recorded: {found.head.rows:,}, up to {found.head}"]
     if found.uncovered:
         lines.append(f"{found.uncovered:,} rows from before revision 0012 are not covered")
     if found.fault is not None:

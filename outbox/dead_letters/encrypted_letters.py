@@ -15,7 +15,13 @@ from outbox.encryption_settings import KEYS
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.extras import packages_of
 from outbox.settings import SharedSettings
-from outbox.wire.encrypted import ENCODING, is_encrypted
+from outbox.wire.encrypted import (
+    ENCODING,
+    KEY_UNKNOWN,
+    NOT_AUTHENTIC,
+    SUBJECT_ERASED,
+    is_encrypted,
+)
 from outbox.wire.envelope import Envelope
 
 if TYPE_CHECKING:
@@ -27,6 +33,12 @@ OpenKeys: TypeAlias = Callable[[], AbstractAsyncContextManager["LetterKeys | Non
 
 EnvelopeOf: TypeAlias = Callable[[Any], Envelope]
 """The envelope of a dead letter, as it was sent; raises UnreadableMessage."""
+
+_MEANINGS = {
+    SUBJECT_ERASED: "the key of its person was destroyed, so it can be read no more: drop it",
+    KEY_UNKNOWN: f"the source of {KEYS}, or the key database, has no such key",
+    NOT_AUTHENTIC: "it was changed, or is the body of another message",
+}
 
 
 def no_keys() -> AbstractAsyncContextManager["LetterKeys | None"]:
@@ -73,7 +85,9 @@ async def decrypted(open_keys: OpenKeys, envelope_of: EnvelopeOf, letter: Any) -
         try:
             return await keys.content(envelope_of(letter))
         except UnreadableMessage as error:
-            raise ConfigurationError(f"--decrypt: cannot be decrypted: {error}") from None
+            meaning = _MEANINGS.get(error.code)
+            text = f"{error}: {meaning}" if meaning else str(error)
+            raise ConfigurationError(f"--decrypt: cannot be decrypted: {text}") from None
 
 
 async def sealed(

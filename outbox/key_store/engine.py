@@ -1,8 +1,8 @@
 """
 The database engine for a key database.
 
-On SQLite it has a rollback journal, and deleted keys are overwritten. On Postgres no timeout of the server or the role ends a
-transaction that holds keys.
+On SQLite it has a rollback journal, and deleted keys are overwritten. On Postgres no timeout of
+the server or the role ends a transaction that holds keys.
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -215,6 +215,8 @@ async def test_processes_delete_dead_letters_and_bodies_only_with_a_retention(wr
     await written.apply_roles("retention=yes")
     for role, statement in acts:
         await as_role(written, role, statement)
+    checked = await written.run("relay", "relay", "check", MQ_DEAD_LETTER_RETENTION_DAYS="1")
+    assert "ok: schema mq is at revision" in checked.out, checked.err
 
     await written.apply_roles()
 

@@ -18,6 +18,7 @@ from outbox.database.engine import create_engine
 from outbox.encryption import sources
 from outbox.encryption.decryptor import Decryptor
 from outbox.encryption.encryptor import Encryptor
+from outbox.encryption.key_tables import ERASED, subject_keys
 from outbox.key_store.reader import SubjectKeyStore
 from outbox.tables import outbox
 from outbox.wire import codec, row_codec
@@ -101,6 +102,9 @@ async def test_an_encrypted_body_is_shown_and_exported_as_it_is_and_decrypted_on
         *dead, "show", target, str(id_), "--decrypt", *BECAUSE, MQ_ENCRYPTION_KEYS=""
     )
     assert without.code == 2
+    await store.rows(sa.update(subject_keys).values(state=ERASED, wrapped=None))
+    person = await shell.run(*dead, "show", target, str(*of_person), "--decrypt", *BECAUSE)
+    assert "subject_erased: the key of its person was destroyed" in person.err
 
 
 async def test_a_dead_letter_is_found_by_the_digest_of_its_key(
