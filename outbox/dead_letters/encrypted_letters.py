@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from outbox.dead_letters.expired_body import as_it_was
 from outbox.dead_letters.selection import Selection
-from outbox.encryption_settings import KEYS
+from outbox.encryption_settings import KEYS, SUBJECT_KEYS
 from outbox.errors import ConfigurationError, UnreadableMessage
 from outbox.extras import packages_of
 from outbox.settings import SharedSettings
-from outbox.wire.encrypted import ENCODING, is_encrypted
+from outbox.wire.encrypted import ENCODING, KEY_UNKNOWN, is_encrypted
 from outbox.wire.envelope import Envelope
 
 if TYPE_CHECKING:
@@ -73,7 +73,17 @@ async def decrypted(open_keys: OpenKeys, envelope_of: EnvelopeOf, letter: Any) -
         try:
             return await keys.content(envelope_of(letter))
         except UnreadableMessage as error:
-            raise ConfigurationError(f"--decrypt: cannot be decrypted: {error}") from None
+            raise ConfigurationError(
+                f"--decrypt: cannot be decrypted: {error}{_advice(error)}"
+            ) from None
+
+
+def _advice(error: UnreadableMessage) -> str:
+    if error.code != KEY_UNKNOWN:
+        return ""
+    if error.detail == "subject":
+        return f": see {SUBJECT_KEYS}"
+    return f": the source of {KEYS} lacks this key"
 
 
 async def sealed(
