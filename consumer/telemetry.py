@@ -166,12 +166,14 @@ class Telemetry:
             self._deliveries.settled(label, record_type, status=status, count=count)
             self._log.debug("messages_settled", type=label, status=status, count=count)
 
-    def unsupported(self, message: WireMessage, reason: str) -> None:
+    def unsupported(self, message: WireMessage, reason: str, detail: str) -> None:
         """A message waits for a process that can handle it; logged once for each *reason* code."""
         if reason not in self._unsupported:
             self._unsupported.add(reason)
             label = self._label(message.type)
-            self._log.warning("message_unsupported", type=label, reason=reason, **ids_of(message))
+            self._log.warning(
+                "message_unsupported", type=label, reason=reason, detail=detail, **ids_of(message)
+            )
 
     def requeued(self, event_type: str | None) -> None:
         """A message that the broker had dead-lettered was requeued into the work queue."""

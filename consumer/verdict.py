@@ -84,7 +84,8 @@ class TryAgain:
     The message has failed *attempt* times: retry it after *delay*.
 
     *failed* is False if the handler was not called, because the message came too early, or because
-    *unsupported_since* then no process could handle it, for the reason code *unsupported_because*.
+    *unsupported_since* then no process could handle it, for the reason code *unsupported_because*;
+    *unsupported_detail* names the part, such as the id of a key.
     *summary* is that of its error.
     """
 
@@ -93,6 +94,7 @@ class TryAgain:
     failed: bool = True
     unsupported_since: datetime | None = None
     unsupported_because: str = field(default="", compare=False)
+    unsupported_detail: str = field(default="", compare=False)
     summary: ErrorSummary | None = field(default=None, compare=False)
 
 

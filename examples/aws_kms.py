@@ -6,7 +6,7 @@ Keys in AWS KMS: key-encryption keys never leave the service.
     KMS_DIGEST_KEY_FILE=/etc/outbox/digest.kms   the digest key, encrypted by KMS
 
 `python -m examples.aws_kms` prints a new digest key for that file, once. Region, credentials and
-endpoint are those of boto3: AWS_REGION, a role, AWS_ENDPOINT_URL_KMS.
+endpoint are those of boto3: AWS_DEFAULT_REGION, a role, AWS_ENDPOINT_URL_KMS.
 
 A process calls KMS for each data key: a producer every five minutes, a consumer once for each that
 it meets. The rights are kms:Encrypt and kms:Decrypt. With the yearly rotation by AWS the key keeps
@@ -23,7 +23,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
 from outbox.encryption.keys import KeysUnavailable, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import ConfigurationError
@@ -117,6 +117,8 @@ def _call(operation: str, **arguments: Any) -> Any:
             raise WrongKey from None
         # A key that is disabled, a missing right, too many calls: a person or time helps.
         raise KeysUnavailable(f"AWS KMS refuses to {operation} ({code})") from None
+    except NoRegionError:
+        raise ConfigurationError("AWS_DEFAULT_REGION: is not set") from None
     except BotoCoreError as error:
         raise KeysUnavailable(f"AWS KMS cannot be reached ({type(error).__name__})") from None
 

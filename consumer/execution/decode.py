@@ -99,7 +99,7 @@ def decode_delivery(
     except UnreadableMessage as error:
         if error.code == SUBJECT_ERASED:
             return ERASED
-        return _unsupported(delivery, error.code, now, unsupported_wait) or DeadLetter(
+        return _unsupported(delivery, error, now, unsupported_wait) or DeadLetter(
             number, error.code, error.detail
         )
     if handler is None or handler.filter is None:
@@ -163,7 +163,9 @@ def _read(
     return Attempt(delivery, envelope, message, number, reading)
 
 
-def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) -> TryAgain | None:
+def _unsupported(
+    delivery: Delivery, error: UnreadableMessage, now: datetime, wait: timedelta
+) -> TryAgain | None:
     """
     The verdict on a message that a later version of the program may handle, or one with more keys.
 
@@ -171,7 +173,7 @@ def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) 
     new key reaches consumers one by one.
     """
     headers = delivery.headers
-    if code not in _WAITED_FOR and not headers.is_newer:
+    if error.code not in _WAITED_FOR and not headers.is_newer:
         return None
     # No clock of ours writes a time in the future.
     since = min(headers.unsupported_since or now, now)
@@ -184,7 +186,8 @@ def _unsupported(delivery: Delivery, code: str, now: datetime, wait: timedelta) 
         delay,
         failed=False,
         unsupported_since=since,
-        unsupported_because=code,
+        unsupported_because=error.code,
+        unsupported_detail=error.detail,
     )
 
 

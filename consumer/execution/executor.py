@@ -128,7 +128,9 @@ class Executor:
         except FilterFailed as failed:
             return self.after_failure(handler, delivery, failed.error, failed.message)
         if isinstance(decoded, TryAgain) and decoded.unsupported_since is not None:
-            self.telemetry.unsupported(delivery.message, decoded.unsupported_because)
+            self.telemetry.unsupported(
+                delivery.message, decoded.unsupported_because, decoded.unsupported_detail
+            )
         return decoded
 
     async def _was_replayed(self, delivery: Delivery) -> bool:

@@ -82,7 +82,7 @@ def of_plaintext(*, is_refused: bool, is_required: bool, waiting: int = 0) -> li
             )
         ]
     if is_refused and is_required:
-        return [CheckResult.ok(Check.PLAINTEXT, "plaintext is refused")]
+        return [CheckResult.ok(Check.PLAINTEXT, "the outbox refuses plaintext")]
     if is_required:
         return [
             CheckResult.warning(

@@ -53,7 +53,9 @@ def of_key(
     """Say which key encrypts, since when if that is known, and whether plaintext is refused."""
     since = "" if active_from is None else f", for {max((now - active_from).days, 0)} days"
     persons = "a key database has the keys of persons" if has_subjects else "no keys of persons"
-    plaintext = "plaintext is refused" if is_required else "plaintext is accepted"
+    plaintext = (
+        "this process refuses plaintext" if is_required else "this process accepts plaintext"
+    )
     text = f"key {key_id} encrypts{since}; {persons}; {plaintext}"
     return CheckResult.ok(Check.ENCRYPTION, text)
 

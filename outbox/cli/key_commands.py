@@ -71,7 +71,8 @@ def rotate(
     used_by = key.active_from + timedelta(seconds=MAX_SECONDS)
     console.print(
         f"added {key.id}: producers use it from {key_view.time_of(key.active_from)} on, all of"
-        f" them by {key_view.time_of(used_by)}; every host needs it before"
+        f" them by {key_view.time_of(used_by)}; every host needs it before;"
+        " then run `relay keys rewrap`"
     )
 
 
@@ -120,7 +121,10 @@ def retire(
 def keys_of(settings: KeySettings) -> str:
     """Return the source of keys; raises ConfigurationError without one."""
     if settings.keys is None:
-        raise ConfigurationError(f"{sources.SETTING}: is not set, so events are not encrypted")
+        raise ConfigurationError(
+            f"{sources.SETTING}: is not set, so events are not encrypted;"
+            " `relay keys init` makes a first key"
+        )
     return settings.keys
 
 

@@ -27,6 +27,10 @@ def create(path: Path, ring: KeyRing, *, source: str) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE)
     except FileExistsError:
         raise ConfigurationError(f"{source}: the file exists, and may hold keys in use") from None
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{source}: its directory does not exist: make it first"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"{source}: cannot be made ({error.strerror})") from None
     try:

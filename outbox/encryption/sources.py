@@ -115,9 +115,8 @@ def _imported(name: str) -> KeyProvider:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{SETTING}: python: cannot be imported ({type(error).__name__})"
-        ) from None
+        reason = type(error).__name__ + _missing(error, module)
+        raise ConfigurationError(f"{SETTING}: python: cannot be imported ({reason})") from None
     if not _is_provider(found):
         found = _called(found) if callable(found) else None
     if not _is_provider(found):
@@ -135,6 +134,12 @@ def _called(make: Callable[[], Any]) -> Any:
         raise KeysUnavailable(
             f"{SETTING}: python: the source cannot be made ({type(error).__name__})"
         ) from None
+
+
+def _missing(error: Exception, module: str) -> str:
+    """Name the package that *module* imports in vain; no part of the setting itself."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return "" if not name or f"{module}.".startswith(f"{name}.") else f": {name}"
 
 
 def _is_provider(value: object) -> bool:

@@ -47,6 +47,7 @@ def check(
     since = replaced_at(ring, key)
     if since is None or now - since < replaced_for:
         raise ConfigurationError(
-            "KEYID: was replaced less than --replaced-for ago, and messages in the broker may need"
-            " it: wait, or --force"
+            "KEYID: was replaced less than --replaced-for ago (7d unless given), and messages in"
+            " the broker may need it: wait, or give a shorter --replaced-for once no queue has a"
+            " message of that time"
         )

@@ -103,7 +103,12 @@ async def test_a_producer_and_a_consumer_share_keys_that_never_leave_the_service
         producer.wrap(KEY)
 
 
-def test_settings_that_cannot_work_are_named(example, service, tmp_path):
+def test_settings_that_cannot_work_are_named(example, service, tmp_path, monkeypatch):
+    with monkeypatch.context() as without:
+        without.delenv("AWS_REGION")
+        without.delenv("AWS_DEFAULT_REGION")
+        with pytest.raises(ConfigurationError, match="AWS_DEFAULT_REGION: is not set"):
+            example.new_digest_key("alias/outbox")
     good = environment(example, tmp_path, new_key(service))
     plain = tmp_path / "plain"
     plain.write_text("bm8ga2V5")

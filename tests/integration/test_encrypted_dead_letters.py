@@ -18,11 +18,13 @@ from outbox.database.engine import create_engine
 from outbox.encryption import sources
 from outbox.encryption.decryptor import Decryptor
 from outbox.encryption.encryptor import Encryptor
+from outbox.encryption.key_ring import new_ring
 from outbox.encryption.key_tables import ERASED, subject_keys
 from outbox.key_store.reader import SubjectKeyStore
 from outbox.tables import outbox
 from outbox.wire import codec, row_codec
 from outbox.wire.encrypted import ENCODING
+from tests.support.builders import AN_INSTANT
 from tests.support.commands import CommandLine, Ended
 from tests.support.dead_letters import QUEUE, SOURCE, remaining, write_dead_letter
 from tests.support.keys import KeyStore, key_store
@@ -105,6 +107,12 @@ async def test_an_encrypted_body_is_shown_and_exported_as_it_is_and_decrypted_on
     await store.rows(sa.update(subject_keys).values(state=ERASED, wrapped=None))
     person = await shell.run(*dead, "show", target, str(*of_person), "--decrypt", *BECAUSE)
     assert "subject_erased: the key of its person was destroyed" in person.err
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(new_ring(AN_INSTANT).to_document()))
+    wrong = await shell.run(
+        *dead, "show", target, str(id_), "--decrypt", *BECAUSE, MQ_ENCRYPTION_KEYS=other.as_uri()
+    )
+    assert f"{store.ring.current.id}: the source of MQ_ENCRYPTION_KEYS, or" in wrong.err
 
 
 async def test_a_dead_letter_is_found_by_the_digest_of_its_key(

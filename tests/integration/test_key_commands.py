@@ -234,7 +234,7 @@ async def test_the_outbox_refuses_plaintext_while_that_is_required(database_url,
     assert "outbox refuses plaintext: set it, or run `relay keys allow-plaintext`" in checked.err
     assert "runs before each INSERT" not in checked.err
     checked = await shell.run("relay", "check", MQ_REQUIRE_ENCRYPTION="true")
-    assert "ok: plaintext is refused" in checked.out
+    assert "ok: the outbox refuses plaintext" in checked.out
     assert (await shell.keys("allow-plaintext", *BECAUSE)).code == 0
     checked = await shell.run("relay", "check", MQ_REQUIRE_ENCRYPTION="true")
     assert "accepts plaintext from producers without it" in checked.err

@@ -61,14 +61,14 @@ MEANINGS = {
     "texts. A line of structlog has no more than its level and the class and place of an error.",
     "message_dead_lettered": (
         "A row was written to `dead_letters`. `detail` names what could not be read: a property of"
-        " the message, `body`, or fields that the model declares; `*` stands for a key of the"
-        " body. It never holds a value."
+        " the message, `body`, the id of a missing key, or fields that the model declares; `*`"
+        " stands for a key of the body. It never holds a value."
     ),
     "metrics_failed": "A collector of the application raised while `/metrics` was read.",
     "message_unsupported": "A message has no handler, a newer wire format, a key that this "
     "process lacks, or a body in zstd without the extra `zstd`, and waits for a process that can "
-    "handle it; `reason` is what it would be dead-lettered as. A process logs only the first one "
-    "of each reason. "
+    "handle it; `reason` is what it would be dead-lettered as, and `detail` is the id of the key. "
+    "A process logs only the first one of each reason. "
     "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
     "message_erased": "A message was acked without a call of its handler, because the key of its "
     "person was destroyed.",

@@ -6,19 +6,25 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
 import zstandard
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from consumer import message_copies
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.payload_type import PayloadType
+from consumer.telemetry import Telemetry
 from consumer.verdict import FILTERED, DeadLetter, TryAgain, Verdict, Wait
 from outbox import HealthDataMessage
+from outbox.errors import UnreadableMessage
 from outbox.transports.delivery import Delivery
 from outbox.wire.codec import WireMessage
+from outbox.wire.encrypted import ENCODING
 from tests.support.builders import an_event, an_upload, on_the_wire
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -173,6 +179,27 @@ def test_a_zstd_body_waits_for_a_process_that_has_the_package_and_then_is_given_
         0, timedelta(seconds=5), failed=False, unsupported_since=NOON
     )
     assert waiting(message, since=NOON - QUARTER) == DeadLetter(1, "zstd_missing")
+
+
+def test_the_key_that_a_waiting_message_lacks_is_logged():
+    reading = Mock(decrypt=Mock(side_effect=UnreadableMessage("key_unknown", "2026-12")))
+    delivery = Delivery(a_message(content_encoding=ENCODING), 1, redelivered=False)
+    waits = decode_delivery(
+        delivery,
+        None,
+        now=NOON,
+        oldest=NOON - RETENTION,
+        unsupported_wait=QUARTER,
+        reading=reading,
+    )
+    assert isinstance(waits, TryAgain)
+
+    with capture_logs() as lines:
+        Telemetry(CollectorRegistry(), source="etl", queue="q", known=()).unsupported(
+            delivery.message, waits.unsupported_because, waits.unsupported_detail
+        )
+
+    assert [(line["reason"], line["detail"]) for line in lines] == [("key_unknown", "2026-12")]
 
 
 def test_a_message_that_has_a_handler_again_has_waited_for_no_time():

@@ -36,6 +36,8 @@ def test_only_the_owner_may_read_a_new_file_and_none_is_overwritten(file):
         key_file_writer.create(file, a_ring(1), source="FILE")
 
     assert ids(file) == {"key-3"}
+    with pytest.raises(ConfigurationError, match="FILE: its directory does not exist: make it"):
+        key_file_writer.create(file.parent / "of" / "keys.json", a_ring(1), source="FILE")
 
 
 def test_a_change_keeps_mode_owner_and_notes_and_follows_a_link(file, tmp_path):

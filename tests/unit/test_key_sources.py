@@ -160,6 +160,14 @@ def test_a_wrong_source_is_refused_without_its_text(text, reason):
     assert "canary" not in str(refused.value).lower()
 
 
+def test_a_package_that_the_module_of_a_source_lacks_is_named(tmp_path, monkeypatch):
+    (tmp_path / "canary_source.py").write_text("import a_missing_package")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ConfigurationError, match=r"\(ModuleNotFoundError: a_missing_package\)"):
+        sources.provider("python:canary_source:keys")
+
+
 @pytest.fixture
 def undecided(monkeypatch) -> None:
     monkeypatch.setattr(producer_encryption, "_choice", None)
