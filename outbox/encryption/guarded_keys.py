@@ -34,9 +34,7 @@ class GuardedKeys:
     own.
     """
 
-    def __init__(
-        self, keys: KeyProvider, *, setting: str, seconds: float = CALL_SECONDS
-    ) -> None:
+    def __init__(self, keys: KeyProvider, *, setting: str, seconds: float = CALL_SECONDS) -> None:
         self.is_in_memory = bool(getattr(keys, "is_in_memory", False))
         self._keys = keys
         self._setting = setting
@@ -52,7 +50,8 @@ class GuardedKeys:
         match found:
             case (str() as key_id, bytes() as wrapped):
                 return WrappedKey(key_id, wrapped)
-        self._refuse("wrap", "has returned no WrappedKey")
+            case _:
+                self._refuse("wrap", "has returned no WrappedKey")
 
     def unwrap(self, wrapped: WrappedKey, /) -> bytes:
         call = partial(self._keys.unwrap, wrapped)
@@ -65,9 +64,10 @@ class GuardedKeys:
 
     def _called(self, name: str, call: Callable[[], Any], *known: type[Exception]) -> Any:
         """The answer of *call*; raises the *known* errors, and KeysUnavailable for any other."""
+        passed: tuple[type[Exception], ...] = (KeysUnavailable, *known)
         try:
             return call() if self.is_in_memory else self._in_thread(name, call)
-        except (KeysUnavailable, *known):
+        except passed:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code
             # Without its text, which may quote anything.
