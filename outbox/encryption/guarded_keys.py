@@ -51,7 +51,7 @@ class GuardedKeys:
             case (str() as key_id, bytes() as wrapped):
                 return WrappedKey(key_id, wrapped)
             case _:
-                raise self._refusal("wrap", "has returned no WrappedKey")
+                raise self._refused("wrap", "has returned no WrappedKey")
 
     def unwrap(self, wrapped: WrappedKey, /) -> bytes:
         call = partial(self._keys.unwrap, wrapped)
@@ -102,10 +102,10 @@ class GuardedKeys:
 
     def _bytes(self, name: str, found: object) -> bytes:
         if not isinstance(found, bytes):
-            raise self._refusal(name, "has returned no bytes")
+            raise self._refused(name, "has returned no bytes")
         return found
 
-    def _refusal(self, name: str, problem: str) -> KeysUnavailable:
+    def _refused(self, name: str, problem: str) -> KeysUnavailable:
         return KeysUnavailable(f"{self._setting}: {name} of the source {problem}", refused=True)
 
     def _fail_late(self, name: str) -> NoReturn:
