@@ -13,7 +13,6 @@ from outbox.database import migrate, privileges, row_access, targets
 from outbox.database.errors import driver_errors_translated
 from outbox.database.verification import Expectation
 from outbox.dead_letters.selection import Selection, words
-from outbox.errors import ConfigurationError
 from outbox.tables import audit_log, outbox_targets
 
 Because = Annotated[
