@@ -2,7 +2,8 @@
 The database engine for a key database.
 
 On SQLite it has a rollback journal, and deleted keys are overwritten. On Postgres no timeout of
-the server or the role ends a transaction that holds keys.
+the server or the role ends a transaction that holds keys, and a standby is refused: an erasure
+does not see the batches that read keys there.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from outbox.encryption.keys import KeysUnavailable
 from outbox.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 
 LOCK_TIMEOUT = timedelta(seconds=5)
+_ATTRIBUTES = "target_session_attrs"
 
 # Postgres before 17 has no transaction_timeout.
 _NO_TIMEOUTS = (
@@ -44,6 +46,9 @@ def key_engine(
     With *create* a SQLite file that is missing is created. Raises ConfigurationError.
     """
     url = checked_url(text, setting=setting, allow_insecure=allow_insecure)
+    is_postgres = url.get_backend_name() == "postgresql"
+    if is_postgres and url.query.get(_ATTRIBUTES) != "read-write":
+        url = url.update_query_dict({_ATTRIBUTES: "primary"})
     try:
         engine = create_engine(
             url,
@@ -59,7 +64,7 @@ def key_engine(
         ) from None
     except (ConfigurationError, ValueError) as error:
         raise ConfigurationError(str(error).replace("MQ_DATABASE_URL", setting)) from None
-    if url.get_backend_name() == "postgresql" and not is_pooled(engine):
+    if is_postgres and not is_pooled(engine):
         sa.event.listen(engine.sync_engine, "connect", _without_timeouts)
     return engine
 

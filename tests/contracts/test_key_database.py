@@ -12,9 +12,11 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -33,7 +35,7 @@ from outbox.key_store import creation
 from outbox.key_store.batch_file import BatchFile
 from outbox.key_store.reader import SubjectKeyStore
 from tests.support.breakpoints import BreakpointProxy
-from tests.support.keys import SETTING, KeyStore, key_store
+from tests.support.keys import SETTING, KeyStore, engine_of, key_store
 
 
 @pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
@@ -269,3 +271,26 @@ async def test_an_erasure_on_sqlite_waits_for_no_later_batch(tmp_path: Path) -> 
             older.close()
             assert of_eraser.is_free()
     assert (tmp_path / "keys.db-batches").stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.parametrize("wanted", ["any", "prefer-standby"])
+async def test_a_standby_of_the_key_database_is_refused(
+    wanted: str, empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An erasure on the primary does not see the batches that read keys from a standby."""
+    connect = asyncpg.connect
+
+    async def to_standby(*arguments: Any, **options: Any) -> Any:
+        # As a standby reports itself to the driver, which then tries the next server.
+        if options["target_session_attrs"] == "primary":
+            raise asyncpg.exceptions.TargetServerAttributeNotMatched
+        return await connect(*arguments, **options)
+
+    async with key_store(empty_postgres_url) as store:
+        monkeypatch.setattr(asyncpg, "connect", to_standby)
+        url = make_url(store.url).update_query_dict({"target_session_attrs": wanted})
+        async with engine_of(url.render_as_string(hide_password=False)) as engine:
+            reader = SubjectKeyStore(engine, store.ring, setting=SETTING)
+            with pytest.raises(KeysUnavailable, match="no server is primary"):
+                async with reader.holding({uuid4()}):
+                    pytest.fail("its batches are not seen")
