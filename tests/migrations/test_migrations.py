@@ -16,7 +16,7 @@ from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
 from outbox.tables import audit_log, ordering_secret, outbox_compatibility
-from tests.support.builders import LEAK_MARKER, an_event, an_upload
+from tests.support.builders import an_upload
 from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY
 from tests.support.roles import role
@@ -464,30 +464,3 @@ def test_the_numbers_of_the_files_are_the_revisions_that_alembic_finds():
 
     assert migrate.head() == scripts.get_current_head()
     assert migrate.known_revisions() == {each.revision for each in scripts.walk_revisions()}
-
-
-async def test_the_statistics_of_postgres_hold_no_body_header_or_correlation_id(postgres_url):
-    marker = LEAK_MARKER.encode()
-    engine = create_engine(make_url(postgres_url), pool_size=2, application_name="test")
-    events = [
-        an_event(payload={"note": LEAK_MARKER, "n": n}, correlation_id=f"{LEAK_MARKER}{n}")
-        for n in range(200)
-    ]
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(outbox.insert(*events))
-            await connection.execute(sa.text("ANALYZE outbox"))
-            found = await connection.execute(
-                sa.text("SELECT attname FROM pg_stats WHERE tablename = 'outbox'")
-            )
-            columns = set(found.scalars())
-            texts = await connection.scalar(
-                sa.text("SELECT string_agg(statistic::text, ' ') FROM pg_statistic AS statistic")
-            )
-    finally:
-        await engine.dispose()
-
-    assert {"type", "idempotency_key"} <= columns
-    assert not columns & {"body", "headers", "correlation_id"}
-    assert LEAK_MARKER not in texts
-    assert marker.hex() not in texts
