@@ -5,6 +5,7 @@ The keys of a consumer's process: for messages that it reads, and events that it
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from consumer.settings import SPARE_CONNECTIONS, ConsumerSettings
@@ -30,13 +31,15 @@ async def decryption(
     Raises ConfigurationError, also without the extra `encryption` or if encryption is required and
     there are no keys, and KeysUnavailable.
     """
-    chosen = await asyncio.to_thread(
+    choose = partial(
         producer_encryption.use_settings,
         settings.keys,
         subjects=settings.subject_keys,
         required=settings.require_encryption,
         allow_insecure=settings.allow_insecure,
     )
+    # A source may ask a server; without one there is nothing to wait for.
+    chosen = choose() if settings.keys is None else await asyncio.to_thread(choose)
     if chosen.keys is None:
         check_required(settings)
         yield None
