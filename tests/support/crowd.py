@@ -47,16 +47,17 @@ class Crowd:
     async def record(self, events: int, kind: str = SEEN, **columns: Any) -> None:
         """Record this many events, of each person in turn; those of erased persons are refused."""
         for at in range(0, events, BATCH):
-            rows = await asyncio.to_thread(self._rows, min(BATCH, events - at), kind, columns)
+            numbers = range(at, min(at + BATCH, events))
+            rows = await asyncio.to_thread(self._rows, numbers, kind, columns)
             async with self.deployment.engine.begin() as connection:
                 await connection.execute(sa.insert(outbox), rows)
-            self.recorded += BATCH
+            self.recorded += len(numbers)
 
     def _rows(
-        self, events: int, kind_of_others: str, columns: dict[str, Any]
+        self, numbers: range, kind_of_others: str, columns: dict[str, Any]
     ) -> list[dict[str, Any]]:
         rows = []
-        for number in range(events):
+        for number in numbers:
             person = number % self.count
             kind = REFUSED if number // self.count % 5 == 3 else kind_of_others
             try:
