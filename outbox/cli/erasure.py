@@ -48,7 +48,7 @@ SubjectFile = Annotated[
 ]
 Because = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="Why you do this; audit_log keeps it, so name nobody."),
+    typer.Option(metavar="TEXT", help="Why you do this; audit_log keeps it, so name no person."),
 ]
 By = Annotated[
     str | None, typer.Option(metavar="NAME", help="The actor; default is the user and the host.")
