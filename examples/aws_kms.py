@@ -21,9 +21,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
+import boto3  # pyright: ignore[reportMissingImports]
+from botocore.config import Config  # pyright: ignore[reportMissingImports]
+from botocore.exceptions import (  # pyright: ignore[reportMissingImports]
+    BotoCoreError,
+    ClientError,
+    NoRegionError,
+)
 
 from outbox.encryption.keys import KeysUnavailable, UnknownKey, WrappedKey, WrongKey
 from outbox.errors import ConfigurationError
