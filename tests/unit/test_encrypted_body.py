@@ -130,18 +130,20 @@ def test_a_source_without_a_whole_digest_key_is_refused():
 keys = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=40
 )
+MARK = "private-to-the-event-"
+private = keys.map(lambda text: MARK + text)
 
 
 @given(
     payload=st.binary(max_size=200) | st.dictionaries(keys, keys | st.integers() | st.none()),
     routing_key=keys,
-    idempotency_key=st.just("") | keys,
-    correlation_id=st.none() | keys,
+    idempotency_key=st.just("") | private,
+    correlation_id=st.none() | private,
     headers=st.dictionaries(
         st.sampled_from(["source", "traceparent", "schema-version"]),
         keys | st.integers(-(2**63), 2**63 - 1) | st.booleans(),
     ),
-    subject=st.none() | keys,
+    subject=st.none() | private,
 )
 def test_an_event_comes_back_as_it_was_recorded(payload, subject, **fields):
     ring, subjects = a_ring(), SubjectsInMemory()
@@ -153,10 +155,8 @@ def test_an_event_comes_back_as_it_was_recorded(payload, subject, **fields):
 
     for name in ("id", "type", "body", "routing_key", "content_type", "headers", "correlation_id"):
         assert getattr(envelope, name) == getattr(event, name)
-    outside = repr((message.headers, message.correlation_id)) + message.body.decode("latin-1")
-    for name in ("correlation_id", "idempotency_key", "subject"):
-        value = getattr(event, name)
-        assert value is None or len(value) < 12 or value == str(event.id) or value not in outside
+    assert MARK not in repr((message.headers, message.correlation_id))
+    assert MARK.encode() not in message.body
 
 
 def test_a_body_belongs_to_the_fields_of_its_event_in_any_spelling_of_the_id():
