@@ -310,8 +310,8 @@ MUTANTS = (
         "dead_letters_types_of_a_later_version",
         "a worker of the old version dead-letters events that only the new one handles",
         "consumer/execution/decode.py",
-        "    if code not in _WAITED_FOR and not headers.is_newer:\n",
-        "    if code:\n",
+        "    if error.code not in _WAITED_FOR and not headers.is_newer:\n",
+        "    if error.code:\n",
         Suite(("tests/simulation/test_deployments.py",)),
     ),
     Mutant(
