@@ -19,13 +19,14 @@ from consumer.storage.tables import (
     parked_messages,
     processed_messages,
 )
+from outbox.audit_tables import audit_log
 from outbox.backoff import RetrySchedule
 from outbox.database.privileges import Rights, together
 from outbox.database.processes import RIGHTS_OF_PROCESS
 from outbox.database.verification import Expectation
 from outbox.dead_letters import maintenance
 from outbox.errors import ConfigurationError
-from outbox.tables import audit_log, dead_letters, outbox_processes
+from outbox.tables import dead_letters, outbox_processes
 from outbox.transports.topology import Topology
 
 MIN_PREFETCH = 64

@@ -10,7 +10,8 @@ A producer imports only the files of the first block; in reading order:
     event, health_data, record         an event, the health-upload event, recording them
     session                            sessions that may record
     written_table, written_row         the table that they write to
-    tables, consumer_tables            all tables
+    tables, consumer_tables, audit_tables
+                                       all tables
     database_time                      times by the clock of the database
     tracing                            their traces in OpenTelemetry
     producer_encryption, producer_compression

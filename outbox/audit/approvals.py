@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.audit.chain import canonical_json
 from outbox.audit.log import Action, Audit, Filters, StatedFilters, own_user
+from outbox.audit_tables import approvals, audit_log
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
 from outbox.database_time import database_now
 from outbox.errors import ApprovalNeeded, ConfigurationError
 from outbox.runtime.shield import commit
-from outbox.tables import approvals, audit_log
 
 APPROVABLE = timedelta(days=1)
 """How long a request can be approved."""

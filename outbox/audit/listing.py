@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit_tables import audit_log
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
-from outbox.tables import audit_log
 
 LIMIT = 100
 """Default number of rows."""

@@ -23,8 +23,8 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from outbox.audit.chain import FIELDS, START, canonical_json, hash_of
+from outbox.audit_tables import audit_head, audit_log
 from outbox.database_time import database_now, now_plus
-from outbox.tables import audit_head, audit_log
 
 
 class Action(StrEnum):

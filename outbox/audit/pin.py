@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.audit.chain import Head
 from outbox.audit.log import Action, Audit, Filters, StatedFilters
+from outbox.audit_tables import audit_head, audit_log
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
 from outbox.event import Event
 from outbox.record import insert
-from outbox.tables import audit_head, audit_log, outbox
+from outbox.tables import outbox
 
 EVENT_TYPE = "audit.head"
 RIGHTS: Rights = {

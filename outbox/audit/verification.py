@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.audit.chain import FIELDS, Head, hash_of
+from outbox.audit_tables import audit_head, audit_log
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
 from outbox.database.privileges import Rights
-from outbox.tables import audit_head, audit_log
 
 RIGHTS: Rights = {audit_log: ("SELECT",), audit_head: ("SELECT",)}
 PAGE = 2_000

@@ -9,11 +9,12 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox.audit.log import Action, Audit, user_and_host
+from outbox.audit_tables import audit_log
 from outbox.database import migrate, privileges, row_access, targets
 from outbox.database.errors import driver_errors_translated
 from outbox.database.verification import Expectation
 from outbox.dead_letters.selection import Selection, words
-from outbox.tables import audit_log, outbox_targets
+from outbox.tables import outbox_targets
 
 Because = Annotated[
     str | None,

@@ -5,6 +5,7 @@ The commands `relay keys status`, `rotate`, `rewrap` and `retire`.
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from outbox.audit_tables import audit_log
 from outbox.cli import dead_letter_view, key_view
 from outbox.cli.console import console, once, print_json
 from outbox.cli.interruptible import run_interruptible, run_query
@@ -25,7 +26,7 @@ from outbox.key_operations.rewrapping import Wanted
 from outbox.key_operations.subject_rewrap import SubjectRun
 from outbox.key_operations.wrapped_again import Summary
 from outbox.runtime.service import ExitCode
-from outbox.tables import audit_log, dead_letters, outbox
+from outbox.tables import dead_letters, outbox
 
 READING: Rights = dict.fromkeys((outbox, dead_letters, parked_messages), ("SELECT",))
 REWRAPPING: Rights = {

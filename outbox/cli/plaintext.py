@@ -2,11 +2,11 @@
 The commands `relay keys require` and `allow-plaintext`.
 """
 
+from outbox.audit_tables import audit_log
 from outbox.cli.console import console, once
 from outbox.cli.key_settings import KeySettings, audit_of
 from outbox.database.privileges import Rights
 from outbox.key_operations import plaintext
-from outbox.tables import audit_log
 
 _RIGHTS: Rights = {audit_log: ("INSERT",)}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.audit.log import Action, Audit
+from outbox.audit_tables import audit_log
 from outbox.database import migrate, row_access
 from outbox.database.engine import DEFERRED
 from outbox.database.errors import driver_errors_translated
@@ -19,7 +20,7 @@ from outbox.dead_letters.selection import Selection, Snapshot
 from outbox.dead_letters.store import DeadLetters, LetterGroup
 from outbox.errors import ConfigurationError
 from outbox.runtime.shield import commit
-from outbox.tables import audit_log, dead_letters
+from outbox.tables import dead_letters
 
 if TYPE_CHECKING:  # a running process replays nothing
     from outbox.dead_letters.replay import Destination, Duplicates

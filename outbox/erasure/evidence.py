@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from outbox.audit.log import Action, Audit, Filters
+from outbox.audit_tables import audit_log
 from outbox.database.privileges import Rights
 from outbox.encryption.encryptor import Encryptor
 from outbox.event import Event
-from outbox.tables import audit_log, outbox
+from outbox.tables import outbox
 from outbox.wire.row_codec import to_row
 
 TYPE = "subject.erased"

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from outbox import insert
+from outbox.audit_tables import audit_log
 from outbox.database.engine import create_engine
-from outbox.tables import audit_log
 from tests.support.builders import an_event
 from tests.support.commands import CommandLine
 from tests.support.deployment import Deployment

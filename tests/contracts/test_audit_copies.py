@@ -13,9 +13,9 @@ from outbox.audit import approvals
 from outbox.audit.log import Action, StatedFilters
 from outbox.audit.pin import head_of
 from outbox.audit.verification import Fault, Problem, verify
+from outbox.audit_tables import approvals as requests
 from outbox.database.engine import create_engine
 from outbox.errors import ApprovalNeeded
-from outbox.tables import approvals as requests
 from tests.support.audit import AWKWARD, UNCHAINED, an_audit, record, without_triggers
 from tests.support.pages import REPOSITORY
 from tests.support.roles import execute

@@ -16,8 +16,8 @@ from outbox.audit.chain import START, Head, canonical_json, hash_of
 from outbox.audit.log import Action, StatedFilters
 from outbox.audit.pin import head_of
 from outbox.audit.verification import Fault, Problem, verify
+from outbox.audit_tables import audit_head, audit_log
 from outbox.database.engine import create_engine
-from outbox.tables import audit_head, audit_log
 from tests.support.audit import AWKWARD, UNCHAINED, an_audit, record, without_triggers
 from tests.support.dead_letters import audit_rows
 from tests.support.roles import execute, role

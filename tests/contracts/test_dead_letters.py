@@ -18,6 +18,7 @@ from consumer.storage import stored_message
 from consumer.storage.completed import CompletedMessages
 from consumer.storage.dedup import Dedup
 from outbox.audit.log import is_known
+from outbox.audit_tables import audit_log
 from outbox.database_time import now_plus
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.dead_letters.replay import BATCH
@@ -26,7 +27,7 @@ from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.store import DeadLetters, LetterGroup, Order, ReasonCount, Span
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
-from outbox.tables import audit_log, dead_letters, outbox
+from outbox.tables import dead_letters, outbox
 from outbox.wire import codec, row_codec
 from relay.replay import ALREADY_IN_OUTBOX, ToOutbox
 from tests.support.builders import LEAK_MARKER, an_event

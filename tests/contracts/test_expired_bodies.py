@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage import stored_message
+from outbox.audit_tables import audit_log
 from outbox.dead_letters import encrypted_letters, redaction
 from outbox.dead_letters.expired_body import BODY_EXPIRED, EXPIRED_ENCRYPTED
 from outbox.dead_letters.letter_keys import LetterKeys
@@ -29,7 +30,6 @@ from outbox.encryption.decryptor import Decryptor
 from outbox.errors import OutboxError, UnreadableMessage
 from outbox.runtime import logs
 from outbox.runtime.process import Availability
-from outbox.tables import audit_log
 from outbox.wire import codec, row_codec
 from relay.replay import ToOutbox, _envelope_of
 from tests.support.builders import LEAK_MARKER

@@ -18,10 +18,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox.audit_tables import audit_log
 from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_tables import subject_keys
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
-from outbox.tables import audit_log, outbox
+from outbox.tables import outbox
 from tests.support.breakpoints import Breakpoint, BreakpointProxy
 from tests.support.commands import CommandLine
 from tests.support.keys import SETTING, KeyStore, key_store

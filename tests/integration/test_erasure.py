@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from outbox import Event
 from outbox.audit.log import Action
+from outbox.audit_tables import audit_head, audit_log
 from outbox.database_time import database_now, now_plus
 from outbox.encryption.body_format import subject_of
 from outbox.encryption.decryptor import Decryptor
@@ -29,7 +30,7 @@ from outbox.encryption.subjects import SubjectErased
 from outbox.erasure import erasure
 from outbox.erasure.opened import Opened
 from outbox.key_store.reader import SubjectKeyStore
-from outbox.tables import audit_head, audit_log, dead_letters, outbox
+from outbox.tables import dead_letters, outbox
 from outbox.wire.row_codec import from_row, to_row
 from tests.support.audit import an_audit, without_triggers
 from tests.support.commands import CommandLine, Ended

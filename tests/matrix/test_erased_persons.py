@@ -21,13 +21,14 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
+from outbox.audit_tables import audit_log
 from outbox.encryption.body_format import subject_of
 from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_connection import KeyConnection
 from outbox.encryption.key_tables import subject_keys
 from outbox.encryption.subject_key_database import SubjectKeyDatabase
 from outbox.key_store.reader import SubjectKeyStore
-from outbox.tables import audit_log, dead_letters
+from outbox.tables import dead_letters
 from tests.support import persons
 from tests.support.crowd import CONSUMERS, RELAYS, Crowd, Processes, name, pause
 from tests.support.deployment import Deployment

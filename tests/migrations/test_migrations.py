@@ -12,10 +12,11 @@ from sqlalchemy.engine import make_url
 
 import outbox
 from consumer.storage.tables import processed_messages
+from outbox.audit_tables import audit_log
 from outbox.database import migrate
 from outbox.database.engine import create_engine
 from outbox.errors import DatabaseUnavailable, SchemaMismatch
-from outbox.tables import audit_log, ordering_secret, outbox_compatibility
+from outbox.tables import ordering_secret, outbox_compatibility
 from tests.support.builders import an_upload
 from tests.support.eventually import eventually
 from tests.support.pages import REPOSITORY

@@ -13,7 +13,7 @@ import outbox
 import outbox.testing
 from consumer.handler import Options
 from consumer.storage.tables import failing_messages, parked_messages, processed_messages
-from outbox import tables
+from outbox import audit_tables, tables
 from outbox.wire import headers as wire
 from tests.reference import markdown
 from tests.reference.markdown import code, codes, one_line
@@ -55,7 +55,7 @@ def columns() -> str:
 _TABLES = (
     tables.outbox,
     tables.dead_letters,
-    tables.audit_log,
+    audit_tables.audit_log,
     processed_messages,
     parked_messages,
     failing_messages,

@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer.storage import stored_message
 from outbox.audit.log import Audit
+from outbox.audit_tables import audit_log
 from outbox.database_time import database_now, now_plus
 from outbox.dead_letters.replay import Run
 from outbox.dead_letters.selection import Selection
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters
-from outbox.tables import audit_log, dead_letters
+from outbox.tables import dead_letters
 from outbox.wire import codec, row_codec
 from tests.support.builders import AN_INSTANT, LEAK_MARKER, an_event
 
