@@ -85,5 +85,7 @@ async def test_each_role_of_a_key_database_does_its_work_and_no_other(
 
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["erased"] == 1
+    # Its event `subject.erased` waits in the outbox, encrypted by a key of this test alone.
+    assert await execute(installation.administration, "DELETE FROM mq.outbox RETURNING id")
     with pytest.raises(Exception, match="permission denied"):
         await execute(roles.url("eraser"), "SELECT wrapped FROM subject_keys")
