@@ -3,6 +3,7 @@ The command `consumer run --processes`: a supervisor with its parts.
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from consumer.supervision.child import ChildProcess, own_variables, same_program
 from consumer.supervision.merged_metrics import MergedMetrics
 from consumer.supervision.options import cores, limits, read
 from consumer.supervision.restarts import Crashes
-from consumer.supervision.scaling import Limits
+from consumer.supervision.scaling import Limits, Pace
 from consumer.supervision.supervisor import PROCESSES, Supervisor
 from consumer.supervision.telemetry import Telemetry
 from outbox.cli.start import fail
@@ -60,16 +61,19 @@ async def supervise(
     stop: asyncio.Event,
     *,
     allowed: Limits,
+    pace: Pace | None = None,
+    program: Sequence[str] | None = None,
 ) -> ExitCode:
     """
     Supervise processes of *consumer*, which is called *name* on the command line.
 
-    Their number follows the load between the limits that are *allowed*. Raises ConfigurationError
-    if the probes cannot be served.
+    Their number follows the load at this *pace*, between the limits that are *allowed*. *program*
+    is the command `consumer`; by default that of this process. Raises ConfigurationError if the
+    probes cannot be served.
     """
     registry, health = CollectorRegistry(), probes.Health(PROCESSES)
     log_context.bind(consumer=consumer.name)
-    command, variables = [*same_program(), "run", name], own_variables()
+    command, variables = [*(program or same_program()), "run", name], own_variables()
 
     async def start(number: int) -> ChildProcess:
         return await ChildProcess.start(number, command, variables)
@@ -83,6 +87,7 @@ async def supervise(
         telemetry=telemetry,
         health=health,
         deadline=settings.drain + 1.5 * _ABORT,
+        pace=pace,
         backlog=None if is_fixed else WorkQueues(consumer, settings, telemetry),
     )
     registry.register(MergedMetrics(lambda: supervisor.ports))

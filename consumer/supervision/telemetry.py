@@ -21,7 +21,8 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._log = logs.get("supervisor")
-        self.availability = Availability(self._log, registry)
+        # The processes have gauges of these names, on the same page.
+        self.availability = Availability(self._log, CollectorRegistry())
         self._wanted = Gauge(
             "mq_processes_wanted",
             "Processes of the consumer that its supervisor keeps running.",
