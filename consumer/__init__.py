@@ -35,6 +35,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`
     inspection                   all that `consumer check` looks at
+    supervision/, supervised     several processes on one machine, and the end that each has of it
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.

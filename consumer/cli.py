@@ -21,10 +21,11 @@ from consumer.maintenance.retention import retention as retention_of
 from consumer.settings import ConsumerSettings
 from consumer.status import status as status_of
 from consumer.status_view import show
+from consumer.supervision import run as supervisor
 from consumer.target import load_consumer, start
 from outbox.checks.report import Report
 from outbox.checks.result import Check
-from outbox.cli import adoption, contract_options, second_person
+from outbox.cli import adoption, contract_options, process_options, second_person
 from outbox.cli import audit as audit_commands
 from outbox.cli import check as checked
 from outbox.cli import console as commands
@@ -72,9 +73,17 @@ def options(*, version: Version = False) -> None:
 
 
 @app.command()
-def run(target: Target) -> None:
+def run(
+    target: Target,
+    *,
+    processes: process_options.Processes = None,
+    min_processes: process_options.Minimum = None,
+    max_processes: process_options.Maximum = None,
+) -> None:
     """Handle events until SIGTERM or SIGINT; a second signal ends it at once."""
-    service.run(target)
+    if (processes, min_processes, max_processes) == (None, None, None):
+        service.run(target)
+    supervisor.run(target, processes, minimum=min_processes, maximum=max_processes)
 
 
 @app.command()

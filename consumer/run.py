@@ -2,11 +2,15 @@
 The command `consumer run`, without what only the other commands need.
 """
 
+import os
 import sys
+from typing import NoReturn
 
-from consumer import target
+from consumer import supervised, target
 from consumer.service import serve
 from outbox.cli.output import run_command
+from outbox.cli.start import fail
+from outbox.errors import ConfigurationError
 from outbox.runtime import service
 
 
@@ -15,8 +19,14 @@ def main() -> None:
     run_command(lambda: run(sys.argv[-1]))
 
 
-def run(name: str) -> None:
+def run(name: str) -> NoReturn:
     """Handle events until a signal ends it; ends the process with the code of the service."""
     settings, consumer = target.start(name, warnings="log")
-    code = service.run(lambda stop: serve(consumer, settings, stop), drain=settings.drain)
+    try:
+        supervision = supervised.supervision(os.environ, drain=settings.drain)
+    except ConfigurationError as error:
+        fail(error)
+    code = service.run(
+        lambda stop: serve(consumer, settings, stop, supervision=supervision), drain=settings.drain
+    )
     raise SystemExit(code)

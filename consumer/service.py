@@ -12,6 +12,7 @@ from consumer.consumer import Consumer
 from consumer.encryption import decryption
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
+from consumer.supervised import Report, Supervision, followed
 from consumer.telemetry import Telemetry
 from outbox import producer_compression
 from outbox.runtime import log_context, probes, process
@@ -23,9 +24,15 @@ from outbox.transports.connect import management
 USUAL_METRICS_PORT = 8002
 
 
-async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
+async def serve(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    stop: asyncio.Event,
+    *,
+    supervision: Supervision | None = None,
+) -> None:
     """
-    Run *consumer* until *stop* is set.
+    Run *consumer* until *stop* is set, or until its *supervision* ends.
 
     Raises ConfigurationError and Unavailable at start only; later it waits for servers and keys.
     """
@@ -45,7 +52,15 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     )
     telemetry.figures.facts["queues"] = [queue, *others]
     served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
-    async with served, assembly.database(consumer, settings) as engine:
+    async with (
+        served as port,
+        followed(
+            supervision,
+            stop,
+            lambda: Report(telemetry.figures.total, tuple(health.missing), port),
+        ),
+        assembly.database(consumer, settings) as engine,
+    ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
         opened = decryption(settings, name=process.name(assembly.role(consumer)))

@@ -18,6 +18,7 @@ The parts of the command line that `relay` and `consumer` share.
     key_view                 how keys look on a terminal, and as JSON
     plaintext                `keys require` and `allow-plaintext`
     contract_options         the options of AsyncAPI documents
+    process_options          options of `consumer run`
     adoption                 `topology --adopt`: another exchange or queue for a source
 
 May import every other package of `outbox`; none of them imports this one.

@@ -30,7 +30,8 @@ console = Console(soft_wrap=True)
 
 EXIT_CODES = (
     "Exit status: 0 stopped cleanly, 1 crashed, 2 bad configuration, "
-    "3 database or broker unreachable at start, 4 drain deadline passed."
+    "3 database or broker unreachable at start, 4 drain deadline passed, 5 approval needed, "
+    "6 crash limit."
 )
 
 

@@ -45,6 +45,11 @@ class Figures:
         self._lags = dict(lags or {})
         self._samples = deque([self._sample(began)])
 
+    @property
+    def total(self) -> int:
+        """The sum of all counters; another thread may read it."""
+        return sum(tuple(self.counts.values()))
+
     def report(self, now: float) -> dict[str, Any]:
         """
         Return the figures at the time *now* as JSON.

@@ -19,10 +19,6 @@ from typing import TypeAlias
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.runtime import captured, logs
 
-Service: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
-"""A coroutine function that works until the event is set, then drains and returns."""
-
-
 ABORT_SECONDS = 5.0
 """Seconds in which cancelled work may roll back and close its connections."""
 
@@ -42,6 +38,16 @@ class ExitCode(IntEnum):
     """Messages in flight were not finished in time; the next process repeats them."""
     APPROVAL_NEEDED = 5
     """A command has recorded a request, which a second person has to approve first."""
+    CRASH_LIMIT = 6
+    """A supervisor has stopped, because the processes that it started crashed too often."""
+
+
+Service: TypeAlias = Callable[[asyncio.Event], Awaitable[ExitCode | None]]
+"""
+A coroutine function that works until the event is set, then drains and returns.
+
+It may return another exit code than STOPPED, and has logged the reason.
+"""
 
 
 def run(service: Service, *, drain: timedelta) -> ExitCode:
@@ -125,18 +131,24 @@ async def _run(service: Service, drain: timedelta) -> ExitCode:
             # A hanging COMMIT must not be interrupted, and a thread cannot be: exit without them.
             # The next process finds out whether they succeeded.
             os._exit(ExitCode.DRAIN_DEADLINE)
-        await _raise_first(work)
+        code = await _result(work)
     finally:
         stopping.cancel()
         aborting.cancel()
+    if code not in (None, ExitCode.STOPPED):
+        return code
     log.info("stopped")
     return ExitCode.STOPPED
 
 
-async def _raise_first(work: asyncio.Future[None]) -> None:
-    """Raise the error of *work*; of a group the first one, since it cancelled the others."""
+async def _result(work: asyncio.Future[ExitCode | None]) -> ExitCode | None:
+    """
+    Return the code of *work*, or raise its error; of a group the first one.
+
+    That one has cancelled the others.
+    """
     try:
-        await work
+        return await work
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
