@@ -92,6 +92,7 @@ ready_priority_index = _partial(
 )
 urgent_key_index = _partial(
     "outbox_ready_urgent_key",
+    outbox.c.priority,
     outbox.c.ordering_key,
     outbox.c.id,
     where=outbox.c.not_before.is_(None)

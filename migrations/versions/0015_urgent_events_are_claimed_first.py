@@ -23,7 +23,7 @@ URGENT = sa.text("not_before IS NULL AND ordering_key IS NOT NULL AND priority =
 def upgrade() -> None:
     wait_briefly()
     index("outbox_ready_priority", ["priority", "id"], READY)
-    index("outbox_ready_urgent_key", ["ordering_key", "id"], URGENT)
+    index("outbox_ready_urgent_key", ["priority", "ordering_key", "id"], URGENT)
 
 
 def downgrade() -> None:
