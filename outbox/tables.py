@@ -84,6 +84,21 @@ ready_key_index = _partial(
     outbox.c.id,
     where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_not(None),
 )
+ready_priority_index = _partial(
+    "outbox_ready_priority",
+    outbox.c.priority,
+    outbox.c.id,
+    where=outbox.c.not_before.is_(None) & outbox.c.ordering_key.is_(None),
+)
+urgent_key_index = _partial(
+    "outbox_ready_urgent_key",
+    outbox.c.priority,
+    outbox.c.ordering_key,
+    outbox.c.id,
+    where=outbox.c.not_before.is_(None)
+    & outbox.c.ordering_key.is_not(None)
+    & (outbox.c.priority == "high"),
+)
 key_index = _partial(
     "outbox_ordering_key",
     outbox.c.ordering_key,

@@ -2,8 +2,11 @@
 The outbox table as the relay uses it: every SQL statement of the relay is in this folder.
 
     base               the protocol `OutboxStore`: claim, settle, promote, backlog
-    claim_statements   the statements of a claim, for Postgres and SQLite, but for
-    postgres_unkeyed_claim   the one for rows without a key in Postgres
+    claim_statements   the columns that the statements of a claim read, and their sizes
+    unkeyed_claim_statements   rows without a key: their priorities, and the claim in SQLite
+    postgres_unkeyed_claim   the claim of rows without a key in Postgres
+    keyed_claim_statements   keys with ready rows, and the claim of their first rows
+    priority_turns     which priority a claim begins with
     claimed_rows       the rows that a scan claims, read from a result
     measurement        the statement that measures the outbox by state
     settlement         applies verdicts to rows

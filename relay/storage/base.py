@@ -29,7 +29,7 @@ class Claim:
     A claim that ends without being settled changes no row.
 
     Args:
-        rows: The rows to publish, in order of insertion.
+        rows: The rows to publish: urgent ones first, else in order of insertion.
         more: Whether another claim may find rows right now.
 
     """
@@ -80,7 +80,9 @@ class OutboxStore(Protocol):
 
     def claim(self, *, limit: int, size: int) -> AbstractAsyncContextManager[Claim]:
         """
-        Claim at most *limit* ready rows, in order of insertion.
+        Claim at most *limit* ready rows: urgent ones first, else in order of insertion.
+
+        While claims are full, each priority has its turn; see `priority_turns.py`.
 
         Their bodies have at most *size* bytes. The first row of each kind, with and without a key,
         may exceed that: otherwise a large row would never be claimed.

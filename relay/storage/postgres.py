@@ -11,7 +11,7 @@ same effect, but hashes of keys may collide; this way works through poolers too.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from time import monotonic
@@ -23,9 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import driver_errors_translated, with_deadline
 from relay.storage.base import Claim
-from relay.storage.claim_statements import POSTGRES_CLAIM_KEYED
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows, savepoints
 from relay.storage.kept_sessions import KeptSessions
+from relay.storage.keyed_claim_statements import POSTGRES_CLAIM_KEYED
+from relay.storage.keyed_scan import KeyHeads
 from relay.storage.measurement import POSTGRES_LOCKED
 from relay.storage.postgres_session import PostgresSession
 from relay.storage.postgres_settlement import DELETION, PostgresSettlement
@@ -43,6 +44,8 @@ _PLANNER = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    # An index has the order: sorts look cheap as long as statistics know of few rows.
+    "enable_sort": "off",
 }
 
 _MEASURED_BY_INDEX = sa.text(
@@ -184,8 +187,12 @@ class PostgresStore(SqlStore):
             await connection.execute(_CONSTRAINTS_AT_ONCE)
             yield savepoints(connection)
 
-    def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
-        return {"keys": list(heads), "heads": list(heads.values())}
+    def _head_parameters(self, heads: KeyHeads) -> dict[str, Any]:
+        return {
+            "keys": list(heads.ids),
+            "heads": list(heads.ids.values()),
+            "urgent": [key in heads.urgent for key in heads.ids],
+        }
 
     def _due_to_promote(self) -> sa.Select[tuple[int]]:
         return super()._due_to_promote().with_for_update(skip_locked=True)

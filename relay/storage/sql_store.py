@@ -1,8 +1,8 @@
 """
 Both databases: promoting due rows, reading the backlog, rows that cannot be settled.
 
-Every statement is here, in `claim_statements.py`, `measurement.py`, `settlement.py`, or in the
-file of its database, and all of them use the one definition of the tables.
+Every statement is here, in the files of claims, `measurement.py`, `settlement.py`, or in the file
+of its database, and all of them use the one definition of the tables.
 """
 
 import time
@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from outbox.database.errors import with_deadline
 from outbox.database_time import database_now
+from outbox.event import Priority
 from outbox.tables import outbox
 from relay.event_group import EventState, oldest_age
 from relay.measured_rows import groups
@@ -34,7 +35,7 @@ from relay.storage.base import MEASURED_ROWS, Backlog
 from relay.storage.claim import Claimer
 from relay.storage.claimed_rows import ClaimedRows
 from relay.storage.isolation import Scope, is_about_rows, refused
-from relay.storage.keyed_scan import KeyedScan
+from relay.storage.keyed_scan import KeyedScan, KeyHeads
 from relay.storage.measurement import measured, measuring
 from relay.storage.settlement import Settlement
 from relay.storage.unkeyed_scan import UnkeyedScan
@@ -63,7 +64,7 @@ class SqlStore(ABC):
 
     """
 
-    claim_unkeyed: ClassVar[sa.Select[Any]]
+    claim_unkeyed: ClassVar[Mapping[Priority, sa.Select[Any]]]
     claim_keyed: ClassVar[sa.Select[Any]]
     settlement: ClassVar[Settlement]
     read_only: ClassVar[Mapping[str, Any]]
@@ -180,8 +181,8 @@ class SqlStore(ABC):
         """A scope whose changes are committed at the end of the block at the latest."""
 
     @abstractmethod
-    def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
-        """*heads*, ids of first rows by key, as parameters of `claim_keyed`."""
+    def _head_parameters(self, heads: KeyHeads) -> dict[str, Any]:
+        """*heads* as parameters of `claim_keyed`."""
 
     @asynccontextmanager
     async def _measuring(self) -> AsyncIterator[AsyncConnection]:

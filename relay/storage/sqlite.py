@@ -13,7 +13,7 @@ a crash between publish and delete.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -31,11 +31,13 @@ from outbox.database.sqlite_file_lock import FileLock
 from outbox.runtime.shield import commit
 from outbox.tables import outbox
 from relay.storage.base import Claim
-from relay.storage.claim_statements import SQLITE_CLAIM_KEYED, SQLITE_CLAIM_UNKEYED
 from relay.storage.claimed_rows import ClaimedRows, read_sqlite
 from relay.storage.isolation import RowsUnchangedError, Scope, is_about_rows
+from relay.storage.keyed_claim_statements import SQLITE_CLAIM_KEYED
+from relay.storage.keyed_scan import KeyHeads
 from relay.storage.settlement import Settlement
 from relay.storage.sql_store import SqlStore, has_changes
+from relay.storage.unkeyed_claim_statements import SQLITE_CLAIM_UNKEYED
 from relay.verdict import Verdict
 
 _UUID_PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
@@ -142,5 +144,6 @@ class SqliteStore(SqlStore):
                 read = read_sqlite(connection)
                 return self.without_stuck(await self.claimer.select(read, limit=limit, size=size))
 
-    def _head_parameters(self, heads: Mapping[str, int]) -> dict[str, Any]:
-        return {"heads": json.dumps(list(heads.values()))}
+    def _head_parameters(self, heads: KeyHeads) -> dict[str, Any]:
+        urgent = [id_ for key, id_ in heads.ids.items() if key in heads.urgent]
+        return {"heads": json.dumps(list(heads.ids.values())), "urgent": json.dumps(urgent)}

@@ -152,8 +152,8 @@ async def pages_of_a_claim(engine: AsyncEngine, store: PostgresStore, key: str) 
             )
             plan = result.scalar_one()[0]["Plan"]
             touched += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    for scan in (store.claimer.unkeyed, store.claimer.keyed):
-        scan.low_water._released = False
+    for mark in (*store.claimer.unkeyed.low_water.values(), store.claimer.keyed.low_water):
+        mark._released = False
     await settle_all(store)
     return touched
 
