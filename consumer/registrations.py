@@ -231,6 +231,7 @@ class Registrations:
                 function=function,
                 payload_type=payload_type,
                 resources=resources,
+                answers=found.returns,
             )
             return function
 

@@ -4,7 +4,8 @@ The skeleton of every transaction of a consumer, and the transaction of a handle
     BEGIN
     guard     choose or lock the messages that may be handled now
     record    insert their dedup rows; completed messages drop out; forget failures before
-    call      the handler: its effects and outgoing events are on the same session
+    call      the handler: its effects and outgoing events, and its reply to a request, are on the
+              same session
     settle    write the verdicts on the messages
     COMMIT    never interrupted, never timed out
     then, and only then, the broker gets the ack
@@ -26,18 +27,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from consumer.batch_sizes import LONGEST_CALLS
 from consumer.execution.decode import Attempt
+from consumer.execution.answers import answers_of, answers_of_list
 from consumer.execution.ordering import Lanes
 from consumer.execution.session_guard import REFUSAL
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
 from consumer.log_fields import fields_of
 from consumer.storage.dedup import Dedup
+from consumer.storage.outgoing_replies import record
 from consumer.verdict import DONE, DUPLICATE, PARKED, WAIT, Verdict
 from outbox.database.errors import (
     TRANSLATED,
@@ -223,35 +226,45 @@ async def call(
     """
     if handler.takes_list:
         messages = [attempt.message for attempt in attempts]
-        return dict.fromkeys(
-            [attempt.key for attempt in attempts], await _call(handler, messages, work)
-        )
+        called = await _call(handler, messages, work)
+        await record(work.session, answers_of_list(handler, attempts, called.result))
+        return dict.fromkeys([attempt.key for attempt in attempts], called.took)
     durations: dict[str, timedelta] = {}
     clock = asyncio.get_running_loop().time
     latest = clock() + LONGEST_CALLS.total_seconds() if handler.batch_size is None else inf
     for attempt in attempts:
         if durations and clock() > latest:
             break
-        durations[attempt.key] = await _call(handler, attempt.message, work)
+        called = await _call(handler, attempt.message, work)
+        durations[attempt.key] = called.took
+        if attempt.delivery.message.reply_to is not None:
+            await record(work.session, answers_of(handler, [attempt], [called.result]))
         if len(attempts) > 1:
             work.session.sync_session.keep_changes()
     return durations
 
 
-async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
+class _Called(NamedTuple):
+    """What a handler has returned, and how long its call took."""
+
+    result: Any
+    took: timedelta
+
+
+async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> _Called:
     clock = asyncio.get_running_loop().time
     began = clock()
     handled = HANDLED.set(partial(fields_of, argument))
     try:
         async with within(handler.timeout):
-            await handler.call(argument, work.session)
+            result = await handler.call(argument, work.session)
     finally:
         HANDLED.reset(handled)
     took = timedelta(seconds=clock() - began)
     if not work.is_open:
         # At once: a further handler would write into another transaction, or into none.
         raise TransactionEndedByHandler(REFUSAL)
-    return took
+    return _Called(result, took)
 
 
 def within(timeout: timedelta | None) -> AbstractAsyncContextManager[object]:

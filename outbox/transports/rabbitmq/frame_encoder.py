@@ -53,6 +53,7 @@ _CONTENT_TYPE = _FLAGS["content_type"]
 _CONTENT_ENCODING = _FLAGS["content_encoding"]
 _PRIORITY = _FLAGS["priority"]
 _CORRELATION_ID = _FLAGS["correlation_id"]
+_REPLY_TO = _FLAGS["reply_to"]
 MESSAGE_ID = _FLAGS["message_id"]
 TIMESTAMP = _FLAGS["timestamp"]
 _TYPE = _FLAGS["message_type"]
@@ -77,6 +78,9 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
     if message.correlation_id:
         flags |= _CORRELATION_ID
         own = _short(message.correlation_id)
+    if message.reply_to:
+        flags |= _REPLY_TO
+        own += _short(message.reply_to)
     if message.message_id:
         flags |= MESSAGE_ID
         own += _short(message.message_id)
