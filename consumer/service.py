@@ -23,9 +23,18 @@ from outbox.transports.connect import management
 USUAL_METRICS_PORT = 8002
 
 
-async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Event) -> None:
+async def serve(
+    consumer: Consumer,
+    settings: ConsumerSettings,
+    stop: asyncio.Event,
+    *,
+    names_process: bool = True,
+) -> None:
     """
     Run *consumer* until *stop* is set.
+
+    Its name is a field of each log line, unless *names_process* is false: an application that runs
+    it beside other work has lines of its own.
 
     Raises ConfigurationError and Unavailable at start only; later it waits for servers and keys.
     """
@@ -34,7 +43,9 @@ async def serve(consumer: Consumer, settings: ConsumerSettings, stop: asyncio.Ev
     producer_compression.use_setting(settings.compression)
     registry, health = CollectorRegistry(), probes.Health("broker")
     queue, *others = assembly.queues(consumer, settings).names
-    log_context.bind(consumer=consumer.name, queue=queue)
+    if names_process:
+        log_context.bind(consumer=consumer.name, queue=queue)
+    consumer.register_metrics(registry)
     telemetry = Telemetry(
         registry,
         source=consumer.name,

@@ -76,14 +76,15 @@ def rows(events: Iterable[Recordable]) -> Iterable[dict[str, Any]]:
     """
     tracer = tracing.tracer_of_program()
     for recordable in events:
-        event = _event(recordable)
+        event = event_of(recordable)
         row = to_row(event)
         if tracer is not None:
             row = tracing.recorded(row, tracer)
         yield producer_encryption.recorded(event, row)
 
 
-def _event(recordable: Recordable) -> Event:
+def event_of(recordable: Recordable) -> Event:
+    """The event that *recordable* is, or is converted to; raises InvalidEvent."""
     if isinstance(recordable, Event):
         return recordable
     if isinstance(recordable, type):

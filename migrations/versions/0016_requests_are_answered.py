@@ -1,9 +1,9 @@
 """
 Requests are answered.
 
-`reply_to` and `expires_at` of an outbox row make it a request. `replies` has a row for each request
-that this database has recorded, in the same transaction, and keeps the reply for its caller. Dead
-letters and parked messages keep `reply_to`, so that they are answered when they are handled later.
+`reply_to` and `expires_at` of an outbox row make it a request. `replies` has a row for each
+request of this database, recorded in the same transaction, and keeps the reply for its caller.
+Dead letters and parked messages keep `reply_to`: they are answered when they are handled later.
 
 ANALYZE keeps no values of bodies and correlation ids, as 0013 has it.
 """
@@ -64,7 +64,9 @@ def upgrade() -> None:
         sa.Column("content_type", sa.Text),
         sa.Column("content_encoding", sa.Text),
         sa.Column("body", sa.LargeBinary),
-        sa.CheckConstraint("state IN ('waiting', 'answered', 'failed')", name="replies_state_check"),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'answered', 'failed')", name="replies_state_check"
+        ),
         sa.PrimaryKeyConstraint("correlation_id", name="replies_pkey"),
     )
     op.create_index("replies_expires_at", "replies", ["expires_at"])
@@ -87,7 +89,9 @@ def add_columns() -> None:
     with op.get_context().autocommit_block():
         for table in TABLES:
             expires = ", ADD COLUMN IF NOT EXISTS expires_at timestamptz" * (table == "outbox")
-            change_one_table(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS reply_to text{expires}")
+            change_one_table(
+                f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS reply_to text{expires}"
+            )
 
 
 def downgrade() -> None:

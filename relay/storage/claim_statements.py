@@ -43,10 +43,8 @@ def _size_on_sqlite(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     return sa.func.length(sa.cast(column, sa.LargeBinary))
 
 
-_TEXTS = (
-    "type exchange routing_key idempotency_key correlation_id content_type content_encoding reply_to"
-)
-SIZED_TEXTS = [outbox.c[name] for name in _TEXTS.split()]
+_TEXTS = "type exchange routing_key idempotency_key correlation_id content_type content_encoding"
+SIZED_TEXTS = [outbox.c[name] for name in (*_TEXTS.split(), "reply_to")]
 
 
 def _fits(

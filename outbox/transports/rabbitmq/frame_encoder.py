@@ -75,15 +75,14 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
         message.content_type, message.content_encoding, message.priority, message.type
     )
     flags, table, own = common.flags, _table(message.headers), b""
-    if message.correlation_id:
-        flags |= _CORRELATION_ID
-        own = _short(message.correlation_id)
-    if message.reply_to:
-        flags |= _REPLY_TO
-        own += _short(message.reply_to)
-    if message.message_id:
-        flags |= MESSAGE_ID
-        own += _short(message.message_id)
+    for flag, text in (
+        (_CORRELATION_ID, message.correlation_id),
+        (_REPLY_TO, message.reply_to),
+        (MESSAGE_ID, message.message_id),
+    ):
+        if text:
+            flags |= flag
+            own += _short(text)
     if message.timestamp is not None:
         flags |= TIMESTAMP
         own += _timestamp(message.timestamp)

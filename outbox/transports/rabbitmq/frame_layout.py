@@ -71,8 +71,8 @@ def _head_of(message: WireMessage, channel: int, size: int) -> bytes | None:
     """
     Return the bytes before a body of *size* bytes, or None if *message* is not common enough.
 
-    A common one has the four headers of the wire format, at most a traceparent besides, and neither
-    a correlation id nor a queue for replies.
+    A common one has the four headers of the wire format, at most a traceparent besides, no
+    correlation id and no queue for replies.
     """
     headers, message_id, timestamp = message.headers, message.message_id, message.timestamp
     names, parent = tuple(headers), b""
