@@ -22,6 +22,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     run, target                  `consumer run`, which imports less; the consumer of a command
     dispatch/                    take deliveries, settle them, publish retries
     execution/                   decode a delivery, call its handler in a transaction
+    replies, reply_report        the consumer that stores replies for the callers of a service
     verdict                      the decision on a delivery after an attempt
     storage/                     every SQL statement
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue

@@ -116,7 +116,10 @@ def assemble(
     schema_monitor = SchemaMonitor(expected, found, engine, health, telemetry.availability)
     units = UnitOfWorkFactory(engine, schema_monitor.gate)
     concurrency = 1 if engine.dialect.name == "sqlite" else settings.concurrency
-    dead_letter_writer = DeadLetterWriter(consumer.name, consumer_queues.name, sessions, dedup)
+    answered = frozenset(name for name, each in bound.handlers.items() if each.answers)
+    dead_letter_writer = DeadLetterWriter(
+        consumer.name, consumer_queues.name, sessions, dedup, answered
+    )
     lanes = Lanes(sessions, parked, dedup.failing) if consumer.ordered else None
     reconnect = Exponential(FIRST_PAUSE, cap=timedelta(seconds=settings.reconnect_max_seconds))
     database_retry = DatabaseRetry(

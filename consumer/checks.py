@@ -26,7 +26,8 @@ from outbox.database.processes import RIGHTS_OF_PROCESS
 from outbox.database.verification import Expectation
 from outbox.dead_letters import maintenance
 from outbox.errors import ConfigurationError
-from outbox.tables import dead_letters, outbox_processes
+from outbox.reply_table import replies
+from outbox.tables import dead_letters, outbox, outbox_processes
 from outbox.transports.topology import Topology
 
 MIN_PREFETCH = 64
@@ -43,13 +44,19 @@ def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
     """The names and arguments of all queues of *consumer*."""
     delays = {delay for each in policies(consumer, settings) for delay in each.delays}
     return ConsumerQueues(
-        name=consumer.queue or f"{settings.processing_queue}.{consumer.name}",
+        name=_queue_of(consumer, settings),
         bindings=consumer.bindings,
         delays=sorted(delays),
         message_ttl=settings.message_ttl,
         delivery_limit=settings.delivery_limit if settings.is_counted_by_broker else None,
         single_active=consumer.ordered,
     )
+
+
+def _queue_of(consumer: Consumer, settings: ConsumerSettings) -> str:
+    if consumer.collects_replies:
+        return consumer.queue or settings.reply_queue
+    return consumer.queue or f"{settings.processing_queue}.{consumer.name}"
 
 
 def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
@@ -173,12 +180,16 @@ def rights_of_process(consumer: Consumer) -> Rights:
     }
     if consumer.ordered:
         rights[parked_messages] = _ALL
+    if consumer.collects_replies:
+        rights[replies] = _ALL
+    if any(each.answers for each in consumer.handlers.values()):
+        rights[outbox] = ("INSERT",)
     return rights
 
 
 def rights_of_status(consumer: Consumer) -> Rights:
     """The rights that `consumer status` needs."""
-    unread = (audit_log, begun_deliveries, outbox_processes)
+    unread = (audit_log, begun_deliveries, outbox, outbox_processes, replies)
     return {table: ("SELECT",) for table in rights_of_process(consumer) if table not in unread}
 
 

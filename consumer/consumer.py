@@ -4,7 +4,9 @@ The declaration of a consumer: its name, its bindings, its handlers and hooks. N
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from prometheus_client import CollectorRegistry
 
 from consumer.declared import Declared
 from consumer.hooks import DeadLettered, Failure
@@ -45,6 +47,9 @@ class Consumer(Registrations):
 
     """
 
+    collects_replies: ClassVar[bool] = False
+    """Whether its queue is MQ_REPLY_QUEUE, which needs no bindings; see `consumer.replies`."""
+
     def __init__(
         self,
         name: str,
@@ -56,7 +61,7 @@ class Consumer(Registrations):
         middleware: Sequence[Middleware] = (),
     ) -> None:
         _check_name(name)
-        if not _are_patterns(bindings):
+        if not (self.collects_replies or _are_patterns(bindings)):
             raise ConfigurationError(
                 f"consumer {name}: bindings must be a list of patterns of 1 to 255 bytes"
             )
@@ -74,6 +79,9 @@ class Consumer(Registrations):
         ]
         self.failure_hooks: list[Declared] = []
         self.dead_letter_hooks: list[Declared] = []
+
+    def register_metrics(self, registry: CollectorRegistry) -> None:
+        """Register the metrics of this kind of consumer, before its process starts."""
 
     def on_failure(
         self, function: Callable[Concatenate[Failure, Others], Result], /

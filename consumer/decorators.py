@@ -3,7 +3,8 @@ Types of the decorators with which functions become handlers, for type checkers.
 
 Each is generic in the payload: a handler of `Message[A]` that is registered for another model is
 an error. Further parameters of a handler are resources, and any are allowed. A handler that is
-registered for a model is called by position, since its type has no names for them.
+registered for a model is called by position, since its type has no names for them. The value that
+a handler returns is the reply to a request.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,7 @@ Payload = TypeVar("Payload")
 ModelPayload = TypeVar("ModelPayload")
 TypedModel = TypeVar("TypedModel", bound=SupportsEventType)
 Model = TypeVar("Model", bound=BaseModel)
-Result = TypeVar("Result", bound=Awaitable[None])
+Result = TypeVar("Result", bound=Awaitable[object])
 Resources = ParamSpec("Resources")
 
 _Handler: TypeAlias = Callable[Concatenate[Message[Payload], AsyncSession, Resources], Result]
@@ -30,7 +31,7 @@ _Leased: TypeAlias = Callable[Concatenate[Message[Payload], Resources], Result]
 
 # A type variable for the whole function keeps the names of its parameters, but no bound of one can
 # name the model that a decorator is for.
-_Done: TypeAlias = Awaitable[None]
+_Done: TypeAlias = Awaitable[object]
 AnyHandler = TypeVar(
     "AnyHandler", bound=Callable[Concatenate[Message[Any], AsyncSession, ...], _Done]
 )

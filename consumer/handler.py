@@ -105,7 +105,7 @@ class Options(TypedDict, total=False):
     retry: RetrySchedule | None
 
 
-async def _undecorated(*_: object) -> None:
+async def _undecorated(*_: object) -> object:
     """Placeholder until `Consumer.on` has decorated the function."""
 
 
@@ -119,6 +119,7 @@ class Handler:
         takes_list: *function* is called with a list of messages.
         lease: *function* is called with the message alone, outside any transaction.
         resources: The further arguments of *function*, by their names.
+        answers: It answers requests: *function* is annotated with what it returns.
         call: *function* with its resources and the middleware, once they are `bound`.
 
     Raises ConfigurationError with the name of the option that is invalid.
@@ -137,6 +138,7 @@ class Handler:
     circuit_breaker: CircuitBreaker | None = None
     retry: RetrySchedule | None = None
     resources: Mapping[str, Provided] = field(default_factory=dict, repr=False)
+    answers: bool = False
     call: Function = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,8 @@ class Message(Generic[Payload_co]):
         attempt: The number of this attempt: 1, and 1 more for each attempt that has failed.
         redelivered: The broker has delivered it before, perhaps to a process that ended.
         content_type: The media type of the body; `application/octet-stream` if it names none.
+        reply_to: Of a request, the queue for its reply, which is the value that a handler returns.
+        expires_at: Of a request, its deadline.
 
     """
 
@@ -37,3 +39,5 @@ class Message(Generic[Payload_co]):
     attempt: int
     redelivered: bool
     content_type: str = JSON_CONTENT_TYPE
+    reply_to: str | None = None
+    expires_at: datetime | None = None

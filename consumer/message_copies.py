@@ -28,6 +28,7 @@ from outbox.wire.codec import WireMessage, sent_priority, wire_priority
 from outbox.wire.headers import (
     ATTEMPT_HEADER,
     EXCHANGE_HEADER,
+    EXPIRES_HEADER,
     NOT_BEFORE_HEADER,
     PRIORITY_HEADER,
     REPLAY_HEADER,
@@ -93,7 +94,11 @@ def requeue_copy(message: WireMessage, *, queue: str, requeues: int) -> WireMess
 
 
 def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
-    """The copy that goes back to its *queue*; its attempts and requeues are counted from 0."""
+    """
+    The copy that goes back to its *queue*; its attempts and requeues are counted from 0.
+
+    A replayed request has no deadline: a person decides that its handler is called now.
+    """
     return _copy(
         message,
         queue,
@@ -102,6 +107,7 @@ def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
             REQUEUES_HEADER,
             NOT_BEFORE_HEADER,
             UNSUPPORTED_SINCE_HEADER,
+            EXPIRES_HEADER,
         },
         added={REPLAY_HEADER: str(run)},
     )

@@ -57,7 +57,7 @@ class Middleware(Protocol):
     ) -> Awaitable[None]: ...
 
 
-Function: TypeAlias = Callable[..., Awaitable[None]]
+Function: TypeAlias = Callable[..., Awaitable[Any]]
 """A coroutine function of the application: a handler, middleware, or a hook."""
 
 
@@ -71,15 +71,16 @@ def around(
     """
     *function*, each call of which goes through *middleware*, the first one outermost.
 
-    *takes_list* says whether the first argument of *function* is a list of messages.
+    It returns what *function* returns. *takes_list* says whether the first argument of *function*
+    is a list of messages.
     """
     if not middleware:
         return function
 
-    async def through_middleware(argument: Any, *session: AsyncSession) -> None:
+    async def through_middleware(argument: Any, *session: AsyncSession) -> Any:
         messages = argument if takes_list else [argument]
         call = HandlerCall(event_type, messages, next(iter(session), None))
-        await _Passage(call, middleware, partial(function, argument, *session)).run()
+        return await _Passage(call, middleware, partial(function, argument, *session)).run()
 
     return through_middleware
 
@@ -88,7 +89,7 @@ class _Passage:
     """One call on its way through the middleware to the handler."""
 
     def __init__(
-        self, call: HandlerCall, middleware: Sequence[Function], handler: CallNext
+        self, call: HandlerCall, middleware: Sequence[Function], handler: Function
     ) -> None:
         self._call = call
         self._middleware = middleware
@@ -97,8 +98,10 @@ class _Passage:
         self._has_ended = False
         self._handling: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
+        self._result: Any = None
 
-    async def run(self) -> None:
+    async def run(self) -> Any:
+        """Return what the handler returns."""
         try:
             await self._step(0)
         finally:
@@ -108,6 +111,7 @@ class _Passage:
             raise self._error
         if not self._calls:
             raise HandlerNotCalledOnce("middleware has not called call_next")
+        return self._result
 
     async def _step(self, position: int) -> None:
         if position < len(self._middleware):
@@ -119,7 +123,7 @@ class _Passage:
             raise self._error
         self._handling = asyncio.current_task()
         try:
-            await self._handler()
+            self._result = await self._handler()
         except BaseException as error:
             self._error = error
             raise

@@ -86,7 +86,7 @@ class Registrations:
         The consumer calls it with the message, a session, and the resources for which it has
         further parameters. Its writes through the session, outgoing events included, are committed
         together with the dedup record of the message; it must not commit itself. If it raises, the
-        consumer rolls back and retries the message.
+        consumer rolls back and retries the message. What it returns is the reply to a request.
 
         Up to *batch_size* waiting messages share one transaction and one ack; if one fails, the
         consumer rolls back and handles each in its own transaction. With None the consumer decides
@@ -231,6 +231,7 @@ class Registrations:
                 function=function,
                 payload_type=payload_type,
                 resources=resources,
+                answers=found.returns,
             )
             return function
 
@@ -249,9 +250,8 @@ class Registrations:
 
     def _check_ordered(self, handler: Handler) -> None:
         if self.ordered and (handler.lease or handler.circuit_breaker):
-            raise ConfigurationError(
-                "an ordered consumer takes no leased handlers and no circuit breakers"
-            )
+            problem = "an ordered consumer takes no leased handlers and no circuit breakers"
+            raise ConfigurationError(problem)
 
 
 def _check_names(options: Options) -> None:

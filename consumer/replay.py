@@ -32,7 +32,7 @@ PUBLISHING = timedelta(seconds=10)
 
 _TEXTS = (
     *("queue", "message_id", "type", "exchange", "routing_key", "correlation_id"),
-    *("content_type", "content_encoding"),
+    *("content_type", "content_encoding", "reply_to"),
 )
 
 NO_IDENTITY = "no_identity"

@@ -30,9 +30,13 @@ async def serve(
     stop: asyncio.Event,
     *,
     supervision: Supervision | None = None,
+    names_process: bool = True,
 ) -> None:
     """
     Run *consumer* until *stop* is set, or until its *supervision* ends.
+
+    Its name is a field of each log line, unless *names_process* is false: an application that runs
+    it beside other work has lines of its own.
 
     Raises ConfigurationError and Unavailable at start only; later it waits for servers and keys.
     """
@@ -41,7 +45,9 @@ async def serve(
     producer_compression.use_setting(settings.compression)
     registry, health = CollectorRegistry(), probes.Health("broker")
     queue, *others = assembly.queues(consumer, settings).names
-    log_context.bind(consumer=consumer.name, queue=queue)
+    if names_process:
+        log_context.bind(consumer=consumer.name, queue=queue)
+    consumer.register_metrics(registry)
     telemetry = Telemetry(
         registry,
         source=consumer.name,

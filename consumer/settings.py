@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from outbox.backoff import RetrySchedule
+from outbox.requests.queue import DEFAULT
 from outbox.setting_types import Items
 from outbox.settings import SharedSettings
 
@@ -111,6 +112,12 @@ class ConsumerSettings(SharedSettings):
         ge=0,
         description="How long after its last attempt a message may still come from a backlog or "
         "be replayed; MQ_DEDUPLICATION_RETENTION_HOURS has to cover it and all retries.",
+    )
+    reply_queue: str = Field(
+        default=DEFAULT,
+        pattern=r"^[A-Za-z0-9_.:-]{1,200}$",
+        description="The queue for replies to the requests of this service. Its callers read the "
+        "variable too, from the environment alone.",
     )
     lock_timeout_seconds: float = Field(
         default=30.0,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args, get_origin
+from typing import Any, Never, NoReturn, get_args, get_origin
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -51,11 +51,13 @@ class Signature:
     Args:
         payload: The argument of `Message[…]`; `EMPTY` if there is none.
         resources: The parameters that the lifespan has to provide.
+        returns: Whether its annotation says that it returns something.
 
     """
 
     payload: Any = EMPTY
     resources: tuple[Parameter, ...] = ()
+    returns: bool = False
 
 
 def read(function: Any, *, parameters: tuple[str, ...]) -> Signature:
@@ -87,7 +89,13 @@ def read(function: Any, *, parameters: tuple[str, ...]) -> Signature:
     resources = [each for each in others if each.default is EMPTY]
     if any(each.kind is each.POSITIONAL_ONLY for each in resources):
         raise ConfigurationError(f"{name}: a resource must not be a positional-only parameter")
-    return Signature(payload, tuple(Parameter(p.name, p.annotation) for p in resources))
+    wanted = tuple(Parameter(p.name, p.annotation) for p in resources)
+    return Signature(payload, wanted, _returns(function, names))
+
+
+def _returns(function: Any, names: Mapping[str, Any]) -> bool:
+    found = getattr(innermost(function), "__annotations__", {}).get("return", None)
+    return annotation_of(found, names) not in (None, type(None), NoReturn, Never)
 
 
 def _check_coroutine(name: str, function: Any) -> None:

@@ -22,7 +22,7 @@ from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.lag_report import LagReport
 from consumer.log_fields import ids_of
 from consumer.message import Message
-from consumer.verdict import CODES, DeadLetter, Erased, TryAgain, Verdict, status_of
+from consumer.verdict import CODES, DeadLetter, Erased, Expired, TryAgain, Verdict, status_of
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime import logs
@@ -157,6 +157,9 @@ class Telemetry:
                 self.trace_settled(message, verdict)
             elif isinstance(verdict, DeadLetter):
                 self._dead_lettered(message, verdict)
+            elif isinstance(verdict, Expired):
+                label = self._label(message.type)
+                self._log.warning("request_expired", type=label, **ids_of(message))
             elif isinstance(verdict, Erased):
                 label = self._label(message.type)
                 self._log.debug("message_erased", type=label, **ids_of(message))

@@ -4,6 +4,7 @@ The verdict on a delivery after an attempt: pure decisions.
     Done         the effects are committed, now or by an earlier attempt: ack
     Filtered     the handler's filter does not accept the message: ack
     Erased       the subject of the message was erased: ack
+    Expired      the deadline of the request has passed: ack
     Parked       the message waits in the database, in its lane: ack
     TryAgain     publish a copy to a retry queue, or park it in its lane: then ack
     DeadLetter   move the message to `dead_letters`: then ack
@@ -27,6 +28,7 @@ RETRIES_EXHAUSTED = "retries_exhausted"
 NO_HANDLER = "no_handler"
 TOO_OLD = "too_old_to_dedupe"
 LEASE_EXPIRED = "lease_expired"
+NO_TIME_LEFT = "no_time_left"
 DELIVERY_LIMIT = "delivery_limit"
 
 CODES = frozenset(
@@ -35,6 +37,7 @@ CODES = frozenset(
         NO_HANDLER,
         TOO_OLD,
         LEASE_EXPIRED,
+        NO_TIME_LEFT,
         "malformed",
         "no_identity",
         "schema_unsupported",
@@ -71,6 +74,11 @@ class Filtered:
 @dataclass(frozen=True, slots=True)
 class Erased:
     """The subject of the message was erased, so that no key decrypts it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The deadline of the request has passed, and its caller does not wait any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +130,13 @@ class DeadLetter:
     summary: ErrorSummary | None = field(default=None, compare=False)
 
 
-Verdict: TypeAlias = Done | Filtered | Erased | Parked | TryAgain | Wait | DeadLetter
+Verdict: TypeAlias = Done | Filtered | Erased | Expired | Parked | TryAgain | Wait | DeadLetter
 
 DONE = Done()
 DUPLICATE = Done(duplicate=True)
 FILTERED = Filtered()
 ERASED = Erased()
+EXPIRED = Expired()
 PARKED = Parked()
 WAIT = Wait(timedelta(0))
 
@@ -155,7 +164,7 @@ def is_failure(verdict: Verdict) -> bool:
         case TryAgain(failed=failed):
             return failed
         case DeadLetter(code=code):
-            return code == RETRIES_EXHAUSTED
+            return code in {RETRIES_EXHAUSTED, NO_TIME_LEFT}
         case _:
             return False
 
@@ -168,11 +177,13 @@ def after_failure(
     jitter: float,
     message: Message[Any] | None = None,
     summary: ErrorSummary | None = None,
+    left: timedelta | None = None,
 ) -> TryAgain | DeadLetter:
     """
     The verdict on a *message* whose attempt number *attempt* has failed with *error*.
 
-    *summary* is the part of the error that is recorded.
+    *summary* is the part of the error that is recorded. *left* is the time until the deadline of a
+    request: no attempt is made after it, so its caller gets the failure while it waits.
     """
     delay = policy.delay(attempt, jitter=jitter)
     if isinstance(error, Reject) or delay is None:
@@ -180,6 +191,8 @@ def after_failure(
         return DeadLetter(attempt, code, message=message, error=error, summary=summary)
     if isinstance(error, Retry) and error.after is not None:
         delay = error.after
+    if left is not None and delay >= left:
+        return DeadLetter(attempt, NO_TIME_LEFT, message=message, error=error, summary=summary)
     return TryAgain(attempt, delay, summary=summary)
 
 
@@ -192,7 +205,7 @@ def retry_queue_delay(delay: timedelta, delays: Sequence[timedelta]) -> timedelt
     return next((each for each in delays if each >= delay), delays[-1])
 
 
-_STATUS = {Filtered: "filtered", Erased: "erased", Parked: "parked"}
+_STATUS = {Filtered: "filtered", Erased: "erased", Expired: "expired", Parked: "parked"}
 
 
 def status_of(verdict: Verdict) -> str:
@@ -200,7 +213,7 @@ def status_of(verdict: Verdict) -> str:
     match verdict:
         case Done(duplicate=duplicate):
             return "duplicate" if duplicate else "success"
-        case Filtered() | Erased() | Parked():
+        case Filtered() | Erased() | Expired() | Parked():
             return _STATUS[type(verdict)]
         case TryAgain(failed=failed, unsupported_since=since):
             return "retry" if failed else "early" if since is None else "unsupported"

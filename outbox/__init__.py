@@ -9,8 +9,9 @@ A producer imports only the files of the first block; in reading order:
 
     event, health_data, record         an event, the health-upload event, recording them
     session                            sessions that may record
+    requests/ request, replies         events that are answered, and their replies
     written_table, written_row         the table that they write to
-    tables, consumer_tables, audit_tables
+    tables, consumer_tables, audit_tables, reply_table
                                        all tables
     database_time                      times by the clock of the database
     tracing                            their traces in OpenTelemetry
@@ -38,6 +39,7 @@ Each package names its own files. `outbox` never imports `relay` or `consumer`; 
 own files and packages is a contract in pyproject.toml.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from outbox.autogenerate import TABLE_NAMES, include_name, include_object
@@ -58,19 +60,39 @@ __all__ = [
     "InvalidEvent",
     "OutboxError",
     "Priority",
+    "Reply",
+    "Request",
     "add",
     "allow_headers",
     "include_name",
     "include_object",
     "insert",
     "metadata",
+    "replies",
+    "request",
+    "request_in",
     "use_compression",
     "use_encryption",
     "use_schema",
 ]
 
+_MODULES = {
+    "HEALTH_DATA_UPLOADED": "outbox.health_data",
+    "HealthDataMessage": "outbox.health_data",
+    "Reply": "outbox.requests.reply",
+    "Request": "outbox.requests.recording",
+    "replies": "outbox.replies",
+    "request": "outbox.requests.calling",
+    "request_in": "outbox.requests.recording",
+}
+"""The modules of names that are imported when they are used: most producers need none."""
+
 if TYPE_CHECKING:
+    from outbox import replies
     from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
+    from outbox.requests.calling import request
+    from outbox.requests.recording import Request, request_in
+    from outbox.requests.reply import Reply
 
     __version__: str
 else:
@@ -81,11 +103,10 @@ else:
             from importlib.metadata import version  # noqa: PLC0415
 
             return version("outbox-relay")
-        if name not in {"HEALTH_DATA_UPLOADED", "HealthDataMessage"}:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from outbox import health_data  # noqa: PLC0415
-
-        return getattr(health_data, name)
+        module = import_module(_MODULES[name])
+        return module if name == "replies" else getattr(module, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__, "__version__"})

@@ -5,13 +5,14 @@ The hooks that exclude the tables of the outbox from Alembic's autogenerate of a
 from collections.abc import Mapping
 from typing import Any
 
-from outbox import audit_tables, consumer_tables
+from outbox import audit_tables, consumer_tables, reply_table
 from outbox.tables import metadata
 from outbox.written_table import written
 
 # It has all tables once these modules are imported.
 assert consumer_tables.processed_messages.metadata is metadata  # noqa: S101
 assert audit_tables.audit_log.metadata is metadata  # noqa: S101
+assert reply_table.replies.metadata is metadata  # noqa: S101
 
 TABLE_NAMES = frozenset({*metadata.tables, "outbox_relay_version"})
 """

@@ -7,6 +7,10 @@ Every exception that this project raises on purpose.
     ├── TransactionEndedByHandler      a handler ended its transaction; the attempt fails
     ├── HandlerNotCalledOnce           middleware did not call its handler once; the attempt fails
     ├── LeaseLost                      a lease expired while its handler ran; the attempt fails
+    ├── RequestFailed                  a request was given up; raised to its caller
+    ├── RequestTimedOut (TimeoutError) no reply came before the deadline; raised to the caller
+    ├── DuplicateRequest               another request has the same correlation id
+    ├── UnknownRequest                 no request has the correlation id
     ├── ConfigurationError             exit code 2
     │   ├── SchemaMismatch             the database schema or a privilege is wrong
     │   └── TopologyMismatch           an exchange or queue is missing or has other arguments
@@ -83,6 +87,44 @@ class LeaseLost(OutboxError):  # noqa: N818
     The lease of a message expired before its handler ended, and another process may hold it now.
 
     Raised by the consumer, which cancels the handler. No process ends because of it.
+    """
+
+
+class RequestFailed(OutboxError):  # noqa: N818
+    """
+    The consumer of a request gave it up; *code* is the reason code of its dead letter.
+
+    Raised to the caller that waits for the reply. A code that a handler chose with `Reject` comes
+    as it is. No process ends because of it.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the request was given up: {code}")
+        self.code = code
+
+
+class RequestTimedOut(OutboxError, TimeoutError):  # noqa: N818
+    """
+    The deadline of a request has passed, by the clock of the caller's database, without a reply.
+
+    A handler may have been called all the same: its reply is stored when it comes, and
+    `outbox.replies.get` returns it. Raised to the caller; no process ends because of it.
+    """
+
+
+class DuplicateRequest(OutboxError):  # noqa: N818
+    """
+    Another request with the same correlation id is recorded, so this one was not.
+
+    Raised to the caller of `outbox.request`; no process ends because of it.
+    """
+
+
+class UnknownRequest(OutboxError):  # noqa: N818
+    """
+    No request with the correlation id is recorded in this database, or it was purged.
+
+    Raised to a caller that waits for its reply; no process ends because of it.
     """
 
 

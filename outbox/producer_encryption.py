@@ -171,13 +171,15 @@ def digest_of(domain: "Domain", value: str) -> str | None:
 
 def readable(row: dict[str, Any]) -> dict[str, Any]:
     """
-    Return *row* with the body, the headers and the correlation id of its event, for tests.
+    Return *row* with the body, the headers and the correlation id of its event.
 
     Keys that may name a person stay digests. A body that this process cannot decrypt stays as it
     is, as one of bytes.
     """
     if row["content_encoding"] != ENCODING:
         return row
+    if _choice is None:
+        use_environment()
     if _choice is None or _choice.keys is None or _choice.encryptor is None:
         return {**row, "content_type": media_type.UNKNOWN}
     from outbox.encryption.row_reader import read  # noqa: PLC0415 - cryptography is an extra

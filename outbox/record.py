@@ -53,7 +53,7 @@ def add(session: SupportsAdd, /, *events: Recordable) -> None:
 
     check(session)
     row = written_row()
-    for values in _rows(events):
+    for values in rows(events):
         session.add(row(**values))
 
 
@@ -65,21 +65,26 @@ def insert(*events: Recordable) -> sa.Insert:
     """
     if not 1 <= len(events) <= MAX_INSERT:
         raise InvalidEvent("events", f"must be 1 to {MAX_INSERT} in one insert")
-    return sa.insert(written().table).values(list(_rows(events)))
+    return sa.insert(written().table).values(list(rows(events)))
 
 
-def _rows(events: Iterable[Recordable]) -> Iterable[dict[str, Any]]:
-    """The values of the rows of *events*; traced and encrypted, if the program does that."""
+def rows(events: Iterable[Recordable]) -> Iterable[dict[str, Any]]:
+    """
+    The values of the rows of *events*; traced and encrypted, if the program does that.
+
+    Raises InvalidEvent, ConfigurationError and KeysUnavailable.
+    """
     tracer = tracing.tracer_of_program()
     for recordable in events:
-        event = _event(recordable)
+        event = event_of(recordable)
         row = to_row(event)
         if tracer is not None:
             row = tracing.recorded(row, tracer)
         yield producer_encryption.recorded(event, row)
 
 
-def _event(recordable: Recordable) -> Event:
+def event_of(recordable: Recordable) -> Event:
+    """The event that *recordable* is, or is converted to; raises InvalidEvent."""
     if isinstance(recordable, Event):
         return recordable
     if isinstance(recordable, type):

@@ -2,6 +2,8 @@
 The rules for a producer's session that may add a row of the outbox.
 """
 
+from typing import Any
+
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -16,9 +18,11 @@ _OPEN_OR_KEPT = _OPEN | {"PREPARED", "COMMITTED"}
 _BIND_IT = "add outbox.metadata.tables['outbox'] and its engine to the binds of the session"
 
 
-def check(session: object) -> None:
+def check(session: object, *written: type[Any]) -> None:
     """
     Check that *session* writes a row of the outbox that is added now; sets its engine if needed.
+
+    *written* are the classes of the rows; default is that of events.
 
     Raises InvalidEvent if its transaction has ended, has failed or is prepared, or if it is not
     clear which engine writes the outbox.
@@ -36,7 +40,8 @@ def check(session: object) -> None:
             " be lost: record it before, for example in before_commit",
         )
     if session.bind is None:
-        _bind(session)
+        for row in written or [written_row()]:
+            _bind(session, row)
 
 
 def _state(transaction: SessionTransaction | None) -> str | None:
@@ -44,8 +49,7 @@ def _state(transaction: SessionTransaction | None) -> str | None:
     return None if transaction is None else transaction._state.name  # noqa: SLF001
 
 
-def _bind(session: Session) -> None:
-    row = written_row()
+def _bind(session: Session, row: type[Any]) -> None:
     try:
         session.get_bind(row.__mapper__)
     except UnboundExecutionError:

@@ -55,6 +55,7 @@ OF_CONSUMER = frozenset(
         "MQ_PARKED_BODY_RETENTION_DAYS",
         "MQ_REPLAY_WINDOW_HOURS",
         "MQ_LOCK_TIMEOUT_SECONDS",
+        "MQ_REPLY_QUEUE",
     }
 )
 

@@ -49,6 +49,8 @@ outbox = sa.Table(
     sa.Column("not_before", UtcDateTime),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("last_error", sa.Text),
+    sa.Column("reply_to", sa.Text),
+    sa.Column("expires_at", UtcDateTime),
     sa.CheckConstraint("priority IN ('low', 'normal', 'high')", name="priority"),
     sa.CheckConstraint("id > 0", name="id"),
     sa.CheckConstraint(f"attempts BETWEEN 0 AND {MAX_ATTEMPTS}", name="attempts"),
@@ -59,8 +61,9 @@ Events that the broker has not yet confirmed, in claim order.
 
 A row is ready when `not_before` is null. The relay clears that column when its time has come, so
 the predicates of the indexes below are constant, and waiting rows cost a claim no time.
-`last_error` holds a reason code, never a driver's text. The migrations add constraints, and on
-SQLite triggers, for the size of each column.
+`last_error` holds a reason code, never a driver's text. `reply_to` and `expires_at` are those of a
+request: the queue for its reply, and its deadline. The migrations add constraints, and on SQLite
+triggers, for the size of each column.
 """
 
 
@@ -127,6 +130,7 @@ def message_columns() -> list[sa.Column[Any]]:
         sa.Column("content_encoding", sa.Text),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("occurred_at", UtcDateTime),
+        sa.Column("reply_to", sa.Text),
     ]
 
 

@@ -15,6 +15,7 @@ from consumer.verdict import (
     DeadLetter,
     Done,
     Erased,
+    Expired,
     Filtered,
     Parked,
     TryAgain,
@@ -41,6 +42,8 @@ class Settled(StrEnum):
     """The handler's filter did not accept it."""
     ERASED = "erased"
     """Its subject was erased: the handler was not called."""
+    EXPIRED = "expired"
+    """It is a request whose deadline has passed: the handler was not called."""
     RETRY = "retry"
     """The handler failed, and the message waits for its next attempt."""
     PARKED = "parked"
@@ -122,6 +125,11 @@ class Drained:
         return self._settled(Settled.ERASED)
 
     @property
+    def expired(self) -> list[SettledMessage]:
+        """The requests whose deadline had passed."""
+        return self._settled(Settled.EXPIRED)
+
+    @property
     def retries(self) -> list[SettledMessage]:
         """The messages that wait for their next attempt."""
         return self._settled(Settled.RETRY)
@@ -162,7 +170,7 @@ def settled_by(verdict: Verdict) -> Settled:
     match verdict:
         case Done(duplicate=duplicate):
             return Settled.DUPLICATE if duplicate else Settled.HANDLED
-        case Filtered() | Erased() | Parked():
+        case Filtered() | Erased() | Expired() | Parked():
             return Settled(status_of(verdict))
         case TryAgain():
             return Settled.RETRY

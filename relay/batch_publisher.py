@@ -49,13 +49,15 @@ class BatchPublisher:
         """
         Publish *rows*, those of a key one after another, until one of the key fails.
 
-        Returns outcomes by row id; a row without an outcome was not published.
+        Returns outcomes by row id; a row without an outcome was not published. A request whose
+        deadline has passed, by the clock of the database, is not published either.
         """
         began = _now()
-        outcomes: dict[int, Outcome] = {}
+        outcomes = {row.id: Outcome.EXPIRED for row in rows if row.values.get("is_expired")}
         size = 0
         failed: set[str] = set()
-        for wave in waves(rows):
+        live = [row for row in rows if row.id not in outcomes] if outcomes else rows
+        for wave in waves(live):
             if Outcome.UNKNOWN in outcomes.values():
                 break
             sendable = [row for row in wave if row.ordering_key not in failed] if failed else wave

@@ -27,7 +27,7 @@ from relay.lag_report import LagReport
 from relay.row import Row
 from relay.storage.base import Backlog
 from relay.storage.settlement import SOURCE, UNSETTLED
-from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
+from relay.verdict import DeadLetter, Delete, Expire, Leave, Quarantine, Retry, Verdict
 
 _SUCCESS = "success"
 
@@ -163,6 +163,9 @@ class Telemetry:
             match verdict:
                 case DeadLetter():
                     self._dead_lettered(verdict)
+                case Expire():
+                    message_id = str(verdict.row.values.get("event_id"))
+                    self._log.warning("request_expired", message_id=message_id)
                 case Quarantine():
                     self._unsettled.inc()
                     self._log.error("row_unsettled", row=verdict.row.id)
@@ -236,6 +239,8 @@ def _status(verdict: Verdict) -> str:
             return _SUCCESS
         case Retry(code=code) | DeadLetter(code=code):
             return code
+        case Expire():
+            return "expired"
         case Leave():
             return "unknown"
         case Quarantine():

@@ -30,7 +30,7 @@ from outbox.tracing import (
 from outbox.transports.base import Outcome, Publisher
 from outbox.wire.codec import WireMessage
 from relay.telemetry import Telemetry
-from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
+from relay.verdict import DeadLetter, Delete, Expire, Leave, Quarantine, Retry, Verdict
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -124,7 +124,7 @@ class SettledEvents:
                     self._trace("retry", row.values, code, attributes)
                 case DeadLetter(row=row, code=code):
                     self._trace("dead_letter", row.values, code, {})
-                case Delete() | Leave() | Quarantine():
+                case Delete() | Expire() | Leave() | Quarantine():
                     pass
                 case _:
                     assert_never(verdict)

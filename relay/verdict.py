@@ -2,6 +2,7 @@
 The verdict on a claimed row after its publish: a pure decision.
 
     acked                    Delete
+    expired                  Expire: the row in `replies` stays, and says so to its caller
     unroutable, refused      Retry, or DeadLetter when the policy allows no further attempt
     rejected, malformed      DeadLetter: another attempt would fail in the same way
     plaintext_refused        DeadLetter
@@ -21,6 +22,13 @@ from relay.row import Row
 @dataclass(slots=True)
 class Delete:
     """The broker has confirmed the message: delete the row."""
+
+    row: Row
+
+
+@dataclass(slots=True)
+class Expire:
+    """The deadline of the request has passed: delete the row, which was not published."""
 
     row: Row
 
@@ -60,7 +68,7 @@ class Quarantine:
     row: Row
 
 
-Verdict: TypeAlias = Delete | Retry | DeadLetter | Leave | Quarantine
+Verdict: TypeAlias = Delete | Expire | Retry | DeadLetter | Leave | Quarantine
 
 
 def decide(
@@ -80,6 +88,8 @@ def decide(
     match outcome:
         case Outcome.ACKED:
             return Delete(row)
+        case Outcome.EXPIRED:
+            return Expire(row)
         case Outcome.RETURNED | Outcome.NACKED:
             chosen = refused if refused and outcome is Outcome.NACKED else policy
             delay = chosen.delay(row.attempts + 1, jitter=jitter)

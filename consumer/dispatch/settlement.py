@@ -4,7 +4,7 @@ Settling deliveries as their verdicts say: in the database, and then with the br
 | verdict               | database                   | broker                              |
 |-----------------------|----------------------------|-------------------------------------|
 | Done, Filtered        | –                          | ack                                 |
-| Erased                | –                          | ack                                 |
+| Erased, Expired       | –                          | ack                                 |
 | Parked                | –, the attempt parked it   | ack                                 |
 | DeadLetter            | write the dead letter      | ack                                 |
 | TryAgain              | record the failure         | publish a copy for the retry, ack   |
@@ -41,6 +41,7 @@ from consumer.verdict import (
     DeadLetter,
     Done,
     Erased,
+    Expired,
     Filtered,
     Parked,
     TryAgain,
@@ -105,7 +106,7 @@ class Settlement:
         failed: list[FailedAttempt] = []
         for queued, verdict in zip(batch, verdicts, strict=True):
             match verdict:
-                case Done() | Filtered() | Erased() | Parked() | Wait():
+                case Done() | Filtered() | Erased() | Expired() | Parked() | Wait():
                     at_once.append((queued, verdict))
                 case TryAgain() if self._lane_of(queued.delivery) is None:
                     failed += _failed(queued.delivery, verdict)
@@ -180,7 +181,7 @@ class Settlement:
     ) -> Verdict | None:
         """The verdict as it was carried out; None if it was not."""
         match verdict:
-            case Done() | Filtered() | Erased() | Parked() | Wait():
+            case Done() | Filtered() | Erased() | Expired() | Parked() | Wait():
                 return verdict
             case DeadLetter():
                 return await self._dead_letter(delivery, verdict, stop)

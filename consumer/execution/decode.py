@@ -15,6 +15,7 @@ from consumer.outcomes import LONGEST_WAIT
 from consumer.payload_type import PayloadType
 from consumer.verdict import (
     ERASED,
+    EXPIRED,
     FILTERED,
     NO_HANDLER,
     TOO_OLD,
@@ -88,12 +89,15 @@ def decode_delivery(
 
     A message that was recorded before *oldest* may have been completed and purged. One that only a
     later version of the program can handle waits for it for *unsupported_wait*, and so does one
-    whose key, or the package for whose compression, this process does not have yet. Raises
-    FilterFailed and KeysUnavailable.
+    whose key, or the package for whose compression, this process does not have yet. A handler that
+    answers is not called for a request whose deadline has passed; one that does not answer is, as
+    the request is an event like others to it. Raises FilterFailed and KeysUnavailable.
     """
     number = delivery.headers.failed_attempts + 1
     if early := _too_early(delivery, now):
         return early
+    if handler is not None and handler.answers and _is_expired(delivery, now):
+        return EXPIRED
     try:
         attempt = _read(delivery, handler, number, reading, oldest=oldest)
     except UnreadableMessage as error:
@@ -136,6 +140,8 @@ def read_message(
         attempt=attempt,
         redelivered=redelivered,
         content_type=envelope.content_type,
+        reply_to=envelope.reply_to,
+        expires_at=envelope.expires_at,
     )
 
 
@@ -201,6 +207,12 @@ def _too_early(delivery: Delivery, now: datetime) -> Wait | TryAgain | None:
     if left < _HELD_FOR:
         return Wait(left)
     return TryAgain(delivery.headers.failed_attempts, left, failed=False)
+
+
+def _is_expired(delivery: Delivery, now: datetime) -> bool:
+    """Whether the deadline of a request has passed, by the clock of this process."""
+    expires_at = delivery.headers.expires_at
+    return expires_at is not None and now >= expires_at
 
 
 def _payload(envelope: Envelope, payload_type: PayloadType) -> Any:

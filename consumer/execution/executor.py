@@ -242,7 +242,11 @@ class Executor:
         common: Any = {"message": message, "summary": summary}
         self.telemetry.handler_failed(delivery.message, error, attempt=number, **common)
         policy = (handler.retry if handler else None) or self.policy
-        return verdict.after_failure(error, number, policy, jitter=self.jitter(), **common)
+        left = None
+        if handler is not None and handler.answers and delivery.headers.expires_at is not None:
+            left = delivery.headers.expires_at - datetime.now(UTC)
+        jitter = self.jitter()
+        return verdict.after_failure(error, number, policy, jitter=jitter, left=left, **common)
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@ An attempt with effects outside the database; a lease keeps other processes from
 
     claim      lease and owner, committed before the call
     call       handler(message), while the lease is extended
-    complete   only if the lease still belongs to this attempt
+    complete   only if the lease still belongs to this attempt; with the reply to a request
 
 If the process ends in between, no record says whether the effects happened. Once the lease has
 expired, the handler's `on_expired` decides about the message.
@@ -13,23 +13,27 @@ waits for its end. `complete` does not ask whether it is still held: the effects
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar, assert_never, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, assert_never, cast
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from consumer.execution.answers import answers_of
+from consumer.execution.calls import Called, within
 from consumer.execution.decode import Attempt
-from consumer.execution.transaction import is_cancelled_from_outside, transact, within
-from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
+from consumer.execution.lease_steps import LeaseSteps
+from consumer.execution.transaction import is_cancelled_from_outside, transact
+from consumer.execution.unit_of_work import UnitOfWorkFactory
 from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.log_fields import fields_of
 from consumer.message import Message
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
+from consumer.storage.outgoing_replies import OutgoingReply, record
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait
 from outbox.database.errors import raise_translated
@@ -49,33 +53,8 @@ _LONGEST_WAIT = timedelta(seconds=5)
 _RETRY_EVERY = timedelta(seconds=1)
 
 
-class LeaseSteps(Generic[Result]):
-    """A transaction that claims, extends or ends a lease by *write*."""
-
-    def __init__(self, write: Callable[[AsyncSession], Awaitable[Result]]) -> None:
-        self._write = write
-        self._result: Result | None = None
-
-    async def guard(self, work: UnitOfWork) -> bool:
-        self._result = await self._write(work.session)
-        return True
-
-    async def record(self, work: UnitOfWork) -> None:
-        """The lease is in the dedup row."""
-
-    async def call(self, work: UnitOfWork) -> None:
-        """The handler is called outside the transaction."""
-
-    async def settle(self, work: UnitOfWork) -> bool:
-        del work
-        return True
-
-    def raise_unless_failure(self, work: UnitOfWork, error: BaseException) -> None:
-        del work
-        raise error
-
-    def result(self) -> Result | None:
-        return self._result
+class _Failed(NamedTuple):
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +89,8 @@ class Leased:
                 await self.release(attempt, claim)
                 raise
         try:
-            took = await self.call(handler, attempt, claim)
+            called = await self.call(handler, attempt, claim)
+            replies = answers_of(handler, [attempt], [called.result])
         except LeaseLost:
             telemetry.lease_lost(attempt.delivery.message)
             return after_lost_lease(handler, attempt)
@@ -120,7 +100,8 @@ class Leased:
                 raise
             await self.release(attempt, claim)
             return after_failure(handler, attempt.delivery, error, attempt.message)
-        verdict = await self.complete(handler, attempt, claim, took=took)
+        took = called.took
+        verdict = await self.complete(handler, attempt, claim, took=took, replies=replies)
         key, routing_key = attempt.key, attempt.message.routing_key
         telemetry.handled(handler.event_type, {key: took}, {key: routing_key})
         return verdict
@@ -150,9 +131,9 @@ class Leased:
             case _:
                 assert_never(found)
 
-    async def call(self, handler: Handler, attempt: Attempt, held: Held) -> timedelta:
+    async def call(self, handler: Handler, attempt: Attempt, held: Held) -> Called:
         """
-        Call *handler* and extend the lease while it works; returns how long the call took.
+        Call *handler* and extend the lease while it works.
 
         Raises the handler's error, and LeaseLost after cancelling a handler whose lease is lost.
         """
@@ -164,34 +145,45 @@ class Leased:
             await asyncio.wait({working, extending}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise LeaseLost
-            error = working.result()
+            outcome = working.result()
         finally:
             for task in (working, extending):
                 task.cancel()
             await asyncio.wait({working, extending})
-        if error is not None:
-            raise error
-        return timedelta(seconds=clock() - began)
+        if isinstance(outcome, _Failed):
+            raise outcome.error
+        return Called(outcome, timedelta(seconds=clock() - began))
 
     async def complete(
-        self, handler: Handler, attempt: Attempt, held: Held, *, took: timedelta
+        self,
+        handler: Handler,
+        attempt: Attempt,
+        held: Held,
+        *,
+        took: timedelta,
+        replies: Sequence[OutgoingReply],
     ) -> Verdict:
         """
-        Record that *attempt* is completed, however long the database is unavailable.
+        Record that *attempt* is completed, with its *replies*.
 
-        To wait is better than to call the handler again.
+        It waits however long the database is unavailable, rather than call the handler again.
         """
+
+        async def write(session: AsyncSession) -> bool:
+            completed = await self.leases.complete(
+                session,
+                attempt.envelope,
+                owner=held.owner,
+                took=took,
+                may_have_failed=attempt.may_have_failed,
+            )
+            if completed:
+                await record(session, replies)
+            return completed
+
         while True:
             try:
-                completed = await self._commit(
-                    lambda session: self.leases.complete(
-                        session,
-                        attempt.envelope,
-                        owner=held.owner,
-                        took=took,
-                        may_have_failed=attempt.may_have_failed,
-                    )
-                )
+                completed = await self._commit(write)
             except DatabaseUnavailable:
                 await asyncio.sleep(_RETRY_EVERY.total_seconds())
             else:
@@ -204,20 +196,19 @@ class Leased:
                 lambda session: self.leases.release(session, attempt.envelope, owner=held.owner)
             )
 
-    async def _call_handler(self, handler: Handler, attempt: Attempt) -> BaseException | None:
-        """The handler's error. Raised in this task, a SystemExit would end the process."""
+    async def _call_handler(self, handler: Handler, attempt: Attempt) -> Any:
+        """Its result, or its error: raised in this task, a SystemExit would end the process."""
         # The task that calls the handler has a context of its own, which ends with it.
         HANDLED.set(partial(fields_of, attempt.message))
         try:
             async with within(handler.timeout):
-                await handler.call(attempt.message)
+                return await handler.call(attempt.message)
         except GeneratorExit:
             raise
         except BaseException as error:
             if is_cancelled_from_outside(error):
                 raise
-            return error
-        return None
+            return _Failed(error)
 
     async def _keep_extending(self, handler: Handler, attempt: Attempt, owner: UUID) -> None:
         """Return once the lease is lost."""

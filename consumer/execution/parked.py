@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
+from consumer.execution.calls import call
 from consumer.execution.decode import Attempt
 from consumer.execution.executor import BEFORE_ALL, TRIALS
 from consumer.execution.parked_context import ParkedContext, ParkedResult
 from consumer.execution.reading import IN_CLEAR
-from consumer.execution.transaction import call, raise_unless_failure
+from consumer.execution.transaction import raise_unless_failure
 from consumer.execution.unit_of_work import UnitOfWork
 from consumer.handler import Handler
 from consumer.message_copies import waiting_since

@@ -73,12 +73,12 @@ class _Attempts:
     def calling(self, handler: Handler) -> Handler:
         """Return *handler*, whose calls are children of the spans of their messages."""
 
-        async def call(argument: Any, *session: Any) -> None:
+        async def call(argument: Any, *session: Any) -> Any:
             first = argument[0] if handler.takes_list else argument
             processing = self.by_id.get(first.id, self.processing[0])
             try:
                 with self.tracing.handling(handler, processing):
-                    await handler.call(argument, *session)
+                    return await handler.call(argument, *session)
             except BaseException as error:
                 self.errors[id(processing)] = spans.class_of(error)
                 raise
@@ -147,13 +147,13 @@ def traced_calls(
 
 
 def _traced_call(handler: Handler, tracing: Tracing) -> Handler:
-    async def call(argument: Any, *session: Any) -> None:
+    async def call(argument: Any, *session: Any) -> Any:
         message: Message[Any] = argument[0] if handler.takes_list else argument
         attributes = spans.of_message(message.id, message.correlation_id)
         attempt = {f"{SCOPE}.attempt": message.attempt}
         traced = Traced(message.headers, {**attributes, **attempt})
         span = tracing.processing(handler, traced)
         with spans.ending(span), tracing.handling(handler, span):
-            await handler.call(argument, *session)
+            return await handler.call(argument, *session)
 
     return handler.called_by(call)

@@ -4,7 +4,8 @@ The skeleton of every transaction of a consumer, and the transaction of a handle
     BEGIN
     guard     choose or lock the messages that may be handled now
     record    insert their dedup rows; completed messages drop out; forget failures before
-    call      the handler: its effects and outgoing events are on the same session
+    call      the handler: its effects and outgoing events, and its reply to a request, are on the
+              same session
     settle    write the verdicts on the messages
     COMMIT    never interrupted, never timed out
     then, and only then, the broker gets the ack
@@ -21,22 +22,17 @@ If the outcome of the COMMIT is unknown, the attempt is repeated: it finds the d
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from math import inf
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from consumer.batch_sizes import LONGEST_CALLS
+from consumer.execution.calls import call
 from consumer.execution.decode import Attempt
 from consumer.execution.ordering import Lanes
-from consumer.execution.session_guard import REFUSAL
 from consumer.execution.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from consumer.handler import Handler
-from consumer.log_fields import fields_of
 from consumer.storage.dedup import Dedup
 from consumer.verdict import DONE, DUPLICATE, PARKED, WAIT, Verdict
 from outbox.database.errors import (
@@ -48,8 +44,7 @@ from outbox.database.errors import (
     raise_translated,
 )
 from outbox.database.sqlstates import Cause
-from outbox.errors import DatabaseUnavailable, KeysUnavailable, TransactionEndedByHandler
-from outbox.runtime.log_context import HANDLED
+from outbox.errors import DatabaseUnavailable, KeysUnavailable
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -210,50 +205,3 @@ def is_cancelled_from_outside(error: BaseException) -> bool:
     """Whether *error* is the cancellation of the current task, and not of one that it awaited."""
     task: asyncio.Task[Any] | None = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-async def call(
-    handler: Handler, attempts: Sequence[Attempt], work: UnitOfWork
-) -> dict[str, timedelta]:
-    """
-    Call *handler* for *attempts*; returns how long each call took, by idempotency key.
-
-    If it may choose the size of its batches, it calls for no further attempt after
-    `LONGEST_CALLS`: a handler that has become slow holds its transaction open no longer.
-    """
-    if handler.takes_list:
-        messages = [attempt.message for attempt in attempts]
-        return dict.fromkeys(
-            [attempt.key for attempt in attempts], await _call(handler, messages, work)
-        )
-    durations: dict[str, timedelta] = {}
-    clock = asyncio.get_running_loop().time
-    latest = clock() + LONGEST_CALLS.total_seconds() if handler.batch_size is None else inf
-    for attempt in attempts:
-        if durations and clock() > latest:
-            break
-        durations[attempt.key] = await _call(handler, attempt.message, work)
-        if len(attempts) > 1:
-            work.session.sync_session.keep_changes()
-    return durations
-
-
-async def _call(handler: Handler, argument: Any, work: UnitOfWork) -> timedelta:
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    handled = HANDLED.set(partial(fields_of, argument))
-    try:
-        async with within(handler.timeout):
-            await handler.call(argument, work.session)
-    finally:
-        HANDLED.reset(handled)
-    took = timedelta(seconds=clock() - began)
-    if not work.is_open:
-        # At once: a further handler would write into another transaction, or into none.
-        raise TransactionEndedByHandler(REFUSAL)
-    return took
-
-
-def within(timeout: timedelta | None) -> AbstractAsyncContextManager[object]:
-    """A deadline for the block, or none."""
-    return nullcontext() if timeout is None else asyncio.timeout(timeout.total_seconds())

@@ -12,6 +12,8 @@ Every SQL statement of a consumer.
     parked             parks messages, and finds those that are due
     parked_statements  the statements that find them
     dead_letters       writes to `dead_letters`
+    outgoing_replies   records replies in the outbox
+    incoming_replies   stores replies for the callers of this service
     stored_message     a message as columns of a row, and back
     completed          rows of completed messages, for a replay
     durations          writes the durations of handler calls

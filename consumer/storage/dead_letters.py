@@ -2,13 +2,13 @@
 Writing messages of any content to `dead_letters`, and their failure to the dedup store.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from consumer.storage import stored_message
+from consumer.storage import outgoing_replies, stored_message
 from consumer.storage.dedup import Dedup
 from consumer.storage.failing import LastFailure
 from consumer.storage.inserted import verify_inserted
@@ -26,12 +26,17 @@ from outbox.wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterWriter:
-    """Writes dead letters of *consumer*, whose messages came from *queue*."""
+    """
+    Writes dead letters of *consumer*, whose messages came from *queue*.
+
+    A request whose type is one of *answered* gets an error reply in the same transaction.
+    """
 
     consumer: str
     queue: str
     sessions: async_sessionmaker[AsyncSession]
     dedup: Dedup
+    answered: Collection[str] = ()
 
     async def write(
         self,
@@ -88,6 +93,8 @@ class DeadLetterWriter:
             failure=failure,
             body_expired=body_expired,
         )
+        if message.reply_to is not None and message.type in self.answered:
+            await outgoing_replies.record_failure(session, message, code=reason)
         return True
 
 

@@ -37,6 +37,7 @@ def to_columns(message: WireMessage) -> dict[str, Any]:
         "content_encoding": _text(message.content_encoding),
         "body": message.body,
         "occurred_at": message.timestamp,
+        "reply_to": _text(message.reply_to),
     }
 
 
@@ -49,6 +50,7 @@ def from_columns(row: Mapping[str, Any]) -> WireMessage:
         message_id=row["message_id"],
         type=row["type"],
         correlation_id=row["correlation_id"],
+        reply_to=row["reply_to"],
         timestamp=row["occurred_at"],
         content_type=row["content_type"],
         content_encoding=row["content_encoding"],

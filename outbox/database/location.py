@@ -33,6 +33,7 @@ CREATED_BY = {
     "outbox_compatibility": "0011",
     "audit_head": "0012",
     "approvals": "0012",
+    "replies": "0016",
 }
 """The tables, by the revision that creates each."""
 

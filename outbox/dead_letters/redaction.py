@@ -28,6 +28,7 @@ _METADATA = (
     "exchange",
     "routing_key",
     "correlation_id",
+    "reply_to",
     "priority",
     "content_type",
     "content_encoding",

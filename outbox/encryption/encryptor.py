@@ -91,7 +91,7 @@ class Encryptor:
             **row,
             "idempotency_key": key,
             "ordering_key": self._digest_of("ordering_key", row["ordering_key"]),
-            "correlation_id": self._digest_of("correlation_id", row["correlation_id"]),
+            "correlation_id": self._correlation_id(event_id, row["correlation_id"]),
             "headers": public,
             "content_encoding": ENCODING,
             "body": body,
@@ -108,6 +108,10 @@ class Encryptor:
 
     def _digest_of(self, domain: Domain, value: str | None) -> str | None:
         return None if value is None else self.digest(domain, value)
+
+    def _correlation_id(self, event_id: str, value: str | None) -> str | None:
+        # The id of the event itself names no person, and other programs copy it into a reply.
+        return value if value == event_id else self._digest_of("correlation_id", value)
 
     def _subject(self, subject: str) -> _Subject:
         if self._subject_keys is None:

@@ -50,6 +50,8 @@ class Outcome(StrEnum):
     """It cannot be decoded as a message, and was not published."""
     PLAIN = PLAINTEXT_REFUSED
     """MQ_REQUIRE_ENCRYPTION refuses its plain body, so it was not published."""
+    EXPIRED = "expired"
+    """The deadline of the request has passed, so it was not published."""
     UNKNOWN = "unknown"
     """No confirm came: the broker may have it; the relay publishes it again with the same id."""
 

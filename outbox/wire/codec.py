@@ -6,7 +6,8 @@ The wire format is version 1. Its headers are in `outbox.wire.headers`, its AMQP
     AMQP property       value
     message_id          the event's id, the same on every republish
     type                the event's type
-    correlation_id      as given, or absent
+    correlation_id      as given, or absent; of a request its message_id, unless it has another
+    reply_to            of a request: the queue that takes its reply
     timestamp           when the event occurred, in whole seconds
     content_type        application/json unless the payload was bytes
     content_encoding    absent, gzip, or outbox-aes256gcm for an encrypted body
@@ -34,6 +35,7 @@ from outbox.wire.compression import decompress
 from outbox.wire.encrypted import ENCODING, KEY_UNKNOWN, Decrypt
 from outbox.wire.envelope import Envelope
 from outbox.wire.headers import (
+    EXPIRES_HEADER,
     IDEMPOTENCY_KEY_HEADER,
     LANE_HEADER,
     OCCURRED_AT_HEADER,
@@ -72,6 +74,7 @@ class WireMessage:
     content_encoding: str | None = None
     priority: int | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+    reply_to: str | None = None
 
     @property
     def first_routing_key(self) -> str:
@@ -100,6 +103,8 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         headers[RECORDED_AT_HEADER] = epoch_seconds(envelope.recorded_at)
     if lane is not None:
         headers[LANE_HEADER] = lane
+    if envelope.expires_at is not None:
+        headers[EXPIRES_HEADER] = iso_text(envelope.expires_at)
     # By position: with names it takes three times as long.
     return WireMessage(
         exchange if envelope.exchange is None else envelope.exchange,
@@ -113,6 +118,7 @@ def to_wire(envelope: Envelope, *, exchange: str, lane: str | None = None) -> Wi
         envelope.content_encoding,
         _WIRE_NORMAL if is_normal or lane is not None else _WIRE_PRIORITY[envelope.priority],
         headers,
+        envelope.reply_to,
     )
 
 
@@ -154,6 +160,8 @@ def from_wire(
         content_type=message.content_type or media_type.UNKNOWN,
         occurred_at=ours.occurred_at or sent_at or datetime.now(UTC),
         recorded_at=ours.recorded_at or sent_at,
+        reply_to=message.reply_to if _is_key(message.reply_to) else None,
+        expires_at=ours.expires_at,
         content_encoding=encoding or None,
     )
     if decrypt is not None:

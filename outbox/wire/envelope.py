@@ -23,6 +23,7 @@ class Envelope:
     *exchange* is None for the configured main exchange.
     *ordering_key* is None on the consumer's side: it never leaves the database. There *lane* says
     which messages belong together, or is None for those that have no key.
+    *reply_to* and *expires_at* are those of a request: the queue for its reply, and its deadline.
     *recorded_at* is when the outbox row was inserted, in whole seconds on the consumer's side.
     """
 
@@ -41,3 +42,5 @@ class Envelope:
     recorded_at: datetime | None = None
     content_type: str = JSON_CONTENT_TYPE
     content_encoding: str | None = None
+    reply_to: str | None = None
+    expires_at: datetime | None = None

@@ -7,6 +7,7 @@ The headers of the wire format: their names, and one value that holds them all.
     x-outbox-occurred-at        when the event occurred, ISO 8601 in UTC, with microseconds
     x-outbox-recorded-at        when the outbox row was inserted, in whole seconds since 1970
     x-outbox-lane               keyed hash of the ordering key, 32 hex digits; absent without a key
+    x-outbox-expires            of a request: its deadline, ISO 8601 in UTC, with microseconds
     x-outbox-attempt            on a retry copy: the number of failed attempts
     x-outbox-exchange           on a copy: the exchange that the event was first published to
     x-outbox-routing-key        on a copy: the routing key that it was first published with
@@ -36,6 +37,7 @@ IDEMPOTENCY_KEY_HEADER = "x-outbox-idempotency-key"
 OCCURRED_AT_HEADER = "x-outbox-occurred-at"
 RECORDED_AT_HEADER = "x-outbox-recorded-at"
 LANE_HEADER = "x-outbox-lane"
+EXPIRES_HEADER = "x-outbox-expires"
 ATTEMPT_HEADER = "x-outbox-attempt"
 EXCHANGE_HEADER = "x-outbox-exchange"
 ROUTING_KEY_HEADER = "x-outbox-routing-key"
@@ -59,12 +61,15 @@ _OF_COPIES = frozenset(
 )
 """The headers that no message has when it is first published."""
 
+_NOT_OF_ALL = _OF_COPIES | {EXPIRES_HEADER}
+
 NAMES = _OF_COPIES | {
     VERSION_HEADER,
     IDEMPOTENCY_KEY_HEADER,
     OCCURRED_AT_HEADER,
     RECORDED_AT_HEADER,
     LANE_HEADER,
+    EXPIRES_HEADER,
 }
 """All headers of the wire format."""
 
@@ -93,6 +98,7 @@ class Headers(NamedTuple):
         replay: The run that replayed it.
         exchange: Where it was first published; likewise *routing_key*.
         priority: Its priority, if the property has another one while it waits for a retry.
+        expires_at: The deadline of a request; later its handler is not called.
 
     """
 
@@ -110,6 +116,7 @@ class Headers(NamedTuple):
     exchange: str | None = None
     routing_key: str | None = None
     priority: int | None = None
+    expires_at: datetime | None = None
 
 
 def parse(headers: Mapping[str, Any]) -> Headers:
@@ -120,7 +127,7 @@ def parse(headers: Mapping[str, Any]) -> Headers:
     key = _text(get(IDEMPOTENCY_KEY_HEADER)) or None
     occurred_at, recorded_at = _time(get(OCCURRED_AT_HEADER)), _epoch_time(get(RECORDED_AT_HEADER))
     lane = _lane(get(LANE_HEADER))
-    if _OF_COPIES.isdisjoint(headers):
+    if _NOT_OF_ALL.isdisjoint(headers):
         # Nearly all messages, at half of the cost.
         return Headers(version == VERSION, is_newer, key, occurred_at, recorded_at, lane)
     return Headers(
@@ -138,6 +145,7 @@ def parse(headers: Mapping[str, Any]) -> Headers:
         exchange=_text(get(EXCHANGE_HEADER)),
         routing_key=_text(get(ROUTING_KEY_HEADER)),
         priority=octet(get(PRIORITY_HEADER)),
+        expires_at=_zoned_time(get(EXPIRES_HEADER)),
     )
 
 

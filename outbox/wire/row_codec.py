@@ -8,7 +8,7 @@ from typing import Any
 
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Event, Priority
-from outbox.validation import check
+from outbox.validation import check, check_key
 from outbox.wire.envelope import Envelope
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
@@ -64,11 +64,15 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
             row.get("created_at"),
             row["content_type"],
             row["content_encoding"],
+            row.get("reply_to"),
+            row.get("expires_at"),
         )
         check(envelope)
         for text in (envelope.exchange, envelope.content_encoding):
             if text is not None:
                 str.encode(text)
+        if envelope.reply_to is not None:
+            check_key("reply_to", envelope.reply_to)
     except InvalidEvent as error:
         raise UnreadableMessage("malformed", error.field) from None
     except (TypeError, ValueError, KeyError, OverflowError):

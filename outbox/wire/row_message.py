@@ -71,6 +71,8 @@ def to_message(row: Mapping[str, Any], *, exchange: str, lane_of: LaneOf) -> Wir
     if (
         (headers == _NO_HEADERS or (trace := _trace_of(headers)) is not None)
         and event_id is not None
+        and row.get("expires_at") is None
+        and row.get("reply_to") is None
         and _is_plain_key(key)
         and (ordering_key is None or _is_plain_key(ordering_key))
         and (correlation_id is None or _is_plain_key(correlation_id))

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from outbox.database_time import database_now
 from outbox.payload import MAX_BODY_BYTES
 from outbox.tables import MAX_HEADERS_BYTES, outbox
 
@@ -31,7 +32,7 @@ def _size_on_sqlite(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
 
 
 _TEXTS = "type exchange routing_key idempotency_key correlation_id content_type content_encoding"
-SIZED_TEXTS = [outbox.c[name] for name in _TEXTS.split()]
+SIZED_TEXTS = [outbox.c[name] for name in (*_TEXTS.split(), "reply_to")]
 
 
 def _fits(
@@ -72,8 +73,10 @@ def claimed_columns(
     }
     large["headers"] = sa.cast(rows.c.headers, sa.Text)
     others = [rows.c[c.name] for c in outbox.c if c.name not in {*_SPECIAL, *large}]
+    is_expired = rows.c.expires_at <= database_now()
     return [
         *others,
+        is_expired.label("is_expired"),
         # As stored: SQLite accepts values of any type, and `row_codec` checks them.
         sa.type_coerce(rows.c.event_id, sa.types.NULLTYPE).label("event_id"),
         *(

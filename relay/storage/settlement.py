@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from outbox.database_time import now_plus
 from outbox.tables import MAX_ATTEMPTS, dead_letters, outbox
 from relay.storage.isolation import RowsUnchangedError, Scope, refused
-from relay.verdict import DeadLetter, Delete, Leave, Quarantine, Retry, Verdict
+from relay.verdict import DeadLetter, Delete, Expire, Leave, Quarantine, Retry, Verdict
 
 SOURCE = "relay"
 UNSETTLED = "unsettled"
@@ -43,6 +43,7 @@ ENVELOPE_COLUMNS = (
     "content_encoding",
     "body",
     "occurred_at",
+    "reply_to",
 )
 KEPT_TEXT_BYTES = 65_536
 """A longer text is not kept in a dead letter: commands could not read the others."""
@@ -67,7 +68,7 @@ class Settlement(ABC):
     async def apply(self, connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
         """Apply all *verdicts*, or raise the error of the database or RowsUnchangedError."""
         reasons: defaultdict[str, list[int]] = defaultdict(list)
-        gone = [verdict.row.id for verdict in verdicts if isinstance(verdict, Delete)]
+        gone = [v.row.id for v in verdicts if isinstance(v, Delete | Expire)]
         others = [verdict for verdict in verdicts if not isinstance(verdict, Delete)]
         for verdict in others:
             if isinstance(verdict, DeadLetter):

@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from consumer.reply_report import ReplyReport
 from consumer.telemetry import Telemetry as ConsumerTelemetry
 from outbox.runtime.probes import Health
 from relay.telemetry import Telemetry as RelayTelemetry
@@ -52,6 +53,7 @@ def _of_relay() -> CollectorRegistry:
 def _of_consumer() -> CollectorRegistry:
     registry = CollectorRegistry()
     ConsumerTelemetry(registry, source="", queue="", known=()).topology_report(Health())
+    ReplyReport(registry)
     return registry
 
 

@@ -154,7 +154,7 @@ _PROPERTIES: tuple[tuple[str, str | None, _Reader | None], ...] = (
     ("delivery_mode", None, _octet),
     ("priority", "priority", _octet),
     ("correlation_id", "correlation_id", None),
-    ("reply_to", None, None),
+    ("reply_to", "reply_to", None),
     ("expiration", None, None),
     ("message_id", "message_id", None),
     ("timestamp", "timestamp", _timestamp),

@@ -53,6 +53,7 @@ _CONTENT_TYPE = _FLAGS["content_type"]
 _CONTENT_ENCODING = _FLAGS["content_encoding"]
 _PRIORITY = _FLAGS["priority"]
 _CORRELATION_ID = _FLAGS["correlation_id"]
+_REPLY_TO = _FLAGS["reply_to"]
 MESSAGE_ID = _FLAGS["message_id"]
 TIMESTAMP = _FLAGS["timestamp"]
 _TYPE = _FLAGS["message_type"]
@@ -74,12 +75,14 @@ def publish_frames(message: WireMessage, *, channel: int, body_max: int) -> list
         message.content_type, message.content_encoding, message.priority, message.type
     )
     flags, table, own = common.flags, _table(message.headers), b""
-    if message.correlation_id:
-        flags |= _CORRELATION_ID
-        own = _short(message.correlation_id)
-    if message.message_id:
-        flags |= MESSAGE_ID
-        own += _short(message.message_id)
+    for flag, text in (
+        (_CORRELATION_ID, message.correlation_id),
+        (_REPLY_TO, message.reply_to),
+        (MESSAGE_ID, message.message_id),
+    ):
+        if text:
+            flags |= flag
+            own += _short(text)
     if message.timestamp is not None:
         flags |= TIMESTAMP
         own += _timestamp(message.timestamp)

@@ -71,8 +71,8 @@ def _head_of(message: WireMessage, channel: int, size: int) -> bytes | None:
     """
     Return the bytes before a body of *size* bytes, or None if *message* is not common enough.
 
-    A common one has the four headers of the wire format, at most a traceparent besides, and no
-    correlation id.
+    A common one has the four headers of the wire format, at most a traceparent besides, no
+    correlation id and no queue for replies.
     """
     headers, message_id, timestamp = message.headers, message.message_id, message.timestamp
     names, parent = tuple(headers), b""
@@ -100,6 +100,7 @@ def _head_of(message: WireMessage, channel: int, size: int) -> bytes | None:
         and message_id.isascii()
         and timestamp.tzinfo is not None
         and not message.correlation_id
+        and not message.reply_to
     ):
         fill, start, table, key_label, middle, last = _layout(
             *(channel, message.exchange, message.routing_key, len(key), message.type),

@@ -47,6 +47,7 @@ def properties(message: WireMessage) -> Basic.Properties:
         message_id=message.message_id,
         message_type=message.type,
         correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
         timestamp=message.timestamp,
         content_type=message.content_type,
         content_encoding=message.content_encoding,

@@ -229,6 +229,7 @@ def to_delivery(delivered: DeliveredMessage) -> Delivery:
             message_id=properties.message_id,
             type=properties.message_type,
             correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
             timestamp=stamp.replace(tzinfo=UTC) if stamp and stamp.tzinfo is None else stamp,
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,

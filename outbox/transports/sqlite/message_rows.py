@@ -21,6 +21,7 @@ _PLAIN_PROPERTIES = (
     "message_id",
     "type",
     "correlation_id",
+    "reply_to",
     "content_type",
     "content_encoding",
     "priority",

@@ -1,0 +1,78 @@
+"""
+The replies of a handler: what it returned, as events. Pure, but for the keys that encrypt them.
+
+    a value                  the reply: a JSON value, bytes, a pydantic model, or an `Event`, whose
+                             payload, headers, subject and compression are taken
+    None                     an empty reply, if the annotation of the handler says that it returns
+                             something; no reply, if it says None or nothing
+    of a handler of lists    a list with the reply to each message, in their order; or None
+
+A handler that returns a value to a message that is no request has done nothing wrong: the value is
+dropped, as the caller wants none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from consumer.execution.decode import Attempt
+from consumer.handler import Handler
+from consumer.storage.outgoing_replies import OutgoingReply
+from outbox.errors import InvalidEvent
+from outbox.event import Event
+from outbox.payload import encode
+from outbox.requests.wire import ANSWERED, is_answerable
+
+
+def answers_of_list(
+    handler: Handler, attempts: Sequence[Attempt], result: Any
+) -> list[OutgoingReply]:
+    """
+    The replies of a *handler* of lists that returned *result*.
+
+    Raises InvalidEvent if a request is among *attempts*, and *result* is not one value for each.
+    """
+    if all(each.delivery.message.reply_to is None for each in attempts):
+        return []
+    if result is None:
+        return answers_of(handler, attempts, [None] * len(attempts))
+    if not isinstance(result, list | tuple) or len(result) != len(attempts):
+        raise InvalidEvent("reply", "must be a list with one reply for each message, or None")
+    return answers_of(handler, attempts, result)
+
+
+def answers_of(
+    handler: Handler, attempts: Sequence[Attempt], results: Sequence[Any]
+) -> list[OutgoingReply]:
+    """
+    The replies to those of *attempts* that are requests, from the *results* of *handler*.
+
+    Raises InvalidEvent for a result that no event can carry; it names the field, not the value.
+    """
+    return [
+        _reply(attempt, result)
+        for attempt, result in zip(attempts, results, strict=True)
+        if is_answerable(attempt.delivery.message) and (handler.answers or result is not None)
+    ]
+
+
+def _reply(attempt: Attempt, result: Any) -> OutgoingReply:
+    request = attempt.delivery.message
+    correlation_id = request.correlation_id or request.message_id or ""
+    common: dict[str, Any] = {
+        "routing_key": request.reply_to,
+        "correlation_id": correlation_id,
+        "priority": attempt.envelope.priority,
+    }
+    if isinstance(result, Event):
+        body, content_type = result.body, result.content_type
+        common |= {
+            "headers": result.headers,
+            "subject": result.subject,
+            "compression": result.compression,
+        }
+    elif isinstance(result, bytes):
+        body, content_type = result, "application/octet-stream"
+    else:
+        body, content_type = encode(result, "")
+    event = Event(ANSWERED, body, content_type=content_type, **common)
+    return OutgoingReply(event, correlation_id)
