@@ -33,6 +33,9 @@ CREATED_BY = {
     "outbox_compatibility": "0011",
     "audit_head": "0012",
     "approvals": "0012",
+    "consumer_generations": "0017",
+    "consumer_partitions": "0017",
+    "consumer_members": "0017",
 }
 """The tables, by the revision that creates each."""
 

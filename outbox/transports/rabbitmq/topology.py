@@ -106,7 +106,11 @@ async def declare(channel: DeclarationChannel, entity: Entity, *, passive: bool 
         match entity:
             case Exchange(name, kind):
                 await opened.exchange_declare(
-                    name, exchange_type=kind, durable=True, passive=passive
+                    name,
+                    exchange_type=kind,
+                    durable=True,
+                    arguments=dict(entity.declared_arguments),
+                    passive=passive,
                 )
             case Queue(name, arguments):
                 await opened.queue_declare(
