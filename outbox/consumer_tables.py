@@ -105,9 +105,7 @@ consumer_generations = sa.Table(
     sa.Column("partitions", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False, server_default=database_now()),
-    sa.CheckConstraint(
-        "state IN ('declared', 'current', 'draining', 'retired')", name="state"
-    ),
+    sa.CheckConstraint("state IN ('declared', 'current', 'draining', 'retired')", name="state"),
 )
 """
 The generations of partitions of each consumer; see `consumer.partitions`. Generation 0 is the work

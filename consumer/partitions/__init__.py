@@ -4,7 +4,6 @@ Partitions of an ordered consumer: its lanes are spread over queues that process
     main exchange ──patterns──▶ <queue>.g1 ──has a lane──▶ <queue>.g1.lanes ──hash──▶ <queue>.g1.0 …
                                       └───no lane────────▶ <queue>.g1.others ─hash──▶ <queue>.g1.0 …
 
-    queues         names and topology of a generation of partitions: pure
     balance        which process reads which partitions, and how: pure
     marker         the drain marker, the last message of a partition that is replaced
     assignment     the partitions of this process, looked at every second

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from uuid import UUID
 
-from consumer.partitions.queues import PartitionQueues
+from consumer.partition_queues import PartitionQueues
 from consumer.storage.generations import State
 from consumer.storage.partitions import Moves, Partition, Shared
 

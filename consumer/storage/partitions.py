@@ -129,6 +129,12 @@ class Partitions:
                 sa.delete(consumer_members).where(column.consumer == self._consumer, gone)
             )
 
+    async def is_drained(self, generation: int, number: int) -> bool:
+        """Whether the drain marker of a partition has come, or it is deleted."""
+        shared = await self.look()
+        found = (each for each in shared.partitions if each.generation == generation)
+        return next((each.is_drained for each in found if each.number == number), True)
+
     async def drained(self, generation: int, number: int) -> bool:
         """
         Record that all messages before the drain marker of a partition are settled.

@@ -53,7 +53,9 @@ class PartitionQueues:
                 Exchange(entrance, "headers", others),
             ],
             queues=[Queue(name, work.arguments) for name in names],
-            bindings=[Binding(hashed, name, ONE_SHARE) for hashed in (lanes, others) for name in names],
+            bindings=[
+                Binding(hashed, name, ONE_SHARE) for hashed in (lanes, others) for name in names
+            ],
             exchange_bindings=[ExchangeBinding(entrance, lanes, "", {LANE_HEADER: None})],
         )
 
