@@ -27,8 +27,8 @@ For the process `consumer`, in the order in which a delivery meets them:
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
     partitions/                  the partitions of an ordered consumer, shared by its processes
     queues, message_copies       queues with their arguments; copies for retries and replays
-    partition_names,             names of partitions, and their exchanges and queues
-    partition_queues
+    partition_names,             names of partitions, and their exchanges and queues;
+    partition_queues, partition_marker  the message that ends a partition
     database_retry, checks       an unavailable database; settings that contradict each other
     telemetry, delivery_metrics, all log events and metric names: of deliveries, of failed
     failure_metrics, lag_report, attempts, of the stages of a message's way,

@@ -179,13 +179,9 @@ def _check_contract(target: str, contract: str) -> None:
 @app.command()
 def scale(
     target: Target,
-    partitions: Annotated[
-        int, typer.Argument(min=1, max=MOST_PARTITIONS, metavar="N", help="So many partitions.")
-    ],
+    partitions: Annotated[int, typer.Argument(min=1, max=MOST_PARTITIONS, metavar="N")],
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
 ) -> None:
     """Change the number of partitions of an ordered consumer while its processes run."""
     settings, consumer = start(target)

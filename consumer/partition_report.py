@@ -21,7 +21,7 @@ class PartitionReport:
         )
 
     def assigned(self, partitions: int) -> None:
-        """This process reads so many *partitions* from now on."""
+        """From now on this process reads so many *partitions*."""
         self._owned.set(partitions)
         self._log.info("partitions_assigned", partitions=partitions)
 
@@ -30,6 +30,6 @@ class PartitionReport:
         self._log.info("partition_drained", generation=generation, partition=number)
 
     def scaled(self, *, declared: int, found: int) -> None:
-        """The consumer has *found* partitions; the code, for a consumer without any, *declared*."""
+        """The consumer has *found* partitions; the code begins with *declared*."""
         if declared != found:
             self._log.info("partitions_differ", declared=declared, partitions=found)

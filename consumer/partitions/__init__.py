@@ -1,11 +1,10 @@
 """
 Partitions of an ordered consumer: its lanes are spread over queues that processes share.
 
-    main exchange ──patterns──▶ <queue>.g1 ──has a lane──▶ <queue>.g1.lanes ──hash──▶ <queue>.g1.0 …
-                                      └───no lane────────▶ <queue>.g1.others ─hash──▶ <queue>.g1.0 …
+    main exchange ──patterns──▶ <queue>.g1 ──a lane──▶ <queue>.g1.lanes ──hash──▶ <queue>.g1.0 …
+                                      └──────no lane─▶ <queue>.g1.others ─hash──▶ <queue>.g1.0 …
 
     balance        which process reads which partitions, and how: pure
-    marker         the drain marker, the last message of a partition that is replaced
     assignment     the partitions of this process, looked at every second
     subscription   their deliveries as one subscription; drain markers and forwarding
     source         one such subscription after another

@@ -67,12 +67,13 @@ def open_partitions(shared: Shared) -> dict[int, list[Partition]]:
 
 def moves(shared: Shared, member: UUID) -> Moves:
     """What *member* has to claim, and to release, for its share of each generation."""
-    claims: list[tuple[int, int]] = []
-    releases: list[tuple[int, int]] = []
     readable = open_partitions(shared)
-    for each in shared.partitions:
-        if each.owner == member and each.generation not in readable:
-            releases.append((each.generation, each.number))
+    claims: list[tuple[int, int]] = []
+    releases = [
+        (each.generation, each.number)
+        for each in shared.partitions
+        if each.owner == member and each.generation not in readable
+    ]
     for generation, partitions in readable.items():
         share = _share(len(partitions), shared.members, member, generation)
         own = [each for each in partitions if each.owner == member]

@@ -9,10 +9,10 @@ from datetime import timedelta
 from uuid import uuid4
 
 from consumer.database_retry import DatabaseRetry
+from consumer.partition_marker import drain_marker
 from consumer.partition_queues import PartitionQueues
 from consumer.partitions.assignment import Assignments
 from consumer.partitions.balance import Assigned, Assignment, Mode
-from consumer.partitions.marker import drain_marker
 from consumer.partitions.subscription import PartitionsSubscription
 from consumer.storage.partitions import Partitions
 from consumer.telemetry import Telemetry

@@ -19,8 +19,8 @@ from typing import Protocol
 
 from consumer.database_retry import DatabaseRetry
 from consumer.message_copies import forwarded_copy
+from consumer.partition_marker import is_drain_marker
 from consumer.partitions.balance import Assigned, Mode
-from consumer.partitions.marker import is_drain_marker
 from outbox.errors import BrokerUnavailable
 from outbox.runtime.service import pause
 from outbox.transports.base import Outcome, Subscription
@@ -144,7 +144,7 @@ class PartitionsSubscription:
         return outcome
 
     async def release(self, delivery: Delivery) -> None:
-        """Do nothing: the deliveries of a partition go back together when the subscription ends."""
+        """Do nothing: all deliveries go back together when the subscription ends."""
 
     async def _pump(self, part: Part) -> None:
         try:

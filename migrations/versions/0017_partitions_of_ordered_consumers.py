@@ -1,5 +1,7 @@
 """
-Ordered consumers have partitions: which there are, which process reads each, and which are drained.
+Ordered consumers have partitions.
+
+The tables say which there are, which process reads each, and which are drained.
 """
 
 import sqlalchemy as sa
