@@ -58,8 +58,9 @@ async def preview(
         say("first it would finish a change that is under way")
     waiting = 0
     broker, queues = assembly.broker(consumer, settings), assembly.queues(consumer, settings)
-    for each in shared.partitions or [None]:
-        name = queues.partition(each.generation, each.number) if each else queues.name
+    read = [(each.generation, each.number) for each in shared.partitions]
+    for generation, number in read or [(0, 0)]:
+        name = queues.partition(generation, number)
         depth = await broker.depth(name)
         waiting += depth.messages if depth else 0
     say(f"{waiting:,} messages would have to be settled before later ones of any key")

@@ -16,7 +16,7 @@ from outbox.database.errors import driver_errors_translated
 from outbox.errors import ConfigurationError
 from outbox.runtime.service import pause
 from outbox.runtime.shield import commit
-from outbox.transports.base import Transport
+from outbox.transports.base import QueueDepth, Transport
 
 OVERLAP = timedelta(seconds=1)
 """How long both generations get each message."""
@@ -168,10 +168,8 @@ class Scaling:
 
     async def _retire(self, older: Generation) -> None:
         """Let no process read *older* any more, once its last messages are forwarded."""
-        for number in range(older.partitions):
-            depth = await self._transport.depth(self._queues.queue(older.number, number))
-            if depth is not None and depth.messages:
-                return
+        if any(depth.messages for depth in await self._depths(older)):
+            return
         async with self._step(older) as connection:
             if connection is not None:
                 await self._generations.move(connection, older.number, State.RETIRED)
@@ -179,6 +177,8 @@ class Scaling:
     async def _delete(self, older: Generation) -> bool:
         """Delete the queues of *older*; if one has messages, let them be forwarded first."""
         topology = self._queues.topology(older.number, older.partitions)
+        if any(depth.consumers for depth in await self._depths(older)):
+            return False
         async with self._step(older) as connection:
             if connection is None:
                 return False
@@ -188,6 +188,10 @@ class Scaling:
             else:
                 await self._generations.delete(connection, older.number)
         return not kept
+
+    async def _depths(self, older: Generation) -> list[QueueDepth]:
+        names = [self._queues.queue(older.number, number) for number in range(older.partitions)]
+        return [found for name in names if (found := await self._transport.depth(name))]
 
     @asynccontextmanager
     async def _step(self, generation: Generation) -> AsyncIterator[AsyncConnection | None]:

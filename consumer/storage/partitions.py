@@ -174,8 +174,10 @@ class Partitions:
         column = consumer_partitions.c
         free = column.owner.is_(None) | column.owner.not_in(list(live))
         # In one order, so that two processes that claim the same partitions never deadlock.
-        changes = [(key, column.owner == member, None) for key in moves.releases]
-        changes += [(key, free, member) for key in moves.claims]
+        changes: list[tuple[tuple[int, int], sa.ColumnElement[bool], UUID | None]] = [
+            *((key, column.owner == member, None) for key in moves.releases),
+            *((key, free, member) for key in moves.claims),
+        ]
         for (generation, number), condition, owner in sorted(changes, key=lambda each: each[0]):
             await connection.execute(
                 sa.update(consumer_partitions)
