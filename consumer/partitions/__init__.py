@@ -8,6 +8,7 @@ Partitions of an ordered consumer: its lanes are spread over queues that process
     assignment     the partitions of this process, looked at every second
     subscription   their deliveries as one subscription; drain markers and forwarding
     source         one such subscription after another
+    hash_type      whether the broker has the plugin that hashes
     scaling        from one number of partitions to another
 
 **Generations.** A number of partitions is a generation. Generation 0 is the work queue, as an

@@ -119,7 +119,7 @@ async def declare(channel: DeclarationChannel, entity: Entity, *, passive: bool 
         await _declare(channel, entity, passive=passive)
     except BrokerUnavailable:
         if isinstance(entity, Exchange) and channel.is_refused:
-            raise TopologyMismatch(_unknown_type(entity), argument="type") from None
+            raise TopologyMismatch(_unknown_type(entity), argument=entity.kind) from None
         raise
 
 
