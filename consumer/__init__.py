@@ -26,17 +26,22 @@ For the process `consumer`, in the order in which a delivery meets them:
     verdict                      the decision on a delivery after an attempt
     storage/                     every SQL statement
     maintenance/                 the dead queue, the purge of the dedup store, checks of the queue
+    partitions/                  the partitions of an ordered consumer, shared by its processes
     queues, message_copies       queues with their arguments; copies for retries and replays
+    partition_names,             names of partitions, and their exchanges and queues;
+    partition_queues, partition_marker  the message that ends a partition
     database_retry, checks       an unavailable database; settings that contradict each other
     telemetry, delivery_metrics, all log events and metric names: of deliveries, of failed
     failure_metrics, lag_report, attempts, of the stages of a message's way,
-    hook_report, copy_report,    of hooks and of copies;
+    hook_report, copy_report,    of hooks and of copies,
+    partition_report             of partitions;
     log_fields                   the log fields of messages
     tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`
     inspection                   all that `consumer check` looks at
     supervision/, supervised     several processes on one machine, and the end that each has of it
+    scale                        the command `consumer scale`
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.

@@ -35,6 +35,8 @@ from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, Requeu
 from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.partitions.scaling import Scaling
+from consumer.partitions.source import partition_source
 from consumer.settings import ConsumerSettings
 from consumer.storage.begun import BegunDeliveries
 from consumer.storage.dead_letters import DeadLetterWriter
@@ -42,6 +44,7 @@ from consumer.storage.dedup import Dedup
 from consumer.storage.durations import DurationWriter
 from consumer.storage.leases import Leases
 from consumer.storage.parked import ParkedMessages
+from consumer.storage.partitions import Partitions
 from consumer.tasks import Tasks
 from consumer.telemetry import Telemetry
 from consumer.tracing import tracing_of
@@ -86,6 +89,13 @@ def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
         dead_letter_retention=settings.dead_letter_retention,
         dead_letter_body_retention=settings.dead_letter_body_retention,
     )
+
+
+def scaling(consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine) -> Scaling:
+    """The steps between numbers of partitions of *consumer*."""
+    transport_of_steps = broker(consumer, settings)
+    partitions = checks.partition_queues(consumer, settings)
+    return Scaling(consumer.name, engine, transport_of_steps, partitions)
 
 
 def assemble(
@@ -166,6 +176,15 @@ def assemble(
         # A queue with one active consumer leaves idle the subscription that raises a prefetch.
         starts_slowly=settings.is_counted_by_broker and not consumer.ordered,
     )
+    partitions = None
+    if consumer_queues.is_partitioned:
+        partitions = partition_source(
+            Partitions(consumer.name, engine),
+            broker_transport,
+            checks.partition_queues(consumer, settings),
+            database_retry=database_retry,
+            telemetry=telemetry,
+        )
     parked_worker = None
     if lanes is not None and turns is not None:
         context = ParkedContext(
@@ -188,7 +207,7 @@ def assemble(
         executor=attempts,
         settlement=settlement,
         worker=Worker(
-            transport=broker_transport,
+            source=partitions or broker_transport,
             queue=consumer_queues.name,
             dispatcher=dispatcher,
             executor=decrypting_executor,
@@ -196,6 +215,7 @@ def assemble(
             ordered=consumer.ordered,
             telemetry=telemetry,
             health=health,
+            was_renewed=lambda: partitions is not None and partitions.was_renewed,
         ),
         dead_letter_worker=DeadLetterQueueWorker(
             transport=broker_transport,
@@ -215,6 +235,7 @@ def assemble(
         ),
         schema_monitor=schema_monitor,
         parked_worker=parked_worker,
+        assignments=partitions.assignments if partitions else None,
         retention=retention(
             consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
         ),

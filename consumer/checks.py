@@ -9,12 +9,16 @@ import sqlalchemy as sa
 
 from consumer.batch_sizes import MOST_MESSAGES, BatchSizes
 from consumer.consumer import Consumer
+from consumer.partition_queues import PartitionQueues
 from consumer.payload_type import check_defined
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.signature import globals_of, naming
 from consumer.storage.tables import (
     begun_deliveries,
+    consumer_generations,
+    consumer_members,
+    consumer_partitions,
     failing_messages,
     parked_messages,
     processed_messages,
@@ -40,6 +44,18 @@ def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedu
     return [settings.retry_policy, *own]
 
 
+def is_partitioned(consumer: Consumer, settings: ConsumerSettings) -> bool:
+    """Whether *consumer* reads partitions; the embedded broker has one process that works."""
+    return consumer.partitions is not None and settings.brokers[0].scheme in {"amqp", "amqps"}
+
+
+def partition_queues(consumer: Consumer, settings: ConsumerSettings) -> PartitionQueues:
+    """The queues of the partitions of *consumer*."""
+    return PartitionQueues(
+        queues(consumer, settings), settings.main_exchange, settings.dlx_exchange
+    )
+
+
 def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
     """The names and arguments of all queues of *consumer*."""
     delays = {delay for each in policies(consumer, settings) for delay in each.delays}
@@ -50,6 +66,7 @@ def queues(consumer: Consumer, settings: ConsumerSettings) -> ConsumerQueues:
         message_ttl=settings.message_ttl,
         delivery_limit=settings.delivery_limit if settings.is_counted_by_broker else None,
         single_active=consumer.ordered,
+        is_partitioned=is_partitioned(consumer, settings),
     )
 
 
@@ -184,6 +201,9 @@ def rights_of_process(consumer: Consumer) -> Rights:
         rights[replies] = _ALL
     if any(each.answers for each in consumer.handlers.values()):
         rights[outbox] = ("INSERT",)
+    if consumer.partitions is not None:
+        partitions = (consumer_generations, consumer_partitions, consumer_members)
+        rights |= dict.fromkeys(partitions, _ALL)
     return rights
 
 

@@ -4,12 +4,15 @@ The command `consumer`.
 
 import asyncio
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from consumer import assembly, checks, replay
 from consumer import run as service
+from consumer import scale as scaling
+from consumer.consumer import MOST_PARTITIONS
 from consumer.contract import files
 from consumer.contract.comparison import Comparison, compare, received
 from consumer.contract.document import document
@@ -180,6 +183,19 @@ def _check_contract(target: str, contract: str) -> None:
 
     commands.warn(commands.once(compared).uncompared)
     console.print("the handlers can read all that the contract allows")
+
+
+@app.command()
+def scale(
+    target: Target,
+    partitions: Annotated[int, typer.Argument(min=1, max=MOST_PARTITIONS, metavar="N")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
+) -> None:
+    """Change the number of partitions of an ordered consumer while its processes run."""
+    settings, consumer = start(target)
+    work = scaling.preview if dry_run else scaling.scale
+    run_interruptible(partial(work, consumer, settings, partitions, console.print))
 
 
 @app.command()

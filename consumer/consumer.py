@@ -20,6 +20,8 @@ from outbox.validation import check_type
 Others = ParamSpec("Others")
 Result = TypeVar("Result", bound=Awaitable[None])
 
+MOST_PARTITIONS = 256
+
 RELAY = "relay"
 """The source of dead letters and the target that belong to the relay, and to no consumer."""
 
@@ -43,7 +45,8 @@ class Consumer(Registrations):
             see `consumer.middleware`.
 
     Raises ConfigurationError if the name is invalid or `relay`, *bindings* is empty or no list of
-    patterns, *queue* is no name of a queue, or a function cannot be called as it has to be.
+    patterns, *queue* is no name of a queue, *partitions* is out of range or without *ordered*, or
+    a function cannot be called as it has to be.
 
     """
 
@@ -57,6 +60,7 @@ class Consumer(Registrations):
         bindings: Sequence[str],
         queue: str | None = None,
         ordered: bool = False,
+        partitions: int | None = None,
         lifespan: LifespanFunction | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> None:
@@ -69,11 +73,14 @@ class Consumer(Registrations):
             raise ConfigurationError(
                 f"consumer {name}: queue must be 1 to 200 letters, digits and _.:-"
             )
+        if partitions is not None:
+            _check_partitions(name, partitions, ordered=ordered)
         with naming(f"consumer {name}"):
             entered = None if lifespan is None else Lifespan(lifespan)
         super().__init__(name, ordered=ordered, lifespan=entered)
         self.bindings = tuple(bindings)
         self.queue = queue
+        self.partitions = partitions
         self.middleware = [
             self._declared("middleware", each, ("call", "call_next")) for each in middleware
         ]
@@ -124,6 +131,19 @@ def _check_name(name: str) -> None:
     if name == RELAY:
         raise ConfigurationError(
             f"consumer name: must not be {RELAY}, the source of the relay in dead_letters"
+        )
+
+
+def _check_partitions(name: str, partitions: object, *, ordered: bool) -> None:
+    # `type`, because True is an instance of int.
+    if type(partitions) is not int or not 1 <= partitions <= MOST_PARTITIONS:
+        raise ConfigurationError(
+            f"consumer {name}: partitions must be a number from 1 to {MOST_PARTITIONS}"
+        )
+    if not ordered:
+        raise ConfigurationError(
+            f"consumer {name}: partitions keep an order, so they need ordered=True; processes of"
+            " another consumer share one queue"
         )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from consumer import assembly, checks
 from consumer import encryption as encryption_of_process
 from consumer.consumer import Consumer
+from consumer.partitions.hash_type import check_hash_type
 from consumer.settings import ConsumerSettings
 from outbox.certificate_expiry import expiries
 from outbox.checks import certificates, compression, database, encryption, versions
@@ -70,6 +71,9 @@ async def _check_broker(consumer: Consumer, settings: ConsumerSettings, report: 
     if not await check.server(acts(consumer, settings)):
         return
     await check.topology(topology)
+    if assembly.queues(consumer, settings).is_partitioned:
+        broker = assembly.broker(consumer, settings)
+        await report.async_step(Check.TOPOLOGY, check_hash_type(broker))
     await check.policies(topology)
 
 

@@ -5,6 +5,7 @@ Copies of delivered messages, published to a queue by its name; and messages fro
     renewed_copy       goes to the end of the work queue, as if it had never been delivered
     requeue_copy       goes from the dead queue back to the work queue
     replay_copy        goes from `dead_letters` back to the work queue
+    forwarded_copy     goes from a drained partition to the current generation
     original_message   a message of the dead queue, as it was before the broker dead-lettered it
 
 A copy has the id of its message, and headers with the original route. It leaves out headers that a
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from consumer.partition_names import is_queue_or_partition
 from outbox.event import Priority
 from outbox.wire.codec import WireMessage, sent_priority, wire_priority
 from outbox.wire.headers import (
@@ -113,6 +115,11 @@ def replay_copy(message: WireMessage, *, queue: str, run: UUID) -> WireMessage:
     )
 
 
+def forwarded_copy(message: WireMessage, *, exchange: str, queue: str) -> WireMessage:
+    """The copy of a message in *queue* that *exchange* spreads over partitions."""
+    return replace(_copy(message, queue, added={}), exchange=exchange)
+
+
 def dead_letter_reason(message: WireMessage, *, queue: str) -> str:
     """
     The reason for which the broker dead-lettered *message* from *queue*.
@@ -168,13 +175,14 @@ def _without_broker_headers(message: WireMessage) -> dict[str, Any]:
 
 def _last_death(message: WireMessage, queue: str) -> Mapping[str, Any]:
     """
-    The broker's record of the last time that it dead-lettered *message* from *queue*.
+    The broker's record of the last time that it dead-lettered *message* from *queue*, or from one
+    of its partitions.
 
     RabbitMQ writes x-death, the latest first; the embedded broker writes x-last-death-*.
     """
     deaths = message.headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else ():
-        if isinstance(death, dict) and death.get("queue") == queue:
+        if isinstance(death, dict) and is_queue_or_partition(death.get("queue"), queue):
             return death
     if message.headers.get("x-last-death-queue") != queue:
         return {}

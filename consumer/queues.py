@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
+from consumer.partition_names import partition_queue
 from outbox.transports.topology import (
     NO_DELIVERY_LIMIT,
     Arguments,
@@ -37,6 +38,8 @@ class ConsumerQueues:
         delivery_limit: The broker dead-letters a message after this number of redeliveries; None
             if the consumer counts them.
         single_active: Only one subscription of the work queue gets messages; others stand by.
+        is_partitioned: Messages reach the consumer through partitions, which are declared apart;
+            the work queue, which is then not bound, gets its retries, requeues and replays.
 
     """
 
@@ -46,6 +49,7 @@ class ConsumerQueues:
     message_ttl: timedelta | None = None
     delivery_limit: int | None = None
     single_active: bool = False
+    is_partitioned: bool = False
 
     @property
     def dead(self) -> str:
@@ -66,6 +70,10 @@ class ConsumerQueues:
         """
         return f"{self.dead}.release"
 
+    def partition(self, generation: int, number: int) -> str:
+        """Name of the queue of a partition; generation 0 is the work queue."""
+        return partition_queue(self.name, generation, number)
+
     def retry(self, delay: timedelta) -> str:
         """Name of the queue in which a message waits for *delay*."""
         milliseconds = delay // timedelta(milliseconds=1)
@@ -85,6 +93,7 @@ class ConsumerQueues:
     def topology(self, *, main_exchange: str, dlx_exchange: str) -> Topology:
         """All queues of this consumer, with the exchanges to which they are bound."""
         base = publishing(main_exchange=main_exchange, dlx_exchange=dlx_exchange)
+        patterns = [] if self.is_partitioned else self.bindings
         return Topology(
             exchanges=base.exchanges,
             queues=[
@@ -94,7 +103,7 @@ class ConsumerQueues:
             ],
             bindings=[
                 Binding(dlx_exchange, self.dead, self.name),
-                *(Binding(main_exchange, self.name, pattern) for pattern in self.bindings),
+                *(Binding(main_exchange, self.name, pattern) for pattern in patterns),
             ],
         )
 

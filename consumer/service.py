@@ -5,6 +5,7 @@ A consumer while it runs: its queues, its tasks and its resources, until it has 
 import asyncio
 
 from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer import assembly, checks
 from consumer.bound import bind
@@ -69,6 +70,7 @@ async def serve(
     ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
+        await share_partitions(consumer, settings, engine, telemetry)
         opened = decryption(settings, name=process.name(assembly.role(consumer)))
         async with opened as reads, entered(consumer.lifespan) as value:
             tasks = assembly.assemble(
@@ -101,3 +103,18 @@ async def prepare(
     broker = assembly.broker(consumer, settings, connections=connections)
     await process.prepare(broker, topology, settings)
     await check_policies(management(settings), topology)
+
+
+async def share_partitions(
+    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine, telemetry: Telemetry
+) -> None:
+    """
+    Declare the partitions of *consumer*, or only check that they are; nothing if it has none.
+
+    Raises TopologyMismatch, ConfigurationError, DatabaseUnavailable and BrokerUnavailable.
+    """
+    if not assembly.queues(consumer, settings).is_partitioned:
+        return
+    scaling, declared = assembly.scaling(consumer, settings, engine), consumer.partitions or 1
+    found = await (scaling.begin(declared) if settings.declare_topology else scaling.verify())
+    telemetry.partitions.scaled(declared=declared, found=found)

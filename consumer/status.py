@@ -10,11 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumer import checks
 from consumer.assembly import broker, database, queues
 from consumer.consumer import Consumer
+from consumer.partitions.balance import open_partitions
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dedup_statistics import Statistics, oldest_row, statistics
 from consumer.storage.failing_reads import FailingGroup, groups
+from consumer.storage.generations import State
 from consumer.storage.parked import ParkedMessages
+from consumer.storage.partitions import Partitions, Shared
 from outbox.database import migrate, privileges, row_access
 from outbox.dead_letters.source import reading
 from outbox.dead_letters.store import DeadLetters, ReasonCount
@@ -63,6 +66,25 @@ class ParkedStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionState:
+    """
+    A partition of an ordered consumer.
+
+    Args:
+        state: `read`, `draining` or `drained`; `waits` for the drain of an older generation.
+        messages: None if its queue does not exist.
+        owner: The process that reads it, as the first 8 digits of its id in `consumer_members`.
+
+    """
+
+    generation: int
+    number: int
+    state: str
+    messages: int | None
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class DedupStatus:
     """The age of the oldest row of the dedup store, the retention, and the horizon."""
 
@@ -80,6 +102,7 @@ class Status:
         processed: The number of rows in the dedup store.
         failing: Messages that wait for their next attempt, by type, error and place.
         parked: None for a consumer that is not ordered and has no parked messages.
+        partitions: Empty for a consumer without.
 
     """
 
@@ -92,6 +115,7 @@ class Status:
     failing: list[FailingGroup]
     parked: ParkedStatus | None
     dedup: DedupStatus
+    partitions: list[PartitionState]
 
 
 async def read_status(
@@ -115,6 +139,9 @@ async def read_status(
         reason_counts = await DeadLetters(name).reason_counts(connection)
         failing = await groups(connection, name)
         parked = ParkedStatus(*await ParkedMessages(name).waiting(connection))
+        shared = None
+        if queues.is_partitioned:
+            shared = await Partitions(name, engine).shared(connection)
     return Status(
         consumer=name,
         processed=sum(found.by_status.values()),
@@ -125,7 +152,28 @@ async def read_status(
         failing=failing,
         parked=parked if parked.messages or queues.single_active else None,
         dedup=DedupStatus(oldest, retention, horizon),
+        partitions=[] if shared is None else await _partitions(broker, queues, shared),
     )
+
+
+async def _partitions(
+    broker: Transport, queues: ConsumerQueues, shared: Shared
+) -> list[PartitionState]:
+    readable = open_partitions(shared)
+    states = {each.number: each.state for each in shared.generations}
+    found = []
+    for each in shared.partitions:
+        depth = await broker.depth(queues.partition(each.generation, each.number))
+        if each.is_drained:
+            state = "drained"
+        elif each.generation not in readable:
+            state = "waits"
+        else:
+            state = "draining" if states[each.generation] is State.DRAINING else "read"
+        owner = str(each.owner)[:8] if each.owner in shared.members else None
+        messages = None if depth is None else depth.messages
+        found.append(PartitionState(each.generation, each.number, state, messages, owner))
+    return found
 
 
 def _by_type(statistics: Statistics) -> dict[str, TypeStatus]:

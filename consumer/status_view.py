@@ -25,6 +25,15 @@ def show(console: Console, status: Status) -> None:
         ],
     )
     commands.show_lines("queues", ("queue", "messages", "consumers"), _lines(status.queues))
+    if status.partitions:
+        commands.show_lines(
+            "partitions",
+            ("generation", "partition", "state", "messages", "read by"),
+            [
+                (each.generation, each.number, each.state, each.messages, each.owner)
+                for each in status.partitions
+            ],
+        )
     if held := [(each.queue, each.held) for each in status.queues if each.held]:
         commands.show_lines("held, since no other queue takes them", ("queue", "messages"), held)
     show_groups(status.failing)

@@ -14,6 +14,7 @@ from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker
 from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.partitions.assignment import Assignments
 from consumer.storage.durations import DurationWriter
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime.schema_monitor import SchemaMonitor
@@ -34,6 +35,7 @@ class Tasks:
     topology_monitor: TopologyMonitor
     schema_monitor: SchemaMonitor
     parked_worker: ParkedWorker | None
+    assignments: Assignments | None
     retention: Retention
     dead_letter_maintenance: DeadLetterMaintenance
     failing_sampler: FailingSampler
@@ -54,6 +56,8 @@ class Tasks:
             monitoring = [group.create_task(each.run(stop)) for each in monitors]
             if self.parked_worker is not None:
                 group.create_task(self.parked_worker.run(stop))
+            if self.assignments is not None:
+                group.create_task(self.assignments.run(stop))
             group.create_task(self.durations.run(stop))
             await self.worker.run(stop)
             # They may wait for a server that does not answer, and no delivery needs them any more.

@@ -22,6 +22,7 @@ from consumer.hooks import DeadLettered, Failure, HookFunction, Hooks
 from consumer.lag_report import LagReport
 from consumer.log_fields import ids_of
 from consumer.message import Message
+from consumer.partition_report import PartitionReport
 from consumer.verdict import CODES, DeadLetter, Erased, Expired, TryAgain, Verdict, status_of
 from outbox.dead_letters.report import DeadLetterReport
 from outbox.errors import DatabaseUnavailable
@@ -72,6 +73,7 @@ class Telemetry:
         CertificateMetrics(registry)
         self._attempts = FailureMetrics(registry, self._known)
         self.copy = CopyReport(self._log, registry, health or Health()).copy
+        self.partitions = PartitionReport(self._log, registry)
         self._hook_report = HookReport(self._log, registry)
         self.hooks = Hooks()
         self.trace_settled: Callable[[WireMessage, TryAgain | DeadLetter], None] = lambda *_: None

@@ -96,3 +96,40 @@ Messages whose handler has failed and that wait for their next attempt, at `due_
 `message` is a digest of the idempotency key. `error_class` and `error_place` are the class of the
 last error, and the line of the application that raised it; no text of an error is stored.
 """
+
+consumer_generations = sa.Table(
+    "consumer_generations",
+    metadata,
+    sa.Column("consumer", sa.Text, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("partitions", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False, server_default=database_now()),
+    sa.CheckConstraint("state IN ('declared', 'current', 'draining', 'retired')", name="state"),
+)
+"""
+The generations of partitions of each consumer; see `consumer.partitions`. Generation 0 is the work
+queue itself, with one partition.
+"""
+
+consumer_partitions = sa.Table(
+    "consumer_partitions",
+    metadata,
+    sa.Column("consumer", sa.Text, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("owner", sa.Uuid()),
+    sa.Column("drained_at", UtcDateTime),
+)
+"""
+The partitions of each generation: the process that reads each, and when its drain marker came.
+"""
+
+consumer_members = sa.Table(
+    "consumer_members",
+    metadata,
+    sa.Column("consumer", sa.Text, primary_key=True),
+    sa.Column("id", sa.Uuid(), primary_key=True),
+    sa.Column("seen_at", UtcDateTime, nullable=False, server_default=database_now()),
+)
+"""The processes that share the partitions of a consumer; each updates its row every second."""

@@ -243,4 +243,6 @@ def _with_own_queue(declared: Consumer) -> Consumer:
     """*declared*, with a queue that has the prefix of the test: a server may have its real one."""
     own = copy.copy(declared)
     own.queue = None
+    # A test takes the messages from one queue, and handles them one after another.
+    own.partitions = None
     return own

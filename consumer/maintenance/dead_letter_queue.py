@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from consumer import message_copies
 from consumer.database_retry import DatabaseRetry
+from consumer.partition_marker import is_drain_marker
 from consumer.queues import ConsumerQueues
 from consumer.storage.dead_letters import DeadLetterWriter
 from consumer.telemetry import Telemetry
@@ -124,6 +125,10 @@ class DeadLetterQueueWorker:
     ) -> None:
         queue = self._queues.name
         for delivery in deliveries:
+            if is_drain_marker(delivery.message):
+                # It has expired, and its partition gets another one.
+                await subscription.ack(delivery)
+                continue
             message = message_copies.original_message(delivery.message, queue=queue)
             decision = self._policy.decide(delivery, queue=queue)
             if isinstance(decision, Requeue):

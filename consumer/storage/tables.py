@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 from outbox.consumer_tables import (
     begun_deliveries,
+    consumer_generations,
+    consumer_members,
+    consumer_partitions,
     failing_messages,
     parked_messages,
     processed_messages,
@@ -24,6 +27,9 @@ __all__ = [
     "ago",
     "as_uuid",
     "begun_deliveries",
+    "consumer_generations",
+    "consumer_members",
+    "consumer_partitions",
     "digest_of",
     "failing_messages",
     "parked_messages",

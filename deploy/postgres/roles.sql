@@ -74,7 +74,7 @@ grant usage on schema :"schema"
 alter default privileges for role :"owner" revoke execute on functions from public;
 
 -- Tables and functions of an installation that began without this script.
-\set tables '{approvals, audit_head, audit_log, begun_deliveries, dead_letters, failing_messages, ordering_secret, outbox, outbox_compatibility, outbox_processes, outbox_relay_version, outbox_targets, parked_messages, processed_messages}'
+\set tables '{approvals, audit_head, audit_log, begun_deliveries, consumer_generations, consumer_members, consumer_partitions, dead_letters, failing_messages, ordering_secret, outbox, outbox_compatibility, outbox_processes, outbox_relay_version, outbox_targets, parked_messages, processed_messages}'
 \set functions '{approvals_two_persons, audit_log_append_only, audit_log_chain, outbox_add, outbox_refuse_ids, outbox_refuse_plaintext, outbox_repair_ids, outbox_wake_relay}'
 
 select format('alter table %s owner to %I', relation.oid::regclass, :'owner')
@@ -145,6 +145,9 @@ select format(
            ('consumer', 'select, insert, update, delete', 'table', 'begun_deliveries', null),
            ('consumer', 'select, insert, update, delete', 'table', 'failing_messages', null),
            ('consumer', 'select, insert, update, delete', 'table', 'parked_messages', null),
+           ('consumer', 'select, insert, update, delete', 'table', 'consumer_generations', null),
+           ('consumer', 'select, insert, update, delete', 'table', 'consumer_partitions', null),
+           ('consumer', 'select, insert, update, delete', 'table', 'consumer_members', null),
            ('consumer', 'select, insert', 'table', 'dead_letters', null),
            ('consumer', 'select', 'table', 'audit_log', null),
            ('consumer', 'select, insert', 'table', 'outbox_targets', null),
@@ -172,6 +175,9 @@ select format(
             'id, consumer, attempts, due_at, type, parked_at'),
            ('operator', 'select, insert, update', 'table', 'outbox_targets', null),
            ('operator', 'select', 'table', 'failing_messages', null),
+           ('operator', 'select, insert, update, delete', 'table', 'consumer_generations', null),
+           ('operator', 'select, insert, update, delete', 'table', 'consumer_partitions', null),
+           ('operator', 'select', 'table', 'consumer_members', null),
            ('operator', 'select', 'table', 'outbox_processes', null),
            ('operator', 'select', 'table', 'outbox_relay_version', null),
            ('operator', 'select', 'table', 'outbox_compatibility', null),
@@ -219,6 +225,9 @@ select format(
             'id, consumer, attempts, due_at, type, parked_at'),
            ('monitoring', 'select', 'table', 'failing_messages',
             'consumer, type, error_class, error_place, attempts, first_at, last_at, due_at'),
+           ('monitoring', 'select', 'table', 'consumer_generations', null),
+           ('monitoring', 'select', 'table', 'consumer_partitions', null),
+           ('monitoring', 'select', 'table', 'consumer_members', null),
            ('monitoring', 'select', 'table', 'outbox_targets', null),
            ('monitoring', 'select', 'table', 'outbox_processes', null),
            ('monitoring', 'select', 'table', 'outbox_relay_version', null),

@@ -34,6 +34,9 @@ CREATED_BY = {
     "audit_head": "0012",
     "approvals": "0012",
     "replies": "0016",
+    "consumer_generations": "0017",
+    "consumer_partitions": "0017",
+    "consumer_members": "0017",
 }
 """The tables, by the revision that creates each."""
 

@@ -192,3 +192,11 @@ class Transport(Protocol):
 
         No attempt has an effect.
         """
+
+    async def remove(self, topology: Topology) -> list[str]:
+        """
+        Remove the bindings of *topology*, then its exchanges, then those of its queues that are
+        empty; what does not exist counts as removed.
+
+        Returns the names of the queues that have messages, and stay.
+        """

@@ -16,11 +16,17 @@ strategy at-least-once, which needs overflow reject-publish; the default strateg
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Arguments: TypeAlias = dict[str, str | int]
+HeaderPattern: TypeAlias = Mapping[str, str | int | None]
+"""Headers that a binding asks for, with their values; None asks for any value."""
+
+Kind: TypeAlias = Literal[
+    "topic", "direct", "fanout", "headers", "x-consistent-hash", "x-modulus-hash"
+]
 
 NO_DELIVERY_LIMIT = 2**31 - 1
 """The argument x-delivery-limit for no limit: without one RabbitMQ 4 has a limit of 20."""
@@ -28,10 +34,23 @@ NO_DELIVERY_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A durable exchange."""
+    """
+    A durable exchange.
+
+    *alternate* is the exchange that gets the messages that no binding takes; *arguments* are
+    further declaration arguments.
+    """
 
     name: str
-    kind: Literal["topic", "direct"]
+    kind: Kind
+    alternate: str | None = None
+    arguments: Arguments = field(default_factory=dict)
+
+    @property
+    def declared_arguments(self) -> Arguments:
+        """The arguments of its declaration."""
+        alternate: Arguments = {"alternate-exchange": self.alternate} if self.alternate else {}
+        return {**alternate, **self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +74,34 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeBinding:
+    """
+    The exchange *destination* receives messages of *source* that match *pattern* or *headers*.
+    """
+
+    source: str
+    destination: str
+    pattern: str
+    headers: HeaderPattern | None = None
+    match: Literal["all", "any"] = "all"
+
+    @property
+    def arguments(self) -> dict[str, str | int | None]:
+        """The arguments of the binding; names that begin with `x-` count only if it says so."""
+        if not self.headers:
+            return {}
+        with_x = any(name.startswith("x-") for name in self.headers)
+        return {"x-match": f"{self.match}-with-x" if with_x else self.match, **self.headers}
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """The exchanges, queues and bindings that a process needs."""
 
     exchanges: Sequence[Exchange] = ()
     queues: Sequence[Queue] = ()
     bindings: Sequence[Binding] = ()
+    exchange_bindings: Sequence[ExchangeBinding] = ()
 
 
 def publishing(*, main_exchange: str, dlx_exchange: str) -> Topology:

@@ -16,6 +16,7 @@ The headers of the wire format: their names, and one value that holds them all.
     x-outbox-not-before         on a copy that waits longer than any retry queue: until when
     x-outbox-unsupported-since  on a copy that no consumer could handle yet: since when it waits
     x-outbox-replay             on a replayed copy and its retries: the run, see `audit_log`
+    x-outbox-drain              on a message that is no event: the end of a partition
 
 The ordering key itself is never on the wire. A delivery's headers are parsed once, into `Headers`.
 Any publisher may write any value here, so a value that makes no sense counts as absent.
@@ -46,6 +47,7 @@ NOT_BEFORE_HEADER = "x-outbox-not-before"
 UNSUPPORTED_SINCE_HEADER = "x-outbox-unsupported-since"
 REPLAY_HEADER = "x-outbox-replay"
 PRIORITY_HEADER = "x-outbox-priority"
+DRAIN_HEADER = "x-outbox-drain"
 
 _OF_COPIES = frozenset(
     {
@@ -57,6 +59,7 @@ _OF_COPIES = frozenset(
         EXCHANGE_HEADER,
         ROUTING_KEY_HEADER,
         PRIORITY_HEADER,
+        DRAIN_HEADER,
     }
 )
 """The headers that no message has when it is first published."""

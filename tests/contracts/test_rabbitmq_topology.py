@@ -14,9 +14,12 @@ from consumer.queues import ConsumerQueues
 from outbox.errors import TopologyMismatch
 from outbox.runtime import process
 from outbox.settings import SharedSettings
+from outbox.transports.rabbitmq import topology
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
 from outbox.transports.sqlite.transport import SqliteTransport
-from outbox.transports.topology import Queue, Topology
+from outbox.transports.topology import Exchange, Queue, Topology
+from outbox.wire.codec import WireMessage
+from tests.support.eventually import eventually
 
 WORK = ConsumerQueues("work", bindings=["#"], delays=[timedelta(seconds=1)])
 WANTED = WORK.topology(main_exchange="events", dlx_exchange="dead-letters")
@@ -133,3 +136,42 @@ async def test_arguments_set_by_a_policy_are_not_compared(
     await rabbitmq_server.http.request("PUT", "policies", rabbitmq_vhost, "other", body=policy)
 
     assert await transport(rabbitmq_url).verify(WANTED) == []
+
+
+async def test_an_exchange_of_an_unknown_type_is_refused_by_name(rabbitmq_url):
+    unknown: Any = Exchange("spread", "x-unknown")  # type: ignore[arg-type]
+    with pytest.raises(
+        TopologyMismatch,
+        match=r"^exchange spread: the broker does not know its type x-unknown$",
+    ):
+        await transport(rabbitmq_url).declare(Topology([unknown]))
+    with pytest.raises(TopologyMismatch, match="exchange spread does not exist"):
+        await transport(rabbitmq_url).verify(Topology([unknown]))
+
+
+async def test_a_missing_plugin_is_named(rabbitmq_url, monkeypatch):
+    """The tests' own broker has it, so its name is given to a type that no broker knows."""
+    monkeypatch.setitem(topology.PLUGINS, "x-unknown", "rabbitmq_unknown")
+    unknown: Any = Exchange("spread", "x-unknown")  # type: ignore[arg-type]
+    with pytest.raises(TopologyMismatch, match=r"run rabbitmq-plugins enable rabbitmq_unknown on"):
+        await transport(rabbitmq_url).declare(Topology([unknown]))
+
+
+async def test_what_is_removed_is_gone_and_a_queue_with_messages_stays(rabbitmq_url):
+    broker = transport(rabbitmq_url)
+    await broker.declare(WANTED)
+    async with broker.publisher() as publisher:
+        await publisher.publish([WireMessage("", "work", b"")], within=timedelta(seconds=5))
+
+    async def is_counted() -> bool:
+        depth = await broker.depth("work")
+        return depth is not None and depth.messages == 1
+
+    await eventually(is_counted)
+    removed = Topology(WANTED.exchanges, WANTED.queues, WANTED.bindings)
+
+    assert await broker.remove(removed) == ["work"]
+    assert await broker.remove(removed) == ["work"]
+    assert await broker.depth("work.dead") is None
+    with pytest.raises(TopologyMismatch, match="exchange events does not exist"):
+        await broker.verify(Topology(WANTED.exchanges))

@@ -43,7 +43,7 @@ async def test_pauses_grow_while_subscriptions_are_lost_soon_after_their_start(
 
     it: Any = SimpleNamespace
     worker = Worker(
-        transport=it(subscribe=subscribe),
+        source=it(subscribe=subscribe),
         queue="q",
         dispatcher=it(run=lose, was_idle=False, first_prefetch=1),
         executor=it(ready=None),

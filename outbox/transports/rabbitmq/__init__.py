@@ -2,6 +2,7 @@
 RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pamqp`.
 
     transport, connection, topology     connect, declare, compare
+    topology_removal                    remove bindings, exchanges and empty queues
     inspection                          try what the user may do, without an effect
     publisher                           publish, and find the message that closed a channel
     confirm_channel                     one channel with publisher confirms, and its replacement

@@ -16,13 +16,16 @@ from typing import Any, TypeAlias, TypeVar
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from outbox.errors import TopologyMismatch
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
 from outbox.transports.rabbitmq.connection import connection_errors
 from outbox.transports.topology import Exchange, Queue, Topology
 
 Entity: TypeAlias = Exchange | Queue
 Result = TypeVar("Result")
+
+PLUGINS = {"x-consistent-hash": "rabbitmq_consistent_hash_exchange"}
+"""The plugin that brings a type of exchange."""
 
 _DIFFERS = re.compile(r"inequivalent arg '([\w-]+)'")
 _REFUSED = re.compile(r"invalid arg '([\w-]+)'")
@@ -73,6 +76,15 @@ class DeclarationChannel:
         self._connection = connection
         self._channel: AbstractChannel | None = None
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the broker has closed the connection for a type that it does not know."""
+        transport = self._connection.transport
+        closing = transport and transport.connection.closing
+        if not closing or not closing.done() or closing.cancelled():
+            return False
+        return isinstance(closing.exception(), aiormq.exceptions.ConnectionCommandInvalid)
+
     @asynccontextmanager
     async def of(self, subject: str) -> AsyncIterator[Any]:
         """
@@ -100,13 +112,27 @@ async def declare(channel: DeclarationChannel, entity: Entity, *, passive: bool 
     """
     Declare *entity*; with *passive* only check that an entity of its name exists.
 
-    Raises TopologyMismatch if it has other arguments, or does not exist.
+    Raises TopologyMismatch if it has other arguments, or does not exist, or the broker does not
+    know its type.
     """
+    try:
+        await _declare(channel, entity, passive=passive)
+    except BrokerUnavailable:
+        if isinstance(entity, Exchange) and channel.is_refused:
+            raise TopologyMismatch(_unknown_type(entity), argument=entity.kind) from None
+        raise
+
+
+async def _declare(channel: DeclarationChannel, entity: Entity, *, passive: bool) -> None:
     async with channel.of(describe(entity)) as opened:
         match entity:
             case Exchange(name, kind):
                 await opened.exchange_declare(
-                    name, exchange_type=kind, durable=True, passive=passive
+                    name,
+                    exchange_type=kind,
+                    durable=True,
+                    arguments=dict(entity.declared_arguments),
+                    passive=passive,
                 )
             case Queue(name, arguments):
                 await opened.queue_declare(
@@ -128,6 +154,12 @@ async def compare(channel: DeclarationChannel, entity: Entity) -> bool:
     except NoPermission:
         return False
     return True
+
+
+def _unknown_type(exchange: Exchange) -> str:
+    plugin = PLUGINS.get(exchange.kind)
+    enabling = f": run rabbitmq-plugins enable {plugin} on each of its nodes" if plugin else ""
+    return f"{describe(exchange)}: the broker does not know its type {exchange.kind}{enabling}"
 
 
 def _mismatch(subject: str, text: str) -> TopologyMismatch:

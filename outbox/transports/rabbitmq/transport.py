@@ -47,6 +47,7 @@ from outbox.transports.rabbitmq.topology import (
     describe,
     for_each,
 )
+from outbox.transports.rabbitmq.topology_removal import remove
 from outbox.transports.topology import Topology
 
 
@@ -117,6 +118,14 @@ class RabbitMQTransport:
             for binding in topology.bindings:
                 async with channel.of(f"binding of queue {binding.queue}") as opened:
                     await opened.queue_bind(binding.queue, binding.exchange, binding.pattern)
+            for each in topology.exchange_bindings:
+                async with channel.of(f"binding of exchange {each.destination}") as opened:
+                    await opened.exchange_bind(
+                        destination=each.destination,
+                        source=each.source,
+                        routing_key=each.pattern,
+                        arguments=each.arguments,
+                    )
         finally:
             await close(connection)
 
@@ -146,6 +155,13 @@ class RabbitMQTransport:
         connection = await self._connect()
         try:
             return await inspection.inspect(connection, acts)
+        finally:
+            await close(connection)
+
+    async def remove(self, topology: Topology) -> list[str]:
+        connection = await self._connect()
+        try:
+            return await remove(DeclarationChannel(connection), topology)
         finally:
             await close(connection)
 

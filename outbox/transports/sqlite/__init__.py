@@ -7,6 +7,7 @@ A broker in one SQLite file, for processes of one host.
     message_rows   messages as rows, and back
     consumers      leases of consumers, and which of them is active
     schema         the tables, and what is declared in them
+    topology_removal   bindings, exchanges and empty queues are removed
     connection     one connection with its own thread, and the lock between writers
 
 May import `transports.base`, `transports.topology`, `transports.delivery`,

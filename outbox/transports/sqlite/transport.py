@@ -45,7 +45,7 @@ from outbox.transports.base import (
 )
 from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
 from outbox.transports.sqlite import messages as message_store
-from outbox.transports.sqlite import schema
+from outbox.transports.sqlite import schema, topology_removal
 from outbox.transports.sqlite.connection import SqliteConnection
 from outbox.transports.sqlite.subscription import Intervals, SqliteSubscription
 from outbox.transports.topology import Topology
@@ -115,6 +115,12 @@ class SqliteTransport:
             return None
         async with self._connection() as connection:
             return await connection.read(partial(message_store.depth, queue=queue))
+
+    async def remove(self, topology: Topology) -> list[str]:
+        if not self._path.exists():
+            return []
+        async with self._connection() as connection:
+            return await connection.write(partial(topology_removal.remove, topology=topology))
 
     async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
         # It has no users: a process that may write to the file may do everything.

@@ -74,6 +74,10 @@ class SimulatedTransport:
         answers = [Answer(act, Permission.GRANTED) for act in acts]
         return BrokerFacts(product="simulated", version="1", answers=answers)
 
+    async def remove(self, topology: Topology) -> list[str]:
+        # No process that is simulated has partitions.
+        return [queue.name for queue in topology.queues]
+
     async def _ask(self, step: str) -> None:
         connection = self._broker.connect(self._process)
         try:

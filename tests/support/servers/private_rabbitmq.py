@@ -199,7 +199,8 @@ class PrivateRabbitmq:
             + self._membership()
         )
         (self.directory / "enabled_plugins").write_text(
-            "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_amqp1_0].\n"
+            "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_amqp1_0,"
+            "rabbitmq_consistent_hash_exchange].\n"
         )
         (self.directory / "inetrc").write_text(NAMES)
         (self.directory / "rabbitmq-env.conf").touch()  # or it reads the machine's own

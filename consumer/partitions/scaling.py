@@ -1,0 +1,238 @@
+"""
+From one number of partitions to another; `consumer.partitions` explains the steps.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from consumer.partition_queues import PartitionQueues
+from consumer.storage.generations import Generation, Generations, State
+from consumer.storage.partitions import Partitions, Shared
+from outbox.database.errors import driver_errors_translated
+from outbox.errors import ConfigurationError
+from outbox.runtime.service import pause
+from outbox.runtime.shield import commit
+from outbox.transports.base import QueueDepth, Transport
+
+OVERLAP = timedelta(seconds=1)
+"""How long both generations get each message."""
+
+LOOK_EVERY = timedelta(milliseconds=200)
+
+Say = Callable[[str], None]
+
+
+class Scaling:
+    """
+    The steps from one generation of *consumer* to the next.
+
+    *overlap* is how long both get each message, so that a message that the broker routed before
+    the older one was unbound is in the next one too.
+    Methods raise DatabaseUnavailable, BrokerUnavailable and TopologyMismatch, after which they may
+    be called again.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        engine: AsyncEngine,
+        transport: Transport,
+        queues: PartitionQueues,
+        *,
+        overlap: timedelta = OVERLAP,
+    ) -> None:
+        self._consumer = consumer
+        self._engine = engine
+        self._transport = transport
+        self._queues = queues
+        self._overlap = overlap
+        self._generations = Generations(consumer)
+        self._partitions = Partitions(consumer, engine)
+
+    async def begin(self, partitions: int) -> int:
+        """
+        Lead the messages of a consumer to its partitions; if it has none yet, to so many.
+
+        Returns the number that it has, once no step up to the fourth is undone.
+        """
+        while True:
+            shared = await self._partitions.look()
+            if not shared.generations:
+                await self.plan(partitions)
+                continue
+            if (declared := _in(shared, State.DECLARED)) is None:
+                current = _current(shared)
+                await self._repair(current)
+                return current.partitions
+            if not await self._switch(_current(shared), declared):
+                await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    async def verify(self) -> int:
+        """
+        The number of partitions of a consumer that may not declare its queues.
+
+        Raises ConfigurationError if it has none yet.
+        """
+        shared = await self._partitions.look()
+        if not shared.generations or _in(shared, State.DECLARED) is not None:
+            raise ConfigurationError(
+                f"consumer {self._consumer}: its partitions are not declared: run `consumer scale`"
+                " with a broker user that may configure its queues"
+            )
+        current = _current(shared)
+        await self._transport.verify(self._queues.topology(current.number, current.partitions))
+        return current.partitions
+
+    async def plan(self, partitions: int) -> None:
+        """Record the next generation, with so many *partitions*, if it is not recorded yet."""
+        with driver_errors_translated():
+            async with self._engine.connect() as connection:
+                found = await self._generations.all(connection)
+                if not found:
+                    await self._generations.add(connection, Generation(0, 1, State.CURRENT))
+                last = found[-1].number if found else 0
+                following = Generation(last + 1, partitions, State.DECLARED)
+                if not found or found[-1].state is State.CURRENT:
+                    await self._generations.add(connection, following)
+                await commit(connection)
+
+    async def scale(self, partitions: int, stop: asyncio.Event, say: Say) -> bool:
+        """
+        Come to so many *partitions*; finishes first what an earlier call has left.
+
+        Calls *say* with each step. Returns False if *stop* is set before the end.
+        """
+        await self.begin(partitions)
+        if not await self._finish(stop, say):
+            return False
+        shared = await self._partitions.look()
+        if (current := _current(shared)).partitions != partitions:
+            await self.plan(partitions)
+            await self.begin(partitions)
+            say(f"{partitions} partitions get all messages, instead of {current.partitions}")
+        return await self._finish(stop, say)
+
+    async def _switch(self, older: Generation, following: Generation) -> bool:
+        """
+        Lead messages to *following*, no longer to *older*.
+
+        Returns False if another process is doing it, or has done it.
+        """
+        async with self._step(following) as connection:
+            if connection is None:
+                return False
+            number = following.number
+            await self._transport.declare(self._queues.topology(number, following.partitions))
+            await self._transport.declare(self._queues.routes(number))
+            await asyncio.sleep(self._overlap.total_seconds())
+            await self._transport.remove(self._queues.routes(older.number))
+            await self._generations.move(connection, older.number, State.DRAINING)
+            await self._generations.move(connection, number, State.CURRENT)
+        return True
+
+    async def _repair(self, current: Generation) -> None:
+        """
+        Declare the topology of *current* again, and remove the binding of the work queue.
+
+        A process without partitions, which was replaced just now, may have bound it again.
+        """
+        async with self._step(current) as connection:
+            if connection is not None:
+                number, partitions = current.number, current.partitions
+                await self._transport.declare(self._queues.topology(number, partitions))
+                await self._transport.declare(self._queues.routes(number))
+                await self._transport.remove(self._queues.routes(0))
+
+    async def _finish(self, stop: asyncio.Event, say: Say) -> bool:
+        """Wait until older generations are drained, and delete them; False if *stop* is set."""
+        waits_for = -1
+        while not stop.is_set():
+            shared = await self._partitions.look()
+            if left := _undrained(shared):
+                if left != waits_for:
+                    say(f"{left} partitions have messages that were published before")
+                    waits_for = left
+            elif (older := _older(shared)) is None:
+                return True
+            elif older.state is State.DRAINING:
+                await self._retire(older)
+            elif not _is_read(shared, older) and await self._delete(older):
+                say(f"the {older.partitions} partitions before are deleted")
+                continue
+            await pause(stop, LOOK_EVERY)
+        return False
+
+    async def _retire(self, older: Generation) -> None:
+        """Let no process read *older* any more, once its last messages are forwarded."""
+        if any(depth.messages for depth in await self._depths(older)):
+            return
+        async with self._step(older) as connection:
+            if connection is not None:
+                await self._generations.move(connection, older.number, State.RETIRED)
+
+    async def _delete(self, older: Generation) -> bool:
+        """Delete the queues of *older*; if one has messages, let them be forwarded first."""
+        topology = self._queues.topology(older.number, older.partitions)
+        if any(depth.consumers for depth in await self._depths(older)):
+            return False
+        async with self._step(older) as connection:
+            if connection is None:
+                return False
+            kept = await self._transport.remove(topology)
+            if kept:
+                await self._generations.move(connection, older.number, State.DRAINING)
+            else:
+                await self._generations.delete(connection, older.number)
+        return not kept
+
+    async def _depths(self, older: Generation) -> list[QueueDepth]:
+        names = [self._queues.queue(older.number, number) for number in range(older.partitions)]
+        return [found for name in names if (found := await self._transport.depth(name))]
+
+    @asynccontextmanager
+    async def _step(self, generation: Generation) -> AsyncIterator[AsyncConnection | None]:
+        """
+        A transaction that has *generation* locked, in its state.
+
+        Yields None if another process takes the step, or has taken it.
+        """
+        with driver_errors_translated():
+            async with self._engine.connect() as connection:
+                if not await self._generations.lock(connection, generation):
+                    yield None
+                    return
+                yield connection
+                await commit(connection)
+
+
+def _current(shared: Shared) -> Generation:
+    return next(each for each in reversed(shared.generations) if each.state is State.CURRENT)
+
+
+def _in(shared: Shared, state: State) -> Generation | None:
+    return next((each for each in shared.generations if each.state is state), None)
+
+
+def _older(shared: Shared) -> Generation | None:
+    """The oldest generation to delete; the work queue stays."""
+    current = _current(shared)
+    return next((each for each in shared.generations if 0 < each.number < current.number), None)
+
+
+def _undrained(shared: Shared) -> int:
+    """The number of older partitions that have not come to their markers."""
+    current = _current(shared)
+    return sum(
+        not each.is_drained for each in shared.partitions if each.generation < current.number
+    )
+
+
+def _is_read(shared: Shared, generation: Generation) -> bool:
+    return any(
+        each.generation == generation.number and each.owner in shared.members
+        for each in shared.partitions
+    )
