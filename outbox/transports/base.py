@@ -17,7 +17,8 @@ from typing import Protocol
 from outbox.errors import TopologyMismatch
 from outbox.transports.delivery import Delivery
 from outbox.transports.inspection import Act, BrokerFacts
-from outbox.transports.topology import Topology
+from outbox.transports.observation import Observation
+from outbox.transports.topology import Binding, Topology
 from outbox.wire.codec import WireMessage
 from outbox.wire.encrypted import PLAINTEXT_REFUSED
 
@@ -189,4 +190,15 @@ class Transport(Protocol):
         Return what the broker says about itself, and its answers to attempts at *acts*.
 
         No attempt has an effect.
+        """
+
+    def observe(
+        self, bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AbstractAsyncContextManager[Observation]:
+        """
+        Copy the messages that match *bindings* from now on; their queue is the observer's *name*.
+
+        No copy takes a message from a queue, or makes an unroutable one routable. Bodies are
+        copied only with *bodies*. Nothing of it is left after its end, however that comes.
+        Raises ConfigurationError if the broker makes no such copies.
         """
