@@ -34,12 +34,13 @@ For the process `consumer`, in the order in which a delivery meets them:
     tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`
+    watched                      the broker, audit log and keys of `consumer watch`
     inspection                   all that `consumer check` looks at
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.
 
-May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
+May import `outbox`, never `relay`. Only `assembly` and `watched` name a database or a broker.
 """
 
 import outbox_relay
