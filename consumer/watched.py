@@ -19,9 +19,7 @@ def watch_source(settings: ConsumerSettings) -> WatchSource:
         name=settings.processing_queue,
         main_exchange=settings.main_exchange,
         transport=lambda: transport(settings, name=name),
-        database=lambda: process.database(
-            settings, role=ROLE, lock_timeout=settings.lock_timeout
-        ),
+        database=lambda: process.database(settings, role=ROLE, lock_timeout=settings.lock_timeout),
         keys=lambda: letter_keys(settings, name=name),
         two_person=settings.two_person,
     )

@@ -56,9 +56,7 @@ def approved(
             await privileges.verify(opened.engine, approvals.RIGHTS)
             return await approvals.required(opened.engine, audit, action, approval=number)
 
-    used = with_approval(
-        asked, two_person=source.two_person, approval=approval, target=target
-    )
+    used = with_approval(asked, two_person=source.two_person, approval=approval, target=target)
     return audit if used is None else used
 
 

@@ -138,8 +138,8 @@ def unwanted(topology: Topology, there: Iterable[Binding]) -> list[Binding]:
 def describe_unwanted(binding: Binding) -> str:
     """Return what an operator has to know about a *binding* that no declaration has."""
     return (
-        f"queue {binding.queue} is bound to exchange {binding.exchange} by {binding.pattern}, which"
-        " its consumer does not declare: unbind it, or the queue goes on getting these messages"
+        f"queue {binding.queue} is bound to exchange {binding.exchange} by {binding.pattern},"
+        " which its consumer does not declare: unbind it, or these messages go on arriving"
     )
 
 

@@ -11,6 +11,7 @@ A broker in one SQLite file, for processes of one host.
     schema         the tables, and what is declared in them
     connection     one connection with its own thread, and the lock between writers
 
-May import `transports.base`, `transports.topology`, `transports.delivery`, `transports.observation`,
-`database.sqlite_file_lock`, `database.sqlite_errors`, `wire` and `errors`.
+May import `transports.base`, `transports.topology`, `transports.delivery`,
+`transports.observation`, `database.sqlite_file_lock`, `database.sqlite_errors`, `wire` and
+`errors`.
 """

@@ -1,7 +1,7 @@
 """
 Observers of the embedded broker, and the copies that wait for them: every statement on both.
 
-    messages ── copy, in the transaction of the publish ──▶ observed ──observer──▶ observers (lease)
+    publish ── copy, in its transaction ──▶ observed ──observer──▶ observers (lease_until)
 
 A copy is no message of a queue, so it makes no unroutable message routable. An observer extends
 its lease while it lasts. After that any publish, and any sweep of a subscription, removes it with
