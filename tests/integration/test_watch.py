@@ -5,11 +5,11 @@ The command `consumer watch`, beside a relay and a consumer that go on with thei
 import json
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from yarl import URL
 
 from outbox import insert
@@ -22,11 +22,13 @@ from outbox.transports.connect import transport
 from outbox.wire import codec, row_codec
 from relay.settings import RelaySettings
 from tests.support.builders import LEAK_MARKER, an_event
+from tests.support.commands import CommandLine
 from tests.support.dead_letters import audit_rows, audited
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.keys import key_store
 from tests.support.processes import ChildProcess, PreparedProcess
+from tests.support.roles import documented_rights, role
 
 TARGET = "tests.support.effects:consumer"
 EXCHANGE, QUEUE = "health_data_exchange", "health_data_processing.effects"
@@ -61,14 +63,15 @@ class Watched:
 
 
 @pytest.fixture(params=["sqlite", "servers"])
-async def watched(request, tmp_path):
+def urls(request, tmp_path) -> tuple[str, str]:
+    """A database and a broker; the tracer of RabbitMQ is on."""
     if request.param == "sqlite":
-        urls = (request.getfixturevalue("sqlite_url"), f"sqlite:///{tmp_path / 'broker.db'}")
-    else:
-        urls = (
-            request.getfixturevalue("postgres_url"),
-            request.getfixturevalue("traced_url"),
-        )
+        return request.getfixturevalue("sqlite_url"), f"sqlite:///{tmp_path / 'broker.db'}"
+    return request.getfixturevalue("postgres_url"), request.getfixturevalue("traced_url")
+
+
+@pytest.fixture
+async def watched(urls, tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
     async with Deployment(*urls, logs) as deployment:
@@ -109,17 +112,10 @@ async def test_copies_are_shown_without_bodies_and_the_consumer_gets_every_event
     }
     assert first | expected == first
     assert first["size_bytes"] == len(json.dumps({"note": LEAK_MARKER}, separators=(",", ":")))
-    await eventually(watched.deployment.applied, message="no event was applied")
+
+    await watched.deployment.applies(2)
     applied = [str(id_) for id_ in await watched.deployment.applied()]
-    await eventually_equal(watched, [first["message_id"], second["message_id"]])
-    assert len(applied) <= 2
-
-
-async def eventually_equal(watched: Watched, ids: list[str]) -> None:
-    async def is_so() -> bool:
-        return sorted(str(id_) for id_ in await watched.deployment.applied()) == sorted(ids)
-
-    await eventually(is_so, message="the consumer has not applied each event once")
+    assert sorted(applied) == sorted([first["message_id"], second["message_id"]])
 
 
 async def test_an_event_that_only_an_observer_sees_stays_in_the_outbox(watched):
@@ -139,7 +135,7 @@ async def test_an_event_that_only_an_observer_sees_stays_in_the_outbox(watched):
     await eventually(is_returned, message="the event is not in the outbox as unroutable")
 
 
-async def test_a_signal_ends_it_cleanly_and_a_kill_leaves_nothing(watched):
+async def test_a_signal_ends_it_cleanly_and_a_frozen_or_killed_one_holds_up_no_publisher(watched):
     for by in (signal.SIGINT, signal.SIGTERM):
         child = await watched.watching()
         assert await child.terminate(by=by) == 0
@@ -196,27 +192,31 @@ async def test_it_ends_in_time_and_a_retry_is_seen_on_the_default_exchange(watch
 
 
 async def test_a_second_person_approves_that_bodies_are_watched(postgres_url, tmp_path):
-    logs = tmp_path / "logs"
+    logs, file = tmp_path / "logs", f"sqlite:///{tmp_path / 'broker.db'}"
     logs.mkdir()
-    file = f"sqlite:///{tmp_path / 'broker.db'}"
-    async with Deployment(postgres_url, file, logs, MQ_TWO_PERSON="true") as deployment:
+    async with (
+        Deployment(postgres_url, file, logs, MQ_TWO_PERSON="true") as deployment,
+        role(postgres_url, *documented_rights("operator")) as (_, second_url),
+    ):
         assert await deployment.command("consumer", "topology", TARGET) == 0
-        watch = ("consumer", "watch", "test.#", "--seconds", "1", "--body", *BECAUSE)
+        watch = ("consumer", "watch", "test.#", "--seconds", "0.1", "--body", *BECAUSE)
+        approve = ("consumer", "approve", TARGET, "1", *BECAUSE)
+        second = CommandLine(tmp_path, **deployment.settings | {"MQ_DATABASE_URL": second_url})
 
         asked = await deployment.run(*watch)
         assert (asked.code, asked.out) == (ExitCode.APPROVAL_NEEDED, "")
         assert "consumer approve MODULE:NAME 1 --because TEXT" in asked.err
-        early = await deployment.run(*watch, "--approval", "1")
-        assert (early.code, "1 is not approved yet" in early.err) == (2, True)
-        async with deployment.engine.begin() as connection:
-            await connection.execute(
-                sa.text(
-                    "UPDATE approvals SET approved_at = clock_timestamp(), approved_by = 'bela'"
-                )
-            )
-        own = await deployment.run(*watch, "--approval", "1")
-        assert own.code == 2
-        metadata = await deployment.run("consumer", "watch", "--seconds", "1")
+        own = await deployment.run(*approve)
+        assert (own.code, "another person has to approve it" in own.err) == (2, True)
+        given = await second.run(*approve)
+        assert (given.code, "watch_bodies of broker" in given.out) == (0, True)
+
+        other = await deployment.run(*watch, "--exchange", "", "--approval", "1")
+        assert (other.code, "another act, source or selection" in other.err) == (2, True)
+        assert (await deployment.run(*watch, "--approval", "1")).code == 0
+        again = await deployment.run(*watch, "--approval", "1")
+        assert (again.code, "1 was used" in again.err) == (2, True)
+        metadata = await deployment.run("consumer", "watch", "--seconds", "0.1")
         assert metadata.code == 0
 
 
@@ -254,8 +254,6 @@ async def publish_encrypted(deployment: Deployment, store: Any) -> None:
     settings = RelaySettings(broker_url=deployment.settings["MQ_BROKER_URL"])
     async with transport(settings, name="test").publisher() as publisher:
         await publisher.ready()
-        from datetime import timedelta  # noqa: PLC0415
-
         await publisher.publish([message], within=timedelta(seconds=10))
 
 
