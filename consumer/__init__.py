@@ -39,6 +39,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     tracing                      spans, if OpenTelemetry is set up
     status, status_view,         the commands `consumer status`, `consumer failing`
     failing, failing_view, replay  and `consumer dead`
+    watched                      the broker, audit log and keys of `consumer watch`
     inspection                   all that `consumer check` looks at
     supervision/, supervised     several processes on one machine, and the end that each has of it
     scale                        the command `consumer scale`
@@ -46,7 +47,7 @@ For the process `consumer`, in the order in which a delivery meets them:
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.
 
-May import `outbox`, never `relay`. Only `assembly` names a database or a broker.
+May import `outbox`, never `relay`. Only `assembly` and `watched` name a database or a broker.
 """
 
 import outbox_relay

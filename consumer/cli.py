@@ -26,6 +26,7 @@ from consumer.status import status as status_of
 from consumer.status_view import show
 from consumer.supervision import run as supervisor
 from consumer.target import load_consumer, start
+from consumer.watched import watch_source
 from outbox.checks.report import Report
 from outbox.checks.result import Check
 from outbox.cli import adoption, contract_options, process_options, second_person
@@ -38,12 +39,15 @@ from outbox.cli.dead_letter_options import with_filters
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
 from outbox.cli.start import configure_logs, fail
+from outbox.cli.start import settings as settings_of
 from outbox.cli.version import Version
+from outbox.cli.watch import watch_command
 from outbox.database import migrate, row_access
 from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 from outbox.settings import load
+from outbox.watching.request import WatchSource
 
 app = typer.Typer(
     name="consumer",
@@ -258,8 +262,13 @@ def _dead_letters(target: str) -> DeadLetterSource:
     return replay.dead_letter_source(consumer, settings)
 
 
+def _watched() -> WatchSource:
+    return watch_source(settings_of(ConsumerSettings, process="consumer", warnings="stderr"))
+
+
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))
 app.add_typer(audit_commands.app(_dead_letters, of_consumers=True))
+app.command("watch")(watch_command(_watched))
 app.command("approve")(with_filters(second_person.approve_command(_dead_letters), without=set()))
 
 

@@ -9,6 +9,7 @@ consumer to the new queue without an error. The new one may drop messages that t
 | the work queue is missing or differs     | the process ends, after a second check          |
 | another queue or an exchange is missing  | reported, and declared if MQ_DECLARE_TOPOLOGY    |
 | a binding is missing                     | bound again if MQ_DECLARE_TOPOLOGY, and reported |
+| a binding that is not declared           | reported                                        |
 | a policy can lose messages               | reported; the process is not ready              |
 
 AMQP cannot list bindings, so they are declared at each check, whether or not one is missing.
@@ -33,7 +34,7 @@ from outbox.runtime.topology_report import (
     of_policy,
 )
 from outbox.transports.base import Transport
-from outbox.transports.management import Management
+from outbox.transports.management import Management, describe_unwanted
 from outbox.transports.topology import Topology
 
 INSPECT_EVERY = timedelta(seconds=15)
@@ -122,6 +123,7 @@ class TopologyMonitor:
         problems += await self._missing_bindings()
         if self._declares:
             problems = await self._repair(problems)
+        problems += await self._unwanted_bindings()
         problems += await self._policies()
         self._report.found(problems)
 
@@ -156,6 +158,17 @@ class TopologyMonitor:
             return [
                 Problem(Kind.UNBOUND, str(binding))
                 for binding in await self._management.missing_bindings(self._topology)
+            ]
+        return []
+
+    async def _unwanted_bindings(self) -> list[Problem]:
+        if self._management is None:
+            return []
+        # `_policies` reports that it cannot be asked.
+        with suppress(BrokerUnavailable, ConfigurationError):
+            return [
+                Problem(Kind.UNWANTED, describe_unwanted(binding))
+                for binding in await self._management.unwanted_bindings(self._topology)
             ]
         return []
 

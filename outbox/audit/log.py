@@ -43,6 +43,8 @@ class Action(StrEnum):
     """Recorded before a command answers whether a key has dead letters, and how many."""
     SHOW_BODY = "show_body"
     EXPORT_BODIES = "export_bodies"
+    WATCH_BODIES = "watch_bodies"
+    """Copies of messages that passed an exchange were about to be shown with their bodies."""
     ADOPT = "adopt"
     """Another exchange or queue was recorded in `outbox_targets`; no message was changed."""
     ERASE = "erase"

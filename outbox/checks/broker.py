@@ -97,7 +97,8 @@ class BrokerCheck:
             if not odd and not self._is_embedded:
                 self._report.add(
                     CheckResult.ok(
-                        Check.POLICIES, "no policy changes the queues, and all bindings exist"
+                        Check.POLICIES,
+                        "no policy changes the queues, and their bindings are those declared",
                     )
                 )
 

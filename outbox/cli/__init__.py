@@ -11,6 +11,7 @@ The parts of the command line that `relay` and `consumer` share.
     dead_letter_operations   one run of `replay` or `drop`, with a progress bar and a summary
     dead_letter_view         how dead letters look on a terminal
     dead_letter_export       dead letters as lines of JSON
+    watch, watch_view        the command `watch`, and how copies look on a terminal
     keys                     the commands `keys`: their options
     key_settings             what they need: settings, databases, who runs them and why
     key_making               `keys init`

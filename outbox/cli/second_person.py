@@ -3,9 +3,9 @@ The option `--approval`, and the command `approve`: an act that needs a second p
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -21,6 +21,8 @@ from outbox.dead_letters.selection import Selection, whole_number, words
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ApprovalNeeded, ConfigurationError
 from outbox.runtime.service import ExitCode
+
+Result = TypeVar("Result")
 
 Approval = Annotated[
     str | None,
@@ -46,21 +48,38 @@ def approved(
     Without one the process records a request, says how a colleague approves it, and ends with exit
     code 5. Raises ConfigurationError if the approval is not needed.
     """
-    number = None if approval is None else whole_number("--approval", approval)
-    if not source.two_person:
-        if number is not None:
-            raise ConfigurationError("--approval: is needed only while MQ_TWO_PERSON is set")
-        return audit
 
-    async def asked() -> Audit[Selection]:
+    async def asked(number: int | None) -> Audit[Selection]:
         # Ids that do not exist are refused first; a selection by key is refused afterwards.
         named = replace(audit.selection, key=None)
         async with source.opened(named, rights=approvals.RIGHTS) as opened:
             await privileges.verify(opened.engine, approvals.RIGHTS)
             return await approvals.required(opened.engine, audit, action, approval=number)
 
+    used = with_approval(asked, two_person=source.two_person, approval=approval, target=target)
+    return audit if used is None else used
+
+
+def with_approval(
+    asked: Callable[[int | None], Awaitable[Result]],
+    *,
+    two_person: bool,
+    approval: str | None,
+    target: str,
+) -> Result | None:
+    """
+    Return the result of *asked*, which gets the number of the *approval*; None if none is needed.
+
+    If *asked* raises ApprovalNeeded, say how to approve it, and end with exit code 5.
+    Raises ConfigurationError if the approval is not needed.
+    """
+    number = None if approval is None else whole_number("--approval", approval)
+    if not two_person:
+        if number is not None:
+            raise ConfigurationError("--approval: is needed only while MQ_TWO_PERSON is set")
+        return None
     try:
-        return run_query(asked)
+        return run_query(lambda: asked(number))
     except ApprovalNeeded as needed:
         say_how_to_approve(needed, target)
         raise SystemExit(ExitCode.APPROVAL_NEEDED) from None

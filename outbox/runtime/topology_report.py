@@ -12,7 +12,12 @@ from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatc
 from outbox.runtime import logs
 from outbox.runtime.in_memory import Counter, Gauge
 from outbox.runtime.probes import Health
-from outbox.transports.management import Management, PolicyEffect, losing
+from outbox.transports.management import (
+    Management,
+    PolicyEffect,
+    describe_unwanted,
+    losing,
+)
 from outbox.transports.topology import Topology
 
 READY = "topology"
@@ -30,6 +35,8 @@ class Kind(StrEnum):
     """An exchange or queue is missing, or has other arguments."""
     UNBOUND = "unbound"
     """A binding is missing."""
+    UNWANTED = "unwanted"
+    """A queue has a binding that its consumer does not declare, and gets its messages."""
     HELD = "held"
     """A queue holds messages that no queue takes."""
     UNKNOWN = "unknown"
@@ -149,7 +156,7 @@ async def check_policies(management: Management | None, topology: Topology) -> N
 
 async def check(management: Management | None, topology: Topology) -> list[str]:
     """
-    Return what is odd about the policies on *topology*, or that they were not checked.
+    Return what is odd about the policies and bindings of *topology*, or that none was checked.
 
     Raises ConfigurationError with a line for each policy that can lose messages, for each queue
     with another limit and for each missing binding, and BrokerUnavailable.
@@ -162,7 +169,8 @@ async def check(management: Management | None, topology: Topology) -> list[str]:
     problems += [str(binding) for binding in await management.missing_bindings(topology)]
     if problems:
         raise ConfigurationError("\n".join(problems))
-    return [str(each) for each in found]
+    extra = await management.unwanted_bindings(topology)
+    return [*map(str, found), *map(describe_unwanted, extra)]
 
 
 def _to_remove(effect: PolicyEffect) -> str:

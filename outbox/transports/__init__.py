@@ -9,6 +9,7 @@ Brokers: one set of protocols, and one package for each broker.
     broker_figures   its queues, connections, memory and disk as values
     connect    the transport for `MQ_BROKER_URL`
     delivery   a delivery, and the buffer between a connection and the task that takes it
+    observation   copies of messages for observers
     rabbitmq/  RabbitMQ through aio-pika
     sqlite/    a broker in one SQLite file
 

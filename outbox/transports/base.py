@@ -17,7 +17,8 @@ from typing import Protocol
 from outbox.errors import TopologyMismatch
 from outbox.transports.delivery import Delivery
 from outbox.transports.inspection import Act, BrokerFacts
-from outbox.transports.topology import Topology
+from outbox.transports.observation import Observation
+from outbox.transports.topology import Binding, Topology
 from outbox.wire.codec import WireMessage
 from outbox.wire.encrypted import PLAINTEXT_REFUSED
 
@@ -199,4 +200,15 @@ class Transport(Protocol):
         empty; what does not exist counts as removed.
 
         Returns the names of the queues that have messages, and stay.
+        """
+
+    def observe(
+        self, bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AbstractAsyncContextManager[Observation]:
+        """
+        Copy the messages that match *bindings* from now on; their queue is the observer's *name*.
+
+        No copy takes a message from a queue, or makes an unroutable one routable. Bodies are
+        copied only with *bodies*. Nothing of it is left after its end, however that comes.
+        Raises ConfigurationError if the broker makes no such copies.
         """

@@ -14,7 +14,7 @@ What a policy does to a quorum queue, measured with RabbitMQ 3.10, 4.0 and 4.3:
     other keys                 lose no message, or RabbitMQ does not apply the policy
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +98,13 @@ class Management(Protocol):
     async def missing_bindings(self, topology: Topology) -> list[Binding]:
         """Return the bindings of *topology* that do not exist."""
 
+    async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
+        """
+        Return the bindings of the queues of *topology* that it does not have.
+
+        One that an earlier deployment left goes on delivering messages.
+        """
+
     async def queues(self, prefix: str) -> list[str]:
         """Return the names of all queues that begin with *prefix*, sorted."""
 
@@ -119,6 +126,21 @@ class Management(Protocol):
 
     async def figures(self) -> BrokerFigures:
         """Return what the broker does, with all queues of the virtual host."""
+
+
+def unwanted(topology: Topology, there: Iterable[Binding]) -> list[Binding]:
+    """Return the bindings that are *there* and not in *topology*, sorted by queue and exchange."""
+    # The default exchange, which has no name, is bound to every queue.
+    found = [each for each in there if each.exchange and each not in topology.bindings]
+    return sorted(found, key=lambda each: (each.queue, each.exchange, each.pattern))
+
+
+def describe_unwanted(binding: Binding) -> str:
+    """Return what an operator has to know about a *binding* that no declaration has."""
+    return (
+        f"queue {binding.queue} is bound to exchange {binding.exchange} by {binding.pattern},"
+        " which its consumer does not declare: unbind it, or these messages go on arriving"
+    )
 
 
 def effects(queue: str, policy: str, definition: Mapping[str, Any]) -> list[PolicyEffect]:

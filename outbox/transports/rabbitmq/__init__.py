@@ -14,6 +14,7 @@ RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pa
     frame_reader                        cut deliveries out of the bytes of a connection
     frame_decoder, table_decoder        the bytes of a delivery as a message
     acks, direct_acks                   send acks together, or one by one
+    observation                         copies for observers, made by the broker's tracer
     management, management_client       the management API: its answers, and the requests
     broker_figures                      the figures in these answers
 

@@ -13,7 +13,13 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
 from outbox.transports.base import argument_mismatch
 from outbox.transports.broker_figures import BrokerFigures
-from outbox.transports.management import API, BrokerHealth, PolicyEffect, effects
+from outbox.transports.management import (
+    API,
+    BrokerHealth,
+    PolicyEffect,
+    effects,
+    unwanted,
+)
 from outbox.transports.rabbitmq.broker_figures import (
     CONNECTION_COLUMNS,
     NODE_COLUMNS,
@@ -89,6 +95,12 @@ class RabbitMQManagement:
         for queue in {binding.queue for binding in topology.bindings}:
             there |= await self._bindings(queue)
         return [binding for binding in topology.bindings if binding not in there]
+
+    async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
+        there: set[Binding] = set()
+        for queue in topology.queues:
+            there |= await self._bindings(queue.name)
+        return unwanted(topology, there)
 
     async def queues(self, prefix: str) -> list[str]:
         answer = await self._api.get("queues", self._vhost, query="columns=name") or []

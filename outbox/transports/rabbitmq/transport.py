@@ -36,6 +36,7 @@ from outbox.transports.rabbitmq import inspection
 from outbox.transports.rabbitmq.confirm_channel import MethodName
 from outbox.transports.rabbitmq.connection import close, connect, heartbeat_to_request
 from outbox.transports.rabbitmq.frame_reader import FrameReadingConnection
+from outbox.transports.rabbitmq.observation import RabbitMQObservation
 from outbox.transports.rabbitmq.publisher import RabbitMQPublisher
 from outbox.transports.rabbitmq.send_progress import MeteredConnection
 from outbox.transports.rabbitmq.subscription import DeliveryMethodName, RabbitMQSubscription
@@ -48,7 +49,7 @@ from outbox.transports.rabbitmq.topology import (
     for_each,
 )
 from outbox.transports.rabbitmq.topology_removal import remove
-from outbox.transports.topology import Topology
+from outbox.transports.topology import Binding, Topology
 
 
 class RabbitMQTransport:
@@ -162,6 +163,18 @@ class RabbitMQTransport:
         connection = await self._connect()
         try:
             return await remove(DeclarationChannel(connection), topology)
+        finally:
+            await close(connection)
+
+    @asynccontextmanager
+    async def observe(
+        self, bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AsyncIterator["RabbitMQObservation"]:
+        connection = await self._connect(FrameReadingConnection)
+        try:
+            observation = RabbitMQObservation(connection, bindings, name=name, bodies=bodies)
+            await observation.start()
+            yield observation
         finally:
             await close(connection)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import NoCounter
 from outbox.transports.broker_figures import BrokerFigures
-from outbox.transports.management import BrokerHealth, PolicyEffect
+from outbox.transports.management import BrokerHealth, PolicyEffect, unwanted
 from outbox.transports.routes import RouteState
 from outbox.transports.sqlite import broker_figures, schema
 from outbox.transports.sqlite.connection import SqliteConnection
@@ -35,6 +35,10 @@ class SqliteManagement:
     async def missing_bindings(self, topology: Topology) -> list[Binding]:
         there = await self._bindings()
         return [binding for binding in topology.bindings if binding not in there]
+
+    async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
+        names = {queue.name for queue in topology.queues}
+        return unwanted(topology, [each for each in await self._bindings() if each.queue in names])
 
     async def queues(self, prefix: str) -> list[str]:
         if not self._path.exists():

@@ -23,6 +23,7 @@ from typing import Any
 
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.delivery import Delivery
+from outbox.transports.sqlite import observers
 from outbox.transports.sqlite.consumers import extend, is_active
 from outbox.transports.sqlite.message_rows import dead_letter_copy, to_delivery, to_row
 from outbox.transports.sqlite.schema import changed, one, route
@@ -40,6 +41,7 @@ _IS_READY = "SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND queue
 _IS_OVERDUE = """
 SELECT EXISTS (SELECT 1 FROM messages WHERE owner IS NULL AND expires_at <= :now)
     OR EXISTS (SELECT 1 FROM consumers WHERE lease_until < :now)
+    OR EXISTS (SELECT 1 FROM observers WHERE lease_until < :now)
 """
 
 # The order is that of the index messages_ready, so that only the claimed rows are read. The write
@@ -102,6 +104,7 @@ def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]
     routes: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
     rows: list[tuple[Any, ...]] = []
     outcomes = []
+    published: list[tuple[WireMessage, str, list[str]]] = []
     for message in messages:
         try:
             row = to_row(message)
@@ -114,7 +117,9 @@ def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]
         for queue, ttl in routes[target]:
             rows.append((queue, None if ttl is None else now + ttl, *row))
         outcomes.append(Outcome.ACKED if routes[target] else Outcome.RETURNED)
+        published.append((message, row[3], [queue for queue, _ in routes[target]]))
     db.executemany(_PUT, rows)
+    observers.copy(db, now, published=published)
     return outcomes
 
 
@@ -130,7 +135,8 @@ def is_overdue(db: sqlite3.Connection, now: int) -> bool:
 
 
 def sweep(db: sqlite3.Connection, now: int) -> None:
-    """Remove consumers whose lease expired, and dead-letter expired messages."""
+    """Remove consumers and observers whose lease expired, and dead-letter expired messages."""
+    observers.sweep(db, now)
     for (late,) in db.execute("SELECT id FROM consumers WHERE lease_until < ?", (now,)).fetchall():
         leave(db, now, owner=late)
     expired = db.execute(

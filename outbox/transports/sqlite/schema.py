@@ -3,6 +3,7 @@ Tables of the embedded broker, and the topology declared in it.
 
     exchanges ──bindings──▶ queues ◀── messages ──owner──▶ consumers (lease_until)
 
+The tables of observers are in `observers`.
 Functions take a connection and the time in milliseconds; the caller owns the transaction.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from outbox.errors import SchemaMismatch, TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
 from outbox.transports.routes import RouteState
+from outbox.transports.sqlite import observers
 from outbox.transports.topology import (
     NO_DELIVERY_LIMIT,
     Binding,
@@ -84,6 +86,8 @@ def prepare(db: sqlite3.Connection) -> None:
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
             f"PRAGMA user_version = {VERSION}; COMMIT;"
         )
+    if one(db, "SELECT 1 FROM sqlite_master WHERE name = 'observed_waiting'") is None:
+        db.executescript(f"BEGIN IMMEDIATE; {observers.TABLES} COMMIT;")
 
 
 def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:

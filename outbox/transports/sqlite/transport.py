@@ -47,8 +47,9 @@ from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
 from outbox.transports.sqlite import messages as message_store
 from outbox.transports.sqlite import schema, topology_removal
 from outbox.transports.sqlite.connection import SqliteConnection
+from outbox.transports.sqlite.observation import SqliteObservation
 from outbox.transports.sqlite.subscription import Intervals, SqliteSubscription
-from outbox.transports.topology import Topology
+from outbox.transports.topology import Binding, Topology
 from outbox.wire.codec import WireMessage
 
 LEASE = timedelta(seconds=10)
@@ -129,6 +130,21 @@ class SqliteTransport:
             version=sqlite3.sqlite_version,
             answers=[Answer(act, Permission.GRANTED) for act in acts],
         )
+
+    @asynccontextmanager
+    async def observe(
+        self, bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AsyncIterator["SqliteObservation"]:
+        del name  # the id of the observer is unique
+        async with self._connection() as connection:
+            observation = SqliteObservation(
+                connection, bindings, bodies=bodies, intervals=self._intervals
+            )
+            try:
+                await observation.start()
+                yield observation
+            finally:
+                await observation.close()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SqliteConnection]:

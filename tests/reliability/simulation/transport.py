@@ -9,11 +9,12 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, ConfigurationError
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
-from outbox.transports.topology import Topology
+from outbox.transports.observation import Observation
+from outbox.transports.topology import Binding, Topology
 from outbox.wire.codec import WireMessage
 from tests.reliability.simulation.broker import Broker
 from tests.reliability.simulation.broker_connection import LOST, BrokerConnection
@@ -77,6 +78,14 @@ class SimulatedTransport:
     async def remove(self, topology: Topology) -> list[str]:
         # No process that is simulated has partitions.
         return [queue.name for queue in topology.queues]
+
+    @asynccontextmanager
+    async def observe(
+        self, _bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AsyncIterator[Observation]:
+        # No process that is simulated observes a broker.
+        raise ConfigurationError(f"{name}, {bodies=}: the simulated broker makes no copies")
+        yield
 
     async def _ask(self, step: str) -> None:
         connection = self._broker.connect(self._process)
