@@ -28,8 +28,14 @@ from yarl import URL
 from outbox.database.engine import create_engine
 from tests.support.other_clients.installation import Installation, install, install_kms
 from tests.support.prometheus.programs import Programs, programs
-from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
-from tests.support.servers.fleet import POSTGRES, RABBITMQ
+from tests.support.servers import (
+    Fleet,
+    PostgresServer,
+    RabbitmqServer,
+    RedisServer,
+    ServerMissingError,
+)
+from tests.support.servers.fleet import POSTGRES, RABBITMQ, REDIS
 from tests.support.servers.isolation import memory_or_disk
 from tests.support.servers.selection import uses
 
@@ -49,7 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--only-server", choices=["postgres", "rabbitmq"], help="run only tests that use this one"
+        "--only-server",
+        choices=["postgres", "rabbitmq", "redis"],
+        help="run only tests that use this one",
     )
 
 
@@ -65,7 +73,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"servers if needed: {POSTGRES}; {RABBITMQ}"]
+    return [f"servers if needed: {POSTGRES}; {RABBITMQ}; {REDIS}"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,6 +93,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     for needed, launch in (
         ("rabbitmq_server" in requested, fleet.rabbitmq),
         ({"postgres_server", "database_url"} & requested, fleet.postgres),
+        ("redis_server" in requested, fleet.redis),
     ):
         try:
             if needed:
@@ -128,6 +137,13 @@ async def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def rabbitmq_server(pytestconfig: pytest.Config) -> RabbitmqServer:
     server = _or_exit(pytestconfig.stash[FLEET].rabbitmq)
+    await server.start()
+    return server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_server(pytestconfig: pytest.Config) -> RedisServer:
+    server = _or_exit(pytestconfig.stash[FLEET].redis)
     await server.start()
     return server
 
@@ -256,3 +272,16 @@ async def rabbitmq_reader_url(
 def embedded_broker_url(tmp_path: Path) -> str:
     """Give the URL of a file for the embedded broker, which does not exist yet."""
     return f"sqlite:///{tmp_path / 'broker.db'}"
+
+
+@pytest.fixture
+async def redis_url(redis_server: RedisServer) -> AsyncIterator[str]:
+    """Give the URL of an empty database of the test's own."""
+    async with redis_server.database() as number:
+        yield redis_server.url(number)
+
+
+@pytest.fixture(scope="session")
+def redis_binaries(pytestconfig: pytest.Config) -> Path:
+    """Give the directory of the programs of Redis, for tests that need servers of their own."""
+    return _or_exit(REDIS.programs)
