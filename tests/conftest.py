@@ -13,11 +13,10 @@ Invariants:
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -28,22 +27,19 @@ from yarl import URL
 from outbox.database.engine import create_engine
 from tests.support.other_clients.installation import Installation, install, install_kms
 from tests.support.prometheus.programs import Programs, programs
-from tests.support.servers import (
-    Fleet,
-    PostgresServer,
-    RabbitmqServer,
-    RedisServer,
-    ServerMissingError,
+from tests.support.redis_servers import (  # noqa: F401  fixtures
+    redis_binaries,
+    redis_server,
+    redis_url,
 )
+from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
 from tests.support.servers.fleet import POSTGRES, RABBITMQ, REDIS
 from tests.support.servers.isolation import memory_or_disk
+from tests.support.servers.run import FLEET, exit_without, or_exit
 from tests.support.servers.selection import uses
 
-FLEET = pytest.StashKey[Fleet]()
 OTHER_CLIENTS = pytest.StashKey[Future[Installation]]()
 KMS_PACKAGES = pytest.StashKey[Future[Path]]()
-EXIT_WITHOUT_SERVER = 3
-S = TypeVar("S")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -101,23 +97,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         except ServerMissingError as error:
             missing.append(error)
     if missing:
-        _exit(*missing)
+        exit_without(*missing)
     if "other_clients" in requested:
         # Meanwhile other tests run.
         session.config.stash[OTHER_CLIENTS] = ThreadPoolExecutor(1).submit(install)
     if "kms_packages" in requested:
         session.config.stash[KMS_PACKAGES] = ThreadPoolExecutor(1).submit(install_kms)
-
-
-def _exit(*missing: ServerMissingError) -> NoReturn:
-    pytest.exit("\n".join(map(str, missing)), returncode=EXIT_WITHOUT_SERVER)
-
-
-def _or_exit(launch: Callable[[], S]) -> S:
-    try:
-        return launch()
-    except ServerMissingError as missing:
-        _exit(missing)
 
 
 async def _migrate(database_url: str) -> None:
@@ -129,21 +114,14 @@ async def _migrate(database_url: str) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
-    server = _or_exit(pytestconfig.stash[FLEET].postgres)
+    server = or_exit(pytestconfig.stash[FLEET].postgres)
     await server.start()
     return server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def rabbitmq_server(pytestconfig: pytest.Config) -> RabbitmqServer:
-    server = _or_exit(pytestconfig.stash[FLEET].rabbitmq)
-    await server.start()
-    return server
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def redis_server(pytestconfig: pytest.Config) -> RedisServer:
-    server = _or_exit(pytestconfig.stash[FLEET].redis)
+    server = or_exit(pytestconfig.stash[FLEET].rabbitmq)
     await server.start()
     return server
 
@@ -272,16 +250,3 @@ async def rabbitmq_reader_url(
 def embedded_broker_url(tmp_path: Path) -> str:
     """Give the URL of a file for the embedded broker, which does not exist yet."""
     return f"sqlite:///{tmp_path / 'broker.db'}"
-
-
-@pytest.fixture
-async def redis_url(redis_server: RedisServer) -> AsyncIterator[str]:
-    """Give the URL of an empty database of the test's own."""
-    async with redis_server.database() as number:
-        yield redis_server.url(number)
-
-
-@pytest.fixture(scope="session")
-def redis_binaries(pytestconfig: pytest.Config) -> Path:
-    """Give the directory of the programs of Redis, for tests that need servers of their own."""
-    return _or_exit(REDIS.programs)

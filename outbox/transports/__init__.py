@@ -15,7 +15,7 @@ Brokers: one set of protocols, and one package for each broker.
     redis/     Redis Streams
     sqlite/    a broker in one SQLite file
 
-The packages `rabbitmq`, `redis` and `sqlite` never import each other, and only `connect` and the tests
-name them. May import `database`, `settings`, `wire` and the files below them.
+The packages `rabbitmq`, `redis` and `sqlite` never import each other, and only `connect` and the
+tests name them. May import `database`, `settings`, `wire` and the files below them.
 `tests/contracts/test_transport.py` checks every transport against the protocols.
 """

@@ -63,6 +63,7 @@ _CLOSED_PLAIN = (
 _CLOSED_TLS = (
     f"{CLOSED}, as one that demands a certificate of the client does: check certfile and keyfile"
 )
+_SILENT_TLS = "no answer in time, as from a port that does not speak TLS"
 
 ERRORS = (
     exceptions.RedisError,
@@ -112,7 +113,7 @@ def _reason(causes: list[BaseException], *, encrypted: bool) -> tuple[str, bool]
         if isinstance(cause, exceptions.RedisError) and (found := _of_reply(cause)) is not None:
             return found
         if isinstance(cause, exceptions.TimeoutError):
-            return "no answer in time", False
+            return _SILENT_TLS if encrypted else "no answer in time", False
         if isinstance(cause, exceptions.InvalidResponse):
             return "the port does not speak the protocol of Redis", False
         if (kind := kind_of(cause)) is not None:

@@ -33,7 +33,8 @@ async def call_all(url: str, commands: Sequence[Sequence[str | int]]) -> list[Re
     first: list[Sequence[str | int]] = []
     if parts.password is not None:
         first.append(("AUTH", unquote(parts.username or "default"), unquote(parts.password)))
-    if database := parts.path.strip("/"):
+    database = parts.path.strip("/")
+    if database not in {"", "0"}:  # a Sentinel has none to choose
         first.append(("SELECT", database))
     async with asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await asyncio.open_connection(
