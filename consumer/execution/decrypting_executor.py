@@ -5,7 +5,7 @@ It stands between others only if the consumer has keys: without, a delivery does
 file.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from consumer.execution.delivery_batch import DeliveryBatch, ReadyExecutor
@@ -35,5 +35,8 @@ class DecryptingExecutor:
 
     async def execute(self, batch: DeliveryBatch) -> list[Verdict]:
         """Like `Executor.execute`, with the keys of the batch held until its end."""
-        async with self.decryption.reading([each.message for each in batch.deliveries]) as reading:
-            return await self.executor.execute(replace(batch, reading=reading))
+        messages = [each.message for each in batch.deliveries]
+        if (at_once := self.decryption.at_once(messages)) is not None:
+            return await self.executor.execute(batch.read_by(at_once))
+        async with self.decryption.reading(messages) as reading:
+            return await self.executor.execute(batch.read_by(reading))

@@ -10,7 +10,7 @@ Nothing of it is imported without MQ_ENCRYPTION_KEYS.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -55,7 +55,11 @@ class Decryption:
     subjects: SubjectKeyReader | None = None
     required: bool = False
     _unwrapping: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _at_once: Reading = field(init=False)
     _waiting: Sequence[WireMessage] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self._at_once = Reading(self._decrypt({}, {}))
 
     async def ready(self) -> None:
         """Raise KeysUnavailable while the keys that a batch needed last cannot be read."""
@@ -63,9 +67,23 @@ class Decryption:
             async with self.reading(self._waiting):
                 pass
 
+    def at_once(self, messages: Sequence[WireMessage]) -> Reading | None:
+        """Return how *messages* are read if all their keys are here; None if a server has them."""
+        bodies = [each.body for each in messages if is_encrypted(each.content_encoding)]
+        if self.subjects is not None and any(map(body_format.subject_of, bodies)):
+            return None
+        keys = self.decryptor.data_keys
+        if keys.may_block and not all(map(keys.is_known, _wrapped_keys(bodies))):
+            return None
+        self._waiting = ()
+        return self._at_once
+
     @asynccontextmanager
     async def reading(self, messages: Sequence[WireMessage]) -> AsyncIterator[Reading]:
         """Hold the keys of *messages*; yields how they are read. Raises KeysUnavailable."""
+        if (at_once := self.at_once(messages)) is not None:
+            yield at_once
+            return
         bodies = [each.body for each in messages if is_encrypted(each.content_encoding)]
         ids = set(filter(None, map(body_format.subject_of, bodies)))
         try:
@@ -86,7 +104,7 @@ class Decryption:
         keys = self.decryptor.data_keys
         if not keys.may_block:
             return {}
-        needed = dict.fromkeys(filter(None, map(body_format.wrapped_key_of, bodies)))
+        needed = dict.fromkeys(_wrapped_keys(bodies))
         if all(map(keys.is_known, needed)):
             return {}
         # One batch after another: the next one may find its keys unwrapped.
@@ -127,6 +145,10 @@ class Decryption:
             return self.decryptor.decrypted(envelope, ciphers)
 
         return decrypt
+
+
+def _wrapped_keys(bodies: Iterable[bytes]) -> Iterator[WrappedKey]:
+    return filter(None, map(body_format.wrapped_key_of, bodies))
 
 
 def _raise_if(error: UnreadableMessage | None) -> None:

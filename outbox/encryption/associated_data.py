@@ -30,7 +30,7 @@ def of_body(  # noqa: PLR0917 - called for each message
     # Nearly all events have no key of their own.
     key_field = id_field if idempotency_key == event_id else _field(idempotency_key)
     kind = _of_kind(type_, routing_key, content_type)
-    return b"".join((_PREFIX, fixed, kind, id_field, key_field))
+    return b"%b%b%b%b%b" % (_PREFIX, fixed, kind, id_field, key_field)
 
 
 def of_wrapped_key(key_id: str) -> bytes:

@@ -46,7 +46,7 @@ class PrivateText(str):
 
 Decrypt: TypeAlias = Callable[[Envelope], Envelope]
 """
-Returns an envelope with its plain body, the headers and the correlation id of its event.
+Gives an envelope its plain body, the headers and the correlation id of its event, and returns it.
 
 Raises UnreadableMessage.
 """

@@ -12,8 +12,8 @@ from outbox.payload import JSON_CONTENT_TYPE
 from outbox.validation import HeaderValue
 
 
-# No code changes an envelope. `frozen` would make it three times as expensive to make, and so
-# would arguments by name only; each event has one made.
+# Only decryption changes an envelope. `frozen` would make it three times as expensive to make, and
+# so would arguments by name only; each event has one made.
 @dataclass(slots=True)
 class Envelope:
     """
