@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy.engine import URL
 from yarl import URL as BrokerUrl  # noqa: N811 - the URL class of aio-pika
 
+from outbox import redis_urls
 from outbox.schema_name import check_schema_name
 from outbox.secret_files import SettingsWithSecretFiles
 from outbox.setting_words import EMPTY, NOT_A_URL
@@ -38,7 +39,8 @@ class ServerSettings(SettingsWithSecretFiles):
     broker_url: SecretStr = Field(
         default=SecretStr(DEFAULT_BROKER_URL),
         description="The broker; several URLs of one cluster, separated by commas, are a failover "
-        "list.",
+        "list. Redis: one server, or Sentinels or nodes as in `rediss://app:PASSWORD@a,b?sentinel=mq`"
+        " or `rediss://app:PASSWORD@a,b?cluster=true`.",
     )
     management_url: SecretStr | None = Field(
         default=None,
@@ -64,8 +66,7 @@ class ServerSettings(SettingsWithSecretFiles):
     @property
     def brokers(self) -> list[BrokerUrl]:
         """The URLs in MQ_BROKER_URL, parsed."""
-        parts = [part.strip() for part in self.broker_url.get_secret_value().split(",")]
-        parts = [part for part in parts if part]
+        parts = redis_urls.expanded(self.broker_url.get_secret_value())
         if not parts:
             raise ValueError(f"MQ_BROKER_URL: {EMPTY}")
         if any("://" not in part for part in parts[1:]):

@@ -19,6 +19,7 @@ from outbox.setting_variables import PREFIX
 from outbox.setting_words import line
 from outbox.url_checks import (
     check_broker,
+    check_brokers,
     check_database,
     check_management,
     check_schema,
@@ -31,7 +32,7 @@ class SharedSettings(EncryptionSettings):
     Addresses of the servers, names of exchanges, logs, probes and connections.
 
     URL schemes choose the adapters: `postgresql://` or `sqlite:///` for the database,
-    `amqps://`, `amqp://` or `sqlite:///` for the broker.
+    `amqps://`, `amqp://`, `rediss://`, `redis://` or `sqlite:///` for the broker.
     """
 
     model_config = SettingsConfigDict(
@@ -180,8 +181,7 @@ class SharedSettings(EncryptionSettings):
                 "MQ_DEAD_LETTER_BODY_RETENTION_DAYS: must be below MQ_DEAD_LETTER_RETENTION_DAYS, "
                 "which deletes bodies as well"
             )
-        if len({url.scheme for url in self.brokers}) > 1:
-            raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
+        check_brokers(self.brokers)
         return self
 
     @property

@@ -4,11 +4,14 @@ The server URLs that settings refuse: unknown schemes, and insecure connections 
 
 import os
 import re
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from outbox import redis_urls
 from outbox.postgres_server import PostgresServer, server_of
 from outbox.setting_words import EMPTY, NO_SCHEME, NOT_A_URL
 
@@ -45,6 +48,13 @@ _BROKER_PARAMETERS = {
     "no_verify_ssl",
     "timeout",
 }
+_BROKERS: dict[str, tuple[str, AbstractSet[str]]] = {
+    "amqp": ("amqps", _BROKER_PARAMETERS),
+    "amqps": ("amqps", _BROKER_PARAMETERS),
+    "redis": ("rediss", redis_urls.PARAMETERS),
+    "rediss": ("rediss", redis_urls.PARAMETERS),
+}
+"""The scheme with TLS, and the parameters, of each scheme of a server."""
 _MANAGEMENT_PARAMETERS = {"cafile", "certfile", "keyfile"}
 _FILES_OF_TLS = ("cafile", "capath", "certfile", "keyfile")
 _VERIFYING_MODES = {"require", "verify-ca", "verify-full"}
@@ -126,12 +136,25 @@ def check_broker(url: "BrokerUrl", *, allow_insecure: bool) -> None:
         return
     if allow_insecure or url.host in _LOOPBACK:
         return
-    if url.scheme == "amqp":
-        raise ValueError("MQ_BROKER_URL: beyond loopback use amqps, or set MQ_ALLOW_INSECURE=true")
+    if url.scheme != (secure := _BROKERS[url.scheme][0]):
+        raise ValueError(
+            f"MQ_BROKER_URL: beyond loopback use {secure}, or set MQ_ALLOW_INSECURE=true"
+        )
     if url.query.get("no_verify_ssl", "0") != "0":
         raise ValueError("MQ_BROKER_URL: no_verify_ssl needs MQ_ALLOW_INSECURE=true")
-    if url.user in {None, "guest"}:
+    if url.scheme in redis_urls.SCHEMES:
+        if url.password is None and "certfile" not in url.query:
+            raise ValueError("MQ_BROKER_URL: has no password: that needs MQ_ALLOW_INSECURE=true")
+    elif url.user in {None, "guest"}:
         raise ValueError("MQ_BROKER_URL: guest credentials need MQ_ALLOW_INSECURE=true")
+
+
+def check_brokers(urls: Sequence["BrokerUrl"]) -> None:
+    """Raise ValueError if *urls*, the list of MQ_BROKER_URL, are not those of one broker."""
+    if len({url.scheme for url in urls}) > 1:
+        raise ValueError("MQ_BROKER_URL: all URLs of the list must have one scheme")
+    if urls[0].scheme in redis_urls.SCHEMES:
+        redis_urls.check_list(urls)
 
 
 def broker_url(text: str) -> "BrokerUrl":
@@ -208,14 +231,17 @@ def _check_broker_parts(url: "BrokerUrl") -> None:
             # Otherwise a#1.db and a#2.db would be one file, and their services share one broker.
             raise ValueError(f"MQ_BROKER_URL: {_NO_PARAMETERS}")
         return
-    if url.scheme not in {"amqp", "amqps"}:
-        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp or sqlite")
+    if url.scheme not in _BROKERS:
+        raise ValueError("MQ_BROKER_URL: scheme must be amqps, amqp, rediss, redis or sqlite")
     if url.host is None:
         raise ValueError("MQ_BROKER_URL: has no host")
-    if set(url.query) - _BROKER_PARAMETERS:
-        known = ", ".join(sorted(_BROKER_PARAMETERS))
+    encrypted, parameters = _BROKERS[url.scheme]
+    if set(url.query) - parameters:
+        known = ", ".join(sorted(parameters))
         raise ValueError(f"MQ_BROKER_URL: has a parameter that is none of {known}")
-    _check_tls_parameters("MQ_BROKER_URL", url, scheme="amqps")
+    _check_tls_parameters("MQ_BROKER_URL", url, scheme=encrypted)
+    if url.scheme in redis_urls.SCHEMES:
+        redis_urls.check(url)
 
 
 def _check_tls_parameters(setting: str, url: "BrokerUrl", *, scheme: str) -> None:

@@ -13,11 +13,10 @@ Invariants:
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -28,16 +27,19 @@ from yarl import URL
 from outbox.database.engine import create_engine
 from tests.support.other_clients.installation import Installation, install, install_kms
 from tests.support.prometheus.programs import Programs, programs
+from tests.support.redis_servers import (  # noqa: F401  fixtures
+    redis_binaries,
+    redis_server,
+    redis_url,
+)
 from tests.support.servers import Fleet, PostgresServer, RabbitmqServer, ServerMissingError
-from tests.support.servers.fleet import POSTGRES, RABBITMQ
+from tests.support.servers.fleet import POSTGRES, RABBITMQ, REDIS
 from tests.support.servers.isolation import memory_or_disk
+from tests.support.servers.run import FLEET, exit_without, or_exit
 from tests.support.servers.selection import uses
 
-FLEET = pytest.StashKey[Fleet]()
 OTHER_CLIENTS = pytest.StashKey[Future[Installation]]()
 KMS_PACKAGES = pytest.StashKey[Future[Path]]()
-EXIT_WITHOUT_SERVER = 3
-S = TypeVar("S")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--only-server", choices=["postgres", "rabbitmq"], help="run only tests that use this one"
+        "--only-server",
+        choices=["postgres", "rabbitmq", "redis"],
+        help="run only tests that use this one",
     )
 
 
@@ -65,7 +69,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"servers if needed: {POSTGRES}; {RABBITMQ}"]
+    return [f"servers if needed: {POSTGRES}; {RABBITMQ}; {REDIS}"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,6 +89,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     for needed, launch in (
         ("rabbitmq_server" in requested, fleet.rabbitmq),
         ({"postgres_server", "database_url"} & requested, fleet.postgres),
+        ("redis_server" in requested, fleet.redis),
     ):
         try:
             if needed:
@@ -92,23 +97,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         except ServerMissingError as error:
             missing.append(error)
     if missing:
-        _exit(*missing)
+        exit_without(*missing)
     if "other_clients" in requested:
         # Meanwhile other tests run.
         session.config.stash[OTHER_CLIENTS] = ThreadPoolExecutor(1).submit(install)
     if "kms_packages" in requested:
         session.config.stash[KMS_PACKAGES] = ThreadPoolExecutor(1).submit(install_kms)
-
-
-def _exit(*missing: ServerMissingError) -> NoReturn:
-    pytest.exit("\n".join(map(str, missing)), returncode=EXIT_WITHOUT_SERVER)
-
-
-def _or_exit(launch: Callable[[], S]) -> S:
-    try:
-        return launch()
-    except ServerMissingError as missing:
-        _exit(missing)
 
 
 async def _migrate(database_url: str) -> None:
@@ -120,14 +114,14 @@ async def _migrate(database_url: str) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
-    server = _or_exit(pytestconfig.stash[FLEET].postgres)
+    server = or_exit(pytestconfig.stash[FLEET].postgres)
     await server.start()
     return server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def rabbitmq_server(pytestconfig: pytest.Config) -> RabbitmqServer:
-    server = _or_exit(pytestconfig.stash[FLEET].rabbitmq)
+    server = or_exit(pytestconfig.stash[FLEET].rabbitmq)
     await server.start()
     return server
 

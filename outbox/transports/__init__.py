@@ -8,12 +8,15 @@ Brokers: one set of protocols, and one package for each broker.
     management what a broker says about itself beside messages
     broker_figures   its queues, connections, memory and disk as values
     connect    the transport for `MQ_BROKER_URL`
+    tls        the context of TLS for a broker
+    redis_facts   how durably a server of Redis stores messages
     delivery   a delivery, and the buffer between a connection and the task that takes it
     observation   copies of messages for observers
     rabbitmq/  RabbitMQ through aio-pika
+    redis/     Redis Streams
     sqlite/    a broker in one SQLite file
 
-The packages `rabbitmq` and `sqlite` never import each other, and only `connect` and the tests
-name them. May import `database`, `settings`, `wire` and the files below them.
+The packages `rabbitmq`, `redis` and `sqlite` never import each other, and only `connect` and the
+tests name them. May import `database`, `settings`, `wire` and the files below them.
 `tests/contracts/test_transport.py` checks every transport against the protocols.
 """

@@ -18,6 +18,6 @@ RabbitMQ through aio-pika. Only this package imports `aio_pika`, `aiormq` or `pa
     management, management_client       the management API: its answers, and the requests
     broker_figures                      the figures in these answers
 
-May import `transports.base`, `transports.topology`, `transports.delivery`, `wire` and
-`errors`.
+May import `transports.base`, `transports.topology`, `transports.delivery`, `transports.tls`,
+`wire` and `errors`.
 """

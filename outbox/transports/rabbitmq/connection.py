@@ -3,7 +3,6 @@ Connecting to RabbitMQ, and recognising the errors of a lost connection.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,12 +13,11 @@ import aiormq
 from aio_pika.abc import AbstractConnection
 from yarl import URL
 
-from outbox.certificate_expiry import remember_client, remember_expiry
-from outbox.errors import BrokerUnavailable, ConfigurationError
+from outbox.errors import BrokerUnavailable
 from outbox.network_errors import kind_of
-from outbox.tls_files import context_with, load_certificate
 from outbox.transports.base import ConnectionCounter
 from outbox.transports.rabbitmq.connect_errors import address, reason_of_failure
+from outbox.transports.tls import context_of
 
 CONNECT_SECONDS = 10.0
 """For all addresses together, because a publish has no more time; each gets a share."""
@@ -100,7 +98,7 @@ async def _open(
             url,
             timeout=within,
             client_properties={"connection_name": name},
-            ssl_context=_tls_context(url),
+            ssl_context=context_of(url, address=address(url)),
             connection_class=make,
         )
     except BaseException:
@@ -178,33 +176,3 @@ def connection_errors(
         if type(error) is not Exception:
             raise
         raise BrokerUnavailable(f"{problem}: for no reason given") from None
-
-
-def _tls_context(url: URL) -> ssl.SSLContext | None:
-    """
-    Return a context that verifies the broker at *url*, with the files that its query names.
-
-    None for plaintext. `no_verify_ssl`, which the settings refuse without MQ_ALLOW_INSECURE,
-    switches the verification off.
-    Raises BrokerUnavailable if a file cannot be used: while a process runs, an operator may be
-    replacing it.
-    """
-    query = url.query
-    if url.scheme != "amqps":
-        return None
-    try:
-        context = context_with(
-            "capath" if "capath" in query and "cafile" not in query else "cafile",
-            query.get("cafile"),
-            query.get("capath"),
-        )
-        if certificate := query.get("certfile"):
-            load_certificate("certfile, keyfile", context, certificate, query.get("keyfile"))
-            remember_client("broker", certificate)
-    except ConfigurationError as error:
-        raise BrokerUnavailable(f"to {address(url)}: {error}", refused=True) from None
-    if query.get("no_verify_ssl", "0") != "0":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    remember_expiry("broker", context)
-    return context

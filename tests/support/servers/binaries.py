@@ -4,6 +4,7 @@ Where servers are installed on this machine.
 Invariant: this reads only the file system, which is quick; the newest version wins.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from pathlib import Path
 
 POSTGRES_PROGRAMS = ("initdb", "postgres")
 RABBITMQ_PROGRAMS = ("rabbitmq-server", "rabbitmq-env")
+REDIS_PROGRAMS = ("redis-server", "valkey-server")
+"""Either of them suffices."""
+
 HOMEBREW = (Path("/opt/homebrew"), Path("/usr/local"), Path("/home/linuxbrew/.linuxbrew"))
 
 
@@ -47,6 +51,16 @@ def rabbitmq_binaries() -> Path | None:
         )
         if _has(directory, RABBITMQ_PROGRAMS)
     )
+
+
+def redis_binaries() -> Path | None:
+    """Return the directory of `redis-server`, or that of `valkey-server` if there is none."""
+    for program in REDIS_PROGRAMS:
+        # Not resolved: Debian's link leads to a program of another name, and so to another one.
+        found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin")
+        if found:
+            return Path(found).parent
+    return None
 
 
 def psql() -> Path | None:

@@ -21,7 +21,8 @@ class Product:
     """
     A server that tests need, and its names in each source.
 
-    *directory_variable* may name the directory of its *programs*, for another version.
+    *directory_variable* may name the directory of its *programs*, for another version; with
+    *any_program* one of them suffices.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Product:
     image: str
     package: str
     binaries: Callable[[], Path | None]
+    any_program: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +113,14 @@ def named_programs(product: Product, environment: Mapping[str, str]) -> Path | N
     """
     Return the directory of programs that *environment* names for *product*, or None.
 
-    Raises ServerMissingError if a program is not in it.
+    Raises ServerMissingError if a program that is needed is not in it.
     """
     directory = environment.get(product.directory_variable)
     if not directory:
         return None
     missing = [each for each in product.programs if not Path(directory, each).is_file()]
-    if missing:
+    enough = len(product.programs) - 1 if product.any_program else 0
+    if len(missing) > enough:
         raise ServerMissingError(
             product,
             f"The directory that {product.directory_variable} names has no {missing[0]}.",

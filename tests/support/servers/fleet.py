@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 from tests.support.servers.binaries import (
     POSTGRES_PROGRAMS,
     RABBITMQ_PROGRAMS,
+    REDIS_PROGRAMS,
     postgres_binaries,
     rabbitmq_binaries,
+    redis_binaries,
 )
 from tests.support.servers.choice import Product
 from tests.support.servers.containers import ContainerInstance
@@ -27,18 +29,21 @@ from tests.support.servers.ports import free_port
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.private_postgres import PrivatePostgres
 from tests.support.servers.private_rabbitmq import PrivateRabbitmq
+from tests.support.servers.private_redis import DATABASES, PrivateRedis
 from tests.support.servers.rabbitmq import RabbitmqServer
+from tests.support.servers.redis import RedisServer
 from tests.support.servers.sources import Sources
 
 DATABASE_VARIABLE = "OUTBOX_TEST_DATABASE_URL"
 BROKER_VARIABLE = "OUTBOX_TEST_BROKER_URL"
 MANAGEMENT_VARIABLE = "OUTBOX_TEST_BROKER_MANAGEMENT_URL"
+REDIS_VARIABLE = "OUTBOX_TEST_REDIS_URL"
 USER = "tests"
 
 
 class Fleet:
     """
-    Postgres and RabbitMQ, each launched when first asked for.
+    Postgres, RabbitMQ and Redis, each launched when first asked for.
 
     Private servers have their data in *parent*.
     """
@@ -47,6 +52,7 @@ class Fleet:
         self._parent = parent
         self._postgres: PostgresServer | None = None
         self._rabbitmq: RabbitmqServer | None = None
+        self._redis: RedisServer | None = None
 
     def postgres(self) -> PostgresServer:
         """Return the Postgres server, which may not answer yet."""
@@ -60,9 +66,15 @@ class Fleet:
             self._rabbitmq = RABBITMQ.launched(self._parent)
         return self._rabbitmq
 
+    def redis(self) -> RedisServer:
+        """Return the Redis server, which may not answer yet."""
+        if self._redis is None:
+            self._redis = REDIS.launched(self._parent)
+        return self._redis
+
     def close(self) -> None:
         """End all servers."""
-        for server in (self._postgres, self._rabbitmq):
+        for server in (self._postgres, self._rabbitmq, self._redis):
             if server is not None:
                 server.close()
 
@@ -125,6 +137,29 @@ def _contained_rabbitmq(image: str) -> RabbitmqServer:
     )
 
 
+def _given_redis(url: str) -> RedisServer:
+    return RedisServer(url, GivenInstance(REDIS_VARIABLE))
+
+
+def _private_redis(binaries: Path, parent: Path) -> RedisServer:
+    instance = PrivateRedis(binaries, parent=parent)
+    return RedisServer(instance.url, instance)
+
+
+def _contained_redis(image: str) -> RedisServer:
+    password = secrets.token_hex(16)
+    settings = {"requirepass": password, "databases": DATABASES, "appendfsync": "always"}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    instance = ContainerInstance(
+        image,
+        ports={6379: free_port()},
+        env={},
+        command=["redis-server", "--appendonly", "yes", *words],
+    )
+    instance.launch()
+    return RedisServer(f"redis://default:{password}@{instance.address(6379)}", instance)
+
+
 POSTGRES = Sources(
     product=Product(
         name="Postgres",
@@ -152,4 +187,19 @@ RABBITMQ = Sources(
     given=_given_rabbitmq,
     contained=_contained_rabbitmq,
     private=_private_rabbitmq,
+)
+REDIS = Sources(
+    product=Product(
+        name="Redis",
+        variable=REDIS_VARIABLE,
+        directory_variable="OUTBOX_TEST_REDIS_BIN",
+        programs=REDIS_PROGRAMS,
+        any_program=True,
+        image="redis:8",
+        package="redis-server",
+        binaries=redis_binaries,
+    ),
+    given=_given_redis,
+    contained=_contained_redis,
+    private=_private_redis,
 )

@@ -7,7 +7,7 @@ import pytest
 
 def uses(item: pytest.Item, server: str) -> bool:
     """
-    Return whether the test *item* uses *server*, `postgres` or `rabbitmq`.
+    Return whether the test *item* uses *server*: `postgres`, `rabbitmq` or `redis`.
 
     A fixture asks for it by its name, or because of a parameter that names it.
     """

@@ -1,5 +1,5 @@
 """
-The life of a test server, the same for Postgres and RabbitMQ.
+The life of a test server, the same for each of them.
 
 Invariant: after `start` and `restart` the server answers; a server that has ended while it was
 awaited fails the test at once, with the end of its log.
