@@ -238,7 +238,10 @@ def _dead_letters(target: str) -> DeadLetterSource:
 
 
 def _watched() -> WatchSource:
-    return watch_source(settings_of(ConsumerSettings, process="consumer", warnings="stderr"))
+    settings = settings_of(
+        ConsumerSettings, process="consumer", warnings="stderr", servers=["broker_url"]
+    )
+    return watch_source(settings)
 
 
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))
