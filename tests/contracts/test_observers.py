@@ -33,7 +33,7 @@ SHORT = timedelta(milliseconds=200)
 @pytest.fixture(params=["sqlite", "rabbitmq"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "rabbitmq":
-        return a_rabbitmq(request.getfixturevalue("traced_url"))
+        return a_rabbitmq(request.getfixturevalue("traced_rabbitmq_url"))
     poll = timedelta(milliseconds=10)
     return SqliteTransport(tmp_path / "broker.db", poll=poll, lease=timedelta(seconds=1))
 
@@ -43,12 +43,6 @@ async def transport(broker: Transport) -> Transport:
     """A broker with a work queue, and with its tracer on if it is RabbitMQ."""
     await broker.declare(TOPOLOGY)
     return broker
-
-
-@pytest.fixture
-async def traced_url(rabbitmq_server, rabbitmq_vhost, rabbitmq_url) -> str:
-    await rabbitmq_server.http.request("PUT", "vhosts", rabbitmq_vhost, body={"tracing": True})
-    return rabbitmq_url
 
 
 def a_rabbitmq(url: str) -> RabbitMQTransport:
@@ -182,9 +176,9 @@ async def test_headers_that_no_client_can_read_end_no_observer(transport):
 
 
 async def test_nothing_is_left_of_an_observer_on_rabbitmq(
-    traced_url, rabbitmq_server, rabbitmq_vhost
+    traced_rabbitmq_url, rabbitmq_server, rabbitmq_vhost
 ):
-    transport = a_rabbitmq(traced_url)
+    transport = a_rabbitmq(traced_rabbitmq_url)
     await transport.declare(TOPOLOGY)
     queues = rabbitmq_server.http.queues
     before = set(await queues(rabbitmq_vhost))
