@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from consumer.queues import ConsumerQueues
-from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, Transport
 from outbox.transports.observation import MOST_COPIES, Copy, Observation
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
@@ -175,29 +175,6 @@ async def test_headers_that_no_client_can_read_end_no_observer(transport):
     assert found[0].message.headers == hostile.headers
 
 
-async def test_nothing_is_left_of_an_observer_on_rabbitmq(
-    traced_rabbitmq_url, rabbitmq_server, rabbitmq_vhost
-):
-    transport = a_rabbitmq(traced_rabbitmq_url)
-    await transport.declare(TOPOLOGY)
-    queues = rabbitmq_server.http.queues
-    before = set(await queues(rabbitmq_vhost))
-
-    async with transport.observe(chosen("#"), name=NAME) as observation:
-        assert set(await queues(rabbitmq_vhost)) == before | {NAME}
-        await eventually(
-            lambda: rabbitmq_server.http.close_connections(rabbitmq_vhost),
-            message="no connection to close",
-        )
-        with pytest.raises(BrokerUnavailable):
-            await copies(observation, 1)
-
-    async def is_gone() -> bool:
-        return set(await queues(rabbitmq_vhost)) == before
-
-    await eventually(is_gone, message="the queue of the observer is left")
-
-
 async def test_nothing_is_left_of_an_observer_whose_lease_has_expired(tmp_path):
     """As after a kill: another process goes on, and the copies hold health data."""
     file = tmp_path / "broker.db"
@@ -232,24 +209,3 @@ async def test_an_observer_that_lost_its_lease_ends(tmp_path):
             db.execute("DELETE FROM observers")
         with pytest.raises(BrokerUnavailable, match="lease"):
             await copies(observation, 1)
-
-
-async def test_a_broker_whose_tracer_is_off_is_refused_with_the_command(rabbitmq_url):
-    transport = a_rabbitmq(rabbitmq_url)
-    await transport.declare(TOPOLOGY)
-
-    with pytest.raises(ConfigurationError, match="rabbitmqctl trace_on"):
-        async with transport.observe(chosen("#"), name=NAME):
-            pass
-
-
-async def test_a_user_that_may_not_read_the_tracer_is_refused(
-    rabbitmq_server, rabbitmq_vhost, rabbitmq_url
-):
-    await a_rabbitmq(rabbitmq_url).declare(TOPOLOGY)
-    lent = rabbitmq_server.http.lent_user(rabbitmq_vhost, configure=".*", read="^(work.*|events)$")
-    async with lent as (user, password):
-        limited = a_rabbitmq(str(URL(rabbitmq_url).with_user(user).with_password(password)))
-        with pytest.raises(ConfigurationError, match=r"amq\.rabbitmq\.trace: .* no permission"):
-            async with limited.observe(chosen("#"), name=NAME):
-                pass
