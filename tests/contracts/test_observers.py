@@ -209,3 +209,16 @@ async def test_an_observer_that_lost_its_lease_ends(tmp_path):
             db.execute("DELETE FROM observers")
         with pytest.raises(BrokerUnavailable, match="lease"):
             await copies(observation, 1)
+
+
+async def test_a_file_of_an_earlier_version_gets_the_tables_of_observers(tmp_path):
+    file = tmp_path / "broker.db"
+    await SqliteTransport(file).declare(TOPOLOGY)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DROP TABLE observers")
+        db.execute("DROP TABLE observed")
+
+    assert await publish(SqliteTransport(file), a_message()) == [Outcome.ACKED]
+    async with SqliteTransport(file).observe(chosen("#"), name=NAME) as observation:
+        await publish(SqliteTransport(file), a_message())
+        assert len(await copies(observation, 1)) == 1
