@@ -54,11 +54,7 @@ async def serve(
     served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
     async with (
         served as port,
-        followed(
-            supervision,
-            stop,
-            lambda: Report(telemetry.figures.total, tuple(health.missing), port),
-        ),
+        followed(supervision, stop, lambda: Report.of(health, telemetry.figures, port)),
         assembly.database(consumer, settings) as engine,
     ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)

@@ -28,11 +28,14 @@ from typing import Self
 
 from outbox.errors import ConfigurationError
 from outbox.runtime import log_context, logs
+from outbox.runtime.figures import Figures
+from outbox.runtime.probes import Health
 from outbox.runtime.service import ABORT_SECONDS, ExitCode
 
 VARIABLE = "OUTBOX_SUPERVISED"
 """The variable with the number of the process and the file descriptor of its end."""
 
+EVENT_LOOP = "event loop"
 REPORT_SECONDS = 1.0
 
 
@@ -43,7 +46,8 @@ class Report:
 
     Args:
         handled: Deliveries that it has settled since its start.
-        missing: The dependencies that it waits for; empty when it is ready.
+        missing: The dependencies that it waits for, and its event loop while a handler blocks it;
+            empty when it is ready.
         port: The port of its probes on loopback; None if it serves none.
 
     """
@@ -55,6 +59,14 @@ class Report:
     def to_line(self) -> bytes:
         """The report as a line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def of(cls, health: Health, figures: Figures, port: int | None) -> Self:
+        """The report of the process that has this *health* and these *figures*."""
+        # Only a process that serves probes measures whether its event loop runs.
+        is_stalled = port is not None and not health.alive
+        missing = (*health.missing, *([EVENT_LOOP] if is_stalled else []))
+        return cls(figures.total, missing, port)
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:

@@ -11,6 +11,8 @@ import pytest
 
 from consumer.supervised import VARIABLE, Report, Supervision, followed, supervision
 from outbox.errors import ConfigurationError
+from outbox.runtime.figures import Figures
+from outbox.runtime.probes import Health
 from outbox.runtime.service import ExitCode
 from tests.support.eventually import eventually
 
@@ -66,6 +68,19 @@ async def test_a_process_that_does_not_end_after_it_was_asked_to_is_ended(channe
         ours.close()
 
         await eventually(lambda: ended == [ExitCode.DRAIN_DEADLINE])
+
+
+def test_a_process_whose_event_loop_is_blocked_is_not_ready(monkeypatch):
+    health, figures = Health("broker"), Figures(began=0)
+    figures.counts["success"] = 3
+    figures.counts["duplicate"] = 1
+    health.up("broker")
+    assert Report.of(health, figures, 8003) == Report(4, (), 8003)
+
+    monkeypatch.setattr("outbox.runtime.probes.STALL_SECONDS", -1.0)
+
+    assert Report.of(health, figures, 8003) == Report(4, ("event loop",), 8003)
+    assert Report.of(health, figures, None) == Report(4, (), None)
 
 
 async def test_without_a_supervisor_nothing_is_followed():
