@@ -111,8 +111,8 @@ MEANINGS = {
     "uncaught_error": "An error ended a thread, or was raised in a callback or destructor.",
     "stop_requested": "The supervisor of the process has asked it to stop, or has ended.",
     "stopped": "The process exits with 0.",
-    "supervisor_gave_up": "The supervisor stops all processes, and exits with 2 or 6, because the "
-    "end of one shows that they cannot work; see [Scaling](../how-to/scale.md#processes-that-end).",
+    "supervisor_gave_up": "The supervisor stops all processes, and exits with 2 or 6: the end of "
+    "one shows that they cannot work. See [Scaling](../how-to/scale.md#processes-that-end).",
     "supervisor_started": "The supervisor starts its processes.",
     "topology_declared": "The bindings were declared again, although none may have been missing.",
     "topology_problem": "A queue, exchange, binding or policy is not as it has to be; once for "
