@@ -24,34 +24,27 @@ def consumer(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["--processes", "0"], "--processes: must be auto, or a number from 1 to 256"),
+        (["--processes", "many"], "--processes: must be auto, or a number from 1 to 256"),
+        (["--processes", "2", "--max-processes", "4"], "--max-processes: needs --processes auto"),
         (
-            (SLOW, "--processes", "0"),
-            "error: --processes: must be auto, or a number from 1 to 256",
-        ),
-        (
-            (SLOW, "--processes", "many"),
-            "error: --processes: must be auto, or a number from 1 to 256",
-        ),
-        (
-            (SLOW, "--processes", "2", "--max-processes", "4"),
-            "error: --max-processes: needs --processes auto",
-        ),
-        (
-            (SLOW, "--processes", "auto", "--min-processes", "3", "--max-processes", "2"),
-            "error: --min-processes: must not be above --max-processes",
-        ),
-        (
-            (ORDERED, "--processes", "auto"),
-            "error: --processes auto: consumer ordered is ordered, so one process works and others "
-            "stand by: use --processes 2",
+            ["--processes", "auto", "--min-processes", "3", "--max-processes", "2"],
+            "--min-processes: must not be above --max-processes",
         ),
     ],
 )
 def test_options_that_cannot_work_are_refused_by_their_names(consumer, arguments, problem):
-    ended = consumer(*arguments)
+    ended = consumer(SLOW, *arguments)
 
     assert ended.code == ExitCode.BAD_CONFIGURATION
-    assert ended.err.splitlines() == [problem]
+    assert ended.err.splitlines() == [f"error: {problem}"]
+
+
+def test_an_ordered_consumer_does_not_follow_the_load(consumer):
+    ended = consumer(ORDERED, "--processes", "auto")
+
+    assert ended.code == ExitCode.BAD_CONFIGURATION
+    assert "--processes auto: consumer ordered is ordered, so one process works" in ended.err
 
 
 def test_sqlite_has_one_writer_so_its_consumers_do_not_follow_the_load(consumer, sqlite_url):
