@@ -71,6 +71,8 @@ async def serve(
                 bound=bind(consumer, value),
                 decryption=reads,
             )
+            if supervision is not None:
+                supervision.started()
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             entry = registered(
                 engine, "consumer", consumer.name, health=health, telemetry=telemetry

@@ -120,7 +120,9 @@ class ChildProcess:
 
     async def abort(self) -> None:
         self.ask_to_stop()
+        # The second signal aborts, and two of one kind may arrive as one.
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGINT)
         with suppress(TimeoutError):
             async with asyncio.timeout(ABORT_SECONDS):
                 await self._process.wait()

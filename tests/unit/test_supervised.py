@@ -5,6 +5,7 @@ The end of a supervisor's channel that a process holds.
 import asyncio
 import os
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -44,6 +45,20 @@ async def test_a_process_reports_at_once_and_stops_when_the_channel_is_closed(ch
         writer.close()
 
         await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_a_process_that_takes_messages_has_said_so_before_the_first_one(channel):
+    ours, theirs = channel
+    supervised = Supervision(theirs, deadline=LONG)
+
+    async with supervised.followed(asyncio.Event(), lambda: REPORT):
+        supervised.started()
+        theirs.shutdown(socket.SHUT_RDWR)  # as its end does
+
+        reader, writer = await asyncio.open_connection(sock=ours)
+        *_, last = (await asyncio.wait_for(reader.read(), 5)).splitlines()
+        assert Report.from_line(last) == replace(REPORT, started=True)
+        writer.close()
 
 
 async def test_a_supervisor_that_closes_only_its_side_still_gets_reports(channel):
