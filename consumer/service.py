@@ -61,11 +61,7 @@ async def serve(
     served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
     async with (
         served as port,
-        followed(
-            supervision,
-            stop,
-            lambda: Report(telemetry.figures.total, tuple(health.missing), port),
-        ),
+        followed(supervision, stop, lambda: Report.of(health, telemetry.figures, port)),
         assembly.database(consumer, settings) as engine,
     ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
@@ -83,6 +79,8 @@ async def serve(
                 bound=bind(consumer, value),
                 decryption=reads,
             )
+            if supervision is not None:
+                supervision.started()
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             entry = registered(
                 engine, "consumer", consumer.name, health=health, telemetry=telemetry

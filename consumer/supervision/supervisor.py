@@ -141,8 +141,6 @@ class Supervisor:
         while True:
             kept = self._kept()
             ready = [slot for slot in kept if slot.is_ready]
-            if ready:
-                self._crashes.has_been_ready = True
             if len(ready) < self._limits.minimum:
                 reports = [slot.child.report for slot in kept if slot.child is not None]
                 missing = {need for each in reports if each is not None for need in each.missing}

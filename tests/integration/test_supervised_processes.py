@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -193,6 +194,47 @@ async def test_processes_that_cannot_start_end_the_supervisor(
         assert gave_up["exit_code"] == ExitCode.BAD_CONFIGURATION
         assert lines(supervisor, "configuration_refused")
     await deployment.engine.dispose()
+
+
+async def test_a_signal_to_all_processes_counts_once(sqlite_url, embedded_broker_url, tmp_path):
+    """As Ctrl-C on a terminal, or a service manager that stops a whole unit."""
+    urls = (sqlite_url, embedded_broker_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
+        deployment.outage.touch()
+        await deployment.publish(a_message("test.slow"))
+        await eventually(deployment.calls)
+
+        os.killpg(supervisor.pid, signal.SIGTERM)
+
+        await eventually(lambda: len(lines(supervisor, "signal_received")) == 3)
+        deployment.outage.unlink()
+        assert await supervisor.wait() == ExitCode.STOPPED
+        assert len(await deployment.applied()) == 1
+        assert all(line["draining"] for line in lines(supervisor, "signal_received"))
+
+
+@pytest.mark.fault
+async def test_a_message_that_ends_each_process_is_given_up_before_its_supervisor_gives_up(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    urls = (postgres_url, rabbitmq_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, MQ_DELIVERY_LIMIT="3") as deployment,
+        supervised(deployment, "--processes", "1", module="behaviours") as supervisor,
+    ):
+        killer, neighbour = a_message("test.kills"), a_message("test.happened")
+        await deployment.publish(killer, neighbour)
+
+        dead = await deployment.wait_for_dead_letters(1, within=90)
+
+        assert dead[killer.message_id]["reason"] == "delivery_limit"
+        await deployment.applies(1)
+        assert await deployment.applied() == [UUID(neighbour.message_id)]
+        assert {line["exit_code"] for line in lines(supervisor, "process_ended")} == {9}
+        assert await supervisor.terminate() == ExitCode.STOPPED
 
 
 async def test_a_second_signal_ends_all_processes_at_once(

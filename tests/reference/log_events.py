@@ -76,6 +76,16 @@ MEANINGS = {
     "policies_not_checked": "No policy of the broker was checked at start, and why; see "
     "[Running](../how-to/run.md#policies).",
     "probes_listening": "The address of `/metrics`, `/livez` and `/readyz`.",
+    "process_ended": "A process of `consumer run --processes` has ended by itself; another one "
+    "follows after the pause. A negative `exit_code` is a signal. See "
+    "[Scaling](../how-to/scale.md#processes-that-end).",
+    "process_killed": "A process did not end in time after its supervisor had asked it to.",
+    "process_not_started": "The system refused to start a process, as `reason` says; the "
+    "supervisor tries it again.",
+    "process_started": "The supervisor has started a process.",
+    "process_stopped": "A process has ended as its supervisor had asked it to.",
+    "processes_scaled": "The backlog asks for another number of processes; `waiting` are the "
+    "messages in the work queue, and `per_second` those that all processes handled in a second.",
     "python_warning": "Python warned of code; with the text if the code is not a driver's.",
     "reconnecting": "A server is still unreachable; the next attempt comes after the pause.",
     "relay_started": "The relay publishes.",
@@ -99,7 +109,11 @@ MEANINGS = {
     "setting_warning": "A variable is ignored, or a server is a default; `problem` says which.",
     "signal_received": "A signal came; `draining` is true for the first one.",
     "uncaught_error": "An error ended a thread, or was raised in a callback or destructor.",
+    "stop_requested": "The supervisor of the process has asked it to stop, or has ended.",
     "stopped": "The process exits with 0.",
+    "supervisor_gave_up": "The supervisor stops all processes, and exits with 2 or 6: the end of "
+    "one shows that they cannot work. See [Scaling](../how-to/scale.md#processes-that-end).",
+    "supervisor_started": "The supervisor starts its processes.",
     "topology_declared": "The bindings were declared again, although none may have been missing.",
     "topology_problem": "A queue, exchange, binding or policy is not as it has to be; once for "
     "each problem. Level `error`: the process is not ready until it is solved. See "

@@ -26,7 +26,7 @@ DELIVERY_LIMIT = 20
 @pytest.fixture
 def crashes():
     made = Crashes(DELIVERY_LIMIT)
-    made.has_been_ready = True
+    made.has_started = True
     return made
 
 
