@@ -17,7 +17,7 @@ from tests.support.builders import an_event
 
 MANY, URGENT = 100_000, 20
 BATCH = 500
-KEYED, KEYED_BATCH = 20_000, 100
+FEWER, SMALL_BATCH = 20_000, 100
 HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW
 
 _FILL = {
@@ -29,8 +29,8 @@ _FILL = {
     "sqlite": (
         "WITH RECURSIVE number(n) AS"
         " (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {count})"
-        " INSERT INTO outbox (event_id, type, routing_key, ordering_key, idempotency_key, priority,"
-        " body) SELECT printf('%032x', random() + n), '{name}', 'n', {key}, n,"
+        " INSERT INTO outbox (event_id, type, routing_key, ordering_key, idempotency_key,"
+        " priority, body) SELECT printf('%032x', random() + n), '{name}', 'n', {key}, n,"
         " '{priority}', x'37' FROM number"
     ),
 }
@@ -93,7 +93,7 @@ async def test_twenty_urgent_rows_behind_a_hundred_thousand_are_among_the_first_
 
 
 async def test_urgent_rows_overtake_a_backlog_that_is_being_published(engine, store):
-    await fill(engine, MANY)
+    await fill(engine, FEWER)
     for _ in range(3):
         assert await take(store) == ["many"] * BATCH
 
@@ -104,10 +104,10 @@ async def test_urgent_rows_overtake_a_backlog_that_is_being_published(engine, st
 
 @pytest.mark.parametrize("key", ["NULL", "'key-' || n", "'one'"])
 async def test_urgent_rows_with_keys_are_among_the_first_percent(engine, store, key):
-    await fill(engine, KEYED, key=key)
+    await fill(engine, FEWER, key=key)
     await fill(engine, URGENT, HIGH, key="'urgent-' || n", name="urgent")
 
-    assert await place_of_last_urgent(store, limit=KEYED_BATCH) <= KEYED / 100
+    assert await place_of_last_urgent(store, limit=SMALL_BATCH) <= FEWER / 100
 
 
 async def test_a_key_inherits_the_priority_of_an_urgent_row_and_keeps_its_order(engine, store):
