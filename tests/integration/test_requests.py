@@ -155,9 +155,10 @@ async def test_a_request_that_no_relay_published_in_time_is_not_published(deploy
 async def test_a_handler_that_answers_is_not_called_after_the_deadline(deployment, sessions):
     """One that does not answer is called: to it the request is an event like others."""
     for name in ("responder", "auditor"):
-        assert await deployment.command(
-            "consumer", "topology", f"tests.support.responder:{name}"
-        ) == 0
+        assert (
+            await deployment.command("consumer", "topology", f"tests.support.responder:{name}")
+            == 0
+        )
     await deployment.relay()
     with pytest.raises(RequestTimedOut):
         await outbox.request(sessions, asked("ask.sum", [1]), timeout=timedelta(seconds=2))

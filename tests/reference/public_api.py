@@ -106,8 +106,7 @@ _CONSTANTS = {
     ),
     "replies": (
         "outbox/replies.py",
-        "The module whose `wait` and `get` return the replies to requests; `purge` deletes old "
-        "ones.",
+        "The module whose `wait` and `get` return the replies to requests.",
         "",
     ),
     "metadata": (
