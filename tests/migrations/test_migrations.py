@@ -52,6 +52,7 @@ async def test_the_schema_goes_up_down_and_up_again(empty_url):
         "parked_messages",
         "begun_deliveries",
         "failing_messages",
+        "replies",
         "outbox_processes",
         "outbox_compatibility",
         "audit_log",

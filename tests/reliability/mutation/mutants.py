@@ -243,7 +243,7 @@ MUTANTS = (
     Mutant(
         "goes_on_after_the_end_of_a_transaction",
         "the next message is handled outside of the transaction, which a handler has ended",
-        "consumer/execution/transaction.py",
+        "consumer/execution/calls.py",
         "    if not work.is_open:\n",
         "    if False:\n",
         Suite(("tests/contracts/test_shared_transactions.py",)),
