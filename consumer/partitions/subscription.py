@@ -89,6 +89,8 @@ class PartitionsSubscription:
     ) -> None:
         self.closing = asyncio.Event()
         self._parts: dict[str, Part] = {}
+        # Queues that were opened, some of them perhaps before they were subscribed to.
+        self._opened: set[str] = set()
         self._records = records
         self._entrance = entrance
         self._database_retry = database_retry
@@ -101,7 +103,8 @@ class PartitionsSubscription:
         part = Part(assigned, source)
         part.is_settled.set()
         self._parts[assigned.queue] = part
-        self.change(assigned)
+        if assigned.mode is not Mode.WAIT or assigned.queue in self._opened:
+            part.is_open.set()
         pump = asyncio.ensure_future(self._pump(part))
         await closing.wait()
         pump.cancel()
@@ -113,16 +116,19 @@ class PartitionsSubscription:
 
     def change(self, assigned: Assigned) -> None:
         """Read a partition in another mode; only its marker ends that its messages are handled."""
-        part = self._parts.get(assigned.queue)
-        if part is not None and assigned.mode is not Mode.WAIT:
+        if assigned.mode is Mode.WAIT:
+            return
+        self._opened.add(assigned.queue)
+        if (part := self._parts.get(assigned.queue)) is not None:
             part.is_open.set()
 
     def is_idle(self, queue: str) -> bool:
         """Whether no message of *queue* is handled, or will be."""
         part = self._parts.get(queue)
-        return part is None or (
-            part.unsettled == 0 and (part.is_drained or not part.is_open.is_set())
-        )
+        if part is None:
+            return True
+        is_handled = part.is_open.is_set() and not part.is_drained
+        return part.unsettled == 0 and not is_handled
 
     def fail(self, lost: BrokerUnavailable) -> None:
         """End the subscription as *lost*."""
