@@ -101,6 +101,8 @@ class PartitionsSubscription:
     async def read(self, assigned: Assigned, source: Subscription, closing: asyncio.Event) -> None:
         """Receive the deliveries of *source*, of one partition, until *closing* is set."""
         part = Part(assigned, source)
+        if assigned.mode is Mode.FORWARD:
+            part.is_drained = True
         part.is_settled.set()
         self._parts[assigned.queue] = part
         if assigned.mode is not Mode.WAIT or assigned.queue in self._opened:
