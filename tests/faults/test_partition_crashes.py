@@ -70,7 +70,7 @@ def a_scaling(deployment: PartitionedDeployment, rabbitmq_url: str, **ending: An
         single_active=True,
         is_partitioned=True,
     )
-    queues = PartitionQueues(base, "health_data_exchange", "dlx_exchange")
+    queues = PartitionQueues(base, "health_data_exchange", "health_data_dlx")
     transport: Any = RabbitMQTransport([URL(rabbitmq_url)], heartbeat_seconds=5, name="test")
     if ending:
         transport = Ending(transport, **ending)
