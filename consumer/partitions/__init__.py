@@ -7,6 +7,7 @@ Partitions of an ordered consumer: its lanes are spread over queues that process
     balance        which process reads which partitions, and how: pure
     assignment     the partitions of this process, looked at every second
     subscription   their deliveries as one subscription; drain markers and forwarding
+    readers        the subscription of each partition
     source         one such subscription after another
     hash_type      whether the broker has the plugin that hashes
     scaling        from one number of partitions to another

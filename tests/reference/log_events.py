@@ -51,6 +51,11 @@ MEANINGS = {
     "crashed": "The process exits with 1.",
     "dead_letter_bodies_expired": "Bodies of dead letters older than "
     "`MQ_DEAD_LETTER_BODY_RETENTION_DAYS` were deleted.",
+    "partition_drained": "All messages of a partition that is replaced are settled; see "
+    "[Partitions](../explanation/partitions.md).",
+    "partitions_assigned": "This process reads so many `partitions` from now on.",
+    "partitions_differ": "The consumer has `partitions`, set by `consumer scale`; the code has "
+    "`declared` for a consumer without any.",
     "dead_letters_purged": "Dead letters older than `MQ_DEAD_LETTER_RETENTION_DAYS` were deleted.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",
