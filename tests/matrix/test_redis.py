@@ -82,24 +82,26 @@ async def test_processes_find_the_new_primary_and_lose_no_event_that_its_replica
     postgres_url, redis_binaries, tmp_path
 ):
     """The primary of a Sentinel pair is killed, when its replica has everything."""
-    async with a_pair(redis_binaries) as pair:
-        async with CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment:
-            relay, _consumer = await deployment.start_processes()
-            async with deployment.under_load():
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
-            relay.freeze()
-            primary = await pair.primary()
-            await primary.call("WAIT", 1, 5_000)
-            async with deployment.producing():
-                with deployment.record_fault("primary killed"):
-                    await primary.kill()
-                    await pair.fail_over_from(primary)
-                relay.thaw()
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
+    async with (
+        a_pair(redis_binaries) as pair,
+        CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
+    ):
+        relay, _consumer = await deployment.start_processes()
+        async with deployment.under_load():
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
+        relay.freeze()
+        primary = await pair.primary()
+        await primary.call("WAIT", 1, 5_000)
+        async with deployment.producing():
+            with deployment.record_fault("primary killed"):
+                await primary.kill()
+                await pair.fail_over_from(primary)
+            relay.thaw()
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
 
-            await deployment.check_guarantees()
+        await deployment.check_guarantees()
 
 
 @pytest.mark.selection
@@ -108,52 +110,56 @@ async def test_a_primary_that_needs_a_replica_confirms_nothing_that_a_failover_w
 ):
     """A replica stops, and then the primary is killed; `min-replicas-to-write` is 1."""
     settings = {"min-replicas-to-write": 1, "min-replicas-max-lag": 1}
-    async with a_pair(redis_binaries, settings=settings) as pair:
-        async with CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment:
-            await deployment.start_processes()
-            async with deployment.under_load():
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
-            primary, replica = pair.servers
-            with deployment.record_fault("replica stopped, primary killed"):
-                with replica.frozen():
-                    await refuses_writes(primary)
-                    await deployment.produce(EVENTS)
-                    await deployment.assert_outbox_stays(count=EVENTS, during=2)
-                await pair.sees_replica()
-                await primary.kill()
-                await pair.fail_over_from(primary)
-                await primary.start()  # it follows the new primary, which needs a replica too
-            await deployment.wait_until_settled()
+    async with (
+        a_pair(redis_binaries, settings=settings) as pair,
+        CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
+    ):
+        await deployment.start_processes()
+        async with deployment.under_load():
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
+        primary, replica = pair.servers
+        with deployment.record_fault("replica stopped, primary killed"):
+            with replica.frozen():
+                await refuses_writes(primary)
+                await deployment.produce(EVENTS)
+                await deployment.assert_outbox_stays(count=EVENTS, during=2)
+            await pair.sees_replica()
+            await primary.kill()
+            await pair.fail_over_from(primary)
+            await primary.start()  # it follows the new primary, which needs a replica too
+        await deployment.wait_until_settled()
 
-            await deployment.check_guarantees()
+        await deployment.check_guarantees()
 
 
 async def test_a_failover_loses_what_only_the_lost_primary_had(
     postgres_url, redis_binaries, tmp_path
 ):
     """A replica stops, events are published, and then the primary is killed."""
-    async with a_pair(redis_binaries) as pair:
-        async with CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment:
-            _relay, consuming = await deployment.start_processes()
-            async with deployment.under_load():
-                await deployment.makes_progress()
-            await deployment.wait_until_settled()
-            primary, replica = pair.servers
-            consuming.freeze()
-            with replica.frozen():
-                await deployment.produce(EVENTS)
-                await eventually(deployment.is_drained, message="events were not published")
-                await primary.kill()
-            await pair.fail_over_from(primary)
-            consuming.thaw()
+    async with (
+        a_pair(redis_binaries) as pair,
+        CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
+    ):
+        _relay, consuming = await deployment.start_processes()
+        async with deployment.under_load():
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
+        primary, replica = pair.servers
+        consuming.freeze()
+        with replica.frozen():
             await deployment.produce(EVENTS)
-            await deployment.wait_until_settled(but_for=EVENTS)
+            await eventually(deployment.is_drained, message="events were not published")
+            await primary.kill()
+        await pair.fail_over_from(primary)
+        consuming.thaw()
+        await deployment.produce(EVENTS)
+        await deployment.wait_until_settled(but_for=EVENTS)
 
-            history = [*deployment.history, *await read_outcomes(deployment)]
-            missing = lost(history, [consumer.name])[consumer.name]
-            assert len(missing) == EVENTS
-            assert "lost" in {each.rule for each in check(history, GUARANTEES)}
+        history = [*deployment.history, *await read_outcomes(deployment)]
+        missing = lost(history, [consumer.name])[consumer.name]
+        assert len(missing) == EVENTS
+        assert "lost" in {each.rule for each in check(history, GUARANTEES)}
 
 
 @asynccontextmanager
