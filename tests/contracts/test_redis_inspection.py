@@ -2,6 +2,7 @@
 The facts of a real server, for a user with all rights and for one with few.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
@@ -12,10 +13,12 @@ from yarl import URL
 from outbox.server_settings import ServerSettings
 from outbox.transports.redis.addresses import HASH_TAG, open_client
 from outbox.transports.redis.inspection import attempts, inspect
+from tests.support.pages import REPOSITORY
 from tests.support.servers import RedisServer
 
 USER = "limited"
 CONNECTS = ("+auth", "+client|setname", "+select")
+"""Rights without which no connection is made."""
 
 
 async def facts_of(url: str):
@@ -27,7 +30,7 @@ async def facts_of(url: str):
 
 @asynccontextmanager
 async def user_with(server: RedisServer, url: str, *rights: str) -> AsyncIterator[str]:
-    await server.call("ACL", "SETUSER", USER, "reset", "on", ">secret", *CONNECTS, *rights)
+    await server.call("ACL", "SETUSER", USER, "reset", "on", ">secret", *rights)
     try:
         yield str(URL(url).with_user(USER).with_password("secret"))
     finally:
@@ -67,7 +70,7 @@ async def test_attempts_leave_no_trace(redis_server, redis_url):
 
 
 async def test_a_user_without_rights_gets_facts_that_are_none(redis_server, redis_url):
-    async with user_with(redis_server, redis_url, f"~{HASH_TAG.decode()}*") as url:
+    async with user_with(redis_server, redis_url, *CONNECTS, f"~{HASH_TAG.decode()}*") as url:
         stored = (await facts_of(url)).redis
 
     assert (stored.appends, stored.syncs, stored.memory_used, stored.clock) == (None,) * 4
@@ -75,7 +78,7 @@ async def test_a_user_without_rights_gets_facts_that_are_none(redis_server, redi
 
 
 async def test_each_refused_command_is_named_once(redis_server, redis_url):
-    async with user_with(redis_server, redis_url, "~*", "+multi", "+discard") as url:
+    async with user_with(redis_server, redis_url, *CONNECTS, "~*", "+multi", "+discard") as url:
         stored = (await facts_of(url)).redis
 
     named = {words[0] for words in attempts("key")}
@@ -99,3 +102,14 @@ async def test_a_user_for_other_keys_is_told_so(redis_server, redis_url):
 
     assert stored.refused_keys
     assert list(stored.refused_commands) == []
+
+
+async def test_the_rights_that_the_page_names_suffice(redis_server, redis_url):
+    page = (REPOSITORY / "docs" / "how-to" / "redis.md").read_text()
+    [rights] = re.findall(r"^ACL SETUSER relay on >PASSWORD ([^`]+)```", page, re.MULTILINE)
+
+    async with user_with(redis_server, redis_url, *rights.split()) as url:
+        stored = (await facts_of(url)).redis
+
+    assert (list(stored.refused_commands), stored.refused_keys) == ([], False)
+    assert None not in (stored.syncs, stored.memory_used, stored.clock)

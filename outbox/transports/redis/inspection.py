@@ -35,6 +35,7 @@ _CLOCK_STEP = timedelta(microseconds=1)
 def attempts(key: str) -> list[tuple[str, ...]]:
     """Return a command on *key* for each one that the transport uses, in scripts or by itself."""
     return [
+        ("EVAL", "return 1", "1", key),
         ("EVALSHA", "0" * 40, "1", key),
         ("SCRIPT", "LOAD", "return 1"),
         ("TIME",),
