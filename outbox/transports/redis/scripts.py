@@ -16,7 +16,7 @@ first, in its old place. Other consumers hold the messages that are leased to th
 deliveries that the group keeps is one more than the number of failed deliveries.
 
 Each script runs as a whole or not at all: the server looks for memory, disk and replicas before
-its first write, and its append-only file has the writes of a script as one transaction. So a crash
+it begins, and its append-only file has the writes of a script as one transaction. So a crash
 leaves no state between these:
 
     publish    none or all messages of the call stand in all their queues; without a reply the
@@ -167,13 +167,17 @@ local function kept(at)
 end
 """
 
-TOPOLOGY = """
+# While memory is full, the server takes no more messages. What consumers do goes on: it frees memory.
+_CHECKED = "#!lua\n" + _COMMON
+_ALLOWED = "#!lua flags=allow-oom\n" + _COMMON
+
+TOPOLOGY = _ALLOWED + """
 return {call('GET', VERSION) or '', call('HGETALL', EXCHANGES), call('HGETALL', QUEUES),
   call('SMEMBERS', BINDINGS)}
 """
 
 # version, new version, then any of: exchange name kind, queue name arguments, binding text ''
-DECLARE = """
+DECLARE = _CHECKED + """
 if is_stale(ARGV[1]) then return 'stale' end
 for at = 3, #ARGV, 3 do
   local kind, name, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -189,7 +193,7 @@ return 'done'
 """
 
 # version, messages; the version shows that each message goes to all queues that are bound now
-PUBLISH = """
+PUBLISH = _CHECKED + """
 if is_stale(ARGV[1]) then return 'stale' end
 local at, now = 2, milliseconds()
 while at <= #ARGV do at = put(at, now) end
@@ -197,7 +201,7 @@ return 'done'
 """
 
 # queue, owner, lease
-JOIN = """
+JOIN = _ALLOWED + """
 if call('HEXISTS', QUEUES, ARGV[1]) == 0 then return 'missing' end
 make_groups(ARGV[1])
 call('ZADD', LEASES, milliseconds() + ARGV[3], ARGV[2])
@@ -207,14 +211,14 @@ return 'done'
 """
 
 # owner, lease
-EXTEND = """
+EXTEND = _ALLOWED + """
 if not has_lease(ARGV[1]) then return 'lost' end
 call('ZADD', LEASES, milliseconds() + ARGV[2], ARGV[1])
 return 'done'
 """
 
 # queue, owner, limit, lease
-CLAIM = """
+CLAIM = _ALLOWED + """
 local queue, owner, limit, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), milliseconds()
 if not has_lease(owner) then return 'lost' end
 call('ZADD', LEASES, now + ARGV[4], owner)
@@ -262,7 +266,7 @@ return {overdue, last, claimed}
 """
 
 # queue, owner, then pairs of level and id
-ACK = """
+ACK = _ALLOWED + """
 if not has_lease(ARGV[2]) then return 'lost' end
 local acked = 0
 for at = 3, #ARGV, 2 do acked = acked + settle(ARGV[1], ARGV[at], ARGV[at + 1]) end
@@ -270,7 +274,7 @@ return acked * 2 == #ARGV - 2 and 'done' or 'lost'
 """
 
 # queue, owner, level, id
-RELEASE = """
+RELEASE = _ALLOWED + """
 local stream = stream_of(ARGV[1], ARGV[3])
 local holder, count = holder_of(stream, ARGV[4])
 if not has_lease(ARGV[2]) or holder ~= ARGV[2] then return 'lost' end
@@ -279,7 +283,7 @@ return 'done'
 """
 
 # version, queue, owner, level, id, message
-REPLACE = """
+REPLACE = _ALLOWED + """
 local queue, owner, level, id = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if not has_lease(owner) or holder_of(stream_of(queue, level), id) ~= owner then return 'lost' end
 if is_stale(ARGV[1]) then return 'stale' end
@@ -289,14 +293,14 @@ return 'done'
 """
 
 # queue, owner, entries to keep
-GIVE_BACK = """
+GIVE_BACK = _ALLOWED + """
 if not has_lease(ARGV[2]) then return 'lost' end
 give_back_others(ARGV[2], ARGV[1], kept(3))
 return 'done'
 """
 
 # queue, owner, entries whose delivery has failed
-LEAVE = """
+LEAVE = _ALLOWED + """
 if not has_lease(ARGV[2]) then return 'lost' end
 give_back_others(ARGV[2], ARGV[1], kept(3))
 leave(ARGV[2], milliseconds())
@@ -304,7 +308,7 @@ return 'done'
 """
 
 # limit, milliseconds after which leased messages are looked at again
-OVERDUE = """
+OVERDUE = _ALLOWED + """
 local now, found = milliseconds(), {}
 for _, owner in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. now, 'LIMIT', 0, ARGV[1])) do
   leave(owner, now)
@@ -328,7 +332,7 @@ return found
 """
 
 # version, queue, level, id, the message if it goes anywhere
-MOVE = """
+MOVE = _ALLOWED + """
 local queue, level, id, now = ARGV[2], ARGV[3], ARGV[4], milliseconds()
 if is_stale(ARGV[1]) then return 'stale' end
 local due, stream = call('ZSCORE', EXPIRING, member_of(queue, level, id)), stream_of(queue, level)
@@ -339,13 +343,13 @@ return 'done'
 """
 
 # queue, level, id, milliseconds
-POSTPONE = """
+POSTPONE = _ALLOWED + """
 call('ZADD', EXPIRING, 'XX', milliseconds() + ARGV[4], member_of(ARGV[1], ARGV[2], ARGV[3]))
 return 'done'
 """
 
 # queue; returns messages, unsettled ones, consumers
-DEPTH = """
+DEPTH = _ALLOWED + """
 if call('HEXISTS', QUEUES, ARGV[1]) == 0 then return 'missing' end
 local messages, unsettled, consumers, now = 0, 0, 0, milliseconds()
 for _, level in ipairs(LEVELS) do
@@ -364,6 +368,7 @@ return {messages, unsettled, consumers}
 """
 
 
-def source(body: str) -> str:
-    """Return the whole text of the script with this *body*."""
-    return _COMMON + body
+
+def stream(queue: str, level: str) -> str:
+    """Return the key of the stream of *queue* for one *level* of priority."""
+    return f"{{mq}}:queue:{queue}:{level}"
