@@ -11,8 +11,8 @@ from enum import StrEnum
 from outbox.clock_difference import ClockDifference
 
 
-class ClusterMode(StrEnum):
-    """What finds the primary of the server; it decides what a loss of a server means."""
+class ServerGroup(StrEnum):
+    """To which servers MQ_BROKER_URL leads; if one is lost, another may take its place."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -40,7 +40,7 @@ class RedisFacts:
 
     """
 
-    mode: ClusterMode = ClusterMode.SINGLE
+    group: ServerGroup = ServerGroup.SINGLE
     role: str | None = None
     appends: bool | None = None
     syncs: str | None = None

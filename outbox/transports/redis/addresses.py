@@ -32,6 +32,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.redis_urls import database_of
 from outbox.transports.base import ConnectionCounter, NoCounter
 from outbox.transports.redis.connect_errors import redis_errors
+from outbox.transports.redis_facts import ServerGroup
 from outbox.transports.tls import context_of
 
 HASH_TAG = b"{mq}"
@@ -84,6 +85,13 @@ class RedisAddress:
                 "password": first.query.get("sentinel_password"),
             },
         )
+
+    @property
+    def group(self) -> ServerGroup:
+        """To which servers the URLs lead."""
+        if self.service is not None:
+            return ServerGroup.SENTINEL
+        return ServerGroup.CLUSTER if self.is_cluster else ServerGroup.SINGLE
 
     def __str__(self) -> str:
         return shown(self.hosts)
