@@ -6,9 +6,18 @@ import json
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
+from outbox.transports.inspection import (
+    Act,
+    Answer,
+    BindingOf,
+    Consuming,
+    Permission,
+    Publishing,
+)
 from outbox.transports.routes import RouteState
 from outbox.transports.topology import Arguments, Binding, Exchange, Queue, Topology, matches
 
@@ -75,6 +84,13 @@ class Declarations:
             for key in keys
         }
 
+    def answers(self, acts: Sequence[Act]) -> list[Answer]:
+        """Return an answer to each of *acts* for a user with all rights."""
+        return [
+            Answer(act, Permission.GRANTED if self._exists(act) else Permission.MISSING)
+            for act in acts
+        ]
+
     def verify(self, topology: Topology) -> None:
         """Raise TopologyMismatch, with a line for each entity that is missing or differs."""
         raise_together(list(self._problems(topology)))
@@ -115,6 +131,17 @@ class Declarations:
             yield from self._of_exchange(exchange)
         for queue in topology.queues:
             yield from self._of_queue(queue)
+
+    def _exists(self, act: Act) -> bool:
+        match act:
+            case Publishing(exchange):
+                return not exchange or exchange in self.exchanges
+            case Consuming(queue):
+                return queue in self.queues
+            case BindingOf(exchange, queue):
+                return exchange in self.exchanges and queue in self.queues
+            case _:
+                assert_never(act)
 
     def _of_exchange(self, exchange: Exchange) -> Iterator[TopologyMismatch]:
         found = self.exchanges.get(exchange.name)

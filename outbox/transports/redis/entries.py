@@ -94,9 +94,7 @@ def claimed_of(reply: Sequence[Sequence[bytes]], *, queue: str, first_tag: int) 
 def overdue_of(reply: Sequence[tuple[bytes, bytes, bytes, int, list[bytes]]]) -> list[Overdue]:
     """Return the *reply* of the script."""
     return [
-        Overdue(
-            queue.decode(), Place(level, entry_id), int(count) - 1, _read(fields, failures=0)
-        )
+        Overdue(queue.decode(), Place(level, entry_id), int(count) - 1, _read(fields, failures=0))
         for queue, level, entry_id, count, fields in reply
     ]
 

@@ -106,7 +106,9 @@ class Messages:
         A consumer that is not the single active one gets none.
         """
         reply = await self._run(scripts.CLAIM, queue, owner, limit, _milliseconds(lease))
-        return None if reply == scripts.LOST else claimed_of(reply, queue=queue, first_tag=first_tag)
+        return (
+            None if reply == scripts.LOST else claimed_of(reply, queue=queue, first_tag=first_tag)
+        )
 
     async def wait(self, queue: str, last_ids: Sequence[bytes], *, longest: timedelta) -> None:
         """Return when an entry stands behind *last_ids*, at the latest after *longest*."""
@@ -178,7 +180,9 @@ class Messages:
                 found = await self.declarations()
         return outcomes
 
-    async def _put(self, script: str, before: Sequence[_Word], message: WireMessage) -> bytes | Outcome:
+    async def _put(
+        self, script: str, before: Sequence[_Word], message: WireMessage
+    ) -> bytes | Outcome:
         """
         Run *script* with the arguments *before*, and *message* with its queues behind them.
 

@@ -167,17 +167,22 @@ local function kept(at)
 end
 """
 
-# While memory is full, the server takes no more messages. What consumers do goes on: it frees memory.
+# While memory is full, the server takes no more messages. Consumers go on, which frees memory.
 _CHECKED = "#!lua\n" + _COMMON
 _ALLOWED = "#!lua flags=allow-oom\n" + _COMMON
 
-TOPOLOGY = _ALLOWED + """
+TOPOLOGY = (
+    _ALLOWED
+    + """
 return {call('GET', VERSION) or '', call('HGETALL', EXCHANGES), call('HGETALL', QUEUES),
   call('SMEMBERS', BINDINGS)}
 """
+)
 
 # version, new version, then any of: exchange name kind, queue name arguments, binding text ''
-DECLARE = _CHECKED + """
+DECLARE = (
+    _CHECKED
+    + """
 if is_stale(ARGV[1]) then return 'stale' end
 for at = 3, #ARGV, 3 do
   local kind, name, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -191,17 +196,23 @@ end
 call('SET', VERSION, ARGV[2])
 return 'done'
 """
+)
 
 # version, messages; the version shows that each message goes to all queues that are bound now
-PUBLISH = _CHECKED + """
+PUBLISH = (
+    _CHECKED
+    + """
 if is_stale(ARGV[1]) then return 'stale' end
 local at, now = 2, milliseconds()
 while at <= #ARGV do at = put(at, now) end
 return 'done'
 """
+)
 
 # queue, owner, lease
-JOIN = _ALLOWED + """
+JOIN = (
+    _ALLOWED
+    + """
 if call('HEXISTS', QUEUES, ARGV[1]) == 0 then return 'missing' end
 make_groups(ARGV[1])
 call('ZADD', LEASES, milliseconds() + ARGV[3], ARGV[2])
@@ -209,16 +220,22 @@ call('HSET', OWNERS, ARGV[2], ARGV[1])
 call('RPUSH', consumers_of(ARGV[1]), ARGV[2])
 return 'done'
 """
+)
 
 # owner, lease
-EXTEND = _ALLOWED + """
+EXTEND = (
+    _ALLOWED
+    + """
 if not has_lease(ARGV[1]) then return 'lost' end
 call('ZADD', LEASES, milliseconds() + ARGV[2], ARGV[1])
 return 'done'
 """
+)
 
 # queue, owner, limit, lease
-CLAIM = _ALLOWED + """
+CLAIM = (
+    _ALLOWED
+    + """
 local queue, owner, limit, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), milliseconds()
 if not has_lease(owner) then return 'lost' end
 call('ZADD', LEASES, now + ARGV[4], owner)
@@ -264,26 +281,35 @@ for _, level in ipairs(LEVELS) do
 end
 return {overdue, last, claimed}
 """
+)
 
 # queue, owner, then pairs of level and id
-ACK = _ALLOWED + """
+ACK = (
+    _ALLOWED
+    + """
 if not has_lease(ARGV[2]) then return 'lost' end
 local acked = 0
 for at = 3, #ARGV, 2 do acked = acked + settle(ARGV[1], ARGV[at], ARGV[at + 1]) end
 return acked * 2 == #ARGV - 2 and 'done' or 'lost'
 """
+)
 
 # queue, owner, level, id
-RELEASE = _ALLOWED + """
+RELEASE = (
+    _ALLOWED
+    + """
 local stream = stream_of(ARGV[1], ARGV[3])
 local holder, count = holder_of(stream, ARGV[4])
 if not has_lease(ARGV[2]) or holder ~= ARGV[2] then return 'lost' end
 give_back(stream, ARGV[4], count)
 return 'done'
 """
+)
 
 # version, queue, owner, level, id, message
-REPLACE = _ALLOWED + """
+REPLACE = (
+    _ALLOWED
+    + """
 local queue, owner, level, id = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if not has_lease(owner) or holder_of(stream_of(queue, level), id) ~= owner then return 'lost' end
 if is_stale(ARGV[1]) then return 'stale' end
@@ -291,24 +317,33 @@ put(6, milliseconds())
 settle(queue, level, id)
 return 'done'
 """
+)
 
 # queue, owner, entries to keep
-GIVE_BACK = _ALLOWED + """
+GIVE_BACK = (
+    _ALLOWED
+    + """
 if not has_lease(ARGV[2]) then return 'lost' end
 give_back_others(ARGV[2], ARGV[1], kept(3))
 return 'done'
 """
+)
 
 # queue, owner, entries whose delivery has failed
-LEAVE = _ALLOWED + """
+LEAVE = (
+    _ALLOWED
+    + """
 if not has_lease(ARGV[2]) then return 'lost' end
 give_back_others(ARGV[2], ARGV[1], kept(3))
 leave(ARGV[2], milliseconds())
 return 'done'
 """
+)
 
 # limit, milliseconds after which leased messages are looked at again
-OVERDUE = _ALLOWED + """
+OVERDUE = (
+    _ALLOWED
+    + """
 local now, found = milliseconds(), {}
 for _, owner in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. now, 'LIMIT', 0, ARGV[1])) do
   leave(owner, now)
@@ -330,9 +365,12 @@ for _, each in ipairs(call('ZRANGEBYSCORE', EXPIRING, '-inf', now, 'LIMIT', 0, A
 end
 return found
 """
+)
 
 # version, queue, level, id, the message if it goes anywhere
-MOVE = _ALLOWED + """
+MOVE = (
+    _ALLOWED
+    + """
 local queue, level, id, now = ARGV[2], ARGV[3], ARGV[4], milliseconds()
 if is_stale(ARGV[1]) then return 'stale' end
 local due, stream = call('ZSCORE', EXPIRING, member_of(queue, level, id)), stream_of(queue, level)
@@ -341,15 +379,21 @@ if #ARGV > 4 then put(5, now) end
 settle(queue, level, id)
 return 'done'
 """
+)
 
 # queue, level, id, milliseconds
-POSTPONE = _ALLOWED + """
+POSTPONE = (
+    _ALLOWED
+    + """
 call('ZADD', EXPIRING, 'XX', milliseconds() + ARGV[4], member_of(ARGV[1], ARGV[2], ARGV[3]))
 return 'done'
 """
+)
 
 # queue; returns messages, unsettled ones, consumers
-DEPTH = _ALLOWED + """
+DEPTH = (
+    _ALLOWED
+    + """
 if call('HEXISTS', QUEUES, ARGV[1]) == 0 then return 'missing' end
 local messages, unsettled, consumers, now = 0, 0, 0, milliseconds()
 for _, level in ipairs(LEVELS) do
@@ -366,7 +410,7 @@ for _, owner in ipairs(call('LRANGE', consumers_of(ARGV[1]), 0, -1)) do
 end
 return {messages, unsettled, consumers}
 """
-
+)
 
 
 def stream(queue: str, level: str) -> str:

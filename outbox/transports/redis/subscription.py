@@ -51,6 +51,7 @@ class RedisSubscription:
         # Random: see `scripts`.
         self._owner = secrets.token_hex(8)
         self._has_joined = False
+        self._is_closed = False
         self._buffer = DeliveryBuffer()
         # Those of all deliveries that are not settled, and of those that were taken.
         self._places: dict[int, Place] = {}
@@ -104,6 +105,7 @@ class RedisSubscription:
     async def close(self) -> None:
         """End the subscription; all its unsettled messages become ready again."""
         self._buffer.end()
+        self._is_closed = True
         if self._has_joined:
             with suppress(BrokerUnavailable, TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
@@ -138,9 +140,7 @@ class RedisSubscription:
     def _places_of_taken(self) -> list[Place]:
         return [self._places[tag] for tag in self._taken]
 
-    async def _settle(
-        self, tags: Sequence[int], settling: Awaitable[Outcome | None]
-    ) -> Outcome:
+    async def _settle(self, tags: Sequence[int], settling: Awaitable[Outcome | None]) -> Outcome:
         try:
             outcome = await settling
         except BrokerUnavailable:
@@ -160,7 +160,8 @@ class RedisSubscription:
         return outcome
 
     async def _fetch(self) -> None:
-        while True:
+        # The client may swallow a cancellation that comes with the end of a command.
+        while not self._buffer.ended:
             await self._wait_for_capacity()
             async with self._claiming:
                 last_ids = [] if self._buffer.ended else await self._claim()
@@ -221,7 +222,7 @@ class RedisSubscription:
         return self._prefetch - len(self._places)
 
     async def _extend_lease(self) -> None:
-        while True:
+        while not self._is_closed:
             await asyncio.sleep(self._intervals.lease.total_seconds() / 4)
             if not await self._messages.extend(self._owner, lease=self._intervals.lease):
                 raise BrokerUnavailable(_LEASE_LOST)

@@ -32,14 +32,16 @@ Limits:
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 
+from redis.asyncio import Redis
 from yarl import URL
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import ConnectionCounter, Outcome, QueueDepth
-from outbox.transports.inspection import Act, BrokerFacts
-from outbox.transports.redis.addresses import open_client
+from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
+from outbox.transports.redis.addresses import RedisAddress, open_client
 from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.inspection import inspect
 from outbox.transports.redis.messages import Messages
@@ -111,19 +113,25 @@ class RedisTransport:
             return await messages.depth(queue)
 
     async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
-        client = open_client(
-            self._urls,
-            name=self._name,
-            reply_within=self._intervals.lease,
-            connections=self._connections,
-        )
-        try:
-            return await inspect(client, acts)
-        finally:
-            await client.aclose()
+        address = RedisAddress.of(self._urls)
+        async with self._client(reply_within=self._intervals.lease) as client:
+            with redis_errors():
+                facts = await inspect(
+                    client, group=address.group, encrypted=self._urls[0].scheme == "rediss"
+                )
+            # Rights are for commands and keys, and not for single exchanges and queues.
+            if (redis := facts.redis) and (redis.refused_commands or redis.refused_keys):
+                return replace(facts, answers=[Answer(act, Permission.REFUSED) for act in acts])
+            declared = await Messages(client).declarations()
+        return replace(facts, answers=declared.answers(acts))
 
     @asynccontextmanager
     async def _messages(self, *, reply_within: timedelta | None) -> AsyncIterator[Messages]:
+        async with self._client(reply_within=reply_within) as client:
+            yield Messages(client)
+
+    @asynccontextmanager
+    async def _client(self, *, reply_within: timedelta | None) -> AsyncIterator[Redis]:
         client = open_client(
             self._urls,
             name=self._name,
@@ -131,7 +139,7 @@ class RedisTransport:
             connections=self._connections,
         )
         try:
-            yield Messages(client)
+            yield client
         finally:
             with suppress(BrokerUnavailable), redis_errors():
                 await client.aclose()
