@@ -50,8 +50,8 @@ async def test_a_redis_that_may_lose_messages_is_a_warning_and_no_error(run, red
         ended = await run.run("relay", "check")
 
     assert ended.code == 0
-    assert "confirmed messages of the last two seconds" in ended.out
-    assert "Redis deletes queues with all their messages" in ended.out
+    assert "confirmed messages of the last two seconds" in ended.err
+    assert "Redis deletes queues with all their messages" in ended.err
 
 
 @pytest.mark.parametrize(
