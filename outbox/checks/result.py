@@ -38,6 +38,7 @@ class Check(StrEnum):
     BROKER_TLS = "broker_tls"
     BROKER_CLOCK = "broker_clock"
     BROKER_ALARMS = "broker_alarms"
+    BROKER_DURABILITY = "broker_durability"
     TOPOLOGY = "topology"
     PERMISSIONS = "permissions"
     POLICIES = "policies"
