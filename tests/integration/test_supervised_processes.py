@@ -89,8 +89,14 @@ async def test_processes_share_the_work_and_a_killed_one_is_replaced(deployment)
     assert not any(process_exists(pid) for pid in pids(supervisor))
 
 
-async def test_one_page_has_the_metrics_of_all_processes(deployment):
-    async with supervised(deployment, "--processes", "2") as supervisor:
+async def test_one_page_has_the_metrics_of_all_processes(
+    sqlite_url, embedded_broker_url, tmp_path
+):
+    urls = (sqlite_url, embedded_broker_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
         await deployment.publish(*[a_message("test.happened") for _ in range(4)])
         await deployment.applies(4)
         port = lines(supervisor, "probes_listening")[0]["port"]
