@@ -17,13 +17,14 @@ from consumer.settings import ConsumerSettings
 from consumer.supervision.run import supervise
 from consumer.supervision.scaling import Limits, Pace
 from outbox.runtime.service import ExitCode
-from tests.support import probes, slow
+from tests.support import intervals, probes, slow
 from tests.support.consumer_deployment import ConsumerDeployment, a_message
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.reaper import process_exists
 
 PYTHON = [sys.executable, "-m", "consumer"]
+GIVES_UP_SOON = {"MQ_DELIVERY_LIMIT": "3", intervals.VARIABLE: "suspects"}
 PACE = Pace(
     look_every=timedelta(seconds=0.3),
     window=timedelta(seconds=0.6),
@@ -88,8 +89,14 @@ async def test_processes_share_the_work_and_a_killed_one_is_replaced(deployment)
     assert not any(process_exists(pid) for pid in pids(supervisor))
 
 
-async def test_one_page_has_the_metrics_of_all_processes(deployment):
-    async with supervised(deployment, "--processes", "2") as supervisor:
+async def test_one_page_has_the_metrics_of_all_processes(
+    sqlite_url, embedded_broker_url, tmp_path
+):
+    urls = (sqlite_url, embedded_broker_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
         await deployment.publish(*[a_message("test.happened") for _ in range(4)])
         await deployment.applies(4)
         port = lines(supervisor, "probes_listening")[0]["port"]
@@ -222,8 +229,8 @@ async def test_a_message_that_ends_each_process_is_given_up_before_its_superviso
 ):
     urls = (postgres_url, rabbitmq_url)
     async with (
-        ConsumerDeployment(urls, tmp_path, MQ_DELIVERY_LIMIT="3") as deployment,
-        supervised(deployment, "--processes", "1", module="behaviours") as supervisor,
+        ConsumerDeployment(urls, tmp_path, **GIVES_UP_SOON) as deployment,
+        supervised(deployment, "--processes", "1", module="shortened_behaviours") as supervisor,
     ):
         killer, neighbour = a_message("test.kills"), a_message("test.happened")
         await deployment.publish(killer, neighbour)

@@ -1,5 +1,5 @@
 """
-What a supervisor does after a process has ended by itself.
+The decision of a supervisor after a process has ended by itself.
 """
 
 import signal

@@ -211,6 +211,17 @@ async def test_a_process_whose_first_message_ends_it_counts_as_started():
         assert not made.task.done()
 
 
+async def test_a_process_that_never_starts_beside_one_that_works_is_no_wrong_program():
+    async with running(2) as made:
+        made.children[0].report = Report(0, (), None, started=True)
+        await eventually(lambda: made.supervisor._crashes.has_started)
+        for number in range(1, 8):
+            made.children[-1].end(1)
+            await eventually(lambda least=number: len(made.children) > least + 1)
+
+        assert not made.task.done()
+
+
 async def test_a_system_that_starts_no_process_is_asked_again(monkeypatch):
     async with running(1) as made:
         start, refusals = made.start, iter([OSError(11, "no"), OSError(12, "no")])
