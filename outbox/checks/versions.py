@@ -19,6 +19,9 @@ NEWEST_RABBITMQ: Version = (4, 3)
 OLDEST_TESTED_RABBITMQ: Version = (3, 10)
 """Debian 12 ships it: everything works, and RabbitMQ fixes no faults in it any more."""
 NEWEST_PYTHON: Version = (3, 14)
+PRIORITIES_SINCE: Version = (4, 0)
+STRICT_PRIORITIES_SINCE: Version = (4, 3)
+"""From these versions on the quorum queues of RabbitMQ deliver by priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,21 @@ def of_rabbitmq(version: Version) -> Iterator[CheckResult]:
     else:
         yield CheckResult.ok(check, f"{name}{_if_newer(version, NEWEST_RABBITMQ)}")
     yield from _faults(check, name, version, RABBITMQ_FAULTS)
+
+
+def of_priorities(version: Version) -> CheckResult:
+    """Say what the quorum queues of this *version* of RabbitMQ make of priorities."""
+    name = f"queues of RabbitMQ {shown(version)}"
+    if version < PRIORITIES_SINCE:
+        text = (
+            f"{name} deliver in the order of publishing: an urgent event that waits in a queue"
+            " overtakes no other one; docs/explanation/priorities.md has the remedy"
+        )
+    elif version < STRICT_PRIORITIES_SINCE:
+        text = f"{name} deliver two urgent events for each other one, as long as urgent ones wait"
+    else:
+        text = f"{name} deliver urgent events first, then normal ones, then low ones"
+    return CheckResult.ok(Check.BROKER_PRIORITIES, text)
 
 
 def of_python(version: Version) -> Iterator[CheckResult]:
