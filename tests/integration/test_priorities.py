@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from consumer import Consumer, Message
 from outbox import Priority
 from outbox.checks import versions
@@ -31,7 +33,7 @@ class Handled:
         for event_type in ("many", "urgent"):
             self.consumer.on(event_type)(self._handle)
 
-    async def _handle(self, message: Message) -> None:
+    async def _handle(self, message: Message, _session: AsyncSession) -> None:
         self.types.append(message.type)
 
     def place_of_last_urgent(self) -> int | None:
@@ -95,4 +97,5 @@ async def test_a_quorum_queue_delivers_urgent_ones_first_from_rabbitmq_4_on(
     if has_priorities:
         assert found <= many / 100
     else:
-        assert found == many + URGENT
+        # Of the messages that it holds, the consumer handles urgent ones first.
+        assert found > many + URGENT - PREFETCH
