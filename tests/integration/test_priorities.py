@@ -2,9 +2,11 @@
 Twenty urgent messages that wait in a queue behind many others.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,6 +15,7 @@ from outbox import Priority
 from outbox.checks import versions
 from outbox.transports.base import Outcome
 from outbox.wire.codec import WireMessage
+from outbox.wire.headers import IDEMPOTENCY_KEY_HEADER
 from tests.support.builders import an_event, on_the_wire
 from tests.support.consumer_deployment import broker
 from tests.support.eventually import eventually
@@ -44,17 +47,25 @@ class Handled:
 
 
 def messages(event_type: str, count: int, priority: Priority) -> list[WireMessage]:
+    """*count* messages of an event each, but for what a consumer does not look at."""
+    first = on_the_wire(an_event(type=event_type, priority=priority), exchange=EXCHANGE)
+    ids = (str(uuid4()) for _ in range(count))
     return [
-        on_the_wire(an_event(type=event_type, priority=priority), exchange=EXCHANGE)
-        for _ in range(count)
+        replace(first, message_id=id_, headers={**first.headers, IDEMPOTENCY_KEY_HEADER: id_})
+        for id_ in ids
     ]
 
 
-async def publish(url: str, *batch: WireMessage) -> None:
+async def publish(url: str, *messages: WireMessage) -> None:
     async with broker(url).publisher() as publisher:
-        for start in range(0, len(batch), 500):
-            outcomes = await publisher.publish(batch[start : start + 500], within=SOON)
+        for batch in batched(messages, 20_000 if url.startswith("sqlite") else 500):
+            outcomes = await publisher.publish(batch, within=SOON)
             assert set(outcomes) == {Outcome.ACKED}
+
+
+def batched(messages: Sequence[WireMessage], size: int) -> Iterator[Sequence[WireMessage]]:
+    for start in range(0, len(messages), size):
+        yield messages[start : start + size]
 
 
 @asynccontextmanager
