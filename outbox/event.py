@@ -26,7 +26,7 @@ from outbox.validation import HeaderValue, _check_time, check, check_key, check_
 
 
 class Priority(StrEnum):
-    """The priority of an event; the broker may deliver events of a higher priority first."""
+    """The priority of an event: urgent ones leave first; the broker may deliver them first."""
 
     LOW = "low"
     NORMAL = "normal"

@@ -167,7 +167,8 @@ class BrokerCheck:
 def of_version(facts: BrokerFacts) -> Sequence[CheckResult]:
     """Judge the version of the broker; attempts are made only at RabbitMQ."""
     if facts.product == RABBITMQ:
-        return list(versions.of_rabbitmq(versions.parsed(facts.version)))
+        version = versions.parsed(facts.version)
+        return [*versions.of_rabbitmq(version), versions.of_priorities(version)]
     because = "it does not call itself RabbitMQ"
     return [
         CheckResult.not_checked(check, what, because=because)

@@ -35,6 +35,7 @@ class Check(StrEnum):
     PLAINTEXT = "plaintext"
     VACUUM = "vacuum"
     BROKER_VERSION = "broker_version"
+    BROKER_PRIORITIES = "broker_priorities"
     BROKER_TLS = "broker_tls"
     BROKER_CLOCK = "broker_clock"
     BROKER_ALARMS = "broker_alarms"

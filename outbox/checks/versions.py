@@ -24,6 +24,9 @@ OLDEST_VALKEY: Version = (7, 2)
 """Its first release."""
 NEWEST_VALKEY: Version = (8, 1)
 NEWEST_PYTHON: Version = (3, 14)
+PRIORITIES_SINCE: Version = (4, 0)
+STRICT_PRIORITIES_SINCE: Version = (4, 3)
+"""From these versions on the quorum queues of RabbitMQ deliver by priority."""
 
 REDIS_VERSIONS: dict[str, tuple[Version, Version]] = {
     "Redis": (OLDEST_REDIS, NEWEST_REDIS),
@@ -133,6 +136,21 @@ def of_redis(product: str, version: Version) -> Iterator[CheckResult]:
         )
         return
     yield CheckResult.ok(check, f"{name}{_if_newer(version, newest)}")
+
+
+def of_priorities(version: Version) -> CheckResult:
+    """Say what the quorum queues of this *version* of RabbitMQ make of priorities."""
+    name = f"queues of RabbitMQ {shown(version)}"
+    if version < PRIORITIES_SINCE:
+        text = (
+            f"{name} deliver in the order of publishing: an urgent event that waits in a queue"
+            " overtakes no other one; docs/explanation/priorities.md has the remedy"
+        )
+    elif version < STRICT_PRIORITIES_SINCE:
+        text = f"{name} deliver two urgent events for each other one, as long as urgent ones wait"
+    else:
+        text = f"{name} deliver urgent events first, then normal ones, then low ones"
+    return CheckResult.ok(Check.BROKER_PRIORITIES, text)
 
 
 def of_python(version: Version) -> Iterator[CheckResult]:
