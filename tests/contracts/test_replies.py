@@ -31,6 +31,7 @@ from tests.support.messages import a_delivered_message
 from tests.support.responder import Sum
 
 SOON = timedelta(seconds=20)
+CODE = "rejected_by_us"
 
 
 @pytest.fixture
@@ -48,11 +49,13 @@ async def ask(sessions, event=None, *, within=SOON, **options):
         return outbox.request_in(session, event or an_event(), timeout=within, **options)
 
 
-async def answer(sessions, collector, correlation_id, body=b'{"total": 6}', *, is_failure=False):
+async def answer(
+    sessions, collector, correlation_id, body=b'{"total": 6}', *, is_failure=False, code=CODE
+):
     handler = collector.handlers["outbox.reply.failed" if is_failure else "outbox.reply"]
     message = a_delivered_message(
         type=handler.event_type,
-        payload={"code": "rejected_by_us"} if is_failure else body,
+        payload={"code": code} if is_failure else body,
         correlation_id=correlation_id,
     )
     async with sessions() as session, session.begin():
@@ -131,8 +134,19 @@ async def test_an_error_reply_is_replaced_by_the_reply_after_a_replay(sessions, 
         await replies.wait(sessions, asked.correlation_id)
     await answer(sessions, collector, asked.correlation_id, b"1")
 
-    assert failed.value.code == "rejected_by_us"
+    assert failed.value.code == CODE
     assert (await replies.wait(sessions, asked.correlation_id)).payload == 1
+
+
+@pytest.mark.parametrize("code", [None, 7, "The patient has left", "x" * 65, [CODE]])
+async def test_an_error_reply_with_any_text_as_its_code_says_unknown(sessions, collector, code):
+    asked = await ask(sessions)
+    await answer(sessions, collector, asked.correlation_id, is_failure=True, code=code)
+
+    with pytest.raises(RequestFailed) as failed:
+        await replies.wait(sessions, asked.correlation_id)
+
+    assert failed.value.code == "unknown"
 
 
 async def test_a_caller_times_out_and_finds_the_late_reply(sessions, collector):

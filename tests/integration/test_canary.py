@@ -46,7 +46,6 @@ ROWS = {
     "table parked_messages": "`parked_messages`",
     "table processed_messages": "`processed_messages`",
     "table failing_messages": "`failing_messages`",
-    "table replies": "`replies`",
     "table begun_deliveries": "`begun_deliveries`",
     "table audit_log": "`audit_log`",
     "table approvals": "`approvals`",
