@@ -5,6 +5,7 @@ Redis Streams. Only this package imports `redis`.
     subscription     deliveries of one queue
     messages         every call of a script, and the routes that it needs
     scripts          the scripts: every statement on queues, messages and leases
+    script_functions   keys in the server, and the functions that scripts share
     entries          messages as entries of streams, and back
     declarations     what is declared in the server, compared and routed
     management       the server's answers to questions beside messages

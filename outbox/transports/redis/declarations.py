@@ -110,7 +110,7 @@ class Declarations:
         )
         self.verify(there)
         bindings = [each for each in topology.bindings if each not in self.bindings]
-        names = {each.name for each in (*exchanges, *queues)}
+        names = {*(each.name for each in exchanges), *(each.name for each in queues)}
         for binding in bindings:
             if binding.exchange not in {*self.exchanges, *names}:
                 raise _missing("exchange", binding.exchange)

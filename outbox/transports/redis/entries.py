@@ -2,12 +2,14 @@
 Messages as entries of streams, and back: pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from outbox.transports.base import Outcome
 from outbox.transports.delivery import Delivery
-from outbox.transports.redis.scripts import LEVELS
+from outbox.transports.redis.declarations import Target
+from outbox.transports.redis.script_functions import LEVELS
 from outbox.transports.stored_message import (
     NORMAL_PRIORITY,
     message_of,
@@ -17,6 +19,15 @@ from outbox.transports.stored_message import (
 from outbox.wire.codec import WireMessage
 
 MALFORMED = "malformed"
+
+_CALL_BYTES = 1 << 20
+_CALL_MESSAGES = 256
+
+Word: TypeAlias = str | bytes | int
+"""An argument of a script."""
+Fields: TypeAlias = Sequence[str | bytes]
+Batch: TypeAlias = list[tuple[WireMessage, Fields | None]]
+"""Messages for one call, with their fields; None for one that AMQP could not carry."""
 
 _FIELDS = (b"exchange", b"routing_key", b"properties", b"body")
 
@@ -73,7 +84,39 @@ def fields_of(message: WireMessage) -> list[str | bytes]:
     return [level, message.exchange, message.routing_key, properties, message.body]
 
 
-def claimed_of(reply: Sequence[Sequence[bytes]], *, queue: str, first_tag: int) -> Claimed:
+def batches(messages: Sequence[WireMessage]) -> Iterator[Batch]:
+    """Cut *messages*, so that no call keeps the server from others for long."""
+    batch: Batch = []
+    size = 0
+    for message in messages:
+        try:
+            fields: Fields | None = fields_of(message)
+        except (TypeError, ValueError):
+            fields = None
+        if batch and (len(batch) == _CALL_MESSAGES or size + len(message.body) > _CALL_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((message, fields))
+        size += len(message.body)
+    if batch:
+        yield batch
+
+
+def outcome_of(fields: Fields | None, targets: Collection[Target]) -> Outcome:
+    if fields is None:
+        return Outcome.REJECTED
+    return Outcome.ACKED if targets else Outcome.RETURNED
+
+
+def words_of(fields: Fields, targets: Collection[Target]) -> list[Word]:
+    """Return a message as arguments of a script: `put` in `scripts` reads them."""
+    words: list[Word] = [*fields, len(targets)]
+    for target in targets:
+        words += [target.queue, -1 if target.ttl is None else target.ttl]
+    return words
+
+
+def claimed_of(reply: Sequence[Any], *, queue: str, first_tag: int) -> Claimed:
     """Return the *reply* of the script; the deliveries have tags from *first_tag* on."""
     overdue, last_ids, found = reply
     entries = []
@@ -87,7 +130,7 @@ def claimed_of(reply: Sequence[Sequence[bytes]], *, queue: str, first_tag: int) 
             decode_error=None if is_readable else MALFORMED,
             decode_detail="" if is_readable else "properties",
         )
-        entries.append((Place(level, entry_id), delivery))  # type: ignore[arg-type]
+        entries.append((Place(level, entry_id), delivery))
     return Claimed(entries, overdue=bool(overdue), last_ids=last_ids)
 
 

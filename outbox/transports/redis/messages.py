@@ -7,10 +7,10 @@ stands in every queue that was bound when it was stored.
 """
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -18,27 +18,28 @@ from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.redis import scripts
 from outbox.transports.redis.connect_errors import redis_errors
-from outbox.transports.redis.declarations import Declarations, Target
+from outbox.transports.redis.declarations import Declarations
 from outbox.transports.redis.entries import (
+    Batch,
     Claimed,
     Overdue,
     Place,
+    Word,
+    batches,
     claimed_of,
     fields_of,
+    outcome_of,
     overdue_of,
+    words_of,
 )
+from outbox.transports.redis.script_functions import LEVELS, VERSION_KEY, stream
 from outbox.transports.stored_message import dead_letter_copy
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
 
-_CALL_BYTES = 1 << 20
-_CALL_MESSAGES = 256
 _SWEEP_LIMIT = 100
 _LEASED_AGAIN = timedelta(seconds=10)
 _UNROUTABLE_AGAIN = timedelta(minutes=1)
-
-_Word: TypeAlias = str | bytes | int
-_Fields: TypeAlias = Sequence[str | bytes]
 
 
 class Messages:
@@ -56,7 +57,7 @@ class Messages:
     async def check_writable(self) -> None:
         """Do nothing, in a way that a replica or a server without memory or disk refuses."""
         with redis_errors():
-            await self._client.setrange(scripts.VERSION_KEY + ":probe", 0, "")
+            await self._client.setrange(VERSION_KEY + ":probe", 0, "")
 
     async def declarations(self) -> Declarations:
         """Return what is declared now."""
@@ -81,7 +82,7 @@ class Messages:
         """
         outcomes: list[Outcome] = []
         try:
-            for batch in _batches(messages):
+            for batch in batches(messages):
                 outcomes += await self._publish(batch)
         except BrokerUnavailable:
             outcomes += [Outcome.UNKNOWN] * (len(messages) - len(outcomes))
@@ -112,7 +113,7 @@ class Messages:
 
     async def wait(self, queue: str, last_ids: Sequence[bytes], *, longest: timedelta) -> None:
         """Return when an entry stands behind *last_ids*, at the latest after *longest*."""
-        streams = [scripts.stream(queue, level) for level in scripts.LEVELS]
+        streams = [stream(queue, level) for level in LEVELS]
         with redis_errors():
             await self._client.xread(
                 dict(zip(streams, last_ids, strict=True)), count=1, block=_milliseconds(longest)
@@ -164,24 +165,24 @@ class Messages:
         messages, unsettled, consumers = reply
         return messages, unsettled, consumers
 
-    async def _publish(self, batch: "_Batch") -> list[Outcome]:
+    async def _publish(self, batch: Batch) -> list[Outcome]:
         answer, outcomes = scripts.STALE, list[Outcome]()
         found = self._declarations or await self.declarations()
         while answer == scripts.STALE:
-            words: list[_Word] = []
+            words: list[Word] = []
             outcomes = []
             for message, fields in batch:
                 targets = found.targets(message.exchange, message.routing_key)
-                outcomes.append(_outcome(fields, targets))
+                outcomes.append(outcome_of(fields, targets))
                 if fields is not None and targets:
-                    words += _words(fields, targets)
+                    words += words_of(fields, targets)
             answer = await self._run(scripts.PUBLISH, found.version, *words)
             if answer == scripts.STALE:
                 found = await self.declarations()
         return outcomes
 
     async def _put(
-        self, script: str, before: Sequence[_Word], message: WireMessage
+        self, script: str, before: Sequence[Word], message: WireMessage
     ) -> bytes | Outcome:
         """
         Run *script* with the arguments *before*, and *message* with its queues behind them.
@@ -196,7 +197,7 @@ class Messages:
         while True:
             targets = found.targets(message.exchange, message.routing_key)
             if targets:
-                words = _words(fields, targets)
+                words = words_of(fields, targets)
                 answer: bytes = await self._run(script, found.version, *before, *words)
                 if answer != scripts.STALE:
                     return answer
@@ -208,7 +209,7 @@ class Messages:
         """Dead-letter a message as its queue's arguments say; without any, drop it, as in AMQP."""
         found = self._declarations or await self.declarations()
         arguments = found.queues.get(overdue.queue, {})
-        place: list[_Word] = [overdue.queue, *overdue.place]
+        place: list[Word] = [overdue.queue, *overdue.place]
         if "x-dead-letter-exchange" not in arguments:
             await self._run(scripts.MOVE, found.version, *place)
             return
@@ -223,50 +224,14 @@ class Messages:
             # No queue takes it now: it stays, and can be delivered meanwhile.
             await self._run(scripts.POSTPONE, *place, _milliseconds(_UNROUTABLE_AGAIN))
 
-    async def _is_done(self, script: str, *arguments: _Word) -> bool:
+    async def _is_done(self, script: str, *arguments: Word) -> bool:
         return bool(await self._run(script, *arguments) == scripts.DONE)
 
-    async def _run(self, script: str, *arguments: _Word) -> Any:
+    async def _run(self, script: str, *arguments: Word) -> Any:
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
         with redis_errors():
-            return await self._scripts[script](keys=[scripts.VERSION_KEY], args=arguments)
-
-
-_Batch: TypeAlias = list[tuple[WireMessage, _Fields | None]]
-"""Messages for one call, with their fields; None for one that AMQP could not carry."""
-
-
-def _batches(messages: Sequence[WireMessage]) -> Iterator[_Batch]:
-    """Cut *messages*, so that no call keeps the server from others for long."""
-    batch: _Batch = []
-    size = 0
-    for message in messages:
-        try:
-            fields: _Fields | None = fields_of(message)
-        except (TypeError, ValueError):
-            fields = None
-        if batch and (len(batch) == _CALL_MESSAGES or size + len(message.body) > _CALL_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((message, fields))
-        size += len(message.body)
-    if batch:
-        yield batch
-
-
-def _outcome(fields: _Fields | None, targets: Collection[Target]) -> Outcome:
-    if fields is None:
-        return Outcome.REJECTED
-    return Outcome.ACKED if targets else Outcome.RETURNED
-
-
-def _words(fields: _Fields, targets: Collection[Target]) -> list[_Word]:
-    """Return a message as arguments of a script: `put` in `scripts` reads them."""
-    words: list[_Word] = [*fields, len(targets)]
-    for target in targets:
-        words += [target.queue, -1 if target.ttl is None else target.ttl]
-    return words
+            return await self._scripts[script](keys=[VERSION_KEY], args=arguments)
 
 
 def _milliseconds(time: timedelta) -> int:

@@ -164,7 +164,7 @@ class RedisSubscription:
         while not self._buffer.ended:
             await self._wait_for_capacity()
             async with self._claiming:
-                last_ids = [] if self._buffer.ended else await self._claim()
+                last_ids = await self._claim()
             if last_ids is None:
                 continue
             if last_ids:
@@ -177,8 +177,10 @@ class RedisSubscription:
         Lease messages into the buffer.
 
         Returns None if the queue may have more of them, and otherwise the last ids of its streams;
-        none for a subscription that stands by.
+        none for a subscription that stands by or ends.
         """
+        if self._buffer.ended:
+            return []
         limit = self._free()
         claimed = await self._messages.claim(
             self._queue,
