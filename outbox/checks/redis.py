@@ -122,6 +122,10 @@ def _of_failover(facts: RedisFacts) -> Iterator[CheckResult]:
 
 def _of_permissions(facts: RedisFacts) -> Iterator[CheckResult]:
     check = Check.PERMISSIONS
+    if facts.refused_commands is None:
+        because = "the user may not use MULTI, in which commands are tried without an effect"
+        yield CheckResult.not_checked(check, "the rights of the broker's user", because=because)
+        return
     if facts.refused_commands:
         listed = ", ".join(facts.refused_commands)
         yield CheckResult.error(

@@ -26,6 +26,7 @@ SAFE = RedisFacts(
     replicas=0,
     replicas_to_write=0,
     clock=ClockDifference(NONE, NONE),
+    refused_commands=(),
 )
 PAIR = replace(SAFE, group=ServerGroup.SENTINEL, replicas=1, replicas_to_write=1)
 UNKNOWN = RedisFacts(group=ServerGroup.CLUSTER)
@@ -99,6 +100,12 @@ def test_a_replica_and_missing_rights_are_errors():
         "the broker's user may not use XADD, EVAL",
         "the broker's user may not use the keys",
     ]
+
+
+def test_rights_that_could_not_be_tried_are_said_to_be_unknown():
+    results = redis.of_server(replace(SAFE, refused_commands=None))
+
+    assert {each.check: each.status for each in results}[Check.PERMISSIONS] is NOT_CHECKED
 
 
 def test_a_clock_that_is_off_is_a_warning_and_an_unknown_one_is_said_to_be():

@@ -162,7 +162,7 @@ class FoundConnection(Connection):
 
     async def _connect(self) -> None:
         self.host, self.port = await self._find()
-        await super()._connect()
+        await super()._connect()  # type: ignore[no-untyped-call]
         self._is_counted = True
         self._connections.inc()
 
@@ -178,7 +178,7 @@ class FoundConnection(Connection):
 
     def _close(self) -> None:
         self._count_closed()
-        super()._close()
+        super()._close()  # type: ignore[no-untyped-call]
 
     def _count_closed(self) -> None:
         if self._is_counted:
@@ -255,7 +255,8 @@ def _client(address: RedisAddress, find: Find, options: Mapping[str, Any]) -> "R
 
 def _primary_of(service: str) -> Ask:
     async def ask(client: "Redis", _host: HostAndPort) -> HostAndPort | None:
-        found = await client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+        words = "SENTINEL GET-MASTER-ADDR-BY-NAME", service
+        found: Any = await client.execute_command(*words)  # type: ignore[no-untyped-call]
         return None if found is None else (_text(found[0]), int(found[1]))
 
     return ask
@@ -263,7 +264,8 @@ def _primary_of(service: str) -> Ask:
 
 async def _owner_of_slot(client: "Redis", host: HostAndPort) -> HostAndPort | None:
     slot = key_slot(HASH_TAG)
-    for first, last, primary, *_replicas in await client.execute_command("CLUSTER SLOTS"):
+    found: Any = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+    for first, last, primary, *_replicas in found:
         if first <= slot <= last:
             # Empty, if the node does not know the name by which others reach itself.
             return _text(primary[0] or b"") or host[0], int(primary[1])

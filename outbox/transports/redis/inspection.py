@@ -1,9 +1,9 @@
 """
 What the server says about itself, and whether the user may use the commands of the transport.
 
-The commands are real, on a key of chance that does not exist, and have no effect: `NOMKSTREAM`
-creates no stream and `XX` no member, and a group cannot be made without its stream. The server
-checks the rights of the user before it looks for the key.
+Each command is queued in a transaction that is discarded: the server checks the rights of the user
+when it queues a command, and would execute it only at the end. If the user may not begin a
+transaction, no command is sent.
 
 INFO, CONFIG GET and TIME are rights of their own: for a user that lacks one, its facts are None.
 """
@@ -15,62 +15,78 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
+from yarl import URL
 
 from outbox.clock_difference import ClockDifference, between
+from outbox.errors import BrokerUnavailable
 from outbox.transports.inspection import BrokerFacts
-from outbox.transports.redis.addresses import HASH_TAG
+from outbox.transports.redis.addresses import HASH_TAG, RedisAddress
+from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis_facts import RedisFacts, ServerGroup
 
 _OK = "ok"
 _OF_COMMAND = "command"
 """In the text of NOPERM for a command; the text for a key has none."""
 
+_WITH_SUBCOMMANDS = {"SCRIPT", "XGROUP", "XINFO"}
 _CLOCK_STEP = timedelta(microseconds=1)
-_SCRIPT = "return redis.call('EXISTS', KEYS[1])"
 
 
 def attempts(key: str) -> list[tuple[str, ...]]:
-    """Return a command without an effect for each one that the transport uses, on *key*."""
+    """Return a command on *key* for each one that the transport uses, in scripts or by itself."""
     return [
-        ("EVAL", _SCRIPT, "1", key),
+        ("EVAL", "return 1", "1", key),
         ("EVALSHA", "0" * 40, "1", key),
-        ("SCRIPT LOAD", _SCRIPT),
-        ("XADD", key, "NOMKSTREAM", "*", "field", "value"),
-        ("XREADGROUP", "GROUP", "none", "none", "COUNT", "1", "STREAMS", key, ">"),
-        ("XGROUP CREATE", key, "none", "$"),
-        ("XACK", key, "none", "0-1"),
-        ("XDEL", key, "0-1"),
-        ("XCLAIM", key, "none", "none", "0", "0-1"),
-        ("XAUTOCLAIM", key, "none", "none", "0", "0-0"),
-        ("XPENDING", key, "none"),
-        ("XRANGE", key, "-", "+", "COUNT", "1"),
-        ("XLEN", key),
-        ("ZADD", key, "XX", "0", "member"),
-        ("ZRANGE", key, "0", "0"),
-        ("ZREM", key, "member"),
-        ("ZCARD", key),
-        ("HGETALL", key),
-        ("HDEL", key, "field"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("TIME",),
+        ("SETRANGE", key, "0", ""),
         ("GET", key),
-        ("SET", key, "", "XX"),
-        ("DEL", key),
+        ("SET", key, ""),
+        ("HGET", key, "field"),
+        ("HGETALL", key),
+        ("HEXISTS", key, "field"),
+        ("HSET", key, "field", ""),
+        ("HDEL", key, "field"),
+        ("SADD", key, "member"),
+        ("SMEMBERS", key),
+        ("RPUSH", key, "member"),
+        ("LINDEX", key, "0"),
+        ("LRANGE", key, "0", "0"),
+        ("LREM", key, "0", "member"),
+        ("ZADD", key, "0", "member"),
+        ("ZSCORE", key, "member"),
+        ("ZRANGEBYSCORE", key, "0", "0"),
+        ("ZREM", key, "member"),
+        ("XADD", key, "*", "field", ""),
+        ("XREAD", "COUNT", "1", "STREAMS", key, "0"),
+        ("XREADGROUP", "GROUP", "none", "none", "COUNT", "1", "STREAMS", key, ">"),
+        ("XGROUP", "CREATE", key, "none", "0", "MKSTREAM"),
+        ("XGROUP", "DELCONSUMER", key, "none", "none"),
+        ("XINFO", "GROUPS", key),
+        ("XACK", key, "none", "0-1"),
+        ("XCLAIM", key, "none", "none", "0", "0-1"),
+        ("XPENDING", key, "none"),
+        ("XRANGE", key, "-", "+"),
+        ("XDEL", key, "0-1"),
+        ("XLEN", key),
     ]
 
 
-async def inspect(client: Redis, *, group: ServerGroup, encrypted: bool) -> BrokerFacts:
+async def inspect(client: Redis, urls: Sequence[URL]) -> BrokerFacts:
     """
-    Return what the server of *client* says.
+    Return what the server of *client* says, to which *urls* have led.
 
-    *group* is known from MQ_BROKER_URL, and whether the connection is *encrypted*. Raises the
-    errors of the client.
+    Raises BrokerUnavailable.
     """
-    info: dict[str, Any] = await _allowed(client.info()) or {}
-    return BrokerFacts(
-        product="Valkey" if info.get("server_name") == "valkey" else "Redis",
-        version=str(info.get("valkey_version", info.get("redis_version", ""))),
-        is_encrypted=encrypted,
-        redis=await _facts(client, info, group),
-    )
+    encrypted = urls[0].scheme == "rediss"
+    with redis_errors("MQ_BROKER_URL", encrypted=encrypted):
+        info: dict[str, Any] = await _allowed(client.info()) or {}
+        return BrokerFacts(
+            product="Valkey" if info.get("server_name") == "valkey" else "Redis",
+            version=str(info.get("valkey_version", info.get("redis_version", ""))),
+            is_encrypted=encrypted,
+            redis=await _facts(client, info, RedisAddress.of(urls).group),
+        )
 
 
 async def _facts(client: Redis, info: dict[str, Any], group: ServerGroup) -> RedisFacts:
@@ -95,21 +111,42 @@ async def _facts(client: Redis, info: dict[str, Any], group: ServerGroup) -> Red
     )
 
 
-async def _refusals(client: Redis) -> tuple[Sequence[str], bool]:
-    """The commands that the user may not use, and whether it may not use the keys."""
+async def _refusals(client: Redis) -> tuple[Sequence[str] | None, bool]:
+    """The commands that the user may not use, or None; and whether it may not use the keys."""
     commands = attempts(f"{HASH_TAG.decode()}:check:{secrets.token_hex(16)}")
-    pipeline = client.pipeline(transaction=False)
-    for words in commands:
-        pipeline.execute_command(*words)
-    replies = await pipeline.execute(raise_on_error=False)
-    refused = [
-        (words[0], reply)
-        for words, reply in zip(commands, replies, strict=True)
-        if isinstance(reply, NoPermissionError)
-    ]
+    # A client of its own for one connection: a transaction belongs to it.
+    async with client.client() as single:
+        connection = single.connection
+        if connection is None:
+            raise BrokerUnavailable("MQ_BROKER_URL: the connection was lost")
+        try:
+            await connection.send_command("MULTI")
+            await connection.read_response()
+        except NoPermissionError:
+            return None, False
+        replies = [await _reply(connection, words) for words in commands]
+        await connection.send_command("DISCARD")
+        await connection.read_response()
+    refused = [(words, reply) for words, reply in zip(commands, replies, strict=True) if reply]
     # The text is read for its meaning and dropped.
-    of_commands = [name for name, reply in refused if _OF_COMMAND in str(reply)]
-    return of_commands, len(of_commands) < len(refused)
+    of_commands = [_name(words) for words, reply in refused if _OF_COMMAND in reply]
+    return list(dict.fromkeys(of_commands)), len(of_commands) < len(refused)
+
+
+async def _reply(connection: Any, words: Sequence[str]) -> str:
+    """The text with which the server refuses the user the command *words*; else empty."""
+    await connection.send_command(*words)
+    try:
+        await connection.read_response()
+    except NoPermissionError as error:
+        return str(error)
+    except ResponseError:
+        return ""  # without memory, disk or replicas: that is asked after the rights
+    return ""
+
+
+def _name(words: Sequence[str]) -> str:
+    return " ".join(words[:2]) if words[0] in _WITH_SUBCOMMANDS else words[0]
 
 
 async def _clock(client: Redis) -> ClockDifference | None:

@@ -41,7 +41,7 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import ConnectionCounter, Outcome, QueueDepth
 from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
-from outbox.transports.redis.addresses import RedisAddress, open_client
+from outbox.transports.redis.addresses import open_client
 from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.inspection import inspect
 from outbox.transports.redis.messages import Messages
@@ -113,12 +113,8 @@ class RedisTransport:
             return await messages.depth(queue)
 
     async def inspect(self, acts: Sequence[Act]) -> BrokerFacts:
-        address = RedisAddress.of(self._urls)
         async with self._client(reply_within=self._intervals.lease) as client:
-            with redis_errors():
-                facts = await inspect(
-                    client, group=address.group, encrypted=self._urls[0].scheme == "rediss"
-                )
+            facts = await inspect(client, self._urls)
             # Rights are for commands and keys, and not for single exchanges and queues.
             if (redis := facts.redis) and (redis.refused_commands or redis.refused_keys):
                 return replace(facts, answers=[Answer(act, Permission.REFUSED) for act in acts])
