@@ -28,7 +28,7 @@ from tests.contracts.test_transport import (
     wait_until_empty,
 )
 from tests.support.eventually import eventually
-from tests.support.servers.redis_groups import RedisCluster
+from tests.support.servers.redis_groups import RedisCluster, RedisPair
 
 POLL = timedelta(milliseconds=10)
 
@@ -151,3 +151,30 @@ async def test_an_unreachable_server_is_unavailable_and_its_password_is_not_show
 
     assert url.password
     assert url.password not in str(refused.value)
+
+
+async def test_a_publish_that_waits_for_a_replica_survives_the_loss_of_the_primary(redis_binaries):
+    pair = RedisPair(redis_binaries)
+    try:
+        await pair.start()
+        await pair.sees_replica()
+        urls = [URL(each) for each in expanded(pair.url())]
+        transport = RedisTransport(urls, name="test", poll=POLL, replicas=1)
+        await transport.declare(topology_of(WORK))
+        primary = await pair.primary()
+        replica = next(server for server in pair.servers if server is not primary)
+
+        assert await publish(transport, a_message(b"on both")) == [Outcome.ACKED]
+        with replica.frozen():
+            async with transport.publisher() as publisher:
+                outcomes = await publisher.publish([a_message()], within=timedelta(seconds=1))
+        assert outcomes == [Outcome.UNKNOWN]
+        assert await publish(transport, a_message(b"on both again")) == [Outcome.ACKED]
+        await primary.kill()
+        await pair.fail_over_from(primary)
+
+        async with transport.subscribe(WORK.name, prefetch=1) as subscription:
+            received = await receive_bodies(subscription, 3)
+    finally:
+        pair.close()
+    assert received == [b"on both", b"{}", b"on both again"]
