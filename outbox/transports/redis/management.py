@@ -92,10 +92,8 @@ class RedisManagement:
         return RedisAddress.of(self._urls)
 
     async def _facts(self) -> BrokerFacts:
-        is_encrypted = self._urls[0].scheme == "rediss"
         async with self._client() as client:
-            with redis_errors():
-                return await inspect(client, group=self._address.group, encrypted=is_encrypted)
+            return await inspect(client, self._urls)
 
     @asynccontextmanager
     async def _messages(self) -> AsyncIterator[Messages]:
