@@ -29,7 +29,12 @@ def transport(
     if first.scheme in redis_urls.SCHEMES:
         with packages_of("MQ_BROKER_URL: Redis", extra="redis"):
             from outbox.transports.redis.transport import RedisTransport  # noqa: PLC0415
-        return RedisTransport(settings.brokers, name=name, connections=connections)
+        return RedisTransport(
+            settings.brokers,
+            name=name,
+            connections=connections,
+            replicas=settings.redis_replicas,
+        )
 
     with packages_of("MQ_BROKER_URL: RabbitMQ", extra="rabbitmq"):
         from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415

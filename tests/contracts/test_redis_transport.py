@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
@@ -111,11 +112,11 @@ async def test_a_consumer_that_lost_its_lease_settles_nothing(transport, client,
         await take_away_lease(client)
         await Messages(client).sweep()
 
+        settle = partial(retry, late, held, attempt=1)
+        if settling != "replace":
+            settle = partial(getattr(late, settling), held)
         with pytest.raises(BrokerUnavailable, match="lease"):
-            if settling == "replace":
-                await retry(late, held, attempt=1)
-            else:
-                await getattr(late, settling)(held)
+            await settle()
         with pytest.raises(BrokerUnavailable):
             await late.take(1)
 

@@ -46,11 +46,16 @@ class Messages:
     """
     The queues of the server that *client* connects to.
 
+    A publish is confirmed when that many *replicas* have it. Other scripts need no replica: the
+    server sends all writes of a script at once, so a message is never without its copy, and what a
+    failover undoes is delivered again.
+
     Every method raises BrokerUnavailable when the server is unavailable or refuses the work.
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, *, replicas: int = 0) -> None:
         self._client = client
+        self._replicas = replicas
         self._scripts: dict[str, Any] = {}
         self._declarations: Declarations | None = None
 
@@ -176,10 +181,23 @@ class Messages:
                 outcomes.append(outcome_of(fields, targets))
                 if fields is not None and targets:
                     words += words_of(fields, targets)
-            answer = await self._run(scripts.PUBLISH, found.version, *words)
+            answer = await self._confirmed(scripts.PUBLISH, found.version, *words)
             if answer == scripts.STALE:
                 found = await self.declarations()
         return outcomes
+
+    async def _confirmed(self, script: str, *arguments: Word) -> Any:
+        """Run *script*, and wait until the replicas have what it wrote."""
+        if not self._replicas:
+            return await self._run(script, *arguments)
+        # The server counts the replicas that have what this connection wrote.
+        async with self._client.client() as connection:
+            answer = await self._run(script, *arguments, connection=connection)
+            with redis_errors():
+                reached = await connection.wait(self._replicas, 0)
+        if answer == scripts.DONE and reached < self._replicas:
+            raise BrokerUnavailable("MQ_REDIS_REPLICAS: fewer replicas have the message")
+        return answer
 
     async def _put(
         self, script: str, before: Sequence[Word], message: WireMessage
@@ -227,11 +245,15 @@ class Messages:
     async def _is_done(self, script: str, *arguments: Word) -> bool:
         return bool(await self._run(script, *arguments) == scripts.DONE)
 
-    async def _run(self, script: str, *arguments: Word) -> Any:
+    async def _run(
+        self, script: str, *arguments: Word, connection: Redis | None = None
+    ) -> Any:
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
         with redis_errors():
-            return await self._scripts[script](keys=[VERSION_KEY], args=arguments)
+            return await self._scripts[script](
+                keys=[VERSION_KEY], args=arguments, client=connection
+            )
 
 
 def _milliseconds(time: timedelta) -> int:

@@ -98,12 +98,10 @@ local single = arguments_of(queue)['x-single-active-consumer']
 if single and call('LINDEX', consumers_of(queue), 0) ~= owner then return {overdue, {}, {}} end
 
 local claimed, last = {}, {}
-local function is_due(level, id) return due_within(queue, level, id, now) end
 for _, level in ipairs(LEVELS) do
   local stream = stream_of(queue, level)
   for _, each in ipairs(limit > 0 and pending(stream, '-', '+', limit, RELEASED) or {}) do
-    local is_waiting = not is_due(level, each[1])
-    local entry = is_waiting
+    local entry = not due_within(queue, level, each[1], now)
       and call('XCLAIM', stream, GROUP, owner, 0, each[1], 'RETRYCOUNT', each[4])[1]
     if entry then
       claimed[#claimed + 1] = {level, entry[1], each[4], 1, entry[2]}
@@ -113,7 +111,7 @@ for _, level in ipairs(LEVELS) do
   if limit > 0 then
     local fresh = call('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', limit, 'STREAMS', stream, '>')
     for _, entry in ipairs(fresh and fresh[1][2] or {}) do
-      if is_due(level, entry[1]) then
+      if due_within(queue, level, entry[1], now) then
         give_back(stream, entry[1], 1)
       else
         claimed[#claimed + 1] = {level, entry[1], 1, 0, entry[2]}
@@ -246,7 +244,7 @@ DEPTH = (
     ALLOWED
     + """
 if call('HEXISTS', QUEUES, ARGV[1]) == 0 then return 'missing' end
-local messages, unsettled, consumers, now = 0, 0, 0, milliseconds()
+local messages, unsettled, consumers = 0, 0, 0
 for _, level in ipairs(LEVELS) do
   local stream = stream_of(ARGV[1], level)
   messages = messages + call('XLEN', stream)
@@ -256,8 +254,7 @@ for _, level in ipairs(LEVELS) do
   end
 end
 for _, owner in ipairs(call('LRANGE', consumers_of(ARGV[1]), 0, -1)) do
-  local lease = has_lease(owner)
-  if lease and tonumber(lease) >= now then consumers = consumers + 1 end
+  if tonumber(has_lease(owner) or 0) >= milliseconds() then consumers = consumers + 1 end
 end
 return {messages, unsettled, consumers}
 """

@@ -26,7 +26,7 @@ Limits:
   to a server whose clock is so far ahead, messages are delivered again.
 - A handler that blocks the event loop for longer than a lease loses it.
 - A failover to a replica may undo the last writes. Messages whose claims or acks it undoes are
-  delivered again; see `min-replicas-to-write` for those that were just published.
+  delivered again, and those that were just published are lost unless *replicas* have them.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class RedisTransport:
         poll: Longest interval at which a subscription looks for retries and given-back messages;
             new messages wake it.
         connections: Counts the open connections.
+        replicas: Number of replicas that must have a message before its publish is confirmed.
 
     """
 
@@ -74,11 +75,13 @@ class RedisTransport:
         lease: timedelta = LEASE,
         poll: timedelta = POLL,
         connections: ConnectionCounter | None = None,
+        replicas: int = 0,
     ) -> None:
         self._urls = urls
         self._name = name
         self._intervals = Intervals(lease, poll)
         self._connections = connections
+        self._replicas = replicas
 
     @asynccontextmanager
     async def publisher(self) -> AsyncIterator["RedisPublisher"]:
@@ -124,7 +127,7 @@ class RedisTransport:
     @asynccontextmanager
     async def _messages(self, *, reply_within: timedelta | None) -> AsyncIterator[Messages]:
         async with self._client(reply_within=reply_within) as client:
-            yield Messages(client)
+            yield Messages(client, replicas=self._replicas)
 
     @asynccontextmanager
     async def _client(self, *, reply_within: timedelta | None) -> AsyncIterator[Redis]:
