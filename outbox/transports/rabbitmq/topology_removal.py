@@ -18,7 +18,9 @@ async def remove(channel: DeclarationChannel, topology: Topology) -> list[str]:
     """
     for binding in topology.bindings:
         async with channel.of(f"binding of queue {binding.queue}") as opened:
-            await opened.queue_unbind(binding.queue, binding.exchange, binding.pattern)
+            await opened.queue_unbind(
+                binding.queue, binding.exchange, binding.pattern, binding.arguments
+            )
     for each in topology.exchange_bindings:
         async with channel.of(f"binding of exchange {each.destination}") as opened:
             await opened.exchange_unbind(

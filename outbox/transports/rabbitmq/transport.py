@@ -118,7 +118,12 @@ class RabbitMQTransport:
             await for_each(topology, partial(declare, channel))
             for binding in topology.bindings:
                 async with channel.of(f"binding of queue {binding.queue}") as opened:
-                    await opened.queue_bind(binding.queue, binding.exchange, binding.pattern)
+                    await opened.queue_bind(
+                        binding.queue,
+                        binding.exchange,
+                        binding.pattern,
+                        arguments=binding.arguments,
+                    )
             for each in topology.exchange_bindings:
                 async with channel.of(f"binding of exchange {each.destination}") as opened:
                     await opened.exchange_bind(
