@@ -47,6 +47,7 @@ from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 from outbox.settings import load
+from outbox.transports.user_topology import described
 from outbox.watching.request import WatchSource
 
 app = typer.Typer(
@@ -118,6 +119,8 @@ def topology(
     commands.once(declare)
     for queue in declared.queues:
         console.print(f"queue {queue.name}")
+    for line in described(declared, beside=[settings.main_exchange, settings.dlx_exchange]):
+        console.print(line)
 
 
 @app.command()

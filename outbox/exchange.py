@@ -15,12 +15,12 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
 from outbox.errors import ConfigurationError
+from outbox.validation import is_exchange_name
 
 ExchangeKind: TypeAlias = Literal["topic", "direct", "fanout", "headers"]
 KINDS: tuple[ExchangeKind, ...] = get_args(ExchangeKind)
 MAX_PATTERN_BYTES = 255
 
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _HEADER = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_INTEGER = 2**63
 
@@ -48,7 +48,7 @@ class Binding:
     match: Literal["all", "any"] = "all"
 
     def __post_init__(self) -> None:
-        if not is_exchange_name(self.exchange):
+        if not _is_name(self.exchange):
             raise ConfigurationError("binding: exchange must be 1 to 200 letters, digits and _.:-")
         where = f"binding to exchange {self.exchange}"
         if self.pattern is not None and not is_pattern(self.pattern):
@@ -90,12 +90,12 @@ class Exchange:
     bindings: Sequence[str | Binding] = ()
 
     def __post_init__(self) -> None:
-        if not is_exchange_name(self.name):
+        if not _is_name(self.name):
             raise ConfigurationError("exchange: name must be 1 to 200 letters, digits and _.:-")
         where = f"exchange {self.name}"
         if self.kind not in KINDS:
             raise ConfigurationError(f"{where}: kind must be {', '.join(KINDS)}")
-        if self.alternate is not None and not is_exchange_name(self.alternate):
+        if self.alternate is not None and not _is_name(self.alternate):
             raise ConfigurationError(
                 f"{where}: alternate must be the name of an exchange: 1 to 200 letters, digits"
                 " and _.:-"
@@ -125,9 +125,8 @@ def checked_bindings(where: str, bindings: object, *, least: int = 1) -> tuple[s
     return tuple(bindings)
 
 
-def is_exchange_name(value: object) -> bool:
-    """Return whether *value* names an exchange other than the default one."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and is_exchange_name(value)
 
 
 def is_pattern(value: object) -> bool:
