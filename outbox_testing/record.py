@@ -44,7 +44,11 @@ HELD = (
 
 @dataclass(slots=True)
 class Record:
-    """What was done since the last `take`; *bindings* are those of all consumers."""
+    """
+    What was done since the last `take`.
+
+    *bindings* are the patterns on the main exchange, of all consumers and exchanges.
+    """
 
     bindings: Collection[str]
     published: list[RecordedEvent] = field(default_factory=list)
@@ -63,7 +67,10 @@ class Record:
         return taken
 
     def _is_unrouted(self, event: RecordedEvent) -> bool:
-        return not any(matches(pattern, event.routing_key) for pattern in self.bindings)
+        # The broker returns events of another exchange that no binding takes.
+        return event.exchange is None and not any(
+            matches(pattern, event.routing_key) for pattern in self.bindings
+        )
 
 
 class _NoLog:
