@@ -26,7 +26,7 @@ class RecordedEvent:
     Args:
         payload: The JSON value, or the bytes if the content type is not JSON.
         body: The payload as it is stored.
-        exchange: Of a recorded event None for MQ_MAIN_EXCHANGE.
+        exchange: None for MQ_MAIN_EXCHANGE.
         ordering_key: Of a published event None: it never leaves the database.
 
     """
