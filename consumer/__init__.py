@@ -31,6 +31,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     partition_names,             names of partitions, and their exchanges and queues;
     partition_queues, partition_marker  the message that ends a partition
     database_retry, checks       an unavailable database; settings that contradict each other
+    exchanges                    the exchanges that the process declares
     telemetry, delivery_metrics, all log events and metric names: of deliveries, of failed
     failure_metrics, lag_report, attempts, of the stages of a message's way,
     hook_report, copy_report,    of hooks and of copies,
@@ -60,16 +61,19 @@ try:
     from consumer.middleware import CallNext, HandlerCall, Middleware
     from consumer.outcomes import Reject, Retry
     from outbox.backoff import RetrySchedule
+    from outbox.exchange import Binding, Exchange
     from outbox.runtime.log_context import add_log_context
 except ImportError as error:
     outbox_relay.explain_import_error("consumer", error)
     raise
 
 __all__ = [
+    "Binding",
     "CallNext",
     "CircuitBreaker",
     "Consumer",
     "DeadLettered",
+    "Exchange",
     "Failure",
     "HandlerCall",
     "Message",

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from consumer import exchanges
 from consumer.batch_sizes import MOST_MESSAGES, BatchSizes
 from consumer.consumer import Consumer
 from consumer.partition_queues import PartitionQueues
@@ -33,6 +34,7 @@ from outbox.errors import ConfigurationError
 from outbox.reply_table import replies
 from outbox.tables import dead_letters, outbox, outbox_processes
 from outbox.transports.topology import Topology
+from outbox.transports.user_topology import with_exchanges
 
 MIN_PREFETCH = 64
 UNITS_AHEAD = 3
@@ -77,10 +79,16 @@ def _queue_of(consumer: Consumer, settings: ConsumerSettings) -> str:
 
 
 def declared(consumer: Consumer, settings: ConsumerSettings) -> Topology:
-    """The exchanges, queues and bindings that *consumer* needs in the broker."""
-    return queues(consumer, settings).topology(
-        main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
+    """
+    The exchanges, queues and bindings that *consumer* needs in the broker.
+
+    Raises ConfigurationError if its exchanges contradict those of MQ_EXCHANGES.
+    """
+    main = settings.main_exchange
+    base = queues(consumer, settings).topology(
+        main_exchange=main, dlx_exchange=settings.dlx_exchange
     )
+    return with_exchanges(base, exchanges.declared(consumer, settings), main_exchange=main)
 
 
 def largest_batch(consumer: Consumer) -> int:
@@ -178,6 +186,7 @@ def check(consumer: Consumer, settings: ConsumerSettings) -> None:
             f"{retries / timedelta(days=1):.1f} days, the longest time of all retries by "
             "MQ_RETRY_DELAYS and MQ_MAX_RETRIES"
         )
+    problems += exchanges.problems(consumer, settings)
     if problems:
         raise ConfigurationError("\n".join(problems))
 

@@ -46,6 +46,7 @@ from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 from outbox.settings import load
+from outbox.transports.user_topology import described
 
 app = typer.Typer(
     name="consumer",
@@ -116,6 +117,8 @@ def topology(
     commands.once(declare)
     for queue in declared.queues:
         console.print(f"queue {queue.name}")
+    for line in described(declared, beside=[settings.main_exchange, settings.dlx_exchange]):
+        console.print(line)
 
 
 @app.command()

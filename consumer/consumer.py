@@ -3,7 +3,7 @@ The declaration of a consumer: its name, its bindings, its handlers and hooks. N
 """
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +15,7 @@ from consumer.middleware import Middleware
 from consumer.registrations import Registrations
 from consumer.signature import name_of, naming, read
 from outbox.errors import ConfigurationError, InvalidEvent
+from outbox.exchange import Binding, Exchange, checked_bindings
 from outbox.validation import check_type
 
 Others = ParamSpec("Others")
@@ -26,7 +27,6 @@ RELAY = "relay"
 """The source of dead letters and the target that belong to the relay, and to no consumer."""
 
 _QUEUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
-_MAX_PATTERN_BYTES = 255
 
 
 class Consumer(Registrations):
@@ -35,7 +35,9 @@ class Consumer(Registrations):
 
     Args:
         name: Part of the deduplication key: under another name every message is new.
-        bindings: Topic patterns; `*` is one word, `#` any number.
+        bindings: Topic patterns on MQ_MAIN_EXCHANGE, in which `*` is one word and `#` any number,
+            or a `Binding` for messages of another exchange.
+        exchanges: Exchanges that its process declares, beside those of MQ_EXCHANGES.
         queue: Default is `MQ_PROCESSING_QUEUE`, a dot, and the name.
         ordered: Handle the messages of an ordering key one after another, in the order in which
             they were published; one process works at a time, others stand by.
@@ -57,7 +59,8 @@ class Consumer(Registrations):
         self,
         name: str,
         *,
-        bindings: Sequence[str],
+        bindings: Sequence[str | Binding],
+        exchanges: Sequence[Exchange] = (),
         queue: str | None = None,
         ordered: bool = False,
         partitions: int | None = None,
@@ -65,10 +68,9 @@ class Consumer(Registrations):
         middleware: Sequence[Middleware] = (),
     ) -> None:
         _check_name(name)
-        if not (self.collects_replies or _are_patterns(bindings)):
-            raise ConfigurationError(
-                f"consumer {name}: bindings must be a list of patterns of 1 to 255 bytes"
-            )
+        least = 0 if self.collects_replies else 1
+        self.bindings = checked_bindings(f"consumer {name}", bindings, least=least)
+        self.exchanges = _checked_exchanges(name, exchanges)
         if queue is not None and not _is_queue(queue):
             raise ConfigurationError(
                 f"consumer {name}: queue must be 1 to 200 letters, digits and _.:-"
@@ -78,7 +80,6 @@ class Consumer(Registrations):
         with naming(f"consumer {name}"):
             entered = None if lifespan is None else Lifespan(lifespan)
         super().__init__(name, ordered=ordered, lifespan=entered)
-        self.bindings = tuple(bindings)
         self.queue = queue
         self.partitions = partitions
         self.middleware = [
@@ -147,18 +148,11 @@ def _check_partitions(name: str, partitions: object, *, ordered: bool) -> None:
         )
 
 
-def _are_patterns(values: object) -> bool:
-    """Whether a broker takes *values* for topic patterns; callers without a type checker err."""
-    if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
-        return False
-    return bool(values) and all(map(_is_pattern, values))
-
-
-def _is_pattern(value: object) -> bool:
-    try:
-        return isinstance(value, str) and 1 <= len(value.encode()) <= _MAX_PATTERN_BYTES
-    except UnicodeEncodeError:
-        return False
+def _checked_exchanges(name: str, values: object) -> tuple[Exchange, ...]:
+    """Callers without a type checker err."""
+    if not isinstance(values, Sequence) or not all(isinstance(each, Exchange) for each in values):
+        raise ConfigurationError(f"consumer {name}: exchanges must be a list of Exchanges")
+    return tuple(values)
 
 
 def _is_queue(value: object) -> bool:

@@ -7,7 +7,6 @@ and those without go to two exchanges, which are bound to the same queues. After
 no lane changes its queue.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consumer.queues import ConsumerQueues
@@ -18,6 +17,7 @@ from outbox.transports.topology import (
     Queue,
     Topology,
 )
+from outbox.transports.user_topology import exchange_bindings, queue_bindings
 from outbox.wire.headers import LANE_HEADER
 
 ONE_SHARE = "1"
@@ -61,10 +61,8 @@ class PartitionQueues:
 
     def routes(self, generation: int) -> Topology:
         """The bindings that lead messages of the main exchange to a generation."""
-        main, patterns = self.main_exchange, self.base.bindings
+        main, bindings = self.main_exchange, self.base.bindings
         if generation == 0:
-            return Topology(bindings=[Binding(main, self.base.name, each) for each in patterns])
-        return Topology(exchange_bindings=list(self._to(self.entrance(generation), patterns)))
-
-    def _to(self, entrance: str, patterns: Iterable[str]) -> Iterable[ExchangeBinding]:
-        return (ExchangeBinding(self.main_exchange, entrance, each) for each in patterns)
+            return Topology(bindings=queue_bindings(self.base.name, bindings, main))
+        entrance = self.entrance(generation)
+        return Topology(exchange_bindings=exchange_bindings(entrance, bindings, main))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from consumer.partition_names import partition_queue
+from outbox.exchange import Binding as Chosen
 from outbox.transports.topology import (
     NO_DELIVERY_LIMIT,
     Arguments,
@@ -16,6 +17,7 @@ from outbox.transports.topology import (
     Topology,
     publishing,
 )
+from outbox.transports.user_topology import queue_bindings
 
 _QUORUM: Arguments = {"x-queue-type": "quorum"}
 
@@ -32,7 +34,7 @@ class ConsumerQueues:
 
     Args:
         name: Name of the work queue.
-        bindings: Topic patterns, such as `health.processing.#`.
+        bindings: Topic patterns, such as `health.processing.#`, or Bindings to other exchanges.
         delays: The delays of the retry queues, one queue for each.
         message_ttl: The broker dead-letters a message after this time in the work queue.
         delivery_limit: The broker dead-letters a message after this number of redeliveries; None
@@ -44,7 +46,7 @@ class ConsumerQueues:
     """
 
     name: str
-    bindings: Sequence[str]
+    bindings: Sequence[str | Chosen]
     delays: Sequence[timedelta]
     message_ttl: timedelta | None = None
     delivery_limit: int | None = None
@@ -93,7 +95,7 @@ class ConsumerQueues:
     def topology(self, *, main_exchange: str, dlx_exchange: str) -> Topology:
         """All queues of this consumer, with the exchanges to which they are bound."""
         base = publishing(main_exchange=main_exchange, dlx_exchange=dlx_exchange)
-        patterns = [] if self.is_partitioned else self.bindings
+        bindings = [] if self.is_partitioned else self.bindings
         return Topology(
             exchanges=base.exchanges,
             queues=[
@@ -103,7 +105,7 @@ class ConsumerQueues:
             ],
             bindings=[
                 Binding(dlx_exchange, self.dead, self.name),
-                *(Binding(main_exchange, self.name, pattern) for pattern in patterns),
+                *queue_bindings(self.name, bindings, main_exchange),
             ],
         )
 

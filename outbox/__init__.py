@@ -11,6 +11,7 @@ A producer imports only the files of the first block; in reading order:
     session                            sessions that may record
     requests/ request, replies         events that are answered, and their replies
     written_table, written_row         the table that they write to
+    exchange, exchange_rules           exchanges and bindings as users declare them
     tables, consumer_tables, audit_tables, reply_table
                                        all tables
     database_time                      times by the clock of the database
@@ -55,7 +56,9 @@ from outbox.written_table import use_schema
 __all__ = [
     "HEALTH_DATA_UPLOADED",
     "TABLE_NAMES",
+    "Binding",
     "Event",
+    "Exchange",
     "HealthDataMessage",
     "InvalidEvent",
     "OutboxError",
@@ -77,6 +80,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Binding": "outbox.exchange",
+    "Exchange": "outbox.exchange",
     "HEALTH_DATA_UPLOADED": "outbox.health_data",
     "HealthDataMessage": "outbox.health_data",
     "Reply": "outbox.requests.reply",
@@ -89,6 +94,7 @@ _MODULES = {
 
 if TYPE_CHECKING:
     from outbox import replies
+    from outbox.exchange import Binding, Exchange
     from outbox.health_data import HEALTH_DATA_UPLOADED, HealthDataMessage
     from outbox.requests.calling import request
     from outbox.requests.recording import Request, request_in

@@ -22,7 +22,14 @@ from uuid_utils.compat import uuid7
 
 from outbox.errors import InvalidEvent
 from outbox.payload import COMPRESSIONS, Compression, encode
-from outbox.validation import HeaderValue, _check_time, check, check_key, check_type
+from outbox.validation import (
+    HeaderValue,
+    _check_time,
+    check,
+    check_exchange,
+    check_key,
+    check_type,
+)
 
 
 class Priority(StrEnum):
@@ -43,6 +50,8 @@ class Event:
             if it names an `event_type`.
         payload: A JSON value, a pydantic model, or bytes together with a *content_type*.
         routing_key: At most 255 bytes. Default is the type.
+        exchange: The exchange that it is published to. Default is MQ_MAIN_EXCHANGE of the relay;
+            "" is the default exchange, whose routing keys are names of queues.
         ordering_key: Events of one key are published in insertion order. At most 255 bytes.
         idempotency_key: Consumers drop a message whose key they have completed. Default is the id.
         headers: Strings, integers or booleans under allowed names (see `allow_headers`).
@@ -60,6 +69,7 @@ class Event:
     payload: Any
     id: UUID = field(default_factory=uuid7, kw_only=True)
     routing_key: str = field(default="", kw_only=True)
+    exchange: str | None = field(default=None, kw_only=True)
     ordering_key: str | None = field(default=None, kw_only=True)
     idempotency_key: str = field(default="", kw_only=True)
     priority: Priority = field(default=Priority.NORMAL, kw_only=True)
@@ -90,6 +100,8 @@ class Event:
             _check_time("not_before", self.not_before)
         if self.subject is not None:
             check_key("subject", self.subject)
+        if self.exchange is not None:
+            check_exchange(self.exchange)
         if self.compression not in {None, *COMPRESSIONS}:
             raise InvalidEvent("compression", f"must be {', '.join(COMPRESSIONS)} or None")
         check(self)
@@ -112,6 +124,7 @@ class EventFields(TypedDict, total=False):
 
     id: UUID
     routing_key: str
+    exchange: str | None
     ordering_key: str | None
     idempotency_key: str
     priority: Priority

@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode
 _ENTITY_NAME = r"^[A-Za-z0-9_.:-]+$"
 
 
-def _items(value: Any) -> Any:
+def items(value: Any) -> Any:
     """Return the items of a list that is written as JSON or separated by commas."""
     if not isinstance(value, str):
         return value
@@ -24,7 +24,7 @@ def _items(value: Any) -> Any:
 
 
 Item = TypeVar("Item")
-Items = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_items)]
+Items = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(items)]
 
 
 EntityName = Annotated[str, Field(min_length=1, max_length=200, pattern=_ENTITY_NAME)]

@@ -4,14 +4,15 @@ Settings that both processes share, read from the environment and `.env`; all be
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import SettingsConfigDict, SettingsError
+from pydantic import Field, PlainValidator, ValidationError, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict, SettingsError
 
-from outbox import setting_names
+from outbox import exchange_rules, setting_names
 from outbox.encryption_settings import EncryptionSettings
 from outbox.errors import ConfigurationError
+from outbox.exchange import Exchange
 from outbox.health_data import RecordType
 from outbox.payload import Compression
 from outbox.setting_types import EntityName, Items
@@ -25,6 +26,10 @@ from outbox.url_checks import (
     check_schema,
     is_local,
 )
+
+Exchanges: TypeAlias = Annotated[
+    tuple[Exchange, ...], NoDecode, PlainValidator(exchange_rules.read)
+]
 
 
 class SharedSettings(EncryptionSettings):
@@ -50,6 +55,11 @@ class SharedSettings(EncryptionSettings):
     dlx_exchange: EntityName = Field(
         default="health_data_dlx",
         description="Direct exchange that queues dead-letter to.",
+    )
+    exchanges: Exchanges = Field(
+        default=(),
+        description="Further exchanges, each as `name:kind` or a JSON object: "
+        "[Route events](../how-to/route-events.md).",
     )
     processing_queue: EntityName = Field(
         default="health_data_processing",
@@ -189,6 +199,11 @@ class SharedSettings(EncryptionSettings):
                 "which deletes bodies as well"
             )
         check_brokers(self.brokers)
+        problems = exchange_rules.problems(
+            self.exchanges, main_exchange=self.main_exchange, dlx_exchange=self.dlx_exchange
+        )
+        if found := next(problems, None):
+            raise ValueError(f"MQ_EXCHANGES: {found}")
         return self
 
     @property

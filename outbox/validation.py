@@ -20,6 +20,8 @@ HeaderValue: TypeAlias = str | int | bool
 
 _TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
+_EXCHANGE = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+
 _CONTROL_OR_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 _MAX_HEADER_BYTES = 1_024
@@ -148,6 +150,17 @@ def check_key(name: str, value: str) -> None:
         raise InvalidEvent(name, f"is longer than {MAX_KEY_BYTES} bytes")
     if _CONTROL_OR_SPACE.search(value):
         raise InvalidEvent(name, "must have no white space or control characters")
+
+
+def check_exchange(value: str) -> None:
+    """Raise InvalidEvent unless *value* names an exchange, or is empty for the default one."""
+    if not _is_text(value) or not (value == "" or is_exchange_name(value)):
+        raise InvalidEvent("exchange", "must be 1 to 200 letters, digits and _.:-, or empty")
+
+
+def is_exchange_name(value: str) -> bool:
+    """Return whether *value* names an exchange other than the default one."""
+    return _EXCHANGE.fullmatch(value) is not None
 
 
 def is_key(value: str) -> bool:

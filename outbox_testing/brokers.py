@@ -90,12 +90,19 @@ def _delete(db: sqlite3.Connection, _now: int, *, topology: Topology) -> None:
         for table, column in _TABLES_OF_QUEUES:
             db.execute(f"DELETE FROM {table} WHERE {column} = ?", (queue.name,))
     for exchange in topology.exchanges:
-        db.execute("DELETE FROM exchanges WHERE name = ?", (exchange.name,))
+        for table, column in _TABLES_OF_EXCHANGES:
+            db.execute(f"DELETE FROM {table} WHERE {column} = ?", (exchange.name,))
 
 
 _TABLES_OF_QUEUES: Sequence[tuple[str, Any]] = (
     ("messages", "queue"),
     ("consumers", "queue"),
     ("bindings", "queue"),
+    ("further_bindings", "destination"),
     ("queues", "name"),
+)
+_TABLES_OF_EXCHANGES: Sequence[tuple[str, Any]] = (
+    ("further_bindings", "source"),
+    ("alternate_exchanges", "exchange"),
+    ("exchanges", "name"),
 )

@@ -44,9 +44,14 @@ HELD = (
 
 @dataclass(slots=True)
 class Record:
-    """What was done since the last `take`; *bindings* are those of all consumers."""
+    """
+    What was done since the last `take`.
+
+    *bindings* are the patterns on *main_exchange*, of all consumers and exchanges.
+    """
 
     bindings: Collection[str]
+    main_exchange: str
     published: list[RecordedEvent] = field(default_factory=list)
     messages: list[SettledMessage] = field(default_factory=list)
     failures: list[FailedAttempt] = field(default_factory=list)
@@ -63,7 +68,10 @@ class Record:
         return taken
 
     def _is_unrouted(self, event: RecordedEvent) -> bool:
-        return not any(matches(pattern, event.routing_key) for pattern in self.bindings)
+        # The broker returns events of another exchange that no binding takes.
+        return event.exchange is None and not any(
+            matches(pattern, event.routing_key) for pattern in self.bindings
+        )
 
 
 class _NoLog:
@@ -167,8 +175,13 @@ class RecordingPublisher:
             if outcome is Outcome.ACKED
         ]
         async with self._reading(acked) as reading:
-            self.record.published += [published_event(each, reading) for each in acked]
+            self.record.published += [self._event(each, reading) for each in acked]
         return outcomes
+
+    def _event(self, message: WireMessage, reading: Reading) -> RecordedEvent:
+        is_main = message.exchange == self.record.main_exchange
+        exchange = None if is_main else message.exchange
+        return replace(published_event(message, reading), exchange=exchange)
 
     def _reading(self, messages: Sequence[WireMessage]) -> AbstractAsyncContextManager[Reading]:
         if self.decryption is None:

@@ -162,7 +162,7 @@ class Deployment:
         servers = _Servers(
             queues,
             await stack.enter_async_context(broker.publisher()),
-            Record([pattern for each in self._consumers for pattern in each.bindings]),
+            Record(self._patterns(), self._prefix),
             SkippingClock(),
         )
         stack.callback(producer_encryption.use, producer_encryption.chosen())
@@ -200,13 +200,27 @@ class Deployment:
     def _topologies(self) -> list[Topology]:
         """Of the relay, with a queue that takes every event, and of each consumer."""
         every = Queue(f"{self._prefix}.every", {"x-queue-type": "quorum"})
-        of_relay = replace(
-            relay.assembly.declared(self._relay),
-            queues=[every],
-            bindings=[Binding(self._prefix, every.name, "#")],
-        )
+        base = relay.assembly.declared(self._relay)
         declared = [consumer.assembly.declared(each, self._settings) for each in self._consumers]
+        exchanges = {each.name: each for one in (base, *declared) for each in one.exchanges}
+        of_relay = replace(
+            base,
+            exchanges=list(exchanges.values()),
+            queues=[every],
+            # A direct exchange has no binding for all messages.
+            bindings=[
+                Binding(each.name, every.name, "#")
+                for each in exchanges.values()
+                if each.kind != "direct"
+            ],
+        )
         return [of_relay, *(replace(without_time(each), exchanges=()) for each in declared)]
+
+    def _patterns(self) -> list[str]:
+        """The patterns by which consumers and exchanges get messages of the main exchange."""
+        exchanges = [*self._relay.exchanges, *(e for c in self._consumers for e in c.exchanges)]
+        binds = [binding for each in (*self._consumers, *exchanges) for binding in each.bindings]
+        return [binding for binding in binds if isinstance(binding, str)]
 
     async def _bound(self, own: Consumer, stack: AsyncExitStack) -> Bound:
         if self._resources is not None:

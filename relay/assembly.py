@@ -24,6 +24,7 @@ from outbox.transports import topology
 from outbox.transports.base import ConnectionCounter, Publisher, Transport, raise_together
 from outbox.transports.connect import management, transport
 from outbox.transports.topology import Topology
+from outbox.transports.user_topology import with_exchanges
 from relay.batch_size import BatchSize
 from relay.ordering_key_hash import OrderingKeyHasher
 from relay.poll_interval import PollInterval
@@ -49,10 +50,11 @@ RIGHTS = {
 
 
 def declared(settings: RelaySettings) -> Topology:
-    """The exchanges that the relay publishes to."""
-    return topology.publishing(
+    """The exchanges that the relay publishes to, with what binds them to each other."""
+    base = topology.publishing(
         main_exchange=settings.main_exchange, dlx_exchange=settings.dlx_exchange
     )
+    return with_exchanges(base, settings.exchanges, main_exchange=settings.main_exchange)
 
 
 def broker(settings: RelaySettings, *, connections: ConnectionCounter | None = None) -> Transport:

@@ -29,6 +29,7 @@ from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError, Unavailable
 from outbox.schema_name import check_schema_name
 from outbox.settings import load
+from outbox.transports.user_topology import described
 from relay import assembly, replay, status_view
 from relay import run as service
 from relay.inspection import inspect
@@ -129,8 +130,8 @@ def topology(
                 await adoption.adopt(engine, assembly.expectation(settings), because=because or "")
 
     commands.once(declare)
-    for exchange in declared.exchanges:
-        console.print(f"exchange {exchange.name} ({exchange.kind})")
+    for line in described(declared):
+        console.print(line)
 
 
 @app.command()

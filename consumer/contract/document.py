@@ -11,12 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from consumer import checks
+from consumer import checks, exchanges
 from consumer.consumer import Consumer
 from consumer.contract.schemas import DEFINITIONS, Mode, Schemas, schemas
 from consumer.handler import Handler
 from consumer.settings import ConsumerSettings
 from outbox import media_type
+from outbox.exchange_rules import kinds_of
+from outbox.transports.topology import Binding
+from outbox.transports.user_topology import queue_bindings
 from outbox.wire import headers
 
 ASYNCAPI = "3.0.0"
@@ -92,6 +95,8 @@ def _channels(
     """The queue of *consumer*, and each pattern by which the exchange routes messages to it."""
     queue = checks.queues(consumer, settings)
     references = {key: _reference("components/messages", key) for key in messages}
+    bound = queue_bindings(queue.name, consumer.bindings, settings.main_exchange)
+    kinds = kinds_of(exchanges.declared(consumer, settings), main_exchange=settings.main_exchange)
     return {
         "queue": {
             "address": queue.name,
@@ -105,12 +110,12 @@ def _channels(
         },
         **{
             f"binding.{number}": {
-                "address": pattern,
-                "description": "Routing keys that reach the queue: * is a word, # are any words.",
+                "address": each.pattern or None,
+                "description": _how(each),
                 "messages": references,
-                "bindings": _exchange(settings),
+                "bindings": _exchange(each.exchange, kinds.get(each.exchange)),
             }
-            for number, pattern in enumerate(consumer.bindings, 1)
+            for number, each in enumerate(bound, 1)
         },
     }
 
@@ -118,9 +123,16 @@ def _channels(
 _DURABLE = {"durable": True, "autoDelete": False}
 
 
-def _exchange(settings: ConsumerSettings) -> dict[str, Any]:
-    exchange = {"name": settings.main_exchange, "type": "topic", **_DURABLE}
-    return _amqp({"is": "routingKey", "exchange": exchange})
+def _how(binding: Binding) -> str:
+    if binding.headers:
+        asked = ", ".join(sorted(binding.headers))
+        return f"Messages reach the queue that have {binding.match} of the headers: {asked}."
+    return "Routing keys that reach the queue: * is a word, # are any words."
+
+
+def _exchange(name: str, kind: str | None) -> dict[str, Any]:
+    known = {} if kind is None else {"type": kind}
+    return _amqp({"is": "routingKey", "exchange": {"name": name, **known, **_DURABLE}})
 
 
 def _sent_channel(
@@ -131,7 +143,7 @@ def _sent_channel(
     return {
         "address": address,
         "messages": {key: _reference("components/messages", key)},
-        "bindings": _exchange(settings),
+        "bindings": _exchange(settings.main_exchange, "topic"),
     }
 
 

@@ -75,6 +75,9 @@ class TopologyMonitor:
         self._others = Topology(
             topology.exchanges, [queue for queue in topology.queues if queue not in work]
         )
+        self._bindings = Topology(
+            bindings=topology.bindings, exchange_bindings=topology.exchange_bindings
+        )
         self._report = report
         self._management = management
         self._declares = declares
@@ -181,7 +184,7 @@ class TopologyMonitor:
         left: list[Problem] = []
         if any(problem.kind is Kind.DIFFERS for problem in problems):
             left += await self._declare(self._others, Kind.DIFFERS)
-        left += await self._declare(Topology(bindings=self._topology.bindings), Kind.UNKNOWN)
+        left += await self._declare(self._bindings, Kind.UNKNOWN)
         self._report.declared()
         for problem in problems:
             if problem not in left:

@@ -22,6 +22,7 @@ class Fields(TypedDict, total=False):
     """Fields of an event beside type and payload; of headers, those that are named."""
 
     routing_key: str
+    exchange: str | None
     ordering_key: str | None
     idempotency_key: str
     headers: Mapping[str, HeaderValue]

@@ -26,6 +26,7 @@ class RecordedEvent:
     Args:
         payload: The JSON value, or the bytes if the content type is not JSON.
         body: The payload as it is stored.
+        exchange: None for MQ_MAIN_EXCHANGE.
         ordering_key: Of a published event None: it never leaves the database.
 
     """
@@ -43,6 +44,7 @@ class RecordedEvent:
     id: UUID
     occurred_at: datetime
     body: bytes
+    exchange: str | None = None
 
     def payload_as(self, model: builtins.type[Payload]) -> Payload:
         """
@@ -57,6 +59,7 @@ class RecordedEvent:
 
     def __str__(self) -> str:
         extras = {
+            "exchange": self.exchange,
             "routing_key": self.routing_key if self.routing_key != self.type else None,
             "ordering_key": self.ordering_key,
             "headers": dict(self.headers) or None,
@@ -87,6 +90,7 @@ def from_values(values: Mapping[str, Any]) -> RecordedEvent:
         id=values["event_id"],
         occurred_at=values["occurred_at"],
         body=body,
+        exchange=values.get("exchange"),
     )
 
 

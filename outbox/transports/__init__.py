@@ -3,6 +3,8 @@ Brokers: one set of protocols, and one package for each broker.
 
     base       the protocols Transport, Publisher and Subscription, and the outcomes
     topology   exchanges, queues and bindings as values
+    user_topology   exchanges and bindings as users declare them, as such values
+    matching   whether a binding takes a message
     routes     whether a routing key leads to a queue, from the bindings of a broker
     inspection attempts without an effect, and what a broker answers
     management what a broker says about itself beside messages

@@ -22,7 +22,7 @@ from outbox.clock_difference import ClockDifference
 from outbox.errors import TopologyMismatch
 from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.routes import RouteState
-from outbox.transports.topology import Binding, Topology
+from outbox.transports.topology import Binding, ExchangeBinding, Topology, by
 
 API = "management API"
 """The dependency that `/readyz` names while a process needs an answer that does not come."""
@@ -95,7 +95,7 @@ class Management(Protocol):
         queue learns of it only here.
         """
 
-    async def missing_bindings(self, topology: Topology) -> list[Binding]:
+    async def missing_bindings(self, topology: Topology) -> list[Binding | ExchangeBinding]:
         """Return the bindings of *topology* that do not exist."""
 
     async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
@@ -138,7 +138,8 @@ def unwanted(topology: Topology, there: Iterable[Binding]) -> list[Binding]:
 def describe_unwanted(binding: Binding) -> str:
     """Return what an operator has to know about a *binding* that no declaration has."""
     return (
-        f"queue {binding.queue} is bound to exchange {binding.exchange} by {binding.pattern},"
+        f"queue {binding.queue} is bound to exchange {binding.exchange} by "
+        f"{by(binding.pattern, binding.headers)},"
         " which its consumer does not declare: unbind it, or these messages go on arriving"
     )
 

@@ -7,14 +7,16 @@ Where a broker routes a routing key: a pure answer from the bindings that it has
                 ──no match, no alternate exchange    no queue
 
 RabbitMQ may let a policy name the alternate exchange, or a plugin decide what matches. Neither can
-be seen in the bindings, so the answer is then unknown, unless a queue is bound beside it.
+be seen in the bindings, so the answer is then unknown, unless a queue is bound beside it. A
+routing key says nothing about headers: a binding that asks for some takes the message or not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from outbox.transports.topology import matches
+from outbox.transports.matching import KINDS, takes
+from outbox.transports.topology import HeaderPattern, Match
 
 
 class RouteState(StrEnum):
@@ -32,11 +34,15 @@ class RouteState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A binding from an exchange by *pattern* to *target*: a queue, or another exchange."""
+    """
+    A binding from an exchange by *pattern* or *headers* to *target*: a queue, or another exchange.
+    """
 
     pattern: str
     target: str
     to_exchange: bool = False
+    headers: HeaderPattern | None = None
+    match: Match = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class RoutingExchange:
     An exchange as the broker has it.
 
     Args:
-        kind: topic, direct, fanout, or the kind of a plugin.
+        kind: topic, direct, fanout, headers, or the kind of a plugin.
         links: Its bindings.
         alternate: The exchange for messages that match no binding.
         has_policy: Whether a policy applies to it, which may name an alternate exchange.
@@ -84,29 +90,38 @@ def _state(
     if name in seen:
         return RouteState.NO_QUEUE
     exchange = exchanges.get(name)
-    if exchange is None or (exchange.links and exchange.kind not in _KINDS):
+    if exchange is None or (exchange.links and exchange.kind not in KINDS):
         return RouteState.UNKNOWN
-    matching = [link for link in exchange.links if _is_match(exchange.kind, link.pattern, key)]
-    if any(not link.to_exchange for link in matching):
-        return RouteState.BOUND
-    further = [link.target for link in matching]
-    if exchange.alternate and not matching:
-        further = [exchange.alternate]
-    states = {_state(target, key, exchanges, seen | {name}) for target in further}
-    if exchange.has_policy and not matching:
-        states.add(RouteState.UNKNOWN)
-    return next(filter(states.__contains__, _BEST_FIRST), RouteState.NO_QUEUE)
+    further = frozenset({*seen, name})
+
+    def end(link: Link) -> RouteState:
+        if not link.to_exchange:
+            return RouteState.BOUND
+        return _state(link.target, key, exchanges, further)
+
+    ends = [end(link) for link in exchange.links if _is_match(exchange.kind, link, key)]
+    if ends:
+        return _best(ends)
+    unmatched = [RouteState.UNKNOWN] if exchange.has_policy else []
+    if exchange.alternate:
+        unmatched.append(_state(exchange.alternate, key, exchanges, further))
+    if exchange.kind != "headers":
+        return _best(unmatched)
+    # Each binding may take the message, or none of them does.
+    possible = {_best(unmatched), *map(end, exchange.links)}
+    return possible.pop() if len(possible) == 1 else RouteState.UNKNOWN
 
 
 _BEST_FIRST = (RouteState.BOUND, RouteState.UNKNOWN)
-_KINDS = frozenset({"topic", "direct", "fanout"})
 
 
-def _is_match(kind: str, pattern: str, key: str) -> bool:
-    match kind:
-        case "topic":
-            return matches(pattern, key)
-        case "direct":
-            return pattern == key
-        case _:
-            return kind == "fanout"
+def _best(states: Iterable[RouteState]) -> RouteState:
+    found = set(states)
+    return next(filter(found.__contains__, _BEST_FIRST), RouteState.NO_QUEUE)
+
+
+def _is_match(kind: str, link: Link, key: str) -> bool:
+    """Whether an exchange of this *kind* follows *link* for each message with *key*."""
+    if kind == "headers":
+        return not link.headers and link.match == "all"
+    return takes(kind, link.pattern, key)

@@ -18,11 +18,14 @@ strategy at-least-once, which needs overflow reject-publish; the default strateg
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Arguments: TypeAlias = dict[str, str | int]
 HeaderPattern: TypeAlias = Mapping[str, str | int | None]
 """Headers that a binding asks for, with their values; None asks for any value."""
+BindingArguments: TypeAlias = dict[str, str | int | None]
+Match: TypeAlias = Literal["all", "any"]
+"""Whether a message has to have all headers of a binding, or one of them."""
 
 Kind: TypeAlias = Literal[
     "topic", "direct", "fanout", "headers", "x-consistent-hash", "x-modulus-hash"
@@ -63,14 +66,32 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """*queue* receives messages of *exchange* whose routing key matches *pattern*."""
+    """
+    *queue* receives messages of *exchange* that match *pattern* or *headers*, by its kind.
+
+    A topic exchange compares words, a direct one the whole routing key, a headers exchange the
+    headers; a fanout exchange passes every message on.
+    """
 
     exchange: str
     queue: str
     pattern: str
+    headers: HeaderPattern | None = None
+    match: Match = "all"
+
+    def __hash__(self) -> int:
+        return hash((self.exchange, self.queue, self.pattern))
 
     def __str__(self) -> str:
-        return f"queue {self.queue} is not bound to exchange {self.exchange} by {self.pattern}"
+        return (
+            f"queue {self.queue} is not bound to exchange {self.exchange} by "
+            f"{by(self.pattern, self.headers)}"
+        )
+
+    @property
+    def arguments(self) -> BindingArguments:
+        """The arguments of the binding."""
+        return binding_arguments(self.headers, self.match)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +104,41 @@ class ExchangeBinding:
     destination: str
     pattern: str
     headers: HeaderPattern | None = None
-    match: Literal["all", "any"] = "all"
+    match: Match = "all"
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.destination, self.pattern))
+
+    def __str__(self) -> str:
+        return (
+            f"exchange {self.destination} is not bound to exchange {self.source} by "
+            f"{by(self.pattern, self.headers)}"
+        )
 
     @property
-    def arguments(self) -> dict[str, str | int | None]:
-        """The arguments of the binding; names that begin with `x-` count only if it says so."""
-        if not self.headers:
-            return {}
-        with_x = any(name.startswith("x-") for name in self.headers)
-        return {"x-match": f"{self.match}-with-x" if with_x else self.match, **self.headers}
+    def arguments(self) -> BindingArguments:
+        """The arguments of the binding."""
+        return binding_arguments(self.headers, self.match)
+
+
+def by(pattern: str, headers: HeaderPattern | None) -> str:
+    """Return how a binding chooses messages, in words; the values of headers are left out."""
+    return f"the headers {', '.join(sorted(headers))}" if headers else pattern or "no routing key"
+
+
+def binding_arguments(headers: HeaderPattern | None, match: Match) -> BindingArguments:
+    """Return the arguments of a binding; names that begin with `x-` count only if it says so."""
+    if not headers:
+        return {}
+    with_x = any(name.startswith("x-") for name in headers)
+    return {"x-match": f"{match}-with-x" if with_x else match, **headers}
+
+
+def asked_headers(arguments: Mapping[str, Any]) -> tuple[HeaderPattern | None, Match]:
+    """Return the headers and the match that the *arguments* of a binding ask for."""
+    headers = {name: value for name, value in arguments.items() if name != "x-match"}
+    is_any = str(arguments.get("x-match", "all")).startswith("any")
+    return headers or None, "any" if is_any else "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +149,11 @@ class Topology:
     queues: Sequence[Queue] = ()
     bindings: Sequence[Binding] = ()
     exchange_bindings: Sequence[ExchangeBinding] = ()
+
+    @property
+    def all_bindings(self) -> list[Binding | ExchangeBinding]:
+        """The bindings of queues, then those of exchanges."""
+        return [*self.bindings, *self.exchange_bindings]
 
 
 def publishing(*, main_exchange: str, dlx_exchange: str) -> Topology:

@@ -19,6 +19,7 @@ def to_row(event: Event) -> dict[str, Any]:
     return {
         "event_id": event.id,
         "type": event.type,
+        "exchange": event.exchange,
         "routing_key": event.routing_key,
         "ordering_key": event.ordering_key,
         "idempotency_key": event.idempotency_key,

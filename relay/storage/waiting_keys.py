@@ -36,4 +36,7 @@ async def read(engine: AsyncEngine, *, exchange: str) -> list[Waiting]:
         async with engine.connect() as connection:
             await connection.execution_options(**DEFERRED)
             found = (await connection.execute(_KEYS)).all()
-    return [Waiting(row.exchange or exchange, row.routing_key, row.events) for row in found]
+    return [
+        Waiting(exchange if row.exchange is None else row.exchange, row.routing_key, row.events)
+        for row in found
+    ]

@@ -59,7 +59,10 @@ def arguments(draw: random.Random) -> dict[str, Any]:
     """Arguments of a call; usually one of them is odd."""
     found: dict[str, Any] = {"type": "a.b", "payload": draw.choice(PAYLOADS)}
     for name in draw.sample(
-        ["type", "routing_key", "ordering_key", "idempotency_key", "correlation_id"],
+        [
+            *("type", "exchange", "routing_key", "ordering_key", "idempotency_key"),
+            "correlation_id",
+        ],
         draw.randrange(3),
     ):
         found[name] = text(draw)

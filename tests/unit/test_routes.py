@@ -17,7 +17,8 @@ def state(key: str = "a.b", **exchanges: RoutingExchange) -> RouteState:
         ("direct", "a.b", "a.b", RouteState.BOUND),
         ("direct", "a.#", "a.b", RouteState.NO_QUEUE),
         ("fanout", "", "any", RouteState.BOUND),
-        ("headers", "a.b", "a.b", RouteState.UNKNOWN),
+        ("headers", "", "a.b", RouteState.BOUND),
+        ("x-random", "a.b", "a.b", RouteState.UNKNOWN),
     ],
 )
 def test_a_key_is_bound_as_the_kind_of_the_exchange_matches_it(kind, pattern, key, expected):
@@ -51,3 +52,16 @@ def test_an_alternate_exchange_gets_what_matches_nothing():
 def test_a_policy_may_name_an_alternate_exchange_that_the_bindings_do_not_show():
     assert state(main=RoutingExchange("topic", has_policy=True)) is RouteState.UNKNOWN
     assert state(main=RoutingExchange("topic", [QUEUE], has_policy=True)) is RouteState.BOUND
+
+
+UNIT = Link("", "work", headers={"unit": "mg"})
+
+
+def test_headers_decide_unless_each_way_ends_in_a_queue():
+    assert state(main=RoutingExchange("headers", [UNIT])) is RouteState.UNKNOWN
+    bound = RoutingExchange("fanout", [Link("", "spare")])
+    both = RoutingExchange("headers", [UNIT], alternate="spare")
+    assert state(main=both, spare=bound) is RouteState.BOUND
+    assert state(main=both, spare=RoutingExchange("fanout")) is RouteState.UNKNOWN
+    nowhere = RoutingExchange("headers", [Link("", "other", True, {"unit": "mg"})])
+    assert state(main=nowhere, other=RoutingExchange("topic")) is RouteState.NO_QUEUE

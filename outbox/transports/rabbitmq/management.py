@@ -34,7 +34,7 @@ from outbox.transports.routes import (
     next_exchanges,
     route_states,
 )
-from outbox.transports.topology import Binding, Topology
+from outbox.transports.topology import Binding, ExchangeBinding, Topology, asked_headers
 
 SETTLES_WITHIN_SECONDS = 6.0
 ASK_AGAIN_SECONDS = 0.5
@@ -90,11 +90,13 @@ class RabbitMQManagement:
                 found.append(argument_mismatch("queue", queue.name, LIMIT))
         return found
 
-    async def missing_bindings(self, topology: Topology) -> list[Binding]:
-        there: set[Binding] = set()
+    async def missing_bindings(self, topology: Topology) -> list[Binding | ExchangeBinding]:
+        there: set[Binding | ExchangeBinding] = set()
         for queue in {binding.queue for binding in topology.bindings}:
             there |= await self._bindings(queue)
-        return [binding for binding in topology.bindings if binding not in there]
+        for exchange in {binding.destination for binding in topology.exchange_bindings}:
+            there |= await self._sources(exchange)
+        return [binding for binding in topology.all_bindings if binding not in there]
 
     async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
         there: set[Binding] = set()
@@ -136,7 +138,8 @@ class RabbitMQManagement:
                 Link(
                     each["routing_key"],
                     each["destination"],
-                    to_exchange=each["destination_type"] == "exchange",
+                    each["destination_type"] == "exchange",
+                    *asked_headers(each["arguments"]),
                 )
                 for each in bindings
             ],
@@ -191,9 +194,18 @@ class RabbitMQManagement:
     async def _bindings(self, queue: str) -> set[Binding]:
         answer = await self._api.get("queues", self._vhost, queue, "bindings") or []
         return {
-            Binding(each["source"], queue, each["routing_key"])
+            Binding(each["source"], queue, each["routing_key"], *asked_headers(each["arguments"]))
             for each in answer
-            if not each["arguments"]
+        }
+
+    async def _sources(self, exchange: str) -> set[ExchangeBinding]:
+        path = ("exchanges", self._vhost, exchange, "bindings", "destination")
+        answer = await self._api.get(*path) or []
+        return {
+            ExchangeBinding(
+                each["source"], exchange, each["routing_key"], *asked_headers(each["arguments"])
+            )
+            for each in answer
         }
 
 

@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
 from outbox.transports.rabbitmq.connection import connection_errors
-from outbox.transports.topology import Exchange, Queue, Topology
+from outbox.transports.topology import Binding, Exchange, ExchangeBinding, Queue, Topology
 
 Entity: TypeAlias = Exchange | Queue
 Result = TypeVar("Result")
@@ -62,6 +62,15 @@ async def for_each(
 def describe(entity: Entity) -> str:
     """Return the kind and name of *entity*, for error messages."""
     return f"{'exchange' if isinstance(entity, Exchange) else 'queue'} {entity.name}"
+
+
+def missing_end(binding: Binding | ExchangeBinding) -> str:
+    """Return both ends of a *binding*, for an error that tells not which one is missing."""
+    match binding:
+        case Binding(exchange, queue):
+            return f"queue {queue} or exchange {exchange}"
+        case ExchangeBinding(source, destination):
+            return f"exchange {destination} or exchange {source}"
 
 
 class DeclarationChannel:

@@ -6,7 +6,7 @@ with a delay; a caller waits until its last publish to the queue is confirmed an
 """
 
 from outbox.errors import TopologyMismatch
-from outbox.transports.rabbitmq.topology import DeclarationChannel
+from outbox.transports.rabbitmq.topology import DeclarationChannel, missing_end
 from outbox.transports.topology import Topology
 
 
@@ -17,10 +17,12 @@ async def remove(channel: DeclarationChannel, topology: Topology) -> list[str]:
     Raises BrokerUnavailable, and TopologyMismatch if the user has no permission.
     """
     for binding in topology.bindings:
-        async with channel.of(f"binding of queue {binding.queue}") as opened:
-            await opened.queue_unbind(binding.queue, binding.exchange, binding.pattern)
+        async with channel.of(missing_end(binding)) as opened:
+            await opened.queue_unbind(
+                binding.queue, binding.exchange, binding.pattern, binding.arguments
+            )
     for each in topology.exchange_bindings:
-        async with channel.of(f"binding of exchange {each.destination}") as opened:
+        async with channel.of(missing_end(each)) as opened:
             await opened.exchange_unbind(
                 destination=each.destination,
                 source=each.source,

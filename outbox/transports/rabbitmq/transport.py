@@ -47,6 +47,7 @@ from outbox.transports.rabbitmq.topology import (
     declare,
     describe,
     for_each,
+    missing_end,
 )
 from outbox.transports.rabbitmq.topology_removal import remove
 from outbox.transports.topology import Binding, Topology
@@ -117,10 +118,15 @@ class RabbitMQTransport:
             channel = DeclarationChannel(connection)
             await for_each(topology, partial(declare, channel))
             for binding in topology.bindings:
-                async with channel.of(f"binding of queue {binding.queue}") as opened:
-                    await opened.queue_bind(binding.queue, binding.exchange, binding.pattern)
+                async with channel.of(missing_end(binding)) as opened:
+                    await opened.queue_bind(
+                        binding.queue,
+                        binding.exchange,
+                        binding.pattern,
+                        arguments=binding.arguments,
+                    )
             for each in topology.exchange_bindings:
-                async with channel.of(f"binding of exchange {each.destination}") as opened:
+                async with channel.of(missing_end(each)) as opened:
                     await opened.exchange_bind(
                         destination=each.destination,
                         source=each.source,

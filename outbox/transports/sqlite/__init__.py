@@ -9,6 +9,7 @@ A broker in one SQLite file, for processes of one host.
     observation    copies of an observer, fetched while it lasts
     observers      every statement on observers and their copies
     schema         the tables, and what is declared in them
+    routing        bindings of all kinds, and the queues that a message goes to
     topology_removal   bindings, exchanges and empty queues are removed
     connection     one connection with its own thread, and the lock between writers
 

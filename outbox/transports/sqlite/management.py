@@ -13,9 +13,9 @@ from outbox.transports.base import NoCounter
 from outbox.transports.broker_figures import BrokerFigures
 from outbox.transports.management import BrokerHealth, PolicyEffect, unwanted
 from outbox.transports.routes import RouteState
-from outbox.transports.sqlite import broker_figures, schema
+from outbox.transports.sqlite import broker_figures, routing, schema
 from outbox.transports.sqlite.connection import SqliteConnection
-from outbox.transports.topology import Binding, Topology
+from outbox.transports.topology import Binding, ExchangeBinding, Topology
 
 Result = TypeVar("Result")
 
@@ -32,9 +32,11 @@ class SqliteManagement:
     async def unlike_limits(self, _topology: Topology) -> list[TopologyMismatch]:
         return []  # `verify` compares them
 
-    async def missing_bindings(self, topology: Topology) -> list[Binding]:
-        there = await self._bindings()
-        return [binding for binding in topology.bindings if binding not in there]
+    async def missing_bindings(self, topology: Topology) -> list[Binding | ExchangeBinding]:
+        there: set[Binding | ExchangeBinding] = {*await self._bindings()}
+        if topology.exchange_bindings and self._path.exists():
+            there |= await self._read(routing.exchange_bindings)
+        return [binding for binding in topology.all_bindings if binding not in there]
 
     async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
         names = {queue.name for queue in topology.queues}
@@ -68,7 +70,7 @@ class SqliteManagement:
 
     async def _bindings(self) -> set[Binding]:
         # A question creates no file.
-        return await self._read(schema.bindings) if self._path.exists() else set()
+        return await self._read(routing.bindings) if self._path.exists() else set()
 
     async def _read(self, read: Callable[[sqlite3.Connection, int], Result]) -> Result:
         connection = SqliteConnection(self._path, prepare=schema.prepare, connections=NoCounter())

@@ -26,7 +26,8 @@ from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite import observers
 from outbox.transports.sqlite.consumers import extend, is_active
 from outbox.transports.sqlite.message_rows import to_delivery, to_row
-from outbox.transports.sqlite.schema import changed, one, route
+from outbox.transports.sqlite.routing import Router
+from outbox.transports.sqlite.schema import changed, one
 from outbox.transports.stored_message import dead_letter_copy
 from outbox.wire.codec import WireMessage
 
@@ -101,8 +102,9 @@ def depth(db: sqlite3.Connection, now: int, *, queue: str) -> QueueDepth | None:
 
 
 def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]) -> list[Outcome]:
-    """Store each message in every queue that its exchange and routing key lead to."""
-    routes: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
+    """Store each message in every queue that its exchange leads it to."""
+    router = Router(db)
+    ttls: dict[str, int | None] = {}
     rows: list[tuple[Any, ...]] = []
     outcomes = []
     published: list[tuple[WireMessage, str, list[str]]] = []
@@ -112,13 +114,14 @@ def publish(db: sqlite3.Connection, now: int, *, messages: Sequence[WireMessage]
         except (TypeError, ValueError):
             outcomes.append(Outcome.REJECTED)
             continue
-        target = (message.exchange, message.routing_key)
-        if target not in routes:
-            routes[target] = [(queue, one(db, _TTL, queue)) for queue in route(db, *target)]
-        for queue, ttl in routes[target]:
+        queues = router.queues(message.exchange, message.routing_key, message.headers)
+        for queue in queues:
+            if queue not in ttls:
+                ttls[queue] = one(db, _TTL, queue)
+            ttl = ttls[queue]
             rows.append((queue, None if ttl is None else now + ttl, *row))
-        outcomes.append(Outcome.ACKED if routes[target] else Outcome.RETURNED)
-        published.append((message, row[3], [queue for queue, _ in routes[target]]))
+        outcomes.append(Outcome.ACKED if queues else Outcome.RETURNED)
+        published.append((message, row[3], queues))
     db.executemany(_PUT, rows)
     observers.copy(db, now, published=published)
     return outcomes

@@ -3,27 +3,30 @@ Tables of the embedded broker, and the topology declared in it.
 
     exchanges ──bindings──▶ queues ◀── messages ──owner──▶ consumers (lease_until)
 
-The tables of observers are in `observers`.
+The tables of observers are in `observers`, those of other bindings in `routing`.
 Functions take a connection and the time in milliseconds; the caller owns the transaction.
 """
 
 import json
-import operator
 import sqlite3
 from collections.abc import Collection
 from typing import Any
 
 from outbox.errors import SchemaMismatch, TopologyMismatch
 from outbox.transports.base import argument_mismatch, raise_together
-from outbox.transports.routes import RouteState
-from outbox.transports.sqlite import observers
+from outbox.transports.matching import KINDS
+from outbox.transports.routes import (
+    RouteState,
+    RoutingExchange,
+    next_exchanges,
+    route_states,
+)
+from outbox.transports.sqlite import observers, routing
 from outbox.transports.topology import (
     NO_DELIVERY_LIMIT,
-    Binding,
     Exchange,
     Queue,
     Topology,
-    matches,
 )
 
 APPLICATION_ID = 0x6F75_7462
@@ -67,6 +70,9 @@ CREATE INDEX messages_expiring ON messages (expires_at)
 CREATE INDEX messages_leased ON messages (owner) WHERE owner IS NOT NULL;
 """
 
+_LATER = {"observed_waiting": observers.TABLES, "alternate_exchanges": routing.TABLES}
+"""Tables that a file of an older version lacks, by the last of each that is made."""
+
 
 def prepare(db: sqlite3.Connection) -> None:
     """
@@ -86,14 +92,15 @@ def prepare(db: sqlite3.Connection) -> None:
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
             f"PRAGMA user_version = {VERSION}; COMMIT;"
         )
-    if one(db, "SELECT 1 FROM sqlite_master WHERE name = 'observed_waiting'") is None:
-        db.executescript(f"BEGIN IMMEDIATE; {observers.TABLES} COMMIT;")
+    for last, tables in _LATER.items():
+        if one(db, "SELECT 1 FROM sqlite_master WHERE name = ?", last) is None:
+            db.executescript(f"BEGIN IMMEDIATE; {tables} COMMIT;")
 
 
 def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
     """Declare *topology*, or raise TopologyMismatch; the caller then rolls back."""
     for exchange in topology.exchanges:
-        db.execute("INSERT OR IGNORE INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind))
+        _declare_exchange(db, exchange)
     for queue in topology.queues:
         arguments = json.dumps(queue.arguments, sort_keys=True)
         db.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (queue.name, arguments))
@@ -102,9 +109,26 @@ def declare(db: sqlite3.Connection, now: int, *, topology: Topology) -> None:
     for binding in topology.bindings:
         require(db, "exchange", binding.exchange)
         require(db, "queue", binding.queue)
+        routing.bind(db, binding)
+    for each in topology.exchange_bindings:
+        require(db, "exchange", each.source)
+        require(db, "exchange", each.destination)
+        routing.bind(db, each)
+
+
+def _declare_exchange(db: sqlite3.Connection, exchange: Exchange) -> None:
+    if exchange.kind not in KINDS:
+        raise TopologyMismatch(
+            f"exchange {exchange.name}: the embedded broker does not know its type "
+            f"{exchange.kind}",
+            argument=exchange.kind,
+        )
+    declared = db.execute(
+        "INSERT OR IGNORE INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind)
+    )
+    if declared.rowcount and exchange.alternate:
         db.execute(
-            "INSERT OR IGNORE INTO bindings VALUES (?, ?, ?)",
-            (binding.exchange, binding.queue, binding.pattern),
+            "INSERT INTO alternate_exchanges VALUES (?, ?)", (exchange.name, exchange.alternate)
         )
 
 
@@ -143,6 +167,9 @@ def _compare(db: sqlite3.Connection, entity: Exchange | Queue) -> None:
         found = one(db, "SELECT kind FROM exchanges WHERE name = ?", entity.name)
         if found != entity.kind:
             raise argument_mismatch(kind, entity.name, "type")
+        alternate = "SELECT alternate FROM alternate_exchanges WHERE exchange = ?"
+        if one(db, alternate, entity.name) != entity.alternate:
+            raise argument_mismatch(kind, entity.name, "alternate-exchange")
         return
     found = one(db, "SELECT arguments FROM queues WHERE name = ?", entity.name)
     differences = json.loads(found).items() ^ entity.arguments.items()
@@ -159,11 +186,6 @@ def missing(topology: Topology) -> list[TopologyMismatch]:
     ]
 
 
-def bindings(db: sqlite3.Connection, _now: int) -> set[Binding]:
-    """Return all bindings."""
-    return {Binding(*row) for row in db.execute("SELECT exchange, queue, pattern FROM bindings")}
-
-
 def queues(db: sqlite3.Connection, _now: int, *, prefix: str) -> list[str]:
     """Return the names of the queues that begin with *prefix*, sorted."""
     found = db.execute(
@@ -172,26 +194,23 @@ def queues(db: sqlite3.Connection, _now: int, *, prefix: str) -> list[str]:
     return [name for (name,) in found]
 
 
-def route(db: sqlite3.Connection, exchange: str, routing_key: str) -> list[str]:
-    """Return the queues that a message goes to; none if the exchange does not exist."""
-    if not exchange:
-        found = db.execute("SELECT name FROM queues WHERE name = ?", (routing_key,))
-        return [name for (name,) in found]
-    kind = one(db, "SELECT kind FROM exchanges WHERE name = ?", exchange)
-    is_match = matches if kind == "topic" else operator.eq
-    bindings = db.execute("SELECT pattern, queue FROM bindings WHERE exchange = ?", (exchange,))
-    return sorted({queue for pattern, queue in bindings if is_match(pattern, routing_key)})
-
-
 def routes(
     db: sqlite3.Connection, _now: int, *, exchange: str, keys: Collection[str]
 ) -> dict[str, RouteState]:
     """Return, for each of *keys*, whether *exchange* leads it to a queue."""
-    if exchange and one(db, "SELECT 1 FROM exchanges WHERE name = ?", exchange) is None:
-        return dict.fromkeys(keys, RouteState.NO_EXCHANGE)
-    return {
-        key: RouteState.BOUND if route(db, exchange, key) else RouteState.NO_QUEUE for key in keys
-    }
+    router = routing.Router(db)
+    if not exchange:
+        return {
+            key: RouteState.BOUND if router.queues("", key, {}) else RouteState.NO_QUEUE
+            for key in keys
+        }
+    found: dict[str, RoutingExchange] = {}
+    names = [exchange]  # it grows while it is read
+    for name in names:
+        if (answer := router.exchange(name)) is not None:
+            found[name] = answer
+            names += [each for each in dict.fromkeys(next_exchanges(answer)) if each not in names]
+    return route_states(exchange, keys, found)
 
 
 def require(db: sqlite3.Connection, kind: str, name: str) -> None:

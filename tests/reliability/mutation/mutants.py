@@ -318,8 +318,7 @@ MUTANTS = (
         "leaves_bindings_removed",
         "a binding that an operator has removed is not made again while processes work",
         "consumer/maintenance/topology_monitor.py",
-        "        left += await self._declare("
-        "Topology(bindings=self._topology.bindings), Kind.UNKNOWN)\n",
+        "        left += await self._declare(self._bindings, Kind.UNKNOWN)\n",
         "",
     ),
     Mutant(
