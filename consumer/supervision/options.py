@@ -40,16 +40,17 @@ def read(
     if processes == AUTO:
         least = minimum or 1
         most = max(min(cores, MOST_PROCESSES), least) if maximum is None else maximum
+        for option, number in (("--min-processes", least), ("--max-processes", most)):
+            if number > MOST_PROCESSES:
+                raise ConfigurationError(f"{option}: must be at most {MOST_PROCESSES}")
         if least > most:
             raise ConfigurationError("--min-processes: must not be above --max-processes")
-        if most > MOST_PROCESSES:
-            raise ConfigurationError(f"--max-processes: must be at most {MOST_PROCESSES}")
         return Processes(Limits(least, most), auto=True)
     for option, value in (("--min-processes", minimum), ("--max-processes", maximum)):
         if value is not None:
             raise ConfigurationError(f"{option}: needs --processes auto")
-    number = _number(processes or "")
-    return Processes(Limits(number, number), auto=False)
+    fixed = _number(processes or "")
+    return Processes(Limits(fixed, fixed), auto=False)
 
 
 def _number(processes: str) -> int:

@@ -3,11 +3,8 @@
 """
 
 import asyncio
-import json
 import os
 import signal
-import sys
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,44 +19,14 @@ from tests.support.consumer_deployment import ConsumerDeployment, a_message
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.reaper import process_exists
+from tests.support.supervised import CONSUMER, lines, pids, supervised
 
-PYTHON = [sys.executable, "-m", "consumer"]
 GIVES_UP_SOON = {"MQ_DELIVERY_LIMIT": "3", intervals.VARIABLE: "suspects"}
 PACE = Pace(
     look_every=timedelta(seconds=0.3),
     window=timedelta(seconds=0.6),
     cooldown=timedelta(seconds=1),
 )
-
-
-def lines(supervisor, event):
-    """The log lines of this *event*."""
-    found = [line for line in supervisor.output.splitlines() if f'"{event}"' in line]
-    return [json.loads(line) for line in found]
-
-
-def pids(supervisor):
-    return [line["pid"] for line in lines(supervisor, "process_started")]
-
-
-async def is_ready(supervisor):
-    [listening, *_] = lines(supervisor, "probes_listening")
-    return bool(await probes.get(listening["port"], "/readyz"))
-
-
-@asynccontextmanager
-async def supervised(deployment, *options, module="slow", within=30.0):
-    """A supervisor of the consumer in *module*, once its processes are ready."""
-    target = f"tests.support.{module}:consumer"
-    supervisor = ChildProcess(
-        [*PYTHON, "run", target, *options],
-        log=deployment.directory / "supervisor.log",
-        env=deployment.settings,
-    )
-    async with supervisor:
-        await supervisor.wait_for_line("supervisor_started", within=within)
-        await eventually(lambda: is_ready(supervisor), within=within)
-        yield supervisor
 
 
 @pytest.fixture
@@ -156,7 +123,7 @@ async def test_a_backlog_adds_a_process_and_an_empty_queue_ends_it_again(
                 stop,
                 allowed=Limits(1, 2),
                 pace=PACE,
-                program=PYTHON,
+                program=CONSUMER,
             )
         )
 
@@ -168,18 +135,21 @@ async def test_a_backlog_adds_a_process_and_an_empty_queue_ends_it_again(
             async def it_has():
                 return await consumers() == number
 
-            await eventually(it_has, within=20)
+            await eventually(it_has, within=30)
 
-        await has(1)
-        deployment.outage.touch()
-        await deployment.publish_all([a_message("test.slow") for _ in range(50)])
-        await has(2)
-        deployment.outage.unlink()
-        await deployment.applies(50)
-        await has(1)
+        try:
+            await has(1)
+            deployment.outage.touch()
+            await deployment.publish_all([a_message("test.slow") for _ in range(50)])
+            await has(2)
+            deployment.outage.unlink()
+            await deployment.applies(50, within=30)
+            await has(1)
+        finally:
+            stop.set()
+            code = await supervising
 
-        stop.set()
-        assert await supervising == ExitCode.STOPPED
+        assert code == ExitCode.STOPPED
         assert len(await deployment.applied()) == 50
 
 
@@ -190,7 +160,7 @@ async def test_processes_that_cannot_start_end_the_supervisor(
     urls = (sqlite_url.replace("outbox.db", "missing.db"), embedded_broker_url)
     deployment = ConsumerDeployment(urls, tmp_path, app="slow")
     supervisor = ChildProcess(
-        [*PYTHON, "run", "tests.support.slow:consumer", "--processes", "2"],
+        [*CONSUMER, "run", "tests.support.slow:consumer", "--processes", "2"],
         log=tmp_path / "supervisor.log",
         env=deployment.settings,
     )

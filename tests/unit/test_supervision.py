@@ -3,7 +3,6 @@ The loop of a supervisor, with processes that a test ends.
 """
 
 import asyncio
-import itertools
 import signal
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,65 +16,13 @@ from consumer.supervision.scaling import Limits, Pace
 from consumer.supervision.supervisor import Supervisor
 from consumer.supervision.telemetry import Telemetry
 from outbox.backoff import Exponential
-from outbox.errors import BrokerUnavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import ExitCode
 from tests.support.eventually import eventually
+from tests.support.fake_children import Backlog, FakeChild
 
 SOON = timedelta(milliseconds=1)
 PACE = Pace(look_every=SOON, window=SOON, cooldown=timedelta(milliseconds=20))
-PIDS = itertools.count(1)
-
-
-class FakeChild:
-    """A process that is ready at once, and ends as the test says."""
-
-    def __init__(self, number: int, *, drains: bool = True, missing: tuple[str, ...] = ()) -> None:
-        self.number = number
-        self.pid = next(PIDS)
-        self.report = Report(0, missing, 8000 + number)
-        self.asked = self.killed = self.aborted = False
-        self._drains = drains
-        self._ended = asyncio.get_running_loop().create_future()
-
-    @property
-    def is_ready(self):
-        return not self.report.missing
-
-    def end(self, code):
-        if not self._ended.done():
-            self._ended.set_result(code)
-
-    async def read_reports(self):
-        await self.wait()
-
-    async def wait(self):
-        return await asyncio.shield(self._ended)
-
-    def ask_to_stop(self):
-        self.asked = True
-        if self._drains:
-            self.end(0)
-
-    def kill(self):
-        self.killed = True
-        self.end(-signal.SIGKILL)
-
-    async def abort(self):
-        self.aborted = True
-        self.end(ExitCode.DRAIN_DEADLINE)
-
-
-class Backlog:
-    """A queue with as many messages as the test says; None while the broker is unavailable."""
-
-    def __init__(self, messages: int | None) -> None:
-        self.messages = messages
-
-    async def waiting(self):
-        if self.messages is None:
-            raise BrokerUnavailable("unreachable")
-        return self.messages
 
 
 class Running:
@@ -100,7 +47,7 @@ class Running:
 
     @property
     def at_work(self):
-        return [child for child in self.children if not child._ended.done()]
+        return [child for child in self.children if not child.has_ended]
 
     async def has(self, number):
         await eventually(lambda: len(self.at_work) == number)

@@ -53,6 +53,7 @@ def test_another_number_is_refused_by_the_name_of_the_option(number):
         (None, None, 4, "--max-processes: needs --processes auto"),
         ("auto", 5, 4, "--min-processes: must not be above --max-processes"),
         ("auto", None, 257, "--max-processes: must be at most 256"),
+        ("auto", 257, None, "--min-processes: must be at most 256"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(processes, minimum, maximum, option):
