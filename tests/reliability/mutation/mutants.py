@@ -343,6 +343,14 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "starves_other_priorities",
+        "normal and low events wait in the outbox as long as urgent ones never end",
+        "relay/storage/priority_turns.py",
+        "if self._owed[each] + share >= 1",
+        "if self._owed[each] < 0",
+        Suite(("tests/unit/test_priority_turns.py",)),
+    ),
+    Mutant(
         "counts_no_begun_deliveries",
         "a message that ends each process that handles it is never given up",
         "consumer/dispatch/strikes.py",
