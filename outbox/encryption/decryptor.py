@@ -51,9 +51,6 @@ class Decryptor:
             {**_public(outside), **found.headers} if outside else found.headers,
             envelope.recorded_at,
             envelope.content_type,
-            None,
-            envelope.reply_to,
-            envelope.expires_at,
         )
 
     def content(self, envelope: Envelope, subjects: Mapping[UUID, AESGCM]) -> Content:

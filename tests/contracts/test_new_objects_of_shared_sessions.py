@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from consumer import Message
-from consumer.execution import executor as executor_module
 from consumer.execution import calls
+from consumer.execution import executor as executor_module
 from consumer.handler import Handler
 from consumer.storage.tables import processed_messages
 from tests.contracts.test_shared_transactions import a_batch, an_executor, ids

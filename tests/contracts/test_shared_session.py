@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import make_transient, registry
 
 from consumer import Message
-from consumer.execution import executor as executor_module
 from consumer.execution import calls
+from consumer.execution import executor as executor_module
 from consumer.handler import Handler
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer import Message
 from consumer.batch_sizes import LEAST_MESSAGES, BatchSizes
-from consumer.execution import executor as executor_module
 from consumer.execution import calls, transaction
+from consumer.execution import executor as executor_module
 from consumer.execution.delivery_batch import DeliveryBatch, QueuedDelivery
 from consumer.execution.executor import Executor
 from consumer.execution.unit_of_work import UnitOfWorkFactory
@@ -88,11 +88,11 @@ async def are_applied(engine: AsyncEngine, batch: DeliveryBatch, positions: list
 async def test_a_message_that_fails_takes_back_its_own_effects_alone(engine, monkeypatch):
     for module in (executor_module, calls):
         monkeypatch.setattr(module, "LONGEST_CALLS", timedelta(hours=1))
-    calls = []
+    called = []
 
     async def handle(message: Message[Any], session: AsyncSession) -> None:
         await write(message, session)
-        calls.append(message.id)
+        called.append(message.id)
         if str(message.id) == batch.deliveries[2].message.message_id:
             raise RuntimeError
 
@@ -105,7 +105,7 @@ async def test_a_message_that_fails_takes_back_its_own_effects_alone(engine, mon
 
     assert verdicts == [DONE, DONE, TryAgain(1, RETRY_DELAY), DONE, DONE]
     assert await are_applied(engine, batch, [0, 1, 3, 4])
-    assert len(calls) == 3 + 5
+    assert len(called) == 3 + 5
     assert size.at(0) == 1
 
 
