@@ -161,7 +161,7 @@ class Leased:
         held: Held,
         *,
         took: timedelta,
-        replies: Sequence[OutgoingReply],
+        replies: Sequence[OutgoingReply] = (),
     ) -> Verdict:
         """
         Record that *attempt* is completed, with its *replies*.

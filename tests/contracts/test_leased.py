@@ -70,8 +70,8 @@ async def test_a_leased_handler_is_called_once(leased, attempt):
     handler = a_handler()
     claim = await held(leased, attempt, handler)
 
-    took = await leased.call(handler, attempt, claim)
-    assert await leased.complete(handler, attempt, claim, took=took) is DONE
+    called = await leased.call(handler, attempt, claim)
+    assert await leased.complete(handler, attempt, claim, took=called.took) is DONE
 
     assert await leased.claim(handler, attempt, owner=uuid4()) is DUPLICATE
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from consumer import Message
+from consumer.execution import calls
 from consumer.execution import executor as executor_module
-from consumer.execution import transaction
 from consumer.handler import Handler
 from consumer.storage.tables import processed_messages
 from tests.contracts.test_shared_transactions import a_batch, an_executor, ids
@@ -35,7 +35,7 @@ class Visit(Base):
 
 @pytest.fixture(autouse=True)
 async def _prepared(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (executor_module, transaction):
+    for module in (executor_module, calls):
         monkeypatch.setattr(module, "LONGEST_CALLS", timedelta(hours=1))
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)

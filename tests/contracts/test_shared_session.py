@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import make_transient, registry
 
 from consumer import Message
+from consumer.execution import calls
 from consumer.execution import executor as executor_module
-from consumer.execution import transaction
 from consumer.handler import Handler
 from consumer.storage.tables import processed_messages
 from consumer.verdict import DONE
@@ -102,7 +102,7 @@ MISDEEDS = (
 
 @pytest.fixture(autouse=True)
 def _time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (executor_module, transaction):
+    for module in (executor_module, calls):
         monkeypatch.setattr(module, "LONGEST_CALLS", timedelta(hours=1))
 
 

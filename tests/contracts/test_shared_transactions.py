@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from consumer import Message
 from consumer.batch_sizes import LEAST_MESSAGES, BatchSizes
+from consumer.execution import calls, transaction
 from consumer.execution import executor as executor_module
-from consumer.execution import transaction
 from consumer.execution.delivery_batch import DeliveryBatch, QueuedDelivery
 from consumer.execution.executor import Executor
 from consumer.execution.unit_of_work import UnitOfWorkFactory
@@ -86,13 +86,13 @@ async def are_applied(engine: AsyncEngine, batch: DeliveryBatch, positions: list
 
 
 async def test_a_message_that_fails_takes_back_its_own_effects_alone(engine, monkeypatch):
-    for module in (executor_module, transaction):
+    for module in (executor_module, calls):
         monkeypatch.setattr(module, "LONGEST_CALLS", timedelta(hours=1))
-    calls = []
+    called = []
 
     async def handle(message: Message[Any], session: AsyncSession) -> None:
         await write(message, session)
-        calls.append(message.id)
+        called.append(message.id)
         if str(message.id) == batch.deliveries[2].message.message_id:
             raise RuntimeError
 
@@ -105,7 +105,7 @@ async def test_a_message_that_fails_takes_back_its_own_effects_alone(engine, mon
 
     assert verdicts == [DONE, DONE, TryAgain(1, RETRY_DELAY), DONE, DONE]
     assert await are_applied(engine, batch, [0, 1, 3, 4])
-    assert len(calls) == 3 + 5
+    assert len(called) == 3 + 5
     assert size.at(0) == 1
 
 
@@ -192,7 +192,7 @@ async def test_a_handler_that_becomes_slow_leaves_the_rest_of_its_batch_to_later
     engine, monkeypatch, size
 ):
     """With *size* messages of the batch left, they are handled as if they had just arrived."""
-    monkeypatch.setattr(transaction, "LONGEST_CALLS", timedelta(0))
+    monkeypatch.setattr(calls, "LONGEST_CALLS", timedelta(0))
     handler = Handler("test.happened", write, batch_size=None)
     batch, executor = a_batch(handler, size), an_executor(engine, handler)
 
@@ -200,14 +200,14 @@ async def test_a_handler_that_becomes_slow_leaves_the_rest_of_its_batch_to_later
     assert first == [DONE, *[WAIT] * (size - 1)]
     assert await are_applied(engine, batch, [0])
 
-    monkeypatch.setattr(transaction, "LONGEST_CALLS", timedelta(hours=1))
+    monkeypatch.setattr(calls, "LONGEST_CALLS", timedelta(hours=1))
     again = await executor.execute(batch)
     assert again == [DUPLICATE, *[DONE] * (size - 1)]
     assert await are_applied(engine, batch, list(range(size)))
 
 
 async def test_a_batch_of_a_given_size_is_handled_whole(engine, monkeypatch):
-    monkeypatch.setattr(transaction, "LONGEST_CALLS", timedelta(0))
+    monkeypatch.setattr(calls, "LONGEST_CALLS", timedelta(0))
     handler = Handler("test.happened", write, batch_size=5)
 
     verdicts = await an_executor(engine, handler).execute(a_batch(handler))
