@@ -35,7 +35,9 @@ and queues of its own: no queue is ever added to a hash, and no lane changes its
 | 7. the older one retires: it is read no more, | a generation that is retired, and deleted by   |
 |    then its exchanges and queues are deleted  | the next run                                   |
 
-Steps 2 to 4 are one transaction, which changes the state only at its end. So whoever repeats them
+Steps 2 to 4 are one transaction, which changes the states only at its end, and has both generations
+locked: a process that declares the older one again would bind it again behind step 3, and messages
+that follow would overtake those in between. So whoever repeats them
 begins with step 2, and every act on the broker may be repeated. `consumer scale` does all steps,
 and a process of the consumer does 1 to 4 when it starts, or within 15 seconds, if they are undone.
 

@@ -122,7 +122,8 @@ class Scaling:
 
         Returns False if another process is doing it, or has done it.
         """
-        async with self._step(following) as connection:
+        # Both, so that no process that repairs the older one binds it again.
+        async with self._step(older, following) as connection:
             if connection is None:
                 return False
             number = following.number
@@ -194,17 +195,18 @@ class Scaling:
         return [found for name in names if (found := await self._transport.depth(name))]
 
     @asynccontextmanager
-    async def _step(self, generation: Generation) -> AsyncIterator[AsyncConnection | None]:
+    async def _step(self, *generations: Generation) -> AsyncIterator[AsyncConnection | None]:
         """
-        A transaction that has *generation* locked, in its state.
+        A transaction that has *generations* locked, each in its state.
 
-        Yields None if another process takes the step, or has taken it.
+        Yields None if another process takes a step of one of them, or has taken it.
         """
         with driver_errors_translated():
             async with self._engine.connect() as connection:
-                if not await self._generations.lock(connection, generation):
-                    yield None
-                    return
+                for each in generations:
+                    if not await self._generations.lock(connection, each):
+                        yield None
+                        return
                 yield connection
                 await commit(connection)
 

@@ -142,3 +142,32 @@ async def test_keys_stay_in_order_while_processes_are_killed_and_partitions_chan
 
     assert await deployment.steps() == {key: list(range(count)) for key in KEYS}
     assert await deployment.dead() == []
+
+
+async def test_a_repair_beside_a_change_binds_no_older_generation_again(deployment, rabbitmq_url):
+    """It waits while the change has removed the bindings, and then finds the next generation."""
+    await deployment.member()
+    await deployment.until_shared(4)
+    await deployment.relay()
+    done, never = asyncio.Event(), asyncio.Event()
+    recording = asyncio.create_task(deployment.keep_recording(done))
+    repairs = [asyncio.create_task(repair(deployment, rabbitmq_url, done)) for _ in range(2)]
+
+    for partitions in (3, 5, 2):
+        said: list[str] = []
+        assert await a_scaling(deployment, rabbitmq_url).scale(partitions, never, said.append)
+    done.set()
+    count = await recording
+    await asyncio.gather(*repairs)
+    await deployment.until_taken(count * len(KEYS))
+
+    assert await deployment.steps() == {key: list(range(count)) for key in KEYS}
+
+
+async def repair(
+    deployment: PartitionedDeployment, rabbitmq_url: str, done: asyncio.Event
+) -> None:
+    """Declare the partitions again without a pause, as processes that start one after another."""
+    scaling = a_scaling(deployment, rabbitmq_url)
+    while not done.is_set():
+        await scaling.begin(4)
