@@ -35,11 +35,11 @@ and queues of its own: no queue is ever added to a hash, and no lane changes its
 | 7. the older one retires: it is read no more, | a generation that is retired, and deleted by   |
 |    then its exchanges and queues are deleted  | the next run                                   |
 
-Steps 2 to 4 are one transaction, which changes the states only at its end, and has both generations
-locked: a process that declares the older one again would bind it again behind step 3, and messages
-that follow would overtake those in between. So whoever repeats them
-begins with step 2, and every act on the broker may be repeated. `consumer scale` does all steps,
-and a process of the consumer does 1 to 4 when it starts, or within 15 seconds, if they are undone.
+Steps 2 to 4 are one transaction, which changes the states only at its end, and every act on the
+broker may be repeated: the next run begins with step 2. It has both generations locked. Otherwise
+a process that declares the older one again could bind it again behind step 3, and its messages
+would be handled before those in between. `consumer scale` does all steps, and a process of the
+consumer does 1 to 4 when it starts, or within 15 seconds, if they are undone.
 
 **Order of a lane.** Before step 3 each message of a lane is in its older partition, in its order.
 A message that is published later is in the next generation, and one in between in both. The next

@@ -168,6 +168,6 @@ async def repair(
     deployment: PartitionedDeployment, rabbitmq_url: str, done: asyncio.Event
 ) -> None:
     """Declare the partitions again without a pause, as processes that start one after another."""
-    scaling = a_scaling(deployment, rabbitmq_url)
+    scaling = a_scaling(deployment, url)
     while not done.is_set():
         await scaling.begin(4)
