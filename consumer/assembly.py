@@ -99,15 +99,6 @@ def scaling(consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine)
     return Scaling(consumer.name, engine, transport_of_steps, partitions)
 
 
-def _repair(
-    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine, telemetry: Telemetry
-) -> PartitionRepair | None:
-    if not settings.declare_topology:
-        return None
-    steps = scaling(consumer, settings, engine)
-    return PartitionRepair(steps, declared=consumer.partitions or 1, telemetry=telemetry)
-
-
 def assemble(
     consumer: Consumer,
     settings: ConsumerSettings,
@@ -186,7 +177,7 @@ def assemble(
         # A queue with one active consumer leaves idle the subscription that raises a prefetch.
         starts_slowly=settings.is_counted_by_broker and not consumer.ordered,
     )
-    partitions = None
+    partitions, repair = None, None
     if consumer_queues.is_partitioned:
         partitions = partition_source(
             Partitions(consumer.name, engine),
@@ -195,6 +186,8 @@ def assemble(
             database_retry=database_retry,
             telemetry=telemetry,
         )
+        steps = scaling(consumer, settings, engine)
+        repair = PartitionRepair(steps, declared=consumer.partitions or 1, telemetry=telemetry)
     parked_worker = None
     if lanes is not None and turns is not None:
         context = ParkedContext(
@@ -246,7 +239,7 @@ def assemble(
         schema_monitor=schema_monitor,
         parked_worker=parked_worker,
         assignments=partitions.assignments if partitions else None,
-        partition_repair=_repair(consumer, settings, engine, telemetry) if partitions else None,
+        partition_repair=repair if settings.declare_topology else None,
         retention=retention(
             consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
         ),

@@ -25,29 +25,32 @@ and queues of its own: no queue is ever added to a hash, and no lane changes its
 | 2. declare its queues, bind its exchange      | messages in both generations: the older one    |
 |                                               | handles them, the copies wait; dedup drops     |
 |                                               | them when they are read                        |
-| 3. wait a second, then unbind the older one   | messages in the next generation only, where    |
-|                                               | they wait; the older one works on              |
-| 4. record: older one draining, next one       | drain markers are published by the processes   |
-|    current                                    |                                                |
-| 5. each partition of the older one comes to   | the next process publishes another marker; the |
+| 3. wait a second, then record: older one      | drain markers are published by the processes   |
+|    draining, next one current                 |                                                |
+| 4. each partition of the older one comes to   | the next process publishes another marker; the |
 |    its marker, which is recorded              | first one that is consumed counts              |
-| 6. all are recorded: the next one is read     | as before                                      |
+| 5. all are recorded: the messages of the next | the older one gets copies still, and forwards  |
+|    one are handled                            | them; dedup drops them                         |
+| 6. the older one is unbound                   | as before, without copies                      |
 | 7. the older one retires: it is read no more, | a generation that is retired, and deleted by   |
 |    then its exchanges and queues are deleted  | the next run                                   |
 
-Steps 2 to 4 are one transaction, which changes the state only at its end. So whoever repeats them
-begins with step 2, and every act on the broker may be repeated. `consumer scale` does all steps,
-and a process of the consumer does 1 to 4 when it starts, or within 15 seconds, if they are undone.
+Steps 2 and 3 are one transaction, which has both generations locked and changes their states only
+at its end, and every act on the broker may be repeated: the next run begins with step 2.
+`consumer scale` does all steps, and a process of the consumer does 1 to 3, and 6, when it starts,
+or within 15 seconds, if they are undone.
 
-**Order of a lane.** Before step 3 each message of a lane is in its older partition, in its order.
-A message that is published later is in the next generation, and one in between in both. The next
-generation is read only when all older partitions have come to their markers, so each message of
-the older one is settled: completed, parked or dead-lettered. Parked messages are rows of the
+**Order of a lane.** Each message of a lane that comes before the marker is in its older partition,
+in its order, because the older one stays bound. Each message behind the marker is in the next
+generation, in its order, because that was bound a second before. Messages in between are in both.
+The next generation is handled only when all older partitions have come to their markers, so each
+message before them is settled: completed, parked or dead-lettered. Parked messages are rows of the
 consumer, whatever the generation, and later messages of the lane are parked behind them.
 
-A message may reach an older partition behind its marker, because the broker had routed it before.
-It is in the next generation as well, at its place, since that was bound a second before. It is not
-handled but forwarded, as a copy at the end of the next generation, and dedup drops it there.
+A message behind the marker of an older partition is not handled there, but forwarded, as a copy at
+the end of the next generation, where dedup drops it. So bindings need not change all at once: one
+after another, messages of a lane with different routing keys could overtake each other, if those
+of the older generation were handled meanwhile.
 
 **Retries, requeues and replays** return to the work queue, whatever the generation. Once that is
 drained, its reader forwards each message to the current generation, which finds its partition.

@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumer.partition_queues import PartitionQueues
+from consumer.partitions.balance import is_open
 from consumer.storage.generations import Generation, Generations, State
 from consumer.storage.partitions import Partitions, Shared
 from outbox.database.errors import driver_errors_translated
@@ -67,6 +68,7 @@ class Scaling:
             if (declared := _in(shared, State.DECLARED)) is None:
                 current = _current(shared)
                 await self._repair(current)
+                await self._unbind(shared)
                 return current.partitions
             if not await self._switch(_current(shared), declared):
                 await asyncio.sleep(LOOK_EVERY.total_seconds())
@@ -118,44 +120,53 @@ class Scaling:
 
     async def _switch(self, older: Generation, following: Generation) -> bool:
         """
-        Lead messages to *following*, no longer to *older*.
+        Lead messages to *following* too; *older* handles them up to its drain markers.
 
         Returns False if another process is doing it, or has done it.
         """
-        async with self._step(following) as connection:
+        async with self._step(older, following) as connection:
             if connection is None:
                 return False
             number = following.number
             await self._transport.declare(self._queues.topology(number, following.partitions))
             await self._transport.declare(self._queues.routes(number))
             await asyncio.sleep(self._overlap.total_seconds())
-            await self._transport.remove(self._queues.routes(older.number))
             await self._generations.move(connection, older.number, State.DRAINING)
             await self._generations.move(connection, number, State.CURRENT)
         return True
 
     async def _repair(self, current: Generation) -> None:
-        """
-        Declare the topology of *current* again, and remove the binding of the work queue.
-
-        A process without partitions, which was replaced just now, may have bound it again.
-        """
+        """Declare the topology of *current* again."""
         async with self._step(current) as connection:
             if connection is not None:
                 number, partitions = current.number, current.partitions
                 await self._transport.declare(self._queues.topology(number, partitions))
                 await self._transport.declare(self._queues.routes(number))
-                await self._transport.remove(self._queues.routes(0))
+
+    async def _unbind(self, shared: Shared) -> None:
+        """
+        Remove the bindings of older generations that are drained.
+
+        Those of the work queue each time: a process without partitions may have bound it again.
+        """
+        current = _current(shared)
+        for each in shared.generations:
+            if each.number < current.number and is_open(shared, each.number + 1):
+                await self._transport.remove(self._queues.routes(each.number))
 
     async def _finish(self, stop: asyncio.Event, say: Say) -> bool:
         """Wait until older generations are drained, and delete them; False if *stop* is set."""
-        waits_for = -1
+        waits_for, is_unbound = -1, False
         while not stop.is_set():
             shared = await self._partitions.look()
             if left := _undrained(shared):
                 if left != waits_for:
                     say(f"{left} partitions have messages that were published before")
                     waits_for = left
+            elif not is_unbound:
+                await self._unbind(shared)
+                is_unbound = True
+                continue
             elif (older := _older(shared)) is None:
                 return True
             elif older.state is State.DRAINING:
@@ -194,17 +205,18 @@ class Scaling:
         return [found for name in names if (found := await self._transport.depth(name))]
 
     @asynccontextmanager
-    async def _step(self, generation: Generation) -> AsyncIterator[AsyncConnection | None]:
+    async def _step(self, *generations: Generation) -> AsyncIterator[AsyncConnection | None]:
         """
-        A transaction that has *generation* locked, in its state.
+        A transaction that has *generations* locked, each in its state.
 
-        Yields None if another process takes the step, or has taken it.
+        Yields None if another process takes a step of one of them, or has taken it.
         """
         with driver_errors_translated():
             async with self._engine.connect() as connection:
-                if not await self._generations.lock(connection, generation):
-                    yield None
-                    return
+                for each in generations:
+                    if not await self._generations.lock(connection, each):
+                        yield None
+                        return
                 yield connection
                 await commit(connection)
 

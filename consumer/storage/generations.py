@@ -4,9 +4,9 @@ Generations of the partitions of one consumer: every statement on `consumer_gene
     declared ──▶ current ──▶ draining ──▶ retired ──▶ no row
     bound: no    yes         no           no
 
-Each step of `consumer.partitions.scaling` is one transaction that holds the row of the generation
-locked from its first look at the state to the new state. So two commands never take the same step
-at once, and one that was delayed finds a state that is not its own.
+Each step of `consumer.partitions.scaling` is one transaction that holds the rows of its
+generations locked from its first look at their states to the new ones. So two commands never take
+the same step at once, and one that was delayed finds a state that is not its own.
 
 No function of this module commits.
 """

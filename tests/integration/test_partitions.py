@@ -3,12 +3,16 @@ An ordered consumer with partitions: many processes, and the order of each key.
 """
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from consumer.storage.tables import parked_messages
+from outbox.transports.base import Outcome
 from tests.support import partitioned
+from tests.support.builders import on_the_wire
+from tests.support.consumer_deployment import broker
 from tests.support.partitioned import KEYS, TARGET, PartitionedDeployment, an_event, in_turn
 
 
@@ -134,3 +138,28 @@ async def test_the_status_lists_the_partitions_and_who_reads_them(deployment):
     assert ended.code == 0, ended
     assert '"generation": 1, "number": 3, "state": "read", "messages": 0' in ended.out
     assert '"generation": 0, "number": 0, "state": "drained"' in ended.out
+
+
+async def test_a_check_finds_the_plugin_that_partitions_need(deployment):
+    assert (await deployment.run("consumer", "topology", TARGET)).code == 0
+
+    ended = await deployment.run("consumer", "check", TARGET)
+
+    assert ended.code == 0, ended
+
+
+async def test_requeued_messages_come_back_to_the_partitions(deployment, rabbitmq_url):
+    """A message that a broker has dead-lettered leads through the work queue to its partition."""
+    await deployment.member()
+    await deployment.until_shared(4)
+    first, second = in_turn(range(2))[:2]
+    queue = "health_data_processing.partitioned"
+    async with broker(rabbitmq_url).publisher() as publisher:
+        for event in (first, second):
+            message = replace(on_the_wire(event, exchange=""), routing_key=queue)
+            outcomes = await publisher.publish([message], within=timedelta(seconds=5))
+            assert outcomes == [Outcome.ACKED]
+
+    await deployment.until_taken(2)
+
+    assert await deployment.steps() == {KEYS[0]: [0], KEYS[1]: [0]}

@@ -40,7 +40,8 @@ MEANINGS = {
     "[How the relay publishes](../explanation/publishing.md#when-the-client-library-changes).",
     "background_work_failed": "Periodic work beside the main loop failed, and is tried again: the "
     "relay's `promote` or `sample`, the consumer's `purge`, `dead_queue`, `record_failures` or "
-    "`sample_failing`, `partitions`, which declares them again, `dead_letters`, which counts and purges them, `verify`, a check of the "
+    "`sample_failing`, `partitions`, which declares them again, `dead_letters`, which counts "
+    "and purges them, `verify`, a check of the "
     "database, or `register`, the row in `outbox_processes`; once for each reason.",
     "configuration_refused": "The process exits with 2; `problem` says what cannot work.",
     "consumer_started": "The consumer handles messages.",

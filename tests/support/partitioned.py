@@ -35,7 +35,7 @@ taken = sa.Table(
 
 consumer = Consumer(
     "partitioned",
-    bindings=["test.#"],
+    bindings=["test.even", "test.odd"],
     ordered=True,
     partitions=int(os.environ.get("PARTITIONS", "4")),
 )
@@ -50,7 +50,13 @@ async def take(message: Message[dict], session: AsyncSession) -> None:
 
 
 def an_event(key: str | None, step: int, **payload: int) -> Event:
-    return Event("test.step", {"key": key or "", "step": step, **payload}, ordering_key=key)
+    """A step of *key*; steps have two routing keys in turn, and each has a binding of its own."""
+    return Event(
+        "test.step",
+        {"key": key or "", "step": step, **payload},
+        routing_key="test.odd" if step % 2 else "test.even",
+        ordering_key=key,
+    )
 
 
 def in_turn(steps: range) -> list[Event]:
