@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 from yarl import URL
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.redis_urls import expanded
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.broker_figures import QueueFigures
+from outbox.transports.redis.addresses import open_client
 from outbox.transports.redis.management import RedisManagement
 from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.topology import Binding, Topology
@@ -178,3 +179,51 @@ async def test_a_publish_that_waits_for_a_replica_survives_the_loss_of_the_prima
     finally:
         pair.close()
     assert received == [b"on both", b"{}", b"on both again"]
+
+
+async def test_a_server_without_the_replicas_of_the_setting_is_unavailable(redis_url):
+    transport = RedisTransport([URL(redis_url)], name="test", replicas=1)
+
+    async with transport.publisher() as publisher:
+        with pytest.raises(BrokerUnavailable, match="MQ_REDIS_REPLICAS"):
+            await publisher.ready()
+
+
+async def test_a_server_that_lost_everything_confirms_nothing_until_queues_are_declared_again(
+    transport, redis_url
+):
+    await publish(transport, a_message())
+    async with transport.publisher() as publisher:
+        await publisher.ready()
+        async with transport.subscribe(WORK.name, prefetch=1) as subscription:
+            await subscription.ack(await receive(subscription))
+            client = open_client([URL(redis_url)], name="test")
+            await client.flushdb()
+            await client.aclose()
+
+            outcomes = await publisher.publish([a_message()], within=timedelta(seconds=5))
+            with pytest.raises(BrokerUnavailable):
+                await receive(subscription)
+        assert outcomes == [Outcome.RETURNED]
+        with pytest.raises(TopologyMismatch, match="queue work "):
+            async with transport.subscribe(WORK.name, prefetch=1):
+                pytest.fail("subscribed to nothing")
+
+        await transport.declare(topology_of(WORK))
+
+        outcomes = await publisher.publish([a_message(b"new")], within=timedelta(seconds=5))
+    assert outcomes == [Outcome.ACKED]
+    async with transport.subscribe(WORK.name, prefetch=1) as subscription:
+        assert await receive_bodies(subscription, 1) == [b"new"]
+
+
+async def test_a_key_of_another_kind_is_an_error_that_shows_no_value(transport, redis_url):
+    client = open_client([URL(redis_url)], name="test")
+    await client.set("{mq}:leases", "canary-of-health-data")
+    await client.aclose()
+
+    with pytest.raises(BrokerUnavailable) as refused:
+        async with transport.subscribe(WORK.name, prefetch=1):
+            pytest.fail("subscribed without a lease")
+
+    assert "canary" not in str(refused.value)

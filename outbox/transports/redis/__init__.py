@@ -4,6 +4,7 @@ Redis Streams. Only this package imports `redis`.
     transport        its promises and limits; publishing
     subscription     deliveries of one queue
     messages         every call of a script, and the routes that it needs
+    script_runner    run a script, and wait for entries or replicas
     scripts          the scripts: every statement on queues, messages and leases
     script_functions   keys in the server, and the functions that scripts share
     entries          messages as entries of streams, and back

@@ -10,14 +10,12 @@ import secrets
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from itertools import chain
-from typing import Any
 
 from redis.asyncio import Redis
 
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.redis import scripts
-from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.declarations import Declarations
 from outbox.transports.redis.entries import (
     Batch,
@@ -32,7 +30,8 @@ from outbox.transports.redis.entries import (
     overdue_of,
     words_of,
 )
-from outbox.transports.redis.script_functions import LEVELS, VERSION_KEY, stream
+from outbox.transports.redis.script_functions import LEVELS, stream
+from outbox.transports.redis.script_runner import ScriptRunner, milliseconds
 from outbox.transports.stored_message import dead_letter_copy
 from outbox.transports.topology import Topology
 from outbox.wire.codec import WireMessage
@@ -54,19 +53,16 @@ class Messages:
     """
 
     def __init__(self, client: Redis, *, replicas: int = 0) -> None:
-        self._client = client
-        self._replicas = replicas
-        self._scripts: dict[str, Any] = {}
+        self._server = ScriptRunner(client, replicas=replicas)
         self._declarations: Declarations | None = None
 
     async def check_writable(self) -> None:
-        """Do nothing, in a way that a replica or a server without memory or disk refuses."""
-        with redis_errors():
-            await self._client.setrange(VERSION_KEY + ":probe", 0, "")
+        """Raise BrokerUnavailable if the server takes no messages, or has too few replicas."""
+        await self._server.check_writable()
 
     async def declarations(self) -> Declarations:
         """Return what is declared now."""
-        self._declarations = Declarations.of(await self._run(scripts.TOPOLOGY))
+        self._declarations = Declarations.of(await self._server.run(scripts.TOPOLOGY))
         return self._declarations
 
     async def declare(self, topology: Topology) -> None:
@@ -76,7 +72,9 @@ class Messages:
             found = await self.declarations()
             if not (added := found.additions(topology)):
                 return
-            answer = await self._run(scripts.DECLARE, found.version, secrets.token_hex(8), *added)
+            answer = await self._server.run(
+                scripts.DECLARE, found.version, secrets.token_hex(8), *added
+            )
 
     async def publish(self, messages: Sequence[WireMessage]) -> list[Outcome]:
         """
@@ -95,13 +93,13 @@ class Messages:
 
     async def join(self, queue: str, owner: str, *, lease: timedelta) -> None:
         """Add the consumer *owner* of *queue*; TopologyMismatch if there is no such queue."""
-        answer = await self._run(scripts.JOIN, queue, owner, _milliseconds(lease))
+        answer = await self._server.run(scripts.JOIN, queue, owner, milliseconds(lease))
         if answer == scripts.MISSING:
             raise TopologyMismatch(f"queue {queue} does not exist")
 
     async def extend(self, owner: str, *, lease: timedelta) -> bool:
         """Extend the lease of *owner*; return whether it still had one."""
-        return await self._is_done(scripts.EXTEND, owner, _milliseconds(lease))
+        return await self._server.is_done(scripts.EXTEND, owner, milliseconds(lease))
 
     async def claim(
         self, queue: str, owner: str, *, limit: int, lease: timedelta, first_tag: int
@@ -111,7 +109,7 @@ class Messages:
 
         A consumer that is not the single active one gets none.
         """
-        reply = await self._run(scripts.CLAIM, queue, owner, limit, _milliseconds(lease))
+        reply = await self._server.run(scripts.CLAIM, queue, owner, limit, milliseconds(lease))
         return (
             None if reply == scripts.LOST else claimed_of(reply, queue=queue, first_tag=first_tag)
         )
@@ -119,19 +117,16 @@ class Messages:
     async def wait(self, queue: str, last_ids: Sequence[bytes], *, longest: timedelta) -> None:
         """Return when an entry stands behind *last_ids*, at the latest after *longest*."""
         streams = [stream(queue, level) for level in LEVELS]
-        with redis_errors():
-            await self._client.xread(
-                dict(zip(streams, last_ids, strict=True)), count=1, block=_milliseconds(longest)
-            )
+        await self._server.wait(dict(zip(streams, last_ids, strict=True)), longest=longest)
 
     async def ack(self, queue: str, owner: str, places: Collection[Place]) -> Outcome | None:
         """Delete the messages; None if *owner* no longer holds one of them."""
-        done = await self._is_done(scripts.ACK, queue, owner, *chain.from_iterable(places))
+        done = await self._server.is_done(scripts.ACK, queue, owner, *chain.from_iterable(places))
         return Outcome.ACKED if done else None
 
     async def release(self, queue: str, owner: str, place: Place) -> Outcome | None:
         """Make the message ready again, in its old place; None if *owner* does not hold it."""
-        done = await self._is_done(scripts.RELEASE, queue, owner, *place)
+        done = await self._server.is_done(scripts.RELEASE, queue, owner, *place)
         return Outcome.ACKED if done else None
 
     async def replace(
@@ -145,15 +140,15 @@ class Messages:
 
     async def give_back(self, queue: str, owner: str, *, keep: Collection[Place]) -> None:
         """Make the messages of *owner* ready again, but for *keep*; no delivery has failed."""
-        await self._run(scripts.GIVE_BACK, queue, owner, *(place.text for place in keep))
+        await self._server.run(scripts.GIVE_BACK, queue, owner, *(place.text for place in keep))
 
     async def leave(self, queue: str, owner: str, *, failed: Collection[Place]) -> None:
         """Remove *owner*; all its messages are ready again, and deliveries of *failed* failed."""
-        await self._run(scripts.LEAVE, queue, owner, *(place.text for place in failed))
+        await self._server.run(scripts.LEAVE, queue, owner, *(place.text for place in failed))
 
     async def sweep(self) -> None:
         """Remove consumers whose lease has ended, and dead-letter what is due, in all queues."""
-        reply = await self._run(scripts.OVERDUE, _SWEEP_LIMIT, _milliseconds(_LEASED_AGAIN))
+        reply = await self._server.run(scripts.OVERDUE, _SWEEP_LIMIT, milliseconds(_LEASED_AGAIN))
         for overdue in overdue_of(reply):
             await self._dead_letter(overdue)
 
@@ -164,7 +159,7 @@ class Messages:
 
     async def figures(self, queue: str) -> tuple[int, int, int] | None:
         """Return the messages, those that are unsettled, and the consumers of *queue*."""
-        reply = await self._run(scripts.DEPTH, queue)
+        reply = await self._server.run(scripts.DEPTH, queue)
         if reply == scripts.MISSING:
             return None
         messages, unsettled, consumers = reply
@@ -181,23 +176,10 @@ class Messages:
                 outcomes.append(outcome_of(fields, targets))
                 if fields is not None and targets:
                     words += words_of(fields, targets)
-            answer = await self._confirmed(scripts.PUBLISH, found.version, *words)
+            answer = await self._server.confirmed(scripts.PUBLISH, found.version, *words)
             if answer == scripts.STALE:
                 found = await self.declarations()
         return outcomes
-
-    async def _confirmed(self, script: str, *arguments: Word) -> Any:
-        """Run *script*, and wait until the replicas have what it wrote."""
-        if not self._replicas:
-            return await self._run(script, *arguments)
-        # The server counts the replicas that have what this connection wrote.
-        async with self._client.client() as connection:
-            answer = await self._run(script, *arguments, connection=connection)
-            with redis_errors():
-                reached = await connection.wait(self._replicas, 0)
-        if answer == scripts.DONE and reached < self._replicas:
-            raise BrokerUnavailable("MQ_REDIS_REPLICAS: fewer replicas have the message")
-        return answer
 
     async def _put(
         self, script: str, before: Sequence[Word], message: WireMessage
@@ -216,7 +198,7 @@ class Messages:
             targets = found.targets(message.exchange, message.routing_key)
             if targets:
                 words = words_of(fields, targets)
-                answer: bytes = await self._run(script, found.version, *before, *words)
+                answer: bytes = await self._server.run(script, found.version, *before, *words)
                 if answer != scripts.STALE:
                     return answer
             before_reading, found = found, await self.declarations()
@@ -229,7 +211,7 @@ class Messages:
         arguments = found.queues.get(overdue.queue, {})
         place: list[Word] = [overdue.queue, *overdue.place]
         if "x-dead-letter-exchange" not in arguments:
-            await self._run(scripts.MOVE, found.version, *place)
+            await self._server.run(scripts.MOVE, found.version, *place)
             return
         limit = arguments.get("x-delivery-limit")
         is_over = limit is not None and overdue.failures > int(limit)
@@ -240,21 +222,4 @@ class Messages:
             answer = await self._put(scripts.MOVE, place, copy)
         if isinstance(answer, Outcome):
             # No queue takes it now: it stays, and can be delivered meanwhile.
-            await self._run(scripts.POSTPONE, *place, _milliseconds(_UNROUTABLE_AGAIN))
-
-    async def _is_done(self, script: str, *arguments: Word) -> bool:
-        return bool(await self._run(script, *arguments) == scripts.DONE)
-
-    async def _run(
-        self, script: str, *arguments: Word, connection: Redis | None = None
-    ) -> Any:
-        if script not in self._scripts:
-            self._scripts[script] = self._client.register_script(script)
-        with redis_errors():
-            return await self._scripts[script](
-                keys=[VERSION_KEY], args=arguments, client=connection
-            )
-
-
-def _milliseconds(time: timedelta) -> int:
-    return time // timedelta(milliseconds=1)
+            await self._server.run(scripts.POSTPONE, *place, milliseconds(_UNROUTABLE_AGAIN))

@@ -15,14 +15,14 @@ leaves no state between these:
     leave      all messages of a consumer are leased to it, or all are ready
 
 Every write of a consumer is refused once its lease is gone, as another process may hold its
-messages then. Consumers have random names, since a failover may undo the last writes: a counter
-could give one name twice. `{mq}:version` is random for the same reason.
+messages then. Names of consumers are random, as `{mq}:version` is: a failover may undo the last
+writes, so a counter could give one name twice.
 """
 
 from outbox.transports.redis.script_functions import ALLOWED, CHECKED
 
 STALE, LOST, MISSING, DONE = b"stale", b"lost", b"missing", b"done"
-"""Answers of scripts: not the version; no lease; no such queue; done."""
+"""Not the version; no lease; no such queue; done."""
 
 TOPOLOGY = (
     ALLOWED
@@ -96,7 +96,6 @@ local overdue = #call('ZRANGEBYSCORE', EXPIRING, '-inf', now, 'LIMIT', 0, 1)
   + #call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. now, 'LIMIT', 0, 1)
 local single = arguments_of(queue)['x-single-active-consumer']
 if single and call('LINDEX', consumers_of(queue), 0) ~= owner then return {overdue, {}, {}} end
-
 local claimed, last = {}, {}
 for _, level in ipairs(LEVELS) do
   local stream = stream_of(queue, level)
@@ -146,10 +145,10 @@ return acked * 2 == #ARGV - 2 and 'done' or 'lost'
 RELEASE = (
     ALLOWED
     + """
-local stream = stream_of(ARGV[1], ARGV[3])
-local holder, count = holder_of(stream, ARGV[4])
-if not has_lease(ARGV[2]) or holder ~= ARGV[2] then return 'lost' end
-give_back(stream, ARGV[4], count)
+local stream, owner, id = stream_of(ARGV[1], ARGV[3]), ARGV[2], ARGV[4]
+local holder, count = holder_of(stream, id)
+if not has_lease(owner) or holder ~= owner then return 'lost' end
+give_back(stream, id, count)
 return 'done'
 """
 )
@@ -254,7 +253,7 @@ for _, level in ipairs(LEVELS) do
   end
 end
 for _, owner in ipairs(call('LRANGE', consumers_of(ARGV[1]), 0, -1)) do
-  if tonumber(has_lease(owner) or 0) >= milliseconds() then consumers = consumers + 1 end
+  consumers = consumers + (tonumber(has_lease(owner) or 0) >= milliseconds() and 1 or 0)
 end
 return {messages, unsettled, consumers}
 """
