@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from outbox import redis_urls
+from outbox.errors import ConfigurationError
 from outbox.settings import SharedSettings
 from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite import consumers, messages, schema
@@ -36,10 +38,19 @@ class PulledQueues(Protocol):
 
 
 def pulled_queues(settings: SharedSettings) -> AbstractAsyncContextManager[PulledQueues]:
-    """The queues of the configured broker; only the packages of that broker are imported."""
+    """
+    The queues of the configured broker; only the packages of that broker are imported.
+
+    Raises ConfigurationError for Redis.
+    """
     first = settings.brokers[0]
     if first.scheme == "sqlite":
         return _embedded(Path(first.path[1:]))
+    if first.scheme in redis_urls.SCHEMES:
+        raise ConfigurationError(
+            "MQ_BROKER_URL: tests of this kind take messages from RabbitMQ or a SQLite file: use"
+            " amqp or sqlite"
+        )
 
     from outbox_testing.rabbitmq import rabbitmq_queues  # noqa: PLC0415
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from outbox.transports.base import Outcome, Transport
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.wire.codec import WireMessage
 from tests.support.builders import an_event, on_the_wire
@@ -101,6 +102,8 @@ class ConsumerDeployment(Deployment):
 def broker(url: str) -> Transport:
     if url.startswith("sqlite"):
         return SqliteTransport(Path(url.removeprefix("sqlite:///")))
+    if url.startswith("redis"):
+        return RedisTransport([URL(url)], name="test")
     return RabbitMQTransport([URL(url)], heartbeat_seconds=5, name="test")
 
 
