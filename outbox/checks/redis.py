@@ -113,7 +113,8 @@ def _of_failover(facts: RedisFacts, awaited: int) -> Iterator[CheckResult]:
             yield CheckResult.warning(
                 check,
                 f"MQ_REDIS_REPLICAS is {awaited}, and {replicas} replicas are connected: a"
-                " failover to one that lags behind loses confirmed messages: set it to the number of all",
+                " failover to one that lags behind loses confirmed messages: set it to the number"
+                " of all",
             )
     elif facts.replicas_to_write is None:
         yield CheckResult.not_checked(
