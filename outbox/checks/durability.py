@@ -22,6 +22,6 @@ async def warn(broker: Transport, settings: SharedSettings) -> None:
     facts = await broker.inspect(())
     if facts.redis is None:
         return
-    for result in redis.of_durability(facts.redis):
+    for result in redis.of_durability(facts.redis, awaited=settings.redis_replicas):
         if result.status is not Status.OK:
             logs.get("broker").warning("messages_may_be_lost", problem=result.text)
