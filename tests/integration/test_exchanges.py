@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from outbox import insert
 from outbox.tables import outbox
+from outbox.wire.headers import EXCHANGE_HEADER
 from tests.support.builders import an_event
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -113,13 +114,13 @@ async def test_a_dead_letter_keeps_the_exchange_and_is_replayed_to_its_queue(dep
 
     await eventually(given_up)
     [letter] = await deployment.dead()
-    assert (letter["exchange"], letter["event_id"]) == ("vitals", id_)
+    assert (letter["headers"][EXCHANGE_HEADER], letter["message_id"]) == ("vitals", str(id_))
 
     replayed = await deployment.run("consumer", "dead", "replay", TARGET, "--all")
     assert replayed.code == 0, replayed.err
 
     async def given_up_again() -> bool:
-        return [row["exchange"] for row in await deployment.dead()] == ["vitals"]
+        return [row["headers"][EXCHANGE_HEADER] for row in await deployment.dead()] == ["vitals"]
 
     await eventually(given_up_again)
 
