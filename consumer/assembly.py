@@ -35,6 +35,7 @@ from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, Requeu
 from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.partitions.repair import PartitionRepair
 from consumer.partitions.scaling import Scaling
 from consumer.partitions.source import partition_source
 from consumer.settings import ConsumerSettings
@@ -96,6 +97,15 @@ def scaling(consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine)
     transport_of_steps = broker(consumer, settings)
     partitions = checks.partition_queues(consumer, settings)
     return Scaling(consumer.name, engine, transport_of_steps, partitions)
+
+
+def _repair(
+    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine, telemetry: Telemetry
+) -> PartitionRepair | None:
+    if not settings.declare_topology:
+        return None
+    steps = scaling(consumer, settings, engine)
+    return PartitionRepair(steps, declared=consumer.partitions or 1, telemetry=telemetry)
 
 
 def assemble(
@@ -236,6 +246,7 @@ def assemble(
         schema_monitor=schema_monitor,
         parked_worker=parked_worker,
         assignments=partitions.assignments if partitions else None,
+        partition_repair=_repair(consumer, settings, engine, telemetry) if partitions else None,
         retention=retention(
             consumer, settings, engine, older_than=settings.retention, on_purged=telemetry.purged
         ),

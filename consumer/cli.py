@@ -39,7 +39,6 @@ from outbox.cli.dead_letter_options import with_filters
 from outbox.cli.interruptible import run_interruptible
 from outbox.cli.output import run_command
 from outbox.cli.start import configure_logs, fail
-from outbox.cli.start import settings as settings_of
 from outbox.cli.version import Version
 from outbox.cli.watch import watch_command
 from outbox.database import migrate, row_access
@@ -48,7 +47,6 @@ from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
 from outbox.settings import load
 from outbox.transports.user_topology import described
-from outbox.watching.request import WatchSource
 
 app = typer.Typer(
     name="consumer",
@@ -265,13 +263,9 @@ def _dead_letters(target: str) -> DeadLetterSource:
     return replay.dead_letter_source(consumer, settings)
 
 
-def _watched() -> WatchSource:
-    return watch_source(settings_of(ConsumerSettings, process="consumer", warnings="stderr"))
-
-
 app.add_typer(dead_commands.app(_dead_letters, of_consumers=True))
 app.add_typer(audit_commands.app(_dead_letters, of_consumers=True))
-app.command("watch")(watch_command(_watched))
+app.command("watch")(watch_command(watch_source))
 app.command("approve")(with_filters(second_person.approve_command(_dead_letters), without=set()))
 
 

@@ -22,7 +22,6 @@ class ReplyReport:
         self._seconds = Histogram(
             "mq_request_duration_seconds",
             "Time from the recording of a request to the commit of its reply.",
-            [],
             registry=registry,
         )
 
@@ -30,4 +29,4 @@ class ReplyReport:
         """A reply to a request of this *age* had this *outcome*, and that is committed."""
         self._replies.labels(outcome).inc()
         if outcome != "duplicate":
-            self._seconds.labels().observe(age.total_seconds())
+            self._seconds.observe(age.total_seconds())

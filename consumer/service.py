@@ -16,6 +16,7 @@ from consumer.settings import ConsumerSettings
 from consumer.supervised import Report, Supervision, followed
 from consumer.telemetry import Telemetry
 from outbox import producer_compression
+from outbox.checks import durability
 from outbox.runtime import log_context, probes, process
 from outbox.runtime.register import registered
 from outbox.runtime.topology_report import check_policies
@@ -61,11 +62,7 @@ async def serve(
     served = probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT)
     async with (
         served as port,
-        followed(
-            supervision,
-            stop,
-            lambda: Report(telemetry.figures.total, tuple(health.missing), port),
-        ),
+        followed(supervision, stop, lambda: Report.of(health, telemetry.figures, port)),
         assembly.database(consumer, settings) as engine,
     ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
@@ -83,6 +80,8 @@ async def serve(
                 bound=bind(consumer, value),
                 decryption=reads,
             )
+            if supervision is not None:
+                supervision.started()
             telemetry.started(consumer=consumer.name, queue=queue, database=engine.dialect.name)
             entry = registered(
                 engine, "consumer", consumer.name, health=health, telemetry=telemetry
@@ -102,6 +101,7 @@ async def prepare(
     topology = assembly.declared(consumer, settings)
     broker = assembly.broker(consumer, settings, connections=connections)
     await process.prepare(broker, topology, settings)
+    await durability.warn(broker, settings)
     await check_policies(management(settings), topology)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumer import checks
 from consumer.assembly import broker, database, queues
 from consumer.consumer import Consumer
-from consumer.partitions.balance import open_partitions
+from consumer.partitions.balance import is_open
 from consumer.queues import ConsumerQueues
 from consumer.settings import ConsumerSettings
 from consumer.storage.dedup_statistics import Statistics, oldest_row, statistics
@@ -159,14 +159,13 @@ async def read_status(
 async def _partitions(
     broker: Transport, queues: ConsumerQueues, shared: Shared
 ) -> list[PartitionState]:
-    readable = open_partitions(shared)
     states = {each.number: each.state for each in shared.generations}
     found = []
     for each in shared.partitions:
         depth = await broker.depth(queues.partition(each.generation, each.number))
         if each.is_drained:
             state = "drained"
-        elif each.generation not in readable:
+        elif not is_open(shared, each.generation):
             state = "waits"
         else:
             state = "draining" if states[each.generation] is State.DRAINING else "read"

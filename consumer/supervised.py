@@ -18,21 +18,25 @@ may send SIGTERM to all processes of a unit.
 import asyncio
 import json
 import os
+import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Self
 
 from outbox.errors import ConfigurationError
 from outbox.runtime import log_context, logs
+from outbox.runtime.figures import Figures
+from outbox.runtime.probes import Health
 from outbox.runtime.service import ABORT_SECONDS, ExitCode
 
 VARIABLE = "OUTBOX_SUPERVISED"
 """The variable with the number of the process and the file descriptor of its end."""
 
+EVENT_LOOP = "event loop"
 REPORT_SECONDS = 1.0
 
 
@@ -43,24 +47,36 @@ class Report:
 
     Args:
         handled: Deliveries that it has settled since its start.
-        missing: The dependencies that it waits for; empty when it is ready.
+        missing: The dependencies that it waits for, and its event loop while a handler blocks it;
+            empty when it is ready.
         port: The port of its probes on loopback; None if it serves none.
+        started: Whether it has begun to take messages.
 
     """
 
     handled: int
     missing: tuple[str, ...]
     port: int | None
+    started: bool = False
 
     def to_line(self) -> bytes:
         """The report as a line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
+    def of(cls, health: Health, figures: Figures, port: int | None) -> Self:
+        """The report of the process that has this *health* and these *figures*."""
+        # Only a process that serves probes measures whether its event loop runs.
+        is_stalled = port is not None and not health.alive
+        missing = (*health.missing, *([EVENT_LOOP] if is_stalled else []))
+        return cls(figures.total, missing, port)
+
+    @classmethod
     def from_line(cls, line: bytes) -> Self:
         """The report in a *line* of `to_line`."""
         values = json.loads(line)
-        return cls(values["handled"], tuple(values["missing"]), values["port"])
+        missing = tuple(values["missing"])
+        return cls(values["handled"], missing, values["port"], values["started"])
 
 
 class Supervision:
@@ -81,6 +97,20 @@ class Supervision:
         self._channel = channel
         self._deadline = deadline
         self._end = end
+        self._report: Callable[[], Report] | None = None
+        self._has_started = False
+        self._sending = threading.Lock()
+
+    def started(self) -> None:
+        """
+        Report that the process takes messages from now on.
+
+        It returns when the system has the report: so the supervisor gets it even if the first
+        message ends the process.
+        """
+        self._has_started = True
+        with suppress(OSError):
+            self._send()
 
     @asynccontextmanager
     async def followed(
@@ -88,6 +118,7 @@ class Supervision:
     ) -> AsyncIterator[None]:
         """Send reports while the block runs, and set *stop* when the channel ends."""
         loop = asyncio.get_running_loop()
+        self._report = report
 
         def ask_to_stop() -> None:
             if not stop.is_set():
@@ -95,7 +126,7 @@ class Supervision:
                 stop.set()
 
         def follow() -> None:
-            self._report_until_closed(report)
+            self._report_until_closed()
             with suppress(RuntimeError):  # the loop is closed: the process ends already
                 loop.call_soon_threadsafe(ask_to_stop)
             threading.Event().wait(self._deadline.total_seconds())
@@ -106,15 +137,20 @@ class Supervision:
         threading.Thread(target=follow, daemon=True).start()
         yield
 
-    def _report_until_closed(self, report: Callable[[], Report]) -> None:
+    def _report_until_closed(self) -> None:
         with suppress(OSError):
             while True:
-                self._channel.settimeout(None)
-                self._channel.sendall(report().to_line())
-                self._channel.settimeout(REPORT_SECONDS)
-                with suppress(TimeoutError):
-                    if not self._channel.recv(1):
-                        return
+                self._send()
+                readable, _, _ = select.select([self._channel], [], [], REPORT_SECONDS)
+                if readable and not self._channel.recv(1):
+                    return
+
+    def _send(self) -> None:
+        if self._report is None:
+            return
+        with self._sending:
+            report = replace(self._report(), started=self._has_started)
+            self._channel.sendall(report.to_line())
 
 
 def followed(

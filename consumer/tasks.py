@@ -4,6 +4,7 @@ The parts of a consumer's process that have a loop, and how they start and end t
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from consumer.dispatch.parked_worker import ParkedWorker
 from consumer.dispatch.settlement import Settlement
@@ -15,9 +16,17 @@ from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import Retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
 from consumer.partitions.assignment import Assignments
+from consumer.partitions.repair import PartitionRepair
 from consumer.storage.durations import DurationWriter
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime.schema_monitor import SchemaMonitor
+
+
+class Monitor(Protocol):
+    """A loop that no delivery needs."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until *stop* is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,7 @@ class Tasks:
     schema_monitor: SchemaMonitor
     parked_worker: ParkedWorker | None
     assignments: Assignments | None
+    partition_repair: PartitionRepair | None
     retention: Retention
     dead_letter_maintenance: DeadLetterMaintenance
     failing_sampler: FailingSampler
@@ -47,12 +57,14 @@ class Tasks:
         async with self.hooks.running(), asyncio.TaskGroup() as group:
             group.create_task(self.retention.run(stop))
             group.create_task(self.dead_letter_worker.run(stop))
-            monitors = (
+            monitors: tuple[Monitor, ...] = (
                 self.topology_monitor,
                 self.schema_monitor,
                 self.dead_letter_maintenance,
                 self.failing_sampler,
             )
+            if self.partition_repair is not None:
+                monitors = (*monitors, self.partition_repair)
             monitoring = [group.create_task(each.run(stop)) for each in monitors]
             if self.parked_worker is not None:
                 group.create_task(self.parked_worker.run(stop))

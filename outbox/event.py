@@ -33,7 +33,7 @@ from outbox.validation import (
 
 
 class Priority(StrEnum):
-    """The priority of an event; the broker may deliver events of a higher priority first."""
+    """The priority of an event: urgent ones leave first; the broker may deliver them first."""
 
     LOW = "low"
     NORMAL = "normal"

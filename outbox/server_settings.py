@@ -45,8 +45,8 @@ class ServerSettings(SettingsWithSecretFiles):
     management_url: SecretStr | None = Field(
         default=None,
         description="RabbitMQ's management API, as in `https://user:password@host:15671`; only "
-        "read. Unset: policies and delivery limits are not checked, and missing bindings are not "
-        "noticed, nor shown by `relay status`.",
+        "read. Unset: policies and delivery limits are not checked, and missing and unwanted "
+        "bindings are not noticed, nor shown by `relay status`.",
     )
     secrets_dir: Path | None = Field(
         default=None,

@@ -165,6 +165,13 @@ class SharedSettings(EncryptionSettings):
         description="How to read deliveries of RabbitMQ: `frames` is fast and survives messages "
         "that cannot be read; `callback` uses only documented calls of the client library.",
     )
+    redis_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Number of replicas of Redis that must have a message before its publish is "
+        "confirmed; 0 is the primary alone. Set `min-replicas-to-write` of the server to it, too.",
+    )
     reconnect_max_seconds: float = Field(
         default=15.0,
         gt=0,

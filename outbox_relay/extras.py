@@ -10,6 +10,7 @@ OF_SERVERS = {
     "aio_pika": "rabbitmq",
     "aiormq": "rabbitmq",
     "pamqp": "rabbitmq",
+    "redis": "redis",
     "cryptography": "encryption",
     "zstandard": "zstd",
 }

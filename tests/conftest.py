@@ -238,6 +238,15 @@ def rabbitmq_url(rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str) -> str:
 
 
 @pytest.fixture
+async def traced_rabbitmq_url(
+    rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str, rabbitmq_url: str
+) -> str:
+    """Give the URL of the same virtual host, in which the broker's tracer is on."""
+    await rabbitmq_server.http.request("PUT", "vhosts", rabbitmq_vhost, body={"tracing": True})
+    return rabbitmq_url
+
+
+@pytest.fixture
 async def rabbitmq_reader_url(
     rabbitmq_server: RabbitmqServer, rabbitmq_vhost: str, rabbitmq_url: str
 ) -> AsyncIterator[str]:

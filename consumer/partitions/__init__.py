@@ -7,7 +7,9 @@ Partitions of an ordered consumer: its lanes are spread over queues that process
     balance        which process reads which partitions, and how: pure
     assignment     the partitions of this process, looked at every second
     subscription   their deliveries as one subscription; drain markers and forwarding
+    readers        the subscription of each partition
     source         one such subscription after another
+    repair         declares them again from time to time
     hash_type      whether the broker has the plugin that hashes
     scaling        from one number of partitions to another
 
@@ -35,7 +37,7 @@ and queues of its own: no queue is ever added to a hash, and no lane changes its
 
 Steps 2 to 4 are one transaction, which changes the state only at its end. So whoever repeats them
 begins with step 2, and every act on the broker may be repeated. `consumer scale` does all steps,
-and a process of the consumer does 1 to 4 when it starts and finds them undone.
+and a process of the consumer does 1 to 4 when it starts, or within 15 seconds, if they are undone.
 
 **Order of a lane.** Before step 3 each message of a lane is in its older partition, in its order.
 A message that is published later is in the next generation, and one in between in both. The next

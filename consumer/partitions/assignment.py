@@ -8,14 +8,15 @@ from datetime import timedelta
 from uuid import UUID
 
 from consumer.partition_queues import PartitionQueues
-from consumer.partitions.balance import Assignment, assignment, moves
+from consumer.partitions.balance import Assignment, assignment, is_changing, moves
 from consumer.storage.partitions import Partitions
 from consumer.telemetry import Telemetry
 from outbox.errors import DatabaseUnavailable
 from outbox.runtime.service import pause
 
 LOOK_EVERY = timedelta(milliseconds=500)
-"""A lane waits at most this long for each look: for its marker, and for the next generation."""
+LOOK_SOON = timedelta(milliseconds=150)
+"""While the number of partitions changes, keys wait for the next look."""
 
 ANSWERS_WITHIN = timedelta(seconds=5)
 
@@ -43,6 +44,7 @@ class Assignments:
         self._member = member
         self._report = telemetry.partitions
         self._every = every
+        self._is_changing = False
         self._changed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -52,7 +54,7 @@ class Assignments:
             with suppress(DatabaseUnavailable, TimeoutError):
                 async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
                     await self.look()
-            await pause(stop, self._every)
+            await pause(stop, min(LOOK_SOON, self._every) if self._is_changing else self._every)
         with suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
                 await self._partitions.leave(self._member)
@@ -66,6 +68,7 @@ class Assignments:
         shared = await self._partitions.share(
             self._member, lambda found: moves(found, self._member)
         )
+        self._is_changing = is_changing(shared)
         found = assignment(shared, self._member, self._queues)
         if found != self.now:
             self.now = found

@@ -18,6 +18,8 @@ from consumer.storage.partitions import Moves, Partition, Shared
 class Mode(Enum):
     """How the messages of a partition are read."""
 
+    WAIT = auto()
+    """They are kept until all older partitions are drained."""
     HANDLE = auto()
     """They are handled."""
     DRAIN = auto()
@@ -49,25 +51,32 @@ class Assignment:
         return frozenset(each.queue for each in self.partitions)
 
 
-def open_partitions(shared: Shared) -> dict[int, list[Partition]]:
-    """
-    The partitions that may be read, by generation.
+def read_partitions(shared: Shared) -> dict[int, list[Partition]]:
+    """The partitions that processes subscribe to, by generation."""
+    return {
+        generation.number: [
+            each for each in shared.partitions if each.generation == generation.number
+        ]
+        for generation in shared.generations
+        if generation.state in {State.CURRENT, State.DRAINING}
+    }
 
-    A generation is open once all partitions of all older ones are drained.
-    """
-    found: dict[int, list[Partition]] = {}
-    for generation in shared.generations:
-        own = [each for each in shared.partitions if each.generation == generation.number]
-        if generation.state in {State.CURRENT, State.DRAINING}:
-            found[generation.number] = own
-        if not all(each.is_drained for each in own):
-            break
-    return found
+
+def is_open(shared: Shared, generation: int) -> bool:
+    """Whether messages of *generation* are handled: all partitions of older ones are drained."""
+    return all(each.is_drained for each in shared.partitions if each.generation < generation)
+
+
+def is_changing(shared: Shared) -> bool:
+    """Whether the number of partitions is changing."""
+    states = {each.state for each in shared.generations if each.number}
+    newest = max((each.number for each in shared.generations), default=0)
+    return states > {State.CURRENT} or not is_open(shared, newest)
 
 
 def moves(shared: Shared, member: UUID) -> Moves:
     """What *member* has to claim, and to release, for its share of each generation."""
-    readable = open_partitions(shared)
+    readable = read_partitions(shared)
     claims: list[tuple[int, int]] = []
     releases = [
         (each.generation, each.number)
@@ -100,16 +109,18 @@ def assignment(shared: Shared, member: UUID, queues: PartitionQueues) -> Assignm
             each.generation,
             each.number,
             queues.queue(each.generation, each.number),
-            _mode(each, states[each.generation]),
+            _mode(each, states[each.generation], is_open=is_open(shared, each.generation)),
         )
-        for partitions in open_partitions(shared).values()
+        for partitions in read_partitions(shared).values()
         for each in partitions
         if each.owner == member
     ]
     return Assignment(tuple(found), queues.entrance(current) if current else "")
 
 
-def _mode(partition: Partition, state: State) -> Mode:
+def _mode(partition: Partition, state: State, *, is_open: bool) -> Mode:
+    if not is_open:
+        return Mode.WAIT
     if partition.is_drained:
         return Mode.FORWARD
     return Mode.DRAIN if state is State.DRAINING else Mode.HANDLE

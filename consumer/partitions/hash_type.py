@@ -2,11 +2,13 @@
 Whether the broker knows the type of exchange that partitions need; asking has no effect.
 """
 
+from typing import Final
+
 from outbox.errors import TopologyMismatch
 from outbox.transports.base import Transport
 from outbox.transports.topology import Exchange, Topology
 
-HASH_TYPE = "x-consistent-hash"
+HASH_TYPE: Final = "x-consistent-hash"
 
 _PROBE = Topology([Exchange("amq.topic", HASH_TYPE)])
 """An exchange that each virtual host has, with another type. No user can replace it."""

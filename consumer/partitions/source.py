@@ -4,8 +4,9 @@ One subscription to the partitions of this process after another.
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 from consumer.database_retry import DatabaseRetry
@@ -13,12 +14,13 @@ from consumer.partition_marker import drain_marker
 from consumer.partition_queues import PartitionQueues
 from consumer.partitions.assignment import Assignments
 from consumer.partitions.balance import Assigned, Assignment, Mode
+from consumer.partitions.readers import Readers
 from consumer.partitions.subscription import PartitionsSubscription
 from consumer.storage.partitions import Partitions
 from consumer.telemetry import Telemetry
-from outbox.errors import BrokerUnavailable, TopologyMismatch
+from outbox.errors import BrokerUnavailable
 from outbox.runtime.shield import shielded
-from outbox.transports.base import Outcome, Subscription, Transport
+from outbox.transports.base import Outcome, Transport
 
 PUBLISH_WITHIN = timedelta(seconds=10)
 MARK_AGAIN_EVERY = timedelta(seconds=30)
@@ -76,32 +78,28 @@ class PartitionSource:
         """
         Subscribe to all partitions of this process, with *prefetch* unsettled messages of each.
 
-        It ends once the process has other partitions. Raises BrokerUnavailable.
+        It ends once the process has to give up a partition whose messages it handles.
+        Raises BrokerUnavailable.
         """
         self.was_renewed = False
         assigned = self.assignments.now
-        async with AsyncExitStack() as stack:
-            parts: list[tuple[Assigned, Subscription]] = []
-            for each in assigned.partitions:
-                opened = self._transport.subscribe(each.queue, prefetch=prefetch, ordered=ordered)
-                try:
-                    parts.append((each, await stack.enter_async_context(opened)))
-                except TopologyMismatch as missing:
-                    # It may just have been deleted, and the next look at the table knows.
-                    raise BrokerUnavailable(str(missing)) from None
-            merged = PartitionsSubscription(
-                parts,
-                records=self,
-                entrance=lambda: self.assignments.now.entrance,
-                database_retry=self._database_retry,
-            )
-            async with merged.receiving():
-                following = asyncio.ensure_future(self._follow(assigned, merged))
-                try:
-                    yield merged
-                finally:
-                    following.cancel()
-                    await asyncio.wait({following})
+        merged = PartitionsSubscription(
+            records=self,
+            entrance=lambda: self.assignments.now.entrance,
+            database_retry=self._database_retry,
+        )
+        open_one = partial(self._transport.subscribe, prefetch=prefetch, ordered=ordered)
+        readers = Readers(merged, open_one)
+        following = None
+        try:
+            await readers.add(assigned.partitions)
+            following = asyncio.ensure_future(self._follow(assigned, readers))
+            yield merged
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.wait({following})
+            await readers.close()
 
     async def is_drained(self, assigned: Assigned) -> bool:
         return await self._partitions.is_drained(assigned.generation, assigned.number)
@@ -112,9 +110,8 @@ class PartitionSource:
             self._report.drained(assigned.generation, assigned.number)
         return is_drained
 
-    async def _follow(self, assigned: Assignment, merged: PartitionsSubscription) -> None:
-        """Publish markers where they are due; stop *merged* once it reads other partitions."""
-        queues = assigned.queues
+    async def _follow(self, assigned: Assignment, readers: Readers) -> None:
+        """Publish markers where they are due, and read what is assigned from now on."""
         while True:
             wait = await self._mark(_draining(assigned))
             try:
@@ -122,10 +119,11 @@ class PartitionSource:
                     assigned = await self.assignments.differs_from(assigned)
             except TimeoutError:
                 continue
-            if assigned.queues != queues:
+            if not readers.may_become(assigned.partitions):
                 self.was_renewed = True
-                await shielded(merged.stop())
+                await shielded(readers.merged.stop())
                 return
+            readers.become(assigned.partitions)
 
     async def _mark(self, queues: Collection[str]) -> timedelta | None:
         """Publish a marker to each of *queues*; returns when to do it again, None for never."""

@@ -11,8 +11,7 @@ lets its handlers go on, and settles the redeliveries in their place.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -46,6 +45,7 @@ class Part:
     One partition that is read.
 
     Args:
+        is_open: Set once its messages may be handled.
         is_drained: None until its first delivery: the process that read it before may record that
             only when it is cut off.
         unsettled: How many of its deliveries are being handled.
@@ -55,6 +55,7 @@ class Part:
 
     assigned: Assigned
     source: Subscription
+    is_open: asyncio.Event = field(default_factory=asyncio.Event)
     is_drained: bool | None = None
     unsettled: int = 0
     is_settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,47 +75,66 @@ class Part:
 
 class PartitionsSubscription:
     """
-    The subscriptions of *parts* as one, ordered in each partition.
+    The subscriptions of partitions as one, ordered in each partition.
 
     *records* has those that are drained, and *entrance* returns the exchange to forward to.
     """
 
     def __init__(
         self,
-        parts: Sequence[tuple[Assigned, Subscription]],
         *,
         records: DrainRecords,
         entrance: Callable[[], str],
         database_retry: DatabaseRetry,
     ) -> None:
-        self._parts = [
-            Part(assigned, source, True if assigned.mode is Mode.FORWARD else None)
-            for assigned, source in parts
-        ]
-        for part in self._parts:
-            part.is_settled.set()
+        self.closing = asyncio.Event()
+        self._parts: dict[str, Part] = {}
+        # Queues that were opened, some of them perhaps before they were subscribed to.
+        self._opened: set[str] = set()
         self._records = records
         self._entrance = entrance
         self._database_retry = database_retry
         self._buffer = DeliveryBuffer()
         self._unsettled: dict[int, tuple[Part, Delivery]] = {}
         self._last_tag = 0
-        self._closing = asyncio.Event()
 
-    @asynccontextmanager
-    async def receiving(self) -> AsyncIterator[None]:
-        """Receive deliveries while the block runs."""
-        pumps = [asyncio.ensure_future(self._pump(part)) for part in self._parts]
-        try:
-            yield
-        finally:
-            self._closing.set()
-            for pump in pumps:
-                pump.cancel()
-            ended = await asyncio.gather(*pumps, return_exceptions=True)
-        for each in ended:
-            if isinstance(each, Exception):
-                raise each
+    async def read(self, assigned: Assigned, source: Subscription, closing: asyncio.Event) -> None:
+        """Receive the deliveries of *source*, of one partition, until *closing* is set."""
+        part = Part(assigned, source)
+        if assigned.mode is Mode.FORWARD:
+            part.is_drained = True
+        part.is_settled.set()
+        self._parts[assigned.queue] = part
+        if assigned.mode is not Mode.WAIT or assigned.queue in self._opened:
+            part.is_open.set()
+        pump = asyncio.ensure_future(self._pump(part))
+        await closing.wait()
+        pump.cancel()
+        await asyncio.wait({pump})
+        if not self.closing.is_set():
+            del self._parts[assigned.queue]
+        if not pump.cancelled():
+            pump.result()
+
+    def change(self, assigned: Assigned) -> None:
+        """Read a partition in another mode; only its marker ends that its messages are handled."""
+        if assigned.mode is Mode.WAIT:
+            return
+        self._opened.add(assigned.queue)
+        if (part := self._parts.get(assigned.queue)) is not None:
+            part.is_open.set()
+
+    def is_idle(self, queue: str) -> bool:
+        """Whether no message of *queue* is handled, or will be."""
+        part = self._parts.get(queue)
+        if part is None:
+            return True
+        is_handled = part.is_open.is_set() and not part.is_drained
+        return part.unsettled == 0 and not is_handled
+
+    def fail(self, lost: BrokerUnavailable) -> None:
+        """End the subscription as *lost*."""
+        self._buffer.fail(str(lost))
 
     async def take(self, limit: int) -> list[Delivery]:
         return await self._buffer.take(limit)
@@ -123,7 +143,7 @@ class PartitionsSubscription:
         """Do nothing: an ordered subscription has its whole *prefetch* from the start."""
 
     async def stop(self) -> None:
-        for part in self._parts:
+        for part in self._parts.values():
             await part.source.stop()
         self._buffer.end()
 
@@ -149,9 +169,10 @@ class PartitionsSubscription:
     async def _pump(self, part: Part) -> None:
         try:
             while deliveries := await part.source.take(_TAKE_LIMIT):
+                await part.is_open.wait()
                 await self._receive(part, deliveries)
         except BrokerUnavailable as lost:
-            self._buffer.fail(str(lost))
+            self.fail(lost)
         except Exception:
             self._buffer.end()
             raise
@@ -209,7 +230,7 @@ class PartitionsSubscription:
         The answer of *ask*; None while the subscription ends, whose messages go back then.
         """
         answer = await self._database_retry.run(
-            lambda: ask(part.assigned), self._closing, longest=timedelta.max
+            lambda: ask(part.assigned), self.closing, longest=timedelta.max
         )
         if answer is None:
             self._buffer.end()
@@ -217,11 +238,11 @@ class PartitionsSubscription:
 
     async def _forward(self, part: Part, delivery: Delivery) -> None:
         failures = 0
-        while not self._closing.is_set():
+        while not self.closing.is_set():
             copy = forwarded_copy(
                 delivery.message, exchange=self._entrance(), queue=part.assigned.queue
             )
             if await part.source.replace(delivery, copy) is Outcome.ACKED:
                 return
             failures += 1
-            await pause(self._closing, self._database_retry.pause_after(failures))
+            await pause(self.closing, self._database_retry.pause_after(failures))

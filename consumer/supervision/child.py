@@ -19,7 +19,7 @@ from typing import Protocol, Self, TypeAlias
 from consumer.supervised import VARIABLE, Report
 
 FRESH_SECONDS = 5.0
-"""A process whose last report is older is not ready: its machine or its supervisor hangs."""
+"""A process whose last report is older is not ready: it is frozen, or gets no time of a core."""
 
 ABORT_SECONDS = 3.0
 """Seconds in which an aborted process may end by itself; below those that the service grants."""
@@ -97,11 +97,12 @@ class ChildProcess:
 
     async def read_reports(self) -> None:
         reader, writer = self._channel
-        with suppress(OSError):
-            async for line in reader:
-                self.report, self._reported_at = Report.from_line(line), time.monotonic()
-        self._reported_at = -FRESH_SECONDS
-        writer.close()
+        try:
+            with suppress(OSError):
+                async for line in reader:
+                    self.report, self._reported_at = Report.from_line(line), time.monotonic()
+        finally:
+            writer.close()
 
     async def wait(self) -> int:
         return await self._process.wait()
@@ -119,7 +120,9 @@ class ChildProcess:
 
     async def abort(self) -> None:
         self.ask_to_stop()
+        # The second signal aborts, and two of one kind may arrive as one.
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGINT)
         with suppress(TimeoutError):
             async with asyncio.timeout(ABORT_SECONDS):
                 await self._process.wait()

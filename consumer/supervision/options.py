@@ -33,7 +33,7 @@ def read(
     processes: str | None, minimum: int | None, maximum: int | None, *, cores: int
 ) -> Processes:
     """
-    What the options --processes, --min-processes and --max-processes ask for, on so many *cores*.
+    The number for which --processes, --min-processes and --max-processes ask, on so many *cores*.
 
     Raises ConfigurationError, which names the option.
     """

@@ -7,7 +7,7 @@ The decision after a process has ended by itself: pure.
     2, bad configuration    gives up, unless another process works: then it starts it again
     1, a signal, others     starts it again with growing pauses; gives up after too many crashes
 
-Crashes of all processes count together. While no process has been ready, a few of them are
+Crashes of all processes count together. While no process has taken messages, a few of them are
 enough, since the program is wrong. Later the limit is above the number of processes that one
 message may end before it is dead-lettered, so that such a message does not stop the consumer.
 """
@@ -27,7 +27,7 @@ STEADY = timedelta(minutes=1)
 """A process that has run for so long has not failed to start: its pauses begin again."""
 
 CRASHES_AT_START = 5
-"""Crashes after which the supervisor gives up while no process has ever been ready."""
+"""Crashes after which the supervisor gives up while no process has ever taken messages."""
 LEAST_CRASHES = 10
 CRASHES_OF_A_MESSAGE = 2
 """The limit of crashes is that many times MQ_DELIVERY_LIMIT, and at least `LEAST_CRASHES`."""
@@ -81,7 +81,7 @@ class Crashes:
     def __init__(self, delivery_limit: int) -> None:
         self._limit = max(LEAST_CRASHES, CRASHES_OF_A_MESSAGE * delivery_limit)
         self._times: deque[float] = deque()
-        self.has_been_ready = False
+        self.has_started = False
 
     def are_too_many(self, now: float) -> bool:
         """Count a crash at the time *now*; return whether the limit is reached."""
@@ -89,7 +89,7 @@ class Crashes:
         self._times.append(now)
         while self._times[0] < since:
             self._times.popleft()
-        limit = self._limit if self.has_been_ready else CRASHES_AT_START
+        limit = self._limit if self.has_started else CRASHES_AT_START
         return len(self._times) >= limit
 
 

@@ -92,7 +92,7 @@ async def supervise(
     )
     registry.register(MergedMetrics(lambda: supervisor.ports))
     async with probes.serve(health, registry, settings, usual_port=USUAL_METRICS_PORT):
-        telemetry.started(minimum=allowed.minimum, maximum=allowed.maximum)
+        telemetry.supervising(minimum=allowed.minimum, maximum=allowed.maximum)
         return await supervisor.run(stop)
 
 

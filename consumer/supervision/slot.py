@@ -18,6 +18,10 @@ Start: TypeAlias = Callable[[int], Awaitable[Child]]
 """Starts the process of a number; raises OSError."""
 
 
+LAST_REPORT_SECONDS = 1.0
+"""How long a process that a handler started may hold the channel of a process that has ended."""
+
+
 class Slot:
     """
     The place with this *number*, from 1 on; a process that ends is followed by another one.
@@ -89,13 +93,18 @@ class Slot:
         self._telemetry.process_started(self.number, child.pid)
         reading = asyncio.ensure_future(child.read_reports())
         try:
-            return await self._until_end(child)
+            code = await self._until_end(child)
+            # The last report may still be in the channel.
+            await asyncio.wait({reading}, timeout=LAST_REPORT_SECONDS)
         except asyncio.CancelledError:
             await child.abort()
             raise
         finally:
             self.child = None
             reading.cancel()
+        if child.report is not None and child.report.started:
+            self._crashes.has_started = True
+        return code
 
     async def _until_end(self, child: Child) -> int:
         ended = asyncio.ensure_future(child.wait())

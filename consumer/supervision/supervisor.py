@@ -75,15 +75,12 @@ class Supervisor:
     @property
     def ports(self) -> Mapping[int, int]:
         """The ports of the probes of the processes, by their numbers."""
-        # The probes read it in another thread, so the slots are copied in one step.
-        reports = {
-            slot.number: slot.child.report
-            for slot in tuple(self._slots.values())
-            if slot.child is not None
-        }
+        # The probes read it in another thread, so each is read once.
+        children = [(slot.number, slot.child) for slot in tuple(self._slots.values())]
+        reports = [(number, child.report) for number, child in children if child is not None]
         return {
             number: report.port
-            for number, report in sorted(reports.items())
+            for number, report in reports
             if report is not None and report.port is not None
         }
 
@@ -141,11 +138,12 @@ class Supervisor:
         while True:
             kept = self._kept()
             ready = [slot for slot in kept if slot.is_ready]
-            if ready:
-                self._crashes.has_been_ready = True
+            children = [slot.child for slot in kept if slot.child is not None]
+            reports = [child.report for child in children if child.report is not None]
+            if any(report.started for report in reports):
+                self._crashes.has_started = True
             if len(ready) < self._limits.minimum:
-                reports = [slot.child.report for slot in kept if slot.child is not None]
-                missing = {need for each in reports if each is not None for need in each.missing}
+                missing = {need for report in reports for need in report.missing}
                 self._health.waits_for(PROCESSES, *missing)
             else:
                 self._health.waits_for()

@@ -38,9 +38,9 @@ class Telemetry:
             registry=registry,
         )
 
-    def started(self, **facts: str | int) -> None:
-        """The supervisor has started."""
-        self._log.info("supervisor_started", **facts)
+    def supervising(self, *, minimum: int, maximum: int) -> None:
+        """The supervisor starts the minimum of processes."""
+        self._log.info("supervisor_started", minimum=minimum, maximum=maximum)
 
     def process_started(self, number: int, pid: int) -> None:
         """The process of this *number* was started."""
@@ -53,9 +53,15 @@ class Telemetry:
     def process_ended(self, number: int, code: int, *, pause: timedelta) -> None:
         """A process has ended by itself; another one follows after *pause*."""
         self._ended.inc()
-        log = self._log.warning if code in _EXPECTED else self._log.error
         seconds = pause.total_seconds()
-        log("process_ended", process_number=number, exit_code=code, pause_seconds=seconds)
+        if code in _EXPECTED:
+            self._log.warning(
+                "process_ended", process_number=number, exit_code=code, pause_seconds=seconds
+            )
+        else:
+            self._log.error(
+                "process_ended", process_number=number, exit_code=code, pause_seconds=seconds
+            )
 
     def process_stopped(self, number: int, code: int) -> None:
         """A process has ended as it was asked to."""

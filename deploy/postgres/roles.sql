@@ -74,7 +74,7 @@ grant usage on schema :"schema"
 alter default privileges for role :"owner" revoke execute on functions from public;
 
 -- Tables and functions of an installation that began without this script.
-\set tables '{approvals, audit_head, audit_log, begun_deliveries, consumer_generations, consumer_members, consumer_partitions, dead_letters, failing_messages, ordering_secret, outbox, outbox_compatibility, outbox_processes, outbox_relay_version, outbox_targets, parked_messages, processed_messages}'
+\set tables '{approvals, audit_head, audit_log, begun_deliveries, consumer_generations, consumer_members, consumer_partitions, dead_letters, failing_messages, ordering_secret, outbox, outbox_compatibility, outbox_processes, outbox_relay_version, outbox_targets, parked_messages, processed_messages, replies}'
 \set functions '{approvals_two_persons, audit_log_append_only, audit_log_chain, outbox_add, outbox_refuse_ids, outbox_refuse_plaintext, outbox_repair_ids, outbox_wake_relay}'
 
 select format('alter table %s owner to %I', relation.oid::regclass, :'owner')
@@ -110,9 +110,11 @@ select format('revoke all on function %s from public', function.oid::regprocedur
 -- The rights of each role; the last column names the columns of a right that is not for the whole
 -- table. An object that no migration has created yet is left out.
 --
--- producer:   inserts events. It reads none, so that a service sees no events of another.
+-- producer:   inserts events. It reads none, so that a service sees no events of another. It reads
+--             the replies to requests.
 -- relay:      publishes. It cannot change what an event says, only when it is published.
--- consumer:   handles. Grant it the producer too if its handlers record events.
+-- consumer:   handles, and stores replies. Grant it the producer too if its handlers record events
+--             or answer requests.
 -- operator:   `status`, `monitor`, `dead`, `approve` and `topology --adopt`. It sees bodies of dead
 --             letters, whose reading is audited, but none of the outbox. xmax shows rows in work.
 --             Give each person a role of their own: a second person is another role.
@@ -149,6 +151,7 @@ select format(
            ('consumer', 'select, insert, update, delete', 'table', 'consumer_partitions', null),
            ('consumer', 'select, insert, update, delete', 'table', 'consumer_members', null),
            ('consumer', 'select, insert', 'table', 'dead_letters', null),
+           ('consumer', 'select, insert, update, delete', 'table', 'replies', null),
            ('consumer', 'select', 'table', 'audit_log', null),
            ('consumer', 'select, insert', 'table', 'outbox_targets', null),
            ('consumer', 'select, insert, update, delete', 'table', 'outbox_processes', null),
@@ -159,6 +162,7 @@ select format(
 
            ('producer', 'insert', 'table', 'outbox', null),
            ('producer', 'execute', 'function', 'outbox_add', null),
+           ('producer', 'select, insert', 'table', 'replies', null),
 
            ('operator', 'select, update, delete', 'table', 'dead_letters', null),
            ('operator', 'select, insert', 'table', 'audit_log', null),
@@ -175,8 +179,8 @@ select format(
             'id, consumer, attempts, due_at, type, parked_at'),
            ('operator', 'select, insert, update', 'table', 'outbox_targets', null),
            ('operator', 'select', 'table', 'failing_messages', null),
-           ('operator', 'select, insert, update, delete', 'table', 'consumer_generations', null),
-           ('operator', 'select, insert, update, delete', 'table', 'consumer_partitions', null),
+           ('operator', 'select', 'table', 'consumer_generations', null),
+           ('operator', 'select', 'table', 'consumer_partitions', null),
            ('operator', 'select', 'table', 'consumer_members', null),
            ('operator', 'select', 'table', 'outbox_processes', null),
            ('operator', 'select', 'table', 'outbox_relay_version', null),
@@ -228,6 +232,8 @@ select format(
            ('monitoring', 'select', 'table', 'consumer_generations', null),
            ('monitoring', 'select', 'table', 'consumer_partitions', null),
            ('monitoring', 'select', 'table', 'consumer_members', null),
+           ('monitoring', 'select', 'table', 'replies',
+            'request_id, type, state, requested_at, expires_at, answered_at, code'),
            ('monitoring', 'select', 'table', 'outbox_targets', null),
            ('monitoring', 'select', 'table', 'outbox_processes', null),
            ('monitoring', 'select', 'table', 'outbox_relay_version', null),

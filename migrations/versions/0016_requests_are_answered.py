@@ -71,7 +71,7 @@ def upgrade() -> None:
     )
     op.create_index("replies_expires_at", "replies", ["expires_at"])
     if on_postgres():
-        op.execute(
+        change_one_table(
             "ALTER TABLE replies ALTER COLUMN body SET STATISTICS 0,"
             " ALTER COLUMN correlation_id SET STATISTICS 0"
         )

@@ -4,7 +4,7 @@ Version, TLS, alarms, clock and permissions of the broker, and whether events wo
 
 from collections.abc import Sequence
 
-from outbox.checks import clocks, permissions, unroutable, versions
+from outbox.checks import clocks, permissions, redis, unroutable, versions
 from outbox.checks.report import Report
 from outbox.checks.result import Check, CheckResult, Status
 from outbox.checks.unroutable import Waiting
@@ -13,11 +13,13 @@ from outbox.settings import SharedSettings
 from outbox.transports.base import Transport
 from outbox.transports.inspection import Act, BrokerFacts
 from outbox.transports.management import BrokerHealth, Management
+from outbox.transports.redis_facts import RedisFacts
 from outbox.transports.routes import RouteState
 from outbox.transports.topology import Topology
 
 RABBITMQ = "RabbitMQ"
 NO_API = "MQ_MANAGEMENT_URL is not set"
+_NO_ROUTES = "the broker has no management API"
 _UNREACHABLE = "the broker cannot be reached"
 
 
@@ -42,6 +44,7 @@ class BrokerCheck:
         self._report = report
         self._declares = settings.declare_topology
         self._is_embedded = settings.brokers[0].scheme == "sqlite"
+        self._is_rabbitmq = settings.brokers[0].scheme in {"amqp", "amqps"}
 
     async def server(self, acts: Sequence[Act]) -> bool:
         """Check the server, and attempts at *acts*; returns whether it can be reached."""
@@ -54,18 +57,32 @@ class BrokerCheck:
                     Check.TOPOLOGY, "exchanges, queues and permissions", because=_UNREACHABLE
                 )
             )
-            # Its management API may have problems of its own.
-            await self._health(is_blocked=None)
+            if self._is_rabbitmq:
+                # Its management API may have problems of its own.
+                await self._health(is_blocked=None)
             return False
         if self._is_embedded:
             self._report.add(
                 CheckResult.ok(Check.BROKER_VERSION, f"the embedded broker, {_named(facts)}")
             )
             return True
+        if facts.redis is not None:
+            self._redis(facts, facts.redis)
+            return True
         self._report.add(*of_version(facts), of_tls(facts))
         await self._health(is_blocked=facts.is_blocked)
         self._report.add(*permissions.of_answers(facts.answers))
         return True
+
+    def _redis(self, facts: BrokerFacts, stored: RedisFacts) -> None:
+        version = versions.parsed(facts.version)
+        self._report.add(*versions.of_redis(facts.product, version), of_tls(facts))
+        for alarm in redis.of_alarms(stored):
+            if alarm.status is Status.ERROR:
+                self._report.unavailable(alarm)
+            else:
+                self._report.add(alarm)
+        self._report.add(*redis.of_durability(stored), *redis.of_server(stored))
 
     async def topology(self, topology: Topology) -> None:
         """Check that *topology* exists as it is declared, and may be declared."""
@@ -79,6 +96,8 @@ class BrokerCheck:
 
     async def policies(self, topology: Topology) -> None:
         """Check policies, bindings and delivery limits of *topology*."""
+        if self._management is None and not self._is_rabbitmq:
+            return
         if self._management is None:
             self._report.add(
                 CheckResult.not_checked(
@@ -94,7 +113,7 @@ class BrokerCheck:
         )
         if odd is not None:
             self._report.warn(Check.POLICIES, odd)
-            if not odd and not self._is_embedded:
+            if not odd and self._is_rabbitmq:
                 self._report.add(
                     CheckResult.ok(
                         Check.POLICIES,
@@ -105,7 +124,8 @@ class BrokerCheck:
     async def routes(self, waiting: Sequence[Waiting] | None) -> None:
         """Check that queues are bound for events that are *waiting*; None if these are unknown."""
         if waiting is None or (waiting and self._management is None):
-            because = "the outbox could not be read" if waiting is None else NO_API
+            no_api = NO_API if self._is_rabbitmq else _NO_ROUTES
+            because = "the outbox could not be read" if waiting is None else no_api
             self._report.add(
                 CheckResult.not_checked(
                     Check.ROUTING_KEYS, "whether queues are bound for events", because=because
@@ -147,7 +167,8 @@ class BrokerCheck:
 def of_version(facts: BrokerFacts) -> Sequence[CheckResult]:
     """Judge the version of the broker; attempts are made only at RabbitMQ."""
     if facts.product == RABBITMQ:
-        return list(versions.of_rabbitmq(versions.parsed(facts.version)))
+        version = versions.parsed(facts.version)
+        return [*versions.of_rabbitmq(version), versions.of_priorities(version)]
     because = "it does not call itself RabbitMQ"
     return [
         CheckResult.not_checked(check, what, because=because)

@@ -18,7 +18,21 @@ OLDEST_RABBITMQ: Version = (3, 13)
 NEWEST_RABBITMQ: Version = (4, 3)
 OLDEST_TESTED_RABBITMQ: Version = (3, 10)
 """Debian 12 ships it: everything works, and RabbitMQ fixes no faults in it any more."""
+OLDEST_REDIS: Version = (7, 0)
+NEWEST_REDIS: Version = (8, 0)
+OLDEST_VALKEY: Version = (7, 2)
+"""Its first release."""
+NEWEST_VALKEY: Version = (8, 1)
 NEWEST_PYTHON: Version = (3, 14)
+PRIORITIES_SINCE: Version = (4, 0)
+STRICT_PRIORITIES_SINCE: Version = (4, 3)
+"""From these versions on the quorum queues of RabbitMQ deliver by priority."""
+
+REDIS_VERSIONS: dict[str, tuple[Version, Version]] = {
+    "Redis": (OLDEST_REDIS, NEWEST_REDIS),
+    "Valkey": (OLDEST_VALKEY, NEWEST_VALKEY),
+}
+"""The oldest version that is supported and the newest that was tested, by the product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,33 @@ def of_rabbitmq(version: Version) -> Iterator[CheckResult]:
     else:
         yield CheckResult.ok(check, f"{name}{_if_newer(version, NEWEST_RABBITMQ)}")
     yield from _faults(check, name, version, RABBITMQ_FAULTS)
+
+
+def of_redis(product: str, version: Version) -> Iterator[CheckResult]:
+    """Judge the *version* of *product*, which is Redis or Valkey."""
+    name, check = f"{product} {shown(version)}", Check.BROKER_VERSION
+    oldest, newest = REDIS_VERSIONS[product]
+    if version < oldest:
+        yield CheckResult.error(
+            check, f"{name} is too old: {shown(oldest)} is the oldest supported version"
+        )
+        return
+    yield CheckResult.ok(check, f"{name}{_if_newer(version, newest)}")
+
+
+def of_priorities(version: Version) -> CheckResult:
+    """Say what the quorum queues of this *version* of RabbitMQ make of priorities."""
+    name = f"queues of RabbitMQ {shown(version)}"
+    if version < PRIORITIES_SINCE:
+        text = (
+            f"{name} deliver in the order of publishing: an urgent event that waits in a queue"
+            " overtakes no other one; docs/explanation/priorities.md has the remedy"
+        )
+    elif version < STRICT_PRIORITIES_SINCE:
+        text = f"{name} deliver two urgent events for each other one, as long as urgent ones wait"
+    else:
+        text = f"{name} deliver urgent events first, then normal ones, then low ones"
+    return CheckResult.ok(Check.BROKER_PRIORITIES, text)
 
 
 def of_python(version: Version) -> Iterator[CheckResult]:

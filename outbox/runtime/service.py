@@ -102,11 +102,14 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _run(service: Service, drain: timedelta) -> ExitCode:
     log = logs.get("service")
-    stop, abort = asyncio.Event(), asyncio.Event()
+    stop, signalled, abort = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
-        log.info("signal_received", signal=number.name, draining=not stop.is_set())
-        (abort if stop.is_set() else stop).set()
+        # Not `stop`: the service may set it as well, and then this may be the same request.
+        is_second = signalled.is_set()
+        log.info("signal_received", signal=number.name, draining=not is_second)
+        signalled.set()
+        (abort if is_second else stop).set()
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(captured.on_loop_error)

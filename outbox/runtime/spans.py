@@ -28,16 +28,26 @@ MOST_LINKS = 128
 OTHER_ERROR = "_OTHER"
 """The error type of different errors at once, or of one that is not known."""
 
+_SYSTEMS = {
+    "amqp": ("rabbitmq", 5672),
+    "amqps": ("rabbitmq", 5671),
+    "redis": ("redis", 6379),
+    "rediss": ("redis", 6379),
+}
+"""The system of a broker, and its default port, by the scheme of MQ_BROKER_URL."""
+
 
 def of_brokers(urls: Sequence[URL]) -> Attributes:
     """The attributes of the broker at *urls*; with its address, if there is only one."""
     first = urls[0]
-    if first.scheme not in {"amqp", "amqps"}:
+    if (found := _SYSTEMS.get(first.scheme)) is None:
         return of_outbox()
-    if len(urls) > 1 or not first.host:
-        return {"messaging.system": "rabbitmq"}
-    port = first.port or (5671 if first.scheme == "amqps" else 5672)
-    return {"messaging.system": "rabbitmq", "server.address": first.host, "server.port": port}
+    system, default_port = found
+    # A Sentinel or a node that is asked for the server is not the server.
+    if len(urls) > 1 or not first.host or {"sentinel", "cluster"} & set(first.query):
+        return {"messaging.system": system}
+    port = first.port or default_port
+    return {"messaging.system": system, "server.address": first.host, "server.port": port}
 
 
 def of_message(

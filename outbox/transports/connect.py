@@ -4,6 +4,7 @@ Choosing the adapters by the scheme of `MQ_BROKER_URL`; only those of that broke
 
 from pathlib import Path
 
+from outbox import redis_urls
 from outbox.extras import packages_of
 from outbox.settings import SharedSettings
 from outbox.transports.base import ConnectionCounter, NoCounter, Transport
@@ -25,6 +26,15 @@ def transport(
             from outbox.transports.sqlite.transport import SqliteTransport  # noqa: PLC0415
         # As in SQLAlchemy: three slashes begin a relative path, four an absolute one.
         return SqliteTransport(Path(first.path[1:]), connections=connections)
+    if first.scheme in redis_urls.SCHEMES:
+        with packages_of("MQ_BROKER_URL: Redis", extra="redis"):
+            from outbox.transports.redis.transport import RedisTransport  # noqa: PLC0415
+        return RedisTransport(
+            settings.brokers,
+            name=name,
+            connections=connections,
+            replicas=settings.redis_replicas,
+        )
 
     with packages_of("MQ_BROKER_URL: RabbitMQ", extra="rabbitmq"):
         from outbox.transports.rabbitmq.transport import RabbitMQTransport  # noqa: PLC0415
@@ -45,6 +55,10 @@ def management(settings: SharedSettings) -> Management | None:
         with packages_of("MQ_BROKER_URL: SQLite", extra="sqlite"):
             from outbox.transports.sqlite.management import SqliteManagement  # noqa: PLC0415
         return SqliteManagement(Path(first.path[1:]))
+    if first.scheme in redis_urls.SCHEMES:
+        with packages_of("MQ_BROKER_URL: Redis", extra="redis"):
+            from outbox.transports.redis.management import RedisManagement  # noqa: PLC0415
+        return RedisManagement(settings.brokers, name="management")
     if (url := settings.management) is None:
         return None
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from outbox.transports.redis_facts import RedisFacts
 from outbox.transports.topology import Binding
 
 
@@ -99,6 +100,7 @@ class BrokerFacts:
         is_blocked: Whether it takes no messages since memory or disk is low; None if no message
             was offered.
         answers: Its answers, in the order of the attempts.
+        redis: What else a server of Redis says; None for other brokers.
 
     """
 
@@ -107,6 +109,7 @@ class BrokerFacts:
     is_encrypted: bool = False
     is_blocked: bool | None = None
     answers: Sequence[Answer] = ()
+    redis: RedisFacts | None = None
 
 
 def acts_of_bindings(bindings: Sequence[Binding]) -> list[BindingOf]:

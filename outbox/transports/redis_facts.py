@@ -11,8 +11,8 @@ from enum import StrEnum
 from outbox.clock_difference import ClockDifference
 
 
-class ClusterMode(StrEnum):
-    """What finds the primary of the server; it decides what a loss of a server means."""
+class ServerGroup(StrEnum):
+    """To which servers MQ_BROKER_URL leads; if one is lost, another may take its place."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -35,12 +35,13 @@ class RedisFacts:
         replicas: Those that are connected.
         replicas_to_write: How many the server needs for a write (`min-replicas-to-write`).
         clock: How far its clock is from that of this host.
-        refused_commands: Commands of the transport that the user may not use.
+        refused_commands: Commands of the transport that the user may not use; None if it may not
+            try them in a transaction.
         refused_keys: Whether the user may not use the keys of the transport.
 
     """
 
-    mode: ClusterMode = ClusterMode.SINGLE
+    group: ServerGroup = ServerGroup.SINGLE
     role: str | None = None
     appends: bool | None = None
     syncs: str | None = None
@@ -52,5 +53,5 @@ class RedisFacts:
     replicas: int | None = None
     replicas_to_write: int | None = None
     clock: ClockDifference | None = None
-    refused_commands: Sequence[str] = ()
+    refused_commands: Sequence[str] | None = None
     refused_keys: bool = False

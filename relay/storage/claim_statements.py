@@ -86,11 +86,9 @@ def claimed_columns(
     ]
 
 
-def limited_by_size(
-    candidates: sa.Select[Any], *, kept: Sequence[str], order: Sequence[str]
-) -> sa.Select[Any]:
+def limited_by_size(candidates: sa.Select[Any], *, kept: Sequence[str]) -> sa.Select[Any]:
     """
-    The rows of *candidates* (`measured_columns` and turn) in their *order*, at most `bytes`.
+    The rows of *candidates* (`measured_columns` and turn) in any order, at most `bytes`.
 
     Lower turns count first. The first row is always included, and the last one may exceed the
     limit. The columns *kept* of the candidates are columns of the rows too. The column `has_next`
@@ -112,5 +110,4 @@ def limited_by_size(
         )
         .select_from(sized.join(outbox, outbox.c.id == sized.c.id))
         .where(sized.c.before < sa.bindparam("bytes"))
-        .order_by(*(sized.c[name] for name in order))
     )

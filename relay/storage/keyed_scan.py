@@ -5,6 +5,7 @@ The scan of rows with an ordering key: a skip scan finds keys, then their first 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -142,7 +143,7 @@ class KeyedScan:
             },
         )
         found: dict[bool, list[Visited]] = {True: [], False: []}
-        for row in visited:
+        for row in sorted(visited, key=itemgetter("number")):
             found[bool(row["urgent"])].append((row["key"], row["id"], row["ready"]))
         urgent = key_heads(found[True], limit=limit)
         if self._turns.order()[0] is Priority.HIGH:
@@ -163,8 +164,8 @@ class KeyedScan:
             self._statement,
             {**self._head_parameters(heads), "rows": per_key, "bytes": size},
         )
-        rows = [to_row(values) for values in result]
-        self._last_claimed = max((row.id for row in rows), default=self._last_claimed)
+        rows = sorted((to_row(values) for values in result), key=attrgetter("id"))
+        self._last_claimed = rows[-1].id if rows else self._last_claimed
         ready = ready_prefixes(rows)
         longest = max(Counter(row.ordering_key for row in rows).values(), default=0)
         is_cut_short = len(rows) < len(heads.ids) or result[0]["candidates"] > len(rows)

@@ -116,7 +116,8 @@ def _sqlite_claim(order: Sequence[Priority]) -> sa.Select[Any]:
     parts = sa.union_all(*(_sqlite_part(each, turn) for turn, each in enumerate(order)))
     part = parts.subquery("parts")
     candidates = sa.select(part).order_by(part.c.turn, part.c.id).limit(sa.bindparam("rows"))
-    return limited_by_size(candidates, kept=("part", "turn"), order=("turn", "id"))
+    rows = limited_by_size(candidates, kept=("part", "turn"))
+    return rows.order_by(sa.literal_column("turn"), outbox.c.id)
 
 
 # SQLite has no row locks; the docstring of `sqlite.py` explains why its claim needs none.

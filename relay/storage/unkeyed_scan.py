@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from outbox.event import Priority
 from relay.row import Row
-from relay.storage.unkeyed_claim_statements import starts
 from relay.storage.claimed_rows import ClaimedRows, Read, to_row
 from relay.storage.low_water_mark import FROM_THE_BEGINNING, LowWaterMark
 from relay.storage.priority_turns import URGENT_FIRST, PriorityTurns
+from relay.storage.unkeyed_claim_statements import starts
 
 _ID = attrgetter("id")
 

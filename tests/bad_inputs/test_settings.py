@@ -124,6 +124,12 @@ def test_a_heartbeat_in_the_url_cannot_switch_heartbeats_off(heartbeat):
         ("MQ_BROKER_URL", f"amqp://localhost/?{SECRET}=1"),
         ("MQ_BROKER_URL", "amqp:///x"),
         ("MQ_BROKER_URL", "amqp:/localhost"),
+        ("MQ_BROKER_URL", f"redis://u:{SECRET}@redis.example/"),
+        ("MQ_BROKER_URL", "rediss://redis.example/"),
+        ("MQ_BROKER_URL", f"rediss://u:{SECRET}@redis.example/?no_verify_ssl=1"),
+        ("MQ_BROKER_URL", f"redis://u:{SECRET}@localhost/{SECRET}"),
+        ("MQ_BROKER_URL", f"redis://u:p#{SECRET}@localhost"),
+        ("MQ_BROKER_URL", f"redis+sentinel://u:{SECRET}@localhost/mymaster"),
         ("MQ_ENCRYPTION_KEYS", ""),
         ("MQ_ENCRYPTION_KEYS", SECRET),
         ("MQ_ENCRYPTION_KEYS", f"https://{SECRET}/"),
@@ -254,3 +260,63 @@ def test_a_retention_that_is_shorter_than_the_path_of_a_message_is_refused(monke
 
     with pytest.raises(ConfigurationError, match=r"^MQ_DEDUPLICATION_RETENTION_HOURS: .*at least"):
         check(Consumer("etl", bindings=["#"]), load(ConsumerSettings))
+
+
+REDIS = f"redis://u:{SECRET}@localhost"
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        (f"{REDIS}:1,localhost:2", "several servers of Redis are several brokers"),
+        (f"{REDIS}:1,{REDIS}:2", "several servers of Redis are several brokers"),
+        (
+            f"{REDIS}/0?sentinel=a,{REDIS}/1?sentinel=a",
+            "URLs of Redis in a list may differ in host and port only",
+        ),
+        (
+            f"{REDIS}?sentinel=a,{REDIS}?sentinel=b",
+            "URLs of Redis in a list may differ in host and port only",
+        ),
+        (
+            f"{REDIS}?sentinel=a,redis://u:x@localhost?sentinel=a",
+            "URLs of Redis in a list may differ in host and port only",
+        ),
+        (f"{REDIS},rediss://localhost", "all URLs of the list must have one scheme"),
+        (f"{REDIS}?sentinel=", "sentinel is empty"),
+        (f"{REDIS}?sentinel=a&cluster=true", "has cluster and sentinel"),
+        (f"{REDIS}?cluster=yes", "cluster must be true"),
+        (f"{REDIS}/2?cluster=true", "a cluster has the database 0 only"),
+        (
+            f"{REDIS}?sentinel_password={SECRET}",
+            "sentinel_user and sentinel_password need sentinel",
+        ),
+        (f"{REDIS}?sentinel=a&sentinel_user=b", "has sentinel_user without sentinel_password"),
+        ("redis://u@localhost", "has a user without a password"),
+        (f"{REDIS}/one", "behind the host stands the number of the database"),
+        (f"{REDIS}?db=1", "has a parameter that is none of cafile, "),
+        (f"{REDIS}?cafile=ca.pem", "cafile needs rediss"),
+        (f"rediss://u:{SECRET}@localhost?keyfile=k.pem", "has keyfile without certfile"),
+        ("redis:///0", "has no host"),
+    ],
+)
+def test_a_url_of_redis_that_cannot_work_is_refused(monkeypatch, url, problem):
+    monkeypatch.setenv("MQ_BROKER_URL", url)
+
+    assert refusal(SharedSettings).startswith(f"MQ_BROKER_URL: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("url", "number"),
+    [
+        (f"{REDIS}:6379/15", 1),
+        ("redis://localhost", 1),
+        (f"{REDIS}:1,localhost:2,localhost:3/0?sentinel=mq", 3),
+        (f"rediss://u:{SECRET}@a.example,b.example?cluster=true", 2),
+        ("rediss://redis.example?certfile=c.pem&keyfile=k.pem", 1),
+    ],
+)
+def test_a_url_of_redis_that_can_work_is_accepted(monkeypatch, url, number):
+    monkeypatch.setenv("MQ_BROKER_URL", url)
+
+    assert len(load(SharedSettings).brokers) == number

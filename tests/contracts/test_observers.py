@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from consumer.queues import ConsumerQueues
-from outbox.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch
+from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.base import Outcome, QueueDepth, Transport
 from outbox.transports.observation import MOST_COPIES, Copy, Observation
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
@@ -33,7 +33,7 @@ SHORT = timedelta(milliseconds=200)
 @pytest.fixture(params=["sqlite", "rabbitmq"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "rabbitmq":
-        return a_rabbitmq(request.getfixturevalue("traced_url"))
+        return a_rabbitmq(request.getfixturevalue("traced_rabbitmq_url"))
     poll = timedelta(milliseconds=10)
     return SqliteTransport(tmp_path / "broker.db", poll=poll, lease=timedelta(seconds=1))
 
@@ -43,12 +43,6 @@ async def transport(broker: Transport) -> Transport:
     """A broker with a work queue, and with its tracer on if it is RabbitMQ."""
     await broker.declare(TOPOLOGY)
     return broker
-
-
-@pytest.fixture
-async def traced_url(rabbitmq_server, rabbitmq_vhost, rabbitmq_url) -> str:
-    await rabbitmq_server.http.request("PUT", "vhosts", rabbitmq_vhost, body={"tracing": True})
-    return rabbitmq_url
 
 
 def a_rabbitmq(url: str) -> RabbitMQTransport:
@@ -181,29 +175,6 @@ async def test_headers_that_no_client_can_read_end_no_observer(transport):
     assert found[0].message.headers == hostile.headers
 
 
-async def test_nothing_is_left_of_an_observer_on_rabbitmq(
-    traced_url, rabbitmq_server, rabbitmq_vhost
-):
-    transport = a_rabbitmq(traced_url)
-    await transport.declare(TOPOLOGY)
-    queues = rabbitmq_server.http.queues
-    before = set(await queues(rabbitmq_vhost))
-
-    async with transport.observe(chosen("#"), name=NAME) as observation:
-        assert set(await queues(rabbitmq_vhost)) == before | {NAME}
-        await eventually(
-            lambda: rabbitmq_server.http.close_connections(rabbitmq_vhost),
-            message="no connection to close",
-        )
-        with pytest.raises(BrokerUnavailable):
-            await copies(observation, 1)
-
-    async def is_gone() -> bool:
-        return set(await queues(rabbitmq_vhost)) == before
-
-    await eventually(is_gone, message="the queue of the observer is left")
-
-
 async def test_nothing_is_left_of_an_observer_whose_lease_has_expired(tmp_path):
     """As after a kill: another process goes on, and the copies hold health data."""
     file = tmp_path / "broker.db"
@@ -240,22 +211,14 @@ async def test_an_observer_that_lost_its_lease_ends(tmp_path):
             await copies(observation, 1)
 
 
-async def test_a_broker_whose_tracer_is_off_is_refused_with_the_command(rabbitmq_url):
-    transport = a_rabbitmq(rabbitmq_url)
-    await transport.declare(TOPOLOGY)
+async def test_a_file_of_an_earlier_version_gets_the_tables_of_observers(tmp_path):
+    file = tmp_path / "broker.db"
+    await SqliteTransport(file).declare(TOPOLOGY)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DROP TABLE observers")
+        db.execute("DROP TABLE observed")
 
-    with pytest.raises(ConfigurationError, match="rabbitmqctl trace_on"):
-        async with transport.observe(chosen("#"), name=NAME):
-            pass
-
-
-async def test_a_user_that_may_not_read_the_tracer_is_refused(
-    rabbitmq_server, rabbitmq_vhost, rabbitmq_url
-):
-    await a_rabbitmq(rabbitmq_url).declare(TOPOLOGY)
-    lent = rabbitmq_server.http.lent_user(rabbitmq_vhost, configure=".*", read="^(work.*|events)$")
-    async with lent as (user, password):
-        limited = a_rabbitmq(str(URL(rabbitmq_url).with_user(user).with_password(password)))
-        with pytest.raises(ConfigurationError, match=r"amq\.rabbitmq\.trace: .* no permission"):
-            async with limited.observe(chosen("#"), name=NAME):
-                pass
+    assert await publish(SqliteTransport(file), a_message()) == [Outcome.ACKED]
+    async with SqliteTransport(file).observe(chosen("#"), name=NAME) as observation:
+        await publish(SqliteTransport(file), a_message())
+        assert len(await copies(observation, 1)) == 1

@@ -10,6 +10,8 @@ import pytest
 import structlog
 from yarl import URL
 
+from consumer.partitions import hash_type
+from consumer.partitions.hash_type import check_hash_type
 from consumer.queues import ConsumerQueues
 from outbox.errors import TopologyMismatch
 from outbox.runtime import process
@@ -175,3 +177,13 @@ async def test_what_is_removed_is_gone_and_a_queue_with_messages_stays(rabbitmq_
     assert await broker.depth("work.dead") is None
     with pytest.raises(TopologyMismatch, match="exchange events does not exist"):
         await broker.verify(Topology(WANTED.exchanges))
+
+
+async def test_the_hash_type_is_looked_for_without_an_effect(rabbitmq_url, monkeypatch):
+    await check_hash_type(transport(rabbitmq_url))
+
+    monkeypatch.setattr(hash_type, "HASH_TYPE", "x-unknown")
+    probe: Any = Exchange("amq.topic", "x-unknown")  # type: ignore[arg-type]
+    monkeypatch.setattr(hash_type, "_PROBE", Topology([probe]))
+    with pytest.raises(TopologyMismatch, match="does not know its type x-unknown"):
+        await check_hash_type(transport(rabbitmq_url))

@@ -12,6 +12,8 @@ from outbox.transports.base import Outcome, Transport
 from outbox.transports.management import Management
 from outbox.transports.rabbitmq.management import RabbitMQManagement
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.redis.management import RedisManagement
+from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.routes import RouteState
 from outbox.transports.sqlite.management import SqliteManagement
 from outbox.transports.sqlite.transport import SqliteTransport
@@ -25,10 +27,13 @@ TOPOLOGY = Topology(
 )
 
 
-@pytest.fixture(params=["rabbitmq", "sqlite"])
+@pytest.fixture(params=["rabbitmq", "redis", "sqlite"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Transport, Management]:
     if request.param == "sqlite":
         return SqliteTransport(tmp_path / "broker.db"), SqliteManagement(tmp_path / "broker.db")
+    if request.param == "redis":
+        urls = [URL(request.getfixturevalue("redis_url"))]
+        return RedisTransport(urls, name="test"), RedisManagement(urls, name="test")
     server = request.getfixturevalue("rabbitmq_server")
     vhost = request.getfixturevalue("rabbitmq_vhost")
     url = URL(request.getfixturevalue("rabbitmq_url"))

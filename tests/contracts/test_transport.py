@@ -22,6 +22,7 @@ from outbox.transports.base import Outcome, QueueDepth, Subscription, Transport
 from outbox.transports.delivery import Delivery
 from outbox.transports.inspection import Act, BindingOf, Consuming, Permission, Publishing
 from outbox.transports.rabbitmq.transport import RabbitMQTransport
+from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.sqlite.transport import SqliteTransport
 from outbox.transports.topology import Binding, Exchange, Queue, Topology
 from outbox.wire.codec import WireMessage
@@ -39,12 +40,15 @@ OTHER = ConsumerQueues("other", bindings=["health.#"], delays=[DELAY])
 SINGLE = ConsumerQueues("single", bindings=["health.#"], delays=[], single_active=True)
 
 
-@pytest.fixture(params=["sqlite", "simulated", "rabbitmq", "rabbitmq by callback"])
+@pytest.fixture(params=["sqlite", "simulated", "rabbitmq", "rabbitmq by callback", "redis"])
 def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
     if request.param == "simulated":
         return SimulatedTransport(Broker(delay=lambda: 0.001))
     if request.param == "sqlite":
         return SqliteTransport(tmp_path / "broker.db", poll=timedelta(milliseconds=10))
+    if request.param == "redis":
+        url = URL(request.getfixturevalue("redis_url"))
+        return RedisTransport([url], name="test", poll=timedelta(milliseconds=10))
     url = URL(request.getfixturevalue("rabbitmq_url"))
     method: Literal["frames", "callback"] = "frames"
     if request.param == "rabbitmq by callback":

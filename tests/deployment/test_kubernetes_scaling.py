@@ -2,6 +2,7 @@
 Autoscalers in deploy/kubernetes ask for metrics that exist, and for the queue of the consumer.
 """
 
+import copy
 import os
 import re
 
@@ -10,9 +11,11 @@ import yaml
 
 from consumer.settings import ConsumerSettings
 from examples.etl import etl
+from outbox.runtime.service import ABORT_SECONDS
+from outbox.settings import SharedSettings
 from tests.support.installation import DEFINITIONS
-from tests.support.kubernetes import build
-from tests.support.kubernetes.manifests import FOLDER, PART_OF, containers, objects
+from tests.support.kubernetes import VERSIONS, build, violations
+from tests.support.kubernetes.manifests import FOLDER, PART_OF, containers, objects, pod
 from tests.support.pages import REPOSITORY
 
 PROCESSES = ("outbox-relay", "outbox-consumer-etl")
@@ -71,6 +74,53 @@ def test_keda_has_every_field_and_knows_our_queue():
     assert {queue["queueName"] for queue in queues} == {QUEUE}
     assert {queue["vhostName"] for queue in queues} == {virtual_host}
     assert {queue["mode"] for queue in queues} == {"QueueLength", "MessageRate"}
+
+
+def test_the_number_of_pods_at_most_doubles_in_a_minute_and_falls_after_ten():
+    """`cooldownPeriod` of KEDA is for the step to zero alone."""
+    behaviors = [
+        each["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        for each in objects("overlays/keda", "ScaledObject").values()
+    ] + [
+        each["spec"]["behavior"]
+        for each in objects("overlays/hpa", "HorizontalPodAutoscaler").values()
+    ]
+
+    assert len(behaviors) == 4
+    for behavior in behaviors:
+        assert behavior["scaleUp"] == {
+            "policies": [{"type": "Percent", "value": 100, "periodSeconds": 60}]
+        }
+        assert behavior["scaleDown"] == {"stabilizationWindowSeconds": 600}
+
+
+def test_the_behavior_that_keda_hands_on_has_only_fields_of_kubernetes():
+    autoscaler = copy.deepcopy(
+        objects("overlays/hpa", "HorizontalPodAutoscaler")["outbox-consumer-etl"]
+    )
+    for each in objects("overlays/keda", "ScaledObject").values():
+        config = each["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+        autoscaler["spec"]["behavior"] = config["behavior"]
+        for version in VERSIONS:
+            assert violations(autoscaler, version) == []
+
+
+def test_a_pod_may_drain_before_it_is_killed():
+    for name in PROCESSES:
+        deployment = objects("overlays/keda", "Deployment")[name]
+        drain = SharedSettings.model_fields["drain_seconds"].default
+        assert pod(deployment)["terminationGracePeriodSeconds"] > drain + 2 * ABORT_SECONDS
+
+
+def test_the_lag_is_that_of_the_queue_and_its_consumer():
+    scaled = objects("overlays/keda", "ScaledObject")["outbox-consumer-etl"]
+    [query] = [
+        trigger["metadata"]["query"]
+        for trigger in scaled["spec"]["triggers"]
+        if trigger["type"] == "prometheus"
+    ]
+
+    assert re.findall(r'queue="([^"]*)"', query) == [QUEUE, QUEUE]
 
 
 def test_autoscalers_ask_for_metrics_that_the_adapter_serves():

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from consumer.settings import ConsumerSettings
-from outbox.runtime.service import ExitCode
+from outbox.runtime.service import ABORT_SECONDS, ExitCode
 from relay.settings import RelaySettings
 from tests.support.pages import REPOSITORY
 from tests.support.programs import program
@@ -109,9 +109,23 @@ def test_a_process_is_started_again_but_not_with_a_bad_configuration(name):
     assert int(stop.removesuffix("s")) > drain
 
 
+def test_a_consumer_has_one_process_unless_its_file_of_settings_asks_for_more():
+    [command] = values("outbox-consumer@.service", "ExecStart")
+
+    assert command.endswith("/consumer run ${CONSUMER} $RUN_OPTIONS")
+    assert "RUN_OPTIONS=" in values("outbox-consumer@.service", "Environment")
+
+
+def test_systemd_waits_until_a_supervisor_has_killed_processes_that_do_not_drain():
+    drain = ConsumerSettings.model_fields["drain_seconds"].default
+    [stop] = values("outbox-consumer@.service", "TimeoutStopSec")
+
+    assert int(stop.removesuffix("s")) > drain + 2 * ABORT_SECONDS
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_secrets_are_credentials_in_the_directory_that_the_settings_read(name):
-    assert values(name, "Environment") == ["MQ_SECRETS_DIR=%d"]
+    assert "MQ_SECRETS_DIR=%d" in values(name, "Environment")
     for credential in values(name, "LoadCredential"):
         setting, _, file = credential.partition(":")
         assert setting in {"MQ_DATABASE_URL", "MQ_BROKER_URL"}

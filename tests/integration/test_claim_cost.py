@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbox import Priority
 from relay.row import Row
 from relay.storage.postgres import PostgresStore
 from relay.verdict import Delete
@@ -24,12 +25,20 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
         yield engine
 
 
-async def fill(engine: AsyncEngine, count: int, *, key: str = "NULL", later: str = "false"):
+async def fill(
+    engine: AsyncEngine,
+    count: int,
+    *,
+    key: str = "NULL",
+    later: str = "false",
+    priority: str = "normal",
+) -> None:
     """Insert *count* rows; *key* and *later* are SQL and may use the row's number `n`."""
     async with engine.begin() as connection:
         await connection.exec_driver_sql(
             "INSERT INTO outbox (event_id, type, routing_key, ordering_key, idempotency_key, body,"
-            f" not_before) SELECT gen_random_uuid(), 't', 't', {key}, n::text, '{{}}',"
+            f" priority, not_before)"
+            f" SELECT gen_random_uuid(), 't', 't', {key}, n::text, '{{}}', '{priority}',"
             f" CASE WHEN {later} THEN clock_timestamp() + '1 day'::interval END"
             f" FROM generate_series(1, {count}) n"
         )
@@ -62,6 +71,7 @@ async def rows_and_cost(engine: AsyncEngine) -> tuple[int, int]:
         pytest.param({"key": "'one'", "later": "n = 1"}, id="a key that waits"),
         pytest.param({"later": "true"}, id="events for tomorrow"),
         pytest.param({"key": "n::text", "later": "true"}, id="keys that wait"),
+        pytest.param({"priority": "low"}, id="events of low priority"),
     ],
 )
 async def test_a_hundred_thousand_rows_that_wait_cost_a_claim_nothing(engine, others):
@@ -76,6 +86,23 @@ async def test_a_hundred_thousand_rows_that_wait_cost_a_claim_nothing(engine, ot
     assert rows == LIMIT
     assert looked_at < 5 * LIMIT
     assert looked_at <= 1.2 * before[1] + 4 * 50
+
+
+@pytest.mark.parametrize("first", ["high", "normal", "low"])
+async def test_a_full_claim_reads_no_row_of_another_priority(engine, first):
+    await fill(engine, MANY // 5, priority="low")
+    await fill(engine, MANY // 5, priority="normal")
+    await fill(engine, MANY // 5, priority="high")
+    async with postgres_store(engine) as store:
+        turns = store.claimer.unkeyed._turns
+        while turns.order()[0] != first:
+            turns.claimed({}, waiting=[Priority(first)])
+        rows, statements = await claim(engine, store)
+        looked_at = await cost(store, statements)
+
+    assert {row.values["priority"] for row in rows} == {first}
+    assert len(rows) == LIMIT
+    assert looked_at < 1.2 * LIMIT
 
 
 async def test_a_claim_reads_each_row_without_a_key_once(engine):

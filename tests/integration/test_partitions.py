@@ -62,7 +62,7 @@ async def test_a_process_that_is_stopped_hands_its_partitions_over_at_once(deplo
     await deployment.until_taken(count * len(KEYS))
 
     assert await deployment.steps() == {key: list(range(count)) for key in KEYS}
-    assert await deployment.longest_pause() < timedelta(seconds=5)
+    assert await deployment.longest_pause() < timedelta(seconds=10)
 
 
 async def test_messages_without_a_key_are_spread_over_the_partitions(deployment):
@@ -108,7 +108,8 @@ async def test_partitions_are_added_and_removed_under_load(deployment):
     await deployment.until_taken(count * len(KEYS))
 
     assert await deployment.steps() == {key: list(range(count)) for key in KEYS}
-    assert await deployment.longest_pause() < timedelta(seconds=5)
+    # A second on a machine that does nothing else.
+    assert await deployment.longest_pause() < timedelta(seconds=10)
     assert await deployment.partitions() == {(0, 0), (3, 0), (3, 1)}
     assert await deployment.dead() == []
 

@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -16,13 +17,14 @@ from consumer.settings import ConsumerSettings
 from consumer.supervision.run import supervise
 from consumer.supervision.scaling import Limits, Pace
 from outbox.runtime.service import ExitCode
-from tests.support import probes, slow
+from tests.support import intervals, probes, slow
 from tests.support.consumer_deployment import ConsumerDeployment, a_message
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.reaper import process_exists
 
 PYTHON = [sys.executable, "-m", "consumer"]
+GIVES_UP_SOON = {"MQ_DELIVERY_LIMIT": "3", intervals.VARIABLE: "suspects"}
 PACE = Pace(
     look_every=timedelta(seconds=0.3),
     window=timedelta(seconds=0.6),
@@ -87,8 +89,14 @@ async def test_processes_share_the_work_and_a_killed_one_is_replaced(deployment)
     assert not any(process_exists(pid) for pid in pids(supervisor))
 
 
-async def test_one_page_has_the_metrics_of_all_processes(deployment):
-    async with supervised(deployment, "--processes", "2") as supervisor:
+async def test_one_page_has_the_metrics_of_all_processes(
+    sqlite_url, embedded_broker_url, tmp_path
+):
+    urls = (sqlite_url, embedded_broker_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
         await deployment.publish(*[a_message("test.happened") for _ in range(4)])
         await deployment.applies(4)
         port = lines(supervisor, "probes_listening")[0]["port"]
@@ -193,6 +201,47 @@ async def test_processes_that_cannot_start_end_the_supervisor(
         assert gave_up["exit_code"] == ExitCode.BAD_CONFIGURATION
         assert lines(supervisor, "configuration_refused")
     await deployment.engine.dispose()
+
+
+async def test_a_signal_to_all_processes_counts_once(sqlite_url, embedded_broker_url, tmp_path):
+    """As Ctrl-C on a terminal, or a service manager that stops a whole unit."""
+    urls = (sqlite_url, embedded_broker_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
+        deployment.outage.touch()
+        await deployment.publish(a_message("test.slow"))
+        await eventually(deployment.calls)
+
+        os.killpg(supervisor.pid, signal.SIGTERM)
+
+        await eventually(lambda: len(lines(supervisor, "signal_received")) == 3)
+        deployment.outage.unlink()
+        assert await supervisor.wait() == ExitCode.STOPPED
+        assert len(await deployment.applied()) == 1
+        assert all(line["draining"] for line in lines(supervisor, "signal_received"))
+
+
+@pytest.mark.fault
+async def test_a_message_that_ends_each_process_is_given_up_before_its_supervisor_gives_up(
+    postgres_url, rabbitmq_url, tmp_path
+):
+    urls = (postgres_url, rabbitmq_url)
+    async with (
+        ConsumerDeployment(urls, tmp_path, **GIVES_UP_SOON) as deployment,
+        supervised(deployment, "--processes", "1", module="shortened_behaviours") as supervisor,
+    ):
+        killer, neighbour = a_message("test.kills"), a_message("test.happened")
+        await deployment.publish(killer, neighbour)
+
+        dead = await deployment.wait_for_dead_letters(1, within=90)
+
+        assert dead[killer.message_id]["reason"] == "delivery_limit"
+        await deployment.applies(1)
+        assert await deployment.applied() == [UUID(neighbour.message_id)]
+        assert {line["exit_code"] for line in lines(supervisor, "process_ended")} == {9}
+        assert await supervisor.terminate() == ExitCode.STOPPED
 
 
 async def test_a_second_signal_ends_all_processes_at_once(

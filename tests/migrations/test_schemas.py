@@ -232,6 +232,7 @@ async def test_roles_that_work_on_the_tables_need_no_new_grant_after_an_upgrade(
             has_table_privilege('{name}', 'begun_deliveries', 'DELETE'),
             has_table_privilege('{name}', 'begun_deliveries', 'TRUNCATE'),
             has_table_privilege('{name}', 'failing_messages', 'DELETE'),
+            has_table_privilege('{name}', 'consumer_partitions', 'DELETE'),
             has_table_privilege('{name}', 'outbox_processes', 'UPDATE'),
             has_table_privilege('{name}', 'outbox_compatibility', 'SELECT')""",
         )
@@ -239,5 +240,5 @@ async def test_roles_that_work_on_the_tables_need_no_new_grant_after_an_upgrade(
             *[True, True, False],
             *[True, True, False],
             *[True, False],
-            *[True, True, True],
+            *[True, True, True, True],
         ]

@@ -26,6 +26,10 @@ _EXPANDED = {
 MEANINGS = {
     "arguments_not_compared": "`of` exists, but the broker's user may not compare its arguments; "
     "see [Running](../how-to/run.md#queues-that-exist).",
+    "reply_refused": "The error reply to a request could not be recorded, as the database or a "
+    "setting refuses its plain body: its caller times out.",
+    "request_expired": "The deadline of a request has passed: a relay does not publish it, and a "
+    "handler that answers is not called.",
     "batch_failed": "A batch was rolled back; its messages are tried alone, or in smaller ones. "
     "`place` is the innermost line of the application.",
     "batch_partly_failed": "How many events of a batch were sent, and how many were not, by "
@@ -36,7 +40,7 @@ MEANINGS = {
     "[How the relay publishes](../explanation/publishing.md#when-the-client-library-changes).",
     "background_work_failed": "Periodic work beside the main loop failed, and is tried again: the "
     "relay's `promote` or `sample`, the consumer's `purge`, `dead_queue`, `record_failures` or "
-    "`sample_failing`, `dead_letters`, which counts and purges them, `verify`, a check of the "
+    "`sample_failing`, `partitions`, which declares them again, `dead_letters`, which counts and purges them, `verify`, a check of the "
     "database, or `register`, the row in `outbox_processes`; once for each reason.",
     "configuration_refused": "The process exits with 2; `problem` says what cannot work.",
     "consumer_started": "The consumer handles messages.",
@@ -47,6 +51,11 @@ MEANINGS = {
     "crashed": "The process exits with 1.",
     "dead_letter_bodies_expired": "Bodies of dead letters older than "
     "`MQ_DEAD_LETTER_BODY_RETENTION_DAYS` were deleted.",
+    "partition_drained": "All messages of a partition that is replaced are settled; see "
+    "[Partitions](../explanation/partitions.md).",
+    "partitions_assigned": "This process reads so many `partitions` from now on.",
+    "partitions_differ": "The consumer has `partitions`, set by `consumer scale`; the code has "
+    "`declared` for a consumer without any.",
     "dead_letters_purged": "Dead letters older than `MQ_DEAD_LETTER_RETENTION_DAYS` were deleted.",
     "dedup_purged": "Rows past the retention were deleted from the dedup store.",
     "drain_deadline_passed": "The process exits with 4.",
@@ -72,10 +81,23 @@ MEANINGS = {
     "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
     "message_erased": "A message was acked without a call of its handler, because the key of its "
     "person was destroyed.",
+    "messages_may_be_lost": "At start, a setting of a Redis by which it may lose confirmed "
+    "messages, or that could not be read; see "
+    "[Redis](../how-to/redis.md#settings-of-the-server).",
     "messages_settled": "How many deliveries of a type ended with a status.",
     "policies_not_checked": "No policy of the broker was checked at start, and why; see "
     "[Running](../how-to/run.md#policies).",
     "probes_listening": "The address of `/metrics`, `/livez` and `/readyz`.",
+    "process_ended": "A process of `consumer run --processes` has ended by itself; another one "
+    "follows after the pause. A negative `exit_code` is a signal. See "
+    "[Scaling](../how-to/scale.md#processes-that-end).",
+    "process_killed": "A process did not end in time after its supervisor had asked it to.",
+    "process_not_started": "The system refused to start a process, as `reason` says; the "
+    "supervisor tries it again.",
+    "process_started": "The supervisor has started a process.",
+    "process_stopped": "A process has ended as its supervisor had asked it to.",
+    "processes_scaled": "The backlog asks for another number of processes; `waiting` are the "
+    "messages in the work queue, and `per_second` those that all processes handled in a second.",
     "python_warning": "Python warned of code; with the text if the code is not a driver's.",
     "reconnecting": "A server is still unreachable; the next attempt comes after the pause.",
     "relay_started": "The relay publishes.",
@@ -99,7 +121,11 @@ MEANINGS = {
     "setting_warning": "A variable is ignored, or a server is a default; `problem` says which.",
     "signal_received": "A signal came; `draining` is true for the first one.",
     "uncaught_error": "An error ended a thread, or was raised in a callback or destructor.",
+    "stop_requested": "The supervisor of the process has asked it to stop, or has ended.",
     "stopped": "The process exits with 0.",
+    "supervisor_gave_up": "The supervisor stops all processes, and exits with 2 or 6: the end of "
+    "one shows that they cannot work. See [Scaling](../how-to/scale.md#processes-that-end).",
+    "supervisor_started": "The supervisor starts its processes.",
     "topology_declared": "The bindings were declared again, although none may have been missing.",
     "topology_problem": "A queue, exchange, binding or policy is not as it has to be; once for "
     "each problem. Level `error`: the process is not ready until it is solved. See "

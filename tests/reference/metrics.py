@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.reply_report import ReplyReport
+from consumer.supervision.telemetry import Telemetry as SupervisorTelemetry
 from consumer.telemetry import Telemetry as ConsumerTelemetry
 from outbox.runtime.probes import Health
 from relay.telemetry import Telemetry as RelayTelemetry
@@ -30,10 +31,15 @@ def consumer() -> str:
     return _table(_of_consumer())
 
 
+def supervisor() -> str:
+    """Metrics of the supervisor of a consumer."""
+    return _table(_of_supervisor())
+
+
 def series() -> dict[str, frozenset[str]]:
-    """The labels of every series of both processes, by name."""
+    """The labels of every series of all processes, by name."""
     found: dict[str, frozenset[str]] = {}
-    for registry in (_of_relay(), _of_consumer()):
+    for registry in (_of_relay(), _of_consumer(), _of_supervisor()):
         for collector in _collectors(registry):
             for family in collector.collect():
                 labels = frozenset(_labels(collector))
@@ -54,6 +60,12 @@ def _of_consumer() -> CollectorRegistry:
     registry = CollectorRegistry()
     ConsumerTelemetry(registry, source="", queue="", known=()).topology_report(Health())
     ReplyReport(registry)
+    return registry
+
+
+def _of_supervisor() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    SupervisorTelemetry(registry)
     return registry
 
 

@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "settings-consumer": settings.consumer,
     "metrics-relay": metrics.relay,
     "metrics-consumer": metrics.consumer,
+    "metrics-supervisor": metrics.supervisor,
     "alerts": alerts.table,
     "log-events": log_events.table,
     "exit-codes": commands.exit_codes,

@@ -13,7 +13,7 @@ import outbox
 import outbox.testing
 from consumer.handler import Options
 from consumer.storage.tables import failing_messages, parked_messages, processed_messages
-from outbox import audit_tables, tables
+from outbox import audit_tables, reply_table, tables
 from outbox.wire import headers as wire
 from tests.reference import markdown
 from tests.reference.markdown import code, codes, one_line
@@ -59,6 +59,7 @@ _TABLES = (
     processed_messages,
     parked_messages,
     failing_messages,
+    reply_table.replies,
 )
 
 
@@ -102,6 +103,11 @@ _CONSTANTS = {
         "outbox/health_data.py",
         "The type of the event that `HealthDataMessage` becomes.",
         repr(outbox.HEALTH_DATA_UPLOADED),
+    ),
+    "replies": (
+        "outbox/replies.py",
+        "The module whose `wait` and `get` return the replies to requests.",
+        "",
     ),
     "metadata": (
         "outbox/tables.py",

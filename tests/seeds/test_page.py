@@ -15,3 +15,12 @@ def test_the_page_has_a_row_for_each_idea_and_each_names_its_tests():
     assert sorted(rows) == ROWS
     assert all("`tests/" in row[-1] for row in rows.values())
     assert missing_tests(PAGE) == []
+
+
+def test_each_idea_that_is_done_otherwise_names_its_tests():
+    section = PAGE.read_text().partition("## Ideas that are done otherwise\n")[2]
+    lines = section.partition("\n## ")[0].splitlines()
+    rows = [line for line in lines if line.startswith("| ") and "original idea" not in line]
+
+    assert len(rows) == 15
+    assert [row for row in rows if "`tests/" not in row] == []

@@ -116,10 +116,10 @@ class PartitionedDeployment(Deployment):
             raise
 
     async def until_shared(self, *shares: int) -> None:
-        """Wait until the processes read so many partitions each of the newest generation."""
+        """Wait until the processes handle so many partitions each of the newest generation."""
 
         async def as_wanted() -> bool:
-            return await self._shares() == sorted(shares)
+            return await self._shares() == sorted(shares) and await self._is_open()
 
         await eventually(as_wanted, within=20)
 
@@ -135,6 +135,11 @@ class PartitionedDeployment(Deployment):
             if row["generation"] == newest and row["owner"] is not None:
                 read[row["owner"]] += 1
         return sorted(read.values())
+
+    async def _is_open(self) -> bool:
+        rows = await self.rows(consumer_partitions)
+        newest = max(row["generation"] for row in rows)
+        return all(row["drained_at"] for row in rows if row["generation"] < newest)
 
     async def _in_order(self) -> list[sa.RowMapping]:
         return sorted(await self.rows(taken), key=lambda row: row["id"])

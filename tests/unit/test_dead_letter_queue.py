@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from consumer.database_retry import DatabaseRetry
 from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, RequeuePolicy
+from consumer.partition_marker import drain_marker
 from consumer.queues import ConsumerQueues
 from consumer.telemetry import Telemetry
 from outbox.backoff import Exponential
@@ -77,6 +78,16 @@ async def test_a_copy_is_published_until_the_broker_confirms_it_or_never_can(out
         await collector._process(broker, [Delivery(dead, 1, redelivered=False)], asyncio.Event())
 
     assert broker.asked == asked
+
+
+async def test_a_drain_marker_that_expired_is_dropped():
+    broker: Any = Broker()
+    collector = a_collector(broker, Exponential(first=MILLISECOND, cap=MILLISECOND))
+    marker = drain_marker("q.g1.0")
+
+    await collector._process(broker, [Delivery(marker, 1, redelivered=False)], asyncio.Event())
+
+    assert broker.asked == ["ack"]
 
 
 class LosesConnections:

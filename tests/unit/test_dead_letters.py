@@ -127,6 +127,7 @@ def a_shown_dead_letter(**changes):
     row = {
         "id": 1,
         "queue": None,
+        "reply_to": None,
         "error_class": None,
         "error_place": None,
         "size_bytes": 2,

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from consumer import Message, OnLeaseExpired
-from consumer.execution import transaction
+from consumer.execution import calls
 from consumer.execution.leased import Leased
 from consumer.handler import Handler, Lease
 from outbox.runtime import log_context
@@ -57,7 +57,7 @@ async def in_a_transaction(*messages: Message[Any]) -> None:
     handler = Handler("reading.taken", warn, batch_size=10, takes_list=len(messages) > 1)
     work = SimpleNamespace(session=None, is_open=True)
     with pytest.raises(ValueError, match=r"^$"):
-        await transaction.call(handler, attempts, cast("Any", work))
+        await calls.call(handler, attempts, cast("Any", work))
 
 
 async def under_a_lease(message: Message[Any]) -> None:
@@ -65,9 +65,8 @@ async def under_a_lease(message: Message[Any]) -> None:
     attempt: Any = SimpleNamespace(message=message)
     leased = Leased(cast("Any", None), cast("Any", None))
     # The consumer makes a task of each call.
-    assert isinstance(
-        await asyncio.create_task(leased._call_handler(handler, attempt)), ValueError
-    )
+    failed = await asyncio.create_task(leased._call_handler(handler, attempt))
+    assert isinstance(failed.error, ValueError)
 
 
 @pytest.mark.parametrize("handle", [in_a_transaction, under_a_lease])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.partition_queues import PartitionQueues
-from consumer.partitions.balance import Mode, assignment, moves
+from consumer.partitions.balance import Mode, assignment, is_changing, moves
 from consumer.queues import ConsumerQueues
 from consumer.storage.generations import Generation, State
 from consumer.storage.partitions import Partition, Shared
@@ -88,12 +88,24 @@ def test_a_process_takes_no_partition_that_another_one_reads():
 
 
 def test_a_generation_waits_until_all_partitions_before_it_are_drained():
-    found = shared((0, 1, State.DRAINING), (1, 2, State.DRAINING), (2, 3, State.CURRENT))
-    assert set(moves(found, MEMBERS[0]).claims) == {(0, 0)}
+    def modes(found: Shared) -> list[Mode]:
+        return [each.mode for each in assignment(found, MEMBERS[0], QUEUES).partitions]
+
+    found = settled(shared((0, 1, State.DRAINING), (1, 2, State.DRAINING), (2, 1, State.CURRENT)))
+    assert modes(found) == [Mode.DRAIN, Mode.WAIT, Mode.WAIT, Mode.WAIT]
     found = drained(found, 0)
-    assert set(moves(found, MEMBERS[0]).claims) == {(0, 0), (1, 0), (1, 1)}
+    assert modes(found) == [Mode.FORWARD, Mode.DRAIN, Mode.DRAIN, Mode.WAIT]
     found = drained(found, 1)
-    assert len(moves(found, MEMBERS[0]).claims) == 6
+    assert modes(found) == [Mode.FORWARD, Mode.FORWARD, Mode.FORWARD, Mode.HANDLE]
+
+
+def test_the_number_changes_while_a_generation_is_not_read_to_its_end():
+    settled_down = drained(shared((0, 1, State.DRAINING), (2, 1, State.CURRENT)), 0)
+    assert not is_changing(settled_down)
+    assert not is_changing(shared())
+    assert is_changing(shared((0, 1, State.DRAINING), (1, 1, State.CURRENT)))
+    retired = shared((0, 1, State.DRAINING), (1, 1, State.RETIRED), (2, 1, State.CURRENT))
+    assert is_changing(drained(drained(retired, 0), 1))
 
 
 def test_a_generation_that_is_only_declared_is_not_read():
@@ -115,6 +127,7 @@ def test_a_drained_partition_is_forwarded_to_the_current_generation():
     assert [(each.queue, each.mode) for each in read.partitions] == [
         ("q", Mode.FORWARD),
         ("q.g1.0", Mode.DRAIN),
+        ("q.g2.0", Mode.WAIT),
     ]
     assert read.entrance == "q.g2"
 

@@ -1,5 +1,5 @@
 """
-What a supervisor does after a process has ended by itself.
+The decision of a supervisor after a process has ended by itself.
 """
 
 import signal
@@ -26,7 +26,7 @@ DELIVERY_LIMIT = 20
 @pytest.fixture
 def crashes():
     made = Crashes(DELIVERY_LIMIT)
-    made.has_been_ready = True
+    made.has_started = True
     return made
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_named_directory_without_a_program_is_reported_with_its_variable(tmp_p
         named_programs(PRODUCT, environment)
     (tmp_path / "broker-env").touch()
     assert named_programs(PRODUCT, environment) == tmp_path
+
+
+def test_one_of_the_programs_of_a_named_directory_suffices_where_any_does(tmp_path):
+    product = replace(PRODUCT, any_program=True)
+    environment = {PRODUCT.directory_variable: str(tmp_path)}
+
+    with pytest.raises(ServerMissingError, match=r"that BROKER_BIN names has no broker\."):
+        named_programs(product, environment)
+    (tmp_path / "broker-env").touch()
+    assert named_programs(product, environment) == tmp_path
 
 
 def test_docker_is_preferred_to_a_program_of_the_machine():

@@ -5,12 +5,15 @@ The end of a supervisor's channel that a process holds.
 import asyncio
 import os
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from consumer.supervised import VARIABLE, Report, Supervision, followed, supervision
 from outbox.errors import ConfigurationError
+from outbox.runtime.figures import Figures
+from outbox.runtime.probes import Health
 from outbox.runtime.service import ExitCode
 from tests.support.eventually import eventually
 
@@ -44,6 +47,20 @@ async def test_a_process_reports_at_once_and_stops_when_the_channel_is_closed(ch
         await asyncio.wait_for(stop.wait(), 5)
 
 
+async def test_a_process_that_takes_messages_has_said_so_before_the_first_one(channel):
+    ours, theirs = channel
+    supervised = Supervision(theirs, deadline=LONG)
+
+    async with supervised.followed(asyncio.Event(), lambda: REPORT):
+        supervised.started()
+        theirs.shutdown(socket.SHUT_RDWR)  # as its end does
+
+        reader, writer = await asyncio.open_connection(sock=ours)
+        *_, last = (await asyncio.wait_for(reader.read(), 5)).splitlines()
+        assert Report.from_line(last) == replace(REPORT, started=True)
+        writer.close()
+
+
 async def test_a_supervisor_that_closes_only_its_side_still_gets_reports(channel):
     ours, theirs = channel
     stop = asyncio.Event()
@@ -66,6 +83,19 @@ async def test_a_process_that_does_not_end_after_it_was_asked_to_is_ended(channe
         ours.close()
 
         await eventually(lambda: ended == [ExitCode.DRAIN_DEADLINE])
+
+
+def test_a_process_whose_event_loop_is_blocked_is_not_ready(monkeypatch):
+    health, figures = Health("broker"), Figures(began=0)
+    figures.counts["success"] = 3
+    figures.counts["duplicate"] = 1
+    health.up("broker")
+    assert Report.of(health, figures, 8003) == Report(4, (), 8003)
+
+    monkeypatch.setattr("outbox.runtime.probes.STALL_SECONDS", -1.0)
+
+    assert Report.of(health, figures, 8003) == Report(4, ("event loop",), 8003)
+    assert Report.of(health, figures, None) == Report(4, (), None)
 
 
 async def test_without_a_supervisor_nothing_is_followed():

@@ -47,7 +47,7 @@ class FakeChild:
             self._ended.set_result(code)
 
     async def read_reports(self):
-        await asyncio.Event().wait()
+        await self.wait()
 
     async def wait(self):
         return await asyncio.shield(self._ended)
@@ -199,6 +199,27 @@ async def test_processes_that_never_work_end_the_supervisor_with_the_code_of_its
 
         assert made.task.result() == ExitCode.CRASH_LIMIT
         assert len(made.children) == 5
+
+
+async def test_a_process_whose_first_message_ends_it_counts_as_started():
+    async with running(1, missing=("broker",)) as made:
+        for number in range(1, 7):
+            made.children[-1].report = Report(0, ("broker",), None, started=True)
+            made.children[-1].end(-signal.SIGSEGV)
+            await eventually(lambda least=number: len(made.children) > least)
+
+        assert not made.task.done()
+
+
+async def test_a_process_that_never_starts_beside_one_that_works_is_no_wrong_program():
+    async with running(2) as made:
+        made.children[0].report = Report(0, (), None, started=True)
+        await eventually(lambda: made.supervisor._crashes.has_started)
+        for number in range(1, 8):
+            made.children[-1].end(1)
+            await eventually(lambda least=number: len(made.children) > least + 1)
+
+        assert not made.task.done()
 
 
 async def test_a_system_that_starts_no_process_is_asked_again(monkeypatch):

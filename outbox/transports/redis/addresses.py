@@ -32,6 +32,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.redis_urls import database_of
 from outbox.transports.base import ConnectionCounter, NoCounter
 from outbox.transports.redis.connect_errors import redis_errors
+from outbox.transports.redis_facts import ServerGroup
 from outbox.transports.tls import context_of
 
 HASH_TAG = b"{mq}"
@@ -84,6 +85,13 @@ class RedisAddress:
                 "password": first.query.get("sentinel_password"),
             },
         )
+
+    @property
+    def group(self) -> ServerGroup:
+        """To which servers the URLs lead."""
+        if self.service is not None:
+            return ServerGroup.SENTINEL
+        return ServerGroup.CLUSTER if self.is_cluster else ServerGroup.SINGLE
 
     def __str__(self) -> str:
         return shown(self.hosts)
@@ -154,7 +162,7 @@ class FoundConnection(Connection):
 
     async def _connect(self) -> None:
         self.host, self.port = await self._find()
-        await super()._connect()
+        await super()._connect()  # type: ignore[no-untyped-call]
         self._is_counted = True
         self._connections.inc()
 
@@ -170,7 +178,7 @@ class FoundConnection(Connection):
 
     def _close(self) -> None:
         self._count_closed()
-        super()._close()
+        super()._close()  # type: ignore[no-untyped-call]
 
     def _count_closed(self) -> None:
         if self._is_counted:
@@ -247,7 +255,8 @@ def _client(address: RedisAddress, find: Find, options: Mapping[str, Any]) -> "R
 
 def _primary_of(service: str) -> Ask:
     async def ask(client: "Redis", _host: HostAndPort) -> HostAndPort | None:
-        found = await client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+        words = "SENTINEL GET-MASTER-ADDR-BY-NAME", service
+        found: Any = await client.execute_command(*words)  # type: ignore[no-untyped-call]
         return None if found is None else (_text(found[0]), int(found[1]))
 
     return ask
@@ -255,7 +264,8 @@ def _primary_of(service: str) -> Ask:
 
 async def _owner_of_slot(client: "Redis", host: HostAndPort) -> HostAndPort | None:
     slot = key_slot(HASH_TAG)
-    for first, last, primary, *_replicas in await client.execute_command("CLUSTER SLOTS"):
+    found: Any = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+    for first, last, primary, *_replicas in found:
         if first <= slot <= last:
             # Empty, if the node does not know the name by which others reach itself.
             return _text(primary[0] or b"") or host[0], int(primary[1])

@@ -25,9 +25,10 @@ from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.delivery import Delivery
 from outbox.transports.sqlite import observers
 from outbox.transports.sqlite.consumers import extend, is_active
-from outbox.transports.sqlite.message_rows import dead_letter_copy, to_delivery, to_row
+from outbox.transports.sqlite.message_rows import to_delivery, to_row
 from outbox.transports.sqlite.routing import Router
 from outbox.transports.sqlite.schema import changed, one
+from outbox.transports.stored_message import dead_letter_copy
 from outbox.wire.codec import WireMessage
 
 _PUT = """

@@ -243,7 +243,7 @@ MUTANTS = (
     Mutant(
         "goes_on_after_the_end_of_a_transaction",
         "the next message is handled outside of the transaction, which a handler has ended",
-        "consumer/execution/transaction.py",
+        "consumer/execution/calls.py",
         "    if not work.is_open:\n",
         "    if False:\n",
         Suite(("tests/contracts/test_shared_transactions.py",)),
@@ -435,5 +435,13 @@ MUTANTS = (
         "        if claimed.overdue:\n",
         "        if claimed.overdue and not claimed.deliveries:\n",
         Suite(("tests/integration/test_embedded_costs.py",)),
+    ),
+    Mutant(
+        "takes_an_observer_for_a_queue",
+        "an event that only an observer of the embedded broker sees counts as sent",
+        "outbox/transports/sqlite/messages.py",
+        "Outcome.ACKED if routes[target] else",
+        'Outcome.ACKED if routes[target] or one(db, "SELECT 1 FROM observers") else',
+        Suite(("tests/contracts/test_observers.py",)),
     ),
 )

@@ -39,7 +39,7 @@ CLUSTERED: Mapping[str, str | int] = {
     "cluster-node-timeout": 2_000,
 }
 DOWN_AFTER_MILLISECONDS = 1_000
-FAILOVER_TIMEOUT_MILLISECONDS = 6_000
+FAILOVER_TIMEOUT_MILLISECONDS = 3_000
 
 
 class RedisTls(NamedTuple):

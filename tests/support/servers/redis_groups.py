@@ -115,6 +115,19 @@ class RedisPair:
 
         return await eventually(replacement, within=FORMING_SECONDS, message="no failover")
 
+    async def sees_replica(self) -> None:
+        """Return when no Sentinel takes the replica for down."""
+
+        async def is_up() -> bool:
+            for sentinel in self.sentinels:
+                found: Any = await sentinel.call("SENTINEL", "REPLICAS", SERVICE)
+                known = [dict(zip(each[::2], each[1::2], strict=True)) for each in found]
+                if any(b"s_down" in each[b"flags"] for each in known):
+                    return False
+            return True
+
+        await eventually(is_up, within=FORMING_SECONDS, message="the replica is taken for down")
+
     def close(self) -> None:
         """End all servers."""
         _close([*self.sentinels, *self.servers])
