@@ -28,7 +28,9 @@ from outbox.url_checks import (
 )
 
 Exchanges: TypeAlias = Annotated[
-    tuple[Exchange, ...], NoDecode, PlainValidator(exchange_rules.read)
+    tuple[Exchange, ...],
+    NoDecode,
+    PlainValidator(exchange_rules.read, json_schema_input_type=tuple[str | dict[str, Any], ...]),
 ]
 
 
