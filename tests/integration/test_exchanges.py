@@ -84,10 +84,7 @@ async def test_an_event_that_its_exchange_leads_nowhere_stays_and_is_named(deplo
     status = await deployment.run("relay", "status", "--json")
 
     texts = [each["text"] for each in json.loads(check.out) if each["status"] == "error"]
-    assert (
-        "1 waiting event with the routing key health.plain: exchange nowhere does not exist"
-        in (texts)
-    )
+    assert any("health.plain: exchange nowhere does not exist" in text for text in texts)
     assert any("health.other" in text and "exchange exact" in text for text in texts)
     assert any("no-queue" in text and "default exchange" in text for text in texts)
     routes = {
@@ -116,7 +113,9 @@ async def test_a_dead_letter_keeps_the_exchange_and_is_replayed_to_its_queue(dep
     [letter] = await deployment.dead()
     assert (letter["headers"][EXCHANGE_HEADER], letter["message_id"]) == ("vitals", str(id_))
 
-    replayed = await deployment.run("consumer", "dead", "replay", TARGET, "--all")
+    replayed = await deployment.run(
+        "consumer", "dead", "replay", TARGET, "--all", "--because", "ticket 7"
+    )
     assert replayed.code == 0, replayed.err
 
     async def given_up_again() -> bool:
