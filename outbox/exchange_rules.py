@@ -10,7 +10,10 @@ an `Exchange`. Objects of *bindings* have the arguments of a `Binding`.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import PlainValidator
+from pydantic_settings import NoDecode
 
 from outbox.errors import ConfigurationError
 from outbox.exchange import Binding, Exchange
@@ -127,3 +130,10 @@ def together(
     if found:
         raise ConfigurationError("\n".join(f"{where}: {each}" for each in found))
     return both
+
+
+Exchanges: TypeAlias = Annotated[
+    tuple[Exchange, ...],
+    NoDecode,
+    PlainValidator(read, json_schema_input_type=tuple[str | dict[str, Any], ...]),
+]

@@ -4,15 +4,15 @@ Settings that both processes share, read from the environment and `.env`; all be
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, PlainValidator, ValidationError, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict, SettingsError
 
 from outbox import exchange_rules, setting_names
 from outbox.encryption_settings import EncryptionSettings
 from outbox.errors import ConfigurationError
-from outbox.exchange import Exchange
+from outbox.exchange_rules import Exchanges
 from outbox.health_data import RecordType
 from outbox.payload import Compression
 from outbox.setting_types import EntityName, Items
@@ -26,10 +26,6 @@ from outbox.url_checks import (
     check_schema,
     is_local,
 )
-
-Exchanges: TypeAlias = Annotated[
-    tuple[Exchange, ...], NoDecode, PlainValidator(exchange_rules.read)
-]
 
 
 class SharedSettings(EncryptionSettings):

@@ -25,6 +25,7 @@ from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from outbox import producer_encryption
 from outbox.errors import ConfigurationError
+from outbox.exchange import Binding as Chosen
 from outbox.runtime import probes
 from outbox.transports.base import Publisher, Transport
 from outbox.transports.connect import transport
@@ -218,9 +219,13 @@ class Deployment:
 
     def _patterns(self) -> list[str]:
         """The patterns by which consumers and exchanges get messages of the main exchange."""
-        exchanges = [*self._relay.exchanges, *(e for c in self._consumers for e in c.exchanges)]
-        binds = [binding for each in (*self._consumers, *exchanges) for binding in each.bindings]
-        return [binding for binding in binds if isinstance(binding, str)]
+        exchanges = list(self._relay.exchanges)
+        bindings: list[str | Chosen] = []
+        for each in self._consumers:
+            bindings += each.bindings
+            exchanges += each.exchanges
+        bindings += [binding for exchange in exchanges for binding in exchange.bindings]
+        return [binding for binding in bindings if isinstance(binding, str)]
 
     async def _bound(self, own: Consumer, stack: AsyncExitStack) -> Bound:
         if self._resources is not None:

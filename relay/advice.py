@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import assert_never
 
+from outbox.transports.inspection import exchange_text
 from outbox.transports.routes import RouteState
 from relay.event_group import EventGroup, EventState, RouteCount
 
@@ -50,9 +51,14 @@ _MISSING = {RouteState.NO_QUEUE, RouteState.NO_EXCHANGE}
 
 
 def _missing(state: EventState, route: RouteCount, main_exchange: str) -> str:
+    if route.binding is RouteState.NO_QUEUE and not route.exchange:
+        return (
+            f"{state}: no queue is named {route.routing_key}, and the default exchange routes by"
+            " the name: declare the queue, or record the event with another routing key"
+        )
     if route.binding is RouteState.NO_QUEUE:
         return (
-            f"{state}: no queue is bound to {route.routing_key} on exchange {route.exchange}: bind"
+            f"{state}: no queue is bound to {route.routing_key} on {_named(route)}: bind"
             " one; `consumer topology` binds those of a consumer"
         )
     if route.exchange == main_exchange:
@@ -60,27 +66,34 @@ def _missing(state: EventState, route: RouteCount, main_exchange: str) -> str:
             f"{state}: exchange {route.exchange} does not exist: `relay topology` declares it, and"
             " so does `relay run` when it starts"
         )
-    return f"{state}: exchange {route.exchange} does not exist: declare it, and bind a queue"
+    return (
+        f"{state}: exchange {route.exchange} does not exist: name it in MQ_EXCHANGES, so that"
+        " relays and consumers declare it, and bind a queue"
+    )
+
+
+def _named(route: RouteCount) -> str:
+    return exchange_text(route.exchange or "")
 
 
 def _unroutable(group: EventGroup) -> Iterator[str]:
     for each in group.routes:
         if each.binding is RouteState.BOUND:
             yield (
-                f"unroutable: a queue is bound to {each.routing_key} on exchange {each.exchange}"
+                f"unroutable: a queue is bound to {each.routing_key} on {_named(each)}"
                 f" by now: the next attempt is due in {_rounded(group.next_attempt_in)}"
             )
         elif each.binding is RouteState.UNKNOWN:
             yield (
-                f"unroutable: no queue was bound to {each.routing_key} on exchange"
-                f" {each.exchange} at the last attempt: bind one; `consumer topology` binds those"
+                f"unroutable: no queue was bound to {each.routing_key} on"
+                f" {_named(each)} at the last attempt: bind one; `consumer topology` binds those"
                 " of a consumer"
             )
 
 
 def _refused(route: RouteCount) -> str:
     return (
-        f"refused: a queue that {route.routing_key} leads to on exchange {route.exchange} is full,"
+        f"refused: a queue that {route.routing_key} leads to on {_named(route)} is full,"
         " or the relay's user may not write to the exchange: make room, or grant the permission"
     )
 

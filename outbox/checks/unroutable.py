@@ -26,7 +26,13 @@ def of_routes(
     unknown, routed = 0, 0
     for each in waiting:
         state = states.get(each.exchange, {}).get(each.routing_key, RouteState.UNKNOWN)
-        if state is RouteState.NO_QUEUE:
+        if state is RouteState.NO_QUEUE and not each.exchange:
+            yield CheckResult.error(
+                check,
+                f"{_events(each.events)} with the routing key {each.routing_key}: no queue has"
+                " this name, and they go to the default exchange, which routes by the name",
+            )
+        elif state is RouteState.NO_QUEUE:
             yield CheckResult.error(
                 check,
                 f"{_events(each.events)} with the routing key {each.routing_key}: no queue"
@@ -37,14 +43,14 @@ def of_routes(
             yield CheckResult.error(
                 check,
                 f"{_events(each.events)} with the routing key {each.routing_key}: exchange"
-                f" {each.exchange} does not exist",
+                f" {each.exchange} does not exist: name it in MQ_EXCHANGES, and bind a queue",
             )
         elif state is RouteState.UNKNOWN:
             unknown += each.events
         else:
             routed += each.events
     if unknown:
-        because = "a policy or a plugin decides where the broker routes them"
+        because = "headers, a policy or a plugin decide where the broker routes them"
         yield CheckResult.not_checked(check, f"the routes of {_events(unknown)}", because=because)
     if routed or not waiting:
         text = f"{_events(routed)} would reach a queue" if routed else "the outbox is empty"

@@ -28,7 +28,7 @@ class Publishing:
     routing_keys: Sequence[str] = ()
 
     def __str__(self) -> str:
-        return f"publish to {_exchange(self.exchange)}"
+        return f"publish to {exchange_text(self.exchange)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class BindingOf:
     queue: str
 
     def __str__(self) -> str:
-        return f"bind queue {self.queue} to {_exchange(self.exchange)}"
+        return f"bind queue {self.queue} to {exchange_text(self.exchange)}"
 
 
 Act = Publishing | Consuming | BindingOf
@@ -117,5 +117,6 @@ def acts_of_bindings(bindings: Sequence[Binding]) -> list[BindingOf]:
     return list(dict.fromkeys(BindingOf(each.exchange, each.queue) for each in bindings))
 
 
-def _exchange(name: str) -> str:
+def exchange_text(name: str) -> str:
+    """Return how messages call the exchange *name*, which is empty for the default one."""
     return f"exchange {name}" if name else "the default exchange"

@@ -121,10 +121,8 @@ async def test_a_headers_exchange_compares_all_headers_or_any(broker):
 
 async def test_a_header_of_another_type_is_another_value(broker):
     transport, _ = broker
-    bindings = [
-        Binding("h", "first", "", {"flag": True}),
-        Binding("h", "second", "", {"large": 2**40}),
-    ]
+    flag, large = Binding("h", "first", "", {"flag": True}), {"large": 2**40}
+    bindings = [flag, Binding("h", "second", "", large)]
     await transport.declare(a_topology(Exchange("h", "headers"), bindings=bindings))
 
     assert await reached(transport, "h", flag=True) == ["first"]
@@ -145,14 +143,9 @@ async def test_a_binding_asks_for_any_value_of_a_header_or_for_no_header(broker)
 
 async def test_exchanges_pass_messages_on_to_each_other_also_in_a_circle(broker):
     transport, management = broker
-    between = [
-        ExchangeBinding("t", "h", "a.#"),
-        ExchangeBinding("h", "t", "", {"unit": "mg"}),
-    ]
-    bindings = [
-        Binding("h", "first", "", {"unit": "mg"}),
-        Binding("h", "second", "", {"unit": "g"}),
-    ]
+    milligrams, grams = {"unit": "mg"}, {"unit": "g"}
+    between = [ExchangeBinding("t", "h", "a.#"), ExchangeBinding("h", "t", "", milligrams)]
+    bindings = [Binding("h", "first", "", milligrams), Binding("h", "second", "", grams)]
     wanted = a_topology(
         Exchange("t", "topic"), Exchange("h", "headers"), bindings=bindings, between=between
     )
@@ -196,8 +189,8 @@ async def test_the_default_exchange_routes_to_the_queue_of_that_name(broker):
 async def test_a_routing_key_tells_not_whether_a_headers_exchange_takes_a_message(broker):
     transport, management = broker
     bindings = [Binding("h", "first", "", {"unit": "mg"})]
-    empty = Exchange("empty", "headers")
-    await transport.declare(a_topology(Exchange("h", "headers"), empty, bindings=bindings))
+    exchanges = [Exchange("h", "headers"), Exchange("empty", "headers")]
+    await transport.declare(a_topology(*exchanges, bindings=bindings))
 
     assert await management.routes("h", ["k"]) == {"k": RouteState.UNKNOWN}
     assert await management.routes("empty", ["k"]) == {"k": RouteState.NO_QUEUE}

@@ -264,7 +264,10 @@ async def test_the_status_of_the_relay_says_why_each_event_has_not_left(tmp_path
         "unroutable: no queue is bound to payment.made on exchange health_data_exchange: bind one",
         "blocked: an earlier event of the same ordering key has failed (unroutable)",
         "refused: a queue that health.processing.steps.normal leads to on exchange",
-        "waiting: exchange reminders does not exist: declare it, and bind a queue",
+        (
+            "waiting: exchange reminders does not exist: name it in MQ_EXCHANGES, so that"
+            " relays and consumers declare it, and bind a queue"
+        ),
     ):
         assert cause in printed.out
     assert LEAK_MARKER not in printed.out + as_json.out

@@ -237,8 +237,8 @@ def test_each_key_without_a_queue_is_named_with_the_number_of_its_events():
         found,
         (
             "1 waiting event with the routing key c.d: no queue is bound to exchange main",
-            "1 waiting event with the routing key a.b: exchange gone does not exist",
-            "the routes of 2 waiting events, because a policy or a plugin",
+            "1 waiting event with the routing key a.b: exchange gone does not exist: name it",
+            "the routes of 2 waiting events, because headers, a policy or a plugin",
             "3 waiting events would reach a queue",
         ),
         strict=True,

@@ -133,7 +133,10 @@ def test_groups_are_bounded_to_the_most_frequent_types_and_to_types_that_events_
         ),
         (
             a_group(EventState.READY, routes=[a_route(RouteState.NO_EXCHANGE, exchange="other")]),
-            "ready: exchange other does not exist: declare it, and bind a queue",
+            (
+                "ready: exchange other does not exist: name it in MQ_EXCHANGES, so that"
+                " relays and consumers declare it, and bind a queue"
+            ),
         ),
         (
             a_group(

@@ -3,7 +3,6 @@ What is declared in the server: exchanges, queues and bindings, compared and rou
 """
 
 import json
-import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -18,10 +17,14 @@ from outbox.transports.inspection import (
     Permission,
     Publishing,
 )
+from outbox.transports.matching import takes
 from outbox.transports.routes import RouteState
-from outbox.transports.topology import Arguments, Binding, Exchange, Queue, Topology, matches
+from outbox.transports.topology import Arguments, Binding, Exchange, Queue, Topology
 
 _MOST_ROUTES = 10_000
+
+
+_KINDS = frozenset({"topic", "direct", "fanout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Declarations:
         Raises TopologyMismatch with a line for each entity that has other arguments, and for a
         binding whose exchange or queue neither exists nor is in *topology*.
         """
+        raise_together(list(_unsupported(topology)))
         exchanges = [each for each in topology.exchanges if each.name not in self.exchanges]
         queues = [each for each in topology.queues if each.name not in self.queues]
         there = Topology(
@@ -127,6 +131,7 @@ class Declarations:
         ]
 
     def _problems(self, topology: Topology) -> Iterator[TopologyMismatch]:
+        yield from _unsupported(topology)
         for exchange in topology.exchanges:
             yield from self._of_exchange(exchange)
         for queue in topology.queues:
@@ -161,15 +166,32 @@ class Declarations:
     def _route(self, exchange: str, routing_key: str) -> Sequence[str]:
         if not exchange:
             return [routing_key] if routing_key in self.queues else []
-        is_match = matches if self.exchanges.get(exchange) == "topic" else operator.eq
+        kind = self.exchanges.get(exchange, "")
         return sorted(
             {
                 binding.queue
                 for binding in self.bindings
                 if binding.exchange == exchange
                 and binding.queue in self.queues
-                and is_match(binding.pattern, routing_key)
+                and takes(kind, binding.pattern, routing_key)
             }
+        )
+
+
+def _unsupported(topology: Topology) -> Iterator[TopologyMismatch]:
+    """Yield an error for each entity that chooses in a way that no stream can follow."""
+    for exchange in topology.exchanges:
+        if exchange.kind not in _KINDS or exchange.alternate:
+            odd = (
+                "alternate exchanges" if exchange.kind in _KINDS else f"{exchange.kind} exchanges"
+            )
+            yield TopologyMismatch(f"exchange {exchange.name}: Redis Streams have no {odd}")
+    for binding in topology.bindings:
+        if binding.headers:
+            yield TopologyMismatch(f"queue {binding.queue}: Redis Streams choose by no headers")
+    for each in topology.exchange_bindings:
+        yield TopologyMismatch(
+            f"exchange {each.destination}: Redis Streams bind no exchange to another one"
         )
 
 
