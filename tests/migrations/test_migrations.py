@@ -200,7 +200,7 @@ async def test_the_sql_function_records_an_event_with_defaults(postgres_url):
         event_id = await connection.scalar(
             sa.text("""select outbox_add('health.file.stored', '{"bucket": "b"}')""")
         )
-        row = (await connection.execute(sa.select(outbox.tables.outbox.c.id))).one()
+        row = (await connection.execute(sa.select(outbox.tables.outbox))).one()
     await engine.dispose()
 
     assert isinstance(event_id, UUID)
@@ -218,7 +218,7 @@ async def test_the_sql_function_routes_uploads_as_python_does(postgres_url):
             sa.text("select outbox_add('health.data.uploaded', cast(:body as jsonb))"),
             {"body": upload.model_dump_json()},
         )
-        row = (await connection.execute(sa.select(outbox.tables.outbox.c.id))).one()
+        row = (await connection.execute(sa.select(outbox.tables.outbox))).one()
     await engine.dispose()
 
     assert (row.routing_key, row.priority) == (upload.to_event().routing_key, "high")
@@ -319,7 +319,7 @@ async def test_rows_that_no_relay_could_read_are_readable_after_the_migration(em
 
     engine = create_engine(make_url(empty_url), pool_size=1, application_name="test")
     async with engine.connect() as connection:
-        (found,) = await connection.execute(sa.select(outbox.tables.outbox.c.id))
+        (found,) = await connection.execute(sa.select(outbox.tables.outbox))
     await engine.dispose()
     assert found.created_at.year < 9999
     assert (found.not_before, found.attempts) == (None, 0)
@@ -444,7 +444,7 @@ async def test_rows_without_bounds_are_set_aside_by_the_migration(empty_url):
 
     engine = create_engine(make_url(empty_url), pool_size=1, application_name="test")
     async with engine.connect() as connection:
-        rows = (await connection.execute(sa.select(outbox.tables.outbox.c.id))).mappings().all()
+        rows = (await connection.execute(sa.select(outbox.tables.outbox))).mappings().all()
         dead = (await connection.execute(sa.select(outbox.tables.dead_letters))).mappings().all()
     await engine.dispose()
     assert {row["type"]: row["attempts"] for row in rows} == {
