@@ -83,12 +83,6 @@ async def takes_payload(reading: Reading, session: AsyncSession) -> None:
     del reading, session
 
 
-@etl.on("returns.something")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-async def returns(message: Message[object], session: AsyncSession) -> int:
-    del message, session
-    return 1
-
-
 @etl.on  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 async def without_parentheses(message: Message[Reading], session: AsyncSession) -> None:
     del message, session
