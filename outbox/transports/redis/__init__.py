@@ -11,6 +11,7 @@ Redis Streams. Only this package imports `redis`.
     declarations     what is declared in the server, compared and routed
     management       the server's answers to questions beside messages
     addresses        the server behind Sentinels or in a cluster, and clients that find it
+    found_connection   a connection that finds its server by itself
     connect_errors   errors of the client and of the server as BrokerUnavailable
     inspection       what the server says about itself, and attempts without an effect
 

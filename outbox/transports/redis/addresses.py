@@ -12,9 +12,6 @@ unless that server takes itself for the primary as well: see `min-replicas-to-wr
 
 All keys of a broker have one hash tag and so one slot, since a script uses keys of several queues:
 a cluster keeps the broker available, and does not make it faster.
-
-`redis` has documented neither `Connection._connect` nor `_connection_arguments`, which its own
-subclass for Sentinel uses in the same way: its minor version is pinned.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -31,9 +28,9 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable
 from outbox.redis_urls import database_of
 from outbox.transports.base import ConnectionCounter, NoCounter
-from outbox.transports.redis.connect_errors import SETTING, redis_errors, unavailable
+from outbox.transports.redis.connect_errors import SETTING, redis_errors
+from outbox.transports.redis.found_connection import Find, FoundConnection, HostAndPort, shown
 from outbox.transports.redis_facts import ServerGroup
-from outbox.transports.tls import context_of
 
 HASH_TAG = b"{mq}"
 DEFAULT_PORT = 6379
@@ -41,9 +38,6 @@ DEFAULT_SENTINEL_PORT = 26379
 CONNECT_WITHIN = timedelta(seconds=5)
 LOOK_UP_WITHIN = timedelta(seconds=2)
 """For each Sentinel or node that is asked."""
-
-HostAndPort: TypeAlias = tuple[str, int]
-Find: TypeAlias = Callable[[], Awaitable[HostAndPort]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +91,6 @@ class RedisAddress:
         return shown(self.hosts)
 
 
-def shown(hosts: Sequence[HostAndPort]) -> str:
-    """Return *hosts* for an error message."""
-    return ", ".join(f"{host}:{port}" for host, port in hosts)
-
-
 def open_client(
     urls: Sequence[URL],
     *,
@@ -146,49 +135,6 @@ def finder(address: RedisAddress) -> Find:
         return address.hosts[0]
 
     return fixed
-
-
-class FoundConnection(Connection):
-    """A connection to the server that *find* returns, which is asked for each attempt."""
-
-    def __init__(
-        self, *, find: Find, address: RedisAddress, connections: ConnectionCounter, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self._find = find
-        self._address = address
-        self._connections = connections
-        self._is_counted = False
-
-    async def _connect(self) -> None:
-        self.host, self.port = await self._find()
-        try:
-            await super()._connect()  # type: ignore[no-untyped-call]
-        except (OSError, TimeoutError) as error:
-            where = f"cannot connect to {shown([(self.host, self.port)])}"
-            encrypted = self._address.url.scheme == "rediss"
-            raise unavailable(error, where, encrypted=encrypted) from None
-        self._is_counted = True
-        self._connections.inc()
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        where = shown([(self.host, self.port)])
-        # Made for each connection: an operator replaces certificates while processes run.
-        context = context_of(self._address.url, address=where)
-        return {"host": self.host, "port": self.port, "ssl": context}
-
-    async def disconnect(self, *arguments: Any, **options: Any) -> None:
-        self._count_closed()
-        await super().disconnect(*arguments, **options)
-
-    def _close(self) -> None:
-        self._count_closed()
-        super()._close()  # type: ignore[no-untyped-call]
-
-    def _count_closed(self) -> None:
-        if self._is_counted:
-            self._is_counted = False
-            self._connections.dec()
 
 
 Ask: TypeAlias = Callable[["Redis", HostAndPort], Awaitable[HostAndPort | None]]
@@ -250,7 +196,7 @@ def _client(address: RedisAddress, find: Find, options: Mapping[str, Any]) -> "R
     pool = ConnectionPool(
         connection_class=FoundConnection,
         find=find,
-        address=address,
+        url=address.url,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
         driver_info=None,
