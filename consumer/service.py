@@ -14,6 +14,7 @@ from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
 from consumer.telemetry import Telemetry
 from outbox import producer_compression
+from outbox.checks import durability
 from outbox.runtime import log_context, probes, process
 from outbox.runtime.register import registered
 from outbox.runtime.topology_report import check_policies
@@ -79,4 +80,5 @@ async def prepare(
     topology = assembly.declared(consumer, settings)
     broker = assembly.broker(consumer, settings, connections=connections)
     await process.prepare(broker, topology, settings)
+    await durability.warn(broker, settings)
     await check_policies(management(settings), topology)

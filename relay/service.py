@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
+from outbox.checks import durability
 from outbox.dead_letters.maintenance import DeadLetterMaintenance
 from outbox.runtime import probes, process
 from outbox.runtime.register import registered
@@ -52,6 +53,7 @@ async def serve(
         key_hasher = OrderingKeyHasher(ordering_key_secret)
         broker_transport = assembly.broker(settings, connections=events.availability.connections)
         await process.prepare(broker_transport, assembly.declared(settings), settings)
+        await durability.warn(broker_transport, settings)
         monitor = SchemaMonitor(
             assembly.expectation(settings), found, engine, health, events.availability
         )

@@ -14,6 +14,7 @@ change nothing. A result is a value that the command lines print.
     encryption.py    whether the source of keys can be used
     broker.py        version, alarms, permissions and clock of the broker
     redis.py         how durably Redis stores messages, and what its user may do
+    durability.py    what of that a process logs at its start
     permissions.py   what the broker's user may do
     unroutable.py    routing keys that no queue is bound for
 """

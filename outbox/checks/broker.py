@@ -44,6 +44,7 @@ class BrokerCheck:
         self._report = report
         self._declares = settings.declare_topology
         self._is_embedded = settings.brokers[0].scheme == "sqlite"
+        self._awaited = settings.redis_replicas
         self._is_rabbitmq = settings.brokers[0].scheme in {"amqp", "amqps"}
 
     async def server(self, acts: Sequence[Act]) -> bool:
@@ -82,7 +83,9 @@ class BrokerCheck:
                 self._report.unavailable(alarm)
             else:
                 self._report.add(alarm)
-        self._report.add(*redis.of_durability(stored), *redis.of_server(stored))
+        self._report.add(
+            *redis.of_durability(stored, awaited=self._awaited), *redis.of_server(stored)
+        )
 
     async def topology(self, topology: Topology) -> None:
         """Check that *topology* exists as it is declared, and may be declared."""

@@ -24,10 +24,14 @@ _LOST_WITHOUT = {
 """By `appendfsync`. While the disk is slow, `everysec` lets writes wait for up to two seconds."""
 
 
-def of_durability(facts: RedisFacts) -> Iterator[CheckResult]:
-    """Judge what may be lost when the server, its machine or one server of several is lost."""
+def of_durability(facts: RedisFacts, *, awaited: int) -> Iterator[CheckResult]:
+    """
+    Judge what may be lost when the server, its machine or one server of several is lost.
+
+    Relays confirm a message when *awaited* replicas have it (MQ_REDIS_REPLICAS).
+    """
     check = Check.BROKER_DURABILITY
-    found = [*_of_file(facts), *_of_eviction(facts), *_of_failover(facts)]
+    found = [*_of_file(facts), *_of_eviction(facts), *_of_failover(facts, awaited)]
     yield from found
     if not found:
         yield CheckResult.ok(check, "Redis has a message on disk before it is confirmed")
@@ -99,22 +103,30 @@ def _of_eviction(facts: RedisFacts) -> Iterator[CheckResult]:
         )
 
 
-def _of_failover(facts: RedisFacts) -> Iterator[CheckResult]:
+def _of_failover(facts: RedisFacts, awaited: int) -> Iterator[CheckResult]:
     check = Check.BROKER_DURABILITY
-    if facts.group is ServerGroup.SINGLE and not facts.replicas:
+    replicas = facts.replicas or 0
+    if facts.group is ServerGroup.SINGLE and not replicas:
         return
-    if facts.replicas_to_write is None:
+    if awaited:
+        if awaited < replicas:
+            yield CheckResult.warning(
+                check,
+                f"MQ_REDIS_REPLICAS is {awaited}, and {replicas} replicas are connected: a"
+                " failover to one that lags behind loses confirmed messages: set it to the number"
+                " of all",
+            )
+    elif facts.replicas_to_write is None:
         yield CheckResult.not_checked(
             check, "min-replicas-to-write", because="the user may not use CONFIG GET"
         )
     elif facts.replicas_to_write == 0:
         yield CheckResult.warning(
             check,
-            "min-replicas-to-write is 0: a primary that was cut off goes on to confirm messages,"
-            " which a failover loses: set it to 1 or more, and min-replicas-max-lag to a few"
-            " seconds",
+            "min-replicas-to-write and MQ_REDIS_REPLICAS are 0: a primary that was cut off goes on"
+            " to confirm messages, which a failover loses: set both to the number of replicas",
         )
-    if facts.group is not ServerGroup.SINGLE and not facts.replicas:
+    if facts.group is not ServerGroup.SINGLE and not replicas:
         yield CheckResult.warning(
             check, "no replica is connected: if the server is lost, so are its messages"
         )

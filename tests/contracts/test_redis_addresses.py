@@ -112,6 +112,18 @@ async def test_a_connection_that_cannot_be_made_has_a_reason(redis_url, change, 
     assert URL(redis_url).password not in str(error)
 
 
+async def test_each_sentinel_that_does_not_answer_is_named_once():
+    first, second = free_port(), free_port()
+
+    error = await refusal(f"redis://localhost:{first},localhost:{second}?sentinel=mq")
+
+    reason = "connection refused: no server listens there"
+    assert str(error) == (
+        f"MQ_BROKER_URL: cannot connect to localhost:{first}: {reason};"
+        f" cannot connect to localhost:{second}: {reason}"
+    )
+
+
 async def test_a_user_without_a_right_is_told_so_without_command_and_key(redis_server, redis_url):
     await redis_server.call("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+client")
     await redis_server.call("ACL", "SETUSER", "reader", "+select")

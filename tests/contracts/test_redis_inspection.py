@@ -8,9 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 
 import pytest
+import structlog
 from yarl import URL
 
+from outbox.checks import durability
 from outbox.server_settings import ServerSettings
+from outbox.settings import SharedSettings
+from outbox.transports.connect import transport
 from outbox.transports.redis.addresses import HASH_TAG, open_client
 from outbox.transports.redis.inspection import attempts, inspect
 from tests.support.pages import REPOSITORY
@@ -113,3 +117,18 @@ async def test_the_rights_that_the_page_names_suffice(redis_server, redis_url):
 
     assert (list(stored.refused_commands), stored.refused_keys) == ([], False)
     assert None not in (stored.syncs, stored.memory_used, stored.clock)
+
+
+async def test_a_start_logs_which_messages_may_be_lost(redis_server, redis_url):
+    settings = SharedSettings(broker_url=redis_url)
+    broker = transport(settings, name="test")
+    with structlog.testing.capture_logs() as safe:
+        await durability.warn(broker, settings)
+    async with redis_server.configured(appendfsync="everysec"):
+        with structlog.testing.capture_logs() as lines:
+            await durability.warn(broker, settings)
+
+    assert safe == []
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("messages_may_be_lost", "warning")
+    assert "confirmed messages of the last two seconds" in line["problem"]

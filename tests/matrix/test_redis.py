@@ -130,6 +130,33 @@ async def test_a_primary_that_needs_a_replica_confirms_nothing_that_a_failover_w
         await deployment.check_guarantees()
 
 
+async def test_a_relay_that_waits_for_a_replica_loses_nothing_in_a_failover(
+    postgres_url, redis_binaries, tmp_path
+):
+    """The same with `MQ_REDIS_REPLICAS`: what only the lost primary had is published again."""
+    settings = {"MQ_REDIS_REPLICAS": "1", "MQ_PUBLISH_TIMEOUT_SECONDS": "2"}
+    async with (
+        a_pair(redis_binaries) as pair,
+        CheckedDeployment(postgres_url, pair.url(), tmp_path, **settings) as deployment,
+    ):
+        await deployment.start_processes()
+        async with deployment.under_load():
+            await deployment.makes_progress()
+        await deployment.wait_until_settled()
+        primary, replica = pair.servers
+        with deployment.record_fault("replica cut off, primary killed"):
+            with replica.frozen():
+                await primary.call("CLIENT", "KILL", "TYPE", "replica")
+                await deployment.produce(EVENTS)
+                await deployment.assert_outbox_stays(count=EVENTS)
+                await primary.kill()
+            await pair.fail_over_from(primary)
+            await primary.start()  # it follows the new primary
+        await deployment.wait_until_settled()
+
+        await deployment.check_guarantees()
+
+
 async def test_a_failover_loses_what_only_the_lost_primary_had(
     postgres_url, redis_binaries, tmp_path
 ):

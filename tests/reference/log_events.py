@@ -72,6 +72,9 @@ MEANINGS = {
     "See [Deployments](../how-to/retries-and-dead-letters.md#deployments).",
     "message_erased": "A message was acked without a call of its handler, because the key of its "
     "person was destroyed.",
+    "messages_may_be_lost": "At start, a setting of a Redis by which it may lose confirmed "
+    "messages, or that could not be read; see "
+    "[Redis](../how-to/redis.md#settings-of-the-server).",
     "messages_settled": "How many deliveries of a type ended with a status.",
     "policies_not_checked": "No policy of the broker was checked at start, and why; see "
     "[Running](../how-to/run.md#policies).",

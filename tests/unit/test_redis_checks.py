@@ -49,7 +49,7 @@ def found(results) -> list[tuple[Status, str]]:
     ],
 )
 def test_a_setting_that_may_lose_messages_is_a_warning_that_names_them(facts, named):
-    (result,) = redis.of_durability(facts)
+    (result,) = redis.of_durability(facts, awaited=0)
 
     assert (result.check, result.status) == (Check.BROKER_DURABILITY, WARNING)
     assert named in result.text
@@ -57,17 +57,28 @@ def test_a_setting_that_may_lose_messages_is_a_warning_that_names_them(facts, na
 
 @pytest.mark.parametrize("facts", [SAFE, PAIR])
 def test_a_server_that_loses_no_message_is_said_to_lose_none(facts):
-    assert found(redis.of_durability(facts)) == [
+    assert found(redis.of_durability(facts, awaited=0)) == [
         (OK, "Redis has a message on disk before it is confirmed")
     ]
 
 
+def test_a_relay_that_waits_for_all_replicas_loses_none_in_a_failover():
+    facts = replace(PAIR, replicas=2, replicas_to_write=0)
+
+    (some,) = redis.of_durability(facts, awaited=1)
+    (all_of_them,) = redis.of_durability(facts, awaited=2)
+
+    assert some.status is WARNING
+    assert some.text.startswith("MQ_REDIS_REPLICAS is 1, and 2 replicas are connected")
+    assert all_of_them.status is OK
+
+
 def test_no_setting_that_the_user_may_not_read_is_taken_for_safe():
-    results = [*redis.of_durability(UNKNOWN), *redis.of_alarms(UNKNOWN)]
+    results = [*redis.of_durability(UNKNOWN, awaited=0), *redis.of_alarms(UNKNOWN)]
 
     assert {result.status for result in results[:3]} == {NOT_CHECKED}
     assert OK not in {result.status for result in results}
-    assert found(redis.of_durability(replace(SAFE, syncs=None))) == [
+    assert found(redis.of_durability(replace(SAFE, syncs=None), awaited=0)) == [
         (NOT_CHECKED, "appendfsync, because the user may not use CONFIG GET: see to it yourself")
     ]
 

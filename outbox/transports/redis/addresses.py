@@ -31,7 +31,7 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable
 from outbox.redis_urls import database_of
 from outbox.transports.base import ConnectionCounter, NoCounter
-from outbox.transports.redis.connect_errors import redis_errors
+from outbox.transports.redis.connect_errors import SETTING, redis_errors, unavailable
 from outbox.transports.redis_facts import ServerGroup
 from outbox.transports.tls import context_of
 
@@ -162,7 +162,12 @@ class FoundConnection(Connection):
 
     async def _connect(self) -> None:
         self.host, self.port = await self._find()
-        await super()._connect()  # type: ignore[no-untyped-call]
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError) as error:
+            where = f"cannot connect to {shown([(self.host, self.port)])}"
+            encrypted = self._address.url.scheme == "rediss"
+            raise unavailable(error, where, encrypted=encrypted) from None
         self._is_counted = True
         self._connections.inc()
 
@@ -212,7 +217,8 @@ class _Search:
             else:
                 problems.append(BrokerUnavailable(f"{shown([host])}: {self._unknown}"))
         raise BrokerUnavailable(
-            "; ".join(map(str, problems)), refused=all(each.refused for each in problems)
+            "; ".join(str(problem).removeprefix(SETTING) for problem in problems),
+            refused=all(each.refused for each in problems),
         )
 
     async def _answer_of(self, host: HostAndPort) -> HostAndPort | None:

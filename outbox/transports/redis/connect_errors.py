@@ -65,6 +65,9 @@ _CLOSED_TLS = (
 )
 _SILENT_TLS = "no answer in time, as from a port that does not speak TLS"
 
+SETTING = "MQ_BROKER_URL: "
+"""The beginning of an error of a connection, which names its address itself."""
+
 ERRORS = (
     exceptions.RedisError,
     exceptions.RedisClusterException,
@@ -96,8 +99,8 @@ def unavailable(
     """Return *error* of the client as BrokerUnavailable, whose text begins with *problem*."""
     causes = list(_chain(error))
     for cause in causes:
-        if isinstance(cause, BrokerUnavailable):  # the client wraps what a look-up has raised
-            return BrokerUnavailable(f"{problem}: {cause}", refused=cause.refused)
+        if isinstance(cause, BrokerUnavailable):  # the client wraps what a connection has raised
+            return BrokerUnavailable(f"{SETTING}{cause}", refused=cause.refused)
     reason, refused = _reason(causes, encrypted=encrypted)
     return BrokerUnavailable(f"{problem}: {reason}", refused=refused)
 
@@ -112,7 +115,7 @@ def _reason(causes: list[BaseException], *, encrypted: bool) -> tuple[str, bool]
     for cause in causes:
         if isinstance(cause, exceptions.RedisError) and (found := _of_reply(cause)) is not None:
             return found
-        if isinstance(cause, exceptions.TimeoutError):
+        if isinstance(cause, exceptions.TimeoutError | TimeoutError):
             return _SILENT_TLS if encrypted else "no answer in time", False
         if isinstance(cause, exceptions.InvalidResponse):
             return "the port does not speak the protocol of Redis", False

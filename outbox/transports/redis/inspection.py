@@ -39,6 +39,7 @@ def attempts(key: str) -> list[tuple[str, ...]]:
         ("EVALSHA", "0" * 40, "1", key),
         ("SCRIPT", "LOAD", "return 1"),
         ("TIME",),
+        ("WAIT", "0", "1"),
         ("SETRANGE", key, "0", ""),
         ("GET", key),
         ("SET", key, ""),
