@@ -12,6 +12,8 @@ from outbox.errors import BrokerUnavailable, DatabaseUnavailable, TopologyMismat
 from outbox.runtime.service import pause
 
 REPAIR_EVERY = timedelta(seconds=15)
+FIRST_AFTER = timedelta(seconds=2)
+"""The first process of a consumer unbinds the work queue then, once that is drained."""
 ANSWERS_WITHIN = timedelta(seconds=30)
 _WORK = "partitions"
 
@@ -34,8 +36,10 @@ class PartitionRepair:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Repair until *stop* is set; a failure is logged, and the next repair follows."""
+        wait = min(FIRST_AFTER, self._every)
         while not stop.is_set():
-            await pause(stop, self._every)
+            await pause(stop, wait)
+            wait = self._every
             if not stop.is_set():
                 self._report.background(_WORK, await self._failure())
 
