@@ -5,6 +5,7 @@ The options of `consumer run` that ask for a supervisor: pure.
 import os
 from dataclasses import dataclass
 
+from consumer.checks import is_partitioned
 from consumer.consumer import Consumer
 from consumer.settings import ConsumerSettings
 from consumer.supervision.scaling import Limits
@@ -72,15 +73,11 @@ def limits(processes: Processes, consumer: Consumer, settings: ConsumerSettings)
     """
     if not processes.auto:
         return processes.limits
-    if consumer.ordered:
-        partitions = getattr(consumer, "partitions", 1)
-        if partitions == 1:
-            raise ConfigurationError(
-                f"--processes auto: consumer {consumer.name} is ordered, so one process works and "
-                "others stand by: use --processes 2"
-            )
-        asked = processes.limits
-        return Limits(min(asked.minimum, partitions), min(asked.maximum, partitions))
+    if consumer.ordered and not is_partitioned(consumer, settings):
+        raise ConfigurationError(
+            f"--processes auto: consumer {consumer.name} is ordered, so one process works and "
+            "others stand by: use --processes 2"
+        )
     if settings.database.get_backend_name() == "sqlite" and not _waits_outside(consumer):
         raise ConfigurationError(
             "--processes auto: SQLite has one writer, so more processes handle no more messages: "

@@ -13,6 +13,7 @@ from consumer import assembly, checks, target
 from consumer.consumer import Consumer
 from consumer.service import USUAL_METRICS_PORT
 from consumer.settings import ConsumerSettings
+from consumer.storage.partitions import Partitions
 from consumer.supervision.child import ChildProcess, own_variables, same_program
 from consumer.supervision.merged_metrics import MergedMetrics
 from consumer.supervision.options import cores, limits, read
@@ -104,9 +105,20 @@ class WorkQueues:
     ) -> None:
         connections = telemetry.availability.connections
         self._broker: Transport = assembly.broker(consumer, settings, connections=connections)
-        self._names = [assembly.queues(consumer, settings).name]
+        self._consumer = consumer
+        self._settings = settings
+        self._queues = assembly.queues(consumer, settings)
 
     async def waiting(self) -> int:
-        depths = [await self._broker.depth(name) for name in self._names]
+        depths = [await self._broker.depth(name) for name in await self._names()]
         # A queue that does not exist yet has no messages: the first process declares it.
         return sum(depth.messages for depth in depths if depth is not None)
+
+    async def _names(self) -> list[str]:
+        """The work queue, or the partitions of all generations."""
+        if not self._queues.is_partitioned:
+            return [self._queues.name]
+        # Once for each look: a pool of its own would hold a connection between them.
+        async with assembly.database(self._consumer, self._settings) as engine:
+            shared = await Partitions(self._consumer.name, engine).look()
+        return [self._queues.partition(each.generation, each.number) for each in shared.partitions]

@@ -20,7 +20,7 @@ from consumer.supervision.restarts import Crashes, GiveUp
 from consumer.supervision.scaling import HandledRate, Limits, Load, Pace, State, decide
 from consumer.supervision.slot import Slot, Start
 from consumer.supervision.telemetry import Telemetry
-from outbox.errors import BrokerUnavailable
+from outbox.errors import Unavailable
 from outbox.runtime.probes import Health
 from outbox.runtime.service import ExitCode
 
@@ -35,7 +35,7 @@ class Backlog(Protocol):
     """The work queue."""
 
     async def waiting(self) -> int:
-        """The messages that are ready in it; raises BrokerUnavailable."""
+        """The messages that are ready in it; raises Unavailable."""
 
 
 class Supervisor:
@@ -156,7 +156,7 @@ class Supervisor:
             await asyncio.sleep(self._pace.look_every.total_seconds())
             try:
                 waiting = await backlog.waiting()
-            except BrokerUnavailable as error:
+            except Unavailable as error:
                 self._telemetry.looked(error)
                 continue
             self._telemetry.looked(None)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 
 from consumer.supervision.scaling import Load
-from outbox.errors import BrokerUnavailable
+from outbox.errors import Unavailable
 from outbox.runtime import logs
 from outbox.runtime.in_memory import Counter, Gauge
 from outbox.runtime.process import Availability
@@ -87,7 +87,7 @@ class Telemetry:
             per_second=round(load.rate, 1),
         )
 
-    def looked(self, error: BrokerUnavailable | None) -> None:
+    def looked(self, error: Unavailable | None) -> None:
         """The depth of the queue was read, unless *error* prevented it."""
         self.availability.background("scale", error)
 

@@ -72,12 +72,10 @@ def test_an_ordered_consumer_may_have_a_fixed_number_of_processes_that_stand_by(
     assert limits(fixed, consumer(ordered=True), settings()) == Limits(2, 2)
 
 
-@pytest.mark.parametrize(("partitions", "expected"), [(2, Limits(1, 2)), (16, Limits(1, 4))])
-def test_no_more_processes_are_started_than_there_are_partitions(partitions, expected):
-    ordered = consumer(ordered=True)
-    ordered.partitions = partitions
+def test_an_ordered_consumer_with_partitions_follows_the_load():
+    ordered = consumer(ordered=True, partitions=4)
 
-    assert limits(AUTO, ordered, settings()) == expected
+    assert limits(AUTO, ordered, settings()) == Limits(1, 4)
 
 
 def test_a_consumer_on_sqlite_does_not_follow_the_load_because_there_is_one_writer():

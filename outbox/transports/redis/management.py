@@ -12,13 +12,13 @@ from yarl import URL
 from outbox.errors import BrokerUnavailable, TopologyMismatch
 from outbox.transports.broker_figures import BrokerFigures, NodeFigures, QueueFigures
 from outbox.transports.inspection import BrokerFacts
-from outbox.transports.management import BrokerHealth, PolicyEffect
+from outbox.transports.management import BrokerHealth, PolicyEffect, unwanted
 from outbox.transports.redis.addresses import RedisAddress, open_client
 from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.inspection import inspect
 from outbox.transports.redis.messages import Messages
 from outbox.transports.routes import RouteState
-from outbox.transports.topology import Binding, Topology
+from outbox.transports.topology import Binding, ExchangeBinding, Topology
 
 _REPLY_WITHIN = timedelta(seconds=10)
 
@@ -36,10 +36,16 @@ class RedisManagement:
     async def unlike_limits(self, _topology: Topology) -> list[TopologyMismatch]:
         return []  # `verify` compares them
 
-    async def missing_bindings(self, topology: Topology) -> list[Binding]:
+    async def missing_bindings(self, topology: Topology) -> list[Binding | ExchangeBinding]:
         async with self._messages() as messages:
             there = (await messages.declarations()).bindings
         return [binding for binding in topology.bindings if binding not in there]
+
+    async def unwanted_bindings(self, topology: Topology) -> list[Binding]:
+        queues = {queue.name for queue in topology.queues}
+        async with self._messages() as messages:
+            there = (await messages.declarations()).bindings
+        return unwanted(topology, [each for each in there if each.queue in queues])
 
     async def queues(self, prefix: str) -> list[str]:
         async with self._messages() as messages:

@@ -38,15 +38,16 @@ from datetime import timedelta
 from redis.asyncio import Redis
 from yarl import URL
 
-from outbox.errors import BrokerUnavailable
+from outbox.errors import BrokerUnavailable, ConfigurationError
 from outbox.transports.base import ConnectionCounter, Outcome, QueueDepth
 from outbox.transports.inspection import Act, Answer, BrokerFacts, Permission
+from outbox.transports.observation import Observation
 from outbox.transports.redis.addresses import open_client
 from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.inspection import inspect
 from outbox.transports.redis.messages import Messages
 from outbox.transports.redis.subscription import Intervals, RedisSubscription
-from outbox.transports.topology import Topology
+from outbox.transports.topology import Binding, Topology
 from outbox.wire.codec import WireMessage
 
 LEASE = timedelta(seconds=10)
@@ -123,6 +124,17 @@ class RedisTransport:
                 return replace(facts, answers=[Answer(act, Permission.REFUSED) for act in acts])
             declared = await Messages(client).declarations()
         return replace(facts, answers=declared.answers(acts))
+
+    async def remove(self, _topology: Topology) -> list[str]:
+        # Only partitions are removed, which need RabbitMQ.
+        raise ConfigurationError("MQ_BROKER_URL: Redis keeps all that was declared")
+
+    @asynccontextmanager
+    async def observe(
+        self, _bindings: Sequence[Binding], *, name: str, bodies: bool = False
+    ) -> AsyncIterator[Observation]:
+        raise ConfigurationError(f"MQ_BROKER_URL: Redis makes no copies for {name} ({bodies=})")
+        yield
 
     @asynccontextmanager
     async def _messages(self, *, reply_within: timedelta | None) -> AsyncIterator[Messages]:
