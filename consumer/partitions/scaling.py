@@ -18,6 +18,7 @@ from outbox.errors import ConfigurationError
 from outbox.runtime.service import pause
 from outbox.runtime.shield import commit
 from outbox.transports.base import QueueDepth, Transport
+from outbox.transports.topology import Topology
 
 OVERLAP = timedelta(seconds=1)
 """How long both generations get each message."""
@@ -188,17 +189,20 @@ class Scaling:
     async def _delete(self, older: Generation) -> bool:
         """Delete the queues of *older*; if one has messages, let them be forwarded first."""
         topology = self._queues.topology(older.number, older.partitions)
-        if any(depth.consumers for depth in await self._depths(older)):
+        depths = await self._depths(older)
+        if any(depth.consumers for depth in depths):
             return False
         async with self._step(older) as connection:
             if connection is None:
                 return False
-            kept = await self._transport.remove(topology)
-            if kept:
+            has_messages = any(depth.messages for depth in depths)
+            if has_messages or await self._transport.remove(topology):
+                # They are read again, so all of them have to exist.
+                await self._transport.declare(Topology(queues=topology.queues))
                 await self._generations.move(connection, older.number, State.DRAINING)
-            else:
-                await self._generations.delete(connection, older.number)
-        return not kept
+                return False
+            await self._generations.delete(connection, older.number)
+        return True
 
     async def _depths(self, older: Generation) -> list[QueueDepth]:
         names = [self._queues.queue(older.number, number) for number in range(older.partitions)]
