@@ -16,8 +16,11 @@ POSTGRES = "postgresql://relay@localhost/app"
 AUTO = Processes(Limits(1, 4), auto=True)
 
 
+RABBITMQ = "amqp://guest:guest@localhost/"
+
+
 def settings(url=POSTGRES):
-    return ConsumerSettings(_env_file=None, database_url=url)
+    return ConsumerSettings(_env_file=None, database_url=url, broker_url=RABBITMQ)
 
 
 def consumer(**options):
