@@ -26,6 +26,7 @@ from outbox.transports.base import Outcome, Subscription
 from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.wire.codec import WireMessage
 
+FORWARDS_WITHIN = timedelta(seconds=30)
 _TAKE_LIMIT = 1_000
 
 
@@ -109,6 +110,10 @@ class PartitionsSubscription:
             part.is_open.set()
         pump = asyncio.ensure_future(self._pump(part))
         await closing.wait()
+        if not self.closing.is_set():
+            # It is not read any more: it forwards what it has, and the queue can be deleted.
+            await source.stop()
+            await asyncio.wait({pump}, timeout=FORWARDS_WITHIN.total_seconds())
         pump.cancel()
         await asyncio.wait({pump})
         if not self.closing.is_set():

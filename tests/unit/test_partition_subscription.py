@@ -92,7 +92,7 @@ async def reading(*modes: Mode, records: Records | None = None):
         for part, source in zip(parts, sources, strict=True)
     ]
     try:
-        yield SimpleNamespace(merged=merged, sources=sources, parts=parts)
+        yield SimpleNamespace(merged=merged, sources=sources, parts=parts, closing=closing)
     finally:
         merged.closing.set()
         closing.set()
@@ -188,3 +188,13 @@ async def test_a_subscription_that_stops_gives_no_more_deliveries():
     async with reading(Mode.HANDLE) as it:
         await it.merged.stop()
         assert await it.merged.take(10) == []
+
+
+async def test_a_partition_that_is_given_up_forwards_what_it_has():
+    async with reading(Mode.FORWARD) as it:
+        (source,) = it.sources
+        source.outcomes = [Outcome.ACKED, *[Outcome.NACKED] * 20]
+        source.put(*(a_message(str(number)) for number in range(5)))
+        await eventually(lambda: not len(source.buffer))
+        it.closing.set()
+        await eventually(lambda: source.acked == [1, 2, 3, 4, 5])
