@@ -45,6 +45,7 @@ For the process `consumer`, in the order in which a delivery meets them:
     supervision/, supervised     several processes on one machine, and the end that each has of it
     scale                        the command `consumer scale`
     contract/                    the AsyncAPI document of a consumer, and what it no longer keeps
+    contract_commands            the commands that write that document, or compare it
 
 For tests, with the package `outbox_testing` that stands above relay and consumer: `testing`.
 

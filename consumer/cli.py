@@ -9,14 +9,10 @@ from typing import Annotated
 
 import typer
 
-from consumer import assembly, checks, replay
+from consumer import assembly, checks, contract_commands, replay
 from consumer import run as service
 from consumer import scale as scaling
 from consumer.consumer import MOST_PARTITIONS
-from consumer.contract import files
-from consumer.contract.comparison import Comparison, compare, received
-from consumer.contract.document import document
-from consumer.contract.service import sent_by, version_of
 from consumer.failing import failing as failing_of
 from consumer.failing_view import show_messages
 from consumer.inspection import inspect
@@ -131,22 +127,9 @@ def asyncapi(
     version: contract_options.ServiceVersion = None,
 ) -> None:
     """Write the AsyncAPI document of a consumer, as JSON. Connects to no server."""
-    settings, consumer = start(target, servers=[])
-
-    async def written() -> str:
-        checks.check_handlers(consumer)
-        found = document(
-            consumer,
-            settings,
-            title=title,
-            version=version or version_of(target),
-            sent=sent_by(events or []),
-        )
-        if output is not None:
-            files.save(found, output)
-        return files.text_of(found)
-
-    text = commands.once(written)
+    text = contract_commands.write(
+        target, output=output, events=events or [], title=title, version=version
+    )
     if output is None:
         print(text, end="")  # noqa: T201 - rich would fold it
 
@@ -162,7 +145,8 @@ def check(
     if contract is not None:
         if as_json:
             fail(ConfigurationError("--json: cannot be used with --contract"))
-        _check_contract(target, contract)
+        commands.warn(contract_commands.compare_with(target, contract))
+        console.print("the handlers can read all that the contract allows")
         return
     report = Report()
     settings = report.step(Check.SETTINGS, lambda: load(ConsumerSettings))
@@ -173,21 +157,6 @@ def check(
         if consumer is not None:
             commands.once(lambda: inspect(consumer, settings, report))
     checked.show(report, as_json=as_json)
-
-
-def _check_contract(target: str, contract: str) -> None:
-    settings, consumer = start(target, servers=[])
-
-    async def compared() -> Comparison:
-        stored = files.load(contract)
-        received(stored)
-        found = compare(stored, document(consumer, settings, version=""))
-        if found.incompatible:
-            raise ConfigurationError("\n".join(found.incompatible))
-        return found
-
-    commands.warn(commands.once(compared).uncompared)
-    console.print("the handlers can read all that the contract allows")
 
 
 @app.command()
