@@ -49,6 +49,9 @@ $do$
 
 
 def upgrade() -> None:
+    # First, since it may be run again and commits what was done before: the table and the number
+    # of the revision then come together.
+    add_columns()
     if on_postgres():
         op.execute("SET LOCAL lock_timeout = '5s'")
     op.create_table(
@@ -76,7 +79,6 @@ def upgrade() -> None:
             " ALTER COLUMN correlation_id SET STATISTICS 0"
         )
         op.execute(GRANTS)
-    add_columns()
 
 
 def add_columns() -> None:
@@ -95,9 +97,14 @@ def add_columns() -> None:
 
 
 def downgrade() -> None:
+    drop_columns()
     if on_postgres():
         op.execute("SET LOCAL lock_timeout = '5s'")
     op.drop_table("replies")
+
+
+def drop_columns() -> None:
+    """Like `add_columns`."""
     if not on_postgres():
         op.drop_column("outbox", "expires_at")
         for table in TABLES:

@@ -62,7 +62,7 @@ async def pages(
             source.transport().observe(messages.bindings(name), name=name, bodies=has_bodies)
         )
         yield Page([], 0)
-        chosen = await stack.enter_async_context(aclosing(_pages(observation, request, stop)))
+        chosen = await stack.enter_async_context(aclosing(batches(observation, request, stop)))
         async for copies in chosen:
             if engine is not None and request.audit is not None:
                 await _record(engine, request, len(copies))
@@ -94,19 +94,23 @@ async def _opened(
     return engine, keys
 
 
-async def _pages(
+async def batches(
     observation: Observation, request: WatchRequest, stop: asyncio.Event
 ) -> AsyncGenerator[list[Copy]]:
+    """The copies of *observation*, until *stop* is set or *request* says that it is enough."""
     left = request.limit
     clock = asyncio.get_running_loop().time
     ends_at = None if request.within is None else clock() + request.within.total_seconds()
     stopping = asyncio.ensure_future(stop.wait())
     try:
         while left is None or left > 0:
+            rest = None if ends_at is None else ends_at - clock()
+            # Where copies always wait, taking them never does.
+            if stop.is_set() or (rest is not None and rest <= 0):
+                return
             taking = asyncio.ensure_future(
                 observation.take(PAGE if left is None else min(PAGE, left))
             )
-            rest = None if ends_at is None else max(ends_at - clock(), 0)
             try:
                 await asyncio.wait(
                     {taking, stopping}, timeout=rest, return_when=asyncio.FIRST_COMPLETED

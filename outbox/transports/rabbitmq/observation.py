@@ -107,6 +107,9 @@ class RabbitMQObservation:
             try:
                 async with asyncio.timeout(ANSWERS_WITHIN_SECONDS):
                     await self._probe(underlay)
+                    if all(binding.exchange for binding in self._bindings):
+                        # Retries and replies pass the default exchange, and would push copies out.
+                        await underlay.queue_unbind(self._name, TRACE_EXCHANGE, "publish.")
             except aiormq.exceptions.ChannelAccessRefused:
                 raise BrokerUnavailable(
                     "the broker's user may not write to the default exchange", refused=True

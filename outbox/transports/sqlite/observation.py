@@ -75,11 +75,13 @@ class SqliteObservation:
                 )
 
     async def _fetch_until_lost(self) -> None:
+        problem = "the observation has ended"
         try:
-            with suppress(BrokerUnavailable):
-                await self._fetch()
+            await self._fetch()
+        except BrokerUnavailable as error:
+            problem = str(error)
         finally:
-            self._buffer.fail(_LEASE_LOST)
+            self._buffer.fail(problem)
 
     async def _fetch(self) -> None:
         clock = asyncio.get_running_loop().time
