@@ -17,7 +17,9 @@ def test_the_public_names_are_these():
     assert outbox.__all__ == [
         "HEALTH_DATA_UPLOADED",
         "TABLE_NAMES",
+        "Binding",
         "Event",
+        "Exchange",
         "HealthDataMessage",
         "InvalidEvent",
         "OutboxError",
@@ -38,10 +40,12 @@ def test_the_public_names_are_these():
         "use_schema",
     ]
     assert consumer.__all__ == [
+        "Binding",
         "CallNext",
         "CircuitBreaker",
         "Consumer",
         "DeadLettered",
+        "Exchange",
         "Failure",
         "HandlerCall",
         "Message",

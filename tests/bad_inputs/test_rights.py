@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from consumer import checks
+from consumer import Consumer, checks
+from consumer.replies import replies
 from outbox.database.engine import create_engine
 from outbox.database.verification import Expectation
 from outbox.errors import SchemaMismatch
@@ -47,10 +48,34 @@ async def lowly(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 IN_ORDER = {
     f"GRANT {right} ON parked_messages" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
 } | {"GRANT SELECT ON SEQUENCE parked_messages_id_seq"}
+OF_PARTITIONS = {
+    f"GRANT {right} ON consumer_{table}"
+    for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+    for table in ("generations", "partitions", "members")
+}
+OF_REPLIES = {f"GRANT {right} ON replies" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")}
 PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
     "relay": ("relay", assembly.expectation(RelaySettings()), set()),
-    "consumer": ("consumer", checks.expectation(effects.consumer, "queue"), IN_ORDER),
-    "ordered consumer": ("consumer", checks.expectation(ordered.consumer, "queue"), set()),
+    "consumer": (
+        "consumer",
+        checks.expectation(effects.consumer, "queue"),
+        IN_ORDER | OF_PARTITIONS | OF_REPLIES,
+    ),
+    "ordered consumer": (
+        "consumer",
+        checks.expectation(ordered.consumer, "queue"),
+        OF_PARTITIONS | OF_REPLIES,
+    ),
+    "consumer with partitions": (
+        "consumer",
+        checks.expectation(Consumer("a", bindings=["#"], ordered=True, partitions=2), "queue"),
+        OF_REPLIES,
+    ),
+    "consumer of replies": (
+        "consumer",
+        checks.expectation(replies, "queue"),
+        IN_ORDER | OF_PARTITIONS,
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from tests.support.pages import REPOSITORY
 
 PROCESSES = ("relay", "consumer")
 MONITORING = ("prometheus", "grafana")
+VALKEY = "valkey"
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,12 @@ def test_every_service_has_limits_for_cpu_memory_and_processes(composed):
         assert {*limits} == {"cpus", "memory", "pids"}
 
 
-def test_monitoring_starts_only_on_demand(composed):
+def test_monitoring_and_another_broker_start_only_on_demand(composed):
     on_demand = {name for name, service in composed["services"].items() if "profiles" in service}
 
-    assert on_demand == {*MONITORING}
-    assert all(composed["services"][name]["profiles"] == ["monitoring"] for name in on_demand)
+    assert on_demand == {*MONITORING, VALKEY}
+    assert all(composed["services"][name]["profiles"] == ["monitoring"] for name in MONITORING)
+    assert composed["services"][VALKEY]["profiles"] == [VALKEY]
 
 
 @pytest.mark.parametrize("name", [*PROCESSES, "migrate", "example-table", *MONITORING])
