@@ -79,9 +79,9 @@ def with_keyed_flags(rows: sa.Select[Any]) -> sa.Select[Any]:
     """
     *rows*, with `has_keyed` and `has_urgent`: whether ready rows with a key are above the hint.
 
-    Without any rows the result has one row that holds only the flags. They cost a probe of
-    outbox_ready_keyed, and of outbox_ready_urgent_key if that found one, and save the keyed scan
-    where no event has a key.
+    Without any rows the result has one row that holds only the flags. They cost a probe each of
+    outbox_ready_keyed and outbox_ready_urgent_key, and save the keyed scan where no event has a
+    key.
     """
     other = outbox.alias("other")
     keyed = sa.and_(
@@ -90,10 +90,10 @@ def with_keyed_flags(rows: sa.Select[Any]) -> sa.Select[Any]:
         other.c.id > sa.bindparam("keyed_above"),
     )
     is_urgent = other.c.priority == sa.literal_column("'high'")
-    has_keyed = sa.exists().where(keyed)
-    # The index of urgent keys has no order of ids, so a probe visits its dead entries too.
-    has_urgent = sa.case((has_keyed, sa.exists().where(keyed, is_urgent)), else_=sa.false())
-    flag = sa.select(has_keyed.label("has_keyed"), has_urgent.label("has_urgent")).subquery("flag")
+    flag = sa.select(
+        sa.exists().where(keyed).label("has_keyed"),
+        sa.exists().where(keyed, is_urgent).label("has_urgent"),
+    ).subquery("flag")
     claimed = rows.subquery("claimed")
     return sa.select(claimed, flag.c.has_keyed, flag.c.has_urgent).select_from(
         flag.outerjoin(claimed, sa.true())
