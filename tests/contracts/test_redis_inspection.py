@@ -32,6 +32,13 @@ async def facts_of(url: str):
         return await inspect(client, urls)
 
 
+def rights_of_page() -> list[str]:
+    """Return the rights that docs/how-to/redis.md names."""
+    page = (REPOSITORY / "docs" / "how-to" / "redis.md").read_text()
+    [rights] = re.findall(r"^ACL SETUSER relay on >PASSWORD ([^`]+)```", page, re.MULTILINE)
+    return list(rights.split())
+
+
 @asynccontextmanager
 async def user_with(server: RedisServer, url: str, *rights: str) -> AsyncIterator[str]:
     await server.call("ACL", "SETUSER", USER, "reset", "on", ">secret", *rights)
@@ -109,10 +116,7 @@ async def test_a_user_for_other_keys_is_told_so(redis_server, redis_url):
 
 
 async def test_the_rights_that_the_page_names_suffice(redis_server, redis_url):
-    page = (REPOSITORY / "docs" / "how-to" / "redis.md").read_text()
-    [rights] = re.findall(r"^ACL SETUSER relay on >PASSWORD ([^`]+)```", page, re.MULTILINE)
-
-    async with user_with(redis_server, redis_url, *rights.split()) as url:
+    async with user_with(redis_server, redis_url, *rights_of_page()) as url:
         stored = (await facts_of(url)).redis
 
     assert (list(stored.refused_commands), stored.refused_keys) == ([], False)
