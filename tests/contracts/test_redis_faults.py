@@ -11,17 +11,22 @@ import pytest
 from redis.asyncio import Redis
 from yarl import URL
 
+from consumer.queues import ConsumerQueues
 from outbox.errors import BrokerUnavailable
-from outbox.transports.base import Outcome
+from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.redis import script_runner
 from outbox.transports.redis.addresses import open_client
+from outbox.transports.redis.messages import Messages
 from outbox.transports.redis.transport import RedisTransport
+from outbox.transports.topology import Queue, Topology
 from tests.contracts.test_transport import (
     SINGLE,
     WORK,
     a_message,
+    publish,
     topology_of,
 )
+from tests.support.eventually import eventually
 from tests.support.servers.private_redis import PrivateRedis
 from tests.support.servers.redis_groups import Member
 
@@ -66,6 +71,34 @@ async def test_a_publish_that_waits_for_replicas_is_unknown_when_the_server_has_
         outcomes = await publisher.publish([a_message()], within=timedelta(seconds=5))
 
     assert outcomes == [Outcome.UNKNOWN]
+
+
+async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(transport, client):
+    sweeper = Messages(client)
+    await sweeper.declarations()
+    queues = ConsumerQueues("later", bindings=["later"], delays=[], message_ttl=POLL)
+    await transport.declare(topology_of(queues))
+    await publish(transport, a_message(b"expired", routing_key="later"))
+
+    async def is_dead() -> bool:
+        await sweeper.sweep()
+        return await sweeper.depth(queues.dead) == QueueDepth(1, 0)
+
+    await eventually(is_dead)
+
+
+async def test_an_expired_message_is_dropped_though_a_queue_was_declared_since(transport, client):
+    await transport.declare(Topology(queues=[Queue("plain", {"x-message-ttl": 1})]))
+    await publish(transport, a_message(exchange="", routing_key="plain"))
+    sweeper = Messages(client)
+    await sweeper.declarations()
+    await transport.declare(Topology(queues=[Queue("later")]))
+
+    async def is_dropped() -> bool:
+        await sweeper.sweep()
+        return await sweeper.depth("plain") == QueueDepth(0, 0)
+
+    await eventually(is_dropped)
 
 
 async def test_a_server_that_does_not_answer_is_unavailable_to_a_publisher(private, monkeypatch):
