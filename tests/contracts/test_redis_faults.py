@@ -19,11 +19,14 @@ from outbox.transports.redis.addresses import open_client
 from outbox.transports.redis.messages import Messages
 from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.topology import Queue, Topology
+from tests.contracts.test_redis_inspection import USER, rights_of_page, user_with
 from tests.contracts.test_transport import (
     SINGLE,
     WORK,
     a_message,
     publish,
+    receive,
+    receive_bodies,
     topology_of,
 )
 from tests.support.eventually import eventually
@@ -73,6 +76,20 @@ async def test_a_publish_that_waits_for_replicas_is_unknown_when_the_server_has_
     assert outcomes == [Outcome.UNKNOWN]
 
 
+async def test_a_consumer_that_loses_a_right_forgets_no_message(
+    transport, redis_server, redis_url
+):
+    await publish(transport, a_message(b"held"))
+    async with user_with(redis_server, redis_url, *rights_of_page()) as url:
+        limited = RedisTransport([URL(url)], name="test", poll=POLL, lease=LEASE)
+        async with limited.subscribe(WORK.name, prefetch=1) as subscription:
+            await receive(subscription)
+            await redis_server.call("ACL", "SETUSER", USER, "-xpending")
+
+    async with transport.subscribe(WORK.name, prefetch=1) as successor:
+        assert await receive_bodies(successor, 1) == [b"held"]
+
+
 async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(transport, client):
     sweeper = Messages(client)
     await sweeper.declarations()
@@ -110,3 +127,47 @@ async def test_a_server_that_does_not_answer_is_unavailable_to_a_publisher(priva
             async with asyncio.timeout(5):
                 with pytest.raises(BrokerUnavailable, match="no answer in time"):
                     await publisher.ready()
+
+
+async def test_an_expired_message_lets_no_later_one_pass_those_that_were_given_back(
+    transport, client
+):
+    messages = Messages(client)
+    for owner in ("first", "second"):
+        await messages.join(WORK.name, owner, lease=LEASE)
+    await publish(transport, *map(a_message, (b"expired", b"1", b"2")))
+    held = await messages.claim(WORK.name, "first", limit=3, lease=LEASE, first_tag=1)
+    assert held is not None
+    await messages.give_back(WORK.name, "first", keep=[])
+    await publish(transport, a_message(b"3"))
+    place = held.entries[0][0]
+    await client.zadd("{mq}:expiring", {place.text + b":" + WORK.name.encode(): 1})
+
+    full_page = await messages.claim(WORK.name, "second", limit=1, lease=LEASE, first_tag=1)
+    await messages.sweep()
+    rest = await messages.claim(WORK.name, "second", limit=9, lease=LEASE, first_tag=1)
+
+    assert full_page is not None
+    assert rest is not None
+    assert (full_page.entries, full_page.overdue) == ([], True)
+    assert [delivery.message.body for _, delivery in rest.entries] == [b"1", b"2", b"3"]
+
+
+async def test_a_consumer_that_finds_no_message_writes_nothing(private):
+    transport = RedisTransport([URL(private.url())], name="test")
+    await transport.declare(topology_of(WORK))
+    client = open_client([URL(private.url())], name="test")
+    messages = Messages(client)
+    await messages.join(WORK.name, "idle", lease=LEASE)
+
+    async def claim() -> None:
+        await messages.claim(WORK.name, "idle", limit=1, lease=LEASE, first_tag=1)
+
+    await claim()
+    before = (await private.facts("persistence"))["rdb_changes_since_last_save"]
+    for _ in range(3):
+        await claim()
+    after = (await private.facts("persistence"))["rdb_changes_since_last_save"]
+    await client.aclose()
+
+    assert after == before
