@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from yarl import URL
 
 from consumer.queues import ConsumerQueues
@@ -16,6 +17,7 @@ from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome, QueueDepth
 from outbox.transports.redis import script_runner
 from outbox.transports.redis.addresses import open_client
+from outbox.transports.redis.connect_errors import unavailable
 from outbox.transports.redis.messages import Messages
 from outbox.transports.redis.transport import RedisTransport
 from outbox.transports.topology import Queue, Topology
@@ -88,6 +90,18 @@ async def test_a_consumer_that_loses_a_right_forgets_no_message(
 
     async with transport.subscribe(WORK.name, prefetch=1) as successor:
         assert await receive_bodies(successor, 1) == [b"held"]
+
+
+async def test_a_consumer_without_a_right_names_it_as_the_reason(
+    transport, redis_server, redis_url
+):
+    async with user_with(redis_server, redis_url, *rights_of_page(), "-xpending") as url:
+        limited = RedisTransport([URL(url)], name="test", poll=POLL, lease=LEASE)
+        async with limited.subscribe(WORK.name, prefetch=1) as subscription:
+            with pytest.raises(BrokerUnavailable, match="the user lacks a right") as refused:
+                await receive(subscription)
+
+    assert refused.value.refused
 
 
 async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(transport, client):
@@ -171,3 +185,18 @@ async def test_a_consumer_that_finds_no_message_writes_nothing(private):
     await client.aclose()
 
     assert after == before
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "ACL failure in script: User relay has no permissions to run the 'xadd' command",
+        "The user executing the script can't run this command or subcommand script: 1f0c",
+    ],
+    ids=["7.2", "7.0"],
+)
+def test_a_right_that_a_script_lacks_stays_until_a_person_grants_it(reply):
+    error = unavailable(ResponseError(reply), "MQ_BROKER_URL")
+
+    assert error.refused
+    assert str(error) == "MQ_BROKER_URL: the user lacks a right: grant it with ACL SETUSER"
