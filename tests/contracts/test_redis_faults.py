@@ -143,6 +143,22 @@ async def test_a_server_that_does_not_answer_is_unavailable_to_a_publisher(priva
                     await publisher.ready()
 
 
+@pytest.mark.parametrize(
+    "properties", ['{"timestamp": 1e999, "headers": {}}', "[" * 100_000], ids=["stamp", "nested"]
+)
+async def test_a_foreign_entry_with_values_out_of_range_is_malformed(
+    transport, client, properties
+):
+    entry = {"exchange": "", "routing_key": "", "properties": properties, "body": ""}
+    await client.xadd(f"{{mq}}:queue:{WORK.name}:normal", entry)
+
+    async with transport.subscribe(WORK.name, prefetch=1) as subscription:
+        delivery = await receive(subscription)
+        await subscription.ack(delivery)
+
+    assert delivery.decode_error == "malformed"
+
+
 async def test_an_expired_message_lets_no_later_one_pass_those_that_were_given_back(
     transport, client
 ):
