@@ -55,6 +55,7 @@ async def test_a_safe_server_says_so(redis_server, redis_url):
     assert found.version[0].isdigit()
     stored = found.redis
     assert (stored.role, stored.appends, stored.syncs) == ("master", True, "always")
+    assert stored.pauses_sync is False
     assert (stored.last_append_failed, stored.last_save_failed) == (False, False)
     assert (stored.eviction, stored.memory_limit) == ("noeviction", 0)
     assert stored.memory_used > 0
@@ -66,11 +67,15 @@ async def test_a_safe_server_says_so(redis_server, redis_url):
 
 async def test_changed_settings_of_the_server_are_seen(redis_server, redis_url):
     async with redis_server.configured(
-        appendfsync="everysec", maxmemory_policy="allkeys-lru", min_replicas_to_write="2"
+        appendfsync="everysec",
+        no_appendfsync_on_rewrite="yes",
+        maxmemory_policy="allkeys-lru",
+        min_replicas_to_write="2",
     ):
         stored = (await facts_of(redis_url)).redis
 
     assert (stored.syncs, stored.eviction) == ("everysec", "allkeys-lru")
+    assert stored.pauses_sync
     assert stored.replicas_to_write == 2
 
 
