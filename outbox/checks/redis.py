@@ -87,6 +87,13 @@ def _of_file(facts: RedisFacts) -> Iterator[CheckResult]:
             check,
             f"appendfsync is {facts.syncs}: {_LOST_WITHOUT[facts.syncs]}: set it to always",
         )
+    if facts.appends and facts.pauses_sync:
+        yield CheckResult.warning(
+            check,
+            "no-appendfsync-on-rewrite is yes: a crash of the machine while Redis rewrites the"
+            " append-only file or saves a snapshot may lose messages confirmed since that began:"
+            " set it to no",
+        )
 
 
 def _of_eviction(facts: RedisFacts) -> Iterator[CheckResult]:

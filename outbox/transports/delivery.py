@@ -72,6 +72,7 @@ class DeliveryBuffer:
         self._ready = asyncio.Event()
         self._ended = False
         self._problem: str | None = None
+        self._refused = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -103,7 +104,7 @@ class DeliveryBuffer:
             self._ready.clear()
             await self._ready.wait()
         if self._problem is not None:
-            raise BrokerUnavailable(self._problem)
+            raise BrokerUnavailable(self._problem, refused=self._refused)
         return []
 
     def end(self) -> None:
@@ -115,9 +116,9 @@ class DeliveryBuffer:
         """Remove and return all deliveries that were not taken."""
         return self._pop(len(self._waiting))
 
-    def fail(self, problem: str) -> None:
+    def fail(self, problem: str, *, refused: bool = False) -> None:
         """Make `take` raise BrokerUnavailable with *problem*, and drop all deliveries."""
-        self._problem = problem
+        self._problem, self._refused = problem, refused
         self._waiting.clear()
         self.end()
 

@@ -28,6 +28,8 @@ class RedisFacts:
         role: `master` or `slave`, in the words of the server.
         appends: Whether writes go to an append-only file (`appendonly`).
         syncs: When the file reaches the disk (`appendfsync`): always, everysec or no.
+        pauses_sync: Whether nothing is synchronised while the file is rewritten or a snapshot is
+            saved (`no-appendfsync-on-rewrite`).
         last_append_failed: Whether the last write to that file has failed; *last_save_failed*
             likewise for a snapshot.
         eviction: What happens when memory is full (`maxmemory-policy`).
@@ -45,6 +47,7 @@ class RedisFacts:
     role: str | None = None
     appends: bool | None = None
     syncs: str | None = None
+    pauses_sync: bool | None = None
     last_append_failed: bool | None = None
     last_save_failed: bool | None = None
     eviction: str | None = None

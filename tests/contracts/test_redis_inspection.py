@@ -32,6 +32,13 @@ async def facts_of(url: str):
         return await inspect(client, urls)
 
 
+def rights_of_page() -> list[str]:
+    """Return the rights that docs/how-to/redis.md names."""
+    page = (REPOSITORY / "docs" / "how-to" / "redis.md").read_text()
+    [rights] = re.findall(r"^ACL SETUSER relay on >PASSWORD ([^`]+)```", page, re.MULTILINE)
+    return list(rights.split())
+
+
 @asynccontextmanager
 async def user_with(server: RedisServer, url: str, *rights: str) -> AsyncIterator[str]:
     await server.call("ACL", "SETUSER", USER, "reset", "on", ">secret", *rights)
@@ -48,6 +55,7 @@ async def test_a_safe_server_says_so(redis_server, redis_url):
     assert found.version[0].isdigit()
     stored = found.redis
     assert (stored.role, stored.appends, stored.syncs) == ("master", True, "always")
+    assert stored.pauses_sync is False
     assert (stored.last_append_failed, stored.last_save_failed) == (False, False)
     assert (stored.eviction, stored.memory_limit) == ("noeviction", 0)
     assert stored.memory_used > 0
@@ -59,11 +67,15 @@ async def test_a_safe_server_says_so(redis_server, redis_url):
 
 async def test_changed_settings_of_the_server_are_seen(redis_server, redis_url):
     async with redis_server.configured(
-        appendfsync="everysec", maxmemory_policy="allkeys-lru", min_replicas_to_write="2"
+        appendfsync="everysec",
+        no_appendfsync_on_rewrite="yes",
+        maxmemory_policy="allkeys-lru",
+        min_replicas_to_write="2",
     ):
         stored = (await facts_of(redis_url)).redis
 
     assert (stored.syncs, stored.eviction) == ("everysec", "allkeys-lru")
+    assert stored.pauses_sync
     assert stored.replicas_to_write == 2
 
 
@@ -109,10 +121,7 @@ async def test_a_user_for_other_keys_is_told_so(redis_server, redis_url):
 
 
 async def test_the_rights_that_the_page_names_suffice(redis_server, redis_url):
-    page = (REPOSITORY / "docs" / "how-to" / "redis.md").read_text()
-    [rights] = re.findall(r"^ACL SETUSER relay on >PASSWORD ([^`]+)```", page, re.MULTILINE)
-
-    async with user_with(redis_server, redis_url, *rights.split()) as url:
+    async with user_with(redis_server, redis_url, *rights_of_page()) as url:
         stored = (await facts_of(url)).redis
 
     assert (list(stored.refused_commands), stored.refused_keys) == ([], False)

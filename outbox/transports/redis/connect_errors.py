@@ -47,6 +47,8 @@ _TEXTS = {
     "SELECT is not allowed in cluster mode": (_PROBLEMS["CROSSSLOT"], True),
     "cluster support disabled": ("the server is no cluster: remove cluster=true", True),
     "unknown command": ("the server is too old, or the URL names a server of another kind", True),
+    "ACL failure in script": (_REFUSALS["NOPERM"], True),
+    "The user executing the script": (_REFUSALS["NOPERM"], True),
     "without any password configured": (
         "the server has no password for this user: remove it from the URL",
         True,

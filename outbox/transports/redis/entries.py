@@ -153,7 +153,7 @@ def _read(fields: Sequence[bytes], *, failures: int) -> WireMessage | None:
             body=body,
             failures=failures,
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         # Who may write to the stream may write anything there.
         return None
 

@@ -92,6 +92,7 @@ async def inspect(client: Redis, urls: Sequence[URL]) -> BrokerFacts:
 
 async def _facts(client: Redis, info: dict[str, Any], group: ServerGroup) -> RedisFacts:
     syncs = await _setting(client, "appendfsync")
+    pauses = await _setting(client, "no-appendfsync-on-rewrite")
     needed = await _setting(client, "min-replicas-to-write")
     commands, keys = await _refusals(client)
     return RedisFacts(
@@ -99,6 +100,7 @@ async def _facts(client: Redis, info: dict[str, Any], group: ServerGroup) -> Red
         role=info.get("role"),
         appends=_flag(info, "aof_enabled", 1),
         syncs=syncs,
+        pauses_sync=None if pauses is None else pauses == "yes",
         last_append_failed=_differs(info, "aof_last_write_status"),
         last_save_failed=_differs(info, "rdb_last_bgsave_status"),
         eviction=info.get("maxmemory_policy"),

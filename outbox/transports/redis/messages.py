@@ -105,7 +105,7 @@ class Messages:
         self, queue: str, owner: str, *, limit: int, lease: timedelta, first_tag: int
     ) -> Claimed | None:
         """
-        Lease up to *limit* messages to *owner*, and extend its lease; None if it has none.
+        Lease up to *limit* messages to *owner*, whose lease they extend; None if it has none.
 
         A consumer that is not the single active one gets none.
         """
@@ -208,18 +208,23 @@ class Messages:
     async def _dead_letter(self, overdue: Overdue) -> None:
         """Dead-letter a message as its queue's arguments say; without any, drop it, as in AMQP."""
         found = self._declarations or await self.declarations()
+        if overdue.queue not in found.queues:  # another process may have declared it since
+            found = await self.declarations()
         arguments = found.queues.get(overdue.queue, {})
         place: list[Word] = [overdue.queue, *overdue.place]
         if "x-dead-letter-exchange" not in arguments:
-            await self._server.run(scripts.MOVE, found.version, *place)
+            answer = await self._server.run(scripts.MOVE, found.version, *place)
+            if answer == scripts.STALE:
+                await self.declarations()
+                await self._dead_letter(overdue)
             return
         limit = arguments.get("x-delivery-limit")
         is_over = limit is not None and overdue.failures > int(limit)
-        answer: bytes | Outcome = Outcome.REJECTED
+        moved: bytes | Outcome = Outcome.REJECTED
         if overdue.message is not None:
             reason = "delivery_limit" if is_over else "expired"
             copy = dead_letter_copy(overdue.message, overdue.queue, arguments, reason)
-            answer = await self._put(scripts.MOVE, place, copy)
-        if isinstance(answer, Outcome):
+            moved = await self._put(scripts.MOVE, place, copy)
+        if isinstance(moved, Outcome):
             # No queue takes it now: it stays, and can be delivered meanwhile.
             await self._server.run(scripts.POSTPONE, *place, milliseconds(_UNROUTABLE_AGAIN))

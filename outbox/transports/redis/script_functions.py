@@ -50,15 +50,18 @@ local function has_lease(owner)
   return call('ZSCORE', LEASES, owner)
 end
 
--- A stream has no group while nobody has declared its queue in this version of the server's data.
-local function pending(stream, first, last, count, owner)
-  local found
-  if owner then
-    found = redis.pcall('XPENDING', stream, GROUP, first, last, count, owner)
-  else
-    found = redis.pcall('XPENDING', stream, GROUP, first, last, count)
-  end
+-- A stream has no group while its queue is not declared in this version of the server's data.
+-- With any other error the group may hold messages.
+local function or_none(found)
+  if found.err and found.err:find('NOGROUP', 1, true) ~= 1 then error(found) end
   return found.err and {} or found
+end
+
+local function pending(stream, first, last, count, owner)
+  if owner then
+    return or_none(redis.pcall('XPENDING', stream, GROUP, first, last, count, owner))
+  end
+  return or_none(redis.pcall('XPENDING', stream, GROUP, first, last, count))
 end
 
 local function holder_of(stream, id)
@@ -69,6 +72,14 @@ end
 local function is_ready(stream, id)
   local holder = holder_of(stream, id)
   return not holder or holder == RELEASED
+end
+
+local function last_delivered(stream)
+  for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do
+    for at = 1, #group, 2 do
+      if group[at] == 'last-delivered-id' then return group[at + 1] end
+    end
+  end
 end
 
 local function due_within(queue, level, id, now)

@@ -2,6 +2,7 @@
 Run scripts in the server, and wait: for entries, and for replicas.
 """
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,8 @@ from outbox.transports.redis.connect_errors import redis_errors
 from outbox.transports.redis.entries import Word
 from outbox.transports.redis.script_functions import VERSION_KEY
 
+WRITABLE_WITHIN = timedelta(seconds=10)
+"""The longest time for `check_writable`: a machine that has stopped closes no connection."""
 _REPLICA_WITHIN = timedelta(seconds=1)
 
 
@@ -47,9 +50,9 @@ class ScriptRunner:
         if not self._replicas:
             return await self.run(script, *arguments)
         # The server counts the replicas that have what this connection wrote.
-        async with self._client.client() as connection:
-            answer = await self.run(script, *arguments, connection=connection)
-            with redis_errors():
+        with redis_errors():
+            async with self._client.client() as connection:
+                answer = await self.run(script, *arguments, connection=connection)
                 reached = await connection.wait(self._replicas, 0)
         if reached < self._replicas:
             raise BrokerUnavailable("MQ_REDIS_REPLICAS: fewer replicas have the message")
@@ -59,13 +62,12 @@ class ScriptRunner:
         """
         Do nothing, in a way that a replica or a server without memory or disk refuses.
 
-        Raises BrokerUnavailable if the server has too few replicas, too.
+        Raises BrokerUnavailable if the server has too few replicas, too, and if it does not answer
+        for WRITABLE_WITHIN.
         """
         with redis_errors():
-            await self._client.setrange(VERSION_KEY + ":probe", 0, "")
-            if not self._replicas:
-                return
-            reached = await self._client.wait(self._replicas, milliseconds(_REPLICA_WITHIN))
+            async with asyncio.timeout(WRITABLE_WITHIN.total_seconds()):
+                reached = await self._reached()
         if reached < self._replicas:
             raise BrokerUnavailable("MQ_REDIS_REPLICAS: the server has fewer replicas")
 
@@ -74,6 +76,13 @@ class ScriptRunner:
         streams: dict[Any, Any] = {**last_ids}
         with redis_errors():
             await self._client.xread(streams, count=1, block=milliseconds(longest))
+
+    async def _reached(self) -> int:
+        """Write nothing, and return how many replicas follow; 0 if none is needed."""
+        await self._client.setrange(VERSION_KEY + ":probe", 0, "")
+        if not self._replicas:
+            return 0
+        return int(await self._client.wait(self._replicas, milliseconds(_REPLICA_WITHIN)))
 
 
 def milliseconds(time: timedelta) -> int:

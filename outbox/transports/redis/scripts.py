@@ -91,15 +91,15 @@ CLAIM = (
     + """
 local queue, owner, limit, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), milliseconds()
 if not has_lease(owner) then return 'lost' end
-call('ZADD', LEASES, now + ARGV[4], owner)
 local overdue = #call('ZRANGEBYSCORE', EXPIRING, '-inf', now, 'LIMIT', 0, 1)
   + #call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. now, 'LIMIT', 0, 1)
 local single = arguments_of(queue)['x-single-active-consumer']
 if single and call('LINDEX', consumers_of(queue), 0) ~= owner then return {overdue, {}, {}} end
 local claimed, last = {}, {}
 for _, level in ipairs(LEVELS) do
-  local stream = stream_of(queue, level)
-  for _, each in ipairs(limit > 0 and pending(stream, '-', '+', limit, RELEASED) or {}) do
+  local stream, page = stream_of(queue, level), limit
+  local released = page > 0 and pending(stream, '-', '+', page, RELEASED) or {}
+  for _, each in ipairs(released) do
     local entry = not due_within(queue, level, each[1], now)
       and call('XCLAIM', stream, GROUP, owner, 0, each[1], 'RETRYCOUNT', each[4])[1]
     if entry then
@@ -107,6 +107,8 @@ for _, level in ipairs(LEVELS) do
       limit = limit - 1
     end
   end
+  -- Behind a full page stand more of them, which come before fresh ones.
+  if #released == page then limit = 0 end
   if limit > 0 then
     local fresh = call('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', limit, 'STREAMS', stream, '>')
     for _, entry in ipairs(fresh and fresh[1][2] or {}) do
@@ -118,14 +120,9 @@ for _, level in ipairs(LEVELS) do
       end
     end
   end
-  if limit > 0 then
-    for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do
-      for at = 1, #group, 2 do
-        if group[at] == 'last-delivered-id' then last[#last + 1] = group[at + 1] end
-      end
-    end
-  end
+  if limit > 0 then last[#last + 1] = last_delivered(stream) end
 end
+if #claimed > 0 then call('ZADD', LEASES, now + ARGV[4], owner) end
 return {overdue, last, claimed}
 """
 )
@@ -247,8 +244,7 @@ local messages, unsettled, consumers = 0, 0, 0
 for _, level in ipairs(LEVELS) do
   local stream = stream_of(ARGV[1], level)
   messages = messages + call('XLEN', stream)
-  local summary = redis.pcall('XPENDING', stream, GROUP)
-  for _, each in ipairs(not summary.err and summary[4] or {}) do
+  for _, each in ipairs(or_none(redis.pcall('XPENDING', stream, GROUP))[4] or {}) do
     if each[1] ~= RELEASED then unsettled = unsettled + each[2] end
   end
 end

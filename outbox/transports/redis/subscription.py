@@ -143,8 +143,8 @@ class RedisSubscription:
     async def _settle(self, tags: Sequence[int], settling: Awaitable[Outcome | None]) -> Outcome:
         try:
             outcome = await settling
-        except BrokerUnavailable:
-            self._fail()
+        except BrokerUnavailable as error:
+            self._fail(error)
             raise
         except asyncio.CancelledError:
             # Whether the server has settled them is not known: they are delivered again if not.
@@ -234,16 +234,19 @@ class RedisSubscription:
             await _cancel(self._tasks[:1])
 
     async def _run_until_lost(self, activity: Callable[[], Awaitable[None]]) -> None:
+        lost = None
         try:
-            with suppress(BrokerUnavailable):
-                await activity()
+            await activity()
+        except BrokerUnavailable as error:
+            lost = error
         finally:
             if not self._buffer.ended:
-                self._fail()
+                self._fail(lost)
 
-    def _fail(self) -> BrokerUnavailable:
-        self._buffer.fail(_LEASE_LOST)
-        return BrokerUnavailable(_LEASE_LOST)
+    def _fail(self, reason: BrokerUnavailable | None = None) -> BrokerUnavailable:
+        lost = reason or BrokerUnavailable(_LEASE_LOST)
+        self._buffer.fail(str(lost), refused=lost.refused)
+        return lost
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
