@@ -11,16 +11,22 @@ A handler that returns a value to a message that is no request has done nothing 
 dropped, as the caller wants none.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
 
 from consumer.execution.decode import Attempt
 from consumer.handler import Handler
 from consumer.storage.outgoing_replies import OutgoingReply
-from outbox.errors import InvalidEvent
+from outbox.errors import InvalidEvent, KeysUnavailable
 from outbox.event import Event
 from outbox.payload import encode
 from outbox.requests.wire import ANSWERED, is_answerable
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+
+_RETRY_EVERY = timedelta(seconds=1)
 
 
 def answers_of_list(
@@ -53,6 +59,19 @@ def answers_of(
         for attempt, result in zip(attempts, results, strict=True)
         if is_answerable(attempt.delivery.message) and (handler.answers or result is not None)
     ]
+
+
+async def rows_of_answer(handler: Handler, attempt: Attempt, result: Any) -> Rows:
+    """
+    The rows of the reply to *attempt*, however long the keys for it are unavailable.
+
+    Raises InvalidEvent and ConfigurationError.
+    """
+    while True:
+        try:
+            return [reply.row() for reply in answers_of(handler, [attempt], [result])]
+        except KeysUnavailable:
+            await asyncio.sleep(_RETRY_EVERY.total_seconds())
 
 
 def _reply(attempt: Attempt, result: Any) -> OutgoingReply:
