@@ -2,7 +2,8 @@
 The replies of a handler: what it returned, as events. Pure, but for the keys that encrypt them.
 
     a value                  the reply: a JSON value, bytes, a pydantic model, or an `Event`, whose
-                             payload, headers, subject and compression are taken
+                             payload, headers, subject and compression are taken; the subject is
+                             that which the model names, if the event has none
     None                     an empty reply, if the annotation of the handler says that it returns
                              something; no reply, if it says None or nothing
     of a handler of lists    a list with the reply to each message, in their order; or None
@@ -22,6 +23,7 @@ from consumer.storage.outgoing_replies import OutgoingReply
 from outbox.errors import InvalidEvent, KeysUnavailable
 from outbox.event import Event
 from outbox.payload import encode
+from outbox.producer_encryption import subject_of
 from outbox.requests.wire import ANSWERED, is_answerable
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
@@ -86,12 +88,13 @@ def _reply(attempt: Attempt, result: Any) -> OutgoingReply:
         body, content_type = result.body, result.content_type
         common |= {
             "headers": result.headers,
-            "subject": result.subject,
+            "subject": result.subject or subject_of(result.payload),
             "compression": result.compression,
         }
     elif isinstance(result, bytes):
         body, content_type = result, "application/octet-stream"
     else:
         body, content_type = encode(result, "")
+        common["subject"] = subject_of(result)
     event = Event(ANSWERED, body, content_type=content_type, **common)
     return OutgoingReply(event, correlation_id)
