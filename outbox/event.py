@@ -24,10 +24,10 @@ from outbox.errors import InvalidEvent
 from outbox.payload import COMPRESSIONS, Compression, encode
 from outbox.validation import (
     HeaderValue,
-    _check_time,
     check,
     check_exchange,
     check_key,
+    check_time,
     check_type,
 )
 
@@ -97,7 +97,7 @@ class Event:
             raise InvalidEvent("id", "must be a UUID")
         _check_type_of_model(self.type, type(self.payload))
         if self.not_before is not None:
-            _check_time("not_before", self.not_before)
+            check_time("not_before", self.not_before)
         if self.subject is not None:
             check_key("subject", self.subject)
         if self.exchange is not None:

@@ -53,7 +53,7 @@ class Binding:
         where = f"binding to exchange {self.exchange}"
         if self.pattern is not None and not is_pattern(self.pattern):
             raise ConfigurationError(f"{where}: pattern must be of 1 to 255 bytes")
-        if self.match not in {"all", "any"}:
+        if self.match not in ("all", "any"):
             raise ConfigurationError(f"{where}: match must be all or any")
         if self.headers is None:
             if self.match == "any":

@@ -53,8 +53,10 @@ class Choice:
 
     def row(self, event: Event, row: dict[str, Any]) -> dict[str, Any]:
         if self.encryptor is not None:
+            named = event.subject is not None
+            subject = event.subject if named else self.subject_of(event.payload)
             return self.encryptor.encrypted(
-                row, subject=self._subject_of(event), compression=compression_of(event)
+                row, subject=subject, compression=compression_of(event)
             )
         if self.required:
             raise InvalidEvent("payload", f"must be encrypted: {REQUIRED} is set, {KEYS} is not")
@@ -62,12 +64,12 @@ class Choice:
             raise InvalidEvent("subject", f"needs {KEYS}")
         return compressed(row, compression_of(event))
 
-    def _subject_of(self, event: Event) -> str | None:
-        """The person of *event*, or the one that its model names if persons have keys here."""
-        name = getattr(type(event.payload), "event_subject", None)
-        if event.subject is not None or self.subjects is None or not isinstance(name, str):
-            return event.subject
-        subject: str = getattr(event.payload, name, "")
+    def subject_of(self, payload: object) -> str | None:
+        """The person whom the model *payload* names, if persons have keys here."""
+        name = getattr(type(payload), "event_subject", None)
+        if self.subjects is None or not isinstance(name, str):
+            return None
+        subject: str = getattr(payload, name, "")
         check_key(f"payload.{name}", subject)
         return subject
 
@@ -157,15 +159,32 @@ def recorded(event: Event, row: dict[str, Any]) -> dict[str, Any]:
 
     Raises InvalidEvent, ConfigurationError and KeysUnavailable.
     """
+    return _in_use().row(event, row)
+
+
+def subject_of(payload: object) -> str | None:
+    """
+    Return the person whom the model *payload* names, if persons have keys in this process.
+
+    For a payload that is encoded before its event is made. Raises as `recorded`.
+    """
+    return _in_use().subject_of(payload)
+
+
+def _in_use() -> Choice:
     if _choice is None:
         use_environment()
     assert _choice is not None  # noqa: S101 - it was chosen just now
-    return _choice.row(event, row)
+    return _choice
 
 
 def digest_of(domain: "Domain", value: str) -> str | None:
-    """Return what stands for *value* in events that this process encrypts; None if in clear."""
-    encryptor = None if _choice is None else _choice.encryptor
+    """
+    Return what stands for *value* in events that this process encrypts; None if in clear.
+
+    Raises ConfigurationError and KeysUnavailable.
+    """
+    encryptor = _in_use().encryptor
     return None if encryptor is None else encryptor.digest(domain, value)
 
 
@@ -178,13 +197,12 @@ def readable(row: dict[str, Any]) -> dict[str, Any]:
     """
     if row["content_encoding"] != ENCODING:
         return row
-    if _choice is None:
-        use_environment()
-    if _choice is None or _choice.keys is None or _choice.encryptor is None:
+    choice = _in_use()
+    if choice.keys is None or choice.encryptor is None:
         return {**row, "content_type": media_type.UNKNOWN}
     from outbox.encryption.row_reader import read  # noqa: PLC0415 - cryptography is an extra
 
-    return read(row, _choice.keys, _choice.encryptor.subject_ciphers)
+    return read(row, choice.keys, choice.encryptor.subject_ciphers)
 
 
 def _made(

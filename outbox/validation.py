@@ -93,7 +93,7 @@ def check(event: Checkable) -> None:
         check_kind(event.type, event.routing_key, event.content_type)
     except TypeError:  # a value that cannot be a key of the cache
         check_kind.__wrapped__(event.type, event.routing_key, event.content_type)
-    _check_time("occurred_at", event.occurred_at)
+    check_time("occurred_at", event.occurred_at)
     check_key("idempotency_key", event.idempotency_key)
     if event.ordering_key is not None:
         check_key("ordering_key", event.ordering_key)
@@ -195,7 +195,7 @@ def _check_header(name: str, value: HeaderValue) -> None:
             raise InvalidEvent(f"headers.{name}", "must be a string, an integer or a boolean")
 
 
-def _check_time(name: str, value: datetime) -> None:
+def check_time(name: str, value: datetime) -> None:
     """Raise InvalidEvent unless AMQP can hold *value*; a day after 1970 is left for time zones."""
     zone = getattr(value, "tzinfo", None)
     if zone is not UTC and (zone is None or value.utcoffset() is None):

@@ -15,6 +15,9 @@ from outbox.tables import outbox
 from outbox.wire.row_codec import WRITTEN_COLUMNS
 from outbox.written_table import written
 
+_OF_REQUEST = ("reply_to", "expires_at")
+"""The columns that only a request has; its class is in `outbox.requests.rows`."""
+
 _lock = Lock()
 
 
@@ -42,11 +45,14 @@ def _row_class(schema: str | None) -> type[Any]:
             Base.metadata,
             *(
                 sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
-                for name in WRITTEN_COLUMNS
+                for name in (*WRITTEN_COLUMNS, *_OF_REQUEST)
             ),
             schema=schema,
         )
-        __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy documents it
+        __mapper_args__ = {  # noqa: RUF012 - as SQLAlchemy documents it
+            "eager_defaults": False,
+            "include_properties": WRITTEN_COLUMNS,
+        }
 
         @property
         def id(self) -> Any:

@@ -2,7 +2,8 @@
 The replies of a handler: what it returned, as events. Pure, but for the keys that encrypt them.
 
     a value                  the reply: a JSON value, bytes, a pydantic model, or an `Event`, whose
-                             payload, headers, subject and compression are taken
+                             payload, headers, subject and compression are taken; the subject is
+                             that which the model names, if the event has none
     None                     an empty reply, if the annotation of the handler says that it returns
                              something; no reply, if it says None or nothing
     of a handler of lists    a list with the reply to each message, in their order; or None
@@ -11,16 +12,23 @@ A handler that returns a value to a message that is no request has done nothing 
 dropped, as the caller wants none.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
 
 from consumer.execution.decode import Attempt
 from consumer.handler import Handler
 from consumer.storage.outgoing_replies import OutgoingReply
-from outbox.errors import InvalidEvent
+from outbox.errors import InvalidEvent, KeysUnavailable
 from outbox.event import Event
 from outbox.payload import encode
+from outbox.producer_encryption import subject_of
 from outbox.requests.wire import ANSWERED, is_answerable
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+
+_RETRY_EVERY = timedelta(seconds=1)
 
 
 def answers_of_list(
@@ -55,6 +63,19 @@ def answers_of(
     ]
 
 
+async def rows_of_answer(handler: Handler, attempt: Attempt, result: Any) -> Rows:
+    """
+    The rows of the reply to *attempt*, however long the keys for it are unavailable.
+
+    Raises InvalidEvent and ConfigurationError.
+    """
+    while True:
+        try:
+            return [reply.row() for reply in answers_of(handler, [attempt], [result])]
+        except KeysUnavailable:
+            await asyncio.sleep(_RETRY_EVERY.total_seconds())
+
+
 def _reply(attempt: Attempt, result: Any) -> OutgoingReply:
     request = attempt.delivery.message
     correlation_id = request.correlation_id or request.message_id or ""
@@ -67,12 +88,13 @@ def _reply(attempt: Attempt, result: Any) -> OutgoingReply:
         body, content_type = result.body, result.content_type
         common |= {
             "headers": result.headers,
-            "subject": result.subject,
+            "subject": result.subject or subject_of(result.payload),
             "compression": result.compression,
         }
     elif isinstance(result, bytes):
         body, content_type = result, "application/octet-stream"
     else:
         body, content_type = encode(result, "")
+        common["subject"] = subject_of(result)
     event = Event(ANSWERED, body, content_type=content_type, **common)
     return OutgoingReply(event, correlation_id)

@@ -2,8 +2,11 @@
 An attempt with effects outside the database; a lease keeps other processes from the message.
 
     claim      lease and owner, committed before the call
-    call       handler(message), while the lease is extended
+    call       handler(message), and its reply as a row, while the lease is extended
     complete   only if the lease still belongs to this attempt; with the reply to a request
+
+A value that no event can carry is a failed attempt. While keys are unavailable the reply waits,
+and a reply that the database refuses is logged and dropped: the effects have happened.
 
 If the process ends in between, no record says whether the effects happened. Once the lease has
 expired, the handler's `on_expired` decides about the message.
@@ -13,7 +16,7 @@ waits for its end. `complete` does not ask whether it is still held: the effects
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,8 +26,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from consumer.execution.answers import answers_of
-from consumer.execution.calls import Called, within
+from consumer.execution.answers import Rows, rows_of_answer
+from consumer.execution.calls import within
 from consumer.execution.decode import Attempt
 from consumer.execution.lease_steps import LeaseSteps
 from consumer.execution.transaction import is_cancelled_from_outside, transact
@@ -33,7 +36,7 @@ from consumer.handler import Handler, Lease, OnLeaseExpired
 from consumer.log_fields import fields_of
 from consumer.message import Message
 from consumer.storage.leases import Busy, Claim, Completed, Expired, Held, Leases
-from consumer.storage.outgoing_replies import OutgoingReply, record
+from consumer.storage.outgoing_replies import record_unless_refused
 from consumer.telemetry import Telemetry
 from consumer.verdict import DONE, DUPLICATE, LEASE_EXPIRED, DeadLetter, Verdict, Wait
 from outbox.database.errors import raise_translated
@@ -51,6 +54,13 @@ _LONGEST_WAIT = timedelta(seconds=5)
 """A second delivery polls at least this often: the first may end before its lease does."""
 
 _RETRY_EVERY = timedelta(seconds=1)
+
+
+class Called(NamedTuple):
+    """The rows of the *replies* to a message, and how long the call of its handler took."""
+
+    replies: Rows
+    took: timedelta
 
 
 class _Failed(NamedTuple):
@@ -90,7 +100,6 @@ class Leased:
                 raise
         try:
             called = await self.call(handler, attempt, claim)
-            replies = answers_of(handler, [attempt], [called.result])
         except LeaseLost:
             telemetry.lease_lost(attempt.delivery.message)
             return after_lost_lease(handler, attempt)
@@ -101,7 +110,7 @@ class Leased:
             await self.release(attempt, claim)
             return after_failure(handler, attempt.delivery, error, attempt.message)
         took = called.took
-        verdict = await self.complete(handler, attempt, claim, took=took, replies=replies)
+        verdict = await self.complete(handler, attempt, claim, took=took, replies=called.replies)
         key, routing_key = attempt.key, attempt.message.routing_key
         telemetry.handled(handler.event_type, {key: took}, {key: routing_key})
         return verdict
@@ -133,12 +142,10 @@ class Leased:
 
     async def call(self, handler: Handler, attempt: Attempt, held: Held) -> Called:
         """
-        Call *handler* and extend the lease while it works.
+        Call *handler* and make its reply; extend the lease meanwhile.
 
         Raises the handler's error, and LeaseLost after cancelling a handler whose lease is lost.
         """
-        clock = asyncio.get_running_loop().time
-        began = clock()
         working = asyncio.ensure_future(self._call_handler(handler, attempt))
         extending = asyncio.ensure_future(self._keep_extending(handler, attempt, held.owner))
         try:
@@ -152,7 +159,7 @@ class Leased:
             await asyncio.wait({working, extending})
         if isinstance(outcome, _Failed):
             raise outcome.error
-        return Called(outcome, timedelta(seconds=clock() - began))
+        return outcome
 
     async def complete(
         self,
@@ -161,7 +168,7 @@ class Leased:
         held: Held,
         *,
         took: timedelta,
-        replies: Sequence[OutgoingReply] = (),
+        replies: Rows = (),
     ) -> Verdict:
         """
         Record that *attempt* is completed, with its *replies*.
@@ -178,7 +185,7 @@ class Leased:
                 may_have_failed=attempt.may_have_failed,
             )
             if completed:
-                await record(session, replies)
+                await record_unless_refused(session, replies, reason="database_refused")
             return completed
 
         while True:
@@ -196,13 +203,17 @@ class Leased:
                 lambda session: self.leases.release(session, attempt.envelope, owner=held.owner)
             )
 
-    async def _call_handler(self, handler: Handler, attempt: Attempt) -> Any:
-        """Its result, or its error: raised in this task, a SystemExit would end the process."""
+    async def _call_handler(self, handler: Handler, attempt: Attempt) -> Called | _Failed:
+        """Its error as a result: raised in this task, a SystemExit would end the process."""
         # The task that calls the handler has a context of its own, which ends with it.
         HANDLED.set(partial(fields_of, attempt.message))
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             async with within(handler.timeout):
-                return await handler.call(attempt.message)
+                result = await handler.call(attempt.message)
+            took = timedelta(seconds=clock() - began)
+            return Called(await rows_of_answer(handler, attempt, result), took)
         except GeneratorExit:
             raise
         except BaseException as error:

@@ -7,12 +7,13 @@ id as it was sent. A success has the type `outbox.reply` and what the handler re
 a failure has the type `outbox.reply.failed` and the reason code of the dead letter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from outbox.errors import InvalidEvent
@@ -46,6 +47,23 @@ async def record(session: AsyncSession, replies: Sequence[OutgoingReply]) -> Non
         await session.execute(sa.insert(outbox).values(reply.row()))
 
 
+async def record_unless_refused(
+    session: AsyncSession, replies: Sequence[Mapping[str, Any]], *, reason: str
+) -> None:
+    """
+    Record the rows of *replies* in the transaction of *session*, each in a savepoint.
+
+    The rest of the transaction counts more: a row that the database refuses is logged with
+    *reason*, and its caller sees a timeout.
+    """
+    for row in replies:
+        try:
+            async with session.begin_nested():
+                await session.execute(sa.insert(outbox).values(dict(row)))
+        except (IntegrityError, DataError):
+            _refused(row["event_id"], reason)
+
+
 async def record_failure(session: AsyncSession, request: WireMessage, *, code: str) -> None:
     """
     Record that *request* was given up for the reason *code*, in the transaction of *session*.
@@ -64,8 +82,11 @@ async def record_failure(session: AsyncSession, request: WireMessage, *, code: s
     reply = OutgoingReply(event, event.correlation_id or "")
     try:
         row = reply.row()
-        # A savepoint: the database may refuse the row, and the dead letter has to be written.
-        async with session.begin_nested():
-            await session.execute(sa.insert(outbox).values(row))
-    except (InvalidEvent, IntegrityError):
-        _log.error("reply_refused", message_id=str(event.id), reason=code)
+    except InvalidEvent:
+        _refused(event.id, code)
+    else:
+        await record_unless_refused(session, [row], reason=code)
+
+
+def _refused(event_id: UUID, reason: str) -> None:
+    _log.error("reply_refused", message_id=str(event_id), reason=reason)

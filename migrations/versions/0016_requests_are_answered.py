@@ -5,6 +5,8 @@ Requests are answered.
 request of this database, recorded in the same transaction, and keeps the reply for its caller.
 Dead letters and parked messages keep `reply_to`: they are answered when they are handled later.
 
+The database refuses a deadline that no relay can read, and a longer queue than AMQP has.
+
 ANALYZE keeps no values of bodies and correlation ids, as 0013 has it.
 """
 
@@ -18,6 +20,24 @@ depends_on = None
 
 TIME = sa.DateTime(timezone=True)
 TABLES = ("outbox", "dead_letters", "parked_messages")
+
+MAX_QUEUE_BYTES = 255
+ON_POSTGRES = {
+    "reply_to": f"octet_length(reply_to) <= {MAX_QUEUE_BYTES}",
+    "expires_at": "expires_at BETWEEN '1970-01-02 00:00:00+00' AND '9998-12-31 00:00:00+00'",
+}
+# The rules of 0005 for times and of 0007 for texts; triggers, as SQLite adds no constraint.
+SECONDS, FRACTION = "substr({0}, 1, 19)", "substr({0}, 20)"
+ON_SQLITE = {
+    "reply_to": f"{{0}} IS NULL OR length(CAST({{0}} AS BLOB)) <= {MAX_QUEUE_BYTES}",
+    "expires_at": (
+        "{0} IS NULL OR typeof({0}) = 'text' AND instr({0}, char(0)) = 0 AND {0} GLOB"
+        " '[1-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]*'"
+        f" AND strftime('%Y-%m-%d %H:%M:%S', {SECONDS}, '+0 seconds') IS {SECONDS}"
+        f" AND ({FRACTION} = '' OR"
+        f" {FRACTION} GLOB '.[0-9]*' AND substr({{0}}, 21) NOT GLOB '*[^0-9]*')"
+    ),
+}
 
 # Roles that work on these tables already may go on without a new GRANT. A caller reads replies,
 # and changes none; the consumer that collects them changes them.
@@ -87,12 +107,33 @@ def add_columns() -> None:
         for table in TABLES:
             op.add_column(table, sa.Column("reply_to", sa.Text))
         op.add_column("outbox", sa.Column("expires_at", TIME))
+        add_triggers()
         return
     with op.get_context().autocommit_block():
         for table in TABLES:
             expires = ", ADD COLUMN IF NOT EXISTS expires_at timestamptz" * (table == "outbox")
             change_one_table(
                 f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS reply_to text{expires}"
+            )
+        for column, check in ON_POSTGRES.items():
+            name = f"outbox_{column}_check"
+            change_one_table(
+                f"ALTER TABLE outbox DROP CONSTRAINT IF EXISTS {name},"
+                f" ADD CONSTRAINT {name} CHECK ({check}) NOT VALID"
+            )
+        for column, check in ON_POSTGRES.items():
+            # Rows that came between the statements, and would stop every relay.
+            op.execute(f"UPDATE outbox SET {column} = NULL WHERE NOT ({check})")
+            change_one_table(f"ALTER TABLE outbox VALIDATE CONSTRAINT outbox_{column}_check")
+
+
+def add_triggers() -> None:
+    for column, check in ON_SQLITE.items():
+        for event, when in (("insert", "INSERT"), ("update", f"UPDATE OF {column}")):
+            op.execute(
+                f"CREATE TRIGGER outbox_{column}_{event} BEFORE {when} ON outbox"
+                f" WHEN NOT ({check.format(f'NEW.{column}')}) BEGIN"
+                f" SELECT RAISE(ABORT, 'outbox_{column}: is too large or cannot be read'); END"
             )
 
 
@@ -104,8 +145,11 @@ def downgrade() -> None:
 
 
 def drop_columns() -> None:
-    """Like `add_columns`."""
+    """Like `add_columns`; the constraints on Postgres go with their columns."""
     if not on_postgres():
+        for column in ON_SQLITE:
+            for event in ("insert", "update"):
+                op.execute(f"DROP TRIGGER outbox_{column}_{event}")
         op.drop_column("outbox", "expires_at")
         for table in TABLES:
             op.drop_column(table, "reply_to")

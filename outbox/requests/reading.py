@@ -122,7 +122,9 @@ async def purge_in(session: AsyncSession, /, *, older_than: timedelta, limit: in
     """Like `purge`, in the transaction of *session*, and at most *limit* requests."""
     here = _table()
     # The index replies_expires_at finds the oldest. SKIP LOCKED: no transaction waits for another.
-    before = now_plus(sa.literal(-older_than.total_seconds(), sa.Double))
+    # A sub-select: the clock may give another time for each row, and then Postgres reads all.
+    clock = now_plus(sa.literal(-older_than.total_seconds(), sa.Double))
+    before = sa.select(clock).scalar_subquery()
     old = (
         sa.select(here.c.correlation_id)
         .where(here.c.expires_at < before)

@@ -1,53 +1,75 @@
 """
 The rows of a request, as objects that a session can add: one of the outbox, and one of `replies`.
+
+The class of requests is a subclass of that of events: a flush writes the rows of one hierarchy in
+the order of the calls, so that a request never overtakes the event before it.
 """
 
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase
 
 from outbox.reply_table import replies
-from outbox.tables import outbox
-from outbox.wire.row_codec import WRITTEN_COLUMNS
+from outbox.written_row import written_row
 from outbox.written_table import written
 
-_OF_REQUEST = tuple(dict.fromkeys([*WRITTEN_COLUMNS, "reply_to", "expires_at"]))
+_lock = Lock()
 _OF_REPLY = ("correlation_id", "request_id", "type", "expires_at")
 
 
 def request_row() -> type[Any]:
     """Return the class of outbox rows that are requests, in the schema of `use_schema`."""
-    found: type[Any] = _row_class(outbox, _OF_REQUEST, "event_id", written().schema)
-    return found
+    event_row: Any = written_row()
+    with _lock:
+        return _request_class(event_row)
 
 
 def reply_row() -> type[Any]:
     """Return the class of rows of `replies`, in the schema of `use_schema`."""
-    found: type[Any] = _row_class(replies, _OF_REPLY, "correlation_id", written().schema)
-    return found
+    with _lock:
+        return _reply_class(written().schema)
 
 
 @cache
-def _row_class(table: sa.Table, columns: tuple[str, ...], key: str, schema: str | None) -> Any:
+def _request_class(event_row: type[Any]) -> type[Any]:
+    """Once for each class of events: SQLAlchemy keeps mapped classes for ever."""
+
+    class RequestRow(event_row):  # type: ignore[misc]
+        """One row of the outbox that is a request, as an object that a session can add."""
+
+        __mapper_args__ = {  # noqa: RUF012 - as SQLAlchemy documents it
+            "eager_defaults": False,
+            # By default a subclass leaves out the columns that its parent has left out.
+            "exclude_properties": (),
+        }
+
+    return RequestRow
+
+
+@cache
+def _reply_class(schema: str | None) -> type[Any]:
     """Once for each schema: SQLAlchemy keeps mapped classes, and their statements, for ever."""
 
     class Base(DeclarativeBase):
         """Listeners of the application find `__tablename__`, `__table__` and so on."""
 
-    class Row(Base):
-        __tablename__ = table.name
+    class ReplyRow(Base):
+        """One row of `replies`, as an object that a session can add."""
+
+        __tablename__ = replies.name
         __table__ = sa.Table(
-            table.name,
+            replies.name,
             Base.metadata,
             *(
-                sa.Column(name, table.c[name].type, primary_key=name == key, nullable=name != key)
-                for name in columns
+                sa.Column(name, replies.c[name].type, primary_key=name == "correlation_id")
+                for name in _OF_REPLY
             ),
             schema=schema,
         )
         # No RETURNING: the privilege INSERT suffices.
         __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy documents it
 
-    return Row
+    return ReplyRow

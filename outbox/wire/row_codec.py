@@ -8,7 +8,7 @@ from typing import Any
 
 from outbox.errors import InvalidEvent, UnreadableMessage
 from outbox.event import Event, Priority
-from outbox.validation import check, check_key
+from outbox.validation import check, check_key, check_time
 from outbox.wire.envelope import Envelope
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
@@ -74,6 +74,8 @@ def from_row(row: Mapping[str, Any]) -> Envelope:
                 str.encode(text)
         if envelope.reply_to is not None:
             check_key("reply_to", envelope.reply_to)
+        if envelope.expires_at is not None:
+            check_time("expires_at", envelope.expires_at)
     except InvalidEvent as error:
         raise UnreadableMessage("malformed", error.field) from None
     except (TypeError, ValueError, KeyError, OverflowError):

@@ -147,7 +147,7 @@ IMPOSSIBLE = {
     "type": [f"'{'t' * 129}'"],
     **{
         column: [f"'{'k' * 256}'", f"'{'ü' * 200}'"]
-        for column in (*TEXTS[1:], *OTHER_TEXTS, "last_error")
+        for column in (*TEXTS[1:], *OTHER_TEXTS, "last_error", "reply_to")
     },
 }
 IMPOSSIBLE_ON_POSTGRES = {
@@ -155,8 +155,16 @@ IMPOSSIBLE_ON_POSTGRES = {
     "body": ["convert_to(repeat('x', 1048577), 'UTF8')"],
     "headers": ["""'{"source": 1e65536}'"""],
 }
+TIMES = ("created_at", "occurred_at", "not_before", "expires_at")
 IMPOSSIBLE_TIMES = {
-    "postgresql": ["'infinity'", "'-infinity'", "'20000-01-01'", "'9999-06-01'", "'1969-01-01'"],
+    "postgresql": [
+        "'infinity'",
+        "'-infinity'",
+        "'20000-01-01'",
+        "'0044-03-15 BC'",
+        "'9999-06-01'",
+        "'1969-01-01'",
+    ],
     "sqlite": [
         "'yesterday'",
         "''",
@@ -195,7 +203,7 @@ async def refusal(engine: AsyncEngine, column: str, value: str) -> str:
 
 async def test_the_database_refuses_values_that_no_relay_can_read(engine):
     dialect = engine.dialect.name
-    times = dict.fromkeys(("created_at", "occurred_at", "not_before"), IMPOSSIBLE_TIMES[dialect])
+    times = dict.fromkeys(TIMES, IMPOSSIBLE_TIMES[dialect])
     impossible = [*IMPOSSIBLE.items(), *times.items()]
     only_here = {"sqlite": IMPOSSIBLE_ON_SQLITE, "postgresql": IMPOSSIBLE_ON_POSTGRES}
     impossible += only_here[dialect].items()
@@ -217,8 +225,7 @@ async def test_the_database_refuses_values_that_no_relay_can_read(engine):
 )
 async def test_a_sqlite_file_takes_every_time_that_a_relay_can_read(sqlite_url, time):
     engine = create_engine(make_url(sqlite_url), pool_size=1, application_name="test")
-    columns = ("created_at", "occurred_at", "not_before")
-    changes = ", ".join(f"{column} = '{time}'" for column in columns)
+    changes = ", ".join(f"{column} = '{time}'" for column in TIMES)
     async with engine.begin() as connection:
         await connection.execute(outbox.insert(an_event()))
         await connection.exec_driver_sql(f"UPDATE outbox SET {changes}")
@@ -226,7 +233,7 @@ async def test_a_sqlite_file_takes_every_time_that_a_relay_can_read(sqlite_url, 
     await engine.dispose()
 
     expected = datetime.fromisoformat(time).replace(tzinfo=UTC)
-    assert {row.created_at, row.occurred_at, row.not_before} == {expected}
+    assert {getattr(row, column) for column in TIMES} == {expected}
 
 
 async def test_an_id_that_is_taken_is_refused_with_any_payload(engine):

@@ -26,8 +26,8 @@ _EXPANDED = {
 MEANINGS = {
     "arguments_not_compared": "`of` exists, but the broker's user may not compare its arguments; "
     "see [Running](../how-to/run.md#queues-that-exist).",
-    "reply_refused": "The error reply to a request could not be recorded, as the database or a "
-    "setting refuses its plain body: its caller times out.",
+    "reply_refused": "A reply to a request could not be recorded, as the database refuses its row "
+    "or a setting its plain body: its caller times out.",
     "request_expired": "The deadline of a request has passed: a relay does not publish it, and a "
     "handler that answers is not called.",
     "batch_failed": "A batch was rolled back; its messages are tried alone, or in smaller ones. "

@@ -4,16 +4,19 @@ What handlers return, as replies; and the deadline of a request, as consumers an
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pytest
+from pydantic import BaseModel
 
+import outbox
 from consumer import Consumer, Message
 from consumer.execution.answers import answers_of, answers_of_list
 from consumer.execution.decode import Attempt, decode_delivery
 from consumer.handler import Handler
 from consumer.message_copies import replay_copy, retry_copy
 from consumer.verdict import EXPIRED, NO_TIME_LEFT, DeadLetter, TryAgain, after_failure
-from outbox import Event
+from outbox import Event, producer_encryption
 from outbox.backoff import RetrySchedule
 from outbox.errors import InvalidEvent
 from outbox.transports.delivery import Delivery
@@ -21,6 +24,7 @@ from outbox.wire import row_message
 from outbox.wire.headers import EXPIRES_HEADER, parse
 from outbox.wire.row_codec import to_row
 from tests.support.builders import AN_INSTANT, an_event, on_the_wire
+from tests.support.encryption import SubjectsInMemory, a_ring
 
 SECOND = timedelta(seconds=1)
 ANSWERING = Handler("test.happened", answers=True)
@@ -178,3 +182,22 @@ def test_a_relay_publishes_queue_and_deadline_of_a_request():
 
     assert message.reply_to == "caller.replies"
     assert parse(message.headers).expires_at == AN_INSTANT
+
+
+class Scored(BaseModel):
+    """A reply whose class says which field names the person."""
+
+    event_type: ClassVar[str] = "patient.scored"
+    event_subject: ClassVar[str] = "patient"
+    patient: str
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_reply_belongs_to_the_person_whom_its_model_names(monkeypatch, wrapped):
+    monkeypatch.setattr(producer_encryption, "_choice", None)
+    outbox.use_encryption(a_ring(), subjects=SubjectsInMemory())
+    model = Scored(patient="patient-17")
+
+    [reply] = answers_of(ANSWERING, [an_attempt()], [Event.of(model) if wrapped else model])
+
+    assert reply.event.subject == "patient-17"

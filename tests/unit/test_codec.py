@@ -173,6 +173,12 @@ def test_a_timestamp_without_a_time_zone_is_in_utc():
         ("event_id", None),
         ("type", ["unhashable"]),
         ("content_type", "nonsense"),
+        ("reply_to", "a queue"),
+        ("reply_to", b"queue"),
+        ("expires_at", LAST),
+        ("expires_at", FIRST),
+        ("expires_at", LAST.replace(year=9999, tzinfo=UTC)),
+        ("expires_at", "infinity"),
     ],
 )
 def test_a_row_written_by_hand_is_checked_again(column, value):

@@ -126,6 +126,10 @@ def test_a_wrong_list_of_exchanges_is_refused_by_its_item(monkeypatch, value, pr
         ({"exchange": "a", "pattern": ""}, "pattern must be"),
         ({"exchange": "a", "pattern": "x" * 256}, "pattern must be"),
         ({"exchange": "a", "match": "none", "headers": {"unit": 1}}, "match must be all or any"),
+        (
+            {"exchange": "a", "match": ["any"], "headers": {"unit": 1}},
+            "match must be all or any",
+        ),
         ({"exchange": "a", "match": "any"}, "match=any needs headers"),
         ({"exchange": "a", "headers": {}}, "headers must be a mapping that is not empty"),
         ({"exchange": "a", "headers": {"x-match": "any"}}, "headers has a name that is reserved"),

@@ -13,6 +13,7 @@ import pytest
 import outbox
 from outbox import producer_encryption
 from outbox.encryption import key_file, key_ring, sources
+from outbox.encryption.encryptor import Encryptor
 from outbox.encryption.key_file import KeyFile
 from outbox.encryption.key_ring import KeyRing, new_key
 from outbox.encryption.keys import UnknownKey
@@ -186,6 +187,17 @@ def test_the_environment_decides_when_the_first_event_is_recorded(tmp_path, monk
     assert body_column() == ENCODING
     monkeypatch.delenv("MQ_ENCRYPTION_KEYS")
     assert body_column() == ENCODING
+
+
+@pytest.mark.usefixtures("undecided")
+def test_the_environment_decides_too_in_a_process_that_only_reads_replies(tmp_path, monkeypatch):
+    ring = a_ring()
+    write(tmp_path / "keys.json", ring)
+    monkeypatch.setenv("MQ_ENCRYPTION_KEYS", (tmp_path / "keys.json").as_uri())
+
+    digest = producer_encryption.digest_of("correlation_id", "visit-7")
+
+    assert digest == Encryptor(ring).digest("correlation_id", "visit-7")
 
 
 @pytest.mark.usefixtures("undecided")
