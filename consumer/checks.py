@@ -48,7 +48,12 @@ def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedu
 
 def is_partitioned(consumer: Consumer, settings: ConsumerSettings) -> bool:
     """Whether *consumer* reads partitions; the embedded broker has one process that works."""
-    return consumer.partitions is not None and settings.brokers[0].scheme in {"amqp", "amqps"}
+    return consumer.partitions is not None and has_partitions(settings)
+
+
+def has_partitions(settings: ConsumerSettings) -> bool:
+    """Whether the configured broker has partitions."""
+    return settings.brokers[0].scheme in {"amqp", "amqps"}
 
 
 def partition_queues(consumer: Consumer, settings: ConsumerSettings) -> PartitionQueues:
@@ -211,8 +216,11 @@ def rights_of_process(consumer: Consumer) -> Rights:
     if any(each.answers for each in consumer.handlers.values()):
         rights[outbox] = ("INSERT",)
     if consumer.partitions is not None:
-        partitions = (consumer_generations, consumer_partitions, consumer_members)
-        rights |= dict.fromkeys(partitions, _ALL)
+        rights |= dict.fromkeys(
+            (consumer_generations, consumer_partitions, consumer_members), _ALL
+        )
+    elif consumer.ordered:
+        rights[consumer_generations] = ("SELECT",)
     return rights
 
 

@@ -41,6 +41,7 @@ from outbox.database import migrate, row_access
 from outbox.dead_letters.selection import duration
 from outbox.dead_letters.source import DeadLetterSource
 from outbox.errors import ConfigurationError
+from outbox.runtime.service import ExitCode
 from outbox.settings import load
 from outbox.transports.user_topology import described
 
@@ -169,7 +170,8 @@ def scale(
     """Change the number of partitions of an ordered consumer while its processes run."""
     settings, consumer = start(target)
     work = scaling.preview if dry_run else scaling.scale
-    run_interruptible(partial(work, consumer, settings, partitions, console.print))
+    if not run_interruptible(partial(work, consumer, settings, partitions, console.print)):
+        raise SystemExit(ExitCode.CRASHED)
 
 
 @app.command()

@@ -22,22 +22,24 @@ async def scale(
     partitions: int,
     say: Say,
     stop: asyncio.Event,
-) -> None:
+) -> bool:
     """
     Give *consumer* so many *partitions*; calls *say* with each step, and ends early after *stop*.
 
-    Raises ConfigurationError, SchemaMismatch, TopologyMismatch, DatabaseUnavailable and
-    BrokerUnavailable; the next call goes on where this one has ended.
+    Returns whether it has them. Raises ConfigurationError, SchemaMismatch, TopologyMismatch,
+    DatabaseUnavailable and BrokerUnavailable; the next call goes on where this one has ended.
     """
     _check(consumer, settings)
     async with assembly.database(consumer, settings) as engine:
         await assembly.expectation(consumer, settings).verify(engine, register=True)
         await assembly.broker(consumer, settings).declare(assembly.declared(consumer, settings))
         scaling = assembly.scaling(consumer, settings, engine)
-        if await scaling.scale(partitions, stop, say):
-            say(f"{consumer.name} has {partitions} partitions")
-        else:
-            say("not finished: run the command again")
+        is_finished = await scaling.scale(partitions, stop, say)
+    if is_finished:
+        say(f"{consumer.name} has {partitions} partitions")
+    else:
+        say("not finished: run the command again")
+    return is_finished
 
 
 async def preview(
@@ -46,8 +48,12 @@ async def preview(
     partitions: int,
     say: Say,
     _stop: asyncio.Event,
-) -> None:
-    """Call *say* with what `scale` would do, and change nothing; raises the same errors."""
+) -> bool:
+    """
+    Call *say* with what `scale` would do, and change nothing; raises the same errors.
+
+    Returns True.
+    """
     _check(consumer, settings)
     async with assembly.database(consumer, settings) as engine:
         await migrate.verify(engine)
@@ -64,6 +70,7 @@ async def preview(
         depth = await broker.depth(name)
         waiting += depth.messages if depth else 0
     say(f"{waiting:,} messages would have to be settled before later ones of any key")
+    return True
 
 
 def _present(shared: Shared) -> str:

@@ -13,10 +13,13 @@ from consumer.consumer import Consumer
 from consumer.encryption import decryption
 from consumer.lifespan import entered
 from consumer.settings import ConsumerSettings
+from consumer.storage.generations import Generations
 from consumer.supervised import Report, Supervision, followed
 from consumer.telemetry import Telemetry
 from outbox import producer_compression
 from outbox.checks import durability
+from outbox.database.errors import driver_errors_translated
+from outbox.errors import ConfigurationError
 from outbox.runtime import log_context, probes, process
 from outbox.runtime.register import registered
 from outbox.runtime.topology_report import check_policies
@@ -66,6 +69,7 @@ async def serve(
         assembly.database(consumer, settings) as engine,
     ):
         found = await assembly.expectation(consumer, settings).verify(engine, register=True)
+        await refuse_unread_partitions(consumer, settings, engine)
         await prepare(consumer, settings, connections=telemetry.availability.connections)
         await share_partitions(consumer, settings, engine, telemetry)
         opened = decryption(settings, name=process.name(assembly.role(consumer)))
@@ -103,6 +107,29 @@ async def prepare(
     await process.prepare(broker, topology, settings)
     await durability.warn(broker, settings)
     await check_policies(management(settings), topology)
+
+
+async def refuse_unread_partitions(
+    consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine
+) -> None:
+    """
+    Raise ConfigurationError if *consumer* has partitions that it would not read.
+
+    Earlier code declared them, and the messages in them would wait for ever. Raises
+    DatabaseUnavailable.
+    """
+    is_asked = consumer.ordered and consumer.partitions is None
+    if not is_asked or not checks.has_partitions(settings):
+        return
+    with driver_errors_translated():
+        async with engine.connect() as connection:
+            generations = await Generations(consumer.name).all(connection)
+    if generations and generations[-1].number > 0:
+        found = generations[-1].partitions
+        raise ConfigurationError(
+            f"consumer {consumer.name}: its messages are in partitions, which it would not read:"
+            f" declare it with partitions={found}"
+        )
 
 
 async def share_partitions(

@@ -66,12 +66,12 @@ class Scaling:
             if not shared.generations:
                 await self.plan(partitions)
                 continue
-            if (declared := _in(shared, State.DECLARED)) is None:
-                current = _current(shared)
+            if (declared := shared.declared) is None:
+                current = shared.current
                 await self._repair(current)
                 await self._unbind(shared)
                 return current.partitions
-            if not await self._switch(_current(shared), declared):
+            if not await self._switch(shared.current, declared):
                 await asyncio.sleep(LOOK_EVERY.total_seconds())
 
     async def verify(self) -> int:
@@ -81,12 +81,11 @@ class Scaling:
         Raises ConfigurationError if it has none yet.
         """
         shared = await self._partitions.look()
-        if not shared.generations or _in(shared, State.DECLARED) is not None:
+        if not shared.generations or (current := shared.current).number == 0:
             raise ConfigurationError(
                 f"consumer {self._consumer}: its partitions are not declared: run `consumer scale`"
                 " with a broker user that may configure its queues"
             )
-        current = _current(shared)
         await self._transport.verify(self._queues.topology(current.number, current.partitions))
         return current.partitions
 
@@ -105,19 +104,25 @@ class Scaling:
 
     async def scale(self, partitions: int, stop: asyncio.Event, say: Say) -> bool:
         """
-        Come to so many *partitions*; finishes first what an earlier call has left.
+        Come to so many *partitions*; finishes first what another call has left or has begun.
 
+        Before the first process there is nothing to finish: only a process drains the work queue.
         Calls *say* with each step. Returns False if *stop* is set before the end.
         """
-        await self.begin(partitions)
-        if not await self._finish(stop, say):
-            return False
-        shared = await self._partitions.look()
-        if (current := _current(shared)).partitions != partitions:
+        before: int | None = None
+        while True:
+            found = await self.begin(partitions)
+            if before not in {None, found}:
+                say(f"{found} partitions get all messages, instead of {before}")
+            if found == partitions and (await self._partitions.look()).awaits_first_process:
+                say("the first process handles the messages that were published before")
+                return True
+            if not await self._finish(stop, say):
+                return False
+            if found == partitions:
+                return True
+            before = found
             await self.plan(partitions)
-            await self.begin(partitions)
-            say(f"{partitions} partitions get all messages, instead of {current.partitions}")
-        return await self._finish(stop, say)
 
     async def _switch(self, older: Generation, following: Generation) -> bool:
         """
@@ -150,7 +155,7 @@ class Scaling:
 
         Those of the work queue each time: a process without partitions may have bound it again.
         """
-        current = _current(shared)
+        current = shared.current
         for each in shared.generations:
             if each.number < current.number and is_open(shared, each.number + 1):
                 await self._transport.remove(self._queues.routes(each.number))
@@ -160,7 +165,7 @@ class Scaling:
         waits_for, is_unbound = -1, False
         while not stop.is_set():
             shared = await self._partitions.look()
-            if left := _undrained(shared):
+            if left := shared.undrained:
                 if left != waits_for:
                     say(f"{left} partitions have messages that were published before")
                     waits_for = left
@@ -168,11 +173,11 @@ class Scaling:
                 await self._unbind(shared)
                 is_unbound = True
                 continue
-            elif (older := _older(shared)) is None:
+            elif (older := shared.oldest) is None:
                 return True
             elif older.state is State.DRAINING:
                 await self._retire(older)
-            elif not _is_read(shared, older) and await self._delete(older):
+            elif not shared.is_read(older) and await self._delete(older):
                 say(f"the {older.partitions} partitions before are deleted")
                 continue
             await pause(stop, LOOK_EVERY)
@@ -223,32 +228,3 @@ class Scaling:
                         return
                 yield connection
                 await commit(connection)
-
-
-def _current(shared: Shared) -> Generation:
-    return next(each for each in reversed(shared.generations) if each.state is State.CURRENT)
-
-
-def _in(shared: Shared, state: State) -> Generation | None:
-    return next((each for each in shared.generations if each.state is state), None)
-
-
-def _older(shared: Shared) -> Generation | None:
-    """The oldest generation to delete; the work queue stays."""
-    current = _current(shared)
-    return next((each for each in shared.generations if 0 < each.number < current.number), None)
-
-
-def _undrained(shared: Shared) -> int:
-    """The number of older partitions that have not come to their markers."""
-    current = _current(shared)
-    return sum(
-        not each.is_drained for each in shared.partitions if each.generation < current.number
-    )
-
-
-def _is_read(shared: Shared, generation: Generation) -> bool:
-    return any(
-        each.generation == generation.number and each.owner in shared.members
-        for each in shared.partitions
-    )

@@ -112,11 +112,14 @@ class PartitionsSubscription:
         await closing.wait()
         if not self.closing.is_set():
             # It is not read any more: it forwards what it has, and the queue can be deleted.
+            # One that waits has handled and forwarded nothing: its messages go back at once.
             await source.stop()
-            await asyncio.wait({pump}, timeout=FORWARDS_WITHIN.total_seconds())
+            if part.is_open.is_set():
+                await asyncio.wait({pump}, timeout=FORWARDS_WITHIN.total_seconds())
         pump.cancel()
         await asyncio.wait({pump})
-        if not self.closing.is_set():
+        # A partition that came back meanwhile has another reader already.
+        if not self.closing.is_set() and self._parts.get(assigned.queue) is part:
             del self._parts[assigned.queue]
         if not pump.cancelled():
             pump.result()

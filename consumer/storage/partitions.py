@@ -48,11 +48,50 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all processes of a consumer see: *members* are those that run, sorted."""
+    """
+    What all processes of a consumer see: *members* are those that run, sorted.
+
+    Without *generations* it has no `current` one.
+    """
 
     generations: Sequence[Generation]
     partitions: Sequence[Partition]
     members: Sequence[UUID]
+
+    @property
+    def current(self) -> Generation:
+        """The generation that gets all messages."""
+        return next(each for each in reversed(self.generations) if each.state is State.CURRENT)
+
+    @property
+    def declared(self) -> Generation | None:
+        """The generation that follows the current one."""
+        return next((each for each in self.generations if each.state is State.DECLARED), None)
+
+    @property
+    def oldest(self) -> Generation | None:
+        """The oldest generation to delete; the work queue stays."""
+        last = self.current.number
+        return next((each for each in self.generations if 0 < each.number < last), None)
+
+    @property
+    def undrained(self) -> int:
+        """The number of older partitions that have not come to their markers."""
+        last = self.current.number
+        return sum(not each.is_drained for each in self.partitions if each.generation < last)
+
+    @property
+    def awaits_first_process(self) -> bool:
+        """Whether the work queue is not drained, and no process runs that could drain it."""
+        undrained = (each.generation for each in self.partitions if not each.is_drained)
+        return not self.members and self.current.number > 0 and 0 in undrained
+
+    def is_read(self, generation: Generation) -> bool:
+        """Whether a process that runs reads a partition of *generation*."""
+        return any(
+            each.generation == generation.number and each.owner in self.members
+            for each in self.partitions
+        )
 
 
 @dataclass(frozen=True, slots=True)

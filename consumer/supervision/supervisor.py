@@ -28,7 +28,19 @@ WATCH_SECONDS = 0.5
 PROCESSES = "processes"
 """The word of `/readyz` for processes that are not ready."""
 
-_CLEAN = frozenset({ExitCode.STOPPED, ExitCode.DRAIN_DEADLINE, -signal.SIGTERM})
+_CLEAN = frozenset(
+    {
+        ExitCode.STOPPED,
+        ExitCode.DRAIN_DEADLINE,
+        # One that was still starting had no work: it waited for a server, or had no handler of
+        # signals yet.
+        ExitCode.UNREACHABLE,
+        -signal.SIGTERM,
+        -signal.SIGINT,
+        128 + signal.SIGINT,
+    }
+)
+"""The exit codes of a process that was asked to stop, and leaves no work half done."""
 
 
 class Backlog(Protocol):

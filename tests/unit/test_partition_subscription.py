@@ -92,7 +92,9 @@ async def reading(*modes: Mode, records: Records | None = None):
         for part, source in zip(parts, sources, strict=True)
     ]
     try:
-        yield SimpleNamespace(merged=merged, sources=sources, parts=parts, closing=closing)
+        yield SimpleNamespace(
+            merged=merged, sources=sources, parts=parts, closing=closing, tasks=tasks
+        )
     finally:
         merged.closing.set()
         closing.set()
@@ -198,3 +200,38 @@ async def test_a_partition_that_is_given_up_forwards_what_it_has():
         await eventually(lambda: not len(source.buffer))
         it.closing.set()
         await eventually(lambda: source.acked == [1, 2, 3, 4, 5])
+
+
+async def test_a_partition_that_is_given_up_while_it_waits_is_left_at_once():
+    async with reading(Mode.WAIT) as it:
+        (source,) = it.sources
+        source.put(a_message("first"))
+        await eventually(lambda: not len(source.buffer))
+        it.closing.set()
+        async with asyncio.timeout(5):
+            await asyncio.wait(it.tasks)
+        assert source.acked == []
+
+
+async def test_a_partition_that_comes_back_is_read_though_its_older_reader_still_ends():
+    async with reading(Mode.FORWARD) as it:
+        (older,), (part,), closing = it.sources, it.parts, asyncio.Event()
+        older.outcomes = [Outcome.NACKED]
+        older.put(a_message("late"))
+        await eventually(lambda: older.copies)
+        it.closing.set()
+        waits = Assigned(part.generation, part.number, part.queue, Mode.WAIT)
+        again = Source()
+        reader = asyncio.create_task(it.merged.read(waits, again, closing))
+        await asyncio.sleep(0)
+        older.outcomes = [Outcome.ACKED]
+        await asyncio.wait(it.tasks)
+
+        it.merged.change(Assigned(part.generation, part.number, part.queue, Mode.HANDLE))
+        again.put(a_message("first"))
+        async with asyncio.timeout(5):
+            (first,) = await it.merged.take(10)
+        assert first.message.message_id == "first"
+
+        closing.set()
+        await reader

@@ -110,6 +110,16 @@ async def test_a_process_that_crashes_while_it_drains_shows_in_the_exit_code():
         assert await asyncio.wait_for(made.task, 5) == ExitCode.CRASHED
 
 
+@pytest.mark.parametrize("code", [ExitCode.UNREACHABLE, -signal.SIGINT, -signal.SIGTERM, 130])
+async def test_a_process_that_is_stopped_while_it_starts_has_ended_cleanly(code):
+    async with running(1, drains=False) as made:
+        made.stop.set()
+        await eventually(lambda: made.children[0].asked)
+        made.children[0].end(code)
+
+        assert await asyncio.wait_for(made.task, 5) == ExitCode.STOPPED
+
+
 async def test_a_second_signal_aborts_all_processes():
     async with running(2, drains=False) as made:
         made.stop.set()
