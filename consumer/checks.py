@@ -38,6 +38,7 @@ from outbox.transports.user_topology import with_exchanges
 
 MIN_PREFETCH = 64
 UNITS_AHEAD = 3
+WITH_PARTITIONS = frozenset({"amqp", "amqps"})
 
 
 def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedule]:
@@ -48,12 +49,7 @@ def policies(consumer: Consumer, settings: ConsumerSettings) -> list[RetrySchedu
 
 def is_partitioned(consumer: Consumer, settings: ConsumerSettings) -> bool:
     """Whether *consumer* reads partitions; the embedded broker has one process that works."""
-    return consumer.partitions is not None and has_partitions(settings)
-
-
-def has_partitions(settings: ConsumerSettings) -> bool:
-    """Whether the configured broker has partitions."""
-    return settings.brokers[0].scheme in {"amqp", "amqps"}
+    return consumer.partitions is not None and settings.brokers[0].scheme in WITH_PARTITIONS
 
 
 def partition_queues(consumer: Consumer, settings: ConsumerSettings) -> PartitionQueues:

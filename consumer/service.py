@@ -119,7 +119,7 @@ async def refuse_unread_partitions(
     DatabaseUnavailable.
     """
     is_asked = consumer.ordered and consumer.partitions is None
-    if not is_asked or not checks.has_partitions(settings):
+    if not is_asked or settings.brokers[0].scheme not in checks.WITH_PARTITIONS:
         return
     with driver_errors_translated():
         async with engine.connect() as connection:
