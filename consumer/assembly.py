@@ -35,6 +35,7 @@ from consumer.maintenance.dead_letter_queue import DeadLetterQueueWorker, Requeu
 from consumer.maintenance.failing_sampler import FailingSampler
 from consumer.maintenance.retention import retention
 from consumer.maintenance.topology_monitor import TopologyMonitor
+from consumer.partitions.dead_lettering import DeadLettering
 from consumer.partitions.repair import PartitionRepair
 from consumer.partitions.scaling import Scaling
 from consumer.partitions.source import partition_source
@@ -94,9 +95,10 @@ def expectation(consumer: Consumer, settings: ConsumerSettings) -> Expectation:
 
 def scaling(consumer: Consumer, settings: ConsumerSettings, engine: AsyncEngine) -> Scaling:
     """The steps between numbers of partitions of *consumer*."""
-    transport_of_steps = broker(consumer, settings)
     partitions = checks.partition_queues(consumer, settings)
-    return Scaling(consumer.name, engine, transport_of_steps, partitions)
+    dead_lettering = DeadLettering(partitions.base, management(settings))
+    transport_of_steps = broker(consumer, settings)
+    return Scaling(consumer.name, engine, transport_of_steps, partitions, dead_lettering)
 
 
 def assemble(

@@ -5,13 +5,14 @@ Partitions of an ordered consumer: its lanes are spread over queues that process
                                       └──────no lane─▶ <queue>.g1.others ─hash──▶ <queue>.g1.0 …
 
     balance        which process reads which partitions, and how: pure
-    assignment     the partitions of this process, looked at every second
-    subscription   their deliveries as one subscription; drain markers and forwarding
-    readers        the subscription of each partition
-    source         one such subscription after another
-    repair         declares them again from time to time
-    hash_type      whether the broker has the plugin that hashes
-    scaling        from one number of partitions to another
+    assignment      the partitions of this process, looked at every second
+    subscription    their deliveries as one subscription; drain markers and forwarding
+    readers         the subscription of each partition
+    source          one such subscription after another
+    repair          declares them again from time to time
+    hash_type       whether the broker has the plugin that hashes
+    scaling         from one number of partitions to another
+    dead_lettering  whether the broker still dead-letters messages of an older one
 
 **Generations.** A number of partitions is a generation. Generation 0 is the work queue, as an
 ordered consumer without partitions has it. Another number is another generation, with exchanges

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from consumer.partition_queues import PartitionQueues
 from consumer.partitions.balance import is_open
+from consumer.partitions.dead_lettering import DeadLettering
 from consumer.storage.generations import Generation, Generations, State
 from consumer.storage.partitions import Partitions, Shared
 from outbox.database.errors import driver_errors_translated
@@ -44,6 +45,7 @@ class Scaling:
         engine: AsyncEngine,
         transport: Transport,
         queues: PartitionQueues,
+        dead_lettering: DeadLettering,
         *,
         overlap: timedelta = OVERLAP,
     ) -> None:
@@ -51,6 +53,7 @@ class Scaling:
         self._engine = engine
         self._transport = transport
         self._queues = queues
+        self._dead_lettering = dead_lettering
         self._overlap = overlap
         self._generations = Generations(consumer)
         self._partitions = Partitions(consumer, engine)
@@ -161,8 +164,13 @@ class Scaling:
                 await self._transport.remove(self._queues.routes(each.number))
 
     async def _finish(self, stop: asyncio.Event, say: Say) -> bool:
-        """Wait until older generations are drained, and delete them; False if *stop* is set."""
+        """
+        Wait until older generations are drained, and delete them; False if *stop* is set.
+
+        Keeps those whose messages the broker may still dead-letter, if that cannot be seen.
+        """
         waits_for, is_unbound = -1, False
+        kept: list[int] = []
         while not stop.is_set():
             shared = await self._partitions.look()
             if left := shared.undrained:
@@ -173,12 +181,11 @@ class Scaling:
                 await self._unbind(shared)
                 is_unbound = True
                 continue
-            elif (older := shared.oldest) is None:
+            elif (older := shared.oldest(kept)) is None:
                 return True
             elif older.state is State.DRAINING:
                 await self._retire(older)
-            elif not shared.is_read(older) and await self._delete(older):
-                say(f"the {older.partitions} partitions before are deleted")
+            elif not shared.is_read(older) and await self._removed(older, kept, say):
                 continue
             await pause(stop, LOOK_EVERY)
         return False
@@ -191,16 +198,38 @@ class Scaling:
             if connection is not None:
                 await self._generations.move(connection, older.number, State.RETIRED)
 
+    async def _removed(self, older: Generation, kept: list[int], say: Say) -> bool:
+        """Whether *older* is deleted, or is one of those that are *kept* from now on."""
+        if self._dead_lettering.is_unknown:
+            if any(each.messages or each.consumers for each in await self._depths(older)):
+                return False
+            kept.append(older.number)
+            say(
+                f"the {older.partitions} partitions before are kept, as the broker may still"
+                " dead-letter their messages: with MQ_MANAGEMENT_URL the command deletes them"
+            )
+            return True
+        if is_deleted := await self._delete(older):
+            say(f"the {older.partitions} partitions before are deleted")
+        return is_deleted
+
     async def _delete(self, older: Generation) -> bool:
-        """Delete the queues of *older*; if one has messages, let them be forwarded first."""
+        """
+        Delete the queues of *older*; returns whether it is done.
+
+        If one has messages, they are forwarded first; those that the broker dead-letters first
+        come to the dead queue.
+        """
         topology = self._queues.topology(older.number, older.partitions)
         depths = await self._depths(older)
         if any(depth.consumers for depth in depths):
             return False
+        has_messages = any(depth.messages for depth in depths)
+        if not has_messages and not await self._dead_lettering.is_over(topology):
+            return False
         async with self._step(older) as connection:
             if connection is None:
                 return False
-            has_messages = any(depth.messages for depth in depths)
             if has_messages or await self._transport.remove(topology):
                 # They are read again, so all of them have to exist.
                 await self._transport.declare(Topology(queues=topology.queues))

@@ -68,11 +68,11 @@ class Shared:
         """The generation that follows the current one."""
         return next((each for each in self.generations if each.state is State.DECLARED), None)
 
-    @property
-    def oldest(self) -> Generation | None:
-        """The oldest generation to delete; the work queue stays."""
+    def oldest(self, kept: Collection[int]) -> Generation | None:
+        """The oldest generation to delete, except those that are *kept*; the work queue stays."""
         last = self.current.number
-        return next((each for each in self.generations if 0 < each.number < last), None)
+        older = (each for each in self.generations if 0 < each.number < last)
+        return next((each for each in older if each.number not in kept), None)
 
     @property
     def undrained(self) -> int:

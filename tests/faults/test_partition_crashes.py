@@ -14,6 +14,7 @@ import pytest
 from yarl import URL
 
 from consumer.partition_queues import PartitionQueues
+from consumer.partitions.dead_lettering import DeadLettering
 from consumer.partitions.scaling import Scaling
 from consumer.queues import ConsumerQueues
 from outbox.errors import BrokerUnavailable
@@ -82,7 +83,10 @@ def a_scaling(deployment: PartitionedDeployment, rabbitmq_url: str, **ending: An
     if ending:
         transport = Ending(transport, **ending)
     overlap = timedelta(milliseconds=50)
-    return Scaling("partitioned", deployment.engine, transport, queues, overlap=overlap)
+    dead_lettering = DeadLettering(queues.base, None)
+    return Scaling(
+        "partitioned", deployment.engine, transport, queues, dead_lettering, overlap=overlap
+    )
 
 
 async def test_a_change_that_ends_at_any_step_is_finished_by_the_next_call(

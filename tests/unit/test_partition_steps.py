@@ -4,6 +4,7 @@ The steps from one number of partitions to another, with a broker that does all 
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from consumer.partition_queues import PartitionQueues
+from consumer.partitions.dead_lettering import DeadLettering
 from consumer.partitions.scaling import Scaling
 from consumer.queues import ConsumerQueues
 from consumer.storage.generations import State
@@ -38,14 +40,17 @@ class Broker:
 
 
 @asynccontextmanager
-async def steps(tmp_path):
+async def steps(tmp_path, *, message_ttl=None, management=None):
     """The steps of a consumer, with the database that has its generations."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/consumer.db")
     tables = (consumer_generations, consumer_partitions, consumer_members)
     async with engine.begin() as connection:
         for table in tables:
             await connection.run_sync(table.create)
-    scaling = Scaling("etl", engine, Broker(), QUEUES, overlap=timedelta(0))
+    dead_lettering = DeadLettering(
+        replace(QUEUES.base, message_ttl=message_ttl), management, quiet_for=timedelta(0)
+    )
+    scaling = Scaling("etl", engine, Broker(), QUEUES, dead_lettering, overlap=timedelta(0))
     try:
         yield SimpleNamespace(scaling=scaling, engine=engine, said=[], stop=asyncio.Event())
     finally:
@@ -87,18 +92,15 @@ async def test_a_command_that_finds_another_at_work_goes_on_until_its_own_number
     async with steps(tmp_path) as it:
         await it.scaling.begin(4)
         await drained(it.engine)
-        other = Scaling("etl", it.engine, Broker(), QUEUES, overlap=timedelta(0))
-        plan = it.scaling.plan
+        begin, plan = it.scaling.begin, it.scaling.plan
         planned = []
 
         async def second(partitions):
             """Another command is the first to plan its number; what is drained is recorded."""
             if not planned:
-                await other.plan(6)
+                await plan(6)
             planned.append(partitions)
             await plan(partitions)
-
-        begin = it.scaling.begin
 
         async def drains(partitions):
             found = await begin(partitions)
@@ -121,3 +123,38 @@ async def test_a_command_that_finds_another_at_work_goes_on_until_its_own_number
                 )
             )
             assert rows.scalars().all() == [8]
+
+
+async def retired(it):
+    """The first of two generations is drained, and read by no process."""
+    await it.scaling.begin(4)
+    await it.scaling.plan(8)
+    await it.scaling.begin(8)
+    await drained(it.engine)
+
+
+async def test_partitions_are_deleted_once_the_broker_has_dead_lettered_their_messages(tmp_path):
+    held = [{"q.g1.0": 2}, {"q.g1.0": 1}, {}]
+    asked = []
+
+    async def held_by(topology):
+        asked.append(topology)
+        return held.pop(0)
+
+    management = SimpleNamespace(held=held_by)
+    async with steps(tmp_path, message_ttl=timedelta(seconds=1), management=management) as it:
+        await retired(it)
+        assert await scaled(it, 8)
+        assert len(asked) == 3
+        assert it.said == ["the 4 partitions before are deleted"]
+
+
+async def test_partitions_whose_dead_letters_cannot_be_seen_are_kept(tmp_path):
+    async with steps(tmp_path, message_ttl=timedelta(seconds=1)) as it:
+        await retired(it)
+        assert await scaled(it, 8)
+        (said,) = it.said
+        assert said.startswith("the 4 partitions before are kept")
+        async with it.engine.connect() as connection:
+            states = await connection.scalars(sa.select(consumer_generations.c.state))
+            assert sorted(states) == ["current", "draining", "retired"]
