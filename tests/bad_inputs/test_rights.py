@@ -64,7 +64,7 @@ PROCESSES: dict[str, tuple[str, Expectation, set[str]]] = {
     "ordered consumer": (
         "consumer",
         checks.expectation(ordered.consumer, "queue"),
-        OF_PARTITIONS | OF_REPLIES,
+        (OF_PARTITIONS - {"GRANT SELECT ON consumer_generations"}) | OF_REPLIES,
     ),
     "consumer with partitions": (
         "consumer",
