@@ -54,6 +54,10 @@ def _row_class(schema: str | None) -> type[Any]:
             "include_properties": WRITTEN_COLUMNS,
         }
 
+        # Listeners of the application read each column of the table.
+        reply_to = None
+        expires_at = None
+
         @property
         def id(self) -> Any:
             """The id of the event."""
