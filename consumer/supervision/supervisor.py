@@ -144,6 +144,9 @@ class Supervisor:
             self._codes.append(end)
         elif self._given_up is not None and not self._given_up.done():
             self._given_up.set_result(end.code)
+            # At once: another process that has ended by now is no reason to give up again.
+            for other in self._slots.values():
+                other.leaving.set()
 
     async def _watch(self) -> None:
         """Keep readiness and gauges up to date."""

@@ -167,7 +167,7 @@ async def test_processes_that_cannot_start_end_the_supervisor(
     async with supervisor:
         assert await supervisor.wait(within=30) == ExitCode.BAD_CONFIGURATION
 
-        [gave_up, *_] = lines(supervisor, "supervisor_gave_up")
+        [gave_up] = lines(supervisor, "supervisor_gave_up")
         assert gave_up["exit_code"] == ExitCode.BAD_CONFIGURATION
         assert lines(supervisor, "configuration_refused")
     await deployment.engine.dispose()
