@@ -13,6 +13,7 @@ Brokers: one set of protocols, and one package for each broker.
     tls        the context of TLS for a broker
     redis_facts   how durably a server of Redis stores messages
     stored_message   a message as brokers without AMQP store it
+    capacity   the room of a subscription that fetches its messages
     delivery   a delivery, and the buffer between a connection and the task that takes it
     observation   copies of messages for observers
     rabbitmq/  RabbitMQ through aio-pika

@@ -140,6 +140,17 @@ async def test_a_bad_configuration_stops_the_others_that_cannot_work_either():
         assert made.children[1].asked
 
 
+async def test_processes_that_end_at_the_same_moment_are_one_reason_to_give_up(monkeypatch):
+    reasons = []
+    monkeypatch.setattr(Telemetry, "gave_up", lambda *reason: reasons.append(reason))
+    async with running(2, missing=("broker",)) as made:
+        for child in made.children:
+            child.end(ExitCode.BAD_CONFIGURATION)
+
+        assert await asyncio.wait_for(made.task, 5) == ExitCode.BAD_CONFIGURATION
+    assert len(reasons) == 1
+
+
 async def test_a_bad_configuration_of_one_process_leaves_those_that_work():
     async with running(2) as made:
         made.children[0].end(ExitCode.BAD_CONFIGURATION)

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
+from outbox.transports.capacity import Capacity
 from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.redis.entries import Place
 from outbox.transports.redis.messages import Messages
@@ -45,7 +46,7 @@ class RedisSubscription:
     ) -> None:
         self._messages = messages
         self._queue = queue
-        self._prefetch = prefetch
+        self._capacity = Capacity(prefetch)
         self._ordered = ordered
         self._intervals = intervals
         # Random: see `scripts`.
@@ -59,9 +60,6 @@ class RedisSubscription:
         self._next_tag = 1
         # Held during a claim. A claim that was cancelled could take effect after its end.
         self._claiming = asyncio.Lock()
-        self._has_capacity = asyncio.Event()
-        self._has_range = asyncio.Event()
-        self._capacity_changed()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -84,7 +82,7 @@ class RedisSubscription:
         return taken
 
     async def raise_prefetch(self, prefetch: int) -> None:
-        self._prefetch = max(self._prefetch, prefetch)
+        self._capacity.prefetch = max(self._capacity.prefetch, prefetch)
         self._capacity_changed()
 
     async def stop(self) -> None:
@@ -162,7 +160,7 @@ class RedisSubscription:
     async def _fetch(self) -> None:
         # The client may swallow a cancellation that comes with the end of a command.
         while not self._buffer.ended:
-            await self._wait_for_capacity()
+            await self._capacity.wait(longest=self._intervals.poll)
             async with self._claiming:
                 last_ids = await self._claim()
             if last_ids is None:
@@ -200,28 +198,11 @@ class RedisSubscription:
         has_more = claimed.overdue or len(claimed.entries) >= limit
         return None if has_more else claimed.last_ids
 
-    async def _wait_for_capacity(self) -> None:
-        """
-        Wait until a range of messages can be claimed.
-
-        For some messages only it waits no longer than *poll*, because the others may be held for
-        any time. To claim one message costs as much as to claim many.
-        """
-        await self._has_capacity.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._intervals.poll.total_seconds()):
-                await self._has_range.wait()
-
     def _capacity_changed(self) -> None:
-        free = self._free()
-        for event, least in ((self._has_capacity, 1), (self._has_range, self._prefetch // 4)):
-            if free >= max(least, 1):
-                event.set()
-            else:
-                event.clear()
+        self._capacity.changed(free=self._free())
 
     def _free(self) -> int:
-        return self._prefetch - len(self._places)
+        return self._capacity.prefetch - len(self._places)
 
     async def _extend_lease(self) -> None:
         while not self._is_closed:

@@ -15,6 +15,7 @@ from functools import partial
 
 from outbox.errors import BrokerUnavailable
 from outbox.transports.base import Outcome
+from outbox.transports.capacity import Capacity
 from outbox.transports.delivery import Delivery, DeliveryBuffer
 from outbox.transports.sqlite import consumers
 from outbox.transports.sqlite import messages as message_store
@@ -54,15 +55,12 @@ class SqliteSubscription:
     ) -> None:
         self._connection = connection
         self._queue = queue
-        self._prefetch = prefetch
+        self._capacity = Capacity(prefetch)
         self._ordered = ordered
         self._intervals = intervals
         self._owner = 0
         self._buffer = DeliveryBuffer()
         self._unsettled: set[int] = set()
-        self._has_capacity = asyncio.Event()
-        self._has_range = asyncio.Event()
-        self._capacity_changed()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -86,7 +84,7 @@ class SqliteSubscription:
         return taken
 
     async def raise_prefetch(self, prefetch: int) -> None:
-        self._prefetch = max(self._prefetch, prefetch)
+        self._capacity.prefetch = max(self._capacity.prefetch, prefetch)
         self._capacity_changed()
 
     async def stop(self) -> None:
@@ -151,7 +149,7 @@ class SqliteSubscription:
     async def _fetch(self) -> None:
         pause, is_empty = timedelta(0), True
         while True:
-            await self._wait_for_capacity()
+            await self._capacity.wait(longest=self._intervals.poll)
             if is_empty and not await self._has_work():
                 pause = self._intervals.pause(pause)
             else:
@@ -190,28 +188,11 @@ class SqliteSubscription:
             await self._connection.write(message_store.sweep)
         return len(claimed.deliveries) < limit and not claimed.overdue
 
-    async def _wait_for_capacity(self) -> None:
-        """
-        Wait until a range of messages can be claimed.
-
-        For some messages only it waits no longer than *poll*, because the others may be held for
-        any time. To claim one message costs as much as to claim many.
-        """
-        await self._has_capacity.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._intervals.poll.total_seconds()):
-                await self._has_range.wait()
-
     def _capacity_changed(self) -> None:
-        free = self._free()
-        for event, least in ((self._has_capacity, 1), (self._has_range, self._prefetch // 4)):
-            if free >= max(least, 1):
-                event.set()
-            else:
-                event.clear()
+        self._capacity.changed(free=self._free())
 
     def _free(self) -> int:
-        return self._prefetch - len(self._buffer) - len(self._unsettled)
+        return self._capacity.prefetch - len(self._buffer) - len(self._unsettled)
 
     async def _extend_lease(self) -> None:
         while True:
