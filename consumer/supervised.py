@@ -92,7 +92,7 @@ class Supervision:
         channel: socket.socket,
         *,
         deadline: timedelta,
-        end: Callable[[int], object] = os._exit,
+        end: Callable[[int], object],
     ) -> None:
         self._channel = channel
         self._deadline = deadline
@@ -179,4 +179,6 @@ def supervision(variables: MutableMapping[str, str], *, drain: timedelta) -> Sup
         ) from None
     channel.set_inheritable(False)
     log_context.bind(process_number=number)
-    return Supervision(channel, deadline=drain + 2 * timedelta(seconds=ABORT_SECONDS))
+    return Supervision(
+        channel, deadline=drain + 2 * timedelta(seconds=ABORT_SECONDS), end=os._exit
+    )

@@ -21,6 +21,10 @@ LONG = timedelta(minutes=1)
 REPORT = Report(handled=7, missing=("broker",), port=8003)
 
 
+def spared(_code: int) -> None:
+    """Ends no process: the deadline passes a minute later, in the process of another test."""
+
+
 @pytest.fixture
 def channel():
     ours, theirs = socket.socketpair()
@@ -37,7 +41,7 @@ async def test_a_process_reports_at_once_and_stops_when_the_channel_is_closed(ch
     ours, theirs = channel
     stop = asyncio.Event()
 
-    async with Supervision(theirs, deadline=LONG).followed(stop, lambda: REPORT):
+    async with Supervision(theirs, deadline=LONG, end=spared).followed(stop, lambda: REPORT):
         line, writer = await line_from(ours)
         assert Report.from_line(line) == REPORT
         assert not stop.is_set()
@@ -49,7 +53,7 @@ async def test_a_process_reports_at_once_and_stops_when_the_channel_is_closed(ch
 
 async def test_a_process_that_takes_messages_has_said_so_before_the_first_one(channel):
     ours, theirs = channel
-    supervised = Supervision(theirs, deadline=LONG)
+    supervised = Supervision(theirs, deadline=LONG, end=spared)
 
     async with supervised.followed(asyncio.Event(), lambda: REPORT):
         supervised.started()
@@ -65,7 +69,7 @@ async def test_a_supervisor_that_closes_only_its_side_still_gets_reports(channel
     ours, theirs = channel
     stop = asyncio.Event()
 
-    async with Supervision(theirs, deadline=LONG).followed(stop, lambda: REPORT):
+    async with Supervision(theirs, deadline=LONG, end=spared).followed(stop, lambda: REPORT):
         line, writer = await line_from(ours)
         writer.write_eof()
 
