@@ -29,6 +29,7 @@ from tests.support.other_clients.installation import Installation, install, inst
 from tests.support.prometheus.programs import Programs, programs
 from tests.support.redis_servers import (  # noqa: F401  fixtures
     redis_binaries,
+    redis_client,
     redis_server,
     redis_url,
 )

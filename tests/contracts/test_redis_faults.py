@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from yarl import URL
 
@@ -38,13 +37,6 @@ from tests.support.servers.redis_groups import Member
 LEASE = timedelta(milliseconds=600)
 POLL = timedelta(milliseconds=10)
 SHORT = timedelta(milliseconds=300)
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Redis]:
-    client = open_client([URL(redis_url)], name="test")
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
@@ -104,8 +96,10 @@ async def test_a_consumer_without_a_right_names_it_as_the_reason(
     assert refused.value.refused
 
 
-async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(transport, client):
-    sweeper = Messages(client)
+async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(
+    transport, redis_client
+):
+    sweeper = Messages(redis_client)
     await sweeper.declarations()
     queues = ConsumerQueues("later", bindings=["later"], delays=[], message_ttl=POLL)
     await transport.declare(topology_of(queues))
@@ -118,10 +112,12 @@ async def test_a_message_of_a_queue_that_was_declared_later_is_dead_lettered(tra
     await eventually(is_dead)
 
 
-async def test_an_expired_message_is_dropped_though_a_queue_was_declared_since(transport, client):
+async def test_an_expired_message_is_dropped_though_a_queue_was_declared_since(
+    transport, redis_client
+):
     await transport.declare(Topology(queues=[Queue("plain", {"x-message-ttl": 1})]))
     await publish(transport, a_message(exchange="", routing_key="plain"))
-    sweeper = Messages(client)
+    sweeper = Messages(redis_client)
     await sweeper.declarations()
     await transport.declare(Topology(queues=[Queue("later")]))
 
@@ -147,10 +143,10 @@ async def test_a_server_that_does_not_answer_is_unavailable_to_a_publisher(priva
     "properties", ['{"timestamp": 1e999, "headers": {}}', "[" * 100_000], ids=["stamp", "nested"]
 )
 async def test_a_foreign_entry_with_values_out_of_range_is_malformed(
-    transport, client, properties
+    transport, redis_client, properties
 ):
     entry = {"exchange": "", "routing_key": "", "properties": properties, "body": ""}
-    await client.xadd(f"{{mq}}:queue:{WORK.name}:normal", entry)
+    await redis_client.xadd(f"{{mq}}:queue:{WORK.name}:normal", entry)
 
     async with transport.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
@@ -160,9 +156,9 @@ async def test_a_foreign_entry_with_values_out_of_range_is_malformed(
 
 
 async def test_an_expired_message_lets_no_later_one_pass_those_that_were_given_back(
-    transport, client
+    transport, redis_client
 ):
-    messages = Messages(client)
+    messages = Messages(redis_client)
     for owner in ("first", "second"):
         await messages.join(WORK.name, owner, lease=LEASE)
     await publish(transport, *map(a_message, (b"expired", b"1", b"2")))
@@ -171,7 +167,7 @@ async def test_an_expired_message_lets_no_later_one_pass_those_that_were_given_b
     await messages.give_back(WORK.name, "first", keep=[])
     await publish(transport, a_message(b"3"))
     place = held.entries[0][0]
-    await client.zadd("{mq}:expiring", {place.text + b":" + WORK.name.encode(): 1})
+    await redis_client.zadd("{mq}:expiring", {place.text + b":" + WORK.name.encode(): 1})
 
     full_page = await messages.claim(WORK.name, "second", limit=1, lease=LEASE, first_tag=1)
     await messages.sweep()

@@ -3,7 +3,6 @@ What the transport for Redis promises beyond the contract of all transports.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -41,13 +40,6 @@ POLL = timedelta(milliseconds=10)
 
 
 @pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[Redis]:
-    client = open_client([URL(redis_url)], name="test")
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 async def transport(redis_url: str) -> RedisTransport:
     transport = RedisTransport([URL(redis_url)], name="test", poll=POLL)
     for queues in (WORK, OTHER, SINGLE):
@@ -68,11 +60,11 @@ async def take_away_lease(client: Redis) -> None:
 
 
 async def test_messages_of_a_process_that_died_come_back_in_order_after_its_lease(
-    transport, client
+    transport, redis_client
 ):
     bodies = [b"1", b"2", b"3", b"4"]
     await publish(transport, *map(a_message, bodies))
-    messages = Messages(client)
+    messages = Messages(redis_client)
     await messages.join(SINGLE.name, "killed", lease=LEASE)
     claimed = await messages.claim(SINGLE.name, "killed", limit=2, lease=LEASE, first_tag=1)
     assert claimed is not None
@@ -104,13 +96,13 @@ async def test_a_handler_that_runs_for_longer_than_a_lease_keeps_its_message(has
 
 
 @pytest.mark.parametrize("settling", ["ack", "release", "replace"])
-async def test_a_consumer_that_lost_its_lease_settles_nothing(transport, client, settling):
+async def test_a_consumer_that_lost_its_lease_settles_nothing(transport, redis_client, settling):
     await publish(transport, a_message(b"taken over"))
     async with AsyncExitStack() as stack:
         late = await stack.enter_async_context(transport.subscribe(WORK.name, prefetch=1))
         held = await receive(late)
-        await take_away_lease(client)
-        await Messages(client).sweep()
+        await take_away_lease(redis_client)
+        await Messages(redis_client).sweep()
 
         settle = partial(retry, late, held, attempt=1)
         if settling != "replace":
@@ -220,9 +212,9 @@ async def test_a_message_that_expires_goes_to_the_dead_queue_unless_it_is_held(t
 
 
 async def test_an_entry_that_no_publisher_of_ours_wrote_is_delivered_as_malformed(
-    transport, client
+    transport, redis_client
 ):
-    await client.xadd("{mq}:queue:work:normal", {"anything": "else"})
+    await redis_client.xadd("{mq}:queue:work:normal", {"anything": "else"})
 
     async with transport.subscribe(WORK.name, prefetch=1) as subscription:
         delivery = await receive(subscription)
@@ -232,23 +224,25 @@ async def test_an_entry_that_no_publisher_of_ours_wrote_is_delivered_as_malforme
     await wait_until_empty(transport, WORK.name)
 
 
-async def test_the_names_of_keys_and_of_consumers_tell_nothing_of_a_message(transport, client):
+async def test_the_names_of_keys_and_of_consumers_tell_nothing_of_a_message(
+    transport, redis_client
+):
     await publish(transport, a_message(b"secret", correlation_id="patient-7"))
     async with transport.subscribe(WORK.name, prefetch=1) as subscription:
         await receive(subscription)
 
-        names = b"\n".join(await client.keys())
+        names = b"\n".join(await redis_client.keys())
 
     assert b"patient-7" not in names
     assert all(name.startswith(b"{mq}:") for name in names.split(b"\n"))
 
 
-async def test_settled_messages_leave_nothing_behind(transport, client):
+async def test_settled_messages_leave_nothing_behind(transport, redis_client):
     await publish(transport, *(a_message() for _ in range(20)))
     for queue in (WORK.name, OTHER.name, SINGLE.name):
         async with transport.subscribe(queue, prefetch=20, ordered=queue == SINGLE.name) as work:
             await receive_bodies(work, 20)
 
     for key in ("{mq}:expiring", "{mq}:leases", "{mq}:owners", "{mq}:consumers:work"):
-        assert not await client.exists(key), key
-    assert await client.xinfo_consumers("{mq}:queue:work:normal", "consumers") == []
+        assert not await redis_client.exists(key), key
+    assert await redis_client.xinfo_consumers("{mq}:queue:work:normal", "consumers") == []

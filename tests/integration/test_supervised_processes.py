@@ -19,7 +19,7 @@ from tests.support.consumer_deployment import ConsumerDeployment, a_message
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
 from tests.support.reaper import process_exists
-from tests.support.supervised import CONSUMER, lines, pids, supervised
+from tests.support.supervised import CONSUMER, at_work, lines, pids, supervised
 
 GIVES_UP_SOON = {"MQ_DELIVERY_LIMIT": "3", intervals.VARIABLE: "suspects"}
 PACE = Pace(
@@ -88,14 +88,7 @@ async def test_processes_of_a_supervisor_that_is_killed_finish_their_work_and_en
     sqlite_url, embedded_broker_url, tmp_path
 ):
     urls = (sqlite_url, embedded_broker_url)
-    async with (
-        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
-        supervised(deployment, "--processes", "2") as supervisor,
-    ):
-        deployment.outage.touch()
-        await deployment.publish(a_message("test.slow"))
-        await eventually(deployment.calls)
-
+    async with at_work(urls, tmp_path) as (deployment, supervisor):
         supervisor.kill()
 
         await eventually(lambda: len(lines(supervisor, "stop_requested")) == 2)
@@ -176,14 +169,7 @@ async def test_processes_that_cannot_start_end_the_supervisor(
 async def test_a_signal_to_all_processes_counts_once(sqlite_url, embedded_broker_url, tmp_path):
     """As Ctrl-C on a terminal, or a service manager that stops a whole unit."""
     urls = (sqlite_url, embedded_broker_url)
-    async with (
-        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
-        supervised(deployment, "--processes", "2") as supervisor,
-    ):
-        deployment.outage.touch()
-        await deployment.publish(a_message("test.slow"))
-        await eventually(deployment.calls)
-
+    async with at_work(urls, tmp_path) as (deployment, supervisor):
         os.killpg(supervisor.pid, signal.SIGTERM)
 
         await eventually(lambda: len(lines(supervisor, "signal_received")) == 3)
@@ -218,13 +204,7 @@ async def test_a_second_signal_ends_all_processes_at_once(
     sqlite_url, embedded_broker_url, tmp_path
 ):
     urls = (sqlite_url, embedded_broker_url)
-    async with (
-        ConsumerDeployment(urls, tmp_path, app="slow") as deployment,
-        supervised(deployment, "--processes", "2") as supervisor,
-    ):
-        deployment.outage.touch()
-        await deployment.publish(a_message("test.slow"))
-        await eventually(deployment.calls)
+    async with at_work(urls, tmp_path) as (deployment, supervisor):
         os.kill(supervisor.pid, signal.SIGTERM)
         await supervisor.wait_for_line("stop_requested")
 

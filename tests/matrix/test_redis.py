@@ -19,6 +19,7 @@ from tests.support.checked_deployment import CheckedDeployment
 from tests.support.effects import consumer
 from tests.support.eventually import eventually
 from tests.support.outcomes import read_outcomes
+from tests.support.process_kills import survive_kills
 from tests.support.servers.redis_groups import Member, RedisPair
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
@@ -54,25 +55,8 @@ async def test_processes_killed_repeatedly_on_redis_lose_no_event_and_apply_none
     postgres_url, redis_url, tmp_path
 ):
     """Relays and consumers killed under load, while Redis goes on."""
-    jitter = random.Random(33)
     async with CheckedDeployment(postgres_url, redis_url, tmp_path) as deployment:
-        processes = [
-            await deployment.consumer(),
-            await deployment.consumer(),
-            await deployment.relay(),
-            await deployment.relay(),
-        ]
-        async with deployment.under_load():
-            for _ in range(KILLS):
-                await deployment.wait(jitter.uniform(0, MOST_BETWEEN))
-                victim = jitter.choice(processes)
-                with deployment.record_fault("killed"):
-                    victim.kill()
-                    victim.start()
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
-
-        await deployment.check_guarantees()
+        await survive_kills(deployment, kills=KILLS, most_between=MOST_BETWEEN, seed=33)
 
 
 @pytest.mark.selection
@@ -85,9 +69,7 @@ async def test_processes_find_the_new_primary_and_lose_no_event_that_its_replica
         CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
     ):
         relay, _consumer = await deployment.start_processes()
-        async with deployment.under_load():
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
+        await works(deployment)
         relay.freeze()
         primary = await pair.primary()
         await primary.call("WAIT", 1, 5_000)
@@ -112,9 +94,7 @@ async def test_a_primary_that_needs_a_replica_confirms_nothing_that_a_failover_w
         CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
     ):
         await deployment.start_processes()
-        async with deployment.under_load():
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
+        await works(deployment)
         primary, replica = pair.servers
         with deployment.record_fault("replica stopped, primary killed"):
             with replica.frozen():
@@ -140,9 +120,7 @@ async def test_a_relay_that_waits_for_a_replica_loses_nothing_in_a_failover(
         CheckedDeployment(postgres_url, pair.url(), tmp_path, **settings) as deployment,
     ):
         await deployment.start_processes()
-        async with deployment.under_load():
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
+        await works(deployment)
         primary, replica = pair.servers
         with deployment.record_fault("replica cut off, primary killed"):
             with replica.frozen():
@@ -166,9 +144,7 @@ async def test_a_failover_loses_what_only_the_lost_primary_had(
         CheckedDeployment(postgres_url, pair.url(), tmp_path) as deployment,
     ):
         _relay, consuming = await deployment.start_processes()
-        async with deployment.under_load():
-            await deployment.makes_progress()
-        await deployment.wait_until_settled()
+        await works(deployment)
         primary, replica = pair.servers
         consuming.freeze()
         with replica.frozen():
@@ -213,3 +189,10 @@ async def refuses_writes(primary: Member) -> None:
         return (await primary.facts("replication"))["min_slaves_good_slaves"] == "0"
 
     await eventually(has_none, message="the replica still counts")
+
+
+async def works(deployment: CheckedDeployment) -> None:
+    """Events take effect before there is a fault."""
+    async with deployment.under_load():
+        await deployment.makes_progress()
+    await deployment.wait_until_settled()

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
+from yarl import URL
 
+from outbox.transports.redis.addresses import open_client
 from tests.support.servers import RedisServer
 from tests.support.servers.fleet import REDIS
 from tests.support.servers.run import FLEET, or_exit
@@ -28,6 +31,14 @@ async def redis_url(redis_server: RedisServer) -> AsyncIterator[str]:
     """Give the URL of an empty database of the test's own."""
     async with redis_server.database() as number:
         yield redis_server.url(number)
+
+
+@pytest.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[Redis]:
+    """Give a connection to that database."""
+    client = open_client([URL(redis_url)], name="test")
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.support import probes
+from tests.support.consumer_deployment import ConsumerDeployment, a_message
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.processes import ChildProcess
@@ -47,3 +49,18 @@ async def supervised(
         await supervisor.wait_for_line("supervisor_started", within=within)
         await eventually(lambda: is_ready(supervisor), within=within)
         yield supervisor
+
+
+@asynccontextmanager
+async def at_work(
+    urls: tuple[str, str], directory: Path
+) -> AsyncIterator[tuple[ConsumerDeployment, ChildProcess]]:
+    """A supervisor of two processes, one of which calls a handler that waits for its outage."""
+    async with (
+        ConsumerDeployment(urls, directory, app="slow") as deployment,
+        supervised(deployment, "--processes", "2") as supervisor,
+    ):
+        deployment.outage.touch()
+        await deployment.publish(a_message("test.slow"))
+        await eventually(deployment.calls)
+        yield deployment, supervisor
