@@ -4,6 +4,7 @@ The row of the table that a producer writes to, as an object that a session can 
 Apart from `written_table`, as it imports the ORM, which takes a while.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -27,6 +28,19 @@ def written_row() -> type[Any]:
         return _row_class(written().schema)
 
 
+def mapped_table(
+    source: sa.Table, names: Iterable[str], *, key: str, metadata: sa.MetaData, schema: str | None
+) -> sa.Table:
+    """
+    Return the columns *names* of *source* as a table of *metadata* in *schema*.
+
+    Its primary key is *key*, which is known before the INSERT. A flush then needs no RETURNING,
+    and the producer's database user needs no privilege but INSERT.
+    """
+    columns = (sa.Column(name, source.c[name].type, primary_key=name == key) for name in names)
+    return sa.Table(source.name, metadata, *columns, schema=schema)
+
+
 @cache
 def _row_class(schema: str | None) -> type[Any]:
     """Once for each schema: SQLAlchemy keeps mapped classes, and their statements, for ever."""
@@ -34,19 +48,15 @@ def _row_class(schema: str | None) -> type[Any]:
     class Base(DeclarativeBase):
         """Listeners of the application find `__tablename__`, `__table__` and so on."""
 
-    # For producers the primary key is the event's id, which is known before the INSERT. The flush
-    # then needs no RETURNING, and the producer's database user needs no privilege but INSERT.
     class OutboxRow(Base):
         """One row of the outbox, as an object that a session can add."""
 
         __tablename__ = outbox.name
-        __table__ = sa.Table(
-            outbox.name,
-            Base.metadata,
-            *(
-                sa.Column(name, outbox.c[name].type, primary_key=name == "event_id")
-                for name in (*WRITTEN_COLUMNS, *_OF_REQUEST)
-            ),
+        __table__ = mapped_table(
+            outbox,
+            (*WRITTEN_COLUMNS, *_OF_REQUEST),
+            key="event_id",
+            metadata=Base.metadata,
             schema=schema,
         )
         __mapper_args__ = {  # noqa: RUF012 - as SQLAlchemy documents it

@@ -95,17 +95,24 @@ def _refusal(error: DBAPIError) -> BaseException:
         )
     if state in _NO_LOCK or primary_code(error.orig) == sqlite3.SQLITE_BUSY:
         return DatabaseUnavailable(
-            "another session holds a lock on the tables, so the migration was rolled back and "
-            f"changed nothing: run it again when that session has ended ({reason_of(error)})"
+            "another session holds a lock on the tables, so the last step of the migration was "
+            f"rolled back: run it again when that session has ended ({reason_of(error)})"
         )
     return error
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Migrate the database down to *revision*; `base` drops the tables with all their rows."""
+    """
+    Migrate the database down to *revision*; `base` drops the tables with all their rows.
+
+    Raises DatabaseUnavailable and ConfigurationError, as `upgrade` does.
+    """
     from alembic import command  # noqa: PLC0415
 
-    command.downgrade(_config(database_url), revision)
+    try:
+        command.downgrade(_config(database_url), revision)
+    except DBAPIError as error:
+        raise _refusal(error) from None
 
 
 def head() -> str:

@@ -9,11 +9,10 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase
 
 from outbox.reply_table import replies
-from outbox.written_row import written_row
+from outbox.written_row import mapped_table, written_row
 from outbox.written_table import written
 
 _lock = Lock()
@@ -60,16 +59,9 @@ def _reply_class(schema: str | None) -> type[Any]:
         """One row of `replies`, as an object that a session can add."""
 
         __tablename__ = replies.name
-        __table__ = sa.Table(
-            replies.name,
-            Base.metadata,
-            *(
-                sa.Column(name, replies.c[name].type, primary_key=name == "correlation_id")
-                for name in _OF_REPLY
-            ),
-            schema=schema,
+        __table__ = mapped_table(
+            replies, _OF_REPLY, key="correlation_id", metadata=Base.metadata, schema=schema
         )
-        # No RETURNING: the privilege INSERT suffices.
         __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy documents it
 
     return ReplyRow

@@ -364,8 +364,8 @@ async def test_a_migration_behind_a_lock_says_that_it_changed_nothing(
 
     assert done.code == 3
     assert done.err.startswith(
-        "error: another session holds a lock on the tables, so the migration was rolled back and "
-        "changed nothing: run it again when that session has ended ("
+        "error: another session holds a lock on the tables, so the last step of the migration was "
+        "rolled back: run it again when that session has ended ("
     )
 
 

@@ -24,7 +24,7 @@ EACH = {(kind, key) for kind in (PLAIN, ORDERED) for key in KEYS}
 BETWEEN_TRANSACTIONS = timedelta(milliseconds=400)
 FAILS_EVERY, REJECTED_EVERY = 7, 19
 PATIENCE_SECONDS = 90.0
-NO_LOCK = ("rolled back and changed nothing", "deadlock detected", "lock timeout")
+NO_LOCK = ("step of the migration was rolled back", "deadlock detected", "lock timeout")
 CONSUMERS = ("plain", "ordered")
 
 
