@@ -56,6 +56,7 @@ class Readers:
             reader = self._readers.pop(queue)
             reader.closing.set()
             self._ending.add(reader.task)
+            reader.task.add_done_callback(self._on_end)
         for each in partitions:
             self.merged.change(each)
         for each in partitions:
@@ -73,6 +74,11 @@ class Readers:
             await asyncio.wait(tasks)
         for task in tasks:
             task.result()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        # One that has raised is kept: `close` raises its error.
+        if not task.cancelled() and task.exception() is None:
+            self._ending.discard(task)
 
     def _on_subscribed(self, subscribed: "asyncio.Future[None]") -> None:
         error = None if subscribed.cancelled() else subscribed.exception()
